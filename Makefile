@@ -1,0 +1,44 @@
+# make serve    a fresh machine ends up serving six tasks
+# make test     a fresh machine ends up with the tests run
+# make models   only build the artifacts that cluster.yaml names
+# make check    ruff and mypy
+# make measure  write the figures of docs/performance.md
+# make clean    remove the environment and the artifacts
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: serve test models check measure clean
+
+serve: models
+	@exec $(BIN)/sextet serve cluster.yaml
+
+models: $(VENV)/serve.installed
+	@$(BIN)/sextet export --all cluster.yaml
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/dev.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+measure: $(VENV)/dev.installed models
+	$(BIN)/python -m benchmarks.footprint cluster.yaml
+
+$(VENV)/serve.installed: pyproject.toml starter/requirements.txt
+	@echo "installing into $(VENV) (some minutes, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install --progress-bar on -e '.[serve,export]'
+	@$(PIP) install --no-deps --require-hashes -r starter/requirements.txt
+	@touch $@
+
+$(VENV)/dev.installed: $(VENV)/serve.installed
+	@$(PIP) install --progress-bar on -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) models

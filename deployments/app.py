@@ -1,0 +1,32 @@
+"""The builders that cluster.yaml imports. Frameworks at the edge: only here do plain classes become deployments.
+
+No `from __future__ import annotations`: Serve inspects the builders' signatures, and would pass anything.
+"""
+
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+
+from deployments.config import check_task, unknown_key
+from deployments.gateway import Gateway
+from deployments.task_server import TaskServer
+from pipelines.errors import ConfigurationError
+
+
+def build(args: dict[str, Any]) -> Application:
+    """The application of one task: `args: {task: translation}`. Its deployment is named after the task."""
+    for key in args:
+        if key != "task":
+            raise unknown_key(key, ("task",), "args")
+    if "task" not in args:
+        raise ConfigurationError("args lacks 'task'")
+    check_task(args["task"])
+    return serve.deployment(TaskServer, name=args["task"]).bind(args["task"])
+
+
+def gateway(args: dict[str, Any]) -> Application:
+    """The application at `/`; it takes no args."""
+    for key in args:
+        raise unknown_key(key, (), "args")
+    return serve.deployment(Gateway, name="gateway").bind()

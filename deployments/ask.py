@@ -1,0 +1,56 @@
+"""Ask: a client of a few lines on the standard library, for the terminal and the demonstration after the start."""
+
+import json
+from collections.abc import Sequence
+from http.client import HTTPException
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import ProxyHandler, Request, build_opener
+
+from deployments.config import check_task
+from pipelines.errors import ConfigurationError, SextetError
+
+TIMEOUT_S = 300.0
+_open = build_opener(ProxyHandler({})).open  # a cluster is asked directly, whatever proxy the shell names
+
+
+class AskError(SextetError):
+    """The cluster did not answer, or answered with an error."""
+
+
+def ask(task: str, texts: Sequence[str], *, url: str) -> Any:
+    """The cluster's answer to one text, or to a list of several; question-answering takes a question and a context."""
+    check_task(task)
+    if task == "question-answering":
+        if len(texts) != 2:
+            raise ConfigurationError(f"question-answering got {len(texts)} texts; allowed: a question and a context")
+        return post(f"{url.rstrip('/')}/{task}", {"inputs": {"question": texts[0], "context": texts[1]}})
+    return post(f"{url.rstrip('/')}/{task}", {"inputs": texts[0] if len(texts) == 1 else list(texts)})
+
+
+def post(url: str, body: Any, timeout_s: float = TIMEOUT_S) -> Any:
+    """The decoded JSON answer to a JSON body; raises AskError with the server's own words."""
+    data = json.dumps(body).encode()
+    status, content = exchange(Request(url, data, {"content-type": "application/json"}), timeout_s)
+    if status != 200:
+        raise AskError(f"{url} answered {status}: {_reason(content)}")
+    return json.loads(content)
+
+
+def exchange(request: Request, timeout_s: float) -> tuple[int, bytes]:
+    """Status and body of any answer; raises AskError where there is none."""
+    try:
+        with _open(request, timeout=timeout_s) as response:
+            return response.status, response.read()
+    except HTTPError as error:
+        return error.code, error.read()
+    except (URLError, HTTPException, OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise AskError(f"no answer from {request.full_url} ({reason}); is `sextet serve` running there?") from None
+
+
+def _reason(content: bytes) -> str:
+    try:
+        return str(json.loads(content)["error"])
+    except (ValueError, KeyError, TypeError):
+        return content.decode("utf-8", "replace")[:200] or "nothing"

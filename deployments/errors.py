@@ -1,0 +1,91 @@
+"""Exceptions to HTTP: one table. Whatever is not in it is our fault, is logged with its traceback, and is a 500.
+
+{"error": "<what, where, what is allowed>", "error_type": "validation" | "overloaded" | ...}
+"""
+
+import logging
+import math
+import traceback
+from dataclasses import dataclass, field
+
+import orjson
+from starlette.responses import Response
+
+from pipelines.errors import (
+    DeadlineExceededError,
+    GenerationError,
+    InputTooLongError,
+    InvalidInputError,
+    OverloadedError,
+    SextetError,
+)
+
+logger = logging.getLogger("ray.serve")  # Serve's own: lands in the replica's log file
+
+
+class RouteNotFoundError(SextetError):
+    """No such path."""
+
+
+class MethodNotAllowedError(SextetError):
+    """The path exists, the method does not; `allow` goes into the header of that name."""
+
+    def __init__(self, message: str, allow: str) -> None:
+        super().__init__(message, allow)
+        self.allow = allow
+
+
+class UnsupportedMediaTypeError(SextetError):
+    """A body that is declared to be something else than JSON."""
+
+
+class BodyTooLargeError(SextetError):
+    """More bytes, or more inputs, than one request may hold."""
+
+
+STATUSES: dict[type[BaseException], tuple[int, str]] = {
+    InvalidInputError: (400, "validation"),
+    RouteNotFoundError: (404, "not_found"),
+    MethodNotAllowedError: (405, "validation"),
+    DeadlineExceededError: (408, "timeout"),
+    BodyTooLargeError: (413, "validation"),
+    UnsupportedMediaTypeError: (415, "validation"),
+    InputTooLongError: (422, "validation"),
+    OverloadedError: (429, "overloaded"),
+    GenerationError: (500, "generation"),
+}
+INTERNAL = "the server failed on this request; its log has the reason"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a client is told about an exception."""
+
+    status: int
+    error: str
+    error_type: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, error: BaseException) -> "Failure":
+        """Looks the exception up by its nearest class in the table; logs it when it is not there."""
+        for known in type(error).__mro__:
+            if known in STATUSES:
+                status, error_type = STATUSES[known]
+                return cls(status, str(error), error_type, _headers(error))
+        logger.error("request failed\n%s", "".join(traceback.format_exception(error)))
+        return cls(500, INTERNAL, "internal")
+
+    def body(self) -> bytes:
+        return orjson.dumps({"error": self.error, "error_type": self.error_type})
+
+    def response(self) -> Response:
+        return Response(self.body(), self.status, self.headers, "application/json")
+
+
+def _headers(error: BaseException) -> dict[str, str]:
+    if isinstance(error, OverloadedError):
+        return {"retry-after": str(max(1, math.ceil(error.retry_after_s)))}
+    if isinstance(error, MethodNotAllowedError):
+        return {"allow": error.allow}
+    return {}

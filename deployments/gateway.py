@@ -1,0 +1,125 @@
+"""Gateway: the application at `/`. It knows the other applications and answers what is no task's.
+
+GET /               the tasks, their models, whether they are ready (HTML for browsers)
+GET /health         200: this process is up
+GET /ready          200 when every task has a ready replica, else 503 with those that have not
+GET /openapi.json   the HTTP API
+"""
+
+import asyncio
+import html
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
+from typing import Any
+
+import orjson
+from ray import serve
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from deployments.errors import Failure, RouteNotFoundError
+from deployments.exchange import Timings, require_method, route_of
+from pipelines.artifact import TASKS
+
+DESCRIBE_TIMEOUT_S = 2.0  # a task that is starting or busy is listed without its model
+METHODS = "GET, HEAD"
+
+
+class Gateway:
+    """Which tasks there are it asks Serve at each request: the answer changes while replicas come and go."""
+
+    def __init__(self) -> None:
+        self._routes: dict[str, Callable[[Request], Awaitable[Response]]] = {
+            "/": self._catalog,
+            "/health": self._health,
+            "/ready": self._ready,
+            "/openapi.json": self._openapi,
+        }
+
+    async def __call__(self, request: Request) -> Response:
+        timings = Timings()
+        try:
+            response = await self._answer(request)
+        except Exception as error:
+            response = Failure.of(error).response()
+        response.headers.update(timings.headers())
+        return response
+
+    async def _answer(self, request: Request) -> Response:
+        route = route_of(request)
+        if route not in self._routes:
+            routes = [f"POST /{task}" for task in TASKS] + [f"GET {path}" for path in self._routes]
+            raise RouteNotFoundError(f"{request.url.path} does not exist; routes: {', '.join(routes)}")
+        require_method(request, METHODS)
+        return await self._routes[route](request)
+
+    async def _health(self, request: Request) -> Response:
+        return _json({"status": "ok"})
+
+    async def _ready(self, request: Request) -> Response:
+        ready = await _readiness()
+        missing = [task for task, is_ready in ready.items() if not is_ready]
+        if missing or not ready:
+            error = f"no ready replica: {', '.join(missing)}" if missing else "no task is deployed"
+            return _json({"error": error, "error_type": "overloaded", "not_ready": missing}, status=503)
+        return _json({"status": "ready", "tasks": list(ready)})
+
+    async def _catalog(self, request: Request) -> Response:
+        ready = await _readiness()
+        models = await asyncio.gather(*(_model(task) if is_ready else _nothing() for task, is_ready in ready.items()))
+        tasks = [
+            {"task": task, "route": f"/{task}", "ready": is_ready, "model": model}
+            for (task, is_ready), model in zip(ready.items(), models, strict=True)
+        ]
+        if "text/html" in request.headers.get("accept", ""):
+            return HTMLResponse(_page(tasks))
+        return _json({"name": "sextet", "version": version("sextet"), "tasks": tasks})
+
+    async def _openapi(self, request: Request) -> Response:
+        from deployments.openapi import document  # imports every pipeline: only for those who ask
+
+        return _json(await asyncio.to_thread(document, version("sextet")))
+
+
+async def _readiness() -> dict[str, bool]:
+    """Whether each deployed task has a replica that takes requests, in the order of TASKS."""
+    applications = (await asyncio.to_thread(serve.status)).applications
+    return {
+        task: applications[task].deployments[task].replica_states.get("RUNNING", 0) > 0
+        if task in applications[task].deployments
+        else False
+        for task in TASKS
+        if task in applications
+    }
+
+
+async def _model(task: str) -> dict[str, Any] | None:
+    handle = serve.get_app_handle(task)
+    try:
+        async with asyncio.timeout(DESCRIBE_TIMEOUT_S):
+            described: dict[str, Any] = await handle.describe.remote()
+            return described
+    except Exception:
+        return None
+
+
+async def _nothing() -> None:
+    return None
+
+
+def _json(content: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(content), status, media_type="application/json")
+
+
+def _page(tasks: list[dict[str, Any]]) -> str:
+    rows = "".join(
+        f"<tr><td><code>POST {one['route']}</code></td><td>{'ready' if one['ready'] else 'not ready'}</td>"
+        f"<td>{html.escape(str((one['model'] or {}).get('checkpoint', '')))}</td></tr>"
+        for one in tasks
+    )
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Sextet</title>'
+        "<style>body{font:16px system-ui;margin:3rem;max-width:48rem}td{padding:.3rem 1rem .3rem 0}</style>"
+        f"<h1>Sextet</h1><table>{rows}</table>"
+        '<p><a href="/openapi.json">openapi.json</a> · <a href="/ready">ready</a></p></html>'
+    )

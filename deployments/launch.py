@@ -1,0 +1,187 @@
+"""`sextet serve`: check, start Ray, deploy cluster.yaml, wait, demonstrate, keep serving, stop cleanly."""
+
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.request import Request
+
+from deployments import demo
+from deployments.ask import AskError, exchange
+from deployments.config import located, read_tasks
+from deployments.local_ray import connected, environment, started
+from deployments.progress import Say, step
+from deployments.signals import Signals, Stopped
+from pipelines.artifact import ModelArtifact
+from pipelines.errors import ArtifactError, ConfigurationError, SextetError
+
+HEARTBEAT_S = 1.0
+REACHABLE_S = 30.0  # how long HAProxy may take to know replicas that are up
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A cluster.yaml, where to listen instead of where it says, and whom to tell how it goes."""
+
+    cluster: Path
+    host: str | None
+    port: int | None
+    say: Say
+
+    def content(self) -> dict[str, Any]:
+        """The file as it is now, its paths absolute; raises ConfigurationError."""
+        content = located(self.cluster)
+        options = content.setdefault("http_options", {})
+        options.update({key: value for key, value in (("host", self.host), ("port", self.port)) if value is not None})
+        options.setdefault("host", "127.0.0.1")
+        options.setdefault("port", 8000)
+        return content
+
+
+def serve(
+    cluster: Path,
+    host: str | None = None,
+    port: int | None = None,
+    address: str | None = None,
+    progress: Say = print,
+) -> None:
+    """Serve `cluster` until SIGINT, SIGTERM or SIGHUP; at SIGUSR1, apply the file as it is then.
+
+    With `address`, deploy onto that Ray cluster and return when it answers. `host` and `port` override the file's
+    http_options. Progress goes to `progress`; `ready URL`, and a question and its answer for each task, to stdout.
+    Raises a SextetError of one line, having cleaned up.
+    """
+    launch, signals = Launch(cluster, host, port, progress), Signals()
+    signals.install()
+    try:
+        if address is None:
+            _serve_here(launch, signals)
+        else:
+            _deploy_there(launch, address)
+    except (Stopped, SystemExit):  # Ray turns a SIGTERM during its own start into SystemExit
+        progress("stopped")
+    except Exception:
+        if not signals.stop_was_asked:
+            raise
+        progress("stopped")  # a signal that arrives inside Ray's C code comes out as one of Ray's errors
+
+
+def _serve_here(launch: Launch, signals: Signals) -> None:
+    content = launch.content()
+    _check_artifacts(launch)
+    _check_port(content["http_options"]["host"], content["http_options"]["port"])
+    with environment(launch.say) as folder:
+        from deployments.serve_config import validated  # imports ray, which reads the environment
+
+        config = validated(content)
+        with started(folder, signals, launch.say) as check_alive:
+            try:
+                url = _roll_out(config, launch.say, check_alive)
+                _introduce(config, url)
+                while True:
+                    check_alive()
+                    if signals.reload_was_asked():
+                        _reload(launch, check_alive)
+                    time.sleep(HEARTBEAT_S)
+            except Stopped:
+                launch.say("stopping: requests that are inside may finish")
+                raise
+
+
+def _deploy_there(launch: Launch, address: str) -> None:
+    from deployments.serve_config import validated
+
+    config = validated(launch.content())
+    with connected(address):
+        url = _roll_out(config, launch.say, check_alive=lambda: None)
+        _introduce(config, url)
+    launch.say("the cluster keeps serving; `serve shutdown` takes it down")
+
+
+def _reload(launch: Launch, check_alive: Callable[[], None]) -> None:
+    """Apply the file as it is now; what is wrong with it is told, and what was right goes on serving."""
+    from deployments.serve_config import validated
+
+    launch.say(f"reading {launch.cluster} again")
+    try:
+        config = validated(launch.content())
+        _check_artifacts(launch)
+        _roll_out(config, launch.say, check_alive)
+    except SextetError as error:
+        launch.say(f"not applied: {error}")
+    else:
+        launch.say(f"applied {launch.cluster}")
+
+
+def _roll_out(config: Any, say: Say, check_alive: Callable[[], None]) -> str:
+    from deployments import rollout
+
+    with step("deploying", say):
+        url = rollout.deploy(config)
+    rollout.wait(config, say, check_alive)
+    for task in _tasks(config):
+        _until_reachable(f"{url}/{task}")
+    return url
+
+
+def _introduce(config: Any, url: str) -> None:
+    """Say that the cluster is ready, and let each task answer a question."""
+    print(f"ready {url}", flush=True)
+    for task in _tasks(config):
+        try:
+            answer = demo.answer(task, url)
+        except AskError as error:  # the others are fine, and so may be other questions
+            answer = f"no answer: {error}"
+        print(f"{task}\n  {demo.QUESTIONS[task]}\n  -> {answer}", flush=True)
+
+
+def _tasks(config: Any) -> list[str]:
+    deployed = {application.name for application in config.applications}
+    return [task for task in demo.QUESTIONS if task in deployed]
+
+
+def _until_reachable(url: str) -> None:
+    """Wait until a request reaches the task's replica: a GET there is refused by the task itself."""
+    give_up_at = time.monotonic() + REACHABLE_S
+    while True:
+        try:
+            status, _ = exchange(Request(url), timeout_s=5.0)
+        except AskError:
+            status = 0
+        if status == 405:
+            return
+        if time.monotonic() > give_up_at:
+            raise ConfigurationError(f"{url} does not reach its replica (last status {status})")
+        time.sleep(0.1)
+
+
+def _check_artifacts(launch: Launch) -> None:
+    """Raise ArtifactError for the first folder that a replica would refuse, before anything is started."""
+    tasks = read_tasks(launch.cluster)
+    errors = []
+    with step(f"checking {len(tasks)} artifacts", launch.say):
+        for task, config in tasks.items():
+            try:
+                ModelArtifact.open(config.model, task=task, allow_unverified=config.allow_unverified)
+            except ArtifactError as error:
+                errors.append(error)
+    if errors:
+        others = f" (and {len(errors) - 1} more; `sextet export --all` makes what is missing)" if errors[1:] else ""
+        raise ArtifactError(f"{errors[0]}{others}")
+
+
+def _check_port(host: str, port: int) -> None:
+    """Raise ConfigurationError unless something can listen there."""
+    try:
+        family = socket.getaddrinfo(host, port)[0][0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            probe.listen()
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot listen on {host} port {port} ({error.strerror or error}); stop what is there, "
+            "or choose another with --port"
+        ) from None

@@ -1,0 +1,136 @@
+"""The OpenAPI 3.1 document of the HTTP API. A task's parameters come from its pipeline's own dataclass."""
+
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields
+from http import HTTPStatus
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from deployments.demo import QUESTIONS
+from deployments.errors import STATUSES
+from pipelines import pipeline_class
+from pipelines.artifact import TASKS
+from pipelines.parameters import Parameters
+
+Schema = dict[str, Any]
+TEXT: Schema = {"type": "string", "minLength": 1}
+NUMBER: Schema = {"type": "number"}
+INTEGER: Schema = {"type": "integer"}
+TYPES: dict[Any, str] = {str: "string", bool: "boolean", int: "integer", float: "number"}
+
+
+def _object(**properties: Schema) -> Schema:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _list_of(schema: Schema) -> Schema:
+    return {"type": "array", "items": schema}
+
+
+ENTITY: Schema = {
+    "type": "object",
+    "description": "entity_group with an aggregation strategy; entity and index without",
+    "properties": {
+        **dict.fromkeys(("entity_group", "entity", "word"), TEXT),
+        **dict.fromkeys(("index", "start", "end"), INTEGER),
+        "score": NUMBER,
+    },
+    "required": ["score", "word", "start", "end"],
+}
+SPAN = _object(answer={"type": "string"}, score=NUMBER, start=INTEGER, end=INTEGER)
+PAIR: Schema = {**_object(text=TEXT, text_pair=TEXT), "required": ["text"]}
+GENERATION: Schema = {**_object(generated_text={"type": "string"}, details={"type": "object"})}
+GENERATION["required"] = ["generated_text"]
+
+INPUTS: dict[str, Schema] = dict.fromkeys(TASKS, TEXT) | {
+    "text-classification": {"anyOf": [TEXT, PAIR]},
+    "question-answering": _object(question=TEXT, context=TEXT),
+}
+ANSWERS: dict[str, Schema] = {
+    "text-classification": _list_of(_list_of(_object(label=TEXT, score=NUMBER))),
+    "question-answering": {"anyOf": [SPAN, _list_of(SPAN)]},
+    "token-classification": _list_of(ENTITY),
+    "translation": _list_of(_object(translation_text={"type": "string"})),
+    "summarization": _list_of(_object(summary_text={"type": "string"})),
+    "text-generation": _list_of(GENERATION),
+}
+
+
+def document(version: str) -> Schema:
+    """The whole document; `version` is Sextet's."""
+    error = _object(error=TEXT, error_type={"enum": sorted({kind for _, kind in STATUSES.values()} | {"internal"})})
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Sextet", "version": version, "description": "Six NLP tasks, one URL each."},
+        "paths": {
+            **{f"/{task}": {"post": _operation(task)} for task in TASKS},
+            "/": _get("The tasks, their models, and whether they are ready."),
+            "/health": _get("200 as long as the process is up."),
+            "/ready": _get("200 when every task has a ready replica, else 503 with those that have not."),
+            "/openapi.json": _get("This document."),
+        },
+        "components": {"schemas": {"Error": error}},
+    }
+
+
+def parameters_schema(parameters: type[Parameters]) -> Schema:
+    """A task's parameters as JSON Schema: every field is optional, null means the default."""
+    hints = get_type_hints(parameters)
+    return {
+        "type": ["object", "null"],
+        "description": " ".join((parameters.__doc__ or "").replace("`", "").split()),
+        "properties": {one.name: _field(one, hints[one.name]) for one in fields(parameters)},
+        "additionalProperties": False,
+    }
+
+
+def _field(one: "Field[Any]", hint: Any) -> Schema:
+    schema = _schema(hint)
+    if one.default is not MISSING and one.default is not None:
+        schema["default"] = list(one.default) if isinstance(one.default, tuple) else one.default
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _schema(hint: Any) -> Schema:
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return _schema(next(one for one in get_args(hint) if one is not types.NoneType))
+    if origin is Literal:
+        return {"enum": list(get_args(hint))}
+    if origin is tuple:
+        return _list_of(_schema(get_args(hint)[0]))
+    return {"type": TYPES.get(hint, "object")}
+
+
+def _operation(task: str) -> Schema:
+    given = INPUTS[task]
+    body: dict[str, Schema] = {
+        "inputs": {"anyOf": [given, {**_list_of(given), "minItems": 1}]},
+        "parameters": parameters_schema(pipeline_class(task).parameters_type),
+    }
+    content: dict[str, Schema] = {"application/json": {"schema": {"anyOf": [ANSWERS[task], _list_of(ANSWERS[task])]}}}
+    if task == "text-generation":
+        body["stream"] = {"type": "boolean", "default": False, "description": "one text, answered as events"}
+        content["text/event-stream"] = {"schema": {"type": "string"}}
+    schema = {**_object(**body), "required": ["inputs"]}
+    example = {"inputs": QUESTIONS[task].inputs, "parameters": dict(QUESTIONS[task].parameters)}
+    return {
+        "operationId": task,
+        "summary": f"{task}: one input, or a list of inputs that is answered by a list in the same order",
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}},
+        "responses": {
+            "200": {"description": "the answer to one input, or a list of the answers to several", "content": content},
+            **{str(status): _failure(status) for status, _ in sorted(STATUSES.values())},
+        },
+    }
+
+
+def _failure(status: int) -> Schema:
+    return {
+        "description": HTTPStatus(status).phrase,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+    }
+
+
+def _get(description: str) -> Mapping[str, Schema]:
+    return {"get": {"summary": description, "responses": {"200": {"description": "OK"}}}}

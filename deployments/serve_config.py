@@ -1,0 +1,44 @@
+"""cluster.yaml against Ray Serve's own schema. Serve ignores keys that it does not know; here they are refused.
+
+Imports ray: call it after the environment is set.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from ray.serve.schema import ServeDeploySchema
+
+from deployments.config import unknown_key
+from pipelines.errors import ConfigurationError
+
+
+def validated(content: Mapping[str, Any]) -> ServeDeploySchema:
+    """The configuration as Serve takes it; raises ConfigurationError that names the key in one line."""
+    _check_keys(ServeDeploySchema, content, "cluster.yaml")
+    try:
+        return ServeDeploySchema.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "cluster.yaml"
+        raise ConfigurationError(f"{where} is {first['input']!r}: {first['msg']}") from None
+
+
+def _check_keys(model: type[BaseModel], given: Mapping[str, Any], where: str) -> None:
+    for key, value in given.items():
+        if key not in model.model_fields:
+            raise unknown_key(key, model.model_fields, where)
+        nested = next(_models(model.model_fields[key].annotation), None)
+        if nested is not None:
+            for index, one in enumerate(value if isinstance(value, list) else [value]):
+                if isinstance(one, Mapping):
+                    name = one.get("name", index) if isinstance(value, list) else None
+                    _check_keys(nested, one, f"{where}: {key}" if name is None else f"{where}: {key}[{name}]")
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The pydantic models inside an annotation such as `Optional[Union[Dict, AutoscalingConfig]]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models(argument)

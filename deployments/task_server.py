@@ -1,0 +1,214 @@
+"""TaskServer: one pipeline and one batcher, answering HTTP. A plain class; app.py makes it a Serve deployment.
+
+Behind HAProxy Serve runs `__call__` on the event loop that also reads the sockets, so nothing here may block it:
+JSON, tokenizing and postprocessing go to `_host` threads, the model's forward to the batcher's own.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+import pipelines
+from deployments.config import TaskConfig
+from deployments.errors import BodyTooLargeError, Failure, RouteNotFoundError
+from deployments.exchange import Timings, deadline_of, decode_json, read_body, require_method, route_of
+from deployments.protocols import huggingface
+from deployments.protocols.huggingface import TaskRequest
+from deployments.streaming import EventStream
+from pipelines.base import Cancelled, Pipeline, Row
+from pipelines.batching import TokenBudgetBatcher
+from pipelines.errors import ConfigurationError, DeadlineExceededError, GenerationError, InvalidInputError
+
+T = TypeVar("T")
+DRAIN_S = 30.0  # how long requests that began under the previous configuration may take to end
+ABANDONED_S = 60.0  # a batch that runs on for so long though everybody left it will not end by itself
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What answers requests now; replaced as a whole by `reconfigure`."""
+
+    config: TaskConfig
+    pipeline: Pipeline[Any, Any, Any, Any]
+    batcher: TokenBudgetBatcher[Any, Any]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request after preprocess: `rows[i]` belong to `inputs[i]`."""
+
+    request: TaskRequest
+    inputs: list[Any]
+    parameters: Any
+    rows: list[list[Row]]
+
+
+class TaskServer:
+    """Answers one task. It has no model until `reconfigure` was called, which Serve does before the first request."""
+
+    def __init__(self, task: str) -> None:
+        self.task = task
+        self._serving: Serving | None = None
+        self._host = ThreadPoolExecutor(max_workers=2, thread_name_prefix="host")
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    async def reconfigure(self, user_config: Any) -> None:
+        """Apply a `user_config` in place: a changed model is loaded beside the old one, then takes over.
+
+        Requests that are inside finish under the old configuration. Raises ConfigurationError or ArtifactError.
+        """
+        config = TaskConfig.from_user_config(user_config, self.task)
+        old = self._serving
+        if old is not None and _of_model(old.config) == _of_model(config):
+            pipeline = old.pipeline
+        else:
+            pipeline = await self._off_loop(lambda: self._load(config))
+        self._serving = Serving(config, pipeline, TokenBudgetBatcher(pipeline.forward, config.batching))
+        if old is not None:
+            retiring = asyncio.create_task(old.batcher.close(DRAIN_S))
+            self._retiring.add(retiring)
+            retiring.add_done_callback(self._retiring.discard)
+
+    def check_health(self) -> None:
+        """Raises where only a new replica helps."""
+        if self._now.batcher.abandoned_s > ABANDONED_S:
+            raise GenerationError(f"a batch runs on though nobody has waited for it for {ABANDONED_S:.0f} s")
+
+    def describe(self) -> dict[str, Any]:
+        """What the catalog says of this replica's model."""
+        serving = self._now
+        manifest = serving.pipeline.artifact.manifest
+        return {
+            "checkpoint": manifest.source.checkpoint,
+            "revision": manifest.source.revision,
+            "licence": manifest.source.licence,
+            "architecture": manifest.architecture,
+            "precision": manifest.precision,
+            "device": serving.config.device,
+            "max_length": manifest.tokenizer.max_length,
+            "labels": list(manifest.labels),
+            "parity": {"passed": manifest.parity.passed, "agreement": manifest.parity.agreement},
+        }
+
+    async def __call__(self, request: Request) -> Response:
+        """Every outcome is a response with timings; only a client that left raises CancelledError."""
+        timings = Timings()
+        try:
+            response = await self._answer(request, timings)
+        except Exception as error:
+            response = Failure.of(error).response()
+        response.headers.update(timings.headers())
+        return response
+
+    async def _answer(self, request: Request, timings: Timings) -> Response:
+        if route_of(request) != "/":
+            raise RouteNotFoundError(f"{request.url.path} does not exist; allowed: POST /{self.task}")
+        require_method(request, "POST")
+        serving, deadline = self._now, deadline_of(request)
+        try:
+            async with asyncio.timeout_at(deadline):
+                body = await read_body(request, serving.config.limits.max_body_bytes)
+                prepared = await self._off_loop(lambda: self._prepare(serving, body, timings))
+                if prepared.request.stream:
+                    return EventStream(await self._started(self._stream(serving, prepared, deadline, timings)))
+                rows = [row for of_input in prepared.rows for row in of_input]
+                completed = await serving.batcher.submit(rows, deadline)
+                timings.queue_s, timings.inference_s = completed.queue_s, completed.inference_s
+                content = await self._off_loop(lambda: self._finish(serving, prepared, completed.outputs))
+        except TimeoutError:
+            raise DeadlineExceededError("the request's deadline ran out before its answer was ready") from None
+        return Response(content, media_type="application/json")
+
+    def _prepare(self, serving: Serving, body: bytes, timings: Timings) -> Prepared:
+        request = huggingface.read(self.task, decode_json(body))
+        limit = serving.config.limits.max_inputs
+        if len(request.inputs) > limit:
+            raise BodyTooLargeError(f"inputs has {len(request.inputs)} elements; allowed: at most {limit} inputs")
+        inputs = []
+        for index, raw in enumerate(request.inputs):
+            try:
+                inputs.append(serving.pipeline.parse(raw))
+            except InvalidInputError as error:
+                raise huggingface.named(error, request, index) from None
+        parameters = serving.pipeline.parameters(request.parameters)
+        started_at = time.perf_counter()
+        rows = serving.pipeline.preprocess(inputs, parameters)
+        timings.tokenization_s = time.perf_counter() - started_at
+        timings.compute_tokens = sum(row.n_tokens for of_input in rows for row in of_input)
+        return Prepared(request, inputs, parameters, rows)
+
+    def _finish(self, serving: Serving, prepared: Prepared, outputs: Sequence[Any]) -> bytes:
+        remaining = iter(outputs)
+        answers = [
+            serving.pipeline.postprocess(given, rows, list(islice(remaining, len(rows))), prepared.parameters)
+            for given, rows in zip(prepared.inputs, prepared.rows, strict=True)
+        ]
+        return orjson.dumps(huggingface.write(self.task, prepared.request, answers))
+
+    def _stream(
+        self, serving: Serving, prepared: Prepared, deadline: float | None, timings: Timings
+    ) -> AsyncGenerator[Any, None]:
+        submitted_at = time.perf_counter()
+
+        def events(row: Row, cancelled: Cancelled) -> Iterator[Any]:
+            started_at = time.perf_counter()
+            timings.queue_s = started_at - submitted_at
+            for event in serving.pipeline.stream(row, prepared.parameters, cancelled):  # type: ignore[attr-defined]
+                timings.inference_s = time.perf_counter() - started_at
+                yield event
+
+        return serving.batcher.stream(prepared.rows[0][0], events, deadline)
+
+    async def _started(self, events: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+        """The same events, once the first is there: until then an error has a status of its own."""
+        first = await anext(events)
+
+        async def resumed() -> AsyncGenerator[T, None]:
+            try:
+                yield first
+                async for event in events:
+                    yield event
+            finally:
+                await events.aclose()
+
+        return resumed()
+
+    @property
+    def _now(self) -> Serving:
+        if self._serving is None:
+            raise ConfigurationError(f"the deployment {self.task} has no user_config")
+        return self._serving
+
+    def _load(self, config: TaskConfig) -> Pipeline[Any, Any, Any, Any]:
+        pipeline: Pipeline[Any, Any, Any, Any] = pipelines.load(
+            Path(config.model).absolute(),
+            task=self.task,
+            device=config.device,
+            threads=config.threads,
+            gpu_mem_limit_bytes=config.gpu_mem_limit_bytes,
+            allow_unverified=config.allow_unverified,
+        )
+        return pipeline
+
+    async def _off_loop(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._host, work)
+
+
+def _of_model(config: TaskConfig) -> TaskConfig:
+    """The part of a configuration that a loaded pipeline depends on, the rest made equal."""
+    return TaskConfig(
+        config.model,
+        device=config.device,
+        threads=config.threads,
+        gpu_mem_limit_bytes=config.gpu_mem_limit_bytes,
+        allow_unverified=config.allow_unverified,
+    )

@@ -1,0 +1,227 @@
+"""Build: one checkpoint into one artifact, from its name to its manifest."""
+
+import errno
+import os
+import shutil
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from export.card import model_card
+from export.checkpoint import ResolvedCheckpoint, resolve
+from export.convert import check_task, convert, load_model, map_to_unknown, merge, opset
+from export.optimize import check_options, default_level, optimize, supports
+from export.outliers import outlier_matrices
+from export.prompt import prompt_template
+from export.publish import check_output, publish, staging
+from export.quantize import to_fp16, to_int8
+from export.quiet import Progress, quiet
+from export.samples import TEXTS
+from export.sharing import share_weights
+from export.tokenizer import load_tokenizer, write_tokenizer
+from export.validate import validate
+from pipelines.artifact import TASKS, Manifest, ModelArtifact, Parity, Source
+from pipelines.errors import ArtifactError, CheckpointError, ConfigurationError
+
+_TOOLS = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxruntime", "tokenizers")
+_COPIES = 4  # of the weights on the disk at once: exported decoders, rewritten ones, the merged one
+_TYPICAL = 12  # texts on which outliers are looked for
+_NOT_COMPARED = Parity(False, 0, float("inf"), 0.0, "not compared yet")
+
+
+@dataclass(frozen=True)
+class ExportArgs:
+    """One export, as the command line or cluster.yaml asks for it; `optimize` None is the best for the device."""
+
+    checkpoint: str
+    task: str
+    output: Path
+    revision: str | None = None
+    precision: str = "fp32"
+    optimize: str | None = None
+    device: str = "cpu"
+    allow_untrained_head: bool = False
+    allow_pickle: bool = False
+
+
+def export_checkpoint(args: ExportArgs, progress: Progress = lambda _line: None) -> ModelArtifact:
+    """Resolve, convert, optimize, quantize, validate and publish.
+
+    Raises CheckpointError (also where the graphs do not agree with PyTorch) or ConfigurationError, in one line, with
+    nothing left under `args.output` that was not there before.
+    """
+    if args.task not in TASKS:
+        raise ConfigurationError(f"task is {args.task!r}; allowed: {', '.join(TASKS)}")
+    check_options(args.precision, args.optimize, args.device)
+    output = args.output.expanduser()
+    check_output(output)
+    started = time.monotonic()
+    try:
+        with quiet(progress) as progress:
+            checkpoint = resolve(args.checkpoint, args.revision, allow_pickle=args.allow_pickle, progress=progress)
+            check_task(checkpoint, args.task, allow_untrained_head=args.allow_untrained_head)
+            with staging(output) as folder:
+                _check_space(checkpoint, folder)
+                artifact = _build(args, checkpoint, folder, output, progress)
+    except OSError as error:
+        raise _unwritable(output, error) from error
+    except Exception as error:
+        cause = _full_disk(error)
+        raise (_unwritable(output, cause) if cause else error) from error
+    parity = artifact.manifest.parity
+    progress(
+        f"wrote {output} in {time.monotonic() - started:.0f} s ({_megabytes(artifact.manifest)}; largest difference "
+        f"{parity.largest_difference:.2g}, agreement {parity.agreement:.1%} on {parity.inputs} inputs)"
+    )
+    return artifact
+
+
+def export_all(exports: Iterable[ExportArgs], progress: Progress = lambda _line: None) -> list[ModelArtifact]:
+    """Export what is missing, altered, or was made from another source or with other options; the rest is kept."""
+    artifacts = []
+    for args in exports:
+        current = _current(args, progress)
+        if current is None:
+            progress(f"exporting {args.checkpoint} for {args.task} to {args.output}")
+            current = export_checkpoint(args, progress)
+        artifacts.append(current)
+    return artifacts
+
+
+def _build(
+    args: ExportArgs, checkpoint: ResolvedCheckpoint, folder: Path, output: Path, progress: Progress
+) -> ModelArtifact:
+    """The artifact from a checkpoint on this disk; `folder` is empty and becomes `output`."""
+    work, finished = folder / "work", folder / "artifact"
+    work.mkdir()
+    finished.mkdir()
+    progress(f"loading {checkpoint.name}")
+    tokenizer = load_tokenizer(checkpoint)
+    template = prompt_template(checkpoint, args.task, tokenizer)
+    model = load_model(checkpoint, args.task, allow_untrained_head=args.allow_untrained_head)
+    # Before the exporter moves generation parameters out of it.
+    (finished / "config.json").write_text(model.config.to_json_string(), encoding="utf-8")
+    if model.can_generate():
+        (finished / "generation_config.json").write_text(model.generation_config.to_json_string(), encoding="utf-8")
+    written = write_tokenizer(tokenizer, model, finished)
+    progress(f"converting {checkpoint.name} ({model.config.model_type}) to ONNX")
+    graphs = convert(model, args.task, work)
+    if written.outside is not None:
+        map_to_unknown(graphs["encoder"], written.outside, tokenizer.unk_token_id)
+    level = _level(args, model.config.model_type)
+    if level is not None:
+        progress(f"optimizing ({level})")
+        optimize(graphs, level, model.config.model_type, args.device)
+    if args.precision == "int8":
+        progress("quantizing to int8")
+        to_int8(graphs, keep=outlier_matrices(model, _typical(tokenizer, template, written.settings.max_length // 2)))
+    if args.precision == "fp16":
+        progress("converting to fp16")
+        to_fp16(graphs)
+    for graph in graphs.values():
+        share_weights(graph)
+    graphs = merge(graphs, work)
+    for graph in graphs.values():
+        for file in graph.parent.glob(f"{graph.name}*"):  # with its .data, where it is too large for one file
+            shutil.move(file, finished / file.name)
+    manifest = Manifest(
+        task=args.task,
+        source=Source(checkpoint.name, checkpoint.revision, checkpoint.licence, checkpoint.requested),
+        architecture=model.config.model_type,
+        precision=args.precision,
+        device=args.device,
+        graphs={role: graph.name for role, graph in graphs.items()},
+        tokenizer=written.settings,
+        parity=_NOT_COMPARED,
+        optimization=level,
+        opset=opset({role: finished / graph.name for role, graph in graphs.items()}),
+        labels=_labels(args.task, model.config),
+        problem_type=getattr(model.config, "problem_type", None),
+        prompt_template=template,
+        versions={name: version(name) for name in _TOOLS},
+    )
+    progress(f"comparing {output.name} with PyTorch")
+    parity = validate(ModelArtifact(finished, manifest), model, written.outside)
+    if not parity.passed:
+        raise CheckpointError(_disagreement(args, parity))
+    manifest = replace(manifest, parity=parity)
+    size = sum(file.stat().st_size for file in finished.iterdir())
+    (finished / "README.md").write_text(model_card(manifest, output, size), encoding="utf-8")
+    return publish(finished, manifest, output)
+
+
+def _typical(tokenizer: Any, template: str | None, longest: int) -> list[list[int]]:
+    """Typical inputs, at most `longest` tokens each."""
+    prompts = [template.replace("{text}", text) if template else text for text in TEXTS[:_TYPICAL]]
+    return [tokenizer(prompt, add_special_tokens=template is None).input_ids[:longest] for prompt in prompts]
+
+
+def _level(args: ExportArgs, architecture: str) -> str | None:
+    """What was asked for; otherwise the default, where the optimizer knows the architecture."""
+    generates = args.task in ("translation", "summarization", "text-generation")
+    default = default_level(args.precision, generates=generates)
+    return args.optimize or (default if supports(architecture) else None)
+
+
+def _labels(task: str, config: Any) -> tuple[str, ...]:
+    if task not in ("text-classification", "token-classification"):
+        return ()
+    return tuple(str(config.id2label[index]) for index in range(config.num_labels))
+
+
+def _current(args: ExportArgs, progress: Progress) -> ModelArtifact | None:
+    """The artifact that is there already, if it is whole and what `args` describe."""
+    try:
+        artifact = ModelArtifact.open(args.output, task=args.task)
+    except ArtifactError:
+        return None
+    manifest = artifact.manifest
+    made = (manifest.source.checkpoint, manifest.precision, manifest.device, manifest.optimization)
+    if made != (args.checkpoint, args.precision, args.device, _level(args, manifest.architecture)):
+        return None
+    if (manifest.source.revision or "").startswith("sha256:"):  # local files may have changed under the same name
+        with quiet(progress) as progress:
+            found = resolve(args.checkpoint, allow_pickle=args.allow_pickle, progress=progress)
+        return artifact if found.revision == manifest.source.revision else None
+    # A branch may have moved on, but asking the Hub at every start would be neither fast nor possible offline.
+    return artifact if args.revision in (manifest.source.requested, manifest.source.revision) else None
+
+
+def _disagreement(args: ExportArgs, parity: Parity) -> str:
+    differs = f"; {parity.disagreements[0]}" if parity.disagreements else ""
+    remedy = "export it as fp32" if args.precision != "fp32" else "choose --optimize O1, or report the architecture"
+    return (
+        f"{args.checkpoint} as {args.precision} does not agree with PyTorch: agreement {parity.agreement:.1%}, "
+        f"largest difference {parity.largest_difference:.2g} on {parity.inputs} inputs (required: {parity.threshold})"
+        f"{differs}; nothing was written; {remedy}"
+    )
+
+
+def _check_space(checkpoint: ResolvedCheckpoint, folder: Path) -> None:
+    needed, free = _COPIES * checkpoint.weights_bytes, shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB free")
+
+
+def _full_disk(error: BaseException | None) -> OSError | None:
+    """The full disk behind an error of another type: libraries in C++ report it in words of their own."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            return error
+        if os.strerror(errno.ENOSPC) in str(error):
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _unwritable(output: Path, error: OSError) -> ConfigurationError:
+    detail = f" ({error.filename})" if error.filename else ""
+    remedy = "free some, or choose another --output" if error.errno == errno.ENOSPC else "choose another --output"
+    return ConfigurationError(f"{output} cannot be written: {error.strerror or error}{detail}; {remedy}")
+
+
+def _megabytes(manifest: Manifest) -> str:
+    return f"{sum(file.size for file in manifest.files.values()) / 1e6:.1f} MB"

@@ -1,0 +1,204 @@
+"""Quantize: the weights of a graph in eight bits for CPUs, or everything in sixteen for CUDA.
+
+onnxruntime's own `quantize_dynamic` makes the same int8 graph, channel by channel in Python: minutes for a small
+language model, where whole matrices take seconds; and it leaves embedding tables either alone or with one scale.
+"""
+
+from collections.abc import Iterator, Set
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.convert import Graphs
+from export.outliers import digest
+
+
+def to_int8(graphs: Graphs, keep: Set[str] = frozenset()) -> None:
+    """Rewrite every graph in place: weights int8 and symmetric, activations quantized as they come (dynamically).
+
+    Matrices have one scale per output channel, embedding tables one per row. Products of two activations (attention)
+    stay in fp32: quantizing both sides costs accuracy and time. So do the matrices in `keep` (see export.outliers).
+    """
+    import onnx
+
+    limit = 127 if has_exact_int8() else 64
+    for graph in graphs.values():
+        model = onnx.load(graph)
+        weights = _Weights(model, limit, keep)
+        quantized: dict[str, list[str]] = {}
+        nodes = [new for node in model.graph.node for new in _rewritten(node, weights, quantized)]
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
+        weights.save()
+        onnx.save(model, graph)
+
+
+def to_fp16(graphs: Graphs) -> None:
+    """Rewrite every graph in place: weights and arithmetic in fp16, inputs and outputs as they were."""
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    for graph in graphs.values():
+        model = onnx.load(graph)
+        halved = convert_float_to_float16(
+            model,
+            keep_io_types=True,
+            disable_shape_infer=True,  # it fails on onnxruntime's own operators, which fusions put in
+            node_block_list=_between_casts(model, "Log"),
+        )
+        OnnxModel(halved).topological_sort()  # the casts of its inputs come last, and a branch must be in order
+        onnx.save(halved, graph)
+
+
+def has_exact_int8() -> bool:
+    """Whether this CPU multiplies u8 by s8 without saturating; x86 without VNNI needs weights of seven bits."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "vnni" in flags or "flags" not in flags  # ARM lists Features, and its dot products are exact
+
+
+def quantize_rows(values: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
+    """float32 (rows, width) -> scales float32 (rows, 1), and int8 (rows, width) from -limit to limit."""
+    largest = np.abs(values).max(axis=1, keepdims=True)
+    scale = np.where(largest > 0, largest / np.float32(limit), np.float32(1))
+    return scale, np.clip(np.rint(values / scale), -limit, limit).astype(np.int8)
+
+
+class _Weights:
+    """The float matrices of a graph, and what becomes of them."""
+
+    def __init__(self, model: Any, limit: int, keep: Set[str]) -> None:
+        self.graph, self.limit, self.keep = model.graph, limit, keep
+        self.tensors = {one.name: one for one in model.graph.initializer if len(one.dims) == 2 and one.data_type == 1}
+        self.readers: dict[str, int] = {}
+        for node in model.graph.node:
+            for name in node.input:
+                self.readers[name] = self.readers.get(name, 0) + 1
+        self.new: dict[str, np.ndarray] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.tensors
+
+    def kept(self, name: str, *, transposed: bool) -> bool:
+        """Whether a matrix stays as it is."""
+        values = self._values(name)
+        return bool(self.keep) and digest(values if transposed else values.T) in self.keep
+
+    def matrix(self, name: str, *, transposed: bool) -> tuple[str, str, str]:
+        """Names of int8 (in, out), scales (out,) and zero points (out,) of a matrix; `transposed`: it is (out, in)."""
+        new = (f"{name}_quantized", f"{name}_scale", f"{name}_zero_point")
+        values = self._take(name)
+        if new[0] not in self.new:
+            scale, quantized = quantize_rows(values if transposed else values.T, self.limit)
+            self.new |= zip(
+                new, (np.ascontiguousarray(quantized.T), scale[:, 0], np.zeros(len(scale), np.int8)), strict=True
+            )
+        return new
+
+    def table(self, name: str) -> tuple[str, str]:
+        """Names of int8 (rows, width) and of its scales (rows, 1)."""
+        new = (f"{name}_rows_quantized", f"{name}_rows_scale")
+        values = self._take(name)
+        if new[0] not in self.new:
+            scale, quantized = quantize_rows(values, self.limit)
+            self.new |= {new[0]: quantized, new[1]: scale}
+        return new
+
+    def save(self) -> None:
+        """Put the new tensors into the graph, and drop those that nothing reads any more."""
+        from onnx import numpy_helper
+
+        kept = [one for one in self.graph.initializer if self.readers.get(one.name, 0) > 0]
+        del self.graph.initializer[:]
+        self.graph.initializer.extend(kept)
+        self.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in self.new.items())
+
+    def _take(self, name: str) -> np.ndarray:
+        self.readers[name] -= 1
+        return self._values(name)
+
+    def _values(self, name: str) -> np.ndarray:
+        from onnx import numpy_helper
+
+        values: np.ndarray = numpy_helper.to_array(self.tensors[name])
+        return values
+
+
+def _rewritten(node: Any, weights: _Weights, quantized: dict[str, list[str]]) -> Iterator[Any]:
+    """The nodes that stand for `node`; `quantized` holds what the activations seen so far are called in eight bits."""
+    from onnx import helper
+
+    attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}
+    transposed = bool(attributes.get("transB", 0))
+    is_product = node.op_type in ("MatMul", "Gemm") and node.input[1] in weights
+    if is_product and weights.kept(node.input[1], transposed=transposed):
+        yield node
+    elif is_product and node.op_type == "MatMul":
+        yield from _matmul(node, node.output[0], weights, quantized, transposed=False)
+    elif (
+        is_product and attributes.get("transA", 0) == 0 and attributes.get("alpha", 1.0) == attributes.get("beta", 1.0)
+    ):
+        product = f"{node.output[0]}_product" if len(node.input) > 2 else node.output[0]
+        yield from _matmul(node, product, weights, quantized, transposed=transposed)
+        if len(node.input) > 2:
+            yield helper.make_node("Add", [product, node.input[2]], [node.output[0]], f"{node.name}_bias")
+    elif node.op_type == "Gather" and node.input[0] in weights and attributes.get("axis", 0) == 0:
+        values, scales = weights.table(node.input[0])
+        output = node.output[0]
+        yield helper.make_node("Gather", [values, node.input[1]], [f"{output}_quantized"], f"{node.name}_quantized")
+        yield helper.make_node("Gather", [scales, node.input[1]], [f"{output}_scale"], f"{node.name}_scale")
+        yield helper.make_node("Cast", [f"{output}_quantized"], [f"{output}_cast"], f"{node.name}_cast", to=1)
+        yield helper.make_node("Mul", [f"{output}_cast", f"{output}_scale"], [output], f"{node.name}_mul")
+    else:
+        yield node
+
+
+def _matmul(
+    node: Any, output: str, weights: _Weights, quantized: dict[str, list[str]], *, transposed: bool
+) -> Iterator[Any]:
+    """What onnxruntime fuses into one integer product, scaled back to float, when it loads the graph."""
+    from onnx import helper
+
+    activation, name = node.input[0], node.name
+    if activation not in quantized:
+        quantized[activation] = [f"{activation}_{part}" for part in ("quantized", "scale", "zero_point")]
+        yield helper.make_node(
+            "DynamicQuantizeLinear", [activation], quantized[activation], f"{activation}_QuantizeLinear"
+        )
+    values, scale, zero_point = quantized[activation]
+    matrix, channel_scales, channel_zero_points = weights.matrix(node.input[1], transposed=transposed)
+    integer, factor = f"{output}_integer", f"{output}_factor"
+    yield helper.make_node(
+        "MatMulInteger", [values, matrix, zero_point, channel_zero_points], [integer], f"{name}_quant"
+    )
+    yield helper.make_node("Cast", [integer], [f"{integer}_cast"], f"{name}_cast", to=1)
+    yield helper.make_node("Mul", [scale, channel_scales], [factor], f"{name}_scales_mul")
+    yield helper.make_node("Mul", [f"{integer}_cast", factor], [output], f"{name}_output_mul")
+
+
+def _between_casts(model: Any, op_type: str) -> list[str]:
+    """The nodes from a Cast through `op_type` to a Cast, both included: positions whose logarithm numbers a bucket.
+
+    In fp16, T5 and DeBERTa look up the wrong bucket of their relative position bias.
+    """
+    makers = {name: node for node in model.graph.node for name in node.output}
+    readers: dict[str, list[Any]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    found: dict[str, Any] = {}
+    waiting = [node for node in model.graph.node if node.op_type == op_type]
+    while waiting:
+        node = waiting.pop()
+        if node.name in found:
+            continue
+        found[node.name] = node
+        if node.op_type == "Cast":
+            continue
+        waiting += [makers[name] for name in node.input if name in makers]
+        waiting += [reader for name in node.output for reader in readers.get(name, [])]
+    return list(found)

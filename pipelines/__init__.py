@@ -1,0 +1,50 @@
+"""Six NLP tasks on ONNX Runtime: `load` a model artifact, call it as one calls `transformers.pipeline`.
+
+    >>> classify = load("models/text-classification")
+    >>> classify("정말 재미있는 영화였어요")
+    [{'label': 'positive', 'score': 0.98}]
+
+Needs numpy, tokenizers and onnxruntime; never torch, transformers or ray.
+"""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+from pipelines.artifact import ModelArtifact
+
+_CLASSES = {
+    "text-classification": ("pipelines.text_classification", "TextClassificationPipeline"),
+    "question-answering": ("pipelines.question_answering", "QuestionAnsweringPipeline"),
+    "token-classification": ("pipelines.token_classification", "TokenClassificationPipeline"),
+    "translation": ("pipelines.text2text", "TranslationPipeline"),
+    "summarization": ("pipelines.text2text", "SummarizationPipeline"),
+    "text-generation": ("pipelines.text_generation", "TextGenerationPipeline"),
+}
+
+
+def load(
+    path: str | Path,
+    *,
+    task: str | None = None,
+    device: Literal["cpu", "cuda"] = "cpu",
+    threads: int = 1,
+    gpu_mem_limit_bytes: int | None = None,
+    allow_unverified: bool = False,
+) -> Any:
+    """The pipeline of an artifact: a `pipelines.base.Pipeline` for the task it was exported for.
+
+    `threads` are intra-op threads of each session. `task` refuses an artifact of another task. Raises ArtifactError
+    for a folder that must not be served, ConfigurationError for a device that this machine does not have.
+    """
+    from pipelines.session import SessionConfig
+
+    artifact = ModelArtifact.open(path, task=task, allow_unverified=allow_unverified)
+    config = SessionConfig(device=device, threads=threads, gpu_mem_limit_bytes=gpu_mem_limit_bytes)
+    return pipeline_class(artifact.manifest.task)(artifact, config)
+
+
+def pipeline_class(task: str) -> Any:
+    """The `pipelines.base.Pipeline` subclass of a task."""
+    module, name = _CLASSES[task]
+    return getattr(import_module(module), name)

@@ -1,0 +1,46 @@
+"""Encoder: the tokenizer and the graph of a model that reads a text once; the three classifiers are built on it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from tokenizers import Encoding
+
+from pipelines.artifact import ModelArtifact
+from pipelines.errors import ArtifactError, InvalidInputError
+from pipelines.padding import EncoderRow, pad
+from pipelines.session import InferenceSession, SessionConfig
+from pipelines.tokenizer import Tokenizer
+
+_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+class Encoder:
+    """Encodings to rows, rows to the graph's outputs; thread-safe."""
+
+    def __init__(self, artifact: ModelArtifact, config: SessionConfig) -> None:
+        graph = artifact.graph("model")
+        self.tokenizer = Tokenizer(artifact)
+        self._session = InferenceSession(graph, config)
+        if unknown := [name for name in self._session.input_names if name not in _INPUTS]:
+            raise ArtifactError(f"{graph} takes {', '.join(unknown)}; an encoder takes {', '.join(_INPUTS)}")
+        settings = self.tokenizer.settings
+        self._pad_token_id = settings.pad_token_id
+        self._types = settings.token_type_ids and "token_type_ids" in self._session.input_names
+
+    def rows(self, encodings: Sequence[Encoding]) -> list[EncoderRow]:
+        """One row per encoding; raises InvalidInputError for one without tokens, which no graph can run."""
+        if not all(map(len, encodings)):
+            raise InvalidInputError("inputs has no tokens; allowed: a text of at least one")
+        return [
+            EncoderRow(
+                encoding,
+                np.array(encoding.ids, np.int64),
+                np.array(encoding.type_ids, np.int64) if self._types else None,
+            )
+            for encoding in encodings
+        ]
+
+    def run(self, rows: Sequence[EncoderRow]) -> dict[str, np.ndarray]:
+        """The graph's outputs for a batch, in float32: (rows, ...), or (rows, longest row, ...) with padding."""
+        outputs = self._session.run(pad(rows, self._pad_token_id, self._session.input_names))
+        return {name: output.astype(np.float32, copy=False) for name, output in outputs.items()}

@@ -1,0 +1,70 @@
+"""One exception tree. Every message is one line: what was wrong, where, and what is allowed.
+
+    SextetError
+    ├── InvalidInputError         the caller's input or parameter            -> 400
+    │   ├── UnusedParametersError a parameter that this task cannot honour    -> 400
+    │   └── InputTooLongError     more tokens than the model can read         -> 422
+    ├── ArtifactError             a model folder that must not be served
+    ├── CheckpointError           a checkpoint that must not be exported
+    ├── ConfigurationError        cluster.yaml or a command-line option
+    ├── OverloadedError           the queue is full, or too slow for a deadline -> 429
+    ├── DeadlineExceededError     a deadline that ran out                     -> 408
+    └── GenerationError           decoding failed for this request            -> 500
+
+Ray pickles exceptions by their `args`, so each passes all of its arguments to `super().__init__`.
+"""
+
+from collections.abc import Sequence
+
+
+class SextetError(Exception):
+    """Base of every error that a user of Sextet may see; `str(error)` is one line for people."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else type(self).__name__
+
+
+class InvalidInputError(SextetError):
+    """An input or a parameter that the caller has to change."""
+
+
+class UnusedParametersError(InvalidInputError):
+    """Parameters that the task cannot honour, worded as transformers does: clients retry on that text."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(list(names))
+
+    def __str__(self) -> str:
+        return f"The following `model_kwargs` are not used by the model: {list(self.args[0])}"
+
+
+class InputTooLongError(InvalidInputError):
+    """A text that has more tokens than the model reads, where the caller forbade truncation."""
+
+
+class ArtifactError(SextetError):
+    """A model folder that is missing, altered, made for another task, or failed its parity check."""
+
+
+class CheckpointError(SextetError):
+    """A checkpoint that cannot, or must not, be turned into an artifact."""
+
+
+class ConfigurationError(SextetError):
+    """A key or a value of cluster.yaml, or a command-line option, that is not allowed."""
+
+
+class OverloadedError(SextetError):
+    """The request was not admitted; `retry_after_s` says when a retry has a chance."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message, retry_after_s)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceededError(SextetError):
+    """The request's own deadline ran out before its answer was ready."""
+
+
+class GenerationError(SextetError):
+    """Decoding failed for this request; the replica goes on."""

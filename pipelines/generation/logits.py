@@ -1,0 +1,116 @@
+"""Logits processors: what the tokens so far forbid, or make less likely, for the next one.
+
+Each takes `ids`, the tokens of every row so far, prompt included, (rows, tokens) int64, and `scores`, (rows, vocab)
+float32, which it changes in place. They equal transformers' LogitsProcessor of the same name, and run in its order.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from pipelines.generation.config import GenerationConfig
+
+LogitsProcessor = Callable[[np.ndarray, np.ndarray], None]
+
+
+def logits_processors(config: GenerationConfig, prompt_tokens: int) -> list[LogitsProcessor]:
+    """The processors that a resolved config asks for, in order; empty where the model's word is final."""
+    processors: list[LogitsProcessor] = []
+    if config.repetition_penalty != 1.0:
+        processors.append(_repetition_penalty(config.repetition_penalty))
+    if config.frequency_penalty != 0.0:
+        processors.append(_frequency_penalty(config.frequency_penalty))
+    if config.no_repeat_ngram_size > 0:
+        processors.append(_no_repeat_ngram(config.no_repeat_ngram_size))
+    if words := [word for word in config.bad_words_ids if word not in {(eos,) for eos in config.eos_token_id}]:
+        processors.append(_bad_words(words))
+    if config.min_length > prompt_tokens and config.eos_token_id:
+        processors.append(_min_length(config.min_length, config.eos_token_id))
+    if config.forced_bos_token_id is not None:
+        processors.append(_forced(1, (config.forced_bos_token_id,)))
+    if config.forced_eos_token_id and config.max_length is not None:
+        processors.append(_forced(config.max_length - 1, config.forced_eos_token_id))
+    if config.suppress_tokens:
+        processors.append(_suppressed(config.suppress_tokens))
+    if config.begin_suppress_tokens:
+        # A forced first token takes the first place; what must not begin an answer comes after it.
+        after_forced = prompt_tokens == 1 and config.forced_bos_token_id is not None
+        processors.append(_suppressed(config.begin_suppress_tokens, only_at=prompt_tokens + after_forced))
+    return processors
+
+
+def log_softmax(scores: np.ndarray) -> np.ndarray:
+    """Log-probabilities over the last axis, float32."""
+    shifted = scores - scores.max(axis=-1, keepdims=True)
+    normalized: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return normalized
+
+
+def _repetition_penalty(penalty: float) -> LogitsProcessor:
+    def process(ids: np.ndarray, scores: np.ndarray) -> None:
+        seen = np.take_along_axis(scores, ids, axis=1)
+        np.put_along_axis(scores, ids, np.where(seen < 0, seen * penalty, seen / penalty), axis=1)
+
+    return process
+
+
+def _frequency_penalty(penalty: float) -> LogitsProcessor:
+    """As text-generation-inference: the penalty times the token's share of all tokens so far, prompt included."""
+
+    def process(ids: np.ndarray, scores: np.ndarray) -> None:
+        for row, row_scores in zip(ids, scores, strict=True):
+            tokens, counts = np.unique(row, return_counts=True)
+            row_scores[tokens] -= (penalty * counts / len(row)).astype(scores.dtype)
+
+    return process
+
+
+def _no_repeat_ngram(size: int) -> LogitsProcessor:
+    def process(ids: np.ndarray, scores: np.ndarray) -> None:
+        if ids.shape[1] < size:
+            return
+        ngrams = sliding_window_view(ids, size, axis=1)  # (rows, tokens - size + 1, size)
+        begun = ids[:, None, ids.shape[1] - size + 1 :]  # the last size - 1 tokens
+        rows, places = (ngrams[:, :, :-1] == begun).all(axis=2).nonzero()
+        scores[rows, ngrams[rows, places, -1]] = -np.inf
+
+    return process
+
+
+def _bad_words(words: Sequence[Sequence[int]]) -> LogitsProcessor:
+    always = [word[0] for word in words if len(word) == 1]
+    longer = [np.asarray(word) for word in words if len(word) > 1]
+
+    def process(ids: np.ndarray, scores: np.ndarray) -> None:
+        scores[:, always] = -np.inf
+        for word in longer:
+            if len(word) <= ids.shape[1]:  # transformers asks for room for the whole word, not for its beginning
+                scores[(ids[:, 1 - len(word) :] == word[:-1]).all(axis=1), word[-1]] = -np.inf
+
+    return process
+
+
+def _min_length(min_length: int, eos: Sequence[int]) -> LogitsProcessor:
+    def process(ids: np.ndarray, scores: np.ndarray) -> None:
+        if ids.shape[1] < min_length:
+            scores[:, list(eos)] = -np.inf
+
+    return process
+
+
+def _forced(at_length: int, tokens: Sequence[int]) -> LogitsProcessor:
+    def process(ids: np.ndarray, scores: np.ndarray) -> None:
+        if ids.shape[1] == at_length:
+            scores.fill(-np.inf)
+            scores[:, list(tokens)] = 0.0
+
+    return process
+
+
+def _suppressed(tokens: Sequence[int], only_at: int | None = None) -> LogitsProcessor:
+    def process(ids: np.ndarray, scores: np.ndarray) -> None:
+        if only_at is None or ids.shape[1] == only_at:
+            scores[:, list(tokens)] = -np.inf
+
+    return process

@@ -1,0 +1,138 @@
+"""Sampling: from scores to a distribution, and one reproducible draw per token from it.
+
+The warpers equal transformers' LogitsWarper of the same name and run in its order; like the logits processors they
+change `scores`, (rows, vocab) float32, in place. What they remove becomes -inf.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from pipelines.generation.config import GenerationConfig
+from pipelines.generation.logits import log_softmax
+
+Warper = Callable[[np.ndarray], None]
+
+
+def warpers(config: GenerationConfig) -> list[Warper]:
+    """The warpers that a sampling config asks for, in order; empty without sampling."""
+    if not config.do_sample:
+        return []
+    # Beams need a token beside every end of sequence, so that a beam can go on.
+    keep = 1 if config.num_beams == 1 else max(2, len(config.eos_token_id) + 1)
+    chain: list[Warper] = []
+    if config.temperature != 1.0:
+        chain.append(_temperature(config.temperature))
+    if config.top_k > 0:
+        chain.append(_top_k(max(config.top_k, keep)))
+    if config.top_p < 1.0:
+        chain.append(_top_p(config.top_p, keep))
+    if config.min_p is not None:
+        chain.append(_min_p(config.min_p, keep))
+    if config.typical_p < 1.0:
+        chain.append(_typical(config.typical_p, keep))
+    return chain
+
+
+class Sampler:
+    """Draws of one sequence. The same seed and sequence number give the same draws, on any machine, in any batch."""
+
+    def __init__(self, seed: int, sequence: int = 0) -> None:
+        self._random = np.random.Generator(np.random.Philox(key=(sequence << 64) | seed))
+
+    def draw(self, scores: np.ndarray) -> int:
+        """One token id from the softmax of `scores`, (vocab,)."""
+        cumulative = np.cumsum(np.exp(scores - scores.max()), dtype=np.float64)
+        total = cumulative[-1]
+        point = min(self._random.random() * total, np.nextafter(total, 0))  # the product may round up to the total
+        return int(np.searchsorted(cumulative, point, side="right"))
+
+    def draw_distinct(self, scores: np.ndarray, count: int) -> np.ndarray:
+        """`count` different indices, drawn one after the other from the softmax of `scores`, (n,), without putting
+        back; (count,) int64 in the order of drawing.
+        """
+        # Adding Gumbel noise and sorting is that very distribution (Vieira 2014; Kool et al. 2019).
+        noisy = scores + self._random.gumbel(size=scores.shape)
+        return top(noisy, count)
+
+
+def top(scores: np.ndarray, count: int) -> np.ndarray:
+    """Indices of the `count` largest of `scores`, (n,), largest first, the earlier one first among equals."""
+    if count == 0:
+        return np.empty(0, np.int64)
+    if count < len(scores):
+        threshold = np.partition(scores, len(scores) - count)[len(scores) - count]
+        candidates = np.flatnonzero(scores >= threshold)
+    else:
+        candidates = np.arange(len(scores))
+    order = np.argsort(-scores[candidates], kind="stable")[:count]
+    indices: np.ndarray = candidates[order]
+    return indices
+
+
+def _temperature(temperature: float) -> Warper:
+    def warp(scores: np.ndarray) -> None:
+        np.divide(scores, temperature, out=scores)
+
+    return warp
+
+
+def _top_k(count: int) -> Warper:
+    def warp(scores: np.ndarray) -> None:
+        if count < scores.shape[-1]:
+            threshold = np.partition(scores, -count, axis=-1)[:, -count, None]
+            scores[scores < threshold] = -np.inf
+
+    return warp
+
+
+def _top_p(mass: float, keep: int) -> Warper:
+    def warp(scores: np.ndarray) -> None:
+        order = np.argsort(scores, axis=-1, kind="stable")  # least likely first
+        cumulative = np.cumsum(_softmax(np.take_along_axis(scores, order, axis=-1)), axis=-1, dtype=np.float32)
+        removed = cumulative <= np.float32(1 - mass)
+        removed[:, -keep:] = False
+        _remove(scores, order, removed)
+
+    return warp
+
+
+def _min_p(share: float, keep: int) -> Warper:
+    def warp(scores: np.ndarray) -> None:
+        probabilities = _softmax(scores)
+        order = np.argsort(-scores, axis=-1, kind="stable")
+        removed = np.take_along_axis(probabilities < share * probabilities.max(axis=-1, keepdims=True), order, axis=-1)
+        removed[:, :keep] = False
+        _remove(scores, order, removed)
+
+    return warp
+
+
+def _typical(mass: float, keep: int) -> Warper:
+    def warp(scores: np.ndarray) -> None:
+        log_probabilities = log_softmax(scores)
+        with np.errstate(invalid="ignore"):  # 0 * -inf, which counts as nothing
+            entropy = -np.nansum(np.exp(log_probabilities) * log_probabilities, axis=-1, keepdims=True)
+        surprise = np.abs(-log_probabilities - entropy)
+        order = np.argsort(surprise, axis=-1, kind="stable")  # most typical first
+        sorted_surprise = np.take_along_axis(surprise, order, axis=-1)
+        cumulative = np.cumsum(_softmax(np.take_along_axis(scores, order, axis=-1)), axis=-1, dtype=np.float32)
+        last = np.minimum((cumulative < mass).sum(axis=-1, keepdims=True), scores.shape[-1] - 1)
+        removed = sorted_surprise > np.take_along_axis(sorted_surprise, last, axis=-1)
+        removed[:, :keep] = False
+        _remove(scores, order, removed)
+
+    return warp
+
+
+def _softmax(scores: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    probabilities: np.ndarray = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return probabilities
+
+
+def _remove(scores: np.ndarray, order: np.ndarray, removed: np.ndarray) -> None:
+    """Set to -inf what `removed` marks; `removed` is in the order of `order`."""
+    mask = np.empty_like(removed)
+    np.put_along_axis(mask, order, removed, axis=-1)
+    scores[mask] = -np.inf

@@ -1,0 +1,141 @@
+"""Generator: what every model that writes text is made of, whatever the task: tokenizer, engine, defaults, window."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pipelines.artifact import ModelArtifact
+from pipelines.base import Cancelled
+from pipelines.errors import ArtifactError, InputTooLongError, InvalidInputError
+from pipelines.generation.config import GenerationConfig
+from pipelines.generation.decoder import open_decoder
+from pipelines.generation.engine import Answer, Engine, Request
+from pipelines.parameters import Parameters, require
+from pipelines.session import SessionConfig
+from pipelines.tokenizer import Tokenizer
+
+SEED_BITS = 32
+"""Of a seed that is drawn because the caller gave none: every JSON reader keeps that many."""
+
+_LARGEST_SEED = 2**64 - 1
+_UNBOUNDED_WINDOW = 2048  # relative positions have no end; this bounds what one request may cost
+
+
+@dataclass(frozen=True)
+class GenerateParameters(Parameters):
+    """What a caller may set on any model that writes text; names and meanings are those of `model.generate`.
+
+    None means what the checkpoint, then the task, says. `seed` None draws a new one for each input.
+    """
+
+    max_new_tokens: int | None = None
+    min_new_tokens: int | None = None
+    do_sample: bool | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    repetition_penalty: float | None = None
+    no_repeat_ngram_size: int | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        in_range = self.seed is None or 0 <= self.seed <= _LARGEST_SEED
+        require(in_range, "seed", self.seed, f"an integer from 0 to {_LARGEST_SEED}")
+
+    def chosen(self) -> dict[str, Any]:
+        """The fields of GenerationConfig that the caller set."""
+        names = GenerationConfig.__dataclass_fields__
+        return {name: value for name, value in vars(self).items() if name in names and value is not None}
+
+
+@dataclass(frozen=True)
+class SearchParameters(GenerateParameters):
+    """What a caller may set besides where the whole answer is decoded before any of it is returned."""
+
+    max_length: int | None = None
+    min_length: int | None = None
+    num_beams: int | None = None
+    num_return_sequences: int | None = None
+    length_penalty: float | None = None
+    early_stopping: Literal[True, False, "never"] | None = None
+
+
+class Generator:
+    """A loaded model that writes text; thread-safe.
+
+    `defaults` are what `transformers.pipeline` decodes with for this checkpoint and task; `window` is how many tokens
+    a decoder's prompt and answer have together at most.
+    """
+
+    def __init__(self, artifact: ModelArtifact, session: SessionConfig, task_defaults: Mapping[str, Any]) -> None:
+        self.tokenizer = Tokenizer(artifact)
+        self._model = artifact.generation_config()
+        self._task_defaults = task_defaults
+        self._specific: Mapping[str, Any] = artifact.config().get("task_specific_params") or {}
+        self.encodes_source = "decoder" in artifact.manifest.graphs
+        self.defaults = self.defaults_of(artifact.manifest.task)
+        if self.encodes_source and self.decoder_start_token_id is None:
+            raise ArtifactError(f"{artifact.path} has neither decoder_start_token_id nor bos_token_id; export it again")
+        positions = _positions(artifact.config(), decoder_only=not self.encodes_source)
+        self.window: int = positions or max(_UNBOUNDED_WINDOW, self.defaults.max_length or 0)
+        self.engine = Engine(open_decoder(artifact, session))
+
+    @property
+    def decoder_start_token_id(self) -> int | None:
+        """What an encoder-decoder's answer begins with."""
+        start = self.defaults.decoder_start_token_id
+        return self.defaults.bos_token_id if start is None else start
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names in `task_specific_params` of config.json, as `translation_en_to_de`, in its order."""
+        return tuple(self._specific)
+
+    def defaults_of(self, task: str) -> GenerationConfig:
+        """The defaults under another name in `task_specific_params`."""
+        return GenerationConfig.of_checkpoint(self._model, self._task_defaults, self._specific.get(task))
+
+    def prefix_of(self, task: str) -> str | None:
+        """What a name in `task_specific_params` puts before every text; None where it says nothing."""
+        return (self._specific.get(task) or {}).get("prefix")
+
+    def resolved(
+        self, config: GenerationConfig, prompt_tokens: int, asked: Mapping[str, Any], remedy: str = ""
+    ) -> GenerationConfig:
+        """`config` with lengths in tokens for a prompt of the decoder; a default budget is cut to what fits.
+
+        Raises InputTooLongError where nothing fits after the prompt (`remedy` says what the caller may do), or not
+        the budget that was `asked` for.
+        """
+        longest = asked.get("max_length") or prompt_tokens + (asked.get("max_new_tokens") or 0)
+        resolved = config.for_prompt(prompt_tokens, self.window)
+        assert resolved.max_length is not None
+        if prompt_tokens >= resolved.max_length and self.encodes_source:
+            raise InvalidInputError(
+                f"parameters.max_length is {resolved.max_length}; allowed: an integer from {prompt_tokens + 1}, "
+                "as it counts the token that every answer begins with"
+            )
+        if prompt_tokens >= resolved.max_length:
+            raise InputTooLongError(
+                f"inputs has {prompt_tokens} tokens; allowed: at most {resolved.max_length - 1}{remedy}"
+            )
+        if longest > self.window:
+            name = "max_length" if "max_length" in asked else "max_new_tokens"
+            most = self.window - (0 if name == "max_length" else prompt_tokens)
+            raise InputTooLongError(
+                f"parameters.{name} is {asked[name]}; allowed: at most {most}, as the model has a window of "
+                f"{self.window} tokens" + ("" if self.encodes_source else f" and inputs has {prompt_tokens}")
+            )
+        return resolved
+
+    def run(self, rows: Sequence[Request], cancelled: Cancelled) -> list[Answer]:
+        """One answer per row; once `cancelled()` is true, what there is so far."""
+        return [self.engine.generate(row, cancelled) for row in rows]
+
+
+def _positions(config: Mapping[str, Any], *, decoder_only: bool) -> int | None:
+    """How many positions a decoder knows; None for relative ones. (T5 states `n_positions` and has none.)"""
+    names = ("max_position_embeddings", "n_positions") if decoder_only else ("max_position_embeddings",)
+    return next((int(config[name]) for name in names if config.get(name)), None)

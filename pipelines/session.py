@@ -1,0 +1,87 @@
+"""InferenceSession: one ONNX graph on one ONNX Runtime execution provider."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnxruntime
+
+from pipelines.errors import ArtifactError, ConfigurationError
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_DTYPES = {
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(bool)": np.bool_,
+}
+_ERROR = 3  # onnxruntime's severities: 2 is warning, 3 is error
+
+
+@dataclass(frozen=True)
+class SessionConfig:
+    """Where a graph runs, on how many intra-op threads; `gpu_mem_limit_bytes` bounds each session's CUDA arena."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: int = 1
+    gpu_mem_limit_bytes: int | None = None
+
+
+class InferenceSession:
+    """A loaded graph; `run` may be called from several threads at once and releases the GIL.
+
+    `input_shapes` hold an int for a fixed dimension and its symbolic name for a dynamic one. Raises ArtifactError for
+    a file that is not a graph, ConfigurationError for a device that this machine or this onnxruntime does not have.
+    """
+
+    def __init__(self, graph: Path, config: SessionConfig) -> None:
+        provider = _provider(config)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = config.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _ERROR
+        # A spinning pool burns the cores that the tokenizer, the server and the neighbouring replicas need.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            # The list may not fall through to another provider by itself: a GPU replica on the CPU is a silent failure.
+            self._session = onnxruntime.InferenceSession(
+                str(graph), options, providers=[(provider, _provider_options(config))]
+            )
+        except Exception as error:  # onnxruntime raises a type of its own per failure, all of them plain Exceptions
+            raise ArtifactError(f"{graph} cannot be loaded by onnxruntime: {_first_line(error)}") from None
+        if provider not in self._session.get_providers():
+            raise ConfigurationError(f"device is {config.device!r}, but {provider} cannot start on this machine")
+        inputs = self._session.get_inputs()
+        self.input_names: tuple[str, ...] = tuple(argument.name for argument in inputs)
+        self.input_shapes: dict[str, tuple[int | str | None, ...]] = {one.name: tuple(one.shape) for one in inputs}
+        self.input_types: dict[str, np.dtype[Any]] = {one.name: np.dtype(_DTYPES[one.type]) for one in inputs}
+        self.output_names: tuple[str, ...] = tuple(argument.name for argument in self._session.get_outputs())
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Every output by name. `feeds` holds exactly `input_names`, each of its type in `input_types`."""
+        return dict(zip(self.output_names, self._session.run(None, feeds), strict=True))
+
+
+def _provider(config: SessionConfig) -> str:
+    available = onnxruntime.get_available_providers()
+    if config.device not in _PROVIDERS:
+        raise ConfigurationError(f"device is {config.device!r}; allowed: {', '.join(_PROVIDERS)}")
+    if _PROVIDERS[config.device] not in available:
+        raise ConfigurationError(f"device is {config.device!r}, but this onnxruntime has only {', '.join(available)}")
+    if config.threads < 1:
+        raise ConfigurationError(f"threads is {config.threads}; allowed: 1 and above")
+    return _PROVIDERS[config.device]
+
+
+def _provider_options(config: SessionConfig) -> dict[str, str]:
+    if config.device == "cpu" or config.gpu_mem_limit_bytes is None:
+        return {}
+    # The default strategy doubles the arena at each growth and would jump past the limit.
+    return {"gpu_mem_limit": str(config.gpu_mem_limit_bytes), "arena_extend_strategy": "kSameAsRequested"}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]

@@ -1,0 +1,125 @@
+"""The command line. Every command imports what it needs when it runs: `sextet --help` loads no framework."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.artifact import TASKS
+from pipelines.errors import ConfigurationError, SextetError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Six NLP tasks on Ray Serve and ONNX Runtime: export checkpoints, serve them, ask them, fine-tune them.",
+)
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.", envvar="SEXTET_DEBUG")]
+
+
+@app.callback()
+def root(debug: Debug = False) -> None:
+    os.environ["SEXTET_DEBUG"] = "1" if debug else ""
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[
+        str, typer.Argument(help="A folder, a Hub id, a .gguf file or starter:NAME; with --all, a cluster.yaml.")
+    ] = "",
+    task: Annotated[str, typer.Option(help=f"One of {', '.join(TASKS)}.")] = "",
+    output: Annotated[Path | None, typer.Option(help="The artifact's folder.")] = None,
+    revision: Annotated[str | None, typer.Option(help="A commit, tag or branch of the Hub repository.")] = None,
+    precision: Annotated[str, typer.Option(help="fp32, int8 (CPU) or fp16 (CUDA).")] = "fp32",
+    optimize: Annotated[str | None, typer.Option(help="O1, O2, O3 or O4; chosen per device if absent.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    everything: Annotated[bool, typer.Option("--all", help="Every artifact that cluster.yaml names.")] = False,
+    allow_untrained_head: Annotated[bool, typer.Option(help="Export a head that was never trained.")] = False,
+    allow_pickle: Annotated[bool, typer.Option(help="Load pickled weights: they can run code.")] = False,
+) -> None:
+    """Turn a checkpoint into an ONNX artifact that was compared with PyTorch."""
+    from export.build import ExportArgs, export_all, export_checkpoint
+
+    if everything:
+        from deployments.config import model_sources
+
+        export_all([ExportArgs(**args) for args in model_sources(Path(checkpoint or "cluster.yaml"))], progress=_say)
+        return
+    if not checkpoint or not task or output is None:
+        raise ConfigurationError("sextet export needs CHECKPOINT, --task and --output; or --all [cluster.yaml]")
+    args = ExportArgs(
+        checkpoint=checkpoint,
+        task=task,
+        output=output,
+        revision=revision,
+        precision=precision,
+        optimize=optimize,
+        device=device,
+        allow_untrained_head=allow_untrained_head,
+        allow_pickle=allow_pickle,
+    )
+    export_checkpoint(args, progress=_say)
+
+
+@app.command()
+def serve(
+    cluster: Annotated[Path, typer.Argument(help="A Ray Serve config file.")] = Path("cluster.yaml"),
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port of the ingress.")] = 8000,
+    address: Annotated[str | None, typer.Option(help="Deploy onto this running Ray cluster, e.g. auto.")] = None,
+) -> None:
+    """Start the cluster, answer one real question per task, serve until SIGINT or SIGTERM."""
+    from deployments.launch import serve as run
+
+    run(cluster, host=host, port=port, address=address, progress=_say)
+
+
+@app.command()
+def ask(
+    task: Annotated[str, typer.Argument(help=f"One of {', '.join(TASKS)}.")],
+    text: Annotated[list[str], typer.Argument(help="One or more texts; QUESTION CONTEXT for question-answering.")],
+    url: Annotated[str, typer.Option(help="The ingress.", envvar="SEXTET_URL")] = "http://127.0.0.1:8000",
+) -> None:
+    """Ask a running cluster one thing from the terminal."""
+    from deployments.ask import ask as send
+
+    _print_json(send(task, text, url=url))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def finetune(
+    context: typer.Context,
+    recipe: Annotated[Path | None, typer.Argument(help="A recipe in YAML; --name value overrides its keys.")] = None,
+) -> None:
+    """Fine-tune a checkpoint on labelled text: RECIPE.yaml, or --model --task --train --validation --output."""
+    from export.finetune import FinetuneArgs
+    from export.finetune import finetune as train
+
+    _say(f"wrote {train(FinetuneArgs.read(recipe, context.args))}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; an expected error is one line on stderr and exit code 1, a traceback only with --debug."""
+    try:
+        app(args=arguments)
+    except SextetError as error:
+        if os.environ.get("SEXTET_DEBUG"):
+            raise
+        sys.exit(f"sextet: {error}")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _print_json(answer: Any) -> None:
+    import json
+
+    print(json.dumps(answer, ensure_ascii=False, indent=2))
+
+
+if __name__ == "__main__":
+    main()

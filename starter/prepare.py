@@ -1,0 +1,201 @@
+"""Turn the public data sets that the starter weights are trained on into the files that the recipes name.
+
+    python starter/prepare.py DATA runs/data
+
+DATA holds one folder per data set (nsmc, sst2, klue_ner, qamr, tatoeba_eng_fra), as listed in each starter's card.
+Every split is a function of the text alone (`held_out`), so it does not change with the order or size of the data.
+"""
+
+import gzip
+import hashlib
+import json
+import random
+import re
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from export.e5 import PackedE5, tokenizer_of
+from export.gguf_file import GgufFile
+from export.smollm2 import packaged_file
+
+ENTITY_TYPES = {"PS": "PER", "LC": "LOC", "OG": "ORG", "DT": "DATE", "TI": "TIME", "QT": "QUANTITY"}
+NSMC_TRAIN_ROWS = 40_000
+MAX_SOURCE_WORDS = 7  # minutes of training are enough for short sentences only
+MAX_TRANSLATIONS = 2  # of one English sentence: "Run!" has a dozen, and a model asked for all of them learns none
+
+
+def unit(text: str) -> float:
+    """A number in [0, 1) that depends on the text alone."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
+
+
+def held_out(text: str, share: float) -> bool:
+    """Whether the text belongs to the validation split, a `share` (0..1) of all texts."""
+    return unit(text) < share
+
+
+def lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:
+    with gzip.open(path, "rt", encoding=encoding) as file:
+        for line in file:
+            yield line.rstrip("\n")
+
+
+def write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = list(rows)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    print(f"{path}: {len(rows)} rows")
+
+
+SPACES = (  # what a tokenizer put in, and people do not write: " ." "do n't" "( a )"
+    (re.compile(r" (?=[.,:;!?%)\]}]|'(?:s|m|d|re|ve|ll)\b|n't\b)"), ""),
+    (re.compile(r"(?<=[(\[{$]) "), ""),
+    (re.compile(r"\b(can|Can|gon|wan) (?=not\b|na\b)"), r"\1"),
+)
+
+
+def detokenized(text: str) -> str:
+    """The sentence without the spaces of Penn-style tokens; quotes are paired from the left."""
+    text = text.replace("``", '"').replace("''", '"').replace("-LRB-", "(").replace("-RRB-", ")")
+    for pattern, replacement in SPACES:
+        text = pattern.sub(replacement, text)
+    parts = text.split('"')
+    quoted = (part.strip() if index % 2 and index < len(parts) - 1 else part for index, part in enumerate(parts))
+    return re.sub(r" +", " ", '"'.join(quoted)).strip()
+
+
+def sentiment(data: Path, output: Path) -> None:
+    """NSMC (Korean, 40,000 rows + 2% held out) and MR rt-polarity (English, 10% held out)."""
+    names = {"0": "negative", "1": "positive"}
+    rows = [line.split("\t") for line in lines(data / "nsmc" / "train.tsv.gz")][1:]
+    korean = sorted(((text, names[label]) for _, text, label in rows), key=lambda row: unit(row[0]))
+    polarity = lines(data / "sst2" / "rt-polarity.all.gz", encoding="latin-1")
+    english = [(detokenized(line[2:]), names[line[0]]) for line in polarity]
+    train = [row for row in korean if not held_out(row[0], 0.02)][:NSMC_TRAIN_ROWS]
+    train += [row for row in english if not held_out(row[0], 0.1)]
+    as_rows = lambda pairs: ({"text": text, "label": label} for text, label in pairs)  # noqa: E731
+    write(output / "sentiment" / "train.jsonl", as_rows(train))
+    write(output / "sentiment" / "validation.ko.jsonl", as_rows(row for row in korean if held_out(row[0], 0.02)))
+    write(output / "sentiment" / "validation.en.jsonl", as_rows(row for row in english if held_out(row[0], 0.1)))
+
+
+def entities(characters: list[str], tags: list[str]) -> list[dict[str, Any]]:
+    """Character-level BIO to spans: start and end in characters, end exclusive."""
+    spans: list[dict[str, Any]] = []
+    for index, tag in enumerate(tags):
+        if tag.startswith("B-"):
+            spans.append({"start": index, "end": index + 1, "label": ENTITY_TYPES[tag[2:]]})
+        elif tag.startswith("I-"):
+            spans[-1]["end"] = index + 1
+    return [span | {"text": "".join(characters[span["start"] : span["end"]])} for span in spans]
+
+
+def ner(data: Path, output: Path) -> None:
+    """KLUE-NER dev (Korean): 10% of the sentences held out."""
+    rows, characters, tags = [], [], []
+    for line in [*lines(data / "klue_ner" / "klue-ner-v1.1_dev.tsv.gz"), ""]:
+        if line and not line.startswith("## "):
+            character, tag = line.rsplit("\t", 1)
+            characters.append(character)
+            tags.append(tag)
+        elif characters and not line:
+            rows.append({"text": "".join(characters), "entities": entities(characters, tags)})
+            characters, tags = [], []
+    write(output / "ner" / "train.jsonl", (row for row in rows if not held_out(row["text"], 0.1)))
+    write(output / "ner" / "validation.jsonl", (row for row in rows if held_out(row["text"], 0.1)))
+
+
+def qa(data: Path, output: Path) -> None:
+    """QAMR dev (English): 10% of the articles held out; up to three other sentences are put around each context.
+
+    A context of QAMR is one sentence, of which a quarter is the answer. Other sentences make the model search.
+    """
+    articles: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for line in lines(data / "qamr" / "dev.jsonl.gz"):
+        row = json.loads(line)
+        articles[":".join(row["id"].split(":")[1:3])].append(row)
+    dice = random.Random(1)
+    for split, share in (("train", False), ("validation", True)):
+        chosen = [row for name, rows in articles.items() if held_out(name, 0.1) is share for row in rows]
+        contexts = sorted({detokenized(row["context"]) for row in chosen})
+        examples = []
+        for row in chosen:
+            context, answer = detokenized(row["context"]), detokenized(row["answers"]["text"][0])
+            starts = [match.start() for match in re.finditer(re.escape(answer), context)]
+            if not starts:
+                continue  # the spaces of the answer and of the context were closed differently
+            start = min(starts, key=lambda start: abs(start - row["answers"]["answer_start"][0]))
+            around = [other for other in dice.sample(contexts, dice.choice((0, 1, 1, 2, 3))) if other != context]
+            before = around[: dice.randint(0, len(around))]
+            start += sum(len(sentence) + 1 for sentence in before)
+            text = " ".join([*before, context, *around[len(before) :]])
+            answers = {"text": [answer], "answer_start": [start]}
+            question = detokenized(row["question"])
+            examples.append({"id": row["id"], "question": question, "context": text, "answers": answers})
+        dice.shuffle(examples)
+        write(output / "qa" / f"{split}.jsonl", examples)
+
+
+def translation(data: Path, output: Path) -> None:
+    """Tatoeba English-French, short sentences: 2% of the English ones held out, without case and punctuation.
+
+    A training pair whose French is a held-out reference is dropped too: "I'm tired." must not teach "I am tired."
+    """
+    pairs = [line.split("\t")[:2] for line in lines(data / "tatoeba_eng_fra" / "fra.txt.gz")]
+    folded = lambda text: re.sub(r"\W+", " ", text.lower()).strip()  # noqa: E731
+    train, validation = [], {}
+    for english, french in pairs:
+        french = french.replace("\u202f", " ").replace("\xa0", " ").strip()
+        if held_out(folded(english), 0.02):
+            validation.setdefault(folded(english), (english, french))
+        else:
+            train.append((english, french))
+    references = {folded(french) for _, french in validation.values()}
+    kept: dict[str, list[str]] = defaultdict(list)
+    short = lambda english: len(english.split()) <= MAX_SOURCE_WORDS  # noqa: E731
+    for english, french in train:
+        if short(english) and folded(french) not in references and french not in kept[english]:
+            kept[english].append(french)
+    as_rows = lambda pairs: ({"source": source, "target": target} for source, target in pairs)  # noqa: E731
+    write(
+        output / "translation" / "train.jsonl",
+        as_rows((english, french) for english, all_french in kept.items() for french in all_french[:MAX_TRANSLATIONS]),
+    )
+    write(output / "translation" / "validation.jsonl", as_rows(pair for pair in validation.values() if short(pair[0])))
+
+
+def pieces(output: Path) -> None:
+    """starter/encoder/pieces.txt: what the encoder keeps of its 250,002 pieces, for English and Korean.
+
+    Those that the prepared texts use at least twice, those that SmolLM2's English vocabulary has too, all of Hangul,
+    and every single character but Chinese ones.
+    """
+    packed = PackedE5.find()
+    tokenizer = tokenizer_of(packed, range(len(packed.pieces)))
+    used: Counter[int] = Counter()
+    for file in sorted(output.glob("*/*.jsonl")):
+        rows = [json.loads(line) for line in file.open(encoding="utf-8")]
+        texts = [row[field] for field in ("text", "source", "question", "context") for row in rows if field in row]
+        used.update(chain.from_iterable(tokenizer(list(dict.fromkeys(texts)))["input_ids"]))
+    tokens = GgufFile(packaged_file()).metadata["tokenizer.ggml.tokens"]
+    english = {token.replace("Ġ", "▁") for token in tokens}
+    kept = [
+        piece
+        for index, piece in enumerate(packed.pieces)
+        if used[index] >= 2
+        or piece in english
+        or re.fullmatch(r"▁?([가-힣]*|[^\u2e80-\u2fff\u3400-\u9fff\uf900-\ufaff])", piece)
+    ]
+    path = Path(__file__).with_name("encoder") / "pieces.txt"
+    path.write_text("\n".join(kept) + "\n", encoding="utf-8")
+    print(f"{path}: {len(kept)} pieces")
+
+
+if __name__ == "__main__":
+    for prepare in (sentiment, ner, qa, translation):
+        prepare(Path(sys.argv[1]), Path(sys.argv[2]))
+    pieces(Path(sys.argv[2]))

@@ -1,0 +1,36 @@
+"""One real cluster for the whole session: six tiny models behind HAProxy, started by `sextet serve`."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.serving import Serving, left_over, write_cluster
+
+ARCHITECTURES = {
+    "text-classification": "bert",
+    "question-answering": "distilbert",
+    "token-classification": "bert",
+    "translation": "marian",
+    "summarization": "bart",
+    "text-generation": "gpt2",
+}
+
+
+@pytest.fixture(scope="session")
+def models(exported: Callable[..., Path]) -> dict[str, Path]:
+    """An artifact for each task."""
+    return {task: exported(architecture, task) for task, architecture in ARCHITECTURES.items()}
+
+
+@pytest.fixture(scope="session")
+def cluster(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """The cluster; when the session ends it stops cleanly and leaves nothing behind."""
+    serving = Serving.start(write_cluster(tmp_path_factory.mktemp("cluster"), models))
+    try:
+        yield serving.wait_until_ready()
+        tree = serving.tree()
+        assert serving.stop() == 0, "\n".join(serving.lines)
+        assert left_over(tree) == []
+    finally:
+        serving.process.kill()

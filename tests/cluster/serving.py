@@ -1,0 +1,116 @@
+"""`sextet serve` as a process: what the cluster tests start, ask and stop."""
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+READY_S = 180.0
+STOP_S = 60.0
+SHIPPED = Path(__file__).parents[2] / "cluster.yaml"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def write_cluster(folder: Path, models: Mapping[str, Path], **changes: Mapping[str, Any]) -> Path:
+    """The shipped cluster.yaml cut down to `models`, whose paths become relative to the file; changes by task."""
+    cluster = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
+    kept = []
+    for application in cluster["applications"]:
+        name = application["name"]
+        (deployment,) = application["deployments"]
+        if name in models:
+            (folder / name).symlink_to(models[name])
+            deployment["user_config"] |= {"model": name, "threads": 1, **changes.get(name.replace("-", "_"), {})}
+        elif name != "gateway":
+            continue
+        kept.append(application)
+    path = folder / "cluster.yaml"
+    path.write_text(yaml.safe_dump(cluster | {"applications": kept}), encoding="utf-8")
+    return path
+
+
+@dataclass
+class Serving:
+    """A started `sextet serve`; `lines` is what it has printed so far, stdout and stderr together."""
+
+    process: "subprocess.Popen[str]"
+    url: str
+    lines: list[str] = field(default_factory=list)
+
+    @classmethod
+    def start(cls, cluster: Path, *options: str, port: int | None = None, **environment: str) -> "Serving":
+        port = port or free_port()
+        command = [sys.executable, "-m", "sextet", "serve", str(cluster), "--port", str(port), *options]
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=clean_environment() | environment,
+        )
+        serving = cls(process, f"http://127.0.0.1:{port}")
+        threading.Thread(target=serving._read, daemon=True).start()
+        return serving
+
+    def wait_until_ready(self) -> "Serving":
+        """Until the demonstration is over too; fails with the process's own words when it ends before."""
+        self.wait_for(f"ready {self.url}")
+        return self
+
+    def wait_for(self, start: str) -> None:
+        give_up_at = time.monotonic() + READY_S
+        while not any(line.startswith(start) for line in self.lines):
+            assert self.process.poll() is None, "\n".join(self.lines)
+            assert time.monotonic() < give_up_at, "\n".join(self.lines)
+            time.sleep(0.05)
+
+    def tree(self) -> list[psutil.Process]:
+        parent = psutil.Process(self.process.pid)
+        return [parent, *parent.children(recursive=True)]
+
+    def replica(self, task: str) -> psutil.Process:
+        (found,) = [one for one in self.tree() if " ".join(one.cmdline()).startswith(f"ray::ServeReplica:{task}:")]
+        return found
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """The exit status after the signal."""
+        self.process.send_signal(number)
+        return self.process.wait(STOP_S)
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment without what earlier tests or shells told Ray."""
+    import os
+
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+
+
+def is_listening(url: str) -> bool:
+    host, port = url.removeprefix("http://").split(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
+
+
+def left_over(tree: list[psutil.Process]) -> list[str]:
+    """Of the processes of a cluster that has ended, those that still run."""
+    return [" ".join(one.cmdline()) for one in tree if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]

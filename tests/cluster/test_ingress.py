@@ -1,0 +1,165 @@
+"""What holds for every task: headers, limits, deadlines, unknown paths, the gateway, and what the processes are."""
+
+import json
+import socket
+import time
+from importlib.metadata import version
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from deployments.ask import AskError, ask
+from pipelines.artifact import TASKS
+from tests.cluster.serving import Serving
+
+pytestmark = pytest.mark.cluster
+TEXT = "Where does the river flow?"
+
+
+@pytest.fixture(scope="module")
+def http(cluster: Serving) -> httpx.Client:
+    return httpx.Client(base_url=cluster.url, timeout=60)
+
+
+def test_the_start_printed_the_url_and_one_question_and_answer_per_task(cluster: Serving) -> None:
+    cluster.wait_for("text-generation")
+    printed = cluster.lines[cluster.lines.index(f"ready {cluster.url}") + 1 :]
+
+    deadline = time.monotonic() + 60
+    while len(printed) < 3 * len(TASKS) and time.monotonic() < deadline:
+        time.sleep(0.1)
+        printed = cluster.lines[cluster.lines.index(f"ready {cluster.url}") + 1 :]
+
+    assert printed[::3] == list(TASKS)
+    assert any("훌륭하고" in line for line in printed[1::3])
+    assert all(line.startswith("  -> ") and "no answer" not in line for line in printed[2::3])
+
+
+def test_nothing_of_ray_reached_the_terminal(cluster: Serving) -> None:
+    assert not [line for line in cluster.lines if "ray::" in line or "INFO" in line or "Traceback" in line]
+
+
+def test_the_gateway_lists_the_tasks_and_their_models(http: httpx.Client) -> None:
+    catalog = http.get("/").json()
+
+    assert (catalog["name"], catalog["version"]) == ("sextet", version("sextet"))
+    assert [one["task"] for one in catalog["tasks"]] == list(TASKS)
+    assert all(one["ready"] and one["model"]["parity"]["passed"] for one in catalog["tasks"])
+    page = http.get("/", headers={"accept": "text/html"})
+    assert page.headers["content-type"].startswith("text/html")
+    assert "POST /translation" in page.text
+
+
+def test_the_gateway_is_healthy_and_every_task_ready(http: httpx.Client) -> None:
+    assert http.get("/health").json() == {"status": "ok"}
+    assert http.get("/ready").json() == {"status": "ready", "tasks": list(TASKS)}
+
+
+def test_the_gateway_describes_every_route_and_parameter(http: httpx.Client) -> None:
+    document = http.get("/openapi.json").json()
+
+    assert document["openapi"].startswith("3.1")
+    assert set(document["paths"]) == {f"/{task}" for task in TASKS} | {"/", "/health", "/ready", "/openapi.json"}
+    body = document["paths"]["/question-answering"]["post"]["requestBody"]["content"]["application/json"]
+    assert "doc_stride" in body["schema"]["properties"]["parameters"]["properties"]
+    for task in TASKS:
+        example = document["paths"][f"/{task}"]["post"]["requestBody"]["content"]["application/json"]["example"]
+        assert http.post(f"/{task}", json=example).status_code == 200
+
+
+def test_an_unknown_path_is_a_404_with_the_routes(http: httpx.Client) -> None:
+    for path in ("/nowhere", "/v1/nowhere", "/text-classificationx"):
+        response = http.post(path, json={})
+
+        assert (response.status_code, response.json()["error_type"]) == (404, "not_found")
+        assert "POST /translation" in response.json()["error"]
+    assert http.post("/translation/v9", json={}).status_code == 404
+
+
+def test_a_wrong_method_or_type_or_size_is_refused_by_the_task_itself(http: httpx.Client) -> None:
+    get = http.get("/translation")
+    plain = http.post("/translation", content=b"hello", headers={"content-type": "text/plain"})
+    large = http.post("/translation", json={"inputs": "a" * 9_000_000})
+    many = http.post("/text-classification", json={"inputs": ["a"] * 1025})
+
+    assert (get.status_code, get.headers["allow"]) == (405, "POST")
+    assert plain.status_code == 415
+    assert (large.status_code, many.status_code) == (413, 413)
+    assert "at most 4194304 bytes" in large.json()["error"]
+    assert "at most 1024 inputs" in many.json()["error"]
+
+
+def test_every_response_has_its_times_and_one_request_id(http: httpx.Client) -> None:
+    given = http.post("/text-classification", json={"inputs": "a"}, headers={"x-request-id": "abc-123"})
+    generated = http.post("/text-classification", json={})
+
+    assert given.headers.get_list("x-request-id") == ["abc-123"]
+    assert len(generated.headers.get_list("x-request-id")) == 1
+    for response in (given, generated, http.get("/ready"), http.get("/nowhere")):
+        for name in ("queue", "tokenization", "inference", "total"):
+            assert float(response.headers[f"x-{name}-time"]) >= 0
+        assert int(response.headers["x-compute-tokens"]) >= 0
+
+
+def test_a_deadline_that_runs_out_is_answered_by_us_and_not_by_serve(http: httpx.Client) -> None:
+    body: dict[str, Any] = {"inputs": [TEXT] * 300, "parameters": {"max_new_tokens": 50, "do_sample": False}}
+    for timeout in ("0.0001", "0.001", "0.01", "0.05"):
+        response = http.post("/text-generation", json=body, headers={"x-request-timeout-seconds": timeout})
+
+        assert response.status_code in (408, 429), response.text
+        assert response.json()["error_type"] in ("timeout", "overloaded")
+    body["inputs"] = TEXT
+    assert http.post("/text-generation", json=body, headers={"x-request-timeout-seconds": "x"}).status_code == 400
+    assert http.post("/text-generation", json=body, headers={"x-request-timeout-seconds": "60"}).status_code == 200
+
+
+def test_a_client_that_leaves_in_mid_stream_does_not_stop_the_others(http: httpx.Client, cluster: Serving) -> None:
+    body = {"inputs": "a", "stream": True, "parameters": {"max_new_tokens": 200, "do_sample": False}}
+    for _ in range(5):
+        with http.stream("POST", "/text-generation", json=body) as response:
+            next(response.iter_lines())
+    with socket.create_connection(("127.0.0.1", int(cluster.url.rpartition(":")[2]))) as half:
+        half.sendall(b"POST /text-generation HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+
+    assert http.post("/text-generation", json=body | {"stream": False}).status_code == 200
+
+
+def test_the_terminal_client_asks_one_or_several_and_passes_on_what_the_server_says(cluster: Serving) -> None:
+    one = ask("text-classification", ["good"], url=cluster.url)
+    several = ask("text-classification", ["good", "bad"], url=f"{cluster.url}/")
+    answer = ask("question-answering", ["Who?", "Anna went to Paris."], url=cluster.url)
+
+    assert (len(one), len(several)) == (1, 2)
+    assert set(answer) == {"score", "start", "end", "answer"}
+    with pytest.raises(AskError, match="answered 400: inputs is empty"):
+        ask("text-classification", [""], url=cluster.url)
+
+
+def test_everything_listens_on_loopback(cluster: Serving) -> None:
+    listening = [
+        (one.name(), connection.laddr.ip)
+        for one in cluster.tree()
+        for connection in one.net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+
+    assert any(name == "haproxy" for name, _ in listening)
+    assert [pair for pair in listening if pair[1].removeprefix("::ffff:") not in ("127.0.0.1", "::1")] == []
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_replica_has_onnxruntime_and_no_torch_in_it(cluster: Serving, task: str) -> None:
+    libraries = {mapped.path for mapped in cluster.replica(task).memory_maps()}
+
+    assert any("onnxruntime" in path for path in libraries)
+    assert [path for path in libraries if "torch" in path] == []
+
+
+def test_a_text_of_every_kind_comes_back_in_utf8(http: httpx.Client) -> None:
+    body = json.dumps({"inputs": "é 한국어 😀 \u0000"}, ensure_ascii=False).encode()
+
+    response = http.post("/text-classification", content=body, headers={"content-type": "application/json"})
+
+    assert response.status_code == 200, response.text

@@ -1,0 +1,221 @@
+"""From start to end: what is printed when something is wrong, and that nothing is left behind."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.cluster.serving import (
+    READY_S,
+    STOP_S,
+    Serving,
+    clean_environment,
+    free_port,
+    is_listening,
+    left_over,
+    write_cluster,
+)
+
+pytestmark = pytest.mark.cluster
+
+TASK = "text-classification"
+BODY = {"inputs": ["good", "bad"]}
+
+
+@pytest.fixture
+def small(models: dict[str, Path], tmp_path: Path) -> Path:
+    """A cluster.yaml of one task and the gateway."""
+    return write_cluster(tmp_path, {TASK: models[TASK]})
+
+
+def replace_in(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def test_a_cluster_applies_changes_ends_without_a_trace_and_starts_again_at_once_on_its_port(small: Path) -> None:
+    serving = Serving.start(small).wait_until_ready()
+    give_up_at = time.monotonic() + READY_S
+    replica = serving.replica(TASK)
+    assert httpx.post(f"{serving.url}/{TASK}", json=BODY, timeout=60).status_code == 200
+
+    replace_in(small, "threads: 1", "threads: 1\n      limits: {max_inputs: 1}")
+    serving.process.send_signal(signal.SIGUSR1)
+    serving.wait_for(f"applied {small}")
+    assert httpx.post(f"{serving.url}/{TASK}", json=BODY, timeout=60).status_code == 413
+    assert serving.replica(TASK) == replica
+
+    replace_in(small, "max_inputs", "max_input")
+    serving.process.send_signal(signal.SIGUSR1)
+    serving.wait_for(f"not applied: user_config of {TASK}: limits has no key 'max_input' (did you mean 'max_inputs'?)")
+    assert httpx.post(f"{serving.url}/{TASK}", json=BODY, timeout=60).status_code == 413
+
+    replica.kill()
+    while (answer := httpx.post(f"{serving.url}/{TASK}", json=BODY, timeout=60)).status_code != 413:
+        assert (answer.status_code, answer.json()["error_type"]) == (503, "overloaded")
+        assert time.monotonic() < give_up_at
+        time.sleep(0.1)
+
+    tree = serving.tree()
+    inside, body = request_inside(serving.url)
+    serving.process.send_signal(signal.SIGTERM)
+    serving.process.send_signal(signal.SIGINT)  # an impatient second one changes nothing
+    serving.wait_for("stopping")
+    inside.sendall(body)
+    assert b"HTTP/1.1 200 OK" in inside.recv(65536)
+    assert serving.process.wait(STOP_S) == 0, "\n".join(serving.lines)
+    assert left_over(tree) == []
+    assert not is_listening(serving.url)
+    assert serving.lines[-1] == "stopped"
+
+    replace_in(small, "max_input", "max_inputs")
+    again = Serving.start(small, port=int(serving.url.rpartition(":")[2])).wait_until_ready()
+    assert httpx.post(f"{again.url}/{TASK}", json={"inputs": "good"}, timeout=60).status_code == 200
+    tree = again.tree()
+    again.stop(signal.SIGKILL)
+    give_up_at = time.monotonic() + STOP_S
+    while serving_processes(tree):
+        assert time.monotonic() < give_up_at
+        time.sleep(0.2)
+    assert not is_listening(again.url)
+
+
+def request_inside(url: str) -> tuple[socket.socket, bytes]:
+    """A connection on which a replica waits for the body of a request, and that body."""
+    body = b'{"inputs": "good"}'
+    connection = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=STOP_S)
+    head = f"POST /{TASK} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\nexpect: 100-continue\r\n\r\n"
+    connection.sendall(head.encode())
+    assert b"100 Continue" in connection.recv(65536)
+    return connection, body
+
+
+def serving_processes(tree: list[psutil.Process]) -> list[str]:
+    """What still runs of a cluster whose launcher was killed; Ray's own agents notice that later than the rest."""
+    return [line for line in left_over(tree) if "Agent" not in line and "agent" not in line]
+
+
+def test_a_stop_while_it_starts_ends_it_too(small: Path) -> None:
+    serving = Serving.start(small)
+    serving.wait_for("deploying")
+    tree = serving.tree()
+
+    assert serving.stop(signal.SIGTERM) == 0, "\n".join(serving.lines)
+
+    assert left_over(tree) == []
+    assert serving.lines[-1] == "stopped"
+
+
+def test_without_haproxy_the_python_proxy_serves_and_says_so(small: Path) -> None:
+    serving = Serving.start(small, RAY_SERVE_HAPROXY_BINARY_PATH="/nonexistent").wait_until_ready()
+    tree = serving.tree()
+    assert any("serving through Ray Serve's Python proxy" in line for line in serving.lines)
+    assert not [one for one in tree if one.name() == "haproxy"]
+
+    response = httpx.post(f"{serving.url}/{TASK}/", json=BODY, timeout=60)
+    late = httpx.post(f"{serving.url}/{TASK}", json=BODY, headers={"x-request-timeout-seconds": "0.00001"}, timeout=60)
+
+    assert (response.status_code, len(response.json())) == (200, 2)
+    assert len(response.headers.get_list("x-request-id")) == 1
+    assert (late.status_code, late.json()["error_type"]) == (408, "timeout")
+    assert httpx.get(f"{serving.url}/{TASK}/deeper", timeout=60).status_code == 404
+    assert serving.stop(signal.SIGINT) == 0
+    assert left_over(tree) == []
+
+
+def failed(cluster: Path, *options: str, port: int | None = None) -> list[str]:
+    """What a `sextet serve` prints that has to fail."""
+    serving = Serving.start(cluster, *options, port=port)
+    assert serving.process.wait(READY_S) == 1
+    return serving.lines
+
+
+def test_a_port_that_is_taken_is_one_line_and_nothing_is_started(small: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+
+        lines = failed(small, port=port)
+
+    assert lines[-1].startswith(f"sextet: cannot listen on 127.0.0.1 port {port} (Address already in use); stop what")
+    assert not any("Ray" in line for line in lines)
+
+
+def test_an_artifact_that_is_missing_is_one_line_that_names_it(tmp_path: Path) -> None:
+    cluster = write_cluster(tmp_path, {TASK: tmp_path / "nothing", "translation": tmp_path / "nothing"})
+
+    lines = failed(cluster)
+
+    assert lines[-1] == (
+        f"sextet: {tmp_path}/{TASK} is not a model artifact (no artifact.json); make it with `sextet export` "
+        "(and 1 more; `sextet export --all` makes what is missing)"
+    )
+    assert not any("Ray" in line for line in lines)
+
+
+def test_a_replica_that_cannot_start_is_one_line_with_its_reason(models: dict[str, Path], tmp_path: Path) -> None:
+    cluster = write_cluster(tmp_path, {TASK: models[TASK]}, text_classification={"device": "cuda"})
+    before = {one.pid for one in psutil.process_iter()}
+
+    lines = failed(cluster)
+
+    assert lines[-1].startswith(f"sextet: {TASK} did not start: ConfigurationError: device is 'cuda', but this onnxrun")
+    assert not any("Traceback" in line for line in lines)
+    ray = [one.name() for one in psutil.process_iter() if one.pid not in before and one.name() in ("raylet", "haproxy")]
+    assert ray == []
+
+
+def test_the_file_is_deployed_verbatim_onto_a_running_ray_cluster(small: Path) -> None:
+    """`ray start` in the folder of cluster.yaml, then `serve deploy cluster.yaml`; then `sextet serve --address`."""
+    gcs, dashboard, port = free_port(), free_port(), free_port()
+    replace_in(small, "port: 8000", f"port: {port}")
+    environment = clean_environment() | {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
+    }
+    tools = Path(sys.executable).parent
+    options = [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={free_port()}"]
+    head = subprocess.Popen(
+        [str(tools / "ray"), "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats", *options],
+        cwd=small.parent,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        api = f"http://127.0.0.1:{dashboard}"
+        deploy = [str(tools / "serve"), "deploy", "cluster.yaml", "--address", api]
+        give_up_at = time.monotonic() + READY_S
+        while not (is_listening(api) and subprocess.run(deploy, cwd=small.parent, env=environment).returncode == 0):
+            assert time.monotonic() < give_up_at
+            time.sleep(1)
+
+        url = f"http://127.0.0.1:{port}"
+        while not (is_listening(url) and httpx.get(f"{url}/ready", timeout=60).status_code == 200):
+            assert time.monotonic() < give_up_at
+            time.sleep(0.5)
+        assert len(httpx.post(f"{url}/{TASK}", json=BODY, timeout=60).json()) == 2
+
+        again = [sys.executable, "-m", "sextet", "serve", str(small), "--address", f"127.0.0.1:{gcs}"]
+        finished = subprocess.run(again, env=environment, capture_output=True, text=True, timeout=READY_S)
+        assert finished.returncode == 0, finished.stderr
+        assert f"ready {url}" in finished.stdout
+        assert len(httpx.post(f"{url}/{TASK}", json=BODY, timeout=60).json()) == 2
+    finally:
+        tree = psutil.Process(head.pid).children(recursive=True)
+        head.terminate()
+        head.wait(60)
+        psutil.wait_procs(tree, timeout=20)
+        for one in tree:
+            if one.is_running():
+                os.kill(one.pid, signal.SIGKILL)

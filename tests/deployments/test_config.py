@@ -1,0 +1,119 @@
+"""cluster.yaml: what it says arrives in frozen objects, and what it must not say is refused in one line."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deployments.config import TaskConfig, model_sources, read_tasks
+from pipelines.artifact import TASKS
+from pipelines.batching import BatchingConfig
+from pipelines.errors import ConfigurationError
+
+SHIPPED = Path(__file__).parents[2] / "cluster.yaml"
+
+
+def written(folder: Path, **user_config: Any) -> Path:
+    application = {
+        "name": "translation",
+        "args": {"task": "translation"},
+        "deployments": [{"name": "translation", "user_config": user_config}],
+    }
+    path = folder / "cluster.yaml"
+    path.write_text(yaml.safe_dump({"applications": [application, {"name": "gateway"}]}), encoding="utf-8")
+    return path
+
+
+def test_the_shipped_cluster_names_all_six_tasks_and_where_their_models_come_from() -> None:
+    assert tuple(read_tasks(SHIPPED)) == TASKS
+    assert [source["task"] for source in model_sources(SHIPPED)] == list(TASKS)
+
+
+def test_a_relative_model_is_relative_to_the_file_and_an_absolute_one_stays(tmp_path: Path) -> None:
+    assert read_tasks(written(tmp_path, model="models/x"))["translation"].model == str(tmp_path / "models/x")
+    assert read_tasks(written(tmp_path, model="/models/x"))["translation"].model == "/models/x"
+
+
+def test_keys_that_are_absent_or_null_have_their_defaults() -> None:
+    config = TaskConfig.from_user_config(
+        {"model": "m", "threads": None, "batching": {"max_batch_size": 8}}, "translation"
+    )
+
+    assert config == TaskConfig("m", batching=BatchingConfig(max_batch_size=8))
+
+
+def test_a_source_becomes_the_arguments_of_its_export(tmp_path: Path) -> None:
+    path = written(tmp_path, model="m", source={"checkpoint": "starter:ner", "precision": "int8"})
+
+    assert model_sources(path) == [
+        {
+            "task": "translation",
+            "output": tmp_path / "m",
+            "device": "cpu",
+            "checkpoint": "starter:ner",
+            "revision": None,
+            "precision": "int8",
+            "optimize": None,
+            "allow_pickle": False,
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("user_config", "message"),
+    [
+        (
+            {"modle": "m"},
+            "user_config of translation has no key 'modle' (did you mean 'model'?); allowed: allow_unverified,",
+        ),
+        ({}, "user_config of translation lacks 'model'"),
+        (None, "user_config of translation is None; allowed: a mapping"),
+        ({"model": 3}, "user_config of translation: model is 3; allowed: a text"),
+        ({"model": "m", "threads": True}, "threads is True; allowed: an integer"),
+        ({"model": "m", "threads": 0}, "user_config of translation: threads is 0; allowed: an integer from 1"),
+        ({"model": "m", "device": "gpu"}, "device is 'gpu'; allowed: cpu, cuda"),
+        ({"model": "m", "batching": {"max_batch": 1}}, "batching has no key 'max_batch' (did you mean 'max_batch_"),
+        ({"model": "m", "batching": {"concurrency": 0}}, "batching: concurrency is 0; allowed: an integer from 1"),
+        ({"model": "m", "limits": [1]}, "limits is [1]; allowed: a mapping"),
+        (
+            {"model": "m", "source": {"checkpoint": "x", "precision": "fp8"}},
+            "precision is 'fp8'; allowed: fp32, fp16, ",
+        ),
+    ],
+)
+def test_a_wrong_user_config_is_refused_by_task_key_and_what_is_allowed(user_config: Any, message: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        TaskConfig.from_user_config(user_config, "translation")
+
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "does not exist"),
+        ("a: [", "line 1: not valid YAML"),
+        ("- 1", "is not a Ray Serve config: it has no list of applications"),
+        ("applications: []", "no application has args: {task: ...}"),
+        (
+            "applications: [{name: x, args: {task: translaton}}]",
+            "'translaton' (did you mean 'translation'?); tasks: text-",
+        ),
+        (
+            "applications: [{name: x, args: {task: translation}}]",
+            "needs name: translation and a deployment translation",
+        ),
+    ],
+)
+def test_a_file_that_is_no_cluster_is_refused_in_one_line(tmp_path: Path, content: str | None, message: str) -> None:
+    path = tmp_path / "cluster.yaml"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+
+    with pytest.raises(ConfigurationError) as refused:
+        read_tasks(path)
+
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)

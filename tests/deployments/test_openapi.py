@@ -1,0 +1,26 @@
+"""The API's document says what the code does: parameters, defaults, statuses."""
+
+from deployments.errors import STATUSES
+from deployments.openapi import document
+from pipelines import pipeline_class
+from pipelines.artifact import TASKS
+
+
+def test_every_task_has_its_parameters_with_their_types_and_defaults() -> None:
+    paths = document("1.0")["paths"]
+
+    for task in TASKS:
+        schema = paths[f"/{task}"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        names = set(schema["properties"]["parameters"]["properties"])
+        assert names == set(pipeline_class(task).parameters_type.__dataclass_fields__)
+    questions = paths["/question-answering"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert questions["properties"]["parameters"]["properties"]["max_answer_len"] == {
+        "anyOf": [{"type": "integer", "default": 15}, {"type": "null"}]
+    }
+
+
+def test_every_status_that_an_error_can_have_is_documented() -> None:
+    for task in TASKS:
+        responses = document("1.0")["paths"][f"/{task}"]["post"]["responses"]
+
+        assert set(responses) == {"200", *(str(status) for status, _ in STATUSES.values())}

@@ -1,0 +1,278 @@
+"""TaskServer over ASGI, without Ray: a tiny real model, real HTTP messages, statuses, headers, limits, deadlines."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+import pipelines
+from deployments.task_server import TaskServer
+from pipelines.errors import ArtifactError, ConfigurationError
+
+Ask = Callable[[httpx.AsyncClient], Awaitable[Any]]
+TASK = "text-classification"
+TIMINGS = ("x-queue-time", "x-tokenization-time", "x-inference-time", "x-total-time")
+
+
+@pytest.fixture(scope="module")
+def model(exported: Callable[..., Path]) -> Path:
+    return exported("bert", TASK)
+
+
+@pytest.fixture(scope="module")
+def server(model: Path) -> TaskServer:
+    return started(TASK, model)
+
+
+def started(task: str, model: Path, **user_config: Any) -> TaskServer:
+    server = TaskServer(task)
+    asyncio.run(server.reconfigure({"model": str(model), **user_config}))
+    return server
+
+
+def asking(server: TaskServer, ask: Ask) -> Any:
+    """What `ask` returns, given a client whose requests reach the server as Serve would hand them over."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["root_path"] = f"/{server.task}"
+        response = await server(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+    async def scenario() -> Any:
+        async with asyncio.timeout(30):
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://sextet") as client:
+                return await ask(client)
+
+    return asyncio.run(scenario())
+
+
+def post(server: TaskServer, body: Any, path: str = "", **headers: str) -> httpx.Response:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    names = {"content-type": "application/json"} | {name.replace("_", "-"): value for name, value in headers.items()}
+    response: httpx.Response = asking(
+        server, lambda client: client.post(f"/{server.task}{path}", content=content, headers=names)
+    )
+    return response
+
+
+def test_a_text_is_answered_with_what_the_pipeline_says_and_a_list_in_its_order(
+    server: TaskServer, model: Path
+) -> None:
+    texts = ["what a film", "정말 좋았어요 😀", "meh " * 300]
+    pipeline = pipelines.load(model)
+    expected = [[pytest.approx(one) for one in pipeline(text, top_k=None)] for text in texts]
+
+    assert post(server, {"inputs": texts[0]}).json() == expected[:1]
+    assert post(server, {"inputs": texts, "parameters": {}}).json() == expected
+
+
+@pytest.mark.parametrize("path", ["", "/"])
+def test_the_url_may_end_in_a_slash(server: TaskServer, path: str) -> None:
+    assert post(server, {"inputs": "a"}, path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (b"", 400, "the body is not valid JSON: it is empty"),
+        (b"{", 400, "the body is not valid JSON"),
+        (b'{"inputs": NaN}', 400, "the body is not valid JSON"),
+        (b'{"inputs": "\xff"}', 400, "the body is not valid JSON"),
+        (b'{"inputs": "\\ud800"}', 400, "the body is not valid JSON"),
+        (b"[" * 100_000, 400, "the body is not valid JSON"),
+        ({"inputs": 3}, 400, "inputs is a number; allowed: a string"),
+        ({"inputs": ["a", 3]}, 400, "inputs[1] is a number; allowed: a string"),
+        ({"inputs": ["a", {"text": 1}]}, 400, "inputs[1].text is a number"),
+        ({"inputs": "a", "parameters": {"top_k": "x"}}, 400, "parameters.top_k is 'x'; allowed: an integer"),
+        ({"inputs": "a", "parameters": {"x": 1}}, 400, "The following `model_kwargs` are not used by the model: ['x']"),
+        ({"inputs": ["a"] * 1025}, 413, "inputs has 1025 elements; allowed: at most 1024 inputs"),
+        ({"inputs": "a" * 5_000_000}, 413, "the body has more than 4194304 bytes; allowed: at most 4194304 bytes"),
+    ],
+)
+def test_a_client_that_is_wrong_is_told_where(server: TaskServer, body: Any, status: int, message: str) -> None:
+    response = post(server, body)
+
+    assert (response.status_code, response.json()["error_type"]) == (status, "validation")
+    assert message in response.json()["error"]
+    assert all(float(response.headers[name]) >= 0 for name in TIMINGS)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(body=st.binary(max_size=40) | st.text(max_size=40).map(lambda text: b'{"inputs": ' + text.encode() + b"}"))
+def test_bytes_that_are_no_request_are_always_a_4xx(server: TaskServer, body: bytes) -> None:
+    assert post(server, body).status_code in (200, 400)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(min_size=1, max_size=300))
+def test_every_text_that_json_can_carry_is_answered(server: TaskServer, text: str) -> None:
+    response = post(server, json.dumps({"inputs": text}, ensure_ascii=False).encode())
+
+    assert response.status_code == 200
+
+
+def test_an_answer_tells_its_times_and_tokens(server: TaskServer) -> None:
+    headers = post(server, {"inputs": ["one", "one two"]}).headers
+
+    times = [float(headers[name]) for name in TIMINGS]
+    assert all(time >= 0 for time in times)
+    assert times[3] >= max(times[:3])
+    assert int(headers["x-compute-tokens"]) > 4
+
+
+def test_other_methods_are_refused_with_the_right_one(server: TaskServer) -> None:
+    async def ask(client: httpx.AsyncClient) -> list[httpx.Response]:
+        return [await client.request(method, f"/{TASK}") for method in ("GET", "PUT", "DELETE", "PATCH")]
+
+    assert {(one.status_code, one.headers["allow"]) for one in asking(server, ask)} == {(405, "POST")}
+
+
+def test_a_path_below_the_task_does_not_exist(server: TaskServer) -> None:
+    response = post(server, {"inputs": "a"}, "/generate")
+
+    assert (response.status_code, response.json()["error_type"]) == (404, "not_found")
+    assert response.json()["error"] == f"/{TASK}/generate does not exist; allowed: POST /{TASK}"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"content_type": "application/json; charset=utf-8"}, 200),
+        ({"content_type": "application/vnd.api+json"}, 200),
+        ({"content_type": "text/plain"}, 415),
+        ({"content_type": "application/x-www-form-urlencoded"}, 415),
+        ({"content_encoding": "gzip"}, 415),
+    ],
+)
+def test_a_body_that_is_declared_to_be_something_else_is_not_read(
+    server: TaskServer, headers: dict[str, str], status: int
+) -> None:
+    assert post(server, {"inputs": "a"}, **headers).status_code == status
+
+
+def test_a_body_without_a_content_type_is_json(server: TaskServer) -> None:
+    response = asking(server, lambda client: client.post(f"/{TASK}", content=b'{"inputs": "a"}'))
+
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("timeout", ["abc", "-1", "0", "nan", "inf", ""])
+def test_a_deadline_that_is_no_time_is_refused_by_the_name_of_its_header(server: TaskServer, timeout: str) -> None:
+    response = post(server, {"inputs": "a"}, x_request_timeout_seconds=timeout)
+
+    assert response.status_code == 400
+    assert "x-request-timeout-seconds" in response.json()["error"]
+
+
+def test_a_deadline_that_ran_out_is_a_408_and_the_next_request_is_answered(server: TaskServer) -> None:
+    late = post(server, {"inputs": "a"}, x_request_timeout_seconds="0.0000001")
+
+    assert (late.status_code, late.json()["error_type"]) == (408, "timeout")
+    assert post(server, {"inputs": "a"}, x_request_timeout_seconds="20").status_code == 200
+
+
+def test_a_full_queue_is_a_429_that_says_when_to_come_back(model: Path) -> None:
+    server = started(TASK, model, batching={"max_queue_tokens": 2, "max_batch_size": 1})
+
+    async def ask(client: httpx.AsyncClient) -> list[httpx.Response]:
+        body = {"inputs": ["some text"] * 50}
+        return await asyncio.gather(*(client.post(f"/{TASK}", json=body) for _ in range(8)))
+
+    responses = asking(server, ask)
+
+    refused = [one for one in responses if one.status_code == 429]
+    assert refused
+    assert all(one.json()["error_type"] == "overloaded" and int(one.headers["retry-after"]) >= 1 for one in refused)
+    assert any(one.status_code == 200 for one in responses)
+
+
+def test_a_client_that_leaves_takes_its_rows_out_of_the_queue(model: Path) -> None:
+    server = started(TASK, model, batching={"max_batch_size": 1})
+
+    async def ask(client: httpx.AsyncClient) -> int:
+        leaving = asyncio.create_task(client.post(f"/{TASK}", json={"inputs": ["some text"] * 500}))
+        batcher = server._now.batcher
+        while not batcher.waiting_tokens:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        assert (await client.post(f"/{TASK}", json={"inputs": "a"})).status_code == 200
+        return batcher.waiting_tokens
+
+    assert asking(server, ask) == 0
+
+
+def test_limits_change_in_place_and_the_model_stays_loaded(model: Path) -> None:
+    server = started(TASK, model)
+    pipeline = server._now.pipeline
+    assert post(server, {"inputs": ["a", "b"]}).status_code == 200
+
+    asyncio.run(server.reconfigure({"model": str(model), "limits": {"max_inputs": 1}}))
+
+    assert server._now.pipeline is pipeline
+    assert post(server, {"inputs": ["a", "b"]}).status_code == 413
+
+
+def test_requests_that_are_inside_finish_under_the_configuration_they_began_with(model: Path) -> None:
+    server = started(TASK, model, batching={"max_batch_size": 1})
+
+    async def ask(client: httpx.AsyncClient) -> tuple[httpx.Response, httpx.Response]:
+        inside = asyncio.create_task(client.post(f"/{TASK}", json={"inputs": ["some text"] * 200}))
+        while not server._now.batcher.waiting_tokens:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        await server.reconfigure({"model": str(model), "limits": {"max_inputs": 1}})
+        after = await client.post(f"/{TASK}", json={"inputs": ["a", "b"]})
+        return await inside, after
+
+    inside, after = asking(server, ask)
+
+    assert (inside.status_code, len(inside.json())) == (200, 200)
+    assert after.status_code == 413
+
+
+def test_a_changed_model_replaces_the_old_one_and_a_bad_one_does_not(
+    model: Path, exported: Callable[..., Path], tmp_path: Path
+) -> None:
+    server = started(TASK, model)
+
+    with pytest.raises(ArtifactError, match="is not a model artifact"):
+        asyncio.run(server.reconfigure({"model": str(tmp_path)}))
+    assert post(server, {"inputs": "a"}).status_code == 200
+
+    asyncio.run(server.reconfigure({"model": str(exported("distilbert", TASK))}))
+    assert server.describe()["architecture"] == "distilbert"
+    assert post(server, {"inputs": "a"}).status_code == 200
+
+
+def test_an_artifact_of_another_task_is_refused(model: Path) -> None:
+    with pytest.raises(ArtifactError, match="was exported for text-classification, not for translation"):
+        started("translation", model)
+
+
+def test_a_deployment_without_a_user_config_is_unhealthy_by_name() -> None:
+    with pytest.raises(ConfigurationError, match="the deployment translation has no user_config"):
+        TaskServer("translation").check_health()
+
+
+def test_a_replica_that_works_is_healthy(server: TaskServer) -> None:
+    server.check_health()
+
+
+def test_questions_come_as_objects_and_one_that_lacks_its_context_is_named(exported: Callable[..., Path]) -> None:
+    server = started("question-answering", exported("bert", "question-answering"))
+    question = {"question": "Who?", "context": "Anna went to Paris."}
+
+    one, many = post(server, {"inputs": question}), post(server, {"inputs": [question, question]})
+    wrong = post(server, {"inputs": [question, {"question": "Who?"}]})
+
+    assert set(one.json()) == {"score", "start", "end", "answer"}
+    assert many.json() == [one.json(), one.json()]
+    assert (wrong.status_code, wrong.json()["error"].split(";")[0]) == (400, "inputs[1] lacks context")

@@ -1,0 +1,108 @@
+"""Every architecture and task becomes an artifact; the oracle is transformers, run beside ONNX Runtime and Optimum."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from optimum.onnxruntime import ORTModelForCausalLM, ORTModelForSeq2SeqLM
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+from export.samples import TEXTS
+from pipelines.artifact import ModelArtifact
+from pipelines.session import InferenceSession, SessionConfig
+from tests.checkpoints import DECODERS, ENCODER_DECODERS, ENCODER_TASKS, ENCODERS, LABELS, model_class
+
+Make = Callable[..., Path]
+
+
+def assert_exact(artifact: ModelArtifact) -> None:
+    parity = artifact.manifest.parity
+    assert parity.passed
+    assert parity.inputs >= 64
+    assert parity.largest_difference <= 1e-4
+    assert parity.agreement == 1.0
+    assert parity.disagreements == ()
+
+
+@pytest.mark.parametrize("task", ENCODER_TASKS)
+@pytest.mark.parametrize("architecture", ENCODERS)
+def test_an_encoder_equals_transformers(architecture: str, task: str, exported: Make, checkpoint: Make) -> None:
+    source = checkpoint(architecture, task)
+    artifact = ModelArtifact.open(exported(architecture, task), task=task)
+    assert_exact(artifact)
+    assert artifact.manifest.architecture == architecture
+    assert artifact.manifest.labels == LABELS.get(task, ())
+
+    batch = AutoTokenizer.from_pretrained(source)(list(TEXTS[:5]), padding=True, truncation=True, return_tensors="pt")
+    session = InferenceSession(artifact.graph("model"), SessionConfig())
+    ours = session.run({name: batch[name].numpy() for name in session.input_names})
+    with torch.no_grad():
+        theirs = model_class(architecture, task).from_pretrained(source)(**batch)
+    for name, logits in ours.items():
+        torch.testing.assert_close(torch.from_numpy(logits), theirs[name], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("architecture", DECODERS)
+def test_a_decoder_generates_what_transformers_generates(architecture: str, exported: Make, checkpoint: Make) -> None:
+    source = checkpoint(architecture, "text-generation")
+    artifact = ModelArtifact.open(exported(architecture, "text-generation"), task="text-generation")
+    assert_exact(artifact)
+    assert artifact.manifest.prompt_template is None
+
+    ours = ORTModelForCausalLM.from_pretrained(artifact.path)
+    assert_same_tokens(ours, AutoModelForCausalLM.from_pretrained(source), source, max_new_tokens=12)
+
+
+@pytest.mark.parametrize("architecture", ENCODER_DECODERS)
+def test_an_encoder_decoder_generates_what_transformers_generates(
+    architecture: str, exported: Make, checkpoint: Make
+) -> None:
+    source = checkpoint(architecture, "translation")
+    artifact = ModelArtifact.open(exported(architecture, "translation"), task="translation")
+    assert_exact(artifact)
+    assert set(artifact.manifest.graphs) == {"encoder", "decoder"}
+
+    ours = ORTModelForSeq2SeqLM.from_pretrained(artifact.path)
+    assert_same_tokens(ours, AutoModelForSeq2SeqLM.from_pretrained(source), source, num_beams=2)
+
+
+def assert_same_tokens(ours: Any, theirs: Any, source: Path, **options: Any) -> None:
+    """Both continue a padded batch of three texts with the same tokens."""
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer.padding_side = "right" if theirs.config.is_encoder_decoder else "left"
+    batch = tokenizer(["No.", TEXTS[4], TEXTS[9]], padding=True, return_tensors="pt", return_token_type_ids=False)
+    expected = theirs.generate(**batch, do_sample=False, **options)
+    assert ours.generate(**batch, do_sample=False, **options).tolist() == expected.tolist()
+
+
+def test_a_bart_checkpoint_summarizes(exported: Make) -> None:
+    assert_exact(ModelArtifact.open(exported("bart", "summarization"), task="summarization"))
+
+
+@pytest.mark.parametrize("task", ["summarization", "translation"])
+def test_an_instruct_model_is_told_what_to_do_in_its_own_chat_template(task: str, exported: Make) -> None:
+    artifact = ModelArtifact.open(exported("qwen2", task), task=task)
+    assert_exact(artifact)
+    assert set(artifact.manifest.graphs) == {"model"}
+    template = str(artifact.manifest.prompt_template)
+    assert template.startswith("<|im_start|>user\n")
+    assert template.endswith("\n\n{text}<|im_end|>\n<|im_start|>assistant\n")
+    assert ("from {src_lang} to {tgt_lang}" in template) == (task == "translation")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_labels": 1},
+        {"num_labels": 1, "problem_type": "regression"},
+        {"problem_type": "multi_label_classification"},
+    ],
+)
+def test_heads_other_than_one_of_many_are_compared_too(changes: dict[str, Any], exported: Make) -> None:
+    for precision in ("fp32", "int8"):
+        artifact = ModelArtifact.open(exported("electra", "text-classification", precision, **changes))
+        assert artifact.manifest.parity.passed
+        assert artifact.manifest.problem_type == changes.get("problem_type")
+        assert len(artifact.manifest.labels) == changes.get("num_labels", 3)

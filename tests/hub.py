@@ -1,0 +1,147 @@
+"""A small Hugging Face Hub on loopback: what the real huggingface_hub client asks for when it downloads a model.
+
+with Hub() as hub:
+    commit = hub.add("someone/bert", folder)
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any, Self
+from urllib.parse import unquote, urlsplit
+
+
+@dataclass(frozen=True)
+class Revision:
+    """One commit of a repository, under the name of its branch or tag."""
+
+    commit: str
+    folder: Path
+
+
+class Hub:
+    """Repositories in memory; `fetched` lists the files that were downloaded, as `id/file`."""
+
+    def __init__(self) -> None:
+        self.repositories: dict[str, dict[str, Revision]] = {}
+        self.tokens: dict[str, str] = {}
+        self.gated: set[str] = set()
+        self.fetched: list[str] = []
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+        self._server.hub = self  # type: ignore[attr-defined]
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Self:
+        Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def add(
+        self,
+        model: str,
+        folder: Path,
+        *,
+        branch: str = "main",
+        commit: str | None = None,
+        token: str | None = None,
+        gated: bool = False,
+    ) -> str:
+        """Publish `folder` as a branch of `model`; returns the commit. `token` is needed to see it, if given."""
+        digest = hashlib.sha1(f"{model} {branch}".encode())
+        for file in sorted(folder.iterdir()):
+            digest.update(file.name.encode() + file.read_bytes())
+        self.repositories.setdefault(model, {})[branch] = Revision(commit or digest.hexdigest(), folder)
+        if token is not None:
+            self.tokens[model] = token
+        if gated:
+            self.gated.add(model)
+        return commit or digest.hexdigest()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self._answer(with_body=True)
+
+    def do_HEAD(self) -> None:
+        self._answer(with_body=False)
+
+    def log_message(self, *_: object) -> None:
+        """A test's output is not the place for an access log."""
+
+    def _answer(self, *, with_body: bool) -> None:
+        hub: Hub = self.server.hub  # type: ignore[attr-defined]
+        path = unquote(urlsplit(self.path).path)
+        if match := re.fullmatch(r"/api/models/(.+?)(?:/revision/([^/]+))?", path):
+            model, name, file = match[1], match[2] or "main", None
+        elif match := re.fullmatch(r"/(.+?)/resolve/([^/]+)/(.+)", path):
+            model, name, file = match.groups()
+        else:
+            return self._refuse(404, "RepoNotFound", with_body)
+        allowed = self.headers.get("Authorization") == f"Bearer {hub.tokens.get(model)}"
+        if model in hub.tokens and not allowed:
+            gated = model in hub.gated
+            return self._refuse(403 if gated else 401, "GatedRepo" if gated else "RepoNotFound", with_body)
+        if model not in hub.repositories:
+            return self._refuse(404, "RepoNotFound", with_body)
+        revisions = hub.repositories[model]
+        by_commit = {revision.commit: revision for revision in revisions.values()}
+        revision = revisions.get(name) or by_commit.get(name)
+        if revision is None:
+            return self._refuse(404, "RevisionNotFound", with_body)
+        if file is None:
+            return self._send(200, json.dumps(_info(model, revision)).encode(), {}, with_body)
+        if not (revision.folder / file).is_file():
+            return self._refuse(404, "EntryNotFound", with_body)
+        return self._send_file(hub, model, revision, file, with_body)
+
+    def _send_file(self, hub: Hub, model: str, revision: Revision, file: str, with_body: bool) -> None:
+        content = (revision.folder / file).read_bytes()
+        headers = {
+            "X-Repo-Commit": revision.commit,
+            "ETag": f'"{hashlib.sha256(content).hexdigest()}"',
+            "Accept-Ranges": "bytes",
+        }
+        start = int((re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")) or (0, 0))[1])
+        if with_body:
+            hub.fetched.append(f"{model}/{file}")
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        self._send(206 if start else 200, content[start:], headers, with_body)
+
+    def _refuse(self, status: int, code: str, with_body: bool) -> None:
+        body = json.dumps({"error": code}).encode()
+        self._send(status, body, {"X-Error-Code": code, "X-Error-Message": code}, with_body)
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str], with_body: bool) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if with_body:
+            self.wfile.write(body)
+
+
+def _info(model: str, revision: Revision) -> dict[str, Any]:
+    files = sorted(file for file in revision.folder.iterdir() if file.is_file())
+    return {
+        "id": model,
+        "modelId": model,
+        "sha": revision.commit,
+        "private": False,
+        "gated": False,
+        "disabled": False,
+        "downloads": 0,
+        "likes": 0,
+        "tags": [],
+        "siblings": [{"rfilename": file.name, "size": file.stat().st_size} for file in files],
+    }

@@ -1,0 +1,55 @@
+"""An engine, and the PyTorch model it must agree with, on the same tiny checkpoint."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.artifact import ModelArtifact
+from pipelines.generation.decoder import CausalDecoder, open_decoder
+from pipelines.generation.engine import Engine
+from pipelines.session import SessionConfig
+from tests.checkpoints import DECODERS
+from tests.pipelines.generation.models import changes_of, task_of
+
+
+@pytest.fixture(scope="session")
+def engine(exported: Callable[..., Path]) -> Callable[[str], Engine]:
+    """`engine(architecture)`; decoder-only models read prompts in chunks of five tokens."""
+    made: dict[str, Engine] = {}
+
+    def make(architecture: str) -> Engine:
+        if architecture not in made:
+            artifact = ModelArtifact.open(
+                exported(architecture, task_of(architecture), **changes_of(architecture)), allow_unverified=True
+            )
+            if architecture in DECODERS:
+                made[architecture] = Engine(CausalDecoder(artifact, SessionConfig(), prefill_chunk_tokens=5))
+            else:
+                made[architecture] = Engine(open_decoder(artifact, SessionConfig()))
+        return made[architecture]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def torch_model(checkpoint: Callable[..., Path]) -> Callable[[str], Any]:
+    """`torch_model(architecture)`: the same checkpoint in transformers."""
+    made: dict[str, Any] = {}
+
+    def make(architecture: str) -> Any:
+        import torch
+        import transformers
+
+        transformers.logging.set_verbosity_error()
+        torch.set_num_threads(1)
+        if architecture not in made:
+            path = checkpoint(architecture, task_of(architecture), **changes_of(architecture))
+            loader = (
+                transformers.AutoModelForCausalLM if architecture in DECODERS else transformers.AutoModelForSeq2SeqLM
+            )
+            made[architecture] = loader.from_pretrained(path).eval()
+        return made[architecture]
+
+    return make

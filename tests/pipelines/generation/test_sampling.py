@@ -1,0 +1,109 @@
+"""Scores after processors and warpers against transformers', and draws against the distribution they should follow."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.generation.config import GenerationConfig
+from pipelines.generation.logits import log_softmax, logits_processors
+from pipelines.generation.sampling import Sampler, top, warpers
+
+VOCABULARY = 60
+IDS = st.integers(0, VOCABULARY - 1)
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    config = transformers.GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=VOCABULARY, n_positions=64)
+    return transformers.GPT2LMHeadModel(config)
+
+
+def choices() -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries(
+        {"max_length": st.integers(2, 12), "eos_token_id": st.lists(IDS, min_size=1, max_size=3, unique=True)},
+        optional={
+            "do_sample": st.just(True),
+            "num_beams": st.integers(1, 3),
+            "temperature": st.sampled_from([0.3, 0.7, 2.0]),
+            "top_k": st.integers(0, VOCABULARY + 5),
+            "top_p": st.sampled_from([0.1, 0.5, 0.9, 1.0]),
+            "min_p": st.sampled_from([0.0, 0.05, 0.5, 1.0]),
+            "typical_p": st.sampled_from([0.1, 0.5, 0.9]),
+            "repetition_penalty": st.sampled_from([0.5, 1.3]),
+            "no_repeat_ngram_size": st.integers(1, 4),
+            "bad_words_ids": st.lists(st.lists(IDS, min_size=1, max_size=3), min_size=1, max_size=10),
+            "min_length": st.integers(0, 12),
+            "forced_bos_token_id": IDS,
+            "forced_eos_token_id": st.lists(IDS, min_size=1, max_size=2),
+            "suppress_tokens": st.lists(IDS, min_size=1, max_size=10),
+            "begin_suppress_tokens": st.lists(IDS, min_size=1, max_size=10),
+            "renormalize_logits": st.booleans(),
+        },
+    )
+
+
+@given(chosen=choices(), prompt_tokens=st.integers(1, 5), rows=st.integers(1, 3), seed=st.integers(0, 10**6))
+@settings(max_examples=150)
+def test_scores_are_processed_as_by_transformers(
+    model: Any, chosen: dict[str, Any], prompt_tokens: int, rows: int, seed: int
+) -> None:
+    import torch
+    import transformers
+
+    random = np.random.default_rng(seed)
+    ids = random.integers(0, VOCABULARY // 4, (rows, int(random.integers(prompt_tokens, 12))))
+    scores = (random.normal(size=(rows, VOCABULARY)) * 3).astype(np.float32)
+    reference = transformers.GenerationConfig(**chosen)
+    model._prepare_special_tokens(reference, device="cpu")
+    theirs = model._get_logits_processor(reference, prompt_tokens, encoder_input_ids=torch.tensor(ids))
+    expected = theirs(torch.tensor(ids), torch.tensor(scores)).numpy()
+
+    tuples = {name: as_tuples(value) for name, value in chosen.items()}
+    config = GenerationConfig(**tuples)
+    for process in logits_processors(config, prompt_tokens):
+        process(ids, scores)
+    for warp in warpers(config):
+        warp(scores)
+    if config.renormalize_logits:
+        with np.errstate(invalid="ignore"):
+            scores = log_softmax(scores)
+    np.testing.assert_array_equal(np.isneginf(scores), np.isneginf(expected))
+    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
+
+
+def as_tuples(value: Any) -> Any:
+    return tuple(map(as_tuples, value)) if isinstance(value, list) else value
+
+
+def test_draws_follow_the_softmax_of_the_scores() -> None:
+    scores = np.log(np.asarray([0.5, 0.3, 0.15, 0.05, 0.0]) + 1e-30).astype(np.float32)
+    sampler = Sampler(seed=7)
+    counts = np.bincount([sampler.draw(scores) for _ in range(20_000)], minlength=5)
+    assert counts[4] == 0
+    np.testing.assert_allclose(counts / 20_000, [0.5, 0.3, 0.15, 0.05, 0.0], atol=0.01)
+
+
+def test_distinct_draws_follow_the_softmax_without_putting_back() -> None:
+    probabilities = np.asarray([0.5, 0.3, 0.15, 0.05])
+    sampler = Sampler(seed=7)
+    pairs = [tuple(sampler.draw_distinct(np.log(probabilities), 2)) for _ in range(20_000)]
+    for first in range(4):
+        for second in range(4):
+            expected = probabilities[first] * probabilities[second] / (1 - probabilities[first])
+            share = pairs.count((first, second)) / len(pairs)
+            assert share == pytest.approx(0.0 if first == second else expected, abs=0.01)
+
+
+@given(
+    scores=st.lists(st.integers(-5, 5), min_size=1, max_size=30),
+    count=st.integers(0, 31),
+)
+def test_the_top_is_a_stable_sort(scores: list[int], count: int) -> None:
+    array = np.asarray(scores, np.float32)
+    assert top(array, count).tolist() == sorted(range(len(scores)), key=lambda index: -scores[index])[:count]

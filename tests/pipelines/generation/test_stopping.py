@@ -1,0 +1,77 @@
+"""Stop strings across tokens, against transformers' StopStringCriteria, and where we find what it cannot."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.generation.stopping import StopStrings, finish_reason
+
+DECODE = {0: "", 1: "s", 2: "to", 3: "pped", 4: "stop", 5: "at", 6: "las", 7: "topper"}
+
+
+def spelled(ids: Sequence[int]) -> str:
+    return "".join(DECODE[token] for token in ids)
+
+
+@pytest.mark.parametrize("ids", [[4], [1, 2, 3], [6, 7], [4, 4], [5, 1, 7]])
+def test_a_stop_string_ends_the_answer_wherever_the_boundaries_of_tokens_fall(ids: list[int]) -> None:
+    assert StopStrings(["stop"], spelled)(ids)
+
+
+@pytest.mark.parametrize("ids", [[1, 2], [4, 5], [1, 7, 5], [2, 3]])
+def test_a_stop_string_that_the_last_token_has_no_part_in_does_not(ids: list[int]) -> None:
+    assert not StopStrings(["stop"], spelled)(ids)
+
+
+@pytest.fixture(scope="module")
+def tokenizers(checkpoint: Callable[..., Path]) -> dict[str, Any]:
+    from transformers import AutoTokenizer
+
+    return {name: AutoTokenizer.from_pretrained(checkpoint(name, "text-generation")) for name in ("gpt2", "llama")}
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@given(
+    ids=st.lists(st.integers(3, 430), min_size=1, max_size=8),
+    stops=st.lists(
+        st.sampled_from(["a", "e ", "th", "er", "in the", " ", "\n", "tion", "he "]), min_size=1, max_size=3
+    ),
+)
+@settings(max_examples=60)
+def test_it_stops_at_the_tokens_where_transformers_stops(
+    architecture: str, tokenizers: dict[str, Any], ids: list[int], stops: list[str]
+) -> None:
+    import torch
+    from transformers.generation.stopping_criteria import StopStringCriteria
+
+    tokenizer = tokenizers[architecture]
+    theirs = StopStringCriteria(tokenizer, stops)
+    ours = StopStrings(stops, lambda some: str(tokenizer.decode(some, clean_up_tokenization_spaces=False)))
+    for length in range(2, len(ids) + 1):  # the very first token has no space before it when decoded
+        assert ours(ids[:length]) == bool(theirs(torch.tensor([ids[:length]]), None)[0])
+
+
+def test_a_stop_string_of_characters_in_several_byte_tokens_is_found_once_they_are_complete(
+    tokenizers: dict[str, Any],
+) -> None:
+    tokenizer = tokenizers["gpt2"]
+    ids = tokenizer.encode("good 😀 day")
+    end = len(tokenizer.encode("good 😀"))
+    stop = StopStrings(["😀"], tokenizer.decode)
+    assert [length for length in range(1, len(ids) + 1) if stop(ids[:length])] == [end]
+
+
+def test_an_answer_ends_for_the_most_telling_of_several_reasons() -> None:
+    def reason(ids: list[int], stop: StopStrings | None = None) -> str | None:
+        return finish_reason(ids, eos_token_id=(0, 5), max_length=3, stop=stop)
+
+    always = StopStrings(["s"], lambda ids: "s" * len(ids))
+    assert reason([4, 4, 0], always) == "eos_token"
+    assert reason([4, 5]) == "eos_token"
+    assert reason([4, 4, 4], always) == "stop_sequence"
+    assert reason([4, 4, 4]) == "length"
+    assert reason([4, 4]) is None

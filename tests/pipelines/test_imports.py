@@ -1,0 +1,78 @@
+"""Who may import whom, and what serving a model must not load."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("pipelines", "deployments", "export", "benchmarks")
+# benchmarks asks servers over HTTP; pipelines is the in-process reference that it compares them with.
+ALLOWED = {"pipelines": "", "deployments": "pipelines", "export": "pipelines", "benchmarks": "pipelines"}
+THIRD_PARTY_OF_PIPELINES = {"numpy", "tokenizers", "onnxruntime"}
+HEAVY = ("torch", "transformers", "ray", "optimum", "huggingface_hub", "onnx", "starlette", "fastapi")
+
+
+def imported_names(source: str) -> Iterator[str]:
+    """Every absolute module name that a source imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide who imports whom"
+            yield node.module or ""
+
+
+def sources(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def test_the_parser_sees_imports_wherever_they_stand() -> None:
+    source = "import a.b\nfrom c.d import e\ndef f():\n    import g as h\nif True:\n    from i import j\n"
+    assert sorted(imported_names(source)) == ["a.b", "c.d", "g", "i"]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_import_in_the_allowed_direction_only(package: str) -> None:
+    assert sources(package), f"no sources in {package}"
+    for path in sources(package):
+        for name in imported_names(path.read_text(encoding="utf-8")):
+            top = name.split(".")[0]
+            forbidden = top in PACKAGES and top not in (package, ALLOWED[package])
+            assert not forbidden, f"{path.relative_to(ROOT)} imports {name}"
+            assert top != "tests", f"{path.relative_to(ROOT)} imports the tests"
+
+
+def test_pipelines_are_built_on_numpy_tokenizers_and_onnxruntime_alone() -> None:
+    allowed = THIRD_PARTY_OF_PIPELINES | {"pipelines"} | set(sys.stdlib_module_names)
+    for path in sources("pipelines"):
+        for name in imported_names(path.read_text(encoding="utf-8")):
+            assert name.split(".")[0] in allowed, f"{path.relative_to(ROOT)} imports {name}"
+
+
+@pytest.mark.parametrize(
+    ("task", "given"),
+    [
+        ("text-classification", "Anna Smith"),
+        ("question-answering", {"question": "Who?", "context": "Anna Smith"}),
+        ("token-classification", "Anna Smith"),
+    ],
+)
+def test_loading_and_running_a_pipeline_loads_no_framework(
+    task: str, given: object, exported: Callable[..., Path]
+) -> None:
+    program = (
+        "import json, sys, pipelines\n"
+        "path, given, heavy = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])\n"
+        "assert pipelines.load(path)(given) is not None\n"
+        "print(sorted(name for name in heavy if name in sys.modules))\n"
+    )
+    arguments = [str(exported("bert", task)), json.dumps(given), json.dumps(HEAVY)]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "[]", "")

@@ -1,0 +1,78 @@
+"""The command line: what it loads, and how it fails."""
+
+import re
+import subprocess
+import sys
+from importlib.metadata import requires
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+FRAMEWORKS = {"torch", "transformers", "optimum", "ray", "onnxruntime", "starlette", "huggingface_hub"}
+
+
+def run(*arguments: str, folder: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "sextet", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+
+
+def test_help_loads_no_framework() -> None:
+    program = "import sys, sextet\ntry: sextet.main(['--help'])\nexcept SystemExit: print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+
+    assert "typer" in modules
+    assert not FRAMEWORKS & set(modules)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["export", "somewhere"], "sextet export needs CHECKPOINT, --task and --output"),
+        (["export", "--all", "absent.yaml"], "absent.yaml does not exist"),
+        (["export", "absent", "--task", "translation", "--output", "a"], "absent"),
+        (["export", "absent", "--task", "translate", "--output", "a"], "allowed: text-classification, "),
+        (["serve", "absent.yaml"], "absent.yaml does not exist"),
+        (["ask", "translate", "hello"], "did you mean 'translation'?"),
+        (["ask", "translation", "hello", "--url", "http://127.0.0.1:9"], "no answer from http://127.0.0.1:9"),
+        (["finetune", "absent.yaml"], "absent.yaml"),
+    ],
+)
+def test_a_failure_is_one_line_that_says_what_to_do(tmp_path: Path, arguments: list[str], message: str) -> None:
+    finished = run(*arguments, folder=tmp_path)
+
+    assert finished.returncode == 1
+    assert finished.stdout == ""
+    assert re.fullmatch(r"sextet: [^\n]+\n", finished.stderr)
+    assert message in finished.stderr
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    finished = run("--debug", "serve", "absent.yaml", folder=tmp_path)
+
+    assert finished.returncode == 1
+    assert "Traceback" in finished.stderr
+
+
+def test_what_serves_requires_no_torch() -> None:
+    names = closure("sextet", {"serve"})
+
+    assert {"ray", "onnxruntime", "tokenizers", "starlette"} <= names
+    assert not {"torch", "transformers", "optimum", "optimum-onnx", "accelerate"} & names
+
+
+def closure(name: str, extras: set[str]) -> set[str]:
+    """Every distribution that installing `name[extras]` brings, from the metadata of what is installed."""
+    seen: set[tuple[str, frozenset[str]]] = set()
+    waiting = [(name, frozenset(extras))]
+    while waiting:
+        one = waiting.pop()
+        if one in seen:
+            continue
+        seen.add(one)
+        for line in requires(one[0]) or []:
+            requirement = Requirement(line)
+            marker = requirement.marker
+            if marker is None or any(marker.evaluate({"extra": extra}) for extra in (*one[1], "")):
+                waiting.append((requirement.name.lower(), frozenset(requirement.extras)))
+    return {distribution for distribution, _ in seen}
