@@ -25,6 +25,7 @@ def to_int8(graphs: Graphs, keep: Set[str] = frozenset()) -> None:
     limit = 127 if has_exact_int8() else 64
     for graph in graphs.values():
         model = onnx.load(graph)
+        _name_weights_directly(model)
         weights = _Weights(model, limit, keep)
         quantized: dict[str, list[str]] = {}
         nodes = [new for node in model.graph.node for new in _rewritten(node, weights, quantized)]
@@ -126,6 +127,23 @@ class _Weights:
 
         values: np.ndarray = numpy_helper.to_array(self.tensors[name])
         return values
+
+
+def _name_weights_directly(model: Any) -> None:
+    """Let every node read the weights themselves: the exporter hides one that has several readers behind Identity."""
+    initializers = {one.name for one in model.graph.initializer}
+    outputs = {one.name for one in model.graph.output}
+    behind: dict[str, str] = {}
+    kept = []
+    for node in model.graph.node:
+        if node.op_type == "Identity" and node.input[0] in initializers and node.output[0] not in outputs:
+            behind[node.output[0]] = node.input[0]
+        else:
+            kept.append(node)
+    for node in kept:
+        node.input[:] = [behind.get(name, name) for name in node.input]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
 
 
 def _rewritten(node: Any, weights: _Weights, quantized: dict[str, list[str]]) -> Iterator[Any]:

@@ -32,7 +32,8 @@ def test_a_worker_that_was_set_up_has_serve_without_pandas_and_its_servers_on_lo
         "import grpc, ray.serve; from concurrent.futures import ThreadPoolExecutor;"
         "from ray.serve._private.replica import add_port_to_grpc_server as bind;"
         "port = bind(grpc.server(ThreadPoolExecutor(1)), '[::]:0');"
-        "print([c.laddr.ip for c in __import__('psutil').net_connections('inet') if c.laddr.port == port]);"
+        "ports = [c.laddr for c in __import__('psutil').net_connections('inet')];"
+        "print([a.ip.removeprefix('::ffff:') for a in ports if a.port == port]);"  # a socket of IPv6 names it so
         "import pandas"
     )
 

@@ -35,7 +35,7 @@ def test_descendants_are_children_and_their_children(parent: "subprocess.Popen[b
 
 
 def test_what_outlives_its_parent_is_killed(parent: "subprocess.Popen[bytes]") -> None:
-    family = descendants(os.getpid())
+    family = descendants(parent.pid)
     parent.kill()
     parent.wait()
 

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 
 from export.samples import TEXTS
 from pipelines.artifact import ModelArtifact
+from pipelines.errors import CheckpointError
 from pipelines.session import InferenceSession, SessionConfig
 from tests.checkpoints import DECODERS, ENCODER_DECODERS, ENCODER_TASKS, ENCODERS, LABELS, model_class
 
@@ -93,16 +94,21 @@ def test_an_instruct_model_is_told_what_to_do_in_its_own_chat_template(task: str
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("precision", "changes"),
     [
-        {"num_labels": 1},
-        {"num_labels": 1, "problem_type": "regression"},
-        {"problem_type": "multi_label_classification"},
+        ("fp32", {"num_labels": 1}),
+        ("fp32", {"num_labels": 1, "problem_type": "regression"}),
+        ("fp32", {"problem_type": "multi_label_classification"}),
+        ("int8", {"problem_type": "multi_label_classification"}),
     ],
 )
-def test_heads_other_than_one_of_many_are_compared_too(changes: dict[str, Any], exported: Make) -> None:
-    for precision in ("fp32", "int8"):
-        artifact = ModelArtifact.open(exported("electra", "text-classification", precision, **changes))
-        assert artifact.manifest.parity.passed
-        assert artifact.manifest.problem_type == changes.get("problem_type")
-        assert len(artifact.manifest.labels) == changes.get("num_labels", 3)
+def test_heads_other_than_one_of_many_are_compared_too(precision: str, changes: dict[str, Any], exported: Make) -> None:
+    artifact = ModelArtifact.open(exported("electra", "text-classification", precision, **changes))
+    assert artifact.manifest.parity.passed
+    assert artifact.manifest.problem_type == changes.get("problem_type")
+    assert len(artifact.manifest.labels) == changes.get("num_labels", 3)
+
+
+def test_a_number_that_int8_moves_by_more_than_a_tenth_disagrees(exported: Make) -> None:
+    with pytest.raises(CheckpointError, match=r"does not agree with PyTorch: .* -?\d\.\d+ became -?\d\.\d+ \(conf"):
+        exported("electra", "text-classification", "int8", num_labels=1)

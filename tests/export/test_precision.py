@@ -58,7 +58,8 @@ def test_int8_keeps_the_confident_answers(architecture: str, task: str, exported
     assert parity.largest_difference > 1e-3  # it is quantized
     for graph in artifact.manifest.graphs.values():
         weights = stored_bytes(artifact.path / graph)
-        assert weights[onnx.TensorProto.INT8] > 0.9 * sum(weights.values())
+        # The rest are scales, and what no product reads: DeBERTa normalizes its table of relative positions.
+        assert weights[onnx.TensorProto.INT8] > 0.8 * sum(weights.values())
         assert not any(node.op_type == "Gemm" for node in nodes(onnx.load(artifact.path / graph).graph))
 
 
@@ -123,8 +124,8 @@ def test_tied_weights_are_stored_once(architecture: str, task: str, precision: s
     rows = artifact.config()["vocab_size"]
 
     graph = onnx.load(artifact.path / list(artifact.manifest.graphs.values())[-1]).graph
-    tables = [tensor.name for tensor in graph.initializer if len(tensor.dims) == 2 and rows in tensor.dims[:2]]
-    assert [name for name in tables if not name.endswith("_scale")] == tables[:1]
+    tables = [tensor for tensor in graph.initializer if len(tensor.dims) == 2 and rows in tensor.dims]
+    assert len([tensor.name for tensor in tables if 1 not in tensor.dims]) == 1  # biases and scales are one wide
 
 
 @pytest.mark.parametrize(
