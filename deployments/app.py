@@ -10,6 +10,7 @@ from ray.serve import Application
 
 from deployments.config import check_task, unknown_key
 from deployments.gateway import Gateway
+from deployments.metrics import BatchMetrics
 from deployments.task_server import TaskServer
 from pipelines.errors import ConfigurationError
 
@@ -22,7 +23,7 @@ def build(args: dict[str, Any]) -> Application:
     if "task" not in args:
         raise ConfigurationError("args lacks 'task'")
     check_task(args["task"])
-    return serve.deployment(TaskServer, name=args["task"]).bind(args["task"])
+    return serve.deployment(TaskServer, name=args["task"]).bind(args["task"], BatchMetrics)
 
 
 def gateway(args: dict[str, Any]) -> Application:

@@ -11,7 +11,7 @@ from urllib.request import Request
 from deployments import demo
 from deployments.ask import AskError, exchange
 from deployments.config import located, read_tasks
-from deployments.local_ray import connected, environment, started
+from deployments.local_ray import connected, environment, metrics_url, started
 from deployments.progress import Say, step
 from deployments.signals import Signals, Stopped
 from pipelines.artifact import ModelArtifact
@@ -79,6 +79,7 @@ def _serve_here(launch: Launch, signals: Signals) -> None:
         with started(folder, signals, launch.say) as check_alive:
             try:
                 url = _roll_out(config, launch.say, check_alive)
+                launch.say(f"metrics {metrics_url()}")
                 _introduce(config, url)
                 while True:
                     check_alive()

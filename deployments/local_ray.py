@@ -11,13 +11,14 @@ from pathlib import Path
 
 from deployments import haproxy, processes
 from deployments.progress import Say, step
-from deployments.ray_environment import prepare
+from deployments.ray_environment import free_port, prepare
 from deployments.signals import Signals
 from pipelines.errors import SextetError
 
 DRAIN_S = 5.0  # how long requests that are inside when the cluster ends may take
 END_S = 5.0  # how long Ray's processes may take to end by themselves
 OBJECT_STORE_BYTES = 100 * 2**20  # requests do not go through it
+METRICS_PORT = 9102  # where Prometheus finds Ray's metrics and ours, unless something else is there
 NAMESPACE = "serve"
 
 
@@ -78,6 +79,7 @@ def _start() -> None:
             address="local",
             namespace=NAMESPACE,
             include_dashboard=False,
+            _metrics_export_port=int(free_port(METRICS_PORT)),
             object_store_memory=OBJECT_STORE_BYTES,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -85,6 +87,14 @@ def _start() -> None:
         )
     except Exception as error:
         raise RayError(f"Ray did not start: {str(error).splitlines()[0]}") from error
+
+
+def metrics_url() -> str:
+    """Where Prometheus finds the metrics of this machine's cluster."""
+    import ray
+
+    (node,) = ray.nodes()
+    return f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
 
 
 @contextmanager

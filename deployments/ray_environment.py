@@ -52,13 +52,13 @@ def _haproxy_files(folder: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
-        "RAY_SERVE_HAPROXY_STATS_PORT": _free_port(8404),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": _free_port(9101),
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": _free_port(8500),
+        "RAY_SERVE_HAPROXY_STATS_PORT": free_port(8404),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": free_port(9101),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": free_port(8500),
     }
 
 
-def _free_port(preferred: int) -> str:
+def free_port(preferred: int) -> str:
     """`preferred`, or any other port where that is taken."""
     for port in (preferred, 0):
         with socket.socket() as probe:

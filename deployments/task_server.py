@@ -25,7 +25,8 @@ from deployments.protocols import huggingface
 from deployments.protocols.huggingface import TaskRequest
 from deployments.streaming import EventStream
 from pipelines.base import Cancelled, Pipeline, Row
-from pipelines.batching import TokenBudgetBatcher
+from pipelines.batching import BatchReport, TokenBudgetBatcher
+from pipelines.cost_model import CostModel
 from pipelines.errors import ConfigurationError, DeadlineExceededError, GenerationError, InvalidInputError
 
 T = TypeVar("T")
@@ -52,11 +53,17 @@ class Prepared:
     rows: list[list[Row]]
 
 
+def _unmetered() -> Callable[[BatchReport], None]:
+    return lambda _report: None
+
+
 class TaskServer:
     """Answers one task. It has no model until `reconfigure` was called, which Serve does before the first request."""
 
-    def __init__(self, task: str) -> None:
+    def __init__(self, task: str, meter: Callable[[], Callable[[BatchReport], None]] = _unmetered) -> None:
+        """`meter` makes, in this process, what is told of every batch."""
         self.task = task
+        self._on_batch = meter()
         self._serving: Serving | None = None
         self._host = ThreadPoolExecutor(max_workers=2, thread_name_prefix="host")
         self._retiring: set[asyncio.Task[None]] = set()
@@ -69,10 +76,11 @@ class TaskServer:
         config = TaskConfig.from_user_config(user_config, self.task)
         old = self._serving
         if old is not None and _of_model(old.config) == _of_model(config):
-            pipeline = old.pipeline
+            pipeline, cost = old.pipeline, old.batcher.cost
         else:
-            pipeline = await self._off_loop(lambda: self._load(config))
-        self._serving = Serving(config, pipeline, TokenBudgetBatcher(pipeline.forward, config.batching))
+            pipeline, cost = await self._off_loop(lambda: self._load(config))
+        batcher = TokenBudgetBatcher(pipeline.forward, config.batching, cost, self._on_batch)
+        self._serving = Serving(config, pipeline, batcher)
         if old is not None:
             retiring = asyncio.create_task(old.batcher.close(DRAIN_S))
             self._retiring.add(retiring)
@@ -188,7 +196,8 @@ class TaskServer:
             raise ConfigurationError(f"the deployment {self.task} has no user_config")
         return self._serving
 
-    def _load(self, config: TaskConfig) -> Pipeline[Any, Any, Any, Any]:
+    def _load(self, config: TaskConfig) -> tuple[Pipeline[Any, Any, Any, Any], CostModel]:
+        """A pipeline that is warm, and what its batches cost."""
         pipeline: Pipeline[Any, Any, Any, Any] = pipelines.load(
             Path(config.model).absolute(),
             task=self.task,
@@ -197,7 +206,7 @@ class TaskServer:
             gpu_mem_limit_bytes=config.gpu_mem_limit_bytes,
             allow_unverified=config.allow_unverified,
         )
-        return pipeline
+        return pipeline, pipeline.measure_cost(config.batching.max_batch_tokens, config.batching.max_batch_size)
 
     async def _off_loop(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._host, work)

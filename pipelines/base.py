@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from pipelines.artifact import ModelArtifact
+from pipelines.cost_model import UNMEASURED, CostModel
 from pipelines.parameters import Parameters
 
 Cancelled = Callable[[], bool]
@@ -60,6 +61,13 @@ class Pipeline(ABC, Generic[InputT, ParametersT, RowT, OutputT]):
         self, given: InputT, rows: Sequence[RowT], outputs: Sequence[OutputT], parameters: ParametersT
     ) -> Any:
         """The answer to one input, as JSON-ready Python, from all of its rows."""
+
+    def measure_cost(self, max_batch_tokens: int, max_batch_size: int) -> CostModel:
+        """What a batch within these bounds costs here and now, which takes seconds and warms the model up.
+
+        `UNMEASURED` where the cost of a forward does not follow from its shape: how long a decoder goes on is unknown.
+        """
+        return UNMEASURED
 
     def parameters(self, given: Mapping[str, Any]) -> ParametersT:
         """The task's parameters from a mapping; raises InvalidInputError or UnusedParametersError."""

@@ -16,21 +16,24 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
 
 from pipelines.base import Cancelled, Row
+from pipelines.cost_model import UNMEASURED, CostModel
 from pipelines.errors import ConfigurationError, DeadlineExceededError, GenerationError, OverloadedError
+from pipelines.padding import padded_tokens
 from pipelines.row_queue import RowQueue
 
 RowT = TypeVar("RowT", bound=Row)
 OutputT = TypeVar("OutputT")
 ItemT = TypeVar("ItemT")
 
-MEMORY = 0.8  # weight of the past in the moving average of a batch's duration
+MEMORY = 0.8  # weight of the past in the moving average of how true the cost model is
 
 
 @dataclass(frozen=True)
 class BatchingConfig:
     """What a batch, and the queue in front of it, may hold.
 
-    `max_batch_tokens` bounds rows x longest row; a row longer than that goes alone. `concurrency` batches run at
+    `max_batch_tokens` bounds rows x longest row; a row longer than that goes alone. Below these bounds the cost model
+    decides how large a batch becomes. `concurrency` batches run at
     once: one for encoders, a few for decoders. `batch_wait_timeout_s` lets an idle worker wait for company; zero
     starts at once. `max_queue_tokens` bounds the rows that wait, in real tokens; a request larger than that is
     admitted only to an empty queue.
@@ -62,6 +65,20 @@ class Completed(Generic[OutputT]):
     queue_s: float
     inference_s: float
     batch_sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """A batch that ended: its `rows`, their `tokens`, `padded_tokens` (rows x longest) and how long it took.
+
+    `queue_s` is how long its oldest row had waited.
+    """
+
+    rows: int
+    tokens: int
+    padded_tokens: int
+    queue_s: float
+    inference_s: float
 
 
 @dataclass(eq=False)
@@ -101,16 +118,22 @@ class TokenBudgetBatcher(Generic[RowT, OutputT]):
     """
 
     def __init__(
-        self, forward: Callable[[Sequence[RowT], Cancelled], list[OutputT]], config: BatchingConfig | None = None
+        self,
+        forward: Callable[[Sequence[RowT], Cancelled], list[OutputT]],
+        config: BatchingConfig | None = None,
+        cost: CostModel = UNMEASURED,
+        on_batch: Callable[[BatchReport], None] = lambda _report: None,
     ) -> None:
         self.config = config or BatchingConfig()
+        self.cost = cost
         self._forward = forward
+        self._on_batch = on_batch
         self._workers = ThreadPoolExecutor(max_workers=self.config.concurrency, thread_name_prefix="forward")
         self._waiting: RowQueue[_Waiting[RowT, OutputT]] = RowQueue(
-            self.config.max_batch_tokens, self.config.max_batch_size
+            self.config.max_batch_tokens, self.config.max_batch_size, cost
         )
         self._running: dict[asyncio.Task[None], list[_Waiting[RowT, OutputT]]] = {}
-        self._batch_s: float | None = None
+        self._drift: float | None = None  # seconds that pass for each that the cost model predicts
         self._closing = False
 
     @property
@@ -131,13 +154,14 @@ class TokenBudgetBatcher(Generic[RowT, OutputT]):
         return time.perf_counter() - min(abandoned) if abandoned else 0.0
 
     def expected_wait_s(self) -> float:
-        """How long a row that arrives now waits for a worker, from the duration of past batches; 0.0 when idle.
+        """How long a row that arrives now waits for a worker, by the cost model and by how true it was; 0.0 when idle.
 
         Running batches count half: on average that much of them is left.
         """
-        if self._batch_s is None or len(self._running) < self.config.concurrency:
+        if self._drift is None or len(self._running) < self.config.concurrency:
             return 0.0
-        return self._batch_s * (len(self._running) / 2 + self._waiting.batches_ahead()) / self.config.concurrency
+        running_s = sum(self._predicted_s(batch) for batch in self._running.values())
+        return self._drift * (running_s / 2 + self._waiting.work_s()) / self.config.concurrency
 
     async def submit(self, rows: Sequence[RowT], deadline: float | None = None) -> Completed[OutputT]:
         """Outputs of `rows`, in order. `deadline` is a time of the running loop's clock.
@@ -284,8 +308,15 @@ class TokenBudgetBatcher(Generic[RowT, OutputT]):
         else:
             for one, output in zip(batch, outputs, strict=True):
                 self._answer(one, output)
-        elapsed_s = time.perf_counter() - started_at
-        self._batch_s = elapsed_s if self._batch_s is None else MEMORY * self._batch_s + (1 - MEMORY) * elapsed_s
+        inference_s = time.perf_counter() - started_at
+        drift = inference_s / self._predicted_s(batch)
+        self._drift = drift if self._drift is None else MEMORY * self._drift + (1 - MEMORY) * drift
+        lengths = [one.n_tokens for one in batch]
+        queue_s = started_at - batch[0].request.submitted_at
+        self._on_batch(BatchReport(len(batch), sum(lengths), padded_tokens(lengths), queue_s, inference_s))
+
+    def _predicted_s(self, batch: list[_Waiting[RowT, OutputT]]) -> float:
+        return self.cost.batch_s(len(batch), max(one.n_tokens for one in batch))
 
     async def _run_one_by_one(self, batch: list[_Waiting[RowT, OutputT]]) -> None:
         for one in batch:

@@ -1,4 +1,4 @@
-"""Encoder: the tokenizer and the graph of a model that reads a text once; the three classifiers are built on it."""
+"""Encoder: the tokenizer and the graph of a model that reads a text once; EncoderPipeline: a classifier built on it."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,8 @@ import numpy as np
 from tokenizers import Encoding
 
 from pipelines.artifact import ModelArtifact
+from pipelines.base import InputT, OutputT, ParametersT, Pipeline
+from pipelines.cost_model import CostModel, measure, shapes_within
 from pipelines.errors import ArtifactError, InvalidInputError
 from pipelines.padding import EncoderRow, pad
 from pipelines.session import InferenceSession, SessionConfig
@@ -44,3 +46,21 @@ class Encoder:
         """The graph's outputs for a batch, in float32: (rows, ...), or (rows, longest row, ...) with padding."""
         outputs = self._session.run(pad(rows, self._pad_token_id, self._session.input_names))
         return {name: output.astype(np.float32, copy=False) for name, output in outputs.items()}
+
+    def blank_row(self, n_tokens: int) -> EncoderRow:
+        """A row that costs what every row of so many tokens costs, and says nothing."""
+        return EncoderRow(Encoding(), np.full(n_tokens, self._pad_token_id, np.int64))
+
+
+class EncoderPipeline(Pipeline[InputT, ParametersT, EncoderRow, OutputT]):
+    """A task whose `forward` is one run of an encoder."""
+
+    def __init__(self, artifact: ModelArtifact, config: SessionConfig) -> None:
+        super().__init__(artifact)
+        self._encoder = Encoder(artifact, config)
+
+    def measure_cost(self, max_batch_tokens: int, max_batch_size: int) -> CostModel:
+        max_length = self._encoder.tokenizer.settings.max_length
+        return measure(
+            self.forward, self._encoder.blank_row, shapes_within(max_length, max_batch_tokens, max_batch_size)
+        )

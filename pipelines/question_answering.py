@@ -8,8 +8,8 @@ import numpy as np
 from tokenizers import Encoding
 
 from pipelines.artifact import ModelArtifact
-from pipelines.base import Cancelled, Pipeline, never
-from pipelines.encoder import Encoder
+from pipelines.base import Cancelled, never
+from pipelines.encoder import EncoderPipeline
 from pipelines.errors import InvalidInputError
 from pipelines.inputs import parse_fields
 from pipelines.padding import EncoderRow
@@ -57,7 +57,7 @@ class QuestionAnsweringParameters(Parameters):
         require(self.doc_stride is None or self.doc_stride >= 0, "doc_stride", self.doc_stride, "0 and above")
 
 
-class QuestionAnsweringPipeline(Pipeline[Question, QuestionAnsweringParameters, EncoderRow, SpanLogits]):
+class QuestionAnsweringPipeline(EncoderPipeline[Question, QuestionAnsweringParameters, SpanLogits]):
     """A long context is read in windows that overlap by `doc_stride` tokens; equal answers of all windows add up.
 
     An answer is `{"score", "start", "end", "answer"}`, `start` and `end` in characters of the context, or a list of
@@ -68,8 +68,7 @@ class QuestionAnsweringPipeline(Pipeline[Question, QuestionAnsweringParameters, 
     parameters_type = QuestionAnsweringParameters
 
     def __init__(self, artifact: ModelArtifact, config: SessionConfig) -> None:
-        super().__init__(artifact)
-        self._encoder = Encoder(artifact, config)
+        super().__init__(artifact, config)
         settings = self._encoder.tokenizer.settings
         self._max_length = settings.max_length
         self._cls_token_id = settings.cls_token_id

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
-WASTE_TOKENS = 128  # padding that a batch may always have: shorter rows cost little more than starting another batch
-WASTE_SHARE = 0.25  # above that, a row joins only while padding stays below this share of the padded tokens
+from pipelines.cost_model import SATURATED, CostModel
+
 BATCHES_AHEAD = 8  # how many full batches of rows are searched for neighbours of the oldest row's length
 
 
@@ -23,12 +23,18 @@ QueuedT = TypeVar("QueuedT", bound=Queued)
 
 
 class RowQueue(Generic[QueuedT]):
-    """Any row may leave at any time. A batch has at most `max_batch_size` rows of `max_batch_tokens` padded tokens."""
+    """Any row may leave at any time. A batch has at most `max_batch_size` rows of `max_batch_tokens` padded tokens.
 
-    def __init__(self, max_batch_tokens: int, max_batch_size: int) -> None:
+    Every batch is built around the oldest row, so a row is overtaken only by rows that share a batch with an older
+    one: it waits for at most as many batches as there were rows before it.
+    """
+
+    def __init__(self, max_batch_tokens: int, max_batch_size: int, cost: CostModel) -> None:
         self.tokens = 0
         self._max_batch_tokens = max_batch_tokens
         self._max_batch_size = max_batch_size
+        self._cost = cost
+        self._rows_s = 0.0
         self._rows: dict[QueuedT, None] = {}  # keeps the order, and lets any row leave in O(1)
 
     def __len__(self) -> int:
@@ -41,6 +47,7 @@ class RowQueue(Generic[QueuedT]):
         for one in rows:
             self._rows[one] = None
             self.tokens += one.n_tokens
+            self._rows_s += self._cost.row_s(one.n_tokens)
 
     def discard(self, rows: Iterable[QueuedT]) -> None:
         """Rows that have left already are no error."""
@@ -48,29 +55,32 @@ class RowQueue(Generic[QueuedT]):
             if one in self._rows:
                 del self._rows[one]
                 self.tokens -= one.n_tokens
+                self._rows_s -= self._cost.row_s(one.n_tokens)
 
-    def batches_ahead(self) -> float:
-        """How many full batches the rows here make, the last one in parts."""
-        return max(self.tokens / self._max_batch_tokens, len(self._rows) / self._max_batch_size)
+    def work_s(self) -> float:
+        """What the rows here will cost, by the cost model: themselves, and starting the batches that they make."""
+        full_batches = len(self._rows) / self._max_batch_size
+        return self._rows_s / (1 - SATURATED) + self._cost.start_s * full_batches
 
     def next_batch(self) -> list[QueuedT]:
         """The oldest row, and of the rows behind it those nearest to its length that fit with it; they stay here.
 
-        A row that is longer than `max_batch_tokens` goes alone.
+        A row joins where that costs less than a batch of its own, until the batch is saturated. A row that is longer
+        than `max_batch_tokens` goes alone.
         """
         oldest = next(iter(self._rows))
         batch = [oldest]
         if oldest.alone:
             return batch
-        longest = real = oldest.n_tokens
+        longest = oldest.n_tokens
         near = islice(self._rows, 1, BATCHES_AHEAD * self._max_batch_size)
         for one in sorted(near, key=lambda one: abs(one.n_tokens - oldest.n_tokens)):
-            if len(batch) == self._max_batch_size:
+            if len(batch) == self._max_batch_size or self._cost.is_saturated(len(batch), longest):
                 break
-            padded = max(longest, one.n_tokens) * (len(batch) + 1)
-            waste = padded - real - one.n_tokens
-            fits = padded <= self._max_batch_tokens and waste <= max(WASTE_TOKENS, WASTE_SHARE * padded)
-            if fits and not one.alone:
+            padded = max(longest, one.n_tokens)
+            together_s = self._cost.batch_s(len(batch) + 1, padded)
+            apart_s = self._cost.batch_s(len(batch), longest) + self._cost.batch_s(1, one.n_tokens)
+            if not one.alone and padded * (len(batch) + 1) <= self._max_batch_tokens and together_s <= apart_s:
                 batch.append(one)
-                longest, real = max(longest, one.n_tokens), real + one.n_tokens
+                longest = padded
         return batch

@@ -9,8 +9,8 @@ import numpy as np
 
 from pipelines.activation import Activation, activate
 from pipelines.artifact import ModelArtifact
-from pipelines.base import Cancelled, Pipeline, never
-from pipelines.encoder import Encoder
+from pipelines.base import Cancelled, never
+from pipelines.encoder import EncoderPipeline
 from pipelines.inputs import parse_fields, parse_text
 from pipelines.padding import EncoderRow
 from pipelines.parameters import Parameters, require
@@ -29,7 +29,7 @@ class TextClassificationParameters(Parameters):
         require(self.top_k is None or self.top_k >= 1, "top_k", self.top_k, "1 and above")
 
 
-class TextClassificationPipeline(Pipeline[TextOrPair, TextClassificationParameters, EncoderRow, np.ndarray]):
+class TextClassificationPipeline(EncoderPipeline[TextOrPair, TextClassificationParameters, np.ndarray]):
     """Over-long inputs are cut to the model's length; of a pair, the longer text first.
 
     An answer is a list of `{"label", "score"}`, best first, of all labels unless `top_k` bounds it. That is the shape
@@ -42,8 +42,7 @@ class TextClassificationPipeline(Pipeline[TextOrPair, TextClassificationParamete
     parameters_type = TextClassificationParameters
 
     def __init__(self, artifact: ModelArtifact, config: SessionConfig) -> None:
-        super().__init__(artifact)
-        self._encoder = Encoder(artifact, config)
+        super().__init__(artifact, config)
         self._labels = artifact.manifest.labels
         self._activation = _trained_activation(artifact.manifest.problem_type, len(self._labels))
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from pipelines.activation import activate
 from pipelines.artifact import ModelArtifact
-from pipelines.base import Cancelled, Pipeline, never
-from pipelines.encoder import Encoder
+from pipelines.base import Cancelled, never
+from pipelines.encoder import EncoderPipeline
 from pipelines.inputs import parse_text
 from pipelines.padding import EncoderRow
 from pipelines.parameters import Parameters, require
@@ -41,7 +41,7 @@ class TokenClassificationParameters(Parameters):
             require(self.aggregation_strategy != "none", "aggregation_strategy", self.aggregation_strategy, grouping)
 
 
-class TokenClassificationPipeline(Pipeline[str, TokenClassificationParameters, EncoderRow, np.ndarray]):
+class TokenClassificationPipeline(EncoderPipeline[str, TokenClassificationParameters, np.ndarray]):
     """An answer is a list of `{"entity_group", "score", "word", "start", "end"}`; without aggregation one
     `{"entity", "score", "index", "word", "start", "end"}` per token. `start` and `end` are characters of the text.
 
@@ -54,8 +54,7 @@ class TokenClassificationPipeline(Pipeline[str, TokenClassificationParameters, E
     parameters_type = TokenClassificationParameters
 
     def __init__(self, artifact: ModelArtifact, config: SessionConfig) -> None:
-        super().__init__(artifact)
-        self._encoder = Encoder(artifact, config)
+        super().__init__(artifact, config)
         self._tokenizer = self._encoder.tokenizer
         self._labels = artifact.manifest.labels
         self._groups = [label.split("-", 1)[-1] for label in self._labels]

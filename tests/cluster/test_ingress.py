@@ -41,6 +41,23 @@ def test_nothing_of_ray_reached_the_terminal(cluster: Serving) -> None:
     assert not [line for line in cluster.lines if "ray::" in line or "INFO" in line or "Traceback" in line]
 
 
+def test_prometheus_finds_the_batches_of_each_task(cluster: Serving, http: httpx.Client) -> None:
+    (url,) = [line.removeprefix("metrics ") for line in cluster.lines if line.startswith("metrics ")]
+    http.post("/text-classification", json={"inputs": [TEXT, "Short."]}).raise_for_status()
+
+    give_up_at = time.monotonic() + 60  # Ray collects every few seconds
+    while True:
+        named = [line for line in httpx.get(url).text.splitlines() if 'deployment="text-classification"' in line]
+        value = {line.partition("{")[0]: float(line.rpartition(" ")[2]) for line in named}
+        if value.get("ray_sextet_batch_rows_count", 0) >= 1:
+            break
+        assert time.monotonic() < give_up_at
+        time.sleep(0.5)
+    assert 0 < value["ray_sextet_tokens_total"] <= value["ray_sextet_padded_tokens_total"]
+    assert value["ray_sextet_batch_inference_seconds_sum"] > 0
+    assert "ray_sextet_batch_queue_seconds_count" in value
+
+
 def test_the_gateway_lists_the_tasks_and_their_models(http: httpx.Client) -> None:
     catalog = http.get("/").json()
 
