@@ -52,19 +52,21 @@ class LimitsConfig:
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """A task's `user_config`. `model` is the artifact's folder; `threads` are those of each ONNX Runtime session."""
+    """A task's `user_config`. `model` is the artifact's folder; `threads` are those of each ONNX Runtime session, as
+    many as the replica has CPUs if absent.
+    """
 
     model: str
     source: SourceConfig | None = None
     device: Literal["cpu", "cuda"] = "cpu"
-    threads: int = 1
+    threads: int | None = None
     gpu_mem_limit_bytes: int | None = None
     batching: BatchingConfig = field(default_factory=BatchingConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     allow_unverified: bool = False
 
     def __post_init__(self) -> None:
-        if self.threads < 1:
+        if self.threads is not None and self.threads < 1:
             raise ConfigurationError(f"threads is {self.threads}; allowed: an integer from 1")
 
     @classmethod

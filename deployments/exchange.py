@@ -39,15 +39,15 @@ class Timings:
     inference_s: float = 0.0
     compute_tokens: int = 0
 
-    def headers(self) -> dict[str, str]:
-        """All times in milliseconds; `x-total-time` ends now."""
-        return {
-            "x-queue-time": _ms(self.queue_s),
-            "x-tokenization-time": _ms(self.tokenization_s),
-            "x-inference-time": _ms(self.inference_s),
-            "x-total-time": _ms(time.perf_counter() - self.started_at),
-            "x-compute-tokens": str(self.compute_tokens),
-        }
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """As ASGI has them; all times in milliseconds; `x-total-time` ends now."""
+        return [
+            (b"x-queue-time", _ms(self.queue_s)),
+            (b"x-tokenization-time", _ms(self.tokenization_s)),
+            (b"x-inference-time", _ms(self.inference_s)),
+            (b"x-total-time", _ms(time.perf_counter() - self.started_at)),
+            (b"x-compute-tokens", b"%d" % self.compute_tokens),
+        ]
 
 
 def route_of(request: Request) -> str:
@@ -110,5 +110,5 @@ def decode_json(body: bytes) -> Any:
         raise InvalidInputError(f"the body is not valid JSON: {reason}") from None
 
 
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1000:.3f}"
+def _ms(seconds: float) -> bytes:
+    return b"%.3f" % (seconds * 1000)

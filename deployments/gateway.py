@@ -42,7 +42,7 @@ class Gateway:
             response = await self._answer(request)
         except Exception as error:
             response = Failure.of(error).response()
-        response.headers.update(timings.headers())
+        response.raw_headers += timings.headers()
         return response
 
     async def _answer(self, request: Request) -> Response:

@@ -276,3 +276,28 @@ def test_questions_come_as_objects_and_one_that_lacks_its_context_is_named(expor
     assert set(one.json()) == {"score", "start", "end", "answer"}
     assert many.json() == [one.json(), one.json()]
     assert (wrong.status_code, wrong.json()["error"].split(";")[0]) == (400, "inputs[1] lacks context")
+
+
+def test_without_threads_a_session_has_as_many_as_ray_reserved_cpus(model: Path, monkeypatch: Any) -> None:
+    threads: list[int] = []
+    load = pipelines.load
+
+    def recorded(path: Path, **given: Any) -> Any:
+        threads.append(given["threads"])
+        return load(path, **given)
+
+    monkeypatch.setattr(pipelines, "load", recorded)
+
+    for cpus, wanted in (("3", None), ("", None), ("3", 2)):
+        monkeypatch.setenv("OMP_NUM_THREADS", cpus)
+        started(TASK, model, **({"threads": wanted} if wanted else {}))
+
+    assert threads == [3, 1, 2]
+
+
+def test_a_long_body_is_answered_as_a_short_one_is(server: TaskServer) -> None:
+    text = "what a film"
+    short = post(server, {"inputs": text})
+    long = post(server, json.dumps({"inputs": text}).encode() + b" " * 5000)
+
+    assert short.json() == long.json()
