@@ -58,7 +58,7 @@ class TaskConfig:
 
     model: str
     source: SourceConfig | None = None
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Literal["cpu", "cuda", "tensorrt"] = "cpu"
     threads: int | None = None
     gpu_mem_limit_bytes: int | None = None
     batching: BatchingConfig = field(default_factory=BatchingConfig)
@@ -137,7 +137,7 @@ def model_sources(path: Path) -> list[dict[str, Any]]:
         {
             "task": task,
             "output": Path(config.model),
-            "device": config.device,
+            "device": "cpu" if config.device == "cpu" else "cuda",  # TensorRT takes what is made for CUDA
             **{one.name: getattr(config.source, one.name) for one in fields(config.source)},
         }
         for task, config in read_tasks(path).items()

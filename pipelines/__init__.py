@@ -9,9 +9,12 @@ Needs numpy, tokenizers and onnxruntime; never torch, transformers or ray.
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pipelines.artifact import ModelArtifact
+
+if TYPE_CHECKING:
+    from pipelines.session import Device
 
 _CLASSES = {
     "text-classification": ("pipelines.text_classification", "TextClassificationPipeline"),
@@ -27,7 +30,7 @@ def load(
     path: str | Path,
     *,
     task: str | None = None,
-    device: Literal["cpu", "cuda"] = "cpu",
+    device: "Device" = "cpu",
     threads: int = 1,
     gpu_mem_limit_bytes: int | None = None,
     allow_unverified: bool = False,

@@ -10,7 +10,15 @@ import onnxruntime
 
 from pipelines.errors import ArtifactError, ConfigurationError
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+Device = Literal["cpu", "cuda", "tensorrt"]
+
+# The first is what was asked for; TensorRT needs the second for the operators that it lacks.
+_PROVIDERS = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider",),
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider"),
+}
+_ENGINES = Path("~/.cache/sextet/tensorrt")  # engines are built for minutes, for this GPU alone: kept between starts
 _DTYPES = {
     "tensor(int64)": np.int64,
     "tensor(int32)": np.int32,
@@ -25,7 +33,7 @@ _ERROR = 3  # onnxruntime's severities: 2 is warning, 3 is error
 class SessionConfig:
     """Where a graph runs, on how many intra-op threads; `gpu_mem_limit_bytes` bounds each session's CUDA arena."""
 
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Device = "cpu"
     threads: int = 1
     gpu_mem_limit_bytes: int | None = None
 
@@ -38,7 +46,7 @@ class InferenceSession:
     """
 
     def __init__(self, graph: Path, config: SessionConfig) -> None:
-        provider = _provider(config)
+        providers = _providers(config)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = config.threads
         options.inter_op_num_threads = 1
@@ -48,12 +56,12 @@ class InferenceSession:
         try:
             # The list may not fall through to another provider by itself: a GPU replica on the CPU is a silent failure.
             self._session = onnxruntime.InferenceSession(
-                str(graph), options, providers=[(provider, _provider_options(config))]
+                str(graph), options, providers=[(one, _provider_options(one, config)) for one in providers]
             )
         except Exception as error:  # onnxruntime raises a type of its own per failure, all of them plain Exceptions
             raise ArtifactError(f"{graph} cannot be loaded by onnxruntime: {_first_line(error)}") from None
-        if provider not in self._session.get_providers():
-            raise ConfigurationError(f"device is {config.device!r}, but {provider} cannot start on this machine")
+        if providers[0] not in self._session.get_providers():
+            raise ConfigurationError(f"device is {config.device!r}, but {providers[0]} cannot start on this machine")
         inputs = self._session.get_inputs()
         self.input_names: tuple[str, ...] = tuple(argument.name for argument in inputs)
         self.input_shapes: dict[str, tuple[int | str | None, ...]] = {one.name: tuple(one.shape) for one in inputs}
@@ -65,19 +73,21 @@ class InferenceSession:
         return dict(zip(self.output_names, self._session.run(None, feeds), strict=True))
 
 
-def _provider(config: SessionConfig) -> str:
+def _providers(config: SessionConfig) -> tuple[str, ...]:
     available = onnxruntime.get_available_providers()
     if config.device not in _PROVIDERS:
         raise ConfigurationError(f"device is {config.device!r}; allowed: {', '.join(_PROVIDERS)}")
-    if _PROVIDERS[config.device] not in available:
+    if not set(_PROVIDERS[config.device]) <= set(available):
         raise ConfigurationError(f"device is {config.device!r}, but this onnxruntime has only {', '.join(available)}")
     if config.threads < 1:
         raise ConfigurationError(f"threads is {config.threads}; allowed: 1 and above")
     return _PROVIDERS[config.device]
 
 
-def _provider_options(config: SessionConfig) -> dict[str, str]:
-    if config.device == "cpu" or config.gpu_mem_limit_bytes is None:
+def _provider_options(provider: str, config: SessionConfig) -> dict[str, str]:
+    if provider == "TensorrtExecutionProvider":
+        return {"trt_engine_cache_enable": "True", "trt_engine_cache_path": str(_ENGINES.expanduser())}
+    if provider == "CPUExecutionProvider" or config.gpu_mem_limit_bytes is None:
         return {}
     # The default strategy doubles the arena at each growth and would jump past the limit.
     return {"gpu_mem_limit": str(config.gpu_mem_limit_bytes), "arena_extend_strategy": "kSameAsRequested"}

@@ -45,13 +45,14 @@ def test_many_threads_may_run_one_session(graph: Path) -> None:
 
 
 @pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this one has CUDA")
-def test_a_device_that_onnxruntime_was_not_built_for_is_refused_with_what_there_is(graph: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"^device is 'cuda', but this onnxruntime has only .*CPUExecutionPro"):
-        InferenceSession(graph, SessionConfig(device="cuda"))
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_a_device_that_onnxruntime_was_not_built_for_is_refused_with_what_there_is(graph: Path, device: Any) -> None:
+    with pytest.raises(ConfigurationError, match=rf"^device is '{device}', but this onnxruntime has only .*CPUExecut"):
+        InferenceSession(graph, SessionConfig(device=device))
 
 
 def test_an_unknown_device_and_no_threads_are_refused(graph: Path) -> None:
-    with pytest.raises(ConfigurationError, match="^device is 'tpu'; allowed: cpu, cuda$"):
+    with pytest.raises(ConfigurationError, match="^device is 'tpu'; allowed: cpu, cuda, tensorrt$"):
         InferenceSession(graph, SessionConfig(device=cast(Any, "tpu")))
     with pytest.raises(ConfigurationError, match="^threads is 0; allowed: 1 and above$"):
         InferenceSession(graph, SessionConfig(threads=0))
