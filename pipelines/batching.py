@@ -306,6 +306,8 @@ class TokenBudgetBatcher(Generic[RowT, OutputT]):
             else:
                 await self._run_one_by_one(batch)
         else:
+            # Before anybody is answered: the worker would wait until the loop has written all these answers.
+            self._release()
             for one, output in zip(batch, outputs, strict=True):
                 self._answer(one, output)
         inference_s = time.perf_counter() - started_at
@@ -351,8 +353,15 @@ class TokenBudgetBatcher(Generic[RowT, OutputT]):
         if not request.unanswered and not request.done.done():
             request.done.set_result(None)
 
+    def _release(self) -> None:
+        """Hand the worker of the running batch over to the next one."""
+        task = asyncio.current_task()
+        assert task is not None
+        del self._running[task]
+        self._dispatch()
+
     def _finished(self, task: asyncio.Task[None]) -> None:
-        batch = self._running.pop(task)
+        batch = self._running.pop(task, [])
         if task.cancelled():  # the event loop is going down
             for one in batch:
                 self._fail(one.request, _closing())

@@ -1,6 +1,7 @@
 """The README, as a new user follows it: its commands are run as they stand, and must print what it says.
 
-Numbers may differ between machines (int8 kernels are not the same on every CPU), so digits do not count.
+Digits do not count: scores differ in their last places. Where a CPU has no exact int8 products, weights have seven bits
+and an answer of a small model may differ as a whole, so only the shape of what is printed counts there.
 """
 
 import re
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from export.quantize import has_exact_int8
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "README.ko.md")
@@ -26,8 +29,9 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-def without_digits(text: str) -> str:
-    return re.sub(r"\d+(\.\d+)?", "#", text).strip()
+def comparable(text: str) -> str:
+    answers = text if has_exact_int8() else re.sub(r"-> .*", "-> ...", text)
+    return re.sub(r"\d+(\.\d+)?", "#", answers).strip()
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +60,13 @@ def served() -> Iterator[list[str]]:
 
 
 def test_make_serve_prints_what_the_readme_says(served: list[str]) -> None:
-    assert without_digits("\n".join(served)) == without_digits(blocks("README.md", "text")[0])
+    assert comparable("\n".join(served)) == comparable(blocks("README.md", "text")[0])
 
 
 def test_the_curl_command_gets_the_answer_of_the_readme(served: list[str]) -> None:
     answer = subprocess.run(["bash", "-c", blocks("README.md", "sh")[0]], capture_output=True, text=True, check=True)
 
-    assert without_digits(answer.stdout) == without_digits(blocks("README.md", "json")[0])
+    assert comparable(answer.stdout) == comparable(blocks("README.md", "json")[0])
 
 
 def test_the_client_gets_the_answer_of_the_readme(served: list[str]) -> None:
