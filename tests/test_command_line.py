@@ -36,7 +36,15 @@ def test_help_loads_no_framework() -> None:
         (["serve", "absent.yaml"], "absent.yaml does not exist"),
         (["ask", "translate", "hello"], "did you mean 'translation'?"),
         (["ask", "translation", "hello", "--url", "http://127.0.0.1:9"], "no answer from http://127.0.0.1:9"),
+        (
+            ["ask", "translation", "hello", "--url", "nowhere"],
+            "--url: unknown url type: 'nowhere/translation'; allowed:",
+        ),
         (["finetune", "absent.yaml"], "absent.yaml"),
+        (
+            ["export", "starter:qa", "--task", "question-answering", "--output", "a", "--revision", "main"],
+            "starter:qa has no revisions, got 'main'; only models on the Hub have them",
+        ),
     ],
 )
 def test_a_failure_is_one_line_that_says_what_to_do(tmp_path: Path, arguments: list[str], message: str) -> None:
