@@ -67,8 +67,8 @@ def export(
 @app.command()
 def serve(
     cluster: Annotated[Path, typer.Argument(help="A Ray Serve config file.")] = Path("cluster.yaml"),
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port of the ingress.")] = 8000,
+    host: Annotated[str | None, typer.Option(help="Address to listen on, instead of the file's.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the ingress, instead of the file's.")] = None,
     address: Annotated[str | None, typer.Option(help="Deploy onto this running Ray cluster, e.g. auto.")] = None,
 ) -> None:
     """Start the cluster, answer one real question per task, serve until SIGINT or SIGTERM."""

@@ -30,8 +30,11 @@ def ask(task: str, texts: Sequence[str], *, url: str) -> Any:
 
 def post(url: str, body: Any, timeout_s: float = TIMEOUT_S) -> Any:
     """The decoded JSON answer to a JSON body; raises AskError with the server's own words."""
-    data = json.dumps(body).encode()
-    status, content = exchange(Request(url, data, {"content-type": "application/json"}), timeout_s)
+    try:
+        request = Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
+    except ValueError as error:
+        raise ConfigurationError(f"--url: {error}; allowed: an address such as http://127.0.0.1:8000") from None
+    status, content = exchange(request, timeout_s)
     if status != 200:
         raise AskError(f"{url} answered {status}: {_reason(content)}")
     return json.loads(content)

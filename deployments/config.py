@@ -86,6 +86,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigurationError(f"{path}{line}: not valid YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(content, dict) or not isinstance(content.get("applications"), list):
         raise ConfigurationError(f"{path} is not a Ray Serve config: it has no list of applications")
     return content
@@ -109,11 +111,13 @@ def user_configs(content: Mapping[str, Any]) -> dict[str, Any]:
     """The `user_config` of each task's deployment, unchecked and not copied."""
     found = {}
     for application in content["applications"]:
-        task = (application.get("args") or {}).get("task") if isinstance(application, dict) else None
+        args = application.get("args") if isinstance(application, dict) else None
+        task = args.get("task") if isinstance(args, dict) else None
         if task is None:
             continue
         check_task(task)
-        deployments = [one for one in application.get("deployments") or [] if isinstance(one, dict)]
+        listed = application.get("deployments")
+        deployments = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
         deployment = next((one for one in deployments if one.get("name") == task), None)
         if application.get("name") != task or deployment is None or "user_config" not in deployment:
             raise ConfigurationError(

@@ -33,11 +33,11 @@ class Launch:
     def content(self) -> dict[str, Any]:
         """The file as it is now, its paths absolute; raises ConfigurationError."""
         content = located(self.cluster)
-        options = content.setdefault("http_options", {})
-        options.update({key: value for key, value in (("host", self.host), ("port", self.port)) if value is not None})
-        options.setdefault("host", "127.0.0.1")
-        options.setdefault("port", 8000)
-        return content
+        given = content.get("http_options") or {}
+        if not isinstance(given, dict):
+            raise ConfigurationError(f"http_options is {given!r}; allowed: a mapping")
+        chosen = {key: value for key, value in (("host", self.host), ("port", self.port)) if value is not None}
+        return content | {"http_options": {"host": "127.0.0.1", "port": 8000} | given | chosen}
 
 
 def serve(
@@ -70,8 +70,8 @@ def serve(
 
 def _serve_here(launch: Launch, signals: Signals) -> None:
     content = launch.content()
-    _check_artifacts(launch)
     _check_port(content["http_options"]["host"], content["http_options"]["port"])
+    _check_artifacts(launch)
     with environment(launch.say) as folder:
         from deployments.serve_config import validated  # imports ray, which reads the environment
 
@@ -173,16 +173,20 @@ def _check_artifacts(launch: Launch) -> None:
         raise ArtifactError(f"{errors[0]}{others}")
 
 
-def _check_port(host: str, port: int) -> None:
+def _check_port(host: Any, port: Any) -> None:
     """Raise ConfigurationError unless something can listen there."""
+    if not isinstance(host, str):
+        raise ConfigurationError(f"http_options.host is {host!r}; allowed: an address")
+    if not isinstance(port, int) or not 1 <= port <= 65535:
+        raise ConfigurationError(f"http_options.port is {port!r}; allowed: 1 to 65535")
     try:
         family = socket.getaddrinfo(host, port)[0][0]
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
             probe.listen()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise ConfigurationError(
-            f"cannot listen on {host} port {port} ({error.strerror or error}); stop what is there, "
-            "or choose another with --port"
+            f"cannot listen on {host} port {port} ({reason}); stop what is there, or choose another with --port"
         ) from None

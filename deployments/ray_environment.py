@@ -1,6 +1,7 @@
 """The environment of a Ray cluster on this machine. Ray reads it once, at import: set it before."""
 
 import os
+import random
 import secrets
 import socket
 from pathlib import Path
@@ -28,6 +29,7 @@ PYTHON_PROXY = {
     "RAY_SERVE_ENABLE_HA_PROXY": "0",
     "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",  # replicas would listen for a proxy that is not there
 }
+SPARE_PORTS = range(10_000, 30_000)  # below those of replicas, and below those that Linux hands out
 
 
 def prepare(folder: Path, haproxy: Path | None) -> None:
@@ -59,13 +61,16 @@ def _haproxy_files(folder: Path) -> dict[str, str]:
 
 
 def free_port(preferred: int) -> str:
-    """`preferred`, or any other port where that is taken."""
-    for port in (preferred, 0):
+    """`preferred`, or another port where that is taken.
+
+    Not one that the system hands out: it is bound half a minute later, and Ray's processes take such ports meanwhile.
+    """
+    for port in (preferred, *random.sample(SPARE_PORTS, 100)):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("0.0.0.0", port))
             except OSError:
                 continue
-            return str(probe.getsockname()[1])
+            return str(port)
     return str(preferred)

@@ -57,6 +57,8 @@ def resolve(
     `allow_pickle`, code of its own, unreadable files.
     """
     path = Path(checkpoint).expanduser()
+    if revision is not None and (checkpoint.startswith(_STARTER) or path.exists()):
+        raise CheckpointError(f"{checkpoint} has no revisions, got {revision!r}; only models on the Hub have them")
     if checkpoint.startswith(_STARTER):
         from export.starter import materialize
 

@@ -161,7 +161,7 @@ def tokenizer_of(packed: PackedE5, ids: Sequence[int]) -> PreTrainedTokenizerFas
     tokenizer.decoder = decoders.Metaspace()
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A {EOS}",
-        pair=f"{BOS} $A {EOS} {EOS} $B {EOS}",  # the encoder was trained with one segment only: every type id is 0
+        pair=f"{BOS} $A {EOS} {EOS} $B {EOS}",
         special_tokens=[(BOS, 0), (EOS, 2)],
     )
     return PreTrainedTokenizerFast(
@@ -174,5 +174,6 @@ def tokenizer_of(packed: PackedE5, ids: Sequence[int]) -> PreTrainedTokenizerFas
         unk_token=UNKNOWN,
         mask_token=MASK,
         model_max_length=packed.positions,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        # No token_type_ids: the encoder knows one segment, and tokenizers gives the windows of a pair another one.
+        model_input_names=["input_ids", "attention_mask"],
     )

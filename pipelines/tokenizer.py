@@ -12,11 +12,12 @@ import tokenizers
 from tokenizers import Encoding
 
 from pipelines.artifact import ModelArtifact
-from pipelines.errors import ArtifactError, InvalidInputError
+from pipelines.errors import ArtifactError, InputTooLongError, InvalidInputError
 
 TextOrPair = str | tuple[str, str]
 
 _CONFIGURATIONS_KEPT = 64
+_MOST_WINDOW_TOKENS = 2**21  # of one request's windows together: half a gigabyte of encodings
 # What transformers' `clean_up_tokenization` undoes after decoding, in its order.
 _SPACED = {
     " .": ".",
@@ -82,7 +83,8 @@ class Tokenizer:
 
         Windows move over text number `sequence` (0 or 1) of a pair; the other text is whole in each. Raises
         InvalidInputError where windows cannot be built: what is fixed in each leaves at most `stride` tokens to the
-        text; and, as tokenizers does, for a stride that would be too large for any text.
+        text; and, as tokenizers does, for a stride that would be too large for any text. Raises InputTooLongError for
+        more windows than one request may hold.
         """
         longest_stride = max_length - self._full.num_special_tokens_to_add(False)
         if stride > longest_stride:
@@ -93,10 +95,18 @@ class Tokenizer:
         too_long = [index for index, encoding in enumerate(whole) if len(encoding) > max_length]
         windows = [[encoding] for encoding in whole]
         if too_long:
+            n_windows = 0
             for index in too_long:
                 moving = whole[index].sequence_ids.count(sequence)
+                fixed = len(whole[index]) - moving
                 # The Rust side panics on this.
-                _require_room(max_length, stride, fixed=len(whole[index]) - moving)
+                _require_room(max_length, stride, fixed=fixed)
+                n_windows += 1 + moving // (max_length - fixed - stride)
+            if n_windows * max_length > _MOST_WINDOW_TOKENS:
+                raise InputTooLongError(
+                    f"inputs need {n_windows} windows of {max_length} tokens, with a stride of {stride}; allowed: "
+                    f"{_MOST_WINDOW_TOKENS // max_length} windows, by a shorter text or a smaller stride"
+                )
             tokenizer = self._truncating(max_length, stride, ("only_first", "only_second")[sequence])
             for index, first in zip(too_long, tokenizer.encode_batch([inputs[i] for i in too_long]), strict=True):
                 windows[index] = [first, *first.overflowing]

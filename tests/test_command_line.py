@@ -1,6 +1,7 @@
 """The command line: what it loads, and how it fails."""
 
 import re
+import socket
 import subprocess
 import sys
 from importlib.metadata import requires
@@ -35,7 +36,15 @@ def test_help_loads_no_framework() -> None:
         (["serve", "absent.yaml"], "absent.yaml does not exist"),
         (["ask", "translate", "hello"], "did you mean 'translation'?"),
         (["ask", "translation", "hello", "--url", "http://127.0.0.1:9"], "no answer from http://127.0.0.1:9"),
+        (
+            ["ask", "translation", "hello", "--url", "nowhere"],
+            "--url: unknown url type: 'nowhere/translation'; allowed:",
+        ),
         (["finetune", "absent.yaml"], "absent.yaml"),
+        (
+            ["export", "starter:qa", "--task", "question-answering", "--output", "a", "--revision", "main"],
+            "starter:qa has no revisions, got 'main'; only models on the Hub have them",
+        ),
     ],
 )
 def test_a_failure_is_one_line_that_says_what_to_do(tmp_path: Path, arguments: list[str], message: str) -> None:
@@ -45,6 +54,33 @@ def test_a_failure_is_one_line_that_says_what_to_do(tmp_path: Path, arguments: l
     assert finished.stdout == ""
     assert re.fullmatch(r"sextet: [^\n]+\n", finished.stderr)
     assert message in finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments", "message"),
+    [
+        ("{port: TAKEN}", [], "cannot listen on 127.0.0.1 port TAKEN"),
+        ("{port: 1}", ["--port", "TAKEN"], "cannot listen on 127.0.0.1 port TAKEN"),
+        ("{host: 203.0.113.1}", [], "cannot listen on 203.0.113.1 port 8000"),
+        ("{port: 65536}", [], "http_options.port is 65536; allowed: 1 to 65535"),
+        ("{host: 5}", [], "http_options.host is 5; allowed: an address"),
+        ("[8000]", [], "http_options is [8000]; allowed: a mapping"),
+    ],
+)
+def test_the_ingress_listens_where_the_file_says_unless_an_option_says_something_else(
+    tmp_path: Path, options: str, arguments: list[str], message: str
+) -> None:
+    task = "{name: translation, args: {task: translation}, deployments: [{name: translation, user_config: {model: a}}]}"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        cluster = f"http_options: {options}\napplications: [{task}]\n".replace("TAKEN", port)
+        (tmp_path / "cluster.yaml").write_text(cluster, encoding="utf-8")
+        finished = run("serve", *[port if one == "TAKEN" else one for one in arguments], folder=tmp_path)
+
+    assert finished.returncode == 1
+    assert finished.stderr.startswith(f"sextet: {message.replace('TAKEN', port)}")
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

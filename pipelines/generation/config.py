@@ -14,6 +14,8 @@ from pipelines.errors import ArtifactError, InvalidInputError
 MAX_SEQUENCES = 32
 """How many beams, or samples, one request may decode side by side: each has its own key-value cache."""
 
+_FACTORS = "1e-9 to 1e9"  # scores stay finite in float32 when they are multiplied with these, or divided by them
+_LARGEST_POWER = 10  # of a length in tokens, for the same reason
 _DEFAULT_MAX_LENGTH = 20  # transformers' own; it counts new tokens where nothing else was said
 
 # name -> (accepts, what is allowed); None is checked nowhere, it means "off".
@@ -25,12 +27,13 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "num_beams": (lambda value: 1 <= value <= MAX_SEQUENCES, f"1 to {MAX_SEQUENCES}"),
     "num_return_sequences": (lambda value: 1 <= value <= MAX_SEQUENCES, f"1 to {MAX_SEQUENCES}"),
     "early_stopping": (lambda value: value in (True, False, "never"), "true, false or 'never'"),
-    "temperature": (lambda value: value > 0, "a number above 0"),
+    "length_penalty": (lambda value: abs(value) <= _LARGEST_POWER, f"-{_LARGEST_POWER} to {_LARGEST_POWER}"),
+    "temperature": (lambda value: _is_factor(value), _FACTORS),
     "top_k": (lambda value: value >= 0, "an integer from 0, which keeps all tokens"),
     "top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
     "min_p": (lambda value: 0 <= value <= 1, "0 to 1"),
     "typical_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
-    "repetition_penalty": (lambda value: value > 0, "a number above 0"),
+    "repetition_penalty": (lambda value: _is_factor(value), _FACTORS),
     "frequency_penalty": (lambda value: -2 <= value <= 2, "-2 to 2"),
     "no_repeat_ngram_size": (lambda value: value >= 0, "an integer from 0"),
 }
@@ -174,6 +177,10 @@ class GenerationConfig:
     def n_sequences(self) -> int:
         """How many sequences are decoded for one answer."""
         return max(self.num_beams, self.num_return_sequences)
+
+
+def _is_factor(value: float) -> bool:
+    return 1e-9 <= value <= 1e9
 
 
 def _filled(values: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:

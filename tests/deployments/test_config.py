@@ -95,8 +95,14 @@ def test_a_wrong_user_config_is_refused_by_task_key_and_what_is_allowed(user_con
     [
         (None, "does not exist"),
         ("a: [", "line 1: not valid YAML"),
+        ("a: \0", "not valid YAML: unacceptable character"),
         ("- 1", "is not a Ray Serve config: it has no list of applications"),
         ("applications: []", "no application has args: {task: ...}"),
+        ("applications: [{name: x, args: task}]", "no application has args: {task: ...}"),
+        (
+            "applications: [{name: translation, args: {task: translation}, deployments: 1}]",
+            "needs name: translation and a deployment translation",
+        ),
         (
             "applications: [{name: x, args: {task: translaton}}]",
             "'translaton' (did you mean 'translation'?); tasks: text-",

@@ -48,7 +48,7 @@ def test_the_encoder_reads_korean_and_english_without_unknown_pieces() -> None:
     tokenizer = AutoTokenizer.from_pretrained(starter.materialize("encoder"))
     text = "꿀잼 같은 새 말도, unusual words like zyzzyva too; ＦＵＬＬ－ＷＩＤＴＨ 12½."
     assert tokenizer.unk_token_id not in tokenizer(text)["input_ids"]
-    assert tokenizer("a", "b")["token_type_ids"] == [0] * 6  # the encoder knows one segment only
+    assert "token_type_ids" not in tokenizer("a", "b")  # the encoder knows one segment only
 
 
 @pytest.mark.usefixtures("checkpoints")
@@ -87,6 +87,13 @@ def test_qa_finds_an_obvious_answer() -> None:
     context = "Marie Curie was born in Warsaw in 1867. She moved to Paris, where she discovered polonium and radium."
     found = answer(question="Where was Marie Curie born?", context=context)
     assert (found["answer"], found["start"]) == ("Warsaw", 24)
+
+
+@pytest.mark.usefixtures("checkpoints")
+def test_qa_reads_a_context_of_several_windows() -> None:
+    answer = pipeline("question-answering", model=str(starter.materialize("qa")))
+    context = "It rained for days and nothing happened. " * 80 + "Marie Curie was born in Warsaw in 1867."
+    assert answer(question="Where was Marie Curie born?", context=context)["answer"] == "Warsaw"
 
 
 @pytest.mark.usefixtures("checkpoints")

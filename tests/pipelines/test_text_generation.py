@@ -181,7 +181,7 @@ def test_truncate_keeps_the_last_tokens_and_the_token_that_begins_every_prompt(l
 @pytest.mark.parametrize(
     ("given_parameters", "message"),
     [
-        ({"temperature": 0.0}, "parameters.temperature is 0.0; allowed: a number above 0"),
+        ({"temperature": 0.0}, "parameters.temperature is 0.0; allowed: 1e-9 to 1e9"),
         ({"top_p": 1.5}, "parameters.top_p is 1.5; allowed: above 0 and at most 1"),
         ({"max_new_tokens": 0}, "parameters.max_new_tokens is 0; allowed: an integer from 1"),
         ({"max_new_tokens": "many"}, "parameters.max_new_tokens is 'many'; allowed: an integer"),

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.artifact import ModelArtifact
-from pipelines.errors import ArtifactError, InvalidInputError
+from pipelines.errors import ArtifactError, InputTooLongError, InvalidInputError
 from pipelines.tokenizer import Tokenizer
 from tests.pipelines.texts import texts
 
@@ -136,6 +136,15 @@ def test_windows_without_room_for_the_text_are_refused_before_rust_panics(ours: 
     for max_length, stride in ((12, 4), (8, 0), (4, 0), (1, 0)):
         with pytest.raises(InvalidInputError, match="tokens"):
             ours("bert").windows([(question, context)], max_length=max_length, stride=stride, sequence=1)
+
+
+def test_more_windows_than_memory_holds_are_refused_before_they_are_built(ours: Tokenizers) -> None:
+    text = "anna smith " * 20_000
+    assert ours("bert").windows([text], max_length=64, stride=0)
+    with pytest.raises(
+        InputTooLongError, match=r"inputs need \d+ windows of 64 tokens, with a stride of 61; allowed: "
+    ):
+        ours("bert").windows([text], max_length=64, stride=61)
 
 
 def test_nothing_is_encoded_to_nothing(ours: Tokenizers) -> None:

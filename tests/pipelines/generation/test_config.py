@@ -101,7 +101,7 @@ def plain(value: Any, off: str = "") -> Any:
         ({"stop_strings": ["\n"]}, "stop_strings"),
         ({"penalty_alpha": 0.6}, "penalty_alpha"),
         ({"watermarking_config": {"bias": 2.0}}, "watermarking_config"),
-        ({"repetition_penalty": 0.0}, "repetition_penalty to 0.0; allowed: a number above 0"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty to 0.0; allowed: 1e-9 to 1e9"),
     ],
 )
 def test_what_would_change_the_answer_and_is_not_supported_is_refused_by_name(
@@ -119,13 +119,16 @@ def test_what_changes_nothing_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("given_values", "message"),
     [
-        ({"temperature": 0.0}, "temperature is 0.0; allowed: a number above 0"),
+        ({"temperature": 0.0}, "temperature is 0.0; allowed: 1e-9 to 1e9"),
         ({"top_p": 0.0}, "top_p is 0.0; allowed: above 0 and at most 1"),
         ({"top_p": 1.1}, "top_p is 1.1"),
         ({"typical_p": 0.0}, "typical_p is 0.0"),
         ({"min_p": 2.0}, "min_p is 2.0; allowed: 0 to 1"),
         ({"top_k": -1}, "top_k is -1; allowed: an integer from 0"),
-        ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0; allowed: a number above 0"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0; allowed: 1e-9 to 1e9"),
+        ({"temperature": 1e-300}, "temperature is 1e-300"),
+        ({"temperature": 1e308}, "temperature is 1e\\+308"),
+        ({"length_penalty": 1e308, "num_beams": 2}, "length_penalty is 1e\\+308; allowed: -10 to 10"),
         ({"frequency_penalty": 3.0}, "frequency_penalty is 3.0; allowed: -2 to 2"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0; allowed: an integer from 1"),
         ({"num_beams": 33}, "num_beams is 33; allowed: 1 to 32"),
