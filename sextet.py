@@ -44,6 +44,8 @@ def export(
     from export.build import ExportArgs, export_all, export_checkpoint
 
     if everything:
+        if task or output is not None:
+            raise ConfigurationError("--all takes tasks and folders from cluster.yaml: leave --task and --output out")
         from deployments.config import model_sources
 
         export_all([ExportArgs(**args) for args in model_sources(Path(checkpoint or "cluster.yaml"))], progress=_say)

@@ -24,6 +24,7 @@ from pipelines.batching import BatchingConfig
 from pipelines.errors import ConfigurationError
 
 ConfigT = TypeVar("ConfigT")
+MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,17 @@ class SourceConfig:
 
 @dataclass(frozen=True)
 class LimitsConfig:
-    """What one request may hold; more of it is answered with 413."""
+    """What one request may hold; more of it is answered with 413, a longer input with 422.
+
+    `max_input_characters` bounds one input, before it is tokenized: a long one occupies a thread for a second.
+    """
 
     max_inputs: int = 1024
     max_body_bytes: int = 4 * 2**20
+    max_input_characters: int = 200_000
 
     def __post_init__(self) -> None:
-        for name in ("max_inputs", "max_body_bytes"):
+        for name in ("max_inputs", "max_body_bytes", "max_input_characters"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}; allowed: an integer from 1")
 
@@ -66,8 +71,10 @@ class TaskConfig:
     allow_unverified: bool = False
 
     def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise ConfigurationError(f"threads is {self.threads}; allowed: an integer from 1")
+        if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
+            raise ConfigurationError(f"threads is {self.threads}; allowed: 1 to {MOST_THREADS}")
+        if self.gpu_mem_limit_bytes is not None and self.gpu_mem_limit_bytes < 1:
+            raise ConfigurationError(f"gpu_mem_limit_bytes is {self.gpu_mem_limit_bytes}; allowed: an integer from 1")
 
     @classmethod
     def from_user_config(cls, given: Any, task: str) -> "TaskConfig":

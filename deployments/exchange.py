@@ -20,8 +20,10 @@ from starlette.requests import ClientDisconnect, Request
 
 from deployments import deadline_header
 from deployments.errors import BodyTooLargeError, MethodNotAllowedError, UnsupportedMediaTypeError
-from pipelines.errors import InvalidInputError
+from pipelines.errors import DeadlineExceededError, InvalidInputError
 
+BODY_S = 60.0
+"""How long a client may take to send its body."""
 HEAD_START_S = 0.02
 """Where Serve sees the deadline header too, it answers with plain text when that is over: be earlier by this much."""
 DISCARDED_BODIES = 16
@@ -79,7 +81,7 @@ def deadline_of(request: Request) -> float | None:
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The body's bytes. Raises BodyTooLargeError and UnsupportedMediaTypeError."""
+    """The body's bytes. Raises BodyTooLargeError, UnsupportedMediaTypeError, and DeadlineExceededError after BODY_S."""
     media_type = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
     if media_type != "application/json" and not re.fullmatch(r"application/[^/]+\+json", media_type):
         raise UnsupportedMediaTypeError(f"the content-type is {media_type!r}; allowed: application/json")
@@ -88,14 +90,17 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         raise UnsupportedMediaTypeError(f"the content-encoding is {encoding!r}; allowed: identity (no compression)")
     body, received = bytearray(), 0
     try:
-        async for chunk in request.stream():
-            received += len(chunk)
-            if received <= max_bytes:
-                body += chunk
-            elif received > DISCARDED_BODIES * max_bytes:
-                break
+        async with asyncio.timeout(BODY_S):
+            async for chunk in request.stream():
+                received += len(chunk)
+                if received <= max_bytes:
+                    body += chunk
+                elif received > DISCARDED_BODIES * max_bytes:
+                    break
     except ClientDisconnect:
         raise asyncio.CancelledError from None
+    except TimeoutError:
+        raise DeadlineExceededError(f"the body was not complete after {BODY_S:.0f} s; {received} bytes came") from None
     if received > max_bytes:
         raise BodyTooLargeError(f"the body has more than {max_bytes} bytes; allowed: at most {max_bytes} bytes")
     return bytes(body)

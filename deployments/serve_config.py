@@ -7,21 +7,42 @@ from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import ServeDeploySchema
 
 from deployments.config import unknown_key
 from pipelines.errors import ConfigurationError
+
+SHOWN = 60  # characters of a value that an error repeats
 
 
 def validated(content: Mapping[str, Any]) -> ServeDeploySchema:
     """The configuration as Serve takes it; raises ConfigurationError that names the key in one line."""
     _check_keys(ServeDeploySchema, content, "cluster.yaml")
     try:
-        return ServeDeploySchema.model_validate(content)
+        config = ServeDeploySchema.model_validate(content)
+        for application in config.applications:
+            for deployment in application.deployments:
+                _check_autoscaling(f"{application.name}: autoscaling_config", deployment.autoscaling_config)
+        return config
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "cluster.yaml"
-        raise ConfigurationError(f"{where} is {first['input']!r}: {first['msg']}") from None
+        raise ConfigurationError(f"{where} is {_shown(first['input'])}: {first['msg']}") from None
+
+
+def _check_autoscaling(where: str, given: Any) -> None:
+    """What Serve itself checks only once its controller runs."""
+    if isinstance(given, Mapping):
+        try:
+            AutoscalingConfig.model_validate(given)
+        except ValidationError as error:
+            raise ConfigurationError(f"{where}: {error.errors()[0]['msg']}") from None
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
 def _check_keys(model: type[BaseModel], given: Mapping[str, Any], where: str) -> None:

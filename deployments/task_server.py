@@ -30,7 +30,13 @@ from deployments.streaming import EventStream
 from pipelines.base import Cancelled, Pipeline, Row
 from pipelines.batching import BatchReport, TokenBudgetBatcher
 from pipelines.cost_model import CostModel
-from pipelines.errors import ConfigurationError, DeadlineExceededError, GenerationError, InvalidInputError
+from pipelines.errors import (
+    ConfigurationError,
+    DeadlineExceededError,
+    GenerationError,
+    InputTooLongError,
+    InvalidInputError,
+)
 
 T = TypeVar("T")
 SMALL_BODY_BYTES = 1024  # tokenized in half a millisecond
@@ -129,6 +135,7 @@ class TaskServer:
         try:
             async with asyncio.timeout_at(deadline):
                 body = await read_body(request, serving.config.limits.max_body_bytes)
+                serving.batcher.refuse_overload(deadline)  # before the work of tokenizing, and again with its tokens
                 run = _at_once if len(body) <= SMALL_BODY_BYTES else self._off_loop
                 prepared = await run(lambda: self._prepare(serving, body, timings))
                 if prepared.request.stream:
@@ -149,6 +156,7 @@ class TaskServer:
         inputs = []
         for index, raw in enumerate(request.inputs):
             try:
+                _require_length(raw, serving.config.limits.max_input_characters)
                 inputs.append(serving.pipeline.parse(raw))
             except InvalidInputError as error:
                 raise huggingface.named(error, request, index) from None
@@ -221,6 +229,13 @@ def _assigned_cpus() -> int:
     """The whole CPUs that this replica reserves: Ray tells every worker so, in the variable that OpenMP reads."""
     given = os.environ.get("OMP_NUM_THREADS", "")
     return max(1, int(given)) if given.isdecimal() else 1
+
+
+def _require_length(raw: Any, most: int) -> None:
+    texts = raw.values() if isinstance(raw, dict) else [raw]
+    characters = sum(len(text) for text in texts if isinstance(text, str))
+    if characters > most:
+        raise InputTooLongError(f"inputs has {characters} characters; allowed: at most {most}")
 
 
 async def _at_once(work: Callable[[], T]) -> T:

@@ -29,6 +29,7 @@ _LONGEST_TOKENS = 384
 _LONGEST_WORDS = 24
 _NEW_TOKENS = 6
 _LONGEST_SPAN = 15
+_WINDOW_TOKENS = 32  # of context in a window
 _NAMED = 20
 
 
@@ -138,6 +139,19 @@ def _batches(artifact: ModelArtifact, inputs: Sequence[TextOrPair]) -> Iterator[
         names = [_name(row, inputs[row], len(encodings[row]), size) for row in rows]
         yield _Batch(names, [encodings[row] for row in rows])
         start = rows.stop
+    if manifest.task == "question-answering":
+        yield from _windows(artifact, inputs)
+
+
+def _windows(artifact: ModelArtifact, inputs: Sequence[TextOrPair]) -> Iterator[_Batch]:
+    """What the pipeline makes of the longest context: a tokenizer may see its later windows in another way."""
+    longest = max(inputs, key=lambda pair: len(pair[1]))
+    question = len(Tokenizer(artifact).encode([longest[0]])[0])
+    (encodings,) = Tokenizer(artifact).windows(
+        [longest], max_length=question + _WINDOW_TOKENS, stride=_WINDOW_TOKENS // 4, sequence=1
+    )
+    names = [f"{_name(0, longest, len(one), len(encodings))} window {n}" for n, one in enumerate(encodings)]
+    yield _Batch(names, list(encodings))
 
 
 def _generates(artifact: ModelArtifact) -> bool:
@@ -172,7 +186,8 @@ def _both(
     for row, encoding in enumerate(batch.encodings):
         feeds["input_ids"][row, : len(encoding)] = encoding.ids
         feeds["attention_mask"][row, : len(encoding)] = 1
-        feeds["token_type_ids"][row, : len(encoding)] = encoding.type_ids
+        if compared.settings.token_type_ids:
+            feeds["token_type_ids"][row, : len(encoding)] = encoding.type_ids
     feeds = {name: feeds[name] for name in session.input_names}
     with torch.no_grad():
         outputs = model(**{name: torch.from_numpy(array) for name, array in feeds.items()})

@@ -226,7 +226,7 @@ class TokenBudgetBatcher(Generic[RowT, OutputT]):
     ) -> _Request[RowT, OutputT]:
         loop = asyncio.get_running_loop()
         n_tokens = [row.n_tokens for row in rows]
-        self._refuse_overload(sum(n_tokens), None if deadline is None else deadline - loop.time())
+        self.refuse_overload(deadline, sum(n_tokens))
         request: _Request[RowT, OutputT] = _Request(done=loop.create_future(), items=items)
         request.rows = [_Waiting(request, index, row, n_tokens[index]) for index, row in enumerate(rows)]
         request.outputs = [None] * len(rows)
@@ -241,9 +241,11 @@ class TokenBudgetBatcher(Generic[RowT, OutputT]):
         self._dispatch()
         return request
 
-    def _refuse_overload(self, n_tokens: int, time_left_s: float | None) -> None:
+    def refuse_overload(self, deadline: float | None, n_tokens: int = 1) -> None:
+        """Raise OverloadedError where a request of so many tokens would not be admitted now."""
         if self._closing:
             raise _closing()
+        time_left_s = None if deadline is None else deadline - asyncio.get_running_loop().time()
         wait_s = self.expected_wait_s()
         if self._waiting and self._waiting.tokens + n_tokens > self.config.max_queue_tokens:
             raise OverloadedError(

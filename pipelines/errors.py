@@ -3,7 +3,7 @@
     SextetError
     ├── InvalidInputError         the caller's input or parameter            -> 400
     │   ├── UnusedParametersError a parameter that this task cannot honour    -> 400
-    │   └── InputTooLongError     more tokens than the model can read         -> 422
+    │   └── InputTooLongError     more than the model, or a limit, can take   -> 422
     ├── ArtifactError             a model folder that must not be served
     ├── CheckpointError           a checkpoint that must not be exported
     ├── ConfigurationError        cluster.yaml or a command-line option
@@ -15,6 +15,8 @@ Ray pickles exceptions by their `args`, so each passes all of its arguments to `
 """
 
 from collections.abc import Sequence
+
+_SHOWN = 60  # characters of a name, and names, that are repeated to whoever sent them
 
 
 class SextetError(Exception):
@@ -32,14 +34,14 @@ class UnusedParametersError(InvalidInputError):
     """Parameters that the task cannot honour, worded as transformers does: clients retry on that text."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        super().__init__(list(names))
+        super().__init__([name if len(name) <= _SHOWN else f"{name[: _SHOWN - 3]}..." for name in names[:_SHOWN]])
 
     def __str__(self) -> str:
         return f"The following `model_kwargs` are not used by the model: {list(self.args[0])}"
 
 
 class InputTooLongError(InvalidInputError):
-    """A text that has more tokens than the model reads, where the caller forbade truncation."""
+    """A text that has more tokens than the model reads, where the caller forbade truncation; or more than a limit."""
 
 
 class ArtifactError(SextetError):

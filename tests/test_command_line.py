@@ -31,6 +31,7 @@ def test_help_loads_no_framework() -> None:
     [
         (["export", "somewhere"], "sextet export needs CHECKPOINT, --task and --output"),
         (["export", "--all", "absent.yaml"], "absent.yaml does not exist"),
+        (["export", "--all", "--task", "translation"], "--all takes tasks and folders from cluster.yaml: leave --task"),
         (["export", "absent", "--task", "translation", "--output", "a"], "absent"),
         (["export", "absent", "--task", "translate", "--output", "a"], "allowed: text-classification, "),
         (["serve", "absent.yaml"], "absent.yaml does not exist"),

@@ -120,6 +120,29 @@ def test_every_response_has_its_times_and_one_request_id(http: httpx.Client) -> 
         assert int(response.headers["x-compute-tokens"]) >= 0
 
 
+def answer_to(url: str, head: bytes) -> str:
+    """What comes back for bytes that no HTTP client would send."""
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall(head)
+        return connection.recv(65536).decode()
+
+
+def test_what_serve_or_haproxy_would_answer_in_their_own_words_is_json_too(cluster: Serving) -> None:
+    body = b'{"inputs": "good"}'
+    post = b"POST /text-classification HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
+
+    odd_id = answer_to(cluster.url, post + b"x-request-id: \xff\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
+    malformed = answer_to(cluster.url, post + b"content-length: many\r\n\r\n")
+    upgrade = b"upgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 13\r\nsec-websocket-key: eA==\r\n"
+    websocket = answer_to(cluster.url, b"GET /text-classification HTTP/1.1\r\nhost: x\r\n" + upgrade + b"\r\n")
+
+    assert odd_id.startswith("HTTP/1.1 200 ")
+    assert malformed.startswith("HTTP/1.1 400 ")
+    assert '"error_type":"validation"' in malformed
+    assert websocket.startswith("HTTP/1.1 403 ")
+
+
 def test_a_deadline_that_runs_out_is_answered_by_us_and_not_by_serve(http: httpx.Client) -> None:
     body: dict[str, Any] = {"inputs": [TEXT] * 300, "parameters": {"max_new_tokens": 50, "do_sample": False}}
     for timeout in ("0.0001", "0.001", "0.01", "0.05"):

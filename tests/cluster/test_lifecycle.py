@@ -12,6 +12,7 @@ import httpx
 import psutil
 import pytest
 
+from deployments.local_ray import remove_stale
 from tests.cluster.serving import (
     READY_S,
     STOP_S,
@@ -86,6 +87,9 @@ def test_a_cluster_applies_changes_ends_without_a_trace_and_starts_again_at_once
         assert time.monotonic() < give_up_at
         time.sleep(0.2)
     assert not is_listening(again.url)
+    (folder,) = Path("/tmp").glob(f"sextet-{again.process.pid}-*")
+    remove_stale()  # as the next start does
+    assert not folder.exists()
 
 
 def request_inside(url: str) -> tuple[socket.socket, bytes]:

@@ -22,6 +22,19 @@ def test_the_shipped_cluster_is_a_valid_serve_config() -> None:
         ({"http_option": {}}, "cluster.yaml has no key 'http_option' (did you mean 'http_options'?)"),
         ({"http_options": {"prot": 1}}, "cluster.yaml: http_options has no key 'prot' (did you mean 'port'?)"),
         ({"http_options": {"port": "x"}}, "http_options.port is 'x': "),
+        ({"applications": [{"name": "a" * 99}]}, "..."),
+        (
+            {
+                "applications": [
+                    {
+                        "name": "a",
+                        "import_path": "a:b",
+                        "deployments": [{"name": "d", "autoscaling_config": {"min_replicas": 3, "max_replicas": 2}}],
+                    }
+                ]
+            },
+            "a: autoscaling_config: ",
+        ),
         (
             {"applications": [{"name": "a", "import_path": "a:b", "deployments": [{"name": "d", "num_replica": 1}]}]},
             "cluster.yaml: applications[a]: deployments[d] has no key 'num_replica' (did you mean 'num_replicas'?)",

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 import pipelines
+from deployments import exchange
 from deployments.task_server import TaskServer
 from pipelines.errors import ArtifactError, ConfigurationError
 
@@ -93,6 +94,8 @@ def test_the_url_may_end_in_a_slash(server: TaskServer, path: str) -> None:
         ({"inputs": ["a", {"text": 1}]}, 400, "inputs[1].text is a number"),
         ({"inputs": "a", "parameters": {"top_k": "x"}}, 400, "parameters.top_k is 'x'; allowed: an integer"),
         ({"inputs": "a", "parameters": {"x": 1}}, 400, "The following `model_kwargs` are not used by the model: ['x']"),
+        ({"inputs": ["a", "a" * 200_001]}, 422, "inputs[1] has 200001 characters; allowed: at most 200000"),
+        ({"inputs": "a", "parameters": {"x" * 10_000: 1}}, 400, "x..."),
         ({"inputs": ["a"] * 1025}, 413, "inputs has 1025 elements; allowed: at most 1024 inputs"),
         ({"inputs": "a" * 5_000_000}, 413, "the body has more than 4194304 bytes; allowed: at most 4194304 bytes"),
     ],
@@ -276,6 +279,22 @@ def test_questions_come_as_objects_and_one_that_lacks_its_context_is_named(expor
     assert set(one.json()) == {"score", "start", "end", "answer"}
     assert many.json() == [one.json(), one.json()]
     assert (wrong.status_code, wrong.json()["error"].split(";")[0]) == (400, "inputs[1] lacks context")
+
+
+def test_a_body_that_never_ends_is_given_up(server: TaskServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "BODY_S", 0.05)
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"inputs": '
+        await asyncio.sleep(20)
+
+    async def ask(client: httpx.AsyncClient) -> httpx.Response:
+        return await client.post(f"/{TASK}", content=body())
+
+    response = asking(server, ask)
+
+    assert (response.status_code, response.json()["error_type"]) == (408, "timeout")
+    assert response.json()["error"].startswith("the body was not complete after")
 
 
 def test_without_threads_a_session_has_as_many_as_ray_reserved_cpus(model: Path, monkeypatch: Any) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipelines.generation.config import GenerationConfig
@@ -56,6 +56,8 @@ def test_scores_are_processed_as_by_transformers(
     import torch
     import transformers
 
+    # Two forced tokens are equally likely: which of them a warper keeps is arbitrary, as torch.sort is not stable.
+    assume(len(chosen.get("forced_eos_token_id", [])) < 2 or not chosen.get("do_sample"))
     random = np.random.default_rng(seed)
     ids = random.integers(0, VOCABULARY // 4, (rows, int(random.integers(prompt_tokens, 12))))
     scores = (random.normal(size=(rows, VOCABULARY)) * 3).astype(np.float32)
