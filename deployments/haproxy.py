@@ -10,20 +10,17 @@ from functools import partial
 from pathlib import Path
 
 WRAPPER = r"""#!/bin/sh
-# Ray Serve starts this as HAProxy (-db -f CONFIG ...). Four things are changed in its configuration:
+# Ray Serve starts this as HAProxy (-db -f CONFIG ...). Three things are changed in its configuration:
 # - its pages for people and for Prometheus listen on every interface: they are moved to loopback;
 # - where no replica answers it says 500 in plain text: it says 503 in JSON, and when to come back;
-# - to what is not HTTP it says 400 in HTML: that becomes JSON too;
 # and HAProxy must not outlive the actor that started it.
 for argument; do [ "$previous" = -f ] && config=$argument; previous=$argument; done
 stats=$RAY_SERVE_HAPROXY_STATS_PORT
 sed -i -e 's/^\( *bind\) :/\1 127.0.0.1:/' -e "s/^\( *bind\) [*]:$stats$/\1 127.0.0.1:$stats/" \
-    -e "s|^\( *errorfile 50[234]\) .*|\1 ${0%/*}/unavailable.http|" \
-    -e "s|^\( *\)errorfile 502 .*|&\n\1errorfile 400 ${0%/*}/malformed.http|" "$config"
+    -e "s|^\( *errorfile 50[234]\) .*|\1 ${0%/*}/unavailable.http|" "$config"
 exec DIE_WITH_PARENT BINARY "$@"
 """
 UNAVAILABLE = b'{"error":"no replica of this task answers now; it is being replaced","error_type":"overloaded"}'
-MALFORMED = b'{"error":"the request is not HTTP as RFC 9112 has it, or its head is too long","error_type":"validation"}'
 
 
 def find_binary() -> Path | None:
@@ -46,18 +43,14 @@ def write_wrapper(binary: Path, folder: Path) -> Path:
     setpriv = shutil.which("setpriv")
     die_with_parent = f"{shlex.quote(setpriv)} --pdeathsig KILL" if setpriv else ""
     script = WRAPPER.replace("DIE_WITH_PARENT", die_with_parent).replace("BINARY", shlex.quote(str(binary)))
-    _write_answer(folder / "unavailable.http", b"503 Service Unavailable\r\nretry-after: 5", UNAVAILABLE)
-    _write_answer(folder / "malformed.http", b"400 Bad Request\r\nconnection: close", MALFORMED)
+    (folder / "unavailable.http").write_bytes(
+        b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 5\r\n"
+        b"cache-control: no-store\r\ncontent-length: %d\r\n\r\n%s" % (len(UNAVAILABLE), UNAVAILABLE)
+    )
     wrapper = folder / "haproxy"
     wrapper.write_text(script)
     wrapper.chmod(0o700)
     return wrapper
-
-
-def _write_answer(path: Path, head: bytes, body: bytes) -> None:
-    """A whole response, as HAProxy's errorfile wants it."""
-    head += b"\r\ncontent-type: application/json\r\ncache-control: no-store\r\ncontent-length: %d" % len(body)
-    path.write_bytes(b"HTTP/1.1 %s\r\n\r\n%s" % (head, body))
 
 
 def drain(folder: Path, limit_s: float) -> None:
