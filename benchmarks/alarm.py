@@ -1,4 +1,4 @@
-"""Alarm: a timer of the kernel, because event loops wake up to the millisecond and a request may take less than that."""
+"""Alarm: a timer of the kernel. Event loops wake up to the millisecond, and a request may take less than that."""
 
 import asyncio
 import ctypes

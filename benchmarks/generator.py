@@ -21,7 +21,7 @@ import uvloop
 from benchmarks.alarm import Alarm
 from benchmarks.arrivals import poisson
 from benchmarks.client import Exchange, Pool
-from benchmarks.tally import BUSY_CPU_SHARE, Tally, Window
+from benchmarks.tally import BUSY_CPU_SHARE, Tally
 
 TICK_S = 0.05  # how often timeouts and hopeless trials are looked for
 PAUSE_AFTER_ERROR_S = 0.01  # a closed loop on a dead server must not spin
@@ -103,62 +103,75 @@ def _generate(load: Load, start_at: float) -> Tally:
 
 
 class _Generator:
-    """One run of a load in the running process."""
+    """One run of a load in the running process.
+
+    The window of an open loop has the time in which its requests were meant to leave. That of a closed loop lasts from
+    the first answer after the warm-up to the first one after a further `duration_s`: servers answer in batches, and a
+    window cut anywhere would count one batch more or less, which may be a tenth of all.
+    """
 
     def __init__(self, load: Load) -> None:
         self._load = load
-        self._tally = Tally(load.duration_s, load.slo_s)
+        self._tally = Tally(load.slo_s)
         self._sent = 0
         self._over = False
-        self._expected = 0  # requests of an open loop that belong to the window
-        self._cpu_s = time.process_time()
+        self._opened_at: float | None = None
+        self._closed_at: float | None = None
+        self._cpu_s = 0.0
 
     async def run(self) -> Tally:
         load = self._load
         self._pool = Pool(load.host, load.port)
         await self._pool.open(load.concurrency or FIRST_CONNECTIONS)
-        started_at = perf_counter()
-        self._window = Window(started_at + load.warm_up_s, started_at + load.warm_up_s + load.duration_s)
-        asyncio.get_running_loop().call_later(load.warm_up_s, self._start_cpu_clock)
+        self._opens_at = perf_counter() + load.warm_up_s
+        self._closes_at = self._opens_at + load.duration_s
         try:
-            await (self._closed_loop() if load.rate_per_s is None else self._open_loop(started_at))
+            await (self._closed_loop() if load.rate_per_s is None else self._open_loop())
         finally:
             self._over = True
             self._pool.close()
-        cpu_s, wall_s = time.process_time() - self._cpu_s, perf_counter() - self._window.opens_at
-        self._tally.cpu_shares.append(cpu_s / wall_s if wall_s > 0 else 0.0)
         return self._tally
 
     # --- closed loop ---
 
     async def _closed_loop(self) -> None:
         for _ in range(self._load.concurrency or 1):
-            self._send(perf_counter(), self._next_in_closed_loop)
-        while perf_counter() < self._window.closes_at:
+            self._send(perf_counter(), self._ended_in_closed_loop)
+        while self._closed_at is None and perf_counter() < self._closes_at + self._load.timeout_s:
             await self._tick(measure_lag=True)
+        ended_at = self._closed_at or perf_counter()
+        self._close(ended_at - (self._opened_at or self._opens_at), ended_at)
 
-    def _next_in_closed_loop(self, exchange: Exchange) -> None:
-        if self._over:
+    def _ended_in_closed_loop(self, exchange: Exchange) -> None:
+        if self._over or self._closed_at is not None:
             return
-        if exchange.ended_at in self._window:
-            self._tally.count_rate(exchange)
+        if self._opened_at is not None:
+            self._tally.count_answer(exchange)
             self._tally.count_latency(exchange)
+            if exchange.ended_at >= self._closes_at:
+                self._closed_at = exchange.ended_at
+        elif exchange.ended_at >= self._opens_at:
+            self._opened_at = exchange.ended_at
+            self._closes_at = exchange.ended_at + self._load.duration_s
+            self._cpu_s = time.process_time()
         if exchange.succeeded:
-            self._send(exchange.ended_at, self._next_in_closed_loop)
+            self._send(exchange.ended_at, self._ended_in_closed_loop)
         else:
             asyncio.get_running_loop().call_later(PAUSE_AFTER_ERROR_S, self._resume)
 
     def _resume(self) -> None:
         if not self._over:
-            self._send(perf_counter(), self._next_in_closed_loop)
+            self._send(perf_counter(), self._ended_in_closed_loop)
 
     # --- open loop ---
 
-    async def _open_loop(self, started_at: float) -> None:
+    async def _open_loop(self) -> None:
         load = self._load
         assert load.rate_per_s is not None
+        started_at = self._opens_at - load.warm_up_s
         self._arrivals = started_at + poisson(load.rate_per_s, load.warm_up_s + load.duration_s, load.seed)
-        self._expected = int((self._arrivals >= self._window.opens_at).sum())
+        self._expected = int((self._arrivals >= self._opens_at).sum())
+        asyncio.get_running_loop().call_later(load.warm_up_s, self._start_cpu_clock)
         self._alarm = Alarm(self._send_due)
         try:
             self._send_due()
@@ -167,6 +180,8 @@ class _Generator:
                 self._tally.stopped_early = load.hopeless_stops and self._is_hopeless()
         finally:
             self._alarm.close()
+        ended_at = perf_counter()
+        self._close(min(load.duration_s, max(ended_at - self._opens_at, TICK_S)), ended_at)
 
     def _send_due(self) -> None:
         while self._sent < len(self._arrivals):
@@ -175,21 +190,21 @@ class _Generator:
             if intended_at > now:
                 self._alarm.set(intended_at)
                 return
-            if intended_at in self._window:
+            if self._in_window(intended_at):
                 self._tally.late.record(now - intended_at)
             self._send(intended_at, self._ended_in_open_loop)
 
     def _ended_in_open_loop(self, exchange: Exchange) -> None:
         if self._over:
             return
-        if exchange.ended_at in self._window:
-            self._tally.count_rate(exchange)
-        if exchange.intended_at in self._window:
+        if self._in_window(exchange.ended_at):
+            self._tally.count_answer(exchange)
+        if self._in_window(exchange.intended_at):
             self._tally.count_latency(exchange)
 
     def _is_hopeless(self) -> bool:
         assert self._load.slo_s is not None
-        overdue = self._pool.count_older(self._load.slo_s, self._window.opens_at)
+        overdue = self._pool.count_older(self._load.slo_s, self._opens_at)
         return self._tally.bad + overdue > BAD_SHARE * self._expected
 
     # --- both ---
@@ -202,9 +217,16 @@ class _Generator:
     async def _tick(self, *, measure_lag: bool) -> None:
         asleep_at = perf_counter()
         await asyncio.sleep(TICK_S)
-        if measure_lag and asleep_at in self._window:
+        if measure_lag and self._in_window(asleep_at):
             self._tally.late.record(max(0.0, perf_counter() - asleep_at - TICK_S))
         self._pool.expire(self._load.timeout_s)
+
+    def _in_window(self, at: float) -> bool:
+        return self._opens_at <= at < self._closes_at
+
+    def _close(self, duration_s: float, ended_at: float) -> None:
+        cpu_s = time.process_time() - self._cpu_s
+        self._tally.close(duration_s, cpu_s / max(ended_at - self._opens_at, TICK_S))
 
     def _start_cpu_clock(self) -> None:
         self._cpu_s = time.process_time()

@@ -9,7 +9,8 @@ from benchmarks.table import table
 
 STYLE = """
 :root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; background: #fff; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; background: #fff; }
+body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 p.sub { color: #555; margin-top: .2rem; }
 pre { background: #f6f6f6; padding: .8rem 1rem; overflow-x: auto; font-size: 13px; line-height: 1.4; }

@@ -98,11 +98,11 @@ def _throughput_latency(points: Sequence[dict[str, Any]], slo_ms: float | None) 
     figure, axes = _figure()
     closed = [one for one in curve if one[3].startswith("c=")]
     opened = sorted(one for one in curve if not one[3].startswith("c="))
-    for group, kind, style in ((closed, "closed loop", "o-"), (opened, "Poisson arrivals", "s-")):
+    for group, kind, marker, colour in ((closed, "closed loop", "o", "C0"), (opened, "Poisson arrivals", "s", "C3")):
         if group:
             rates, p50, p99, _ = zip(*group, strict=True)
-            axes.plot(rates, p99, style, label=f"p99, {kind}", markersize=4)
-            axes.plot(rates, p50, style, label=f"p50, {kind}", markersize=4, alpha=0.55)
+            axes.plot(rates, p99, f"{marker}-", color=colour, label=f"p99, {kind}", markersize=4)
+            axes.plot(rates, p50, f"{marker}:", color=colour, label=f"p50, {kind}", markersize=4)
     for rate, _, p99_ms, label in closed:
         axes.annotate(label, (rate, p99_ms), textcoords="offset points", xytext=(4, 4), fontsize=8)
     if slo_ms is not None:
@@ -110,7 +110,8 @@ def _throughput_latency(points: Sequence[dict[str, Any]], slo_ms: float | None) 
         axes.annotate("objective", (0, slo_ms), textcoords="offset points", xytext=(4, 3), fontsize=8)
     axes.set(yscale="log", xlabel="inputs answered per second", ylabel="latency, ms")
     axes.set_xlim(left=0)
-    axes.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(_plain))
+    for formatted in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        formatted(matplotlib.ticker.LogFormatter(minor_thresholds=(2, 0.5)))
     axes.legend(loc="best")
     axes.set_title("Throughput and latency", loc="left")
     return figure

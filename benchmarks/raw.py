@@ -57,9 +57,9 @@ class RawPipeline:
         return RawRun(batch_size, n_batches * batch_size / (ended_at - started_at), times.summary())
 
     def best_offline(self, duration_s: float) -> RawRun:
-        """The fastest fixed batch size of BATCH_SIZES, measured again for `duration_s`; it stops where larger is slower.
+        """The fastest fixed batch size, measured again for `duration_s`.
 
-        A larger batch may still be faster after a smaller one was slower, by noise; so two in a row have to be.
+        Sizes grow until two in a row were slower than the best: one may have been so by noise.
         """
         tried: list[RawRun] = []
         for batch_size in BATCH_SIZES:

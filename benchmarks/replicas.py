@@ -54,7 +54,7 @@ class MemoryWatch:
         self._thread.join()
 
     def growth(self, after_s: float) -> float | None:
-        """The largest growth of a replica that lived from `after_s` to the end, as a share; None where there is none."""
+        """The largest growth, as a share, of a replica that lived from `after_s` to the end; None without one."""
         growths = []
         last_at = max((series[-1][0] for series in self.samples.values()), default=0.0)
         for series in self.samples.values():

@@ -33,6 +33,7 @@ class ScenarioConfig:
     load: Load
     concurrencies: Sequence[int] = ()
     rates: Sequence[float] = ()
+    raw_batch_size: int | None = None  # the best one is looked for
     repetitions: int = 3
     processes: int | None = None
     task: str = "text-classification"
@@ -83,7 +84,7 @@ def offline(config: ScenarioConfig, raw: RawPipeline | None, say: Say) -> Outcom
             outcome.raw.append(run.figures())
             raw_per_s = run.inputs_per_s
         tally = _closed(config, outcome, concurrency, repetition, say)
-        served_per_s = tally.inputs / tally.duration_s
+        served_per_s = tally.per_s["inputs"]
         outcome.note(inputs_per_s=served_per_s)
         if raw_per_s is not None:
             outcome.note(raw_inputs_per_s=raw_per_s, served_over_raw=served_per_s / raw_per_s)
@@ -98,7 +99,7 @@ def server(config: ScenarioConfig, raw: RawPipeline | None, say: Say) -> Outcome
     batch_size = _best_batch_size(config, raw, say)
     for repetition in range(config.repetitions):
         closed = _closed(config, outcome, OFFLINE_CONCURRENCY, repetition, say)
-        upper_per_s = SEARCH_HEADROOM * closed.answered / closed.duration_s
+        upper_per_s = SEARCH_HEADROOM * closed.per_s["requests"]
 
         def attempt(rate_per_s: float, repetition: int = repetition) -> Trial:
             tally = _open(config, outcome, rate_per_s, repetition, say, hopeless_stops=True)
@@ -122,7 +123,7 @@ def sweep(config: ScenarioConfig, raw: RawPipeline | None, say: Say) -> Outcome:
     for repetition in range(config.repetitions):
         for concurrency in config.concurrencies:
             tally = _closed(config, outcome, concurrency, repetition, say)
-            outcome.note(**{f"c={concurrency} inputs_per_s": tally.inputs / tally.duration_s})
+            outcome.note(**{f"c={concurrency} inputs_per_s": tally.per_s["inputs"]})
             outcome.note(**{f"c={concurrency} p99_ms": tally.latency.percentile_ms(99)})
         for rate_per_s in config.rates:
             tally = _open(config, outcome, rate_per_s, repetition, say)
@@ -161,8 +162,8 @@ SCENARIOS: dict[str, Callable[[ScenarioConfig, RawPipeline | None, Say], Outcome
 
 
 def _best_batch_size(config: ScenarioConfig, raw: RawPipeline | None, say: Say) -> int:
-    if raw is None:
-        return 1
+    if raw is None or config.raw_batch_size is not None:
+        return config.raw_batch_size or 1
     best = raw.best_offline(config.load.duration_s)
     say(f"raw: the best fixed batch size is {best.batch_size} ({best.inputs_per_s:.1f} inputs/s)")
     return best.batch_size
@@ -195,7 +196,7 @@ def _measured(config: ScenarioConfig, outcome: Outcome, load: Load, label: str, 
     ending = ", stopped: it cannot meet the objective" if tally.stopped_early else ""
     errors = tally.requests - tally.statuses["200"]
     say(
-        f"{label}: {tally.answered / tally.duration_s:.1f} requests/s, p50 {tally.latency.percentile_ms(50):.1f} ms, "
+        f"{label}: {tally.per_s['requests']:.1f} requests/s, p50 {tally.latency.percentile_ms(50):.1f} ms, "
         f"p99 {tally.latency.percentile_ms(99):.1f} ms{f', {errors} errors' if errors else ''}{ending}"
     )
     return tally

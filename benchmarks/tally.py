@@ -1,6 +1,5 @@
 """Tally: what a load generator counts while it measures, and the figures that come of it."""
 
-import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,35 +13,17 @@ LATE_MS = 2.0  # lateness that is not worth a word
 
 
 @dataclass
-class Window:
-    """When a request counts, in times of `time.perf_counter`: what comes before is warm-up."""
-
-    opens_at: float
-    closes_at: float
-
-    def __contains__(self, at: float) -> bool:
-        return self.opens_at <= at < self.closes_at
-
-    @property
-    def duration_s(self) -> float:
-        return self.closes_at - self.opens_at
-
-
-@dataclass
 class Tally:
     """Counts and histograms of one measured window; those of several generator processes merge.
 
-    `answered`, `inputs`, `tokens` are of successes that ended in the window: rates come of them. `statuses`, `good`
-    and the histograms are of the requests that belong to the window.
+    `answered` and what follows it are of the successes that ended in the window; `close` makes rates of them.
+    `statuses`, `good` and the histograms are of the requests that belong to the window.
     """
 
-    duration_s: float
     slo_s: float | None = None
     statuses: Counter[str] = field(default_factory=Counter)
-    answered: int = 0
-    inputs: int = 0
-    compute_tokens: int = 0
-    streamed_tokens: int = 0
+    answered: Counter[str] = field(default_factory=Counter)
+    per_s: Counter[str] = field(default_factory=Counter)
     good: int = 0
     latency: Histogram = field(default_factory=Histogram)
     first_token: Histogram = field(default_factory=Histogram)
@@ -52,13 +33,15 @@ class Tally:
     cpu_shares: list[float] = field(default_factory=list)
     stopped_early: bool = False
 
-    def count_rate(self, exchange: Exchange) -> None:
+    def count_answer(self, exchange: Exchange) -> None:
         """A request that ended inside the window."""
         if exchange.succeeded:
-            self.answered += 1
-            self.inputs += exchange.n_inputs
-            self.compute_tokens += exchange.compute_tokens
-            self.streamed_tokens += len(exchange.event_times)
+            in_time = self.slo_s is None or exchange.latency_s <= self.slo_s
+            self.answered["requests"] += 1
+            self.answered["good"] += in_time
+            self.answered["inputs"] += exchange.n_inputs
+            self.answered["compute_tokens"] += exchange.compute_tokens
+            self.answered["streamed_tokens"] += len(exchange.event_times)
 
     def count_latency(self, exchange: Exchange) -> None:
         """A request that belongs to the window, whenever it ended. Only successes have a latency."""
@@ -84,9 +67,14 @@ class Tally:
         """Requests that failed or took longer than the objective."""
         return self.requests - self.good
 
+    def close(self, duration_s: float, cpu_share: float) -> None:
+        """The window was open for so long, and this process took that share of a core in it."""
+        self.per_s = Counter({name: count / duration_s for name, count in self.answered.items()})  # type: ignore[arg-type]
+        self.cpu_shares.append(cpu_share)
+
     def merge(self, other: "Tally") -> None:
         """Add what another generator saw in the same window."""
-        for name in ("statuses", "answered", "inputs", "compute_tokens", "streamed_tokens", "good", "cpu_shares"):
+        for name in ("statuses", "answered", "per_s", "good", "cpu_shares"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("latency", "first_token", "between_tokens", "late"):
             getattr(self, name).add(getattr(other, name))
@@ -107,29 +95,28 @@ class Tally:
     def summary(self) -> dict[str, Any]:
         """JSON-ready figures; durations in ms, rates per second."""
         figures: dict[str, Any] = {
-            "duration_s": self.duration_s,
             "requests": self.requests,
             "errors": {status: count for status, count in sorted(self.statuses.items()) if status != "200"},
-            "requests_per_s": self.answered / self.duration_s,
-            "inputs_per_s": self.inputs / self.duration_s,
+            "requests_per_s": self.per_s["requests"],
+            "inputs_per_s": self.per_s["inputs"],
             "latency_ms": self.latency.summary(),
             "latency_histogram": self.latency.encode(),
             "generator": {
                 "processes": len(self.cpu_shares),
-                "cpu_share": max(self.cpu_shares, default=math.nan),
+                "cpu_share": max(self.cpu_shares),
                 "late_p99_ms": self.late.percentile_ms(99) if len(self.late) else 0.0,
                 "bottleneck": self.bottleneck(),
             },
         }
-        if self.compute_tokens:
-            figures["compute_tokens_per_s"] = self.compute_tokens / self.duration_s
+        if self.per_s["compute_tokens"]:
+            figures["compute_tokens_per_s"] = self.per_s["compute_tokens"]
         if self.slo_s is not None:
-            figures["goodput_per_s"] = self.good / self.duration_s
+            figures["goodput_per_s"] = self.per_s["good"]
             figures["within_slo"] = self.good / self.requests if self.requests else 0.0
         if len(self.parts["total"]):
             figures["parts_ms"] = {part: histogram.summary() for part, histogram in self.parts.items()}
-        if self.streamed_tokens:
-            figures["streamed_tokens_per_s"] = self.streamed_tokens / self.duration_s
+        if self.per_s["streamed_tokens"]:
+            figures["streamed_tokens_per_s"] = self.per_s["streamed_tokens"]
             figures["ttft_ms"] = self.first_token.summary()
             figures["itl_ms"] = self.between_tokens.summary()
         if self.stopped_early:
