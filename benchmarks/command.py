@@ -17,7 +17,7 @@ from benchmarks.lengths import Lengths
 from benchmarks.page import write_page
 from benchmarks.raw import RawPipeline
 from benchmarks.result import Result, default_path
-from benchmarks.scenarios import SCENARIOS, ScenarioConfig
+from benchmarks.scenarios import SCENARIOS, ScenarioConfig, bottlenecks
 from benchmarks.table import table
 from benchmarks.texts import counter, from_file, synthetic
 from pipelines.artifact import TASKS, ModelArtifact
@@ -73,7 +73,7 @@ def bench(args: BenchArgs, say: Callable[[str], None]) -> None:
         points=outcome.points,
         raw=outcome.raw,
         memory=outcome.memory,
-        warnings=outcome.bottlenecks,
+        warnings=bottlenecks(outcome.points),
     )
     path = args.output or default_path(result.name)
     result.write(path)

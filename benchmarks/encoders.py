@@ -28,7 +28,15 @@ from benchmarks.peers import RAY_SERVE_TRANSFORMERS, PeerThroughput, Workload, p
 from benchmarks.raw import RawPipeline
 from benchmarks.report import write_report
 from benchmarks.result import Result, default_path
-from benchmarks.scenarios import OFFLINE_CONCURRENCY, Outcome, ScenarioConfig, offline, server, single_stream
+from benchmarks.scenarios import (
+    OFFLINE_CONCURRENCY,
+    Outcome,
+    ScenarioConfig,
+    bottlenecks,
+    offline,
+    server,
+    single_stream,
+)
 from benchmarks.shapes import BERT_BASE, MINILM_L6, Shape, ensure
 from benchmarks.texts import counter, synthetic
 from pipelines.artifact import ModelArtifact
@@ -94,6 +102,7 @@ def main() -> None:
         figures=findings.figures,
         points=findings.points,
         raw=findings.raw,
+        warnings=bottlenecks(findings.points),
     )
     if not args.quick:
         result.write(default_path(result.name))

@@ -16,7 +16,7 @@ p.sub { color: #555; margin-top: .2rem; }
 pre { background: #f6f6f6; padding: .8rem 1rem; overflow-x: auto; font-size: 13px; line-height: 1.4; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; font-size: 14px; }
 dt { color: #555; } dd { margin: 0; overflow-wrap: anywhere; }
-svg { max-width: 100%; height: auto; } .warning { background: #fff3d6; padding: .6rem 1rem; }
+figure { margin: 1rem 0; } svg { max-width: 100%; height: auto; } .warning { background: #fff3d6; padding: .6rem 1rem; }
 """
 
 

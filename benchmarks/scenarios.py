@@ -10,7 +10,7 @@ Each runs `repetitions` times, with the raw pipeline before each one where that 
 machine meanwhile changes both, and the spread of the repetitions is the noise.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,6 +23,8 @@ from pipelines.errors import ConfigurationError
 
 OFFLINE_CONCURRENCY = 64
 SEARCH_HEADROOM = 1.1  # above the closed loop's rate, which is a measurement and may have been a slow one
+TRIAL_REQUESTS = 200  # at least, where a trial of so many ends in MAX_TRIAL_S: fewer have no p99
+MAX_TRIAL_S = 60.0
 Say = Callable[[str], None]
 
 
@@ -53,11 +55,11 @@ class Outcome:
         for name, value in figures.items():
             self.figures.setdefault(name, []).append(value)
 
-    @property
-    def bottlenecks(self) -> list[str]:
-        """Where the generator itself may have been what was measured."""
-        named = ((point["label"], point["generator"]["bottleneck"]) for point in self.points)
-        return [f"{label}: {reason}" for label, reason in named if reason]
+
+def bottlenecks(points: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Where the generator itself may have been what was measured."""
+    named = ((point["label"], point["generator"]["bottleneck"]) for point in points)
+    return [f"{label}: {reason}" for label, reason in named if reason]
 
 
 def single_stream(config: ScenarioConfig, raw: RawPipeline | None, say: Say) -> Outcome:
@@ -102,7 +104,9 @@ def server(config: ScenarioConfig, raw: RawPipeline | None, say: Say) -> Outcome
         upper_per_s = SEARCH_HEADROOM * closed.per_s["requests"]
 
         def attempt(rate_per_s: float, repetition: int = repetition) -> Trial:
-            tally = _open(config, outcome, rate_per_s, repetition, say, hopeless_stops=True)
+            duration_s = max(config.load.duration_s, min(TRIAL_REQUESTS / rate_per_s, MAX_TRIAL_S))
+            trying = replace(config, load=replace(config.load, duration_s=duration_s))
+            tally = _open(trying, outcome, rate_per_s, repetition, say, hopeless_stops=True)
             return Trial(rate_per_s, not tally.stopped_early and tally.bad <= BAD_SHARE * tally.requests)
 
         rate_per_s, _ = highest_rate(attempt, upper_per_s)
