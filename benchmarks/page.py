@@ -31,7 +31,8 @@ def write_page(result: Result, path: Path) -> Path:
 
 
 def _page(result: Result, figures: str) -> str:
-    warnings = "".join(f'<p class="warning">{escape(one)}</p>' for one in result.warnings)
+    warned = "<br>".join(map(escape, result.warnings))
+    warnings = f'<p class="warning">{warned}</p>' if warned else ""
     facts = {"command": result.command, "measured": result.written_at, **result.machine}
     listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
     load = "".join(

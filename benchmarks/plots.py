@@ -14,6 +14,7 @@ from benchmarks.result import Result
 matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 WIDTH_INCHES, HEIGHT_INCHES = 7.2, 3.8
 PNG_DPI = 120
@@ -77,8 +78,8 @@ def _latency_cdf(points: Sequence[dict[str, Any]]) -> Figure:
         axes.step(histogram.distribution(PERCENTILES.tolist()), PERCENTILES, where="post", label=label)
     axes.axhline(99, color="#999999", linewidth=0.8, linestyle=":")
     axes.set(xscale="log", xlabel="latency, ms", ylabel="requests answered within, %", ylim=(0, 101))
-    axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(_plain))
-    axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    axes.xaxis.set_major_formatter(_Plain())
+    axes.xaxis.set_minor_formatter(_Plain(minor_thresholds=(1.2, 0.4)))
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     axes.set_title("Latency from the intended send time", loc="left")
     return figure
@@ -113,8 +114,8 @@ def _throughput_latency(points: Sequence[dict[str, Any]], slo_ms: float | None) 
         axes.annotate("objective", (0, slo_ms), textcoords="offset points", xytext=(4, 3), fontsize=8)
     axes.set(yscale="log", xlabel="inputs answered per second", ylabel="latency, ms")
     axes.set_xlim(left=0)
-    for formatted in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        formatted(matplotlib.ticker.LogFormatter(minor_thresholds=(2, 0.5)))
+    axes.yaxis.set_major_formatter(_Plain())
+    axes.yaxis.set_minor_formatter(_Plain(minor_thresholds=(1.2, 0.4)))
     axes.legend(loc="best")
     axes.set_title("Throughput and latency", loc="left")
     return figure
@@ -162,5 +163,8 @@ def _merged(points: Sequence[dict[str, Any]]) -> list[tuple[str, Histogram]]:
     return list(merged.items())
 
 
-def _plain(value: float, _position: int) -> str:
-    return f"{value:g}"
+class _Plain(LogFormatter):
+    """Numbers as people write them, on an axis that has too few powers of ten to be read by them alone."""
+
+    def __call__(self, value: float, position: int | None = None) -> str:
+        return f"{value:g}" if super().__call__(value, position) else ""

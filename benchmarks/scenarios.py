@@ -57,9 +57,9 @@ class Outcome:
 
 
 def bottlenecks(points: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Where the generator itself may have been what was measured."""
-    named = ((point["label"], point["generator"]["bottleneck"]) for point in points)
-    return [f"{label}: {reason}" for label, reason in named if reason]
+    """Where the generator itself may have been what was measured: one reason for each load."""
+    named = {point["label"]: point["generator"]["bottleneck"] for point in points if point["generator"]["bottleneck"]}
+    return [f"{label}: {reason}" for label, reason in named.items()]
 
 
 def single_stream(config: ScenarioConfig, raw: RawPipeline | None, say: Say) -> Outcome:
@@ -190,7 +190,7 @@ def _open(
     load = replace(
         config.load, rate_per_s=rate_per_s, seed=config.load.seed + repetition, hopeless_stops=hopeless_stops
     )
-    return _measured(config, outcome, load, f"{rate_per_s:.3g}/s", repetition, say)
+    return _measured(config, outcome, load, f"{rate_per_s:.4g}/s", repetition, say)
 
 
 def _measured(config: ScenarioConfig, outcome: Outcome, load: Load, label: str, repetition: int, say: Say) -> Tally:

@@ -70,6 +70,7 @@ def test_two_results_are_compared_from_the_terminal(result_file: Path) -> None:
         (BenchArgs("offline", rate="3"), "offline takes no --rate"),
         (BenchArgs("offline", concurrency="2,3"), "a list is for sweep"),
         (BenchArgs("offline", against="raw"), "--artifact"),
+        (BenchArgs("offline", processes=0), "--processes is 0; allowed: above 0"),
         (BenchArgs("offline", repetitions=0), "--repetitions is 0; allowed: above 0"),
         (BenchArgs("offline", parameters="[]"), "--parameters is '..'; allowed: a JSON object"),
         (BenchArgs("sweep"), "sweep takes a list"),
