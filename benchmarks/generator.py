@@ -180,7 +180,8 @@ class _Generator:
                 self._tally.stopped_early = load.hopeless_stops and self._is_hopeless()
         finally:
             self._alarm.close()
-        self._close(min(load.duration_s, max(perf_counter() - self._opens_at, TICK_S)))
+        lasted_s = max(perf_counter() - self._opens_at, TICK_S)
+        self._close(min(lasted_s, load.duration_s) if self._tally.stopped_early else load.duration_s)
 
     def _send_due(self) -> None:
         while self._sent < len(self._arrivals):
