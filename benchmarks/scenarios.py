@@ -23,19 +23,22 @@ from pipelines.errors import ConfigurationError
 
 OFFLINE_CONCURRENCY = 64
 SEARCH_HEADROOM = 1.1  # above the closed loop's rate, which is a measurement and may have been a slow one
-TRIAL_REQUESTS = 200  # at least, where a trial of so many ends in MAX_TRIAL_S: fewer have no p99
-MAX_TRIAL_S = 60.0
+MAX_TRIAL_S = 60.0  # of a trial that lasts longer than the duration to have its requests
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class ScenarioConfig:
-    """How a scenario is run. `load` has neither concurrency nor rate: those are the scenario's."""
+    """How a scenario is run. `load` has neither concurrency nor rate: those are the scenario's.
+
+    A trial of Server has at least `trial_requests` where MAX_TRIAL_S suffice for them: fewer have no p99.
+    """
 
     load: Load
     concurrencies: Sequence[int] = ()
     rates: Sequence[float] = ()
     raw_batch_size: int | None = None  # the best one is looked for
+    trial_requests: int = 200
     repetitions: int = 3
     processes: int | None = None
     task: str = "text-classification"
@@ -104,7 +107,7 @@ def server(config: ScenarioConfig, raw: RawPipeline | None, say: Say) -> Outcome
         upper_per_s = SEARCH_HEADROOM * closed.per_s["requests"]
 
         def attempt(rate_per_s: float, repetition: int = repetition) -> Trial:
-            duration_s = max(config.load.duration_s, min(TRIAL_REQUESTS / rate_per_s, MAX_TRIAL_S))
+            duration_s = max(config.load.duration_s, min(config.trial_requests / rate_per_s, MAX_TRIAL_S))
             trying = replace(config, load=replace(config.load, duration_s=duration_s))
             tally = _open(trying, outcome, rate_per_s, repetition, say, hopeless_stops=True)
             return Trial(rate_per_s, not tally.stopped_early and tally.bad <= BAD_SHARE * tally.requests)
