@@ -103,6 +103,76 @@ def finetune(
     _say(f"wrote {train(FinetuneArgs.read(recipe, context.args))}")
 
 
+bench = typer.Typer(no_args_is_help=True, help="Measure a running cluster: latency, throughput, memory, errors.")
+app.add_typer(bench, name="bench")
+_SCENARIOS = {
+    "single-stream": "One request at a time: latency.",
+    "offline": "As fast as it goes: throughput.",
+    "server": "Poisson arrivals: the highest rate whose p99 latency meets --slo-ms.",
+    "sweep": "A curve over a list of concurrencies or rates.",
+    "soak": "One rate held for --duration-s: errors, and the memory of the replicas on this machine.",
+}
+
+
+def _bench(
+    context: typer.Context,
+    url: Annotated[str, typer.Option(help="The ingress.", envvar="SEXTET_URL")] = "http://127.0.0.1:8000",
+    task: Annotated[str, typer.Option(help=f"One of {', '.join(TASKS)}.")] = "text-classification",
+    protocol: Annotated[str, typer.Option(help="The API to speak: huggingface.")] = "huggingface",
+    texts: Annotated[Path | None, typer.Option(help="A file with one text per line, instead of --lengths.")] = None,
+    lengths: Annotated[
+        str, typer.Option(help="Tokens of synthetic texts: fixed:N, uniform:LOW-HIGH or lognormal:MEDIAN,P95.")
+    ] = "lognormal:24,200",
+    n_texts: Annotated[int, typer.Option(help="How many different texts are sent, over and over.")] = 1000,
+    inputs_per_request: Annotated[int, typer.Option(help="Texts in one request.")] = 1,
+    stream: Annotated[bool, typer.Option(help="Server-sent events: ttft, inter-token latency, tokens/s.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(help="Of the generating tasks, decoded greedily.")] = 32,
+    parameters: Annotated[str, typer.Option(help="A JSON object for the body's parameters.")] = "{}",
+    artifact: Annotated[
+        Path | None, typer.Option(help="The served artifact: its tokenizer measures lengths, --against raw runs it.")
+    ] = None,
+    against: Annotated[str | None, typer.Option(help="raw: measure the artifact in this process too.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Of the raw pipeline; as many as cores if absent.")] = None,
+    concurrency: Annotated[str, typer.Option(help="Requests under way at once; for sweep a list 1,2,4.")] = "",
+    rate: Annotated[str, typer.Option(help="Requests per second; for sweep a list 10,20,40.")] = "",
+    slo_ms: Annotated[
+        float | None, typer.Option(help="The objective for the p99 latency; goodput counts by it.")
+    ] = None,
+    duration_s: Annotated[float, typer.Option(help="Of each measurement.")] = 10.0,
+    warm_up_s: Annotated[float, typer.Option(help="Sent before each measurement and not counted.")] = 2.0,
+    repetitions: Annotated[int, typer.Option(help="How often everything is measured: their spread is the noise.")] = 3,
+    seed: Annotated[int, typer.Option(help="Of texts, lengths and arrivals.")] = 0,
+    timeout_s: Annotated[float, typer.Option(help="After which a request has failed.")] = 60.0,
+    processes: Annotated[int | None, typer.Option(help="Load generators; as many as needed if absent.")] = None,
+    output: Annotated[Path | None, typer.Option(help="The result file; the page and plots lie beside it.")] = None,
+) -> None:
+    command = _bench_command()
+    given = {name: value for name, value in context.params.items() if value is not None}
+    command.bench(command.BenchArgs(scenario=str(context.info_name), **given), say=_say)
+
+
+for _name, _summary in _SCENARIOS.items():
+    bench.command(_name, help=_summary)(_bench)
+
+
+@bench.command()
+def compare(
+    before: Annotated[Path, typer.Argument(help="A result file.")],
+    after: Annotated[Path, typer.Argument(help="Another one, of the same scenario.")],
+) -> None:
+    """Which figures of two results differ by more than the noise of their repetitions."""
+    _bench_command().bench_compare(before, after)
+
+
+def _bench_command() -> Any:
+    """The module behind `sextet bench`; raises ConfigurationError where its packages are missing."""
+    try:
+        from benchmarks import command
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"sextet bench needs {error.name}: pip install 'sextet[bench]'") from None
+    return command
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; an expected error is one line on stderr and exit code 1, a traceback only with --debug."""
     try:

@@ -10,7 +10,6 @@ in-process with the same threads. Writes benchmarks/results/footprint.json and d
 import argparse
 import gc
 import json
-import re
 import signal
 import socket
 import statistics
@@ -22,12 +21,12 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 
 import pipelines
 from benchmarks.machine import describe
 from benchmarks.payloads import PAYLOADS
+from benchmarks.replicas import find, resident_bytes
 from benchmarks.report import RESULTS, write_report
 
 MIB = 2**20
@@ -129,14 +128,8 @@ def _p50_ms(call: Callable[[], Any], repetitions: int) -> float:
 
 
 def _replica_memory(server_pid: int) -> dict[str, int]:
-    """Resident bytes of each task's replica: Ray names a replica's process after its application."""
-    found = {}
-    for process in psutil.Process(server_pid).children(recursive=True):
-        title = " ".join(process.cmdline())
-        match = re.match(r"ray::ServeReplica:([a-z-]+):", title)
-        if match and match[1] in PAYLOADS:
-            found[match[1]] = process.memory_info().rss
-    return found
+    """Resident bytes of each task's replica."""
+    return {task: resident_bytes(process_id) or 0 for process_id, task in find(server_pid).items()}
 
 
 def _user_configs(cluster: Path) -> dict[str, dict[str, Any]]:

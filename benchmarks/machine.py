@@ -3,7 +3,7 @@
 import os
 import platform
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGES = ("onnxruntime", "ray", "tokenizers", "numpy")
@@ -16,8 +16,9 @@ def describe() -> dict[str, str]:
         "cores": str(len(os.sched_getaffinity(0))),
         "memory": f"{int(_field('/proc/meminfo', 'MemTotal').split()[0]) / 2**20:.0f} GiB",
         "system": f"Linux {platform.release().split('-')[0]}, Python {platform.python_version()}",
-        "versions": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
+        "versions": ", ".join(f"{name} {_version(name)}" for name in PACKAGES),
         "commit": _git("rev-parse", "--short", "HEAD") + ("+changes" if _git("status", "--porcelain", "-uno") else ""),
+        "load_average": f"{os.getloadavg()[0]:.1f} processes ran on average in the minute before this was written",
     }
 
 
@@ -26,6 +27,13 @@ def _field(path: str, name: str) -> str:
         if line.startswith(name):
             return line.partition(":")[2].strip()
     return "unknown"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a machine that only sends the load
+        return "absent"
 
 
 def _git(*arguments: str) -> str:
