@@ -24,7 +24,7 @@ from export.smollm2 import packaged_file
 
 ENTITY_TYPES = {"PS": "PER", "LC": "LOC", "OG": "ORG", "DT": "DATE", "TI": "TIME", "QT": "QUANTITY"}
 NSMC_TRAIN_ROWS = 40_000
-MAX_SOURCE_WORDS = 10  # an hour of training is enough for short sentences only
+MAX_SOURCE_WORDS = 10  # an hour of training is enough for short sentences
 MAX_TRANSLATIONS = 2  # of one English sentence: "Run!" has a dozen, and a model asked for all of them learns none
 
 
