@@ -22,6 +22,7 @@ import yaml
 from pipelines.artifact import TASKS
 from pipelines.batching import BatchingConfig
 from pipelines.errors import ConfigurationError
+from pipelines.generation.slots import SlotsConfig
 
 ConfigT = TypeVar("ConfigT")
 MOST_THREADS = 1024
@@ -58,7 +59,7 @@ class LimitsConfig:
 @dataclass(frozen=True)
 class TaskConfig:
     """A task's `user_config`. `model` is the artifact's folder; `threads` are those of each ONNX Runtime session, as
-    many as the replica has CPUs if absent.
+    many as the replica has CPUs if absent. `slots` is for models that write text.
     """
 
     model: str
@@ -67,6 +68,7 @@ class TaskConfig:
     threads: int | None = None
     gpu_mem_limit_bytes: int | None = None
     batching: BatchingConfig = field(default_factory=BatchingConfig)
+    slots: SlotsConfig | None = None
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     allow_unverified: bool = False
 

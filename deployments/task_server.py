@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -89,7 +89,10 @@ class TaskServer:
             pipeline, cost = old.pipeline, old.batcher.cost
         else:
             pipeline, cost = await self._off_loop(lambda: self._load(config))
-        batcher = TokenBudgetBatcher(pipeline.forward, config.batching, cost, self._on_batch)
+        batching = config.batching
+        if pipeline.slots:  # it puts rows together itself: each is handed over as soon as a slot is free
+            batching = replace(batching, max_batch_size=1, concurrency=pipeline.slots)
+        batcher = TokenBudgetBatcher(pipeline.forward, batching, cost, self._on_batch)
         self._serving = Serving(config, pipeline, batcher)
         if old is not None:
             retiring = asyncio.create_task(old.batcher.close(DRAIN_S))
@@ -218,6 +221,7 @@ class TaskServer:
             threads=config.threads or _assigned_cpus(),
             gpu_mem_limit_bytes=config.gpu_mem_limit_bytes,
             allow_unverified=config.allow_unverified,
+            slots=config.slots,
         )
         return pipeline, pipeline.measure_cost(config.batching.max_batch_tokens, config.batching.max_batch_size)
 
@@ -250,4 +254,5 @@ def _of_model(config: TaskConfig) -> TaskConfig:
         threads=config.threads,
         gpu_mem_limit_bytes=config.gpu_mem_limit_bytes,
         allow_unverified=config.allow_unverified,
+        slots=config.slots,
     )

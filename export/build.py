@@ -21,9 +21,10 @@ from export.quantize import to_fp16, to_int8
 from export.quiet import Progress, quiet
 from export.samples import TEXTS
 from export.sharing import share_weights
+from export.slot_graph import obstacle
 from export.tokenizer import load_tokenizer, write_tokenizer
 from export.validate import validate
-from pipelines.artifact import TASKS, Manifest, ModelArtifact, Parity, Source
+from pipelines.artifact import GENERATING, TASKS, Manifest, ModelArtifact, Parity, Source
 from pipelines.errors import ArtifactError, CheckpointError, ConfigurationError
 
 _TOOLS = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxruntime", "tokenizers")
@@ -107,11 +108,12 @@ def _build(
     if model.can_generate():
         (finished / "generation_config.json").write_text(model.generation_config.to_json_string(), encoding="utf-8")
     written = write_tokenizer(tokenizer, model, finished)
+    level = _level(args, model.config.model_type)
+    cache = _cache(args.task, model.config, level, progress)
     progress(f"converting {checkpoint.name} ({model.config.model_type}) to ONNX")
-    graphs = convert(model, args.task, work)
+    graphs = convert(model, args.task, work, cache)
     if written.outside is not None:
         map_to_unknown(graphs["encoder"], written.outside, tokenizer.unk_token_id)
-    level = _level(args, model.config.model_type)
     if level is not None:
         progress(f"optimizing ({level})")
         optimize(graphs, level, model.config.model_type, args.device)
@@ -137,6 +139,7 @@ def _build(
         tokenizer=written.settings,
         parity=_NOT_COMPARED,
         optimization=level,
+        cache=cache,
         opset=opset({role: finished / graph.name for role, graph in graphs.items()}),
         labels=_labels(args.task, model.config),
         problem_type=getattr(model.config, "problem_type", None),
@@ -159,10 +162,19 @@ def _typical(tokenizer: Any, template: str | None, longest: int) -> list[list[in
     return [tokenizer(prompt, add_special_tokens=template is None).input_ids[:longest] for prompt in prompts]
 
 
+def _cache(task: str, config: Any, level: str | None, progress: Progress) -> str:
+    """`slots` where a decoder-only model can have them; says why where it cannot."""
+    if task not in GENERATING or config.is_encoder_decoder:
+        return "plain"
+    reason = obstacle(config) if level is None else f"the fusions of {level} do not know such a graph"
+    if reason is not None:
+        progress(f"answers will be decoded one by one: {reason}")
+    return "slots" if reason is None else "plain"
+
+
 def _level(args: ExportArgs, architecture: str) -> str | None:
     """What was asked for; otherwise the default, where the optimizer knows the architecture."""
-    generates = args.task in ("translation", "summarization", "text-generation")
-    default = default_level(args.precision, generates=generates)
+    default = default_level(args.precision, generates=args.task in GENERATING)
     return args.optimize or (default if supports(architecture) else None)
 
 

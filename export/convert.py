@@ -1,4 +1,4 @@
-"""Convert: a checkpoint into a PyTorch model, and that into plain fp32 ONNX graphs, by Optimum's exporter."""
+"""Convert: a checkpoint into a PyTorch model, and that into fp32 ONNX graphs, by Optimum's exporter if not in slots."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 from export.checkpoint import ResolvedCheckpoint
 from export.gguf_tokens import GgufTokens
+from export.slot_graph import convert_to_slots
 from pipelines.artifact import TASKS
 from pipelines.errors import CheckpointError, ConfigurationError
 
@@ -70,8 +71,11 @@ def load_model(checkpoint: ResolvedCheckpoint, task: str, *, allow_untrained_hea
     return model.eval()
 
 
-def convert(model: Any, task: str, folder: Path) -> Graphs:
-    """Write the graphs of `model` into `folder`."""
+def convert(model: Any, task: str, folder: Path, cache: str = "plain") -> Graphs:
+    """Write the graphs of `model` into `folder`; `cache` is the manifest's."""
+    if cache == "slots":
+        convert_to_slots(model, folder / "model.onnx")
+        return {"model": folder / "model.onnx"}
     from optimum.exporters.onnx import onnx_export_from_model
 
     onnx_export_from_model(

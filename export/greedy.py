@@ -10,7 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.generation.slot_decoder import SlotDecoder
 from pipelines.session import InferenceSession
+
+_CHUNK_TOKENS = 16  # so that most prompts take several
 
 
 @dataclass(frozen=True)
@@ -25,10 +28,15 @@ class Step:
 def decoder_steps(
     model: Any, session: InferenceSession, prompts: Sequence[Sequence[int]], *, pad: int, steps: int
 ) -> Iterator[Step]:
-    """Prefill a batch of prompts of different lengths, padded on the left, then decode `steps` tokens."""
+    """Prefill a batch of prompts of different lengths, padded on the left, then decode `steps` tokens.
+
+    A slot graph reads them as it does when it serves: in chunks, each in a slot of its own, and then side by side.
+    """
     input_ids, mask = _padded(prompts, pad, left=True)
     positions = np.maximum(mask.cumsum(1) - 1, 0)
-    reference, exported = _TorchDecoder(model), _GraphDecoder(session)
+    reference = _TorchDecoder(model)
+    in_slots = "seqlens_k" in session.input_names
+    exported = _SlotDecoder(session, prompts, steps) if in_slots else _GraphDecoder(session)
     yield from _follow(
         reference, exported, {"input_ids": input_ids, "mask": mask, "positions": positions}, model, steps
     )
@@ -113,6 +121,30 @@ class _GraphDecoder:
         self.past = {name.replace("present", "past_key_values"): value for name, value in outputs.items()}
         logits: np.ndarray = outputs["logits"][:, -1]
         return logits
+
+
+class _SlotDecoder:
+    def __init__(self, session: InferenceSession, prompts: Sequence[Sequence[int]], steps: int) -> None:
+        self.lengths = np.zeros(len(prompts), np.int64)
+        self.prompts = prompts
+        self.decoder = SlotDecoder(session, len(prompts), max(map(len, prompts)) + steps)
+
+    def __call__(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
+        ids = feeds["input_ids"]
+        if self.lengths.any():
+            logits = self.decoder.read(0, ids, self.lengths, np.zeros(1, np.int64))[:, 0]
+            self.lengths += 1
+            return logits
+        return np.stack([self._prefill(slot, prompt) for slot, prompt in enumerate(self.prompts)])
+
+    def _prefill(self, slot: int, prompt: Sequence[int]) -> np.ndarray:
+        for start in range(0, len(prompt), _CHUNK_TOKENS):
+            ids = np.asarray([prompt[start : start + _CHUNK_TOKENS]], np.int64)
+            at = self.lengths[slot : slot + 1]
+            logits = self.decoder.read(slot, ids, at, np.asarray([ids.shape[1] - 1]))
+            at += ids.shape[1]
+        last: np.ndarray = logits[0, 0]
+        return last
 
 
 class _TorchSeq2Seq:

@@ -11,9 +11,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.artifact import ModelArtifact
+from pipelines.artifact import GENERATING, ModelArtifact
+from pipelines.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from pipelines.generation.slots import SlotsConfig
     from pipelines.session import Device
 
 _CLASSES = {
@@ -34,17 +36,24 @@ def load(
     threads: int = 1,
     gpu_mem_limit_bytes: int | None = None,
     allow_unverified: bool = False,
+    slots: "SlotsConfig | None" = None,
 ) -> Any:
     """The pipeline of an artifact: a `pipelines.base.Pipeline` for the task it was exported for.
 
-    `threads` are intra-op threads of each session. `task` refuses an artifact of another task. Raises ArtifactError
-    for a folder that must not be served, ConfigurationError for a device that this machine does not have.
+    `threads` are intra-op threads of each session; `slots` is for models that write text. `task` refuses an artifact
+    of another task. Raises ArtifactError for a folder that must not be served, ConfigurationError for a device that
+    this machine does not have.
     """
     from pipelines.session import SessionConfig
 
     artifact = ModelArtifact.open(path, task=task, allow_unverified=allow_unverified)
     config = SessionConfig(device=device, threads=threads, gpu_mem_limit_bytes=gpu_mem_limit_bytes)
-    return pipeline_class(artifact.manifest.task)(artifact, config)
+    pipeline = pipeline_class(artifact.manifest.task)
+    if slots is None:
+        return pipeline(artifact, config)
+    if artifact.manifest.task not in GENERATING:
+        raise ConfigurationError(f"slots is set for {artifact.manifest.task}; allowed for: {', '.join(GENERATING)}")
+    return pipeline(artifact, config, slots)
 
 
 def pipeline_class(task: str) -> Any:

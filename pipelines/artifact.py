@@ -27,6 +27,8 @@ TASKS = (
     "summarization",
     "text-generation",
 )
+GENERATING = ("translation", "summarization", "text-generation")
+"""The tasks whose answers are decoded token by token."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ class TokenizerSettings:
 class Manifest:
     """artifact.json. `graphs` maps a role to a file: encoders and decoder-only models have `model`;
     encoder-decoders have `encoder` and `decoder` (Optimum's merged decoder, switched by `use_cache_branch`).
+    `cache` is `slots` where rows at different lengths are decoded together in one buffer (export.slot_graph), `plain`
+    where the graph concatenates its cache.
 
     `prompt_template` holds `{text}` (and, for translation, `{src_lang}` and `{tgt_lang}`) where a decoder-only
     model does the task by instruction; it is the model's chat template, rendered once at export.
@@ -109,6 +113,7 @@ class Manifest:
     tokenizer: TokenizerSettings
     parity: Parity
     optimization: str | None = None
+    cache: str = "plain"
     opset: int | None = None
     labels: tuple[str, ...] = ()
     problem_type: str | None = None

@@ -40,6 +40,8 @@ class Pipeline(ABC, Generic[InputT, ParametersT, RowT, OutputT]):
 
     task: ClassVar[str]
     parameters_type: type[ParametersT]
+    slots: int = 0
+    """How many calls of `forward`, from as many threads, decode together; 0 where only the rows of one call do."""
 
     def __init__(self, artifact: ModelArtifact) -> None:
         self.artifact = artifact

@@ -8,8 +8,9 @@ from pipelines.artifact import ModelArtifact
 from pipelines.base import Cancelled
 from pipelines.errors import ArtifactError, InputTooLongError, InvalidInputError
 from pipelines.generation.config import GenerationConfig
-from pipelines.generation.decoder import open_decoder
-from pipelines.generation.engine import Answer, Engine, Request
+from pipelines.generation.request import Answer, Request
+from pipelines.generation.slot_engine import SlotEngine, open_engine
+from pipelines.generation.slots import SlotsConfig
 from pipelines.parameters import Parameters, require
 from pipelines.session import SessionConfig
 from pipelines.tokenizer import Tokenizer
@@ -66,10 +67,12 @@ class Generator:
     """A loaded model that writes text; thread-safe.
 
     `defaults` are what `transformers.pipeline` decodes with for this checkpoint and task; `window` is how many tokens
-    a decoder's prompt and answer have together at most.
+    a decoder's prompt and answer have together at most; a slot holds no more than its `max_tokens`.
     """
 
-    def __init__(self, artifact: ModelArtifact, session: SessionConfig, task_defaults: Mapping[str, Any]) -> None:
+    def __init__(
+        self, artifact: ModelArtifact, session: SessionConfig, slots: SlotsConfig, task_defaults: Mapping[str, Any]
+    ) -> None:
         self.tokenizer = Tokenizer(artifact)
         self._model = artifact.generation_config()
         self._task_defaults = task_defaults
@@ -80,7 +83,11 @@ class Generator:
             raise ArtifactError(f"{artifact.path} has neither decoder_start_token_id nor bos_token_id; export it again")
         positions = _positions(artifact.config(), decoder_only=not self.encodes_source)
         self.window: int = positions or max(_UNBOUNDED_WINDOW, self.defaults.max_length or 0)
-        self.engine = Engine(open_decoder(artifact, session))
+        self.engine = open_engine(artifact, session, slots)
+        self.slots = 0
+        if isinstance(self.engine, SlotEngine):
+            self.slots = self.engine.slots
+            self.window = min(self.window, slots.max_tokens)
 
     @property
     def decoder_start_token_id(self) -> int | None:
@@ -132,7 +139,7 @@ class Generator:
 
     def run(self, rows: Sequence[Request], cancelled: Cancelled) -> list[Answer]:
         """One answer per row; once `cancelled()` is true, what there is so far."""
-        return [self.engine.generate(row, cancelled) for row in rows]
+        return self.engine.generate_all(rows, cancelled)
 
 
 def _positions(config: Mapping[str, Any], *, decoder_only: bool) -> int | None:

@@ -62,15 +62,27 @@ class InferenceSession:
             raise ArtifactError(f"{graph} cannot be loaded by onnxruntime: {_first_line(error)}") from None
         if providers[0] not in self._session.get_providers():
             raise ConfigurationError(f"device is {config.device!r}, but {providers[0]} cannot start on this machine")
+        self.name = graph.name
         inputs = self._session.get_inputs()
         self.input_names: tuple[str, ...] = tuple(argument.name for argument in inputs)
         self.input_shapes: dict[str, tuple[int | str | None, ...]] = {one.name: tuple(one.shape) for one in inputs}
         self.input_types: dict[str, np.dtype[Any]] = {one.name: np.dtype(_DTYPES[one.type]) for one in inputs}
-        self.output_names: tuple[str, ...] = tuple(argument.name for argument in self._session.get_outputs())
+        outputs = self._session.get_outputs()
+        self.output_names: tuple[str, ...] = tuple(argument.name for argument in outputs)
+        self.output_shapes: dict[str, tuple[int | str | None, ...]] = {one.name: tuple(one.shape) for one in outputs}
+        self.memory = "cpu" if config.device == "cpu" else "cuda"
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Every output by name. `feeds` holds exactly `input_names`, each of its type in `input_types`."""
         return dict(zip(self.output_names, self._session.run(None, feeds), strict=True))
+
+    def binding(self) -> onnxruntime.IOBinding:
+        """What `run_bound` takes: inputs and outputs bound to memory of the caller's, on the device `memory`."""
+        return self._session.io_binding()
+
+    def run_bound(self, binding: onnxruntime.IOBinding) -> None:
+        """Run on bound memory, which nobody may touch meanwhile."""
+        self._session.run_with_iobinding(binding)
 
 
 def _providers(config: SessionConfig) -> tuple[str, ...]:

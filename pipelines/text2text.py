@@ -12,7 +12,8 @@ from pipelines.artifact import ModelArtifact
 from pipelines.base import Cancelled, Pipeline, never
 from pipelines.errors import ArtifactError, GenerationError, InputTooLongError, InvalidInputError, UnusedParametersError
 from pipelines.generation.config import GenerationConfig
-from pipelines.generation.engine import Answer, Request
+from pipelines.generation.request import Answer, Request
+from pipelines.generation.slots import SlotsConfig
 from pipelines.generator import SEED_BITS, Generator, SearchParameters
 from pipelines.inputs import parse_text
 from pipelines.prompt_template import PromptTemplate
@@ -90,10 +91,13 @@ class Text2TextPipeline(Pipeline[str, ParametersT, Request, Answer]):
 
     answer_key: ClassVar[str]
 
-    def __init__(self, artifact: ModelArtifact, config: SessionConfig) -> None:
+    def __init__(self, artifact: ModelArtifact, config: SessionConfig, slots: SlotsConfig | None = None) -> None:
         super().__init__(artifact)
         template = artifact.manifest.prompt_template
-        self._generator = Generator(artifact, config, _DEFAULTS if template is None else _INSTRUCT_DEFAULTS)
+        self._generator = Generator(
+            artifact, config, slots or SlotsConfig(), _DEFAULTS if template is None else _INSTRUCT_DEFAULTS
+        )
+        self.slots = self._generator.slots
         if template is None and not self._generator.encodes_source:
             raise ArtifactError(f"{artifact.path} is a decoder-only model without a prompt template; export it again")
         self._template = None if template is None else PromptTemplate(template, self._generator.tokenizer)
@@ -207,8 +211,8 @@ class TranslationPipeline(Text2TextPipeline[TranslationParameters]):
     parameters_type = TranslationParameters
     answer_key = "translation_text"
 
-    def __init__(self, artifact: ModelArtifact, config: SessionConfig) -> None:
-        super().__init__(artifact, config)
+    def __init__(self, artifact: ModelArtifact, config: SessionConfig, slots: SlotsConfig | None = None) -> None:
+        super().__init__(artifact, config, slots)
         languages = artifact.manifest.tokenizer.languages
         if languages and artifact.manifest.architecture != "m2m_100":
             raise ArtifactError(

@@ -11,7 +11,8 @@ from pipelines.artifact import ModelArtifact
 from pipelines.base import Cancelled, Pipeline, never
 from pipelines.errors import ArtifactError, GenerationError, InvalidInputError, UnusedParametersError
 from pipelines.generation.detokenizer import Detokenizer
-from pipelines.generation.engine import Answer, Generation, Request, Step
+from pipelines.generation.request import Answer, Generation, Request, Step
+from pipelines.generation.slots import SlotsConfig
 from pipelines.generation.stopping import StopStrings
 from pipelines.generator import SEED_BITS, GenerateParameters, Generator
 from pipelines.inputs import parse_text
@@ -76,10 +77,11 @@ class TextGenerationPipeline(Pipeline[str, TextGenerationParameters, PromptRow, 
     task = "text-generation"
     parameters_type = TextGenerationParameters
 
-    def __init__(self, artifact: ModelArtifact, config: SessionConfig) -> None:
+    def __init__(self, artifact: ModelArtifact, config: SessionConfig, slots: SlotsConfig | None = None) -> None:
         super().__init__(artifact)
-        self._generator = Generator(artifact, config, _DEFAULTS)
+        self._generator = Generator(artifact, config, slots or SlotsConfig(), _DEFAULTS)
         self._tokenizer = self._generator.tokenizer
+        self.slots = self._generator.slots
         if self._generator.defaults.num_beams > 1:
             raise ArtifactError(f"{artifact.path}: generation_config.json sets num_beams, which cannot be streamed")
         if artifact.config().get("prefix") or self._generator.prefix_of(self.task):

@@ -141,7 +141,8 @@ def _config(architecture: str, tokenizer: Any) -> dict[str, Any]:
             "window_size": 8,
             "max_position_embeddings": MAX_TOKENS["decoder"],
         },
-        "llama": wide | {"num_key_value_heads": 2, "max_position_embeddings": 256, "tie_word_embeddings": True},
+        "llama": wide
+        | {"num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 256, "tie_word_embeddings": True},
         "qwen2": wide | {"num_key_value_heads": 2, "max_position_embeddings": 256, "tie_word_embeddings": True},
         "t5": {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
         | {"decoder_start_token_id": tokenizer.pad_token_id},

@@ -1,6 +1,6 @@
 """Decoder: an artifact's graphs as two calls, `prefill` a prompt and `step` by one token per row.
 
-decoder-only     model.onnx: prompt and answer in one sequence
+decoder-only     model.onnx: prompt and answer in one sequence; without a shared buffer, a slot graph does the same
 encoder-decoder  encoder_model.onnx once per source, decoder_model_merged.onnx per token; its `use_cache_branch`
                  chooses between computing the source's keys and values and using those of the cache
 """
@@ -18,6 +18,10 @@ from pipelines.session import InferenceSession, SessionConfig
 PREFILL_CHUNK_TOKENS = 512
 """A prompt is read in chunks of this size: the graph gives logits for every token it reads, and those of a long
 prompt times a large vocabulary would be gigabytes."""
+
+
+_PLAIN_INPUTS = ("input_ids", "attention_mask", "position_ids")
+_SLOT_INPUTS = ("seqlens_k", "total_sequence_length", "logits_at")
 
 
 class Decoder(Protocol):
@@ -43,18 +47,15 @@ def open_decoder(artifact: ModelArtifact, config: SessionConfig) -> Decoder:
     """The decoder of an artifact; raises ArtifactError for graphs that are not decoders as Optimum exports them."""
     if "decoder" in artifact.manifest.graphs:
         return EncoderDecoder(artifact, config)
-    return CausalDecoder(artifact, config)
+    return CausalDecoder(InferenceSession(artifact.graph("model"), config))
 
 
 class CausalDecoder:
     """A decoder-only model in one graph."""
 
-    def __init__(
-        self, artifact: ModelArtifact, config: SessionConfig, prefill_chunk_tokens: int = PREFILL_CHUNK_TOKENS
-    ) -> None:
-        graph = artifact.graph("model")
-        self._session = InferenceSession(graph, config)
-        self._layout = CacheLayout.of(self._session, graph.name, ("input_ids", "attention_mask", "position_ids"))
+    def __init__(self, session: InferenceSession, prefill_chunk_tokens: int = PREFILL_CHUNK_TOKENS) -> None:
+        self._session = session
+        self._layout = CacheLayout.of(session, _PLAIN_INPUTS + _SLOT_INPUTS)
         self._chunk_tokens = prefill_chunk_tokens
 
     def prefill(
@@ -81,10 +82,14 @@ class CausalDecoder:
     def _run(self, ids: np.ndarray, cache: KvCache) -> tuple[np.ndarray, KvCache]:
         """Read `ids`, (rows, tokens): their logits, (rows, tokens, vocab)."""
         rows, tokens = ids.shape
+        total = cache.n_tokens + tokens
         feeds = {
             "input_ids": ids,
-            "attention_mask": np.ones((rows, cache.n_tokens + tokens), np.int64),
-            "position_ids": np.tile(np.arange(cache.n_tokens, cache.n_tokens + tokens), (rows, 1)),
+            "attention_mask": np.ones((rows, total), np.int64),
+            "position_ids": np.tile(np.arange(cache.n_tokens, total), (rows, 1)),
+            "seqlens_k": np.full(rows, total - 1, np.int32),
+            "total_sequence_length": np.asarray(total, np.int32),
+            "logits_at": np.arange(tokens),
             **cache.growing,
         }
         outputs = self._session.run({name: feeds[name] for name in self._session.input_names})
@@ -95,11 +100,10 @@ class EncoderDecoder:
     """An encoder and Optimum's merged decoder."""
 
     def __init__(self, artifact: ModelArtifact, config: SessionConfig) -> None:
-        graph = artifact.graph("decoder")
         self._encoder = InferenceSession(artifact.graph("encoder"), config)
-        self._decoder = InferenceSession(graph, config)
+        self._decoder = InferenceSession(artifact.graph("decoder"), config)
         fed = ("input_ids", "encoder_hidden_states", "encoder_attention_mask", "use_cache_branch")
-        self._layout = CacheLayout.of(self._decoder, graph.name, fed)
+        self._layout = CacheLayout.of(self._decoder, fed)
 
     def prefill(
         self,

@@ -26,7 +26,7 @@ class CacheLayout:
     fixed: Mapping[str, np.ndarray]
 
     @classmethod
-    def of(cls, session: InferenceSession, graph: str, also_fed: Sequence[str]) -> Self:
+    def of(cls, session: InferenceSession, also_fed: Sequence[str]) -> Self:
         """Read the graph's signature; raises ArtifactError for one that is not a decoder as Optimum exports it.
 
         `also_fed` are the inputs beside the cache that the caller knows how to feed.
@@ -39,13 +39,13 @@ class CacheLayout:
             matched = _PAST.fullmatch(name)
             if not matched or len(shape) != 4 or not isinstance(shape[1], int) or not isinstance(shape[3], int):
                 raise ArtifactError(
-                    f"{graph} has an input {name} {list(shape)} that no supported decoder has; allowed: "
+                    f"{session.name} has an input {name} {list(shape)} that no supported decoder has; allowed: "
                     f"{', '.join(also_fed)} and past_key_values.N.key/value (batch, heads, tokens, head_dim)"
                 )
             kind = fixed if matched[1] == "encoder" else growing
             kind[name] = np.zeros((0, shape[1], 0, shape[3]), session.input_types[name])
         if not growing:
-            raise ArtifactError(f"{graph} has no past_key_values inputs; export it with a key-value cache")
+            raise ArtifactError(f"{session.name} has no past_key_values inputs; export it with a key-value cache")
         return cls(growing, fixed)
 
 

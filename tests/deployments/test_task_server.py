@@ -17,6 +17,7 @@ import pipelines
 from deployments import exchange
 from deployments.task_server import TaskServer
 from pipelines.errors import ArtifactError, ConfigurationError
+from tests.checkpoints import CORPUS
 
 Ask = Callable[[httpx.AsyncClient], Awaitable[Any]]
 TASK = "text-classification"
@@ -312,6 +313,32 @@ def test_without_threads_a_session_has_as_many_as_ray_reserved_cpus(model: Path,
         started(TASK, model, **({"threads": wanted} if wanted else {}))
 
     assert threads == [3, 1, 2]
+
+
+def test_requests_to_a_generator_share_its_slots_and_are_answered_as_each_alone(exported: Callable[..., Path]) -> None:
+    model = exported("llama", "text-generation")
+    server = started("text-generation", model, slots={"slots": 3, "max_tokens": 100, "prefill_chunk_tokens": 4})
+    parameters = {"max_new_tokens": 12, "do_sample": False}
+    texts = [text[:length] for text in CORPUS[:4] for length in (3, 20, 50)]
+
+    async def ask(client: httpx.AsyncClient) -> list[httpx.Response]:
+        bodies = [
+            {"inputs": text, "parameters": parameters, "stream": index % 2 == 1} for index, text in enumerate(texts)
+        ]
+        return list(await asyncio.gather(*(client.post("/text-generation", json=body) for body in bodies)))
+
+    responses = asking(server, ask)
+
+    generate = pipelines.load(model)
+    for index, (text, response) in enumerate(zip(texts, responses, strict=True)):
+        events = response.text.strip().split("data:")
+        answer = json.loads(events[-1]) if index % 2 else response.json()[0]
+        assert answer["generated_text"] == generate(text, **parameters)[0]["generated_text"]
+
+
+def test_a_model_that_writes_nothing_has_no_slots(model: Path) -> None:
+    with pytest.raises(ConfigurationError, match="slots is set for text-classification; allowed for: translation, "):
+        started(TASK, model, slots={"slots": 3})
 
 
 def test_a_long_body_is_answered_as_a_short_one_is(server: TaskServer) -> None:

@@ -6,12 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from optimum.onnxruntime import ORTModelForCausalLM, ORTModelForSeq2SeqLM
+from optimum.onnxruntime import ORTModelForSeq2SeqLM
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
+from export.build import ExportArgs, export_checkpoint
 from export.samples import TEXTS
 from pipelines.artifact import ModelArtifact
 from pipelines.errors import CheckpointError
+from pipelines.generation.config import GenerationConfig
+from pipelines.generation.decoder import open_decoder
+from pipelines.generation.engine import Engine
+from pipelines.generation.request import Request
 from pipelines.session import InferenceSession, SessionConfig
 from tests.checkpoints import DECODERS, ENCODER_DECODERS, ENCODER_TASKS, ENCODERS, LABELS, model_class
 
@@ -51,9 +56,43 @@ def test_a_decoder_generates_what_transformers_generates(architecture: str, expo
     artifact = ModelArtifact.open(exported(architecture, "text-generation"), task="text-generation")
     assert_exact(artifact)
     assert artifact.manifest.prompt_template is None
+    assert artifact.manifest.cache == "slots"
 
-    ours = ORTModelForCausalLM.from_pretrained(artifact.path)
-    assert_same_tokens(ours, AutoModelForCausalLM.from_pretrained(source), source, max_new_tokens=12)
+    assert_same_greedy_tokens(artifact, source)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "reason"),
+    [
+        ("llama", {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "rope_type dynamic depends on the length"),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "its attention is scaled in a way of its own"),
+        ("gpt2", {"optimize": "O1"}, "the fusions of O1 do not know such a graph"),
+    ],
+)
+def test_a_decoder_that_cannot_have_slots_stays_on_the_plain_graph_and_says_why(
+    architecture: str, changes: dict[str, Any], reason: str, checkpoint: Make, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    level = changes.get("optimize")
+    source = str(checkpoint(architecture, "text-generation", **({} if level else changes)))
+    args = ExportArgs(source, "text-generation", tmp_path / "artifact", optimize=level)
+    artifact = export_checkpoint(args, said.append)
+    assert artifact.manifest.cache == "plain"
+    assert any(reason in line for line in said)
+
+    assert_same_greedy_tokens(artifact, Path(source))
+
+
+def assert_same_greedy_tokens(artifact: ModelArtifact, source: Path) -> None:
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+    engine = Engine(open_decoder(artifact, SessionConfig()))
+    for text in ("No.", TEXTS[4], TEXTS[9]):
+        batch = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+        (expected,) = model.generate(**batch, do_sample=False, max_new_tokens=12).tolist()
+        prompt = tuple(batch.input_ids[0].tolist())
+        config = GenerationConfig(max_new_tokens=12, eos_token_id=(tokenizer.eos_token_id,))
+        (ours,) = engine.generate(Request(prompt, config.for_prompt(len(prompt), 256))).generations
+        assert [*prompt, *ours.token_ids] == expected
 
 
 @pytest.mark.parametrize("architecture", ENCODER_DECODERS)

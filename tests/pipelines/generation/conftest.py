@@ -9,9 +9,11 @@ import pytest
 from pipelines.artifact import ModelArtifact
 from pipelines.generation.decoder import CausalDecoder, open_decoder
 from pipelines.generation.engine import Engine
-from pipelines.session import SessionConfig
+from pipelines.generation.slot_engine import SlotEngine, open_engine
+from pipelines.generation.slots import SlotsConfig
+from pipelines.session import InferenceSession, SessionConfig
 from tests.checkpoints import DECODERS
-from tests.pipelines.generation.models import changes_of, task_of
+from tests.pipelines.generation.models import SLOTS, WINDOW, changes_of, task_of
 
 
 @pytest.fixture(scope="session")
@@ -25,9 +27,26 @@ def engine(exported: Callable[..., Path]) -> Callable[[str], Engine]:
                 exported(architecture, task_of(architecture), **changes_of(architecture)), allow_unverified=True
             )
             if architecture in DECODERS:
-                made[architecture] = Engine(CausalDecoder(artifact, SessionConfig(), prefill_chunk_tokens=5))
+                session = InferenceSession(artifact.graph("model"), SessionConfig())
+                made[architecture] = Engine(CausalDecoder(session, prefill_chunk_tokens=5))
             else:
                 made[architecture] = Engine(open_decoder(artifact, SessionConfig()))
+        return made[architecture]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def slot_engine(exported: Callable[..., Path]) -> Callable[[str], SlotEngine]:
+    """`slot_engine(architecture)`: four slots of 100 tokens; prompts are read in chunks of five tokens."""
+    made: dict[str, SlotEngine] = {}
+
+    def make(architecture: str) -> SlotEngine:
+        if architecture not in made:
+            artifact = ModelArtifact.open(exported(architecture, "text-generation"))
+            opened = open_engine(artifact, SessionConfig(), SlotsConfig(SLOTS, WINDOW, prefill_chunk_tokens=5))
+            assert isinstance(opened, SlotEngine)
+            made[architecture] = opened
         return made[architecture]
 
     return make

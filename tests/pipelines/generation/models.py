@@ -7,6 +7,9 @@ from tests.checkpoints import DECODERS
 WINDOW = 100
 """Every tiny model reads at least that many tokens."""
 
+SLOTS = 4
+"""Sequences that the tiny slot engines decode together."""
+
 T5_TASKS = {
     "summarization": {
         "prefix": "summarize: ",

@@ -14,7 +14,8 @@ from pipelines.artifact import ModelArtifact
 from pipelines.errors import ArtifactError
 from pipelines.generation.config import GenerationConfig
 from pipelines.generation.decoder import open_decoder
-from pipelines.generation.engine import Answer, Engine, Request
+from pipelines.generation.engine import Engine
+from pipelines.generation.request import Answer, Request
 from pipelines.session import SessionConfig
 from tests.checkpoints import DECODERS, ENCODER_DECODERS
 from tests.pipelines.generation.models import WINDOW

@@ -1,0 +1,23 @@
+"""Slots: how much is decoded side by side, and how long it may become."""
+
+from dataclasses import dataclass
+
+from pipelines.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class SlotsConfig:
+    """How many sequences are decoded side by side, and how many tokens, prompt and answer, each may have.
+
+    The cache takes slots x max_tokens from the first request on. A prompt is read in chunks of `prefill_chunk_tokens`,
+    a chunk a step: that bounds how long the sequences that are being decoded wait for it.
+    """
+
+    slots: int = 8
+    max_tokens: int = 4096
+    prefill_chunk_tokens: int = 128
+
+    def __post_init__(self) -> None:
+        for name, least in (("slots", 1), ("max_tokens", 2), ("prefill_chunk_tokens", 1)):
+            if getattr(self, name) < least:
+                raise ConfigurationError(f"{name} is {getattr(self, name)}; allowed: an integer from {least}")
