@@ -108,8 +108,8 @@ def _build(
     if model.can_generate():
         (finished / "generation_config.json").write_text(model.generation_config.to_json_string(), encoding="utf-8")
     written = write_tokenizer(tokenizer, model, finished)
-    level = _level(args, model.config.model_type)
-    cache = _cache(args.task, model.config, level, progress)
+    cache = _cache(args, model.config, progress)
+    level = _level(args, model.config.model_type, cache)
     progress(f"converting {checkpoint.name} ({model.config.model_type}) to ONNX")
     graphs = convert(model, args.task, work, cache)
     if written.outside is not None:
@@ -162,20 +162,20 @@ def _typical(tokenizer: Any, template: str | None, longest: int) -> list[list[in
     return [tokenizer(prompt, add_special_tokens=template is None).input_ids[:longest] for prompt in prompts]
 
 
-def _cache(task: str, config: Any, level: str | None, progress: Progress) -> str:
+def _cache(args: ExportArgs, config: Any, progress: Progress) -> str:
     """`slots` where a decoder-only model can have them; says why where it cannot."""
-    if task not in GENERATING or config.is_encoder_decoder:
+    if args.task not in GENERATING or config.is_encoder_decoder:
         return "plain"
-    reason = obstacle(config) if level is None else f"the fusions of {level} do not know such a graph"
+    reason = f"the fusions of {args.optimize} do not know such a graph" if args.optimize else obstacle(config)
     if reason is not None:
         progress(f"answers will be decoded one by one: {reason}")
     return "slots" if reason is None else "plain"
 
 
-def _level(args: ExportArgs, architecture: str) -> str | None:
-    """What was asked for; otherwise the default, where the optimizer knows the architecture."""
+def _level(args: ExportArgs, architecture: str, cache: str) -> str | None:
+    """What was asked for; otherwise the default, where the optimizer knows the graph."""
     default = default_level(args.precision, generates=args.task in GENERATING)
-    return args.optimize or (default if supports(architecture) else None)
+    return args.optimize or (default if supports(architecture) and cache == "plain" else None)
 
 
 def _labels(task: str, config: Any) -> tuple[str, ...]:
@@ -192,7 +192,7 @@ def _current(args: ExportArgs, progress: Progress) -> ModelArtifact | None:
         return None
     manifest = artifact.manifest
     made = (manifest.source.checkpoint, manifest.precision, manifest.device, manifest.optimization)
-    if made != (args.checkpoint, args.precision, args.device, _level(args, manifest.architecture)):
+    if made != (args.checkpoint, args.precision, args.device, _level(args, manifest.architecture, manifest.cache)):
         return None
     if (manifest.source.revision or "").startswith("sha256:"):  # local files may have changed under the same name
         with quiet(progress) as progress:
