@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from export.activations import OneScale, TokenScales
 from export.convert import Graphs
 from export.outliers import digest
+from export.slot_graph import is_slot_graph
 
 
 def to_int8(graphs: Graphs, keep: Set[str] = frozenset()) -> None:
@@ -19,6 +21,7 @@ def to_int8(graphs: Graphs, keep: Set[str] = frozenset()) -> None:
 
     Matrices have one scale per output channel, embedding tables one per row. Products of two activations (attention)
     stay in fp32: quantizing both sides costs accuracy and time. So do the matrices in `keep` (see export.outliers).
+    In a slot graph each token has a scale of its own: with one for all, answers would depend on their company.
     """
     import onnx
 
@@ -27,8 +30,8 @@ def to_int8(graphs: Graphs, keep: Set[str] = frozenset()) -> None:
         model = onnx.load(graph)
         _name_weights_directly(model)
         weights = _Weights(model, limit, keep)
-        quantized: dict[str, list[str]] = {}
-        nodes = [new for node in model.graph.node for new in _rewritten(node, weights, quantized)]
+        activations = TokenScales(weights.new) if is_slot_graph(model) else OneScale()
+        nodes = [new for node in model.graph.node for new in _rewritten(node, weights, activations)]
         del model.graph.node[:]
         model.graph.node.extend(nodes)
         weights.save()
@@ -48,7 +51,7 @@ def to_fp16(graphs: Graphs) -> None:
         model = onnx.load(graph)
         halved = convert_float_to_float16(
             model,
-            keep_io_types=["logits"] if any(one.name == "seqlens_k" for one in model.graph.input) else True,
+            keep_io_types=["logits"] if is_slot_graph(model) else True,
             disable_shape_infer=True,  # it fails on onnxruntime's own operators, which fusions put in
             node_block_list=_between_casts(model, "Log"),
         )
@@ -149,8 +152,8 @@ def _name_weights_directly(model: Any) -> None:
     model.graph.node.extend(kept)
 
 
-def _rewritten(node: Any, weights: _Weights, quantized: dict[str, list[str]]) -> Iterator[Any]:
-    """The nodes that stand for `node`; `quantized` holds what the activations seen so far are called in eight bits."""
+def _rewritten(node: Any, weights: _Weights, activations: OneScale) -> Iterator[Any]:
+    """The nodes that stand for `node`."""
     from onnx import helper
 
     attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}
@@ -159,12 +162,12 @@ def _rewritten(node: Any, weights: _Weights, quantized: dict[str, list[str]]) ->
     if is_product and weights.kept(node.input[1], transposed=transposed):
         yield node
     elif is_product and node.op_type == "MatMul":
-        yield from _matmul(node, node.output[0], weights, quantized, transposed=False)
+        yield from _matmul(node, node.output[0], weights, activations, transposed=False)
     elif (
         is_product and attributes.get("transA", 0) == 0 and attributes.get("alpha", 1.0) == attributes.get("beta", 1.0)
     ):
         product = f"{node.output[0]}_product" if len(node.input) > 2 else node.output[0]
-        yield from _matmul(node, product, weights, quantized, transposed=transposed)
+        yield from _matmul(node, product, weights, activations, transposed=transposed)
         if len(node.input) > 2:
             yield helper.make_node("Add", [product, node.input[2]], [node.output[0]], f"{node.name}_bias")
     elif node.op_type == "Gather" and node.input[0] in weights and attributes.get("axis", 0) == 0:
@@ -178,27 +181,20 @@ def _rewritten(node: Any, weights: _Weights, quantized: dict[str, list[str]]) ->
         yield node
 
 
-def _matmul(
-    node: Any, output: str, weights: _Weights, quantized: dict[str, list[str]], *, transposed: bool
-) -> Iterator[Any]:
-    """What onnxruntime fuses into one integer product, scaled back to float, when it loads the graph."""
+def _matmul(node: Any, output: str, weights: _Weights, activations: OneScale, *, transposed: bool) -> Iterator[Any]:
+    """A product of integers, scaled back to float; onnxruntime fuses it when it loads a graph with one scale."""
     from onnx import helper
 
     activation, name = node.input[0], node.name
-    if activation not in quantized:
-        quantized[activation] = [f"{activation}_{part}" for part in ("quantized", "scale", "zero_point")]
-        yield helper.make_node(
-            "DynamicQuantizeLinear", [activation], quantized[activation], f"{activation}_QuantizeLinear"
-        )
-    values, scale, zero_point = quantized[activation]
-    matrix, channel_scales, channel_zero_points = weights.matrix(node.input[1], transposed=transposed)
-    integer, factor = f"{output}_integer", f"{output}_factor"
+    yield from activations.quantize(activation)
+    values, zero_point = activations.quantized(activation)
+    matrix, scales, channel_zero_points = weights.matrix(node.input[1], transposed=transposed)
+    integer = f"{output}_integer"
     yield helper.make_node(
         "MatMulInteger", [values, matrix, zero_point, channel_zero_points], [integer], f"{name}_quant"
     )
     yield helper.make_node("Cast", [integer], [f"{integer}_cast"], f"{name}_cast", to=1)
-    yield helper.make_node("Mul", [scale, channel_scales], [factor], f"{name}_scales_mul")
-    yield helper.make_node("Mul", [f"{integer}_cast", factor], [output], f"{name}_output_mul")
+    yield from activations.scale_back(activation, f"{integer}_cast", scales, output)
 
 
 def _between_casts(model: Any, op_type: str) -> list[str]:

@@ -40,6 +40,11 @@ def obstacle(config: Any) -> str | None:
     return None
 
 
+def is_slot_graph(model: Any) -> bool:
+    """Whether an ONNX model is a graph as described above."""
+    return any(one.name == "seqlens_k" for one in model.graph.input)
+
+
 def convert_to_slots(model: Any, graph: Path) -> None:
     """Write the slot graph of a model without `obstacle`, fp32."""
     import torch

@@ -4,16 +4,20 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
+from pipelines.artifact import ModelArtifact
 from pipelines.errors import InputTooLongError
 from pipelines.generation.config import GenerationConfig
 from pipelines.generation.engine import Engine
 from pipelines.generation.request import Answer, Request
-from pipelines.generation.slot_engine import SlotEngine
+from pipelines.generation.slot_engine import SlotEngine, open_engine
+from pipelines.generation.slots import SlotsConfig
+from pipelines.session import SessionConfig
 from tests.checkpoints import DECODERS
 from tests.pipelines.generation.models import SLOTS, WINDOW
 
@@ -75,6 +79,17 @@ def test_requests_that_come_and_go_together_are_answered_as_each_of_them_alone(
     for request, answer in zip(requests, answers, strict=True):
         assert_same(answer, engine(architecture).generate(request))
     assert idle(slot_engine(architecture))
+
+
+def test_answers_in_eight_bits_do_not_depend_on_their_company_either(exported: Callable[..., Path]) -> None:
+    artifact = ModelArtifact.open(exported("llama", "text-generation", "int8"))
+    engine = open_engine(artifact, SessionConfig(), SlotsConfig(SLOTS, WINDOW))
+    random = Random(2)
+    requests = [random_request(random) for _ in range(20)]
+    with ThreadPoolExecutor(10) as callers:
+        answers = list(callers.map(engine.generate, requests))
+    for request, answer in zip(requests, answers, strict=True):
+        assert_same(answer, engine.generate(request))
 
 
 def test_rows_that_are_cancelled_give_what_they_have_and_their_neighbours_everything(
