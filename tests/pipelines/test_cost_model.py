@@ -41,12 +41,11 @@ def test_the_prices_of_exact_measurements_are_found_again(start: float, token: f
 
 
 @given(st.lists(st.builds(Measurement, st.integers(1, 64), st.integers(1, 512), st.floats(1e-6, 10)), min_size=1))
-def test_no_price_is_negative_and_every_batch_is_saturated_at_last(measured: list[Measurement]) -> None:
+def test_whatever_was_measured_no_price_is_negative_and_tokens_cost_something(measured: list[Measurement]) -> None:
     cost = CostModel.fit(measured)
 
     assert min(cost.start_s, cost.pair_s) >= 0
     assert cost.token_s > 0
-    assert cost.batch_s(1, 1) < cost.batch_s(2, 1) < cost.batch_s(2, 2)
 
 
 def test_where_starting_costs_little_a_batch_of_long_rows_stays_small_and_one_of_short_rows_grows() -> None:
