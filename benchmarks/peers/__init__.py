@@ -1,16 +1,26 @@
 """Peers: the same model and the same load on other servers.
 
-`peer_throughputs` is what `make bench-encoders` calls. For each peer and workload it starts the peer's service on
-`workload.checkpoint`, waits until it answers, sends `benchmarks.generator.measure` the load that our own server got
-(the workload's texts, concurrency, duration, warm-up and repetitions, in bodies of the peer's own form), and stops it.
+    python -m benchmarks.peers install [NAME...]
+    python -m benchmarks.peers list
+
+`peer_throughputs` is what `make bench-encoders` calls. For each peer and workload it starts the peer's service, waits
+until it answers as the artifact's own pipeline does, sends it the closed loop that our own server got, and stops it.
 A peer that cannot run here is reported with its reason and measured as nothing.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-RAY_SERVE_TRANSFORMERS = "ray-serve-transformers"  # the name of the peer that has a figure of its own
+from benchmarks.client import request_bytes
+from benchmarks.generator import Call, Load, measure
+from benchmarks.peers.agreement import Agreement
+from benchmarks.peers.catalog import PEERS, RAY_SERVE_TRANSFORMERS
+from benchmarks.peers.peer import Peer, PeerError, Top
+from benchmarks.peers.process import HOST, ask, running
+
+__all__ = ["PEERS", "RAY_SERVE_TRANSFORMERS", "Peer", "PeerThroughput", "Workload", "peer_throughputs"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,57 @@ class PeerThroughput:
     missing: str | None = None
 
 
-def peer_throughputs(workloads: Sequence[Workload], say: Callable[[str], None]) -> list[PeerThroughput]:
+def peer_throughputs(
+    workloads: Sequence[Workload], say: Callable[[str], None], peers: Sequence[Peer] = PEERS
+) -> list[PeerThroughput]:
     """One entry for each peer and workload."""
-    say("no peer is installed")
-    return []
+    entries = []
+    for workload in workloads:
+        margin = 2 * max(peer.score_tolerance for peer in peers)
+        agreement = Agreement(workload.artifact, workload.texts, margin)
+        for peer in peers:
+            try:
+                rates = _inputs_per_s(peer, workload, agreement)
+            except PeerError as error:
+                say(f"{workload.name}, {peer.name}: {error}")
+                entries.append(PeerThroughput(peer.name, workload.name, missing=str(error)))
+            else:
+                say(f"{workload.name}, {peer.name}: {', '.join(f'{rate:.1f}' for rate in rates)} inputs/s")
+                entries.append(PeerThroughput(peer.name, workload.name, rates))
+    return entries
+
+
+def _inputs_per_s(peer: Peer, workload: Workload, agreement: Agreement) -> list[float]:
+    if missing := peer.missing():
+        raise PeerError(missing)
+    model = workload.artifact if peer.model == "artifact" else workload.checkpoint
+
+    def bodies(text: str) -> bytes:
+        return json.dumps(peer.body(text)).encode()
+
+    def answers(port: int) -> None:
+        def top(text: str) -> Top:
+            return peer.top(json.loads(ask(port, peer.path, bodies(text))))
+
+        agreement.check(peer, top)
+
+    with running(peer, model, answers) as port:
+        load = Load(
+            HOST,
+            port,
+            [Call(request_bytes(HOST, peer.path, bodies(text))) for text in workload.texts],
+            duration_s=workload.duration_s,
+            warm_up_s=workload.warm_up_s,
+            concurrency=workload.concurrency,
+        )
+        return [_measured(load) for _ in range(workload.repetitions)]
+
+
+def _measured(load: Load) -> float:
+    """Inputs per second; raises PeerError where requests failed: what remains is then another load."""
+    tally = measure(load)
+    failed = {status: count for status, count in tally.statuses.items() if status != "200"}
+    if failed or not tally.requests:
+        reasons = ", ".join(f"{count} x {status}" for status, count in failed.items())
+        raise PeerError(f"{sum(failed.values())} of {tally.requests} requests failed ({reasons})")
+    return tally.per_s["inputs"]

@@ -1,0 +1,72 @@
+"""Catalog: the peers. Each batches up to 8 requests where its author leaves the choice, on both cores."""
+
+import json
+from typing import Any
+
+from benchmarks.peers.peer import SAME_WEIGHTS, SERVICES, Peer, Top
+
+RAY_SERVE_TRANSFORMERS = "ray-serve-transformers"  # the peer that has a figure of its own
+MLSERVER_MODEL = "classifier"  # a name of its own in the path of the Open Inference Protocol
+
+
+def _inputs(text: str) -> Any:
+    return {"inputs": text}
+
+
+def _open_inference(text: str) -> Any:
+    return {"inputs": [{"name": "args", "shape": [1], "datatype": "BYTES", "data": [text]}]}
+
+
+def _infinity(text: str) -> Any:
+    return {"model": "classifier", "input": [text]}
+
+
+def _label_and_score(answer: Any) -> Top:
+    return answer["label"], answer["score"]
+
+
+PEERS = (
+    Peer(
+        name=RAY_SERVE_TRANSFORMERS,
+        serves="transformers pipeline, PyTorch fp32, @serve.batch of 8",
+        script=SERVICES / "ray_serve_transformers.py",
+        path="/",
+        body=_inputs,
+        top=_label_and_score,
+        model="checkpoint",
+        score_tolerance=SAME_WEIGHTS,
+        needs=("ray", "transformers", "torch"),
+    ),
+    Peer(
+        name="litserve",
+        serves="the same ONNX file, ONNX Runtime, batches of 8",
+        script=SERVICES / "litserve_onnx.py",
+        path="/predict",
+        body=_inputs,
+        top=_label_and_score,
+    ),
+    Peer(
+        name="mosec",
+        serves="the same ONNX file, ONNX Runtime, batches of 8",
+        script=SERVICES / "mosec_onnx.py",
+        path="/inference",
+        body=_inputs,
+        top=_label_and_score,
+    ),
+    Peer(
+        name="mlserver",
+        serves="the same ONNX file, Hugging Face runtime with Optimum, batches of 8",
+        script=SERVICES / "mlserver_optimum.py",
+        path=f"/v2/models/{MLSERVER_MODEL}/infer",
+        body=_open_inference,
+        top=lambda answer: _label_and_score(json.loads(answer["outputs"][0]["data"][0])),
+    ),
+    Peer(
+        name="infinity",
+        serves="the same ONNX file, infinity-emb with Optimum, its own batches of up to 32",
+        script=SERVICES / "infinity_optimum.py",
+        path="/classify",
+        body=_infinity,
+        top=lambda answer: _label_and_score(answer["data"][0][0]),
+    ),
+)

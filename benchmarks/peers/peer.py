@@ -1,0 +1,75 @@
+"""Peer: another server of the same model, as its own documentation tells people to write one.
+
+A peer is a script in services/, run by the Python of the peer's own environment under .peers/. It reads what to serve
+and where from PEER_MODEL (a folder) and PEER_PORT, and imports nothing of this project.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.report import ROOT
+from pipelines.errors import SextetError
+
+ENVIRONMENTS = ROOT / ".peers"
+REQUIREMENTS = Path(__file__).parent
+SERVICES = Path(__file__).parent / "services"
+SAME_GRAPH = 1e-3  # the same ONNX file on the same engine: only the last digits may differ
+SAME_WEIGHTS = 5e-2  # fp32 against int8 of the same weights
+
+Top = tuple[str, float]
+"""The most likely label and its score."""
+
+
+class PeerError(SextetError):
+    """Why a peer has no figure."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """How to start a service, how to ask it for one text, and how to read its answer.
+
+    `serves` says, for people, which model runs on which engine and how requests become batches. `model` is the folder
+    that it loads: the exported int8 artifact where its engine is ONNX Runtime, else the checkpoint. `score_tolerance`
+    is how far its scores may be from those of the artifact's own pipeline before it is refused as another model.
+    """
+
+    name: str
+    serves: str
+    script: Path
+    path: str
+    body: Callable[[str], Any]
+    top: Callable[[Any], Top]
+    model: Literal["artifact", "checkpoint"] = "artifact"
+    score_tolerance: float = SAME_GRAPH
+    needs: tuple[str, ...] = ()
+    """Modules of the project's own environment; a peer that names none has an environment of its own."""
+
+    @property
+    def environment(self) -> Path:
+        return ENVIRONMENTS / self.name
+
+    @property
+    def requirements(self) -> Path:
+        return REQUIREMENTS / f"{self.name}.txt"
+
+    @property
+    def installation(self) -> Path:
+        """Written when an installation ended: empty, or why it failed."""
+        return self.environment / "installation.txt"
+
+    @property
+    def python(self) -> Path:
+        return Path(sys.executable) if self.needs else self.environment / "bin" / "python"
+
+    def missing(self) -> str | None:
+        """Why it cannot be started here; None where it can."""
+        if self.needs:
+            absent = [module for module in self.needs if find_spec(module) is None]
+            return f"not installed: {', '.join(absent)}" if absent else None
+        if not self.installation.exists():
+            return f"not installed: python -m benchmarks.peers install {self.name}"
+        return self.installation.read_text(encoding="utf-8").strip() or None
