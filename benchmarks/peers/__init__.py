@@ -53,8 +53,7 @@ def peer_throughputs(
     """One entry for each peer and workload."""
     entries = []
     for workload in workloads:
-        margin = 2 * max(peer.score_tolerance for peer in peers)
-        agreement = Agreement(workload.artifact, workload.texts, margin)
+        agreement = Agreement(workload.artifact, workload.texts)
         for peer in peers:
             try:
                 rates = _inputs_per_s(peer, workload, agreement)

@@ -1,38 +1,42 @@
 """Agreement: whether a peer serves the same model, before it is compared."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pipelines
 from benchmarks.peers.peer import Peer, PeerError, Top
 
+N_CONSIDERED = 32  # of the load's texts
 N_COMPARED = 4
+FP32_EPSILON = 2.0**-24  # how near to 1 a score can be
 
 
 class Agreement:
-    """What the artifact's own pipeline answers to texts of the load; loaded once for all peers.
+    """What the artifact's own pipeline answers to texts of the load.
 
-    Texts whose two best labels are nearly as likely are left out: their order says nothing.
+    Scores are compared as log-odds: a model may be so sure of every text that all scores are 1.000, and then a service
+    that reads no text at all would agree. The texts compared are those with the lowest and the highest.
     """
 
-    def __init__(self, artifact: Path, texts: Sequence[str], least_margin: float) -> None:
-        """`least_margin` is by how much the best label has to lead the second one."""
+    def __init__(self, artifact: Path, texts: Sequence[str]) -> None:
         classify = pipelines.load(artifact)
-        self._expected: dict[str, Top] = {}
-        for text in dict.fromkeys(texts):
-            best, second, *_ = classify(text, top_k=None)
-            if best["score"] - second["score"] > least_margin:
-                self._expected[text] = (best["label"], best["score"])
-            if len(self._expected) == N_COMPARED:
-                break
+        tops = {text: (one["label"], one["score"]) for text in texts[:N_CONSIDERED] for one in classify(text)}
+        ordered = sorted(tops, key=lambda text: log_odds(tops[text][1]))
+        half = N_COMPARED // 2
+        self._expected: dict[str, Top] = {text: tops[text] for text in (*ordered[:half], *ordered[-half:])}
 
     def check(self, peer: Peer, ask: Callable[[str], Top]) -> None:
         """Ask for each text alone; raises PeerError where a label or a score is not the artifact's."""
-        if not self._expected:
-            raise PeerError("the artifact is sure of no text of the load: nothing to compare it by")
         for text, (label, score) in self._expected.items():
             got_label, got_score = ask(text)
-            if got_label != label or abs(got_score - score) > peer.score_tolerance:
+            if got_label != label or abs(log_odds(got_score) - log_odds(score)) > peer.log_odds_tolerance:
                 raise PeerError(
-                    f"not the same model: {got_label} {got_score:.4f} where the artifact answers {label} {score:.4f}"
+                    f"not the same model: {got_label} {got_score:.7f} where the artifact answers {label} {score:.7f}"
                 )
+
+
+def log_odds(score: float) -> float:
+    """log(p / (1 - p)), finite for any score of 32 bits."""
+    bounded = min(max(score, FP32_EPSILON), 1 - FP32_EPSILON)
+    return math.log(bounded / (1 - bounded))

@@ -17,8 +17,8 @@ from pipelines.errors import SextetError
 ENVIRONMENTS = ROOT / ".peers"
 REQUIREMENTS = Path(__file__).parent
 SERVICES = Path(__file__).parent / "services"
-SAME_GRAPH = 1e-3  # the same ONNX file on the same engine: only the last digits may differ
-SAME_WEIGHTS = 5e-2  # fp32 against int8 of the same weights
+SAME_GRAPH = 0.1  # the same ONNX file on the same engine: what the rounding of a score near 1 makes of its log-odds
+SAME_WEIGHTS = 0.4  # fp32 against int8 of the same weights
 
 Top = tuple[str, float]
 """The most likely label and its score."""
@@ -33,8 +33,8 @@ class Peer:
     """How to start a service, how to ask it for one text, and how to read its answer.
 
     `serves` says, for people, which model runs on which engine and how requests become batches. `model` is the folder
-    that it loads: the exported int8 artifact where its engine is ONNX Runtime, else the checkpoint. `score_tolerance`
-    is how far its scores may be from those of the artifact's own pipeline before it is refused as another model.
+    that it loads: the exported int8 artifact where its engine is ONNX Runtime, else the checkpoint. It is refused as
+    another model where its scores are further than `log_odds_tolerance` from those of the artifact's own pipeline.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Peer:
     body: Callable[[str], Any]
     top: Callable[[Any], Top]
     model: Literal["artifact", "checkpoint"] = "artifact"
-    score_tolerance: float = SAME_GRAPH
+    log_odds_tolerance: float = SAME_GRAPH
     needs: tuple[str, ...] = ()
     """Modules of the project's own environment; a peer that names none has an environment of its own."""
 

@@ -1,6 +1,7 @@
 """Process: a peer's service from its start to the end of everything that it started."""
 
 import os
+import re
 import subprocess
 import tempfile
 import time
@@ -19,7 +20,7 @@ START_S = 180.0
 ASK_S = 60.0
 POLL_S = 0.5
 STOP_S = 20.0
-OURS = ("PYTHON", "RAY_", "VIRTUAL_ENV")  # prefixes of variables that are about this project's processes
+SETTINGS = ("RAY_", "PYTHON")  # prefixes of variables that may have been set for this project's own processes
 
 
 @contextmanager
@@ -38,7 +39,7 @@ def running(peer: Peer, model: Path, answers: Callable[[int], None]) -> Iterator
             process = subprocess.Popen(
                 [str(peer.python), str(peer.script)],
                 cwd=folder,
-                env=_environment(model, port),
+                env=_environment(peer, model, port),
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # an interrupt of the benchmark is not the service's: it is stopped below
@@ -64,8 +65,9 @@ def ask(port: int, path: str, body: bytes) -> bytes:
     return content
 
 
-def _environment(model: Path, port: int) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+def _environment(peer: Peer, model: Path, port: int) -> dict[str, str]:
+    foreign = SETTINGS[:1] if peer.needs else SETTINGS  # the project's own environment is found as it was found here
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     offline = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     return inherited | offline | {"PEER_MODEL": str(model.resolve()), "PEER_PORT": str(port)}
 
@@ -75,13 +77,13 @@ def _wait(process: "subprocess.Popen[bytes]", answers: Callable[[], None], log: 
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise PeerError(f"ended with status {process.returncode} before it answered: {_last_line(log)}")
+            raise PeerError(f"ended with status {process.returncode} before it answered: {_last_error(log)}")
         try:
             return answers()
         except (OSError, HTTPException) as error:
             last = error
             time.sleep(POLL_S)
-    raise PeerError(f"gave no answer in {START_S:.0f} s: {last}; its log ends with: {_last_line(log)}")
+    raise PeerError(f"gave no answer in {START_S:.0f} s: {last}; its log ends with: {_last_error(log)}")
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
@@ -105,6 +107,8 @@ def _session(process_id: int) -> int | None:
         return None
 
 
-def _last_line(log: Path) -> str:
+def _last_error(log: Path) -> str:
+    """The last line that names an exception, or else the last one."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "nothing was written"
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Fail): ", line)]
+    return [*lines[-1:], *errors[-1:]][-1] if lines else "nothing was written"
