@@ -2,7 +2,9 @@
 # make test     a fresh machine ends up with the tests run
 # make models   only build the artifacts that cluster.yaml names
 # make check    ruff and mypy
-# make measure  write the figures of docs/performance.md
+# make measure  seconds to ready, memory, latency of one request: docs/performance.md
+# make bench-encoders   throughput of encoders against the bare runtime and other servers: docs/performance.md
+# make soak     ten minutes under load: memory and errors
 # make clean    remove the environment and the artifacts
 
 PYTHON ?= python3
@@ -10,7 +12,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: serve test models check measure clean
+.PHONY: serve test models check measure bench-encoders soak clean
 
 serve: models
 	@exec $(BIN)/sextet serve cluster.yaml
@@ -28,6 +30,12 @@ check: $(VENV)/dev.installed
 
 measure: $(VENV)/dev.installed models
 	$(BIN)/python -m benchmarks.footprint cluster.yaml
+
+bench-encoders: $(VENV)/dev.installed
+	$(BIN)/python -m benchmarks.encoders
+
+soak: $(VENV)/dev.installed
+	$(BIN)/python -m benchmarks.soak
 
 $(VENV)/serve.installed: pyproject.toml starter/requirements.txt
 	@echo "installing into $(VENV) (some minutes, once)"

@@ -144,11 +144,9 @@ def _bench(
     processes: Annotated[int | None, typer.Option(help="Load generators; as many as needed if absent.")] = None,
     output: Annotated[Path | None, typer.Option(help="The result file; the page and plots lie beside it.")] = None,
 ) -> None:
-    from benchmarks.command import BenchArgs
-    from benchmarks.command import bench as run
-
+    command = _bench_command()
     given = {name: value for name, value in context.params.items() if value is not None}
-    run(BenchArgs(scenario=str(context.info_name), **given), say=_say)
+    command.bench(command.BenchArgs(scenario=str(context.info_name), **given), say=_say)
 
 
 for _name, _summary in _SCENARIOS.items():
@@ -161,9 +159,16 @@ def compare(
     after: Annotated[Path, typer.Argument(help="Another one, of the same scenario.")],
 ) -> None:
     """Which figures of two results differ by more than the noise of their repetitions."""
-    from benchmarks.command import bench_compare
+    _bench_command().bench_compare(before, after)
 
-    bench_compare(before, after)
+
+def _bench_command() -> Any:
+    """The module behind `sextet bench`; raises ConfigurationError where its packages are missing."""
+    try:
+        from benchmarks import command
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"sextet bench needs {error.name}: pip install 'sextet[bench]'") from None
+    return command
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

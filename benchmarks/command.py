@@ -17,7 +17,7 @@ from benchmarks.lengths import Lengths
 from benchmarks.page import write_page
 from benchmarks.raw import RawPipeline
 from benchmarks.result import Result, default_path
-from benchmarks.scenarios import SCENARIOS, ScenarioConfig
+from benchmarks.scenarios import SCENARIOS, ScenarioConfig, bottlenecks
 from benchmarks.table import table
 from benchmarks.texts import counter, from_file, synthetic
 from pipelines.artifact import TASKS, ModelArtifact
@@ -73,7 +73,7 @@ def bench(args: BenchArgs, say: Callable[[str], None]) -> None:
         points=outcome.points,
         raw=outcome.raw,
         memory=outcome.memory,
-        warnings=outcome.bottlenecks,
+        warnings=bottlenecks(outcome.points),
     )
     path = args.output or default_path(result.name)
     result.write(path)
@@ -131,9 +131,12 @@ def _check(args: BenchArgs) -> None:
         raise ConfigurationError(f"--against is {args.against!r}; allowed: {', '.join(AGAINST)}")
     if args.against and args.artifact is None:
         raise ConfigurationError("--against raw calls the artifact in this process: name its folder with --artifact")
-    for name in ("duration_s", "repetitions", "n_texts", "inputs_per_request", "threads", "timeout_s"):
-        if getattr(args, name) <= 0:
+    positive = ("duration_s", "repetitions", "n_texts", "inputs_per_request", "max_new_tokens", "threads", "timeout_s")
+    for name in (*positive, "slo_ms", "processes"):
+        if getattr(args, name) is not None and getattr(args, name) <= 0:
             raise ConfigurationError(f"--{name.replace('_', '-')} is {getattr(args, name)}; allowed: above 0")
+    if args.warm_up_s < 0:
+        raise ConfigurationError(f"--warm-up-s is {args.warm_up_s}; allowed: from 0")
     takes = {"single-stream": (), "offline": ("concurrency",), "server": (), "soak": ("rate",)}
     for name in ("concurrency", "rate"):
         if getattr(args, name) and name not in takes.get(args.scenario, ("concurrency", "rate")):

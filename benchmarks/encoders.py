@@ -28,7 +28,15 @@ from benchmarks.peers import RAY_SERVE_TRANSFORMERS, PeerThroughput, Workload, p
 from benchmarks.raw import RawPipeline
 from benchmarks.report import write_report
 from benchmarks.result import Result, default_path
-from benchmarks.scenarios import OFFLINE_CONCURRENCY, Outcome, ScenarioConfig, offline, server, single_stream
+from benchmarks.scenarios import (
+    OFFLINE_CONCURRENCY,
+    Outcome,
+    ScenarioConfig,
+    bottlenecks,
+    offline,
+    server,
+    single_stream,
+)
 from benchmarks.shapes import BERT_BASE, MINILM_L6, Shape, ensure
 from benchmarks.texts import counter, synthetic
 from pipelines.artifact import ModelArtifact
@@ -51,11 +59,12 @@ class Pace:
     trial_s: float = 15.0
     warm_up_s: float = 3.0
     repetitions: int = 4
+    trial_requests: int = 200
     searches: int = 2
     n_texts: int = 512
 
 
-QUICK = Pace(duration_s=1.0, trial_s=1.0, warm_up_s=0.5, repetitions=2, searches=1, n_texts=64)
+QUICK = Pace(duration_s=1.0, trial_s=1.0, warm_up_s=0.5, trial_requests=10, repetitions=2, searches=1, n_texts=64)
 
 
 @dataclass
@@ -94,6 +103,7 @@ def main() -> None:
         figures=findings.figures,
         points=findings.points,
         raw=findings.raw,
+        warnings=bottlenecks(findings.points),
     )
     if not args.quick:
         result.write(default_path(result.name))
@@ -158,6 +168,7 @@ def _measure_bert(
     load = replace(config.load, slo_s=SLO_SERVICE_TIMES * service_ms / 1000, duration_s=pace.trial_s)
     batch_size = int(outcome.raw[-1]["batch_size"])
     searching = replace(config, load=load, repetitions=pace.searches, raw_batch_size=batch_size)
+    searching = replace(searching, trial_requests=pace.trial_requests)
     outcome = findings.take("bert-base 128 server", server(searching, raw, say))
     findings.figures["server_rate_over_raw"] = outcome.figures["rate_over_raw"]
 

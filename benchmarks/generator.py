@@ -117,7 +117,7 @@ class _Generator:
         self._over = False
         self._opened_at: float | None = None
         self._closed_at: float | None = None
-        self._cpu_s = 0.0
+        self._start_cpu_clock()
 
     async def run(self) -> Tally:
         load = self._load
@@ -140,7 +140,7 @@ class _Generator:
         while self._closed_at is None and perf_counter() < self._closes_at + self._load.timeout_s:
             await self._tick(measure_lag=True)
         ended_at = self._closed_at or perf_counter()
-        self._close(ended_at - (self._opened_at or self._opens_at), ended_at)
+        self._close(ended_at - (self._opened_at or self._opens_at))
 
     def _ended_in_closed_loop(self, exchange: Exchange) -> None:
         if self._over or self._closed_at is not None:
@@ -153,7 +153,7 @@ class _Generator:
         elif exchange.ended_at >= self._opens_at:
             self._opened_at = exchange.ended_at
             self._closes_at = exchange.ended_at + self._load.duration_s
-            self._cpu_s = time.process_time()
+            self._start_cpu_clock()
         if exchange.succeeded:
             self._send(exchange.ended_at, self._ended_in_closed_loop)
         else:
@@ -180,8 +180,8 @@ class _Generator:
                 self._tally.stopped_early = load.hopeless_stops and self._is_hopeless()
         finally:
             self._alarm.close()
-        ended_at = perf_counter()
-        self._close(min(load.duration_s, max(ended_at - self._opens_at, TICK_S)), ended_at)
+        lasted_s = max(perf_counter() - self._opens_at, TICK_S)
+        self._close(min(lasted_s, load.duration_s) if self._tally.stopped_early else load.duration_s)
 
     def _send_due(self) -> None:
         while self._sent < len(self._arrivals):
@@ -224,12 +224,12 @@ class _Generator:
     def _in_window(self, at: float) -> bool:
         return self._opens_at <= at < self._closes_at
 
-    def _close(self, duration_s: float, ended_at: float) -> None:
-        cpu_s = time.process_time() - self._cpu_s
-        self._tally.close(duration_s, cpu_s / max(ended_at - self._opens_at, TICK_S))
-
     def _start_cpu_clock(self) -> None:
-        self._cpu_s = time.process_time()
+        self._cpu_s, self._cpu_since = time.process_time(), perf_counter()
+
+    def _close(self, duration_s: float) -> None:
+        cpu_s = time.process_time() - self._cpu_s
+        self._tally.close(duration_s, cpu_share=cpu_s / (perf_counter() - self._cpu_since))
 
 
 def _allow_many_connections() -> None:

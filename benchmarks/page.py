@@ -16,7 +16,7 @@ p.sub { color: #555; margin-top: .2rem; }
 pre { background: #f6f6f6; padding: .8rem 1rem; overflow-x: auto; font-size: 13px; line-height: 1.4; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; font-size: 14px; }
 dt { color: #555; } dd { margin: 0; overflow-wrap: anywhere; }
-svg { max-width: 100%; height: auto; } .warning { background: #fff3d6; padding: .6rem 1rem; }
+figure { margin: 1rem 0; } svg { max-width: 100%; height: auto; } .warning { background: #fff3d6; padding: .6rem 1rem; }
 """
 
 
@@ -31,7 +31,8 @@ def write_page(result: Result, path: Path) -> Path:
 
 
 def _page(result: Result, figures: str) -> str:
-    warnings = "".join(f'<p class="warning">{escape(one)}</p>' for one in result.warnings)
+    warned = "<br>".join(map(escape, result.warnings))
+    warnings = f'<p class="warning">{warned}</p>' if warned else ""
     facts = {"command": result.command, "measured": result.written_at, **result.machine}
     listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
     load = "".join(

@@ -14,13 +14,15 @@ from benchmarks.result import Result
 matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 WIDTH_INCHES, HEIGHT_INCHES = 7.2, 3.8
 PNG_DPI = 120
 PERCENTILES = np.concatenate([np.linspace(0, 99, 199), np.linspace(99, 100, 51)])
 MAX_CURVES = 8  # more lines in one plot cannot be told apart
+MAX_BARS = 12
 PART_COLOURS = {"queue": "#d95f02", "tokenization": "#7570b3", "inference": "#1b9e77", "other": "#bdbdbd"}
-STYLE = {
+STYLE: Any = {  # a mapping whose keys matplotlib types one by one
     "font.family": "sans-serif",
     "font.size": 9.5,
     "axes.spines.top": False,
@@ -35,9 +37,10 @@ STYLE = {
 
 
 def plots(result: Result) -> Iterator[tuple[str, Figure]]:
-    """The plots that this result has data for: (name, figure)."""
+    """The plots that this result has data for: (name, figure). Write each before taking the next: the style holds."""
     with pyplot.rc_context(STYLE):
-        measured = [point for point in result.points if point["latency_ms"] and not point.get("stopped_early")]
+        whole = (point for point in result.points if point["latency_ms"] and not point.get("stopped_early"))
+        measured = sorted(whole, key=lambda point: point["rate_per_s"] or 0)
         if measured:
             yield "latency_cdf", _latency_cdf(measured)
         if len({point["label"] for point in measured}) > 1:
@@ -72,12 +75,12 @@ def _latency_cdf(points: Sequence[dict[str, Any]]) -> Figure:
         merged = [merged[index] for index in keep]
     figure, axes = _figure()
     for label, histogram in merged:
-        axes.step(histogram.distribution(PERCENTILES), PERCENTILES, where="post", label=label)
+        axes.step(histogram.distribution(PERCENTILES.tolist()), PERCENTILES, where="post", label=label)
     axes.axhline(99, color="#999999", linewidth=0.8, linestyle=":")
     axes.set(xscale="log", xlabel="latency, ms", ylabel="requests answered within, %", ylim=(0, 101))
-    axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(_plain))
-    axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-    axes.legend(loc="lower right")
+    axes.xaxis.set_major_formatter(_Plain())
+    axes.xaxis.set_minor_formatter(_Plain(minor_thresholds=(1.2, 0.4)))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     axes.set_title("Latency from the intended send time", loc="left")
     return figure
 
@@ -93,11 +96,12 @@ def _throughput_latency(points: Sequence[dict[str, Any]], slo_ms: float | None) 
                 float(np.median([point["inputs_per_s"] for point in same])),
                 *(float(np.median([point["latency_ms"][name] for point in same])) for name in ("p50", "p99")),
                 label,
+                same[0]["rate_per_s"] is None,
             )
         )
     figure, axes = _figure()
-    closed = [one for one in curve if one[3].startswith("c=")]
-    opened = sorted(one for one in curve if not one[3].startswith("c="))
+    closed = [one[:4] for one in curve if one[4]]
+    opened = sorted(one[:4] for one in curve if not one[4])
     for group, kind, marker, colour in ((closed, "closed loop", "o", "C0"), (opened, "Poisson arrivals", "s", "C3")):
         if group:
             rates, p50, p99, _ = zip(*group, strict=True)
@@ -110,8 +114,8 @@ def _throughput_latency(points: Sequence[dict[str, Any]], slo_ms: float | None) 
         axes.annotate("objective", (0, slo_ms), textcoords="offset points", xytext=(4, 3), fontsize=8)
     axes.set(yscale="log", xlabel="inputs answered per second", ylabel="latency, ms")
     axes.set_xlim(left=0)
-    for formatted in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        formatted(matplotlib.ticker.LogFormatter(minor_thresholds=(2, 0.5)))
+    axes.yaxis.set_major_formatter(_Plain())
+    axes.yaxis.set_minor_formatter(_Plain(minor_thresholds=(1.2, 0.4)))
     axes.legend(loc="best")
     axes.set_title("Throughput and latency", loc="left")
     return figure
@@ -119,7 +123,7 @@ def _throughput_latency(points: Sequence[dict[str, Any]], slo_ms: float | None) 
 
 def _time_split(points: Sequence[dict[str, Any]]) -> Figure:
     """Mean milliseconds of a request in each part; `other` is HTTP, ingress, postprocessing and the client."""
-    labels = list(dict.fromkeys(point["label"] for point in points))[-12:]
+    labels = list(dict.fromkeys(point["label"] for point in points))[-MAX_BARS:]
     figure, axes = _figure()
     for row, label in enumerate(reversed(labels)):
         same = [point for point in points if point["label"] == label]
@@ -159,5 +163,8 @@ def _merged(points: Sequence[dict[str, Any]]) -> list[tuple[str, Histogram]]:
     return list(merged.items())
 
 
-def _plain(value: float, _position: int) -> str:
-    return f"{value:g}"
+class _Plain(LogFormatter):
+    """Numbers as people write them, on an axis that has too few powers of ten to be read by them alone."""
+
+    def __call__(self, value: float, position: int | None = None) -> str:
+        return f"{value:g}" if super().__call__(value, position) else ""

@@ -10,7 +10,7 @@ Each runs `repetitions` times, with the raw pipeline before each one where that 
 machine meanwhile changes both, and the spread of the repetitions is the noise.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,17 +23,22 @@ from pipelines.errors import ConfigurationError
 
 OFFLINE_CONCURRENCY = 64
 SEARCH_HEADROOM = 1.1  # above the closed loop's rate, which is a measurement and may have been a slow one
+MAX_TRIAL_S = 60.0  # of a trial that lasts longer than the duration to have its requests
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class ScenarioConfig:
-    """How a scenario is run. `load` has neither concurrency nor rate: those are the scenario's."""
+    """How a scenario is run. `load` has neither concurrency nor rate: those are the scenario's.
+
+    A trial of Server has at least `trial_requests` where MAX_TRIAL_S suffice for them: fewer have no p99.
+    """
 
     load: Load
     concurrencies: Sequence[int] = ()
     rates: Sequence[float] = ()
     raw_batch_size: int | None = None  # the best one is looked for
+    trial_requests: int = 200
     repetitions: int = 3
     processes: int | None = None
     task: str = "text-classification"
@@ -53,11 +58,11 @@ class Outcome:
         for name, value in figures.items():
             self.figures.setdefault(name, []).append(value)
 
-    @property
-    def bottlenecks(self) -> list[str]:
-        """Where the generator itself may have been what was measured."""
-        named = ((point["label"], point["generator"]["bottleneck"]) for point in self.points)
-        return [f"{label}: {reason}" for label, reason in named if reason]
+
+def bottlenecks(points: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Where the generator itself may have been what was measured: one reason for each load."""
+    named = {point["label"]: point["generator"]["bottleneck"] for point in points if point["generator"]["bottleneck"]}
+    return [f"{label}: {reason}" for label, reason in named.items()]
 
 
 def single_stream(config: ScenarioConfig, raw: RawPipeline | None, say: Say) -> Outcome:
@@ -102,7 +107,9 @@ def server(config: ScenarioConfig, raw: RawPipeline | None, say: Say) -> Outcome
         upper_per_s = SEARCH_HEADROOM * closed.per_s["requests"]
 
         def attempt(rate_per_s: float, repetition: int = repetition) -> Trial:
-            tally = _open(config, outcome, rate_per_s, repetition, say, hopeless_stops=True)
+            duration_s = max(config.load.duration_s, min(config.trial_requests / rate_per_s, MAX_TRIAL_S))
+            trying = replace(config, load=replace(config.load, duration_s=duration_s))
+            tally = _open(trying, outcome, rate_per_s, repetition, say, hopeless_stops=True)
             return Trial(rate_per_s, not tally.stopped_early and tally.bad <= BAD_SHARE * tally.requests)
 
         rate_per_s, _ = highest_rate(attempt, upper_per_s)
@@ -186,7 +193,7 @@ def _open(
     load = replace(
         config.load, rate_per_s=rate_per_s, seed=config.load.seed + repetition, hopeless_stops=hopeless_stops
     )
-    return _measured(config, outcome, load, f"{rate_per_s:.3g}/s", repetition, say)
+    return _measured(config, outcome, load, f"{rate_per_s:.4g}/s", repetition, say)
 
 
 def _measured(config: ScenarioConfig, outcome: Outcome, load: Load, label: str, repetition: int, say: Say) -> Tally:

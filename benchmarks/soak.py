@@ -21,7 +21,7 @@ from benchmarks.lengths import Lengths
 from benchmarks.page import write_page
 from benchmarks.report import write_report
 from benchmarks.result import Result, default_path
-from benchmarks.scenarios import OFFLINE_CONCURRENCY, ScenarioConfig, soak
+from benchmarks.scenarios import OFFLINE_CONCURRENCY, ScenarioConfig, bottlenecks, soak
 from benchmarks.shapes import MINILM_L6, ensure
 from benchmarks.texts import counter, synthetic
 from pipelines.artifact import ModelArtifact
@@ -79,7 +79,7 @@ def run(duration_s: float) -> Result:
         figures={"soak_memory_growth": growth, **outcome.figures} if growth else outcome.figures,
         points=outcome.points,
         memory=outcome.memory,
-        warnings=outcome.bottlenecks,
+        warnings=bottlenecks(outcome.points),
     )
 
 

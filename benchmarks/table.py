@@ -26,10 +26,10 @@ def table(result: Result) -> str:
 def _row(point: dict[str, Any]) -> list[str]:
     latency, parts = point["latency_ms"], point.get("parts_ms", {})
     errors = ", ".join(f"{count} x {status}" for status, count in point["errors"].items())
+    stopped = point.get("stopped_early", False)
     return [
-        point["label"] + (" (stopped)" if point.get("stopped_early") else ""),
-        f"{point['requests_per_s']:.1f}",
-        f"{point['inputs_per_s']:.1f}",
+        point["label"] + (" (stopped)" if stopped else ""),
+        *("-" if stopped else f"{point[name]:.1f}" for name in ("requests_per_s", "inputs_per_s")),
         *(f"{latency[name]:.2f}" if latency else "-" for name in _LATENCIES),
         *(f"{parts[part]['mean']:.2f}" if parts else "-" for part in ("queue", "inference")),
         errors or "0",

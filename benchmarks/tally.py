@@ -69,7 +69,7 @@ class Tally:
 
     def close(self, duration_s: float, cpu_share: float) -> None:
         """The window was open for so long, and this process took that share of a core in it."""
-        self.per_s = Counter({name: count / duration_s for name, count in self.answered.items()})  # type: ignore[arg-type]
+        self.per_s = Counter({name: count / duration_s for name, count in self.answered.items()})
         self.cpu_shares.append(cpu_share)
 
     def merge(self, other: "Tally") -> None:

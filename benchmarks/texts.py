@@ -12,7 +12,7 @@ from pipelines.tokenizer import Tokenizer
 CountTokens = Callable[[Sequence[str]], list[int]]
 """The length of each text as the model will read it, special tokens included."""
 
-MAX_FIXES = 16  # rounds of adding or removing words until every text has its length
+MOST_TOKENS = 12  # of one of WORDS in any tokenizer
 
 _LINES = (
     "the of and to in is that it was for on are with as be at one have this from by but some what there we can out "
@@ -44,23 +44,25 @@ def from_file(path: Path) -> list[str]:
 def synthetic(lengths: Lengths, count: int, seed: int, count_tokens: CountTokens, longest: int) -> list[str]:
     """`count` texts whose lengths are drawn from `lengths`, cut at `longest`; the same seed gives the same texts.
 
-    A text shorter than the special tokens and one word is one word.
+    A text is one token off where no word fits into what is left of it, and at least one word long.
     """
+    alone, twice = count_tokens(WORDS), count_tokens([f"{word} {word}" for word in WORDS])
+    costs = {word: both - one for word, one, both in zip(WORDS, alone, twice, strict=True)}
+    special = 2 * alone[0] - twice[0]
     chosen = random.Random(seed)
-    wanted = lengths.draw(count, seed, longest)
-    texts = [[chosen.choice(WORDS) for _ in range(tokens)] for tokens in wanted]
-    for _ in range(MAX_FIXES):
-        missing = [
-            want - have for want, have in zip(wanted, count_tokens([" ".join(words) for words in texts]), strict=True)
-        ]
-        if not any(missing):
+    return [_text(tokens - special, costs, chosen) for tokens in lengths.draw(count, seed, longest)]
+
+
+def _text(tokens: int, costs: dict[str, int], chosen: random.Random) -> str:
+    words = [chosen.choice(WORDS)]
+    left = tokens - costs[words[0]]
+    while left > 0:
+        fitting = WORDS if left >= MOST_TOKENS else [word for word in WORDS if costs[word] <= left]
+        if not fitting:
             break
-        for words, tokens in zip(texts, missing, strict=True):
-            if tokens > 0:
-                words += [chosen.choice(WORDS) for _ in range(tokens)]
-            elif tokens < 0:
-                del words[max(1, len(words) + tokens) :]
-    return [" ".join(words) for words in texts]
+        words.append(chosen.choice(fitting))
+        left -= costs[words[-1]]
+    return " ".join(words)
 
 
 def counter(artifact: ModelArtifact | None) -> CountTokens:

@@ -21,13 +21,13 @@ async def answer(_body: Any) -> bytes:
     return response(b"[]", "200 OK", *PARTS, "x-compute-tokens: 3")
 
 
-@pytest.fixture
-def result_file(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def result_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The result of a little sweep on a real server."""
     with LocalServer(answer) as server:
         options = ["--url", f"http://127.0.0.1:{server.port}", "--concurrency", "1,2", "--rate", "50"]
         options += ["--duration-s", "0.3", "--warm-up-s", "0.1", "--repetitions", "2", "--n-texts", "5"]
-        path = tmp_path / "sweep.json"
+        path = tmp_path_factory.mktemp("result") / "sweep.json"
         done = CliRunner().invoke(app, ["bench", "sweep", *options, "--output", str(path)])
     assert done.exit_code == 0, done.output
     assert "c=2 p99_ms" in json.loads(done.output.splitlines()[-1])
@@ -70,8 +70,9 @@ def test_two_results_are_compared_from_the_terminal(result_file: Path) -> None:
         (BenchArgs("offline", rate="3"), "offline takes no --rate"),
         (BenchArgs("offline", concurrency="2,3"), "a list is for sweep"),
         (BenchArgs("offline", against="raw"), "--artifact"),
+        (BenchArgs("offline", processes=0), "--processes is 0; allowed: above 0"),
         (BenchArgs("offline", repetitions=0), "--repetitions is 0; allowed: above 0"),
-        (BenchArgs("offline", parameters="[]"), "--parameters is '\[\]'"),
+        (BenchArgs("offline", parameters="[]"), "--parameters is '..'; allowed: a JSON object"),
         (BenchArgs("sweep"), "sweep takes a list"),
         (BenchArgs("soak"), "give --rate"),
         (BenchArgs("offline", artifact=Path("absent")), "absent"),

@@ -16,7 +16,7 @@ def test_a_server_that_stalls_cannot_hide_the_requests_that_waited_for_it() -> N
         nonlocal served
         served += 1
         if served == 60:
-            time.sleep(0.6)  # the whole server stands still
+            time.sleep(0.6)  # noqa: ASYNC251  (the whole server stands still)
         return response(b"{}")
 
     with LocalServer(stall_once) as server:

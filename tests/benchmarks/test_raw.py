@@ -14,7 +14,7 @@ def test_the_raw_pipeline_finds_a_batch_size_and_measures_it(exported: Callable[
     assert best.batch_ms["p50"] > 0
 
 
-def test_it_answers_every_task_that_takes_a_text_and_a_context(exported: Callable[..., Path]) -> None:
+def test_a_text_is_the_context_of_a_question(exported: Callable[..., Path]) -> None:
     raw = RawPipeline(exported("distilbert", "question-answering"), threads=1, texts=["the bridge was built"])
 
     assert raw.run(2, duration_s=0.05, warm_up_s=0.0).inputs_per_s > 0

@@ -12,7 +12,15 @@ def test_the_search_ends_within_its_resolution_of_the_capacity(capacity: float) 
     rate, trials = highest_rate(lambda rate: Trial(rate, rate <= capacity), upper_per_s=100.0, resolution=0.03)
 
     assert 0.95 * capacity <= rate <= capacity
-    assert len(trials) < 12
+    assert len({trial.rate_per_s for trial in trials}) < 12
+
+
+def test_one_bad_moment_of_the_machine_does_not_end_the_search() -> None:
+    moments = iter([False])
+
+    rate, _ = highest_rate(lambda rate: Trial(rate, next(moments, rate <= 70)), upper_per_s=100.0)
+
+    assert rate > 66
 
 
 def test_a_server_that_never_meets_the_objective_has_no_rate() -> None:
