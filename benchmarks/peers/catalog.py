@@ -1,4 +1,8 @@
-"""Catalog: the peers. Each batches up to 8 requests where its author leaves the choice, on both cores."""
+"""Catalog: the peers, each on both cores.
+
+Where a batch is cut by count and padded, one of 8 is best for texts of one length and worst for texts of many: those
+peers are tried without batches, too.
+"""
 
 import json
 from typing import Any
@@ -6,6 +10,7 @@ from typing import Any
 from benchmarks.peers.peer import SAME_WEIGHTS, SERVICES, Peer, Top
 
 RAY_SERVE_TRANSFORMERS = "ray-serve-transformers"  # the peer that has a figure of its own
+ALONE_OR_BATCHED = (1, 8)
 SERVED_NAME = "classifier"  # where a server asks for the model by name; its service says the same
 
 
@@ -29,30 +34,33 @@ def _label_and_score(answer: Any) -> Top:
 PEERS = (
     Peer(
         name=RAY_SERVE_TRANSFORMERS,
-        serves="transformers pipeline, PyTorch fp32, @serve.batch of 8",
+        serves="transformers pipeline, PyTorch fp32, @serve.batch",
         script=SERVICES / "ray_serve_transformers.py",
         path="/",
         body=_inputs,
         top=_label_and_score,
         model="checkpoint",
         log_odds_tolerance=SAME_WEIGHTS,
+        batch_sizes=ALONE_OR_BATCHED,
         needs=("ray", "transformers", "torch"),
     ),
     Peer(
         name="litserve",
-        serves="the same ONNX file, ONNX Runtime, batches of 8",
+        serves="the same ONNX file, ONNX Runtime, dynamic batches",
         script=SERVICES / "litserve_onnx.py",
         path="/predict",
         body=_inputs,
         top=_label_and_score,
+        batch_sizes=ALONE_OR_BATCHED,
     ),
     Peer(
         name="mosec",
-        serves="the same ONNX file, ONNX Runtime, batches of 8",
+        serves="the same ONNX file, ONNX Runtime, dynamic batches",
         script=SERVICES / "mosec_onnx.py",
         path="/inference",
         body=_inputs,
         top=_label_and_score,
+        batch_sizes=ALONE_OR_BATCHED,
     ),
     Peer(
         name="mlserver",
@@ -64,10 +72,11 @@ PEERS = (
     ),
     Peer(
         name="infinity",
-        serves="the same ONNX file, infinity-emb with Optimum, its own batches of up to 32",
+        serves="the same ONNX file, infinity-emb with Optimum, its own batches",
         script=SERVICES / "infinity_optimum.py",
         path="/classify",
         body=_infinity,
         top=lambda answer: _label_and_score(answer["data"][0][0]),
+        batch_sizes=(32,),  # its default: it sorts by length
     ),
 )

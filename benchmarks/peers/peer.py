@@ -1,7 +1,7 @@
 """Peer: another server of the same model, as its own documentation tells people to write one.
 
 A peer is a script in services/, run by the Python of the peer's own environment under .peers/. It reads what to serve
-and where from PEER_MODEL (a folder) and PEER_PORT, and imports nothing of this project.
+and where from PEER_MODEL (a folder), PEER_PORT and PEER_BATCH_SIZE, and imports nothing of this project.
 """
 
 import sys
@@ -35,6 +35,7 @@ class Peer:
     `serves` says, for people, which model runs on which engine and how requests become batches. `model` is the folder
     that it loads: the exported int8 artifact where its engine is ONNX Runtime, else the checkpoint. It is refused as
     another model where its scores are further than `log_odds_tolerance` from those of the artifact's own pipeline.
+    `batch_sizes` are tried in turn, and the best counts, as a person who knows the load would choose.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Peer:
     top: Callable[[Any], Top]
     model: Literal["artifact", "checkpoint"] = "artifact"
     log_odds_tolerance: float = SAME_GRAPH
+    batch_sizes: tuple[int, ...] = (8,)
     needs: tuple[str, ...] = ()
     """Modules of the project's own environment; a peer that names none has an environment of its own."""
 

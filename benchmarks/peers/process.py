@@ -24,7 +24,7 @@ SETTINGS = ("RAY_", "PYTHON")  # prefixes of variables that may have been set fo
 
 
 @contextmanager
-def running(peer: Peer, model: Path, answers: Callable[[int], None]) -> Iterator[int]:
+def running(peer: Peer, model: Path, batch_size: int, answers: Callable[[int], None]) -> Iterator[int]:
     """The port at which `peer` serves `model` inside the block; raises PeerError where it does not come to that.
 
     `answers` is called with the port until it returns. It raises OSError or HTTPException as long as nothing serves
@@ -39,7 +39,7 @@ def running(peer: Peer, model: Path, answers: Callable[[int], None]) -> Iterator
             process = subprocess.Popen(
                 [str(peer.python), str(peer.script)],
                 cwd=folder,
-                env=_environment(peer, model, port),
+                env=_environment(peer, model, batch_size, port),
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # an interrupt of the benchmark is not the service's: it is stopped below
@@ -65,11 +65,12 @@ def ask(port: int, path: str, body: bytes) -> bytes:
     return content
 
 
-def _environment(peer: Peer, model: Path, port: int) -> dict[str, str]:
+def _environment(peer: Peer, model: Path, batch_size: int, port: int) -> dict[str, str]:
     foreign = SETTINGS[:1] if peer.needs else SETTINGS  # the project's own environment is found as it was found here
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     offline = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-    return inherited | offline | {"PEER_MODEL": str(model.resolve()), "PEER_PORT": str(port)}
+    asked = {"PEER_MODEL": str(model.resolve()), "PEER_PORT": str(port), "PEER_BATCH_SIZE": str(batch_size)}
+    return inherited | offline | asked
 
 
 def _wait(process: "subprocess.Popen[bytes]", answers: Callable[[], None], log: Path) -> None:

@@ -29,6 +29,7 @@ if __name__ == "__main__":
         "--model-id": str(served_folder(Path(os.environ["PEER_MODEL"]))),
         "--served-model-name": "classifier",
         "--engine": "optimum",
+        "--batch-size": os.environ["PEER_BATCH_SIZE"],
         "--device": "cpu",
         "--host": "127.0.0.1",
         "--port": os.environ["PEER_PORT"],

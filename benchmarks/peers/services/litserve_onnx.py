@@ -17,14 +17,15 @@ class ClassifierApi(litserve.LitAPI):  # type: ignore[misc]
     def batch(self, inputs: list[str]) -> list[str]:
         return inputs
 
-    def predict(self, texts: list[str]) -> Any:
-        return self._classify(texts)
+    def predict(self, texts: list[str] | str) -> Any:
+        """A text alone where `max_batch_size` is 1: LitServe then makes no batches."""
+        return self._classify([texts])[0] if isinstance(texts, str) else self._classify(texts)
 
     def encode_response(self, output: dict[str, Any]) -> dict[str, Any]:
         return output
 
 
 if __name__ == "__main__":
-    api = ClassifierApi(max_batch_size=8, batch_timeout=0.01)
+    api = ClassifierApi(max_batch_size=int(os.environ["PEER_BATCH_SIZE"]), batch_timeout=0.01)
     server = litserve.LitServer(api, accelerator="cpu", timeout=60)
     server.run(host="127.0.0.1", port=int(os.environ["PEER_PORT"]), generate_client_file=False, log_level="warning")

@@ -15,7 +15,7 @@ SETTINGS = {
 MODEL_SETTINGS = {
     "name": "classifier",
     "implementation": "mlserver_huggingface.HuggingFaceRuntime",
-    "max_batch_size": 8,
+    "max_batch_size": int(os.environ["PEER_BATCH_SIZE"]),
     "max_batch_time": 0.01,
     "parameters": {
         "extra": {
