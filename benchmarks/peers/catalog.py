@@ -1,7 +1,7 @@
 """Catalog: the peers, each on both cores.
 
-Where a batch is cut by count and padded, one of 8 is best for texts of one length and worst for texts of many: those
-peers are tried without batches, too.
+Batches cut by count and padded to their longest text gain where all have one length and lose where they have many: the
+peers that cut them so are tried without, too.
 """
 
 import json
