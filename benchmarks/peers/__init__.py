@@ -1,16 +1,27 @@
 """Peers: the same model and the same load on other servers.
 
-`peer_throughputs` is what `make bench-encoders` calls. For each peer and workload it starts the peer's service on
-`workload.checkpoint`, waits until it answers, sends `benchmarks.generator.measure` the load that our own server got
-(the workload's texts, concurrency, duration, warm-up and repetitions, in bodies of the peer's own form), and stops it.
+    python -m benchmarks.peers install [NAME...]
+    python -m benchmarks.peers list
+
+`peer_throughputs` is what `make bench-encoders` calls. For each peer and workload it starts the peer's service, waits
+until it answers as the artifact's own pipeline does, sends it the closed loop that our own server got, and stops it.
 A peer that cannot run here is reported with its reason and measured as nothing.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
-RAY_SERVE_TRANSFORMERS = "ray-serve-transformers"  # the name of the peer that has a figure of its own
+from benchmarks.client import request_bytes
+from benchmarks.generator import Call, Load, measure
+from benchmarks.peers.agreement import Agreement
+from benchmarks.peers.catalog import PEERS, RAY_SERVE_TRANSFORMERS
+from benchmarks.peers.peer import Peer, PeerError, Top
+from benchmarks.peers.process import HOST, ask, running
+
+__all__ = ["PEERS", "RAY_SERVE_TRANSFORMERS", "Peer", "PeerThroughput", "Workload", "peer_throughputs"]
 
 
 @dataclass(frozen=True)
@@ -29,15 +40,71 @@ class Workload:
 
 @dataclass(frozen=True)
 class PeerThroughput:
-    """Inputs per second of each repetition; none where the peer is `missing`, which says why."""
+    """Inputs per second of each repetition; none where the peer is `missing`, which says why.
+
+    `batch_size` is the one of the peer's own that was best for the workload.
+    """
 
     peer: str
     workload: str
     inputs_per_s: Sequence[float] = ()
     missing: str | None = None
+    batch_size: int | None = None
 
 
-def peer_throughputs(workloads: Sequence[Workload], say: Callable[[str], None]) -> list[PeerThroughput]:
+def peer_throughputs(
+    workloads: Sequence[Workload], say: Callable[[str], None], peers: Sequence[Peer] = PEERS
+) -> list[PeerThroughput]:
     """One entry for each peer and workload."""
-    say("no peer is installed")
-    return []
+    entries = []
+    for workload in workloads:
+        agreement = Agreement(workload.artifact, workload.texts)
+        for peer in peers:
+            tried = []
+            try:
+                for batch_size in peer.batch_sizes:
+                    rates = _inputs_per_s(peer, batch_size, workload, agreement)
+                    shown = ", ".join(f"{rate:.1f}" for rate in rates)
+                    say(f"{workload.name}, {peer.name}, batches of {batch_size}: {shown} inputs/s")
+                    tried.append(PeerThroughput(peer.name, workload.name, rates, batch_size=batch_size))
+            except PeerError as error:
+                say(f"{workload.name}, {peer.name}: {error}")
+                tried.append(PeerThroughput(peer.name, workload.name, missing=str(error)))
+            entries.append(max(tried, key=lambda entry: median(entry.inputs_per_s or [0.0])))
+    return entries
+
+
+def _inputs_per_s(peer: Peer, batch_size: int, workload: Workload, agreement: Agreement) -> list[float]:
+    if missing := peer.missing():
+        raise PeerError(missing)
+    model = workload.artifact if peer.model == "artifact" else workload.checkpoint
+
+    def bodies(text: str) -> bytes:
+        return json.dumps(peer.body(text)).encode()
+
+    def answers(port: int) -> None:
+        def top(text: str) -> Top:
+            return peer.top(json.loads(ask(port, peer.path, bodies(text))))
+
+        agreement.check(peer, top)
+
+    with running(peer, model, batch_size, answers) as port:
+        load = Load(
+            HOST,
+            port,
+            [Call(request_bytes(HOST, peer.path, bodies(text))) for text in workload.texts],
+            duration_s=workload.duration_s,
+            warm_up_s=workload.warm_up_s,
+            concurrency=workload.concurrency,
+        )
+        return [_measured(load) for _ in range(workload.repetitions)]
+
+
+def _measured(load: Load) -> float:
+    """Inputs per second; raises PeerError where requests failed: what remains is then another load."""
+    tally = measure(load)
+    failed = {status: count for status, count in tally.statuses.items() if status != "200"}
+    if failed or not tally.requests:
+        reasons = ", ".join(f"{count} x {status}" for status, count in failed.items())
+        raise PeerError(f"{sum(failed.values())} of {tally.requests} requests failed ({reasons})")
+    return tally.per_s["inputs"]

@@ -1,0 +1,42 @@
+"""Agreement: whether a peer serves the same model, before it is compared."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pipelines
+from benchmarks.peers.peer import Peer, PeerError, Top
+
+N_CONSIDERED = 32  # of the load's texts
+N_COMPARED = 4
+FP32_EPSILON = 2.0**-24  # how near to 1 a score can be
+
+
+class Agreement:
+    """What the artifact's own pipeline answers to texts of the load.
+
+    Scores are compared as log-odds: a model may be so sure of every text that all scores are 1.000, and then a service
+    that reads no text at all would agree. The texts compared are those with the lowest and the highest.
+    """
+
+    def __init__(self, artifact: Path, texts: Sequence[str]) -> None:
+        classify = pipelines.load(artifact)
+        tops = {text: (one["label"], one["score"]) for text in texts[:N_CONSIDERED] for one in classify(text)}
+        ordered = sorted(tops, key=lambda text: log_odds(tops[text][1]))
+        half = N_COMPARED // 2
+        self._expected: dict[str, Top] = {text: tops[text] for text in (*ordered[:half], *ordered[-half:])}
+
+    def check(self, peer: Peer, ask: Callable[[str], Top]) -> None:
+        """Ask for each text alone; raises PeerError where a label or a score is not the artifact's."""
+        for text, (label, score) in self._expected.items():
+            got_label, got_score = ask(text)
+            if got_label != label or abs(log_odds(got_score) - log_odds(score)) > peer.log_odds_tolerance:
+                raise PeerError(
+                    f"not the same model: {got_label} {got_score:.7f} where the artifact answers {label} {score:.7f}"
+                )
+
+
+def log_odds(score: float) -> float:
+    """log(p / (1 - p)), finite for any score of 32 bits."""
+    bounded = min(max(score, FP32_EPSILON), 1 - FP32_EPSILON)
+    return math.log(bounded / (1 - bounded))

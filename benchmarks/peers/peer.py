@@ -1,0 +1,77 @@
+"""Peer: another server of the same model, as its own documentation tells people to write one.
+
+A peer is a script in services/, run by the Python of the peer's own environment under .peers/. It reads what to serve
+and where from PEER_MODEL (a folder), PEER_PORT and PEER_BATCH_SIZE, and imports nothing of this project.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.report import ROOT
+from pipelines.errors import SextetError
+
+ENVIRONMENTS = ROOT / ".peers"
+REQUIREMENTS = Path(__file__).parent
+SERVICES = Path(__file__).parent / "services"
+SAME_GRAPH = 0.1  # the same ONNX file on the same engine: what the rounding of a score near 1 makes of its log-odds
+SAME_WEIGHTS = 0.4  # fp32 against int8 of the same weights
+
+Top = tuple[str, float]
+"""The most likely label and its score."""
+
+
+class PeerError(SextetError):
+    """Why a peer has no figure."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """How to start a service, how to ask it for one text, and how to read its answer.
+
+    `serves` says, for people, which model runs on which engine and how requests become batches. `model` is the folder
+    that it loads: the exported int8 artifact where its engine is ONNX Runtime, else the checkpoint. It is refused as
+    another model where its scores are further than `log_odds_tolerance` from those of the artifact's own pipeline.
+    `batch_sizes` are tried in turn, and the best counts, as a person who knows the load would choose.
+    """
+
+    name: str
+    serves: str
+    script: Path
+    path: str
+    body: Callable[[str], Any]
+    top: Callable[[Any], Top]
+    model: Literal["artifact", "checkpoint"] = "artifact"
+    log_odds_tolerance: float = SAME_GRAPH
+    batch_sizes: tuple[int, ...] = (8,)
+    needs: tuple[str, ...] = ()
+    """Modules of the project's own environment; a peer that names none has an environment of its own."""
+
+    @property
+    def environment(self) -> Path:
+        return ENVIRONMENTS / self.name
+
+    @property
+    def requirements(self) -> Path:
+        return REQUIREMENTS / f"{self.name}.txt"
+
+    @property
+    def installation(self) -> Path:
+        """Written when an installation ended: empty, or why it failed."""
+        return self.environment / "installation.txt"
+
+    @property
+    def python(self) -> Path:
+        return Path(sys.executable) if self.needs else self.environment / "bin" / "python"
+
+    def missing(self) -> str | None:
+        """Why it cannot be started here; None where it can."""
+        if self.needs:
+            absent = [module for module in self.needs if find_spec(module) is None]
+            return f"not installed: {', '.join(absent)}" if absent else None
+        if not self.installation.exists():
+            return f"not installed: python -m benchmarks.peers install {self.name}"
+        return self.installation.read_text(encoding="utf-8").strip() or None

@@ -1,0 +1,115 @@
+"""Process: a peer's service from its start to the end of everything that it started."""
+
+import os
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from socket import socket
+
+import psutil
+
+from benchmarks.peers.peer import Peer, PeerError
+
+HOST = "127.0.0.1"
+START_S = 180.0
+ASK_S = 60.0
+POLL_S = 0.5
+STOP_S = 20.0
+SETTINGS = ("RAY_", "PYTHON")  # prefixes of variables that may have been set for this project's own processes
+
+
+@contextmanager
+def running(peer: Peer, model: Path, batch_size: int, answers: Callable[[int], None]) -> Iterator[int]:
+    """The port at which `peer` serves `model` inside the block; raises PeerError where it does not come to that.
+
+    `answers` is called with the port until it returns. It raises OSError or HTTPException as long as nothing serves
+    there yet, PeerError when what serves is of no use.
+    """
+    with socket() as probe:
+        probe.bind((HOST, 0))
+        port = int(probe.getsockname()[1])
+    with tempfile.TemporaryDirectory(prefix="sextet-peer-") as folder:
+        log = Path(folder) / "log.txt"
+        with log.open("w", encoding="utf-8") as output:
+            process = subprocess.Popen(
+                [str(peer.python), str(peer.script)],
+                cwd=folder,
+                env=_environment(peer, model, batch_size, port),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # an interrupt of the benchmark is not the service's: it is stopped below
+            )
+        try:
+            _wait(process, lambda: answers(port), log)
+            yield port
+        finally:
+            _stop(process)
+
+
+def ask(port: int, path: str, body: bytes) -> bytes:
+    """The answer to one POST; raises OSError without a server and HTTPException for any status but 200."""
+    connection = HTTPConnection(HOST, port, timeout=ASK_S)
+    try:
+        connection.request("POST", path, body, {"content-type": "application/json"})
+        response = connection.getresponse()
+        content = response.read()
+    finally:
+        connection.close()
+    if response.status != 200:
+        raise HTTPException(f"{response.status} {content[:200].decode(errors='replace')}")
+    return content
+
+
+def _environment(peer: Peer, model: Path, batch_size: int, port: int) -> dict[str, str]:
+    foreign = SETTINGS[:1] if peer.needs else SETTINGS  # the project's own environment is found as it was found here
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    offline = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    asked = {"PEER_MODEL": str(model.resolve()), "PEER_PORT": str(port), "PEER_BATCH_SIZE": str(batch_size)}
+    return inherited | offline | asked
+
+
+def _wait(process: "subprocess.Popen[bytes]", answers: Callable[[], None], log: Path) -> None:
+    last: Exception | None = None
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise PeerError(f"ended with status {process.returncode} before it answered: {_last_error(log)}")
+        try:
+            return answers()
+        except (OSError, HTTPException) as error:
+            last = error
+            time.sleep(POLL_S)
+    raise PeerError(f"gave no answer in {START_S:.0f} s: {last}; its log ends with: {_last_error(log)}")
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    try:
+        parent = psutil.Process(process.pid)
+        family = [*parent.children(recursive=True), parent]
+    except psutil.NoSuchProcess:  # it ended by itself; its children have no parent to be found by
+        family = [one for one in psutil.process_iter() if _session(one.pid) == process.pid]
+    process.terminate()
+    _, alive = psutil.wait_procs(family, timeout=STOP_S)
+    for one in alive:
+        one.kill()
+    psutil.wait_procs(alive, timeout=STOP_S)
+    process.wait()
+
+
+def _session(process_id: int) -> int | None:
+    try:
+        return os.getsid(process_id)
+    except ProcessLookupError:
+        return None
+
+
+def _last_error(log: Path) -> str:
+    """The last line that names an exception, or else the last one."""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Fail): ", line)]
+    return [*lines[-1:], *errors[-1:]][-1] if lines else "nothing was written"
