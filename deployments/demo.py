@@ -30,7 +30,7 @@ QUESTIONS = {
     "text-classification": Question("배우들의 연기가 훌륭하고 이야기가 정말 감동적이었어요."),
     "question-answering": Question({"question": "Who designed the crane?", "context": ARTICLE}),
     "token-classification": Question(
-        "King Jeongjo moved his father's tomb from Seoul to Suwon.", {"aggregation_strategy": "simple"}
+        "정조는 1789년 아버지의 무덤을 서울에서 수원으로 옮겼다.", {"aggregation_strategy": "simple"}
     ),
     "translation": Question("Where is the train station?"),
     "summarization": Question(ARTICLE, {"truncation": "longest_first", "generate_parameters": {"max_new_tokens": 40}}),
