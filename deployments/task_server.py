@@ -223,7 +223,8 @@ class TaskServer:
             allow_unverified=config.allow_unverified,
             slots=config.slots,
         )
-        return pipeline, pipeline.measure_cost(config.batching.max_batch_tokens, config.batching.max_batch_size)
+        batching = config.batching
+        return pipeline, pipeline.measure_cost(batching.max_batch_tokens, batching.max_batch_size, batching.concurrency)
 
     async def _off_loop(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._host, work)

@@ -64,7 +64,7 @@ class Pipeline(ABC, Generic[InputT, ParametersT, RowT, OutputT]):
     ) -> Any:
         """The answer to one input, as JSON-ready Python, from all of its rows."""
 
-    def measure_cost(self, max_batch_tokens: int, max_batch_size: int) -> CostModel:
+    def measure_cost(self, max_batch_tokens: int, max_batch_size: int, concurrency: int = 1) -> CostModel:
         """What a batch within these bounds costs here and now, which takes seconds and warms the model up.
 
         `UNMEASURED` where the cost of a forward does not follow from its shape: how long a decoder goes on is unknown.

@@ -34,7 +34,7 @@ class BatchingConfig:
 
     `max_batch_tokens` bounds rows x longest row; a row longer than that goes alone. Below these bounds the cost model
     decides how large a batch becomes. `concurrency` batches run at
-    once: one for encoders, a few for decoders. `batch_wait_timeout_s` lets an idle worker wait for company; zero
+    once: as many as threads keeps a CPU busy. `batch_wait_timeout_s` lets an idle worker wait for company; zero
     starts at once. `max_queue_tokens` bounds the rows that wait, in real tokens; a request larger than that is
     admitted only to an empty queue.
     """

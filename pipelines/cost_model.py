@@ -11,6 +11,7 @@ waiting; a batch of short ones gains several times. On a GPU it stays large. The
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Self
@@ -78,25 +79,30 @@ UNMEASURED = CostModel(start_s=32.0, token_s=1.0)
 
 
 def measure(
-    forward: Callable[[Sequence[Any]], object], blank_row: Callable[[int], Any], shapes: Iterable[tuple[int, int]]
+    forward: Callable[[Sequence[Any]], object],
+    blank_row: Callable[[int], Any],
+    shapes: Iterable[tuple[int, int]],
+    concurrency: int = 1,
 ) -> CostModel:
     """Time `forward` on batches of (rows, tokens) for at most about `BUDGET_S`, and warm the session up by that.
 
-    `shapes` come cheapest first. Each is run once to let onnxruntime allocate, then the fastest of a few counts:
-    whatever else the machine does only adds time.
+    `concurrency` batches run at once, as they will: one fills the gaps that another leaves, so that starting a batch
+    costs less than it does alone. The time of each is its share. `shapes` come cheapest first. Each is run once to let
+    onnxruntime allocate, then the fastest of a few counts: whatever else the machine does only adds time.
     """
     measured: list[Measurement] = []
     ends_at = time.perf_counter() + BUDGET_S
-    for rows, tokens in shapes:
-        batch = [blank_row(tokens)] * rows
-        times_s = []
-        for _ in range(1 + REPETITIONS):
-            started_at = time.perf_counter()
-            forward(batch)
-            times_s.append(time.perf_counter() - started_at)
-        measured.append(Measurement(rows, tokens, min(times_s)))
-        if time.perf_counter() > ends_at:
-            break
+    with ThreadPoolExecutor(concurrency) as workers:
+        for rows, tokens in shapes:
+            batches = [[blank_row(tokens)] * rows] * concurrency
+            times_s = []
+            for _ in range(1 + REPETITIONS):
+                started_at = time.perf_counter()
+                list(workers.map(forward, batches))
+                times_s.append((time.perf_counter() - started_at) / concurrency)
+            measured.append(Measurement(rows, tokens, min(times_s)))
+            if time.perf_counter() > ends_at:
+                break
     return CostModel.fit(measured)
 
 

@@ -59,8 +59,6 @@ class EncoderPipeline(Pipeline[InputT, ParametersT, EncoderRow, OutputT]):
         super().__init__(artifact)
         self._encoder = Encoder(artifact, config)
 
-    def measure_cost(self, max_batch_tokens: int, max_batch_size: int) -> CostModel:
-        max_length = self._encoder.tokenizer.settings.max_length
-        return measure(
-            self.forward, self._encoder.blank_row, shapes_within(max_length, max_batch_tokens, max_batch_size)
-        )
+    def measure_cost(self, max_batch_tokens: int, max_batch_size: int, concurrency: int = 1) -> CostModel:
+        shapes = shapes_within(self._encoder.tokenizer.settings.max_length, max_batch_tokens, max_batch_size)
+        return measure(self.forward, self._encoder.blank_row, shapes, concurrency)
