@@ -38,7 +38,7 @@ def test_a_result_names_machine_versions_commit_and_command(result_file: Path) -
     result = Result.read(result_file)
 
     assert {"cpu", "cores", "versions", "commit"} <= set(result.machine)
-    assert result.command.startswith("sextet ")
+    assert result.command.startswith("sextet")
     assert len(result.figures["c=1 inputs_per_s"]) == 2
     assert {point["label"] for point in result.points} == {"c=1", "c=2", "50/s"}
 

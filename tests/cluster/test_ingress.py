@@ -133,7 +133,8 @@ def test_what_serve_itself_fails_on_is_kept_from_it(cluster: Serving) -> None:
     post = b"POST /text-classification HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
 
     odd_id = answer_to(cluster.url, post + b"x-request-id: \xff\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
-    upgrade = b"upgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 13\r\nsec-websocket-key: eA==\r\n"
+    upgrade = b"upgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 13\r\n"
+    upgrade += b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
     websocket = answer_to(cluster.url, b"GET /text-classification HTTP/1.1\r\nhost: x\r\n" + upgrade + b"\r\n")
 
     assert odd_id.startswith("HTTP/1.1 200 ")

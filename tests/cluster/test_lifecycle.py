@@ -174,6 +174,7 @@ def test_a_replica_that_cannot_start_is_one_line_with_its_reason(models: dict[st
 
     assert lines[-1].startswith(f"sextet: {TASK} did not start: ConfigurationError: device is 'cuda', but this onnxrun")
     assert not any("Traceback" in line for line in lines)
+    before |= {one.pid for one in psutil.Process().children(recursive=True)}  # the other tests' cluster, which goes on
     ray = [one.name() for one in psutil.process_iter() if one.pid not in before and one.name() in ("raylet", "haproxy")]
     assert ray == []
 
