@@ -64,14 +64,19 @@ def cut_down(models: Mapping[str, Path], threads: int, *, noop: bool = False) ->
     return {**shipped, "applications": [*kept, *([NOOP] if noop else [])]}
 
 
+def free_port() -> int:
+    """A port of loopback that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @contextmanager
 def running(configuration: Mapping[str, Any], folder: Path) -> Iterator[Running]:
     """Serve `configuration`, written to `folder`, until the end of the block; raises ClusterError."""
     path = folder / "cluster.yaml"
     path.write_text(yaml.safe_dump(dict(configuration)), encoding="utf-8")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     command = [sys.executable, "-m", "sextet", "serve", str(path), "--port", str(port)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)

@@ -167,8 +167,13 @@ def _measure_bert(
     say(f"bert-base, 128 tokens, Server, p99 within {SLO_SERVICE_TIMES} x {service_ms:.1f} ms")
     load = replace(config.load, slo_s=SLO_SERVICE_TIMES * service_ms / 1000, duration_s=pace.trial_s)
     batch_size = int(outcome.raw[-1]["batch_size"])
-    searching = replace(config, load=load, repetitions=pace.searches, raw_batch_size=batch_size)
-    searching = replace(searching, trial_requests=pace.trial_requests)
+    searching = replace(
+        config,
+        load=load,
+        repetitions=pace.searches,
+        raw_batch_size=batch_size,
+        trial_requests=pace.trial_requests,
+    )
     outcome = findings.take("bert-base 128 server", server(searching, raw, say))
     findings.figures["server_rate_over_raw"] = outcome.figures["rate_over_raw"]
 

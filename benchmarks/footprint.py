@@ -11,7 +11,6 @@ import argparse
 import gc
 import json
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from typing import Any
 import yaml
 
 import pipelines
+from benchmarks.cluster import free_port
 from benchmarks.machine import describe
 from benchmarks.payloads import PAYLOADS
 from benchmarks.replicas import find, resident_bytes
@@ -38,10 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Seconds to ready, memory per replica, latency against in-process.")
     parser.add_argument("cluster", nargs="?", type=Path, default=Path("cluster.yaml"))
     cluster = parser.parse_args().cluster
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-
+    port = free_port()
     command = [sys.executable, "-m", "sextet", "serve", str(cluster), "--port", str(port)]
     started = time.perf_counter()
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -12,8 +12,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from deployments.config import unknown_key
 from pipelines.errors import ConfigurationError
-
-SHOWN = 60  # characters of a value that an error repeats
+from pipelines.parameters import shown
 
 
 def validated(content: Mapping[str, Any]) -> ServeDeploySchema:
@@ -28,7 +27,7 @@ def validated(content: Mapping[str, Any]) -> ServeDeploySchema:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "cluster.yaml"
-        raise ConfigurationError(f"{where} is {_shown(first['input'])}: {first['msg']}") from None
+        raise ConfigurationError(f"{where} is {shown(first['input'])}: {first['msg']}") from None
 
 
 def _check_autoscaling(where: str, given: Any) -> None:
@@ -38,11 +37,6 @@ def _check_autoscaling(where: str, given: Any) -> None:
             AutoscalingConfig.model_validate(given)
         except ValidationError as error:
             raise ConfigurationError(f"{where}: {error.errors()[0]['msg']}") from None
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
 def _check_keys(model: type[BaseModel], given: Mapping[str, Any], where: str) -> None:

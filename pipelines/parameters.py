@@ -33,7 +33,7 @@ class Parameters:
 def require(condition: bool, name: str, value: object, allowed: str) -> None:
     """Raise InvalidInputError naming the parameter, the value it got and what is allowed, unless `condition`."""
     if not condition:
-        raise InvalidInputError(f"parameters.{name} is {_shown(value)}; allowed: {allowed}")
+        raise InvalidInputError(f"parameters.{name} is {shown(value)}; allowed: {allowed}")
 
 
 @cache
@@ -69,6 +69,7 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     return value
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value as an error repeats it: its beginning, where it is long."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from socket import socket
 
 import psutil
 
+from benchmarks.cluster import free_port
 from benchmarks.peers.peer import Peer, PeerError
 
 HOST = "127.0.0.1"
@@ -30,9 +30,7 @@ def running(peer: Peer, model: Path, batch_size: int, answers: Callable[[int], N
     `answers` is called with the port until it returns. It raises OSError or HTTPException as long as nothing serves
     there yet, PeerError when what serves is of no use.
     """
-    with socket() as probe:
-        probe.bind((HOST, 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     with tempfile.TemporaryDirectory(prefix="sextet-peer-") as folder:
         log = Path(folder) / "log.txt"
         with log.open("w", encoding="utf-8") as output:

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.errors import InvalidInputError
+from pipelines.parameters import shown
 
 OPTIONS = ("use_cache", "wait_for_model")
 ALIASES = {"generation_parameters": "generate_parameters"}
-MAX_SHOWN = 60
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class TaskRequest:
 def read(task: str, body: Any) -> TaskRequest:
     """A decoded JSON body as a request; raises InvalidInputError that names the field and what is allowed."""
     if not isinstance(body, Mapping):
-        raise InvalidInputError(f"the body is {_shown(body)}; allowed: an object with inputs and perhaps parameters")
+        raise InvalidInputError(f"the body is {shown(body)}; allowed: an object with inputs and perhaps parameters")
     allowed = ("inputs", "parameters", "options", *(("stream",) if task == "text-generation" else ()))
     for key in body:
         if key not in allowed:
-            raise InvalidInputError(f"the body has the key {_shown(key)}; allowed: {', '.join(allowed)}")
+            raise InvalidInputError(f"the body has the key {shown(key)}; allowed: {', '.join(allowed)}")
     if body.get("inputs") is None:
         raise InvalidInputError("inputs is missing; allowed: one input or a list of them")
     _check_options(body.get("options"))
@@ -82,7 +82,7 @@ def _parameters(given: Any) -> dict[str, Any]:
     if given is None:
         return {}
     if not isinstance(given, Mapping):
-        raise InvalidInputError(f"parameters is {_shown(given)}; allowed: an object")
+        raise InvalidInputError(f"parameters is {shown(given)}; allowed: an object")
     parameters: dict[str, Any] = {}
     for name, value in given.items():
         canonical = ALIASES.get(str(name), str(name))
@@ -96,10 +96,10 @@ def _check_options(given: Any) -> None:
     if given is None:
         return
     if not isinstance(given, Mapping):
-        raise InvalidInputError(f"options is {_shown(given)}; allowed: an object")
+        raise InvalidInputError(f"options is {shown(given)}; allowed: an object")
     for name, value in given.items():
         if name not in OPTIONS:
-            raise InvalidInputError(f"options has the key {_shown(name)}; allowed: {', '.join(OPTIONS)}")
+            raise InvalidInputError(f"options has the key {shown(name)}; allowed: {', '.join(OPTIONS)}")
         _flag(value, f"options.{name}")
 
 
@@ -107,10 +107,5 @@ def _flag(value: Any, name: str) -> bool:
     if value is None:
         return False
     if not isinstance(value, bool):
-        raise InvalidInputError(f"{name} is {_shown(value)}; allowed: true or false")
+        raise InvalidInputError(f"{name} is {shown(value)}; allowed: true or false")
     return value
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
