@@ -1,5 +1,6 @@
 """`sextet serve` as a process: what the cluster tests start, ask and stop."""
 
+import contextlib
 import signal
 import socket
 import subprocess
@@ -51,6 +52,11 @@ class Serving:
     process: "subprocess.Popen[str]"
     url: str
     lines: list[str] = field(default_factory=list)
+    reader: threading.Thread = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
 
     @classmethod
     def start(cls, cluster: Path, *options: str, port: int | None = None, **environment: str) -> "Serving":
@@ -63,9 +69,7 @@ class Serving:
             text=True,
             env=clean_environment() | environment,
         )
-        serving = cls(process, f"http://127.0.0.1:{port}")
-        threading.Thread(target=serving._read, daemon=True).start()
-        return serving
+        return cls(process, f"http://127.0.0.1:{port}")
 
     def wait_until_ready(self) -> "Serving":
         """Until the demonstration is over too; fails with the process's own words when it ends before."""
@@ -90,7 +94,13 @@ class Serving:
     def stop(self, number: int = signal.SIGTERM) -> int:
         """The exit status after the signal."""
         self.process.send_signal(number)
-        return self.process.wait(STOP_S)
+        return self.wait(STOP_S)
+
+    def wait(self, timeout_s: float) -> int:
+        """The exit status; `lines` is then complete, unless a process that was left behind still holds the pipe."""
+        status = self.process.wait(timeout_s)
+        self.reader.join(STOP_S)
+        return status
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -113,4 +123,9 @@ def is_listening(url: str) -> bool:
 
 def left_over(tree: list[psutil.Process]) -> list[str]:
     """Of the processes of a cluster that has ended, those that still run."""
-    return [" ".join(one.cmdline()) for one in tree if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    running = []
+    for one in tree:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended while it was looked at
+            if one.is_running() and one.status() != psutil.STATUS_ZOMBIE:
+                running.append(" ".join(one.cmdline()))
+    return running
