@@ -58,8 +58,9 @@ class LimitsConfig:
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """A task's `user_config`. `model` is the artifact's folder; `threads` are those of each ONNX Runtime session, as
-    many as the replica has CPUs if absent. `slots` is for models that write text.
+    """A task's `user_config`. `model` is the artifact's folder; `threads` are those of a forward, or shared by an
+    encoder's `batching.concurrency` forwards at once: as many as the replica has CPUs if absent. `slots` is for models
+    that write text.
     """
 
     model: str

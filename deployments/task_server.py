@@ -21,14 +21,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 import pipelines
-from deployments.config import TaskConfig
+from deployments.config import LimitsConfig, TaskConfig
 from deployments.errors import BodyTooLargeError, Failure, RouteNotFoundError
 from deployments.exchange import Timings, deadline_of, decode_json, read_body, require_method, route_of
 from deployments.protocols import huggingface
 from deployments.protocols.huggingface import TaskRequest
 from deployments.streaming import EventStream
 from pipelines.base import Cancelled, Pipeline, Row
-from pipelines.batching import BatchReport, TokenBudgetBatcher
+from pipelines.batching import BatchingConfig, BatchReport, TokenBudgetBatcher
 from pipelines.cost_model import CostModel
 from pipelines.errors import (
     ConfigurationError,
@@ -219,6 +219,7 @@ class TaskServer:
             task=self.task,
             device=config.device,
             threads=config.threads or _assigned_cpus(),
+            concurrency=config.batching.concurrency,
             gpu_mem_limit_bytes=config.gpu_mem_limit_bytes,
             allow_unverified=config.allow_unverified,
             slots=config.slots,
@@ -249,11 +250,5 @@ async def _at_once(work: Callable[[], T]) -> T:
 
 def _of_model(config: TaskConfig) -> TaskConfig:
     """The part of a configuration that a loaded pipeline depends on, the rest made equal."""
-    return TaskConfig(
-        config.model,
-        device=config.device,
-        threads=config.threads,
-        gpu_mem_limit_bytes=config.gpu_mem_limit_bytes,
-        allow_unverified=config.allow_unverified,
-        slots=config.slots,
-    )
+    batching = BatchingConfig(concurrency=config.batching.concurrency)
+    return replace(config, source=None, batching=batching, limits=LimitsConfig())

@@ -34,20 +34,21 @@ def load(
     task: str | None = None,
     device: "Device" = "cpu",
     threads: int = 1,
+    concurrency: int = 1,
     gpu_mem_limit_bytes: int | None = None,
     allow_unverified: bool = False,
     slots: "SlotsConfig | None" = None,
 ) -> Any:
     """The pipeline of an artifact: a `pipelines.base.Pipeline` for the task it was exported for.
 
-    `threads` are intra-op threads of each session; `slots` is for models that write text. `task` refuses an artifact
-    of another task. Raises ArtifactError for a folder that must not be served, ConfigurationError for a device that
-    this machine does not have.
+    `threads` are intra-op threads of each session, which up to `concurrency` forwards of an encoder share when they
+    run at once; `slots` is for models that write text. `task` refuses an artifact of another task. Raises ArtifactError
+    for a folder that must not be served, ConfigurationError for a device that this machine does not have.
     """
     from pipelines.session import SessionConfig
 
     artifact = ModelArtifact.open(path, task=task, allow_unverified=allow_unverified)
-    config = SessionConfig(device=device, threads=threads, gpu_mem_limit_bytes=gpu_mem_limit_bytes)
+    config = SessionConfig(device, threads, concurrency, gpu_mem_limit_bytes)
     pipeline = pipeline_class(artifact.manifest.task)
     if slots is None:
         return pipeline(artifact, config)

@@ -23,6 +23,7 @@ SATURATED = 0.05
 MEASURED_ROWS = (1, 4, 16)
 MEASURED_TOKENS = (16, 64, 128, 384)
 REPETITIONS = 2
+IN_A_ROW = 2
 BUDGET_S = 2.0
 
 
@@ -86,20 +87,20 @@ def measure(
 ) -> CostModel:
     """Time `forward` on batches of (rows, tokens) for at most about `BUDGET_S`, and warm the session up by that.
 
-    `concurrency` batches run at once, as they will: one fills the gaps that another leaves, so that starting a batch
-    costs less than it does alone. The time of each is its share. `shapes` come cheapest first. Each is run once to let
-    onnxruntime allocate, then the fastest of a few counts: whatever else the machine does only adds time.
+    `concurrency` workers run batches one after the other, as they will: one fills the gaps that another leaves, so that
+    starting a batch costs less than it does alone. The time of each is its share. `shapes` come cheapest first. Each is
+    run once to let onnxruntime allocate, then the fastest of a few rounds counts: whatever else the machine does only
+    adds time.
     """
     measured: list[Measurement] = []
     ends_at = time.perf_counter() + BUDGET_S
     with ThreadPoolExecutor(concurrency) as workers:
         for rows, tokens in shapes:
-            batches = [[blank_row(tokens)] * rows] * concurrency
-            times_s = []
-            for _ in range(1 + REPETITIONS):
+            batch, times_s = [blank_row(tokens)] * rows, []
+            for in_a_row in (1, *[IN_A_ROW] * REPETITIONS):
                 started_at = time.perf_counter()
-                list(workers.map(forward, batches))
-                times_s.append((time.perf_counter() - started_at) / concurrency)
+                list(workers.map(lambda n, batch=batch: [forward(batch) for _ in range(n)], [in_a_row] * concurrency))
+                times_s.append((time.perf_counter() - started_at) / (in_a_row * concurrency))
             measured.append(Measurement(rows, tokens, min(times_s)))
             if time.perf_counter() > ends_at:
                 break

@@ -8,9 +8,10 @@ from tokenizers import Encoding
 from pipelines.artifact import ModelArtifact
 from pipelines.base import InputT, OutputT, ParametersT, Pipeline
 from pipelines.cost_model import CostModel, measure, shapes_within
+from pipelines.elastic_session import ElasticSession
 from pipelines.errors import ArtifactError, InvalidInputError
 from pipelines.padding import EncoderRow, pad
-from pipelines.session import InferenceSession, SessionConfig
+from pipelines.session import SessionConfig
 from pipelines.tokenizer import Tokenizer
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -22,7 +23,7 @@ class Encoder:
     def __init__(self, artifact: ModelArtifact, config: SessionConfig) -> None:
         graph = artifact.graph("model")
         self.tokenizer = Tokenizer(artifact)
-        self._session = InferenceSession(graph, config)
+        self._session = ElasticSession.open(graph, config)
         if unknown := [name for name in self._session.input_names if name not in _INPUTS]:
             raise ArtifactError(f"{graph} takes {', '.join(unknown)}; an encoder takes {', '.join(_INPUTS)}")
         settings = self.tokenizer.settings

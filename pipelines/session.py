@@ -31,10 +31,14 @@ _ERROR = 3  # onnxruntime's severities: 2 is warning, 3 is error
 
 @dataclass(frozen=True)
 class SessionConfig:
-    """Where a graph runs, on how many intra-op threads; `gpu_mem_limit_bytes` bounds each session's CUDA arena."""
+    """Where a graph runs, on how many intra-op threads, and how many runs at once share these.
+
+    `gpu_mem_limit_bytes` bounds each session's CUDA arena.
+    """
 
     device: Device = "cpu"
     threads: int = 1
+    concurrency: int = 1
     gpu_mem_limit_bytes: int | None = None
 
 

@@ -1,0 +1,68 @@
+"""ElasticSession: which of its two sessions a run gets, told by two models that answer differently."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.artifact import ModelArtifact
+from pipelines.elastic_session import ElasticSession
+from pipelines.session import InferenceSession, SessionConfig
+
+
+@pytest.fixture(scope="module")
+def graph(exported: Callable[..., Path]) -> Path:
+    return ModelArtifact.open(exported("distilbert", "text-classification")).graph("model")
+
+
+@pytest.fixture(scope="module")
+def other(exported: Callable[..., Path]) -> Path:
+    return ModelArtifact.open(exported("roberta", "text-classification")).graph("model")
+
+
+def feeds(rows: int, tokens: int) -> dict[str, np.ndarray]:
+    return {"input_ids": np.full((rows, tokens), 5, np.int64), "attention_mask": np.ones((rows, tokens), np.int64)}
+
+
+def test_a_run_that_is_alone_gets_the_whole_and_one_in_company_its_share(graph: Path, other: Path) -> None:
+    whole, share = InferenceSession(graph, SessionConfig(threads=2)), InferenceSession(other, SessionConfig())
+    session = ElasticSession(whole, share)
+    short, long = feeds(1, 4), feeds(512, 60)
+    alone, in_company = whole.run(short)["logits"], share.run(short)["logits"]
+    assert not np.allclose(alone, in_company)
+
+    def run_beside() -> np.ndarray:
+        while not session.running:
+            time.sleep(0.001)
+        return session.run(short)["logits"]
+
+    with ThreadPoolExecutor(1) as pool:
+        beside = pool.submit(run_beside)
+        session.run(long)
+
+    np.testing.assert_allclose(beside.result(), in_company, atol=1e-5)
+    assert session.running == 0
+    np.testing.assert_allclose(session.run(short)["logits"], alone, atol=1e-5)
+
+
+def test_a_run_that_fails_leaves_no_trace(graph: Path) -> None:
+    session = ElasticSession.open(graph, SessionConfig(threads=2, concurrency=2))
+
+    with pytest.raises(Exception, match="input_ids"):
+        session.run({"attention_mask": np.ones((1, 4), np.int64)})
+
+    assert session.running == 0
+
+
+@pytest.mark.parametrize(
+    ("threads", "concurrency", "sessions"), [(1, 1, 1), (1, 2, 1), (2, 1, 1), (2, 2, 2), (4, 2, 2), (2, 4, 2)]
+)
+def test_the_weights_are_loaded_twice_only_where_threads_are_shared(
+    graph: Path, threads: int, concurrency: int, sessions: int
+) -> None:
+    session = ElasticSession.open(graph, SessionConfig(threads=threads, concurrency=concurrency))
+
+    assert len({id(session._whole), id(session._share)}) == sessions
