@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -75,6 +75,7 @@ class Findings:
     points: list[dict[str, Any]] = field(default_factory=list)
     raw: list[dict[str, Any]] = field(default_factory=list)
     throughputs: dict[str, list[float]] = field(default_factory=dict)
+    peers: list[dict[str, Any]] = field(default_factory=list)
 
     def take(self, measurement: str, outcome: Outcome) -> Outcome:
         """Keep everything that was measured, under the name of what it was measured for."""
@@ -90,7 +91,7 @@ def main() -> None:
     args = parser.parse_args()
     pace = QUICK if args.quick else Pace()
     try:
-        findings, missing = run(pace, with_peers=not args.no_peers, say=_say)
+        findings = run(pace, with_peers=not args.no_peers, say=_say)
     except SextetError as error:
         sys.exit(f"encoders: {error}")
     result = Result(
@@ -99,10 +100,11 @@ def main() -> None:
         command="make bench-encoders"
         if pace == Pace()
         else shlex.join(["python", "-m", "benchmarks.encoders", *sys.argv[1:]]),
-        load={"task": TASK, "threads": THREADS, "pace": vars(pace), "missing_peers": missing},
+        load={"task": TASK, "threads": THREADS, "pace": vars(pace)},
         figures=findings.figures,
         points=findings.points,
         raw=findings.raw,
+        peers=findings.peers,
         warnings=bottlenecks(findings.points),
     )
     if not args.quick:
@@ -111,8 +113,8 @@ def main() -> None:
     print(json.dumps(result.headline()))
 
 
-def run(pace: Pace, *, with_peers: bool, say: Say) -> tuple[Findings, dict[str, str]]:
-    """All figures, and the reasons why peers are missing."""
+def run(pace: Pace, *, with_peers: bool, say: Say) -> Findings:
+    """All figures."""
     findings = Findings()
     artifacts = {shape.name: ensure(shape, say) for shape in (BERT_BASE, MINILM_L6)}
     fixed = _texts(artifacts[BERT_BASE.name], "fixed:128", pace)
@@ -123,14 +125,16 @@ def run(pace: Pace, *, with_peers: bool, say: Say) -> tuple[Findings, dict[str, 
     with _served(MINILM_L6, noop=True) as cluster:
         _measure_minilm(findings, pace, cluster, short, mixed, say)
     if not with_peers:
-        return findings, {}
+        return findings
     workloads = [
         _workload("bert-base 128", BERT_BASE, fixed, pace),
         _workload("minilm-l6 mixed", MINILM_L6, mixed, pace),
     ]
     peers = peer_throughputs(workloads, say)
     findings.figures |= over_peers(findings.throughputs, peers)
-    return findings, {one.peer: one.missing for one in peers if one.missing}
+    ours = [PeerThroughput("Sextet", name, rates) for name, rates in findings.throughputs.items()]
+    findings.peers = [asdict(one) for one in (*ours, *peers)]
+    return findings
 
 
 def over_peers(ours: dict[str, list[float]], peers: Sequence[PeerThroughput]) -> dict[str, list[float]]:

@@ -69,13 +69,23 @@ def encoders(result: dict[str, Any]) -> str:
         what, bar = ENCODER_FIGURES.get(name, ("", ""))
         repetitions = ", ".join(f"{value:.3g}" for value in values)
         lines.append(f"| `{name}` | {statistics.median(values):.3g} | {repetitions} | {bar} | {what} |")
-    missing = result["load"].get("missing_peers", {})
-    lines += ["", *(f"Not measured: {peer}, because {reason}." for peer, reason in missing.items())]
+    if result["peers"]:
+        lines += [
+            "",
+            "| workload | server | its batches | inputs/s |",
+            "|---|---|---:|---|",
+            *map(_peer, result["peers"]),
+        ]
     bottlenecks = [point["label"] for point in result["points"] if point["generator"]["bottleneck"]]
     if bottlenecks:
         named = ", ".join(dict.fromkeys(bottlenecks))
         lines += ["", f"The load generator, which shares the cores, may have been the limit in: {named}."]
     return "\n".join([*lines, "", _provenance(result), ""])
+
+
+def _peer(entry: dict[str, Any]) -> str:
+    rates = ", ".join(f"{rate:.1f}" for rate in entry["inputs_per_s"]) or f"not measured: {entry['missing']}"
+    return f"| {entry['workload']} | {entry['peer']} | {entry['batch_size'] or ''} | {rates} |"
 
 
 def footprint(result: dict[str, Any]) -> str:

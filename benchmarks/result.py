@@ -17,7 +17,10 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Result:
-    """`figures` hold one value per repetition; `points` every measured window; `load` what was sent."""
+    """`figures` hold one value per repetition; `points` every measured window; `load` what was sent.
+
+    `peers` hold the inputs per second of every server on every workload, ours among them.
+    """
 
     name: str
     scenario: str
@@ -27,6 +30,7 @@ class Result:
     points: list[dict[str, Any]]
     raw: list[dict[str, Any]] = field(default_factory=list)
     memory: list[dict[str, Any]] = field(default_factory=list)
+    peers: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     machine: Mapping[str, str] = field(default_factory=describe)
     written_at: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
