@@ -65,8 +65,8 @@ class RowQueue(Generic[QueuedT]):
     def next_batch(self) -> list[QueuedT]:
         """The oldest row, and of the rows behind it those nearest to its length that fit with it; they stay here.
 
-        A row joins where that costs less than a batch of its own, until the batch is saturated. A row that is longer
-        than `max_batch_tokens` goes alone.
+        A row joins where that costs less than a batch of its own, until the batch is large enough for those who wait.
+        A row that is longer than `max_batch_tokens` goes alone.
         """
         oldest = next(iter(self._rows))
         batch = [oldest]
@@ -75,7 +75,7 @@ class RowQueue(Generic[QueuedT]):
         longest = oldest.n_tokens
         near = islice(self._rows, 1, BATCHES_AHEAD * self._max_batch_size)
         for one in sorted(near, key=lambda one: abs(one.n_tokens - oldest.n_tokens)):
-            if len(batch) == self._max_batch_size or self._cost.is_saturated(len(batch), longest):
+            if len(batch) == self._max_batch_size or self._is_large_enough(len(batch), longest):
                 break
             padded = max(longest, one.n_tokens)
             together_s = self._cost.batch_s(len(batch) + 1, padded)
@@ -84,3 +84,12 @@ class RowQueue(Generic[QueuedT]):
                 batch.append(one)
                 longest = padded
         return batch
+
+    def _is_large_enough(self, rows: int, longest: int) -> bool:
+        """Whether one more row would hardly make any cheaper, or would cost more than it saves.
+
+        It keeps every row of the batch waiting for its own part, and saves everyone behind the start of a batch: few
+        who wait are answered soonest by small batches, many by large ones.
+        """
+        saved_s = self._cost.start_s * (len(self._rows) - rows)
+        return self._cost.is_saturated(rows, longest) or saved_s < self._cost.row_s(longest) * rows
