@@ -28,7 +28,9 @@ def operators(graph: Any) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-@pytest.mark.parametrize("architecture", ["bert", "distilbert", "albert", "roberta", "electra", "xlm-roberta", "deberta-v2"])
+@pytest.mark.parametrize(
+    "architecture", ["bert", "distilbert", "albert", "roberta", "electra", "xlm-roberta", "deberta-v2"]
+)
 def test_every_layer_of_an_encoder_has_one_attention_with_and_one_without_a_mask(
     architecture: str, precision: str, exported: Make
 ) -> None:
@@ -48,7 +50,9 @@ def test_rows_with_and_without_padding_are_read_as_pytorch_reads_them(
     artifact = ModelArtifact.open(exported(architecture, TASK))
     model = AutoModelForSequenceClassification.from_pretrained(checkpoint(architecture, TASK)).eval()
     mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
-    ids = np.random.default_rng(0).integers(5, 60, mask.shape) * mask + artifact.manifest.tokenizer.pad_token_id * (1 - mask)
+    ids = np.random.default_rng(0).integers(5, 60, mask.shape) * mask + artifact.manifest.tokenizer.pad_token_id * (
+        1 - mask
+    )
     feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
 
     session = InferenceSession(artifact.graph("model"), SessionConfig())
@@ -70,4 +74,3 @@ def test_a_graph_whose_answers_would_change_stays_as_it_was(checkpoint: Make, tm
     assert graph.read_bytes() == before
     assert fuse_attention(graph, heads=AutoConfig.from_pretrained(checkpoint("bert", TASK)).num_attention_heads) > 0
     assert sorted(one.name for one in tmp_path.glob("*.onnx*")) == ["model.onnx"]
-
