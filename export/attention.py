@@ -184,7 +184,7 @@ def _agree(before: Path, after: Path) -> bool:
 
 
 def _batches(session: Any) -> Iterator[Mapping[str, np.ndarray]]:
-    """Rows of different tokens; outputs at padding differ, as it is anybody's: the second batch ends in one token of it."""
+    """A batch without padding, and one with."""
     names = [one.name for one in session.get_inputs()]
     ids = np.arange(3, 27, dtype=np.int64).reshape(3, 8)
     for length in (8, 5):

@@ -48,7 +48,7 @@ class ElasticSession:
         return cls(whole, InferenceSession(graph, replace(config, threads=threads)))
 
     def calibrate(self, feeds_of: Callable[[int], Mapping[str, np.ndarray]], lengths: Iterable[int]) -> None:
-        """Find out which of `lengths`, in tokens and ascending, is the first that is large; `feeds_of` makes one row."""
+        """Find the first of `lengths`, in tokens and ascending, that is large; `feeds_of` makes one row."""
         self.large_tokens = 0
         if self._share is self._whole:
             return
