@@ -31,6 +31,7 @@ class Workload:
     name: str
     checkpoint: Path
     artifact: Path
+    optimum: Path
     texts: Sequence[str]
     concurrency: int
     duration_s: float
@@ -77,7 +78,7 @@ def peer_throughputs(
 def _inputs_per_s(peer: Peer, batch_size: int, workload: Workload, agreement: Agreement) -> list[float]:
     if missing := peer.missing():
         raise PeerError(missing)
-    model = workload.artifact if peer.model == "artifact" else workload.checkpoint
+    model: Path = getattr(workload, peer.model)
 
     def bodies(text: str) -> bytes:
         return json.dumps(peer.body(text)).encode()

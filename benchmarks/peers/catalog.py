@@ -5,6 +5,7 @@ peers that cut them so are tried without, too.
 """
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.peers.peer import SAME_WEIGHTS, SERVICES, Peer, Top
@@ -31,6 +32,15 @@ def _label_and_score(answer: Any) -> Top:
     return answer["label"], answer["score"]
 
 
+MOSEC = Peer(
+    name="mosec",
+    serves="the same ONNX file, ONNX Runtime, dynamic batches",
+    script=SERVICES / "mosec_onnx.py",
+    path="/inference",
+    body=_inputs,
+    top=_label_and_score,
+    batch_sizes=ALONE_OR_BATCHED,
+)
 PEERS = (
     Peer(
         name=RAY_SERVE_TRANSFORMERS,
@@ -53,14 +63,14 @@ PEERS = (
         top=_label_and_score,
         batch_sizes=ALONE_OR_BATCHED,
     ),
-    Peer(
-        name="mosec",
-        serves="the same ONNX file, ONNX Runtime, dynamic batches",
-        script=SERVICES / "mosec_onnx.py",
-        path="/inference",
-        body=_inputs,
-        top=_label_and_score,
-        batch_sizes=ALONE_OR_BATCHED,
+    MOSEC,
+    replace(
+        MOSEC,
+        name="mosec-optimum",
+        serves="Optimum's own int8 export of the checkpoint, ONNX Runtime, dynamic batches",
+        model="optimum",
+        log_odds_tolerance=SAME_WEIGHTS,
+        installed_as="mosec",
     ),
     Peer(
         name="mlserver",

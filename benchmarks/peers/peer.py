@@ -33,8 +33,8 @@ class Peer:
     """How to start a service, how to ask it for one text, and how to read its answer.
 
     `serves` says, for people, which model runs on which engine and how requests become batches. `model` is the folder
-    that it loads: the exported int8 artifact where its engine is ONNX Runtime, else the checkpoint. It is refused as
-    another model where its scores are further than `log_odds_tolerance` from those of the artifact's own pipeline.
+    that it loads: the exported int8 artifact where its engine is ONNX Runtime, what Optimum alone makes of the checkpoint
+    (int8 as well), or the checkpoint. It is refused as another model where its scores are further than `log_odds_tolerance` from those of the artifact's own pipeline.
     `batch_sizes` are tried in turn, and the best counts, as a person who knows the load would choose.
     """
 
@@ -44,19 +44,21 @@ class Peer:
     path: str
     body: Callable[[str], Any]
     top: Callable[[Any], Top]
-    model: Literal["artifact", "checkpoint"] = "artifact"
+    model: Literal["artifact", "optimum", "checkpoint"] = "artifact"
     log_odds_tolerance: float = SAME_GRAPH
     batch_sizes: tuple[int, ...] = (8,)
     needs: tuple[str, ...] = ()
     """Modules of the project's own environment; a peer that names none has an environment of its own."""
+    installed_as: str | None = None
+    """The peer whose environment it shares."""
 
     @property
     def environment(self) -> Path:
-        return ENVIRONMENTS / self.name
+        return ENVIRONMENTS / (self.installed_as or self.name)
 
     @property
     def requirements(self) -> Path:
-        return REQUIREMENTS / f"{self.name}.txt"
+        return REQUIREMENTS / f"{self.installed_as or self.name}.txt"
 
     @property
     def installation(self) -> Path:
@@ -73,5 +75,5 @@ class Peer:
             absent = [module for module in self.needs if find_spec(module) is None]
             return f"not installed: {', '.join(absent)}" if absent else None
         if not self.installation.exists():
-            return f"not installed: python -m benchmarks.peers install {self.name}"
+            return f"not installed: python -m benchmarks.peers install {self.installed_as or self.name}"
         return self.installation.read_text(encoding="utf-8").strip() or None

@@ -22,7 +22,11 @@ def test_the_smaller_of_the_workloads_counts_over_the_best_peer_that_ran() -> No
 
     figures = over_peers({"large": [20.0, 20.0], "small": [100.0]}, peers)
 
-    assert figures == {"over_best_peer": [2.0], "over_ray_serve_transformers": [2.0]}
+    assert figures == {
+        "over_best_peer": [2.0],
+        "over_best_peer_without_our_graph": [2.0],
+        "over_ray_serve_transformers": [2.0],
+    }
 
 
 def test_without_peers_there_is_no_figure() -> None:

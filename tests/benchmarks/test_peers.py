@@ -29,7 +29,8 @@ TINY = Peer(
 @pytest.fixture
 def workload(exported: Callable[..., Path], checkpoint: Callable[..., Path]) -> Workload:
     asked = ("bert", "text-classification")
-    return Workload("tiny", checkpoint(*asked), exported(*asked), TEXTS, 4, 0.3, 0.1, repetitions=2)
+    artifact = exported(*asked)
+    return Workload("tiny", checkpoint(*asked), artifact, artifact, TEXTS, 4, 0.3, 0.1, repetitions=2)
 
 
 def measured(workload: Workload, peer: Peer) -> PeerThroughput:
