@@ -29,7 +29,8 @@ def test_none_and_absence_both_mean_the_default() -> None:
 
 
 def test_values_take_the_annotated_type() -> None:
-    given = {"top_k": 3, "temperature": 2, "stop": ["a", "b"], "kind": "first", "flag": True, "early": True, "extra": {"a": 1}}
+    given: dict[str, Any] = {"top_k": 3, "temperature": 2, "stop": ["a", "b"], "kind": "first"}
+    given |= {"flag": True, "early": True, "extra": {"a": 1}}
 
     assert Example.from_mapping(given) == Example(3, 2.0, ("a", "b"), "first", True, True, {"a": 1})
 
