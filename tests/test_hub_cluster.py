@@ -51,6 +51,7 @@ def test_the_named_models_are_exported_once_and_answer(tmp_path: Path, checkpoin
     assert second.returncode == 0, second.stderr
     assert fetched > 0
     assert len(hub.fetched) == fetched
+    assert [line.split()[0] for line in second.stderr.splitlines()] == ["checking"] * 6
     for task, config in read_tasks(cluster).items():
         pipeline = pipelines.load(config.model, task=task)
         assert config.source is not None
