@@ -8,6 +8,7 @@ a websocket, which none of our routes is: the first is left out (a new id is mad
 """
 
 import asyncio
+import uuid
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -63,7 +64,9 @@ class RenameDeadline:
                 raise
         if limit.expired():
             error = DeadlineExceededError("the request's deadline ran out before a replica took it")
-            await Failure.of(error).response()(scope, receive, send)
+            response = Failure.of(error).response()
+            response.headers["x-request-id"] = _request_id(scope)  # Serve's own middleware for it is further inside
+            await response(scope, receive, send)
 
 
 def _seconds(scope: Scope) -> float | None:
@@ -74,6 +77,12 @@ def _seconds(scope: Scope) -> float | None:
     except ValueError:
         return None
     return timeout_s if 0 < timeout_s <= LONGEST_S else None
+
+
+def _request_id(scope: Scope) -> str:
+    """The client's own, else a new one."""
+    given = [value.decode() for name, value in scope["headers"] if name == _REQUEST_ID]
+    return given[0] if given and given[0].isascii() else str(uuid.uuid4())
 
 
 def _is_utf8(value: bytes) -> bool:

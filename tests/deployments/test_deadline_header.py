@@ -32,7 +32,7 @@ async def fail(scope: Scope, receive: Receive, send: Send) -> None:
     raise TimeoutError("its own")
 
 
-def ask(app: Any, headers: dict[str, str]) -> tuple[int, bytes]:
+def exchange(app: Any, headers: dict[str, str]) -> list[Message]:
     sent: list[Message] = []
 
     async def send(message: Message) -> None:
@@ -43,7 +43,11 @@ def ask(app: Any, headers: dict[str, str]) -> tuple[int, bytes]:
 
     scope = {"type": "http", "headers": [(name.encode(), value.encode()) for name, value in headers.items()]}
     asyncio.run(RenameDeadline(app)(scope, receive, send))
-    start, *bodies = sent
+    return sent
+
+
+def ask(app: Any, headers: dict[str, str]) -> tuple[int, bytes]:
+    start, *bodies = exchange(app, headers)
     return start["status"], b"".join(one["body"] for one in bodies)
 
 
@@ -64,6 +68,13 @@ def test_a_deadline_that_is_none_is_left_to_the_replica(given: str) -> None:
 def test_a_request_that_no_replica_takes_in_time_gets_408_in_json_and_nothing_else() -> None:
     status, body = ask(wait, {PUBLIC: "0.01"})
     assert (status, json.loads(body)["error_type"]) == (408, "timeout")
+
+
+@pytest.mark.parametrize("own", [{}, {"x-request-id": "abc"}], ids=str)
+def test_that_answer_has_a_request_id_too(own: dict[str, str]) -> None:
+    start, _ = exchange(wait, {PUBLIC: "0.01", **own})
+    request_id = dict(start["headers"])[b"x-request-id"].decode()
+    assert request_id == own.get("x-request-id", request_id) != ""
 
 
 def test_an_answer_that_has_begun_is_not_cut_off() -> None:
