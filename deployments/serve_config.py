@@ -46,6 +46,8 @@ def _check_keys(model: type[BaseModel], given: Mapping[str, Any], where: str) ->
         nested = next(_models(model.model_fields[key].annotation), None)
         if nested is not None:
             for index, one in enumerate(value if isinstance(value, list) else [value]):
+                if isinstance(value, list) and not isinstance(one, Mapping):
+                    raise ConfigurationError(f"{where}: {key}[{index}] is {shown(one)}; allowed: a mapping")
                 if isinstance(one, Mapping):
                     name = one.get("name", index) if isinstance(value, list) else None
                     _check_keys(nested, one, f"{where}: {key}" if name is None else f"{where}: {key}[{name}]")

@@ -63,6 +63,7 @@ def export_checkpoint(args: ExportArgs, progress: Progress = lambda _line: None)
     started = time.monotonic()
     try:
         with quiet(progress) as progress:
+            progress(f"reading {args.checkpoint}")
             checkpoint = resolve(args.checkpoint, args.revision, allow_pickle=args.allow_pickle, progress=progress)
             check_task(checkpoint, args.task, allow_untrained_head=args.allow_untrained_head)
             with staging(output) as folder:
@@ -85,6 +86,8 @@ def export_all(exports: Iterable[ExportArgs], progress: Progress = lambda _line:
     """Export what is missing, altered, or was made from another source or with other options; the rest is kept."""
     artifacts = []
     for args in exports:
+        if args.output.exists():  # digests of its files, and of a local checkpoint's, take seconds
+            progress(f"checking {args.output}")
         current = _current(args, progress)
         if current is None:
             progress(f"exporting {args.checkpoint} for {args.task} to {args.output}")

@@ -57,7 +57,7 @@ def download(model: str, revision: str | None, *, allow_pickle: bool, progress: 
     )
     from requests.exceptions import RequestException
 
-    endpoint = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
+    endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")  # as huggingface_hub reads it
     at = f"{model}@{revision}" if revision else model
     try:
         info = HfApi(endpoint=endpoint).model_info(model, revision=revision, files_metadata=True)

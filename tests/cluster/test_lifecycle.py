@@ -60,6 +60,9 @@ def test_a_cluster_applies_changes_ends_without_a_trace_and_starts_again_at_once
     assert httpx.post(f"{serving.url}/{TASK}", json=BODY, timeout=60).status_code == 413
 
     replica.kill()
+    late = httpx.post(f"{serving.url}/{TASK}", json=BODY, headers={"x-request-timeout-seconds": "0.1"}, timeout=60)
+    assert late.status_code in (408, 503), "nobody is there who could answer in time"
+    assert late.json()["error_type"] in ("timeout", "overloaded")
     while (answer := httpx.post(f"{serving.url}/{TASK}", json=BODY, timeout=60)).status_code != 413:
         assert (answer.status_code, answer.json()["error_type"]) == (503, "overloaded")
         assert time.monotonic() < give_up_at

@@ -84,3 +84,15 @@ def test_both_readmes_show_the_same_commands_and_answers() -> None:
     for language in ("sh", "python", "json", "text"):
         english, korean = ([re.sub(r" *#.*", "", one) for one in blocks(page, language)] for page in PAGES)
         assert english == korean
+
+
+def test_both_readmes_draw_the_same_tree_and_name_every_command() -> None:
+    trees = [
+        re.findall(r"^    ([\w.]+(?:\.yaml|\.py|/)) ", (ROOT / page).read_text(encoding="utf-8"), re.M)
+        for page in PAGES
+    ]
+    assert trees[0] == trees[1]
+    assert all((ROOT / one).exists() for one in trees[0])
+    for page in PAGES:
+        (line,) = re.findall(r"^    sextet.py .*", (ROOT / page).read_text(encoding="utf-8"), re.M)
+        assert re.findall(r"\w+", line.split(": ")[-1]) == ["export", "finetune", "serve", "ask", "bench"]

@@ -76,6 +76,7 @@ def test_a_source_becomes_the_arguments_of_its_export(tmp_path: Path) -> None:
         ({"model": "m", "device": "gpu"}, "device is 'gpu'; allowed: cpu, cuda"),
         ({"model": "m", "batching": {"max_batch": 1}}, "batching has no key 'max_batch' (did you mean 'max_batch_"),
         ({"model": "m", "batching": {"concurrency": 0}}, "batching: concurrency is 0; allowed: an integer from 1"),
+        ({"model": "m", "batching": {"concurrency": 10**30}}, "allowed: 1 to 1024"),
         ({"model": "m", "limits": [1]}, "limits is [1]; allowed: a mapping"),
         (
             {"model": "m", "source": {"checkpoint": "x", "precision": "fp8"}},

@@ -23,6 +23,11 @@ def test_the_shipped_cluster_is_a_valid_serve_config() -> None:
         ({"http_options": {"prot": 1}}, "cluster.yaml: http_options has no key 'prot' (did you mean 'port'?)"),
         ({"http_options": {"port": "x"}}, "http_options.port is 'x': "),
         ({"applications": [{"name": "a" * 99}]}, "..."),
+        ({"applications": [3]}, "cluster.yaml: applications[0] is 3; allowed: a mapping"),
+        (
+            {"applications": [{"name": "a", "import_path": "a:b", "deployments": [True]}]},
+            "cluster.yaml: applications[a]: deployments[0] is True; allowed: a mapping",
+        ),
         (
             {
                 "applications": [

@@ -83,6 +83,13 @@ def test_the_cache_serves_when_the_network_does_not(hub: Hub, folder: Path, monk
     assert resolve("someone/bert", commit).revision == commit
 
 
+def test_an_endpoint_may_end_in_a_slash(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = hub.add("someone/bert", folder)
+    monkeypatch.setenv("HF_ENDPOINT", f"{hub.url}/")
+    assert resolve("someone/bert").revision == commit
+    assert refusal("someone/brt").startswith(f"{hub.url} has no model")
+
+
 def test_what_the_hub_does_not_have_is_refused(hub: Hub, folder: Path) -> None:
     hub.add("someone/bert", folder)
 

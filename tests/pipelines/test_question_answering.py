@@ -132,6 +132,16 @@ def test_windows_of_different_lengths_give_the_same_logits_together_as_alone(loa
         np.testing.assert_allclose(together.end, alone.end, atol=1e-5)
 
 
+@pytest.mark.parametrize("context", [" ", "Anna Smith", CONTEXT])
+def test_numbers_that_no_text_reaches_mean_as_many_as_there_are(context: str, loaded: Pipelines) -> None:
+    inputs, huge = {"question": "Who wrote the letter?", "context": context}, 2**64 - 1
+    names = ("top_k", "max_answer_len", "max_question_len", "max_seq_len")
+    assert_agrees(
+        loaded("bert", TASK)(inputs, doc_stride=0, **dict.fromkeys(names, huge)),
+        loaded("bert", TASK)(inputs, doc_stride=0, **dict.fromkeys(names, 10_000)),
+    )
+
+
 def test_windows_longer_than_the_model_are_refused_only_where_they_occur(loaded: Pipelines, oracle: Pipelines) -> None:
     short = {"question": "Who?", "context": "Anna Smith"}
     assert_same(loaded("bert", TASK)(short, max_seq_len=512), oracle("bert", TASK)(**short, max_seq_len=512))
