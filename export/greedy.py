@@ -57,7 +57,8 @@ def encoder_decoder_steps(
 ) -> Iterator[Step]:
     """Encode a batch of sources, then decode: the tokens `forced` first (as language codes are), then `steps` more.
 
-    Slot graphs encode each by itself, as they do when they serve. The graph reads ids from `outside` on as `unknown`; PyTorch has to be told so.
+    Slot graphs encode each by itself, as they do when they serve. The graph reads ids from `outside` on as `unknown`;
+    PyTorch has to be told so.
     """
     input_ids, mask = _padded(sources, pad, left=False)
     known_ids = input_ids if outside is None else np.where(input_ids < outside, input_ids, unknown)

@@ -192,7 +192,7 @@ class Seq2SeqDecoder:
             "input_ids": tokens[:, None],
             "seqlens_k": np.full(len(tokens), cache.n_tokens, np.int32),
             "total_sequence_length": np.asarray(cache.n_tokens + 1, np.int32),
-            "source_total_sequence_length": cache.fixed["source_seqlens_k"].max() + np.ones((), np.int32),
+            "source_total_sequence_length": np.asarray(cache.fixed["source_seqlens_k"].max() + 1, np.int32),
             **cache.growing,
             **cache.fixed,
         }

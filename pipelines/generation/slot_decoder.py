@@ -4,6 +4,8 @@ A slot is a row of that buffer, `max_tokens` long. A step reads new tokens into 
 length: nothing is padded, and neither joining, nor leaving, nor growing copies anything.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnxruntime
 
@@ -51,6 +53,12 @@ class SlotDecoder:
         binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
         self._session.run_bound(binding)
         return logits
+
+    def open(self, slot: int, source_ids: Sequence[int]) -> None:
+        """Nothing is to be done before the first token."""
+
+    def copy(self, sources: Sequence[int], targets: Sequence[int], tokens: int, start: int = 0) -> None:
+        raise NotImplementedError
 
     def _buffer(self, name: str) -> onnxruntime.OrtValue:
         _, heads, _, width = (int(size) if isinstance(size, int) else 0 for size in self._session.input_shapes[name])

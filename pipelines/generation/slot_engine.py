@@ -21,8 +21,10 @@ from pipelines.generation.continuation import Continuation, prompt_logprobs
 from pipelines.generation.decoder import CausalDecoder, open_decoder
 from pipelines.generation.engine import Engine
 from pipelines.generation.request import Answer, Generation, Request, Step
+from pipelines.generation.seq2seq_slots import Seq2SeqDecoder, Seq2SeqSessions, SlotEncoderDecoder
 from pipelines.generation.slot_decoder import SlotDecoder
 from pipelines.generation.slots import SlotsConfig
+from pipelines.generation.slotted_decoder import SlottedDecoder
 from pipelines.session import InferenceSession, SessionConfig
 
 
@@ -63,7 +65,7 @@ class _Sequence:
 class SlotEngine:
     """Thread-safe. `alone` decodes, in the caller's thread, what has no place in slots: beams, which share a past."""
 
-    def __init__(self, decoder: SlotDecoder, alone: Engine, prefill_chunk_tokens: int) -> None:
+    def __init__(self, decoder: SlottedDecoder, alone: Engine, prefill_chunk_tokens: int) -> None:
         self._decoder, self._alone, self._chunk_tokens = decoder, alone, prefill_chunk_tokens
         self._lock = threading.Lock()  # guards the next two, which callers touch as well
         self._waiting: deque[_Sequence] = deque()
@@ -151,6 +153,8 @@ class SlotEngine:
         tokens = ids.shape[1]
         logits_at = np.arange(tokens) if request.prompt_logprobs else np.asarray([tokens - 1])
         try:
+            if start == 0:
+                self._decoder.open(slot, request.source)
             logits = self._decoder.read(slot, ids, self._lengths[slot : slot + 1], logits_at)[0]
             if request.prompt_logprobs:
                 sequence.prompt_logprobs += prompt_logprobs(request, start, logits)
@@ -207,6 +211,11 @@ class SlotEngine:
 def open_engine(artifact: ModelArtifact, config: SessionConfig, slots: SlotsConfig) -> Engine | SlotEngine:
     """The engine that an artifact's graphs allow; raises ArtifactError for graphs that are no decoder."""
     if artifact.manifest.cache == "slots":
+        if "decoder" in artifact.manifest.graphs:
+            sessions = Seq2SeqSessions.of(artifact, config)
+            longest = artifact.manifest.tokenizer.max_length
+            both = SlotEncoderDecoder(sessions, slots.slots, slots.max_tokens, longest)
+            return SlotEngine(both, Engine(Seq2SeqDecoder(sessions)), slots.prefill_chunk_tokens)
         session = InferenceSession(artifact.graph("model"), config)
         decoder = SlotDecoder(session, slots.slots, slots.max_tokens)
         return SlotEngine(decoder, Engine(CausalDecoder(session)), slots.prefill_chunk_tokens)
