@@ -5,13 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.base import Cancelled
-from pipelines.generation.config import GenerationConfig
-from pipelines.generation.decoder import Decoder
-from pipelines.generation.kv_cache import KvCache
-from pipelines.generation.logits import LogitsProcessor, log_softmax
-from pipelines.generation.sampling import Sampler, Warper, top
-from pipelines.generation.stopping import FinishReason, StopCriterion, finish_reason
+from pipelines.generation.logits import log_softmax, logits_processors
+from pipelines.generation.request import Generation, Request, Step
+from pipelines.generation.sampling import Sampler, top, warpers
+from pipelines.generation.stopping import FinishReason, finish_reason
 
 _WORST = np.float32(-1e9)  # the score of what must lose against everything real; also of places not taken yet
 
@@ -28,47 +25,43 @@ class Hypothesis:
 class BeamSearch:
     """The state of one search: `num_beams` running beams, and the `num_beams` best finished hypotheses so far."""
 
-    def __init__(
-        self,
-        prompt: Sequence[int],
-        config: GenerationConfig,
-        processors: Sequence[LogitsProcessor],
-        warpers: Sequence[Warper],
-        sampler: Sampler,
-        stop: StopCriterion | None,
-    ) -> None:
+    def __init__(self, request: Request) -> None:
+        config = self._config = request.config
+        self._processors = logits_processors(config, len(request.prompt))
+        self._warpers, self._sampler, self._stop = warpers(config), Sampler(request.seed), request.stop
         beams = config.num_beams
-        self._config = config
-        self._processors, self._warpers, self._sampler, self._stop = processors, warpers, sampler, stop
-        self._prompt_tokens = len(prompt)
-        self._running = np.tile(np.asarray(prompt, np.int64), (beams, 1))  # (beams, tokens)
+        self._prompt_tokens = len(request.prompt)
+        self._running = np.tile(np.asarray(request.prompt, np.int64), (beams, 1))  # (beams, tokens)
         # All beams begin alike: only the first may be continued at first.
         self._scores = np.full(beams, _WORST)
         self._scores[0] = 0
         self._finished: list[tuple[np.float32, Hypothesis | None]] = [(_WORST, None)] * beams
         self._can_improve = True
 
-    def run(self, decoder: Decoder, logits: np.ndarray, cache: KvCache, cancelled: Cancelled) -> list[Hypothesis]:
-        """Search from the logits, (1, vocab), and the cache, one row, of the prompt; the best hypotheses, best first.
+    @property
+    def last_tokens(self) -> np.ndarray:
+        """The token that each beam goes on with, (beams,) int64."""
+        last: np.ndarray = self._running[:, -1]
+        return last
 
-        Fewer than asked for where there are no more (all but one first token forbidden, and no second one), perhaps
-        none where `cancelled`.
+    def generations(self) -> tuple[Generation, ...]:
+        """The best hypotheses so far, best first.
+
+        Fewer than asked for where there are no more: all but one first token forbidden, and no second one; perhaps
+        none before the search is over.
         """
-        beams = self._config.num_beams
-        logits, cache = np.repeat(logits, beams, axis=0), cache.select(np.zeros(beams, np.int64))
-        while True:
-            came_from, done = self._advance(logits)
-            if done or cancelled():
-                found = [hypothesis for _, hypothesis in self._finished if hypothesis is not None]
-                return found[: self._config.num_return_sequences]
-            if (came_from != np.arange(beams)).any():
-                cache = cache.select(came_from)
-            logits, cache = decoder.step(self._running[:, -1], cache)
+        found = [hypothesis for _, hypothesis in self._finished if hypothesis is not None]
+        return tuple(self._generation(one) for one in found[: self._config.num_return_sequences])
 
-    def _advance(self, logits: np.ndarray) -> tuple[np.ndarray, bool]:
-        """Extend the beams by one token: which beam each new one continues, and whether the search is over."""
+    def advance(self, logits: np.ndarray) -> tuple[np.ndarray, bool]:
+        """Extend the beams by one token, from logits (beams, vocab), or (1, vocab) of the prompt that all begin with.
+
+        Which beam each new one continues, (beams,) int64, and whether the search is over.
+        """
         config = self._config
         scores = log_softmax(logits)
+        if len(scores) < len(self._running):
+            scores = np.repeat(scores, len(self._running), axis=0)
         for process in self._processors:
             process(self._running, scores)
         for warp in self._warpers:
@@ -92,6 +85,10 @@ class BeamSearch:
         self._can_improve = self._can_improve and self._may_improve()
         over = not self._can_improve or self._full_early() or bool(ended.all())
         return beam[going_on], over
+
+    def _generation(self, hypothesis: Hypothesis) -> Generation:
+        *before, last = hypothesis.ids[self._prompt_tokens :]
+        return Generation((*map(Step, before), Step(last, finish_reason=hypothesis.finish_reason)))
 
     def _reason(self, ids: list[int]) -> FinishReason | None:
         config = self._config

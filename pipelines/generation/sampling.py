@@ -4,7 +4,7 @@ The warpers equal transformers' LogitsWarper of the same name and run in its ord
 change `scores`, (rows, vocab) float32, in place. What they remove becomes -inf.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -68,6 +68,42 @@ def top(scores: np.ndarray, count: int) -> np.ndarray:
     order = np.argsort(-scores[candidates], kind="stable")[:count]
     indices: np.ndarray = candidates[order]
     return indices
+
+
+def draw_each(
+    scores: np.ndarray, samplers: Sequence[Sampler], chains: Sequence[Sequence[Warper]], top_ks: Sequence[int]
+) -> list[int]:
+    """One token for each row of `scores`, (rows, vocab), which may be changed, by its own sampler and warpers.
+
+    A row's draw is what `warpers` and `Sampler.draw` alone make of it. But where its `top_k` is not 0, only the tokens
+    that it leaves are looked at, as a vocabulary has thousands of them.
+    """
+    bounded = [0 < count < scores.shape[1] for count in top_ks]
+    bounds = _bounds(scores, max(top_ks)) if any(bounded) else np.empty(0)
+    tokens = []
+    for row, (sampler, chain, count) in enumerate(zip(samplers, chains, top_ks, strict=True)):
+        if not bounded[row]:
+            kept, left = None, scores[row : row + 1]
+        else:
+            kept = np.flatnonzero(scores[row] >= bounds[row])
+            left = scores[row, kept]
+            exact = left >= np.partition(left, -count)[-count]
+            kept, left = kept[exact], left[None, exact]
+        for warp in chain:
+            warp(left)
+        token = sampler.draw(left[0])
+        tokens.append(token if kept is None else int(kept[token]))
+    return tokens
+
+
+def _bounds(scores: np.ndarray, count: int) -> np.ndarray:
+    """For each row of `scores`, (rows, n), a score that at least `count` of it reach, and not many more: (rows,)."""
+    rows, n = scores.shape
+    groups = min(n, 4 * count)
+    # So many groups have a largest score above it, each its own.
+    largest = scores[:, : n - n % groups].reshape(rows, -1, groups).max(axis=1)
+    bounds: np.ndarray = np.partition(largest, -min(count, groups), axis=1)[:, -min(count, groups)]
+    return bounds
 
 
 def _temperature(temperature: float) -> Warper:

@@ -27,6 +27,7 @@ class SlotDecoder:
             raise ArtifactError(f"{session.name} does not keep its cache in slots; export it again")
         self._vocab = vocab
         # Zeros of numpy's take memory when they are written first: an unused slot costs nothing.
+        self._arrays: dict[str, np.ndarray] = {}  # the buffers that lie in memory of the CPU
         self._buffers = {name: self._buffer(name) for name in caches}
         self._bindings: dict[tuple[int, int], onnxruntime.IOBinding] = {}
 
@@ -55,16 +56,19 @@ class SlotDecoder:
         return logits
 
     def open(self, slot: int, source_ids: Sequence[int]) -> None:
-        """Nothing is to be done before the first token."""
+        """As SlottedDecoder.open: nothing, as there is no encoder."""
 
     def copy(self, sources: Sequence[int], targets: Sequence[int], tokens: int, start: int = 0) -> None:
-        raise NotImplementedError
+        """As SlottedDecoder.copy."""
+        for array in self._arrays.values():
+            array[targets, :, start:tokens] = array[sources, :, start:tokens]  # the right side is a copy
 
     def _buffer(self, name: str) -> onnxruntime.OrtValue:
         _, heads, _, width = (int(size) if isinstance(size, int) else 0 for size in self._session.input_shapes[name])
         shape, dtype = [self.slots, heads, self.max_tokens, width], self._session.input_types[name]
         if self._session.memory == "cpu":
-            return onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype))
+            self._arrays[name] = np.zeros(shape, dtype)
+            return onnxruntime.OrtValue.ortvalue_from_numpy(self._arrays[name])  # the same memory
         return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, dtype, self._session.memory, 0)
 
     def _binding(self, first: int, rows: int) -> onnxruntime.IOBinding:
