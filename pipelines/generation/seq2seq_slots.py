@@ -39,10 +39,13 @@ class Seq2SeqSessions:
     def of(cls, artifact: ModelArtifact, config: SessionConfig) -> Self:
         return cls(*(InferenceSession(artifact.graph(role), config) for role in ("encoder", "decoder")))
 
-    def encode(self, source: Sequence[int]) -> np.ndarray:
-        """The keys and values of one source, (2 x layers, 1, heads, tokens, head_dim) float32."""
-        ids = np.asarray([source], np.int64)
-        return self.encoder.run({"input_ids": ids, "attention_mask": np.ones_like(ids)})["cross_key_values"]
+    def encode(self, sources: Sequence[Sequence[int]]) -> np.ndarray:
+        """The keys and values of some sources, (2 x layers, sources, heads, longest, head_dim) float32."""
+        ids = np.zeros((len(sources), max(map(len, sources))), np.int64)
+        mask = np.zeros_like(ids)
+        for row, source in enumerate(sources):
+            ids[row, : len(source)], mask[row, : len(source)] = source, 1
+        return self.encoder.run({"input_ids": ids, "attention_mask": mask})["cross_key_values"]
 
 
 class SlotEncoderDecoder:
@@ -59,19 +62,17 @@ class SlotEncoderDecoder:
         self._source_lengths = np.ones(slots, np.int64)
         self._sources = np.zeros(slots, np.int64)  # a number for the source that each slot holds
         self._opened = 0
+        self._unread: dict[int, Sequence[int]] = {}  # sources that were given to slots and not encoded yet
         self._bound: dict[tuple[int, int], _Bound] = {}
 
     def open(self, slot: int, source: Sequence[int]) -> None:
-        """Let `slot` answer `source`: its keys and values take the place of those before.
+        """Let `slot` answer `source`, which is encoded before the next token is read, together with others.
 
         Raises InputTooLongError for a source that a slot cannot hold.
         """
         if len(source) > (longest := self._cross.shape[3]):
             raise InputTooLongError(f"inputs has {len(source)} tokens; allowed: at most {longest}")
-        encoded = self._sessions.encode(source)[:, 0]  # (parts, heads, tokens, head_dim)
-        self._cross[:, slot, :, : len(source)] = encoded
-        self._ends[:, slot, 0] = encoded[:, :, -1].reshape(len(encoded), -1)
-        self._source_lengths[slot] = len(source)
+        self._unread[slot] = source
         self._opened += 1
         self._sources[slot] = self._opened
 
@@ -81,6 +82,7 @@ class SlotEncoderDecoder:
         The logits of the tokens `logits_at`, (n,) int64, of each row: (rows, n, vocab) float32, the caller's own.
         What a slot held after its length is overwritten, or never read again.
         """
+        self._encode()
         rows, tokens = ids.shape
         bound = self._binding(first, rows)
         bound.source_seqlens_k[:] = self._source_lengths[first : first + rows] - 1
@@ -101,6 +103,7 @@ class SlotEncoderDecoder:
 
         With `start` 0 the source comes too, where it is not there already.
         """
+        self._encode()
         origins, goals = np.asarray(sources, np.int64), np.asarray(targets, np.int64)
         self._own[:, goals, :, start:tokens] = self._own[:, origins, :, start:tokens]
         other = self._sources[origins] != self._sources[goals]
@@ -111,6 +114,21 @@ class SlotEncoderDecoder:
             self._ends[:, goals] = self._ends[:, origins]
             self._source_lengths[goals] = self._source_lengths[origins]
             self._sources[goals] = self._sources[origins]
+
+    def _encode(self) -> None:
+        """Encode what was opened, sources of similar lengths together: a batch costs its longest times its rows."""
+        opened, self._unread = sorted(self._unread.items(), key=lambda one: len(one[1])), {}
+        while opened:
+            longest = int(_PADDED * len(opened[0][1])) + 1
+            count = sum(len(source) <= longest for _, source in opened)
+            count = max(1, min(count, _BATCH_TOKENS // len(opened[0][1])))
+            batch, opened = opened[:count], opened[count:]
+            encoded = self._sessions.encode([source for _, source in batch])  # (parts, rows, heads, tokens, head_dim)
+            for row, (slot, source) in enumerate(batch):
+                tokens = len(source)
+                self._cross[:, slot, :, :tokens] = encoded[:, row, :, :tokens]
+                self._ends[:, slot, 0] = encoded[:, row, :, tokens - 1].reshape(len(encoded), -1)
+                self._source_lengths[slot] = tokens
 
     def _binding(self, first: int, rows: int) -> "_Bound":
         """Everything but the logits of some slots, bound once: past and present are the same memory."""
@@ -140,6 +158,8 @@ class SlotEncoderDecoder:
         return self._bound[first, rows]
 
 
+_PADDED = 1.25  # sources up to so much longer are encoded together with the shortest
+_BATCH_TOKENS = 1024  # more in a batch gain nothing
 _FED = ("input_ids", "seqlens_k", "total_sequence_length", "source_seqlens_k", "source_total_sequence_length")
 
 
@@ -174,7 +194,7 @@ class Seq2SeqDecoder:
         cancelled: Cancelled = never,
         on_logits: Callable[[int, np.ndarray], None] | None = None,
     ) -> tuple[np.ndarray, KvCache]:
-        encoded = self._sessions.encode(source)  # (parts, 1, heads, tokens, head_dim)
+        encoded = self._sessions.encode([source])  # (parts, 1, heads, tokens, head_dim)
         fixed = dict(zip(self._sessions.cross, encoded, strict=True))
         fixed |= zip(self._sessions.ends, encoded[:, :, :, -1].reshape(len(encoded), 1, 1, -1), strict=True)
         fixed["source_seqlens_k"] = np.asarray([len(source) - 1], np.int32)
