@@ -73,6 +73,11 @@ class SlotEngine:
     def free_slots(self) -> int:
         return self._table.free
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for slots: a beam search, or a sample, counts one."""
+        return len(self._waiting)
+
     def generate(self, request: Request, cancelled: Cancelled = never) -> Answer:
         """As Engine.generate; raises for what no slots can hold, as `check` does."""
         return self.generate_all([request], cancelled)[0]
@@ -204,11 +209,12 @@ class SlotEngine:
         start = int(self._table.lengths[slot])
         ids = np.asarray([request.prompt[start : start + self._chunk_tokens]], np.int64)
         tokens = ids.shape[1]
-        logits_at = np.arange(tokens) if request.prompt_logprobs else np.asarray([tokens - 1])
+        likely = request.prompt_logprobs and prompt.logits is None  # else they are known: it is read once more
+        logits_at = np.arange(tokens) if likely else np.asarray([tokens - 1])
         try:
             with self._in_decoder():
                 logits = self._decoder.read(slot, ids, self._table.lengths[slot : slot + 1], logits_at)[0]
-            if request.prompt_logprobs:
+            if likely:
                 prompt.logprobs += prompt_logprobs(request, start, logits)
         except Exception as error:
             self._end(decoding, error)

@@ -16,6 +16,7 @@ from pipelines.generation.config import GenerationConfig
 from pipelines.generation.decoder import open_decoder
 from pipelines.generation.engine import Engine
 from pipelines.generation.request import Answer, Request
+from pipelines.generation.slot_engine import SlotEngine
 from pipelines.session import SessionConfig
 from tests.checkpoints import DECODERS, ENCODER_DECODERS
 from tests.pipelines.generation.models import WINDOW
@@ -61,7 +62,7 @@ def prompts() -> st.SearchStrategy[list[int]]:
     return st.lists(TOKENS, min_size=1, max_size=14)
 
 
-def ours(engine: Engine, model: Any, prompt: list[int], settings_: dict[str, Any]) -> Answer:
+def ours(engine: Engine | SlotEngine, model: Any, prompt: list[int], settings_: dict[str, Any]) -> Answer:
     defaults = GenerationConfig.of_checkpoint(model.generation_config.to_dict(), {})
     config = replace(defaults, **{name: _tuples(value) for name, value in settings_.items()})
     if model.config.is_encoder_decoder:

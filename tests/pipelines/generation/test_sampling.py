@@ -79,6 +79,27 @@ def test_scores_are_processed_as_by_transformers(
     np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("spread", [0.3, 3.0, 8.0])  # hardly any token removed, and almost all
+@pytest.mark.parametrize("chosen", [{"top_p": 0.9}, {"top_p": 0.3}, {"typical_p": 0.6}, {"min_p": 0.02}])
+def test_scores_of_a_large_vocabulary_are_warped_as_by_transformers_too(
+    model: Any, chosen: dict[str, float], spread: float, beams: int
+) -> None:
+    import torch
+    import transformers
+
+    scores = (np.random.default_rng(5).normal(size=(2, 5000)) * spread).astype(np.float32)
+    reference = transformers.GenerationConfig(do_sample=True, top_k=0, num_beams=beams, eos_token_id=1, **chosen)
+    model._prepare_special_tokens(reference, device="cpu")
+    theirs = model._get_logits_processor(reference, 1, encoder_input_ids=torch.tensor([[5]]))
+    expected = theirs(torch.zeros((2, 1), dtype=torch.int64), torch.tensor(scores)).numpy()
+    for warp in warpers(GenerationConfig(do_sample=True, top_k=0, num_beams=beams, eos_token_id=(1,), **chosen)):
+        warp(scores)
+    differing = np.isneginf(scores) != np.isneginf(expected)
+    assert differing.sum() <= 1  # at the very edge, sums in another order may round otherwise
+    np.testing.assert_allclose(scores[~differing], expected[~differing], rtol=1e-5)
+
+
 @given(
     answer=st.lists(IDS, max_size=12),
     presence=st.sampled_from([-2.0, 0.0, 0.5]),
