@@ -95,8 +95,8 @@ class SlotEncoderDecoder:
             bound.total[...] = bound.seqlens_k.max() + 1
             bound.binding.bind_output("logits", "cpu", 0, np.float32, logits.shape[1:], logits[token].ctypes.data)
             self._sessions.decoder.run_bound(bound.binding)
-        read: np.ndarray = logits[logits_at].swapaxes(0, 1)
-        return read
+        wanted = logits if tokens == len(logits_at) == 1 else logits[logits_at]
+        return wanted.swapaxes(0, 1)
 
     def copy(self, sources: Sequence[int], targets: Sequence[int], tokens: int, start: int = 0) -> None:
         """Let each slot `targets[i]` hold the tokens from `start` up to `tokens` that `sources[i]` holds, all at once.
