@@ -82,7 +82,7 @@ class Beams(Decoding):
 
     def __init__(self, prompt: Prompt) -> None:
         super().__init__(prompt, width=prompt.request.config.num_beams)
-        self._search = BeamSearch(prompt.request)
+        self.search = BeamSearch(prompt.request)
         self.begun = False
         self.outcome: SimpleQueue[tuple[Generation, ...] | Exception | None] = SimpleQueue()
 
@@ -90,14 +90,16 @@ class Beams(Decoding):
     def reading(self) -> tuple[Sequence[int], Sequence[int]]:
         if not self.begun:
             return self.slots[:1], self.prompt.request.prompt[-1:]
-        return self.slots, self._search.last_tokens.tolist()
+        return self.slots, self.search.last_tokens.tolist()
 
-    def advance(self, logits: np.ndarray) -> tuple[list[int], list[int], bool]:
-        """From logits, (beams, vocab), or (1, vocab) of the prompt: slots to copy, where to, and whether it is over."""
-        came_from, over = self._search.advance(logits)
-        if over:
-            return [], [], True
-        parents = [self.slots[beam if self.begun else 0] for beam in came_from]
+    @property
+    def rows(self) -> Sequence[int]:
+        """The slots whose logits tell how each beam goes on; before the first step, all beams are one."""
+        return self.slots if self.begun else self.slots[:1] * self.width
+
+    def place(self, came_from: np.ndarray) -> tuple[list[int], list[int]]:
+        """Give each beam, that goes on from one of those before, a slot: those to copy, and where to."""
+        parents = [self.rows[beam] for beam in came_from]
         self.begun = True
         unused = [slot for slot in self.slots if slot not in parents]
         placed: list[int] = []
@@ -110,11 +112,11 @@ class Beams(Decoding):
             sources.append(parent)
             targets.append(placed[-1])
         self.slots = placed
-        return sources, targets, False
+        return sources, targets
 
     def end(self, error: Exception | None = None) -> None:
         if error is None:
-            self.outcome.put(self._search.generations())
+            self.outcome.put(self.search.generations())
         self.outcome.put(error)
 
 

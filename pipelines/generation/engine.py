@@ -72,12 +72,12 @@ class Engine:
         self, request: Request, logits: np.ndarray, cache: KvCache, cancelled: Cancelled
     ) -> tuple[Generation, ...]:
         search = BeamSearch(request)
+        logits = np.repeat(logits, request.config.num_beams, axis=0)
+        cache = cache.select(np.zeros(len(logits), np.int64))
         while True:
             came_from, over = search.advance(logits)
             if over or cancelled():
                 return search.generations()
-            if len(logits) == 1:  # of the prompt: all beams go on from the one row
-                cache = cache.select(np.zeros(len(came_from), np.int64))
-            elif (came_from != np.arange(len(came_from))).any():
+            if (came_from != np.arange(len(came_from))).any():
                 cache = cache.select(came_from)
             logits, cache = self._decoder.step(search.last_tokens, cache)

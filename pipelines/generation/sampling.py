@@ -82,13 +82,13 @@ def draw_each(
     that it leaves are looked at, as a vocabulary has thousands of them.
     """
     bounded = [0 < count < scores.shape[1] for count in top_ks]
-    bounds = _bounds(scores, max(top_ks)) if any(bounded) else np.empty(0)
+    least = bounds(scores, max(top_ks)) if any(bounded) else np.empty(0)
     tokens = []
     for row, (sampler, chain, count) in enumerate(zip(samplers, chains, top_ks, strict=True)):
         if not bounded[row]:
             kept, left = None, scores[row : row + 1]
         else:
-            kept = np.flatnonzero(scores[row] >= bounds[row])
+            kept = np.flatnonzero(scores[row] >= least[row])
             left = scores[row, kept]
             exact = left >= np.partition(left, -count)[-count]
             kept, left = kept[exact], left[None, exact]
@@ -99,14 +99,14 @@ def draw_each(
     return tokens
 
 
-def _bounds(scores: np.ndarray, count: int) -> np.ndarray:
+def bounds(scores: np.ndarray, count: int) -> np.ndarray:
     """For each row of `scores`, (rows, n), a score that at least `count` of it reach, and not many more: (rows,)."""
     rows, n = scores.shape
     groups = min(n, 4 * count)
     # So many groups have a largest score above it, each its own.
     largest = scores[:, : n - n % groups].reshape(rows, -1, groups).max(axis=1)
-    bounds: np.ndarray = np.partition(largest, -min(count, groups), axis=1)[:, -min(count, groups)]
-    return bounds
+    found: np.ndarray = np.partition(largest, -min(count, groups), axis=1)[:, -min(count, groups)]
+    return found
 
 
 def _temperature(temperature: float) -> Warper:
@@ -177,7 +177,7 @@ def _leading(keys: np.ndarray, probabilities: np.ndarray, mass: float) -> np.nda
     """
     count = _FIRST_LOOK
     while count < len(keys):
-        found = np.flatnonzero(keys <= -_bounds(-keys[None], count)[0])
+        found = np.flatnonzero(keys <= -bounds(-keys[None], count)[0])
         if probabilities[found].sum() > mass + _ROUNDING:
             return found
         count *= 8

@@ -17,6 +17,7 @@ import numpy as np
 from pipelines.artifact import ModelArtifact
 from pipelines.base import Cancelled, never
 from pipelines.errors import InputTooLongError, InvalidInputError
+from pipelines.generation.beam_search import advance_all
 from pipelines.generation.continuation import prompt_logprobs
 from pipelines.generation.decoder import open_decoder
 from pipelines.generation.decodings import Beams, Decoding, Prompt, Sample, advance_samples, arriving
@@ -230,7 +231,7 @@ class SlotEngine:
         self._decoding.append(decoding)
         self._release(decoding.prompt, logits)
         if isinstance(decoding, Beams):
-            self._advance_beams(decoding, logits)
+            self._advance_beams([decoding], np.repeat(logits, decoding.width, axis=0))
         elif isinstance(decoding, Sample):
             self._advance_samples([decoding], logits)
 
@@ -261,13 +262,12 @@ class SlotEngine:
                 self._end(decoding, error)
             return
         self._table.append_each(slots, tokens)
-        samples: list[Sample] = []
-        for decoding, (some, _) in zip(list(self._decoding), readings, strict=True):
+        for decoding, (some, _) in zip(self._decoding, readings, strict=True):
             self._release(decoding.prompt, logits[some[0] - first : some[0] - first + 1])
-            if isinstance(decoding, Sample):
-                samples.append(decoding)
-            elif isinstance(decoding, Beams):
-                self._advance_beams(decoding, logits[np.asarray(some) - first])
+        beams = [decoding for decoding in self._decoding if isinstance(decoding, Beams)]
+        samples = [decoding for decoding in self._decoding if isinstance(decoding, Sample)]
+        if beams:
+            self._advance_beams(beams, logits[[slot - first for one in beams for slot in one.rows]])
         samples.sort(key=lambda sample: sample.slots)
         rows = [sample.slots[0] - first for sample in samples]
         self._advance_samples(samples, logits if len(rows) == len(logits) else logits[rows])
@@ -280,17 +280,22 @@ class SlotEngine:
             elif outcome:
                 self._end(sample)
 
-    def _advance_beams(self, beams: Beams, logits: np.ndarray) -> None:
-        """As Beams.advance."""
-        try:
-            sources, targets, over = beams.advance(logits)
-            if targets:
-                self._copy(sources, targets, int(self._table.lengths[sources[0]]))
-        except Exception as error:
-            self._end(beams, error)
-        else:
+    def _advance_beams(self, some: Sequence[Beams], logits: np.ndarray) -> None:
+        """Let searches go on from logits, (beams of all of them, vocab), which may be changed."""
+        for beams, outcome in zip(some, advance_all([one.search for one in some], logits), strict=True):
+            if isinstance(outcome, Exception):
+                self._end(beams, outcome)
+                continue
+            came_from, over = outcome
             if over:
                 self._end(beams)
+                continue
+            sources, targets = beams.place(came_from)
+            try:
+                if targets:
+                    self._copy(sources, targets, int(self._table.lengths[sources[0]]))
+            except Exception as error:
+                self._end(beams, error)
 
     def _copy(self, sources: Sequence[int], targets: Sequence[int], tokens: int) -> None:
         """Let slots hold the first tokens of others; what they hold of these already stays where it is."""
