@@ -66,7 +66,8 @@ class InferenceSession:
                 providers=[(one, _provider_options(one, config)) for one in providers],
             )
         except Exception as error:  # onnxruntime raises a type of its own per failure, all of them plain Exceptions
-            raise ArtifactError(f"{graph!s:.200} cannot be loaded by onnxruntime: {_first_line(error)}") from None
+            what = "a graph in memory" if isinstance(graph, bytes) else graph
+            raise ArtifactError(f"{what} cannot be loaded by onnxruntime: {_first_line(error)}") from None
         if providers[0] not in self._session.get_providers():
             raise ConfigurationError(f"device is {config.device!r}, but {providers[0]} cannot start on this machine")
         self.name = "a graph in memory" if isinstance(graph, bytes) else graph.name
