@@ -29,6 +29,7 @@ class BeamSearch:
         config = self._config = request.config
         self._processors = logits_processors(config, len(request.prompt))
         self._warpers, self._sampler, self._stop = warpers(config), Sampler(request.seed), request.stop
+        self._eos = np.asarray(config.eos_token_id, np.int64)
         beams = config.num_beams
         self._prompt_tokens = len(request.prompt)
         self._running = np.tile(np.asarray(request.prompt, np.int64), (beams, 1))  # (beams, tokens)
@@ -108,7 +109,7 @@ class BeamSearch:
         """Why each of `candidates`, (n, tokens), ends; None for those that go on."""
         config = self._config
         assert config.max_length is not None
-        ending = np.isin(candidates[:, -1], config.eos_token_id) | (candidates.shape[1] >= config.max_length)
+        ending = (candidates[:, -1:] == self._eos).any(axis=1) | (candidates.shape[1] >= config.max_length)
         reasons: list[FinishReason | None] = [None] * len(candidates)
         for index in range(len(candidates)) if self._stop is not None else np.flatnonzero(ending):
             ids = candidates[index].tolist()
@@ -166,7 +167,7 @@ def advance_all(searches: Sequence[BeamSearch], logits: np.ndarray) -> list[tupl
     looked_at = scores >= bounds(scores, max(search.candidates for search in searches))[:, None]
     for search, end in zip(searches, ends, strict=True):
         looked_at[end - len(search.last_tokens) : end] |= search.draws
-    rows, tokens = looked_at.nonzero()
+    rows, tokens = np.divmod(np.flatnonzero(looked_at), scores.shape[1])
     places = np.searchsorted(rows, [0, *ends])
     for index, (search, end) in enumerate(zip(searches, ends, strict=True)):
         found = slice(places[index], places[index + 1])

@@ -102,8 +102,8 @@ def draw_each(
 def bounds(scores: np.ndarray, count: int) -> np.ndarray:
     """For each row of `scores`, (rows, n), a score that at least `count` of it reach, and not many more: (rows,)."""
     rows, n = scores.shape
-    groups = min(n, 4 * count)
-    # So many groups have a largest score above it, each its own.
+    # The `count` groups with the largest scores have one each. More groups make for a nearer bound, and longer strides.
+    groups = min(n, max(4 * count, n // 64))
     largest = scores[:, : n - n % groups].reshape(rows, -1, groups).max(axis=1)
     found: np.ndarray = np.partition(largest, -min(count, groups), axis=1)[:, -min(count, groups)]
     return found

@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 
 from pipelines.errors import ArtifactError
+from pipelines.generation.buffer_copy import BufferCopy
 from pipelines.session import InferenceSession
 
 _FED = ("input_ids", "position_ids", "seqlens_k", "total_sequence_length", "logits_at")
@@ -29,6 +30,7 @@ class SlotDecoder:
         # Zeros of numpy's take memory when they are written first: an unused slot costs nothing.
         self._arrays: dict[str, np.ndarray] = {}  # the buffers that lie in memory of the CPU
         self._buffers = {name: self._buffer(name) for name in caches}
+        self._copy = None if self._arrays else BufferCopy(self._buffers, session.config)
         self._bindings: dict[tuple[int, int], onnxruntime.IOBinding] = {}
 
     def read(self, first: int, ids: np.ndarray, lengths: np.ndarray, logits_at: np.ndarray) -> np.ndarray:
@@ -60,6 +62,8 @@ class SlotDecoder:
 
     def copy(self, sources: Sequence[int], targets: Sequence[int], tokens: int, start: int = 0) -> None:
         """As SlottedDecoder.copy."""
+        if self._copy is not None:
+            self._copy(sources, targets)
         for array in self._arrays.values():
             array[targets, :, start:tokens] = array[sources, :, start:tokens]  # the right side is a copy
 

@@ -136,6 +136,7 @@ class SlotEngine:
     def _run(self) -> None:
         began = time.perf_counter()
         while self._admit():
+            self._close_up()
             self._prefill()
             self._step()
             ended = time.perf_counter()
@@ -192,6 +193,19 @@ class SlotEngine:
             self._decoding.append(decoding)
         else:
             self._prefilling.append(decoding)
+
+    def _close_up(self) -> None:
+        """Let who is left move together, as a step reads all rows between them."""
+        while (hole := self._table.hole()) is not None:
+            last, free = hole
+            owner = next(one for one in (*self._decoding, *self._prefilling) if last in one.slots)
+            try:
+                self._copy([last], [free], int(self._table.lengths[last]))
+            except Exception as error:
+                self._end(owner, error)
+                continue
+            self._table.move(last, free)
+            owner.slots[owner.slots.index(last)] = free
 
     def _prefill(self) -> None:
         """Read prompts, a chunk altogether. They take turns, so that a short one does not wait for a long one's end."""
@@ -301,7 +315,7 @@ class SlotEngine:
         """Let slots hold the first tokens of others; what they hold of these already stays where it is."""
         pairs = zip(sources, targets, strict=True)
         start = min(self._table.alike(source, target, tokens) for source, target in pairs)
-        if start < tokens:
+        if start < tokens or tokens == 0:  # without tokens, there may still be a source
             with self._in_decoder():
                 self._decoder.copy(sources, targets, tokens, start)
         self._table.copy(sources, targets, tokens)

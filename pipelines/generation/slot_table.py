@@ -53,6 +53,20 @@ class SlotTable:
         self._taken.add(chosen)
         return chosen
 
+    def hole(self) -> tuple[int, int] | None:
+        """The last taken slot and a free one before it, where half of the rows that a step reads are nobody's."""
+        if not self._taken:
+            return None
+        first, last = min(self._taken), max(self._taken)
+        if last + 1 - first < 2 * len(self._taken) or last == first:
+            return None
+        return last, min(set(range(first, last)) - self._taken)
+
+    def move(self, source: int, target: int) -> None:
+        """Whoever has one slot has another instead."""
+        self._taken.add(target)
+        self.give_back(source)
+
     def give_back(self, slot: int) -> None:
         self._taken.remove(slot)
         self._given_back += 1

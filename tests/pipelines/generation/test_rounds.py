@@ -75,6 +75,17 @@ def test_the_first_token_of_a_short_prompt_comes_within_three_chunks_of_a_long_o
     assert came_at[0] - 4 <= 3
 
 
+def test_those_who_are_left_move_together_and_go_on_as_if_nothing_had_been(
+    recorded: tuple[SlotEngine, RecordingDecoder],
+) -> None:
+    """The first and the last of four stay: a step reads two rows then, not four."""
+    engine, decoder = recorded
+    requests = [greedy(range(5 + n, 20 + n), answer) for n, answer in enumerate((60, 3, 3, 60))]
+    together = engine.generate_all(requests)
+    assert [rows for rows, tokens in decoder.reads if tokens == 1][-45:-5] == [2] * 40
+    assert together == [engine.generate(request) for request in requests]
+
+
 def wait_for(condition: Callable[[], bool]) -> None:
     for _ in range(10_000):
         if condition():

@@ -83,7 +83,7 @@ def test_scores_are_processed_as_by_transformers(
 @pytest.mark.parametrize("spread", [0.3, 3.0, 8.0])  # hardly any token removed, and almost all
 @pytest.mark.parametrize("chosen", [{"top_p": 0.9}, {"top_p": 0.3}, {"typical_p": 0.6}, {"min_p": 0.02}])
 def test_scores_of_a_large_vocabulary_are_warped_as_by_transformers_too(
-    model: Any, chosen: dict[str, float], spread: float, beams: int
+    model: Any, chosen: dict[str, Any], spread: float, beams: int
 ) -> None:
     import torch
     import transformers
