@@ -1,4 +1,4 @@
-"""Encoder-decoders in slots: rows at different steps, with sources of very different lengths, answered as each alone."""
+"""Encoder-decoders in slots: rows at different steps, with sources of very different lengths."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
