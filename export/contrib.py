@@ -18,9 +18,10 @@ def contrib(operator: str, inputs: Sequence[Any], like: Sequence[Any], **attribu
 
         @staticmethod
         def symbolic(g: Any, outputs: int, *values: Any) -> Any:
-            from torch.onnx.symbolic_helper import _optional_input_placeholder_tensor
+            from torch.onnx import symbolic_helper
 
-            given = [_optional_input_placeholder_tensor(g) if one is None else one for one in values[outputs:]]
+            left_out: Any = symbolic_helper._optional_input_placeholder_tensor
+            given = [left_out(g) if one is None else one for one in values[outputs:]]
             names = {f"{name}_{'f' if isinstance(value, float) else 'i'}": value for name, value in attributes.items()}
             made = g.op(f"com.microsoft::{operator}", *given, outputs=outputs, **names)
             made = (made,) if outputs == 1 else made
@@ -28,5 +29,6 @@ def contrib(operator: str, inputs: Sequence[Any], like: Sequence[Any], **attribu
                 output.setType(one.type())
             return tuple(made)
 
-    made: tuple[Any, ...] = Contrib.apply(len(like), *like, *inputs)
+    traced: Any = Contrib
+    made: tuple[Any, ...] = traced.apply(len(like), *like, *inputs)
     return made

@@ -164,6 +164,8 @@ def _encoder(model: Any) -> Any:
     import torch
 
     class SlotEncoder(torch.nn.Module):
+        bias: torch.Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.stack = model.get_encoder()
@@ -215,6 +217,9 @@ def _decoder(model: Any) -> Any:
     import torch
 
     class SlotDecoder(torch.nn.Module):
+        bias: torch.Tensor
+        positions: torch.Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.model, self.stack = model, model.get_decoder()
