@@ -127,6 +127,25 @@ def test_a_reader_that_leaves_frees_its_slot_at_the_next_step(
     assert len(decoder.reads) - left_at[0] <= 1
 
 
+def test_what_fails_between_steps_fails_those_who_are_there_and_nobody_hangs(
+    recorded: tuple[SlotEngine, RecordingDecoder],
+) -> None:
+    """A caller whose own question fails: whom it hits is not known, but the engine goes on."""
+    engine, _ = recorded
+    asked: list[int] = []
+
+    def broken() -> bool:
+        asked.append(1)
+        if len(asked) > 3:
+            raise ZeroDivisionError("who knows")
+        return False
+
+    with pytest.raises(ZeroDivisionError, match="who knows"):
+        engine.generate(greedy([5], 50), broken)
+    assert idle(engine)
+    assert len(engine.generate(greedy([5], 4)).generations[0].steps) == 4
+
+
 def test_whatever_comes_goes_and_fails_the_others_are_answered_as_alone_and_every_slot_is_free_again(
     recorded: tuple[SlotEngine, RecordingDecoder], engine: Callable[[str], Engine]
 ) -> None:
