@@ -2,8 +2,9 @@
 
     waiting ──free slots──> chunks of the prompt ──> a token per round ──stop, cancel, error──> slots are free
 
-A round reads prompts, a chunk altogether, then one token of every sequence whose prompt was read: that is how long a
-stream waits for a newcomer. One thread does all rounds; it starts with the first request and ends with the last.
+A round reads sources and prompts, a chunk altogether, then one token of every sequence whose prompt was read: that is
+how long a stream waits for newcomers. One thread does all rounds; it starts with the first request and ends with the
+last.
 """
 
 import threading
@@ -37,6 +38,7 @@ class DecodingLoop:
         self._table = SlotTable(decoder.slots, decoder.max_tokens)
         self._prefilling: deque[Decoding] = deque()
         self._decoding: list[Decoding] = []
+        self._budget = 0  # how many tokens of sources and prompts may still be read in this round
         self.steps, self.step_s, self.decoder_s = 0, 0.0, 0.0
 
     @property
@@ -85,6 +87,7 @@ class DecodingLoop:
 
     def _admit(self) -> bool:
         """Let go who left, give free slots to who waits longest; False, and the thread ends, where nobody is there."""
+        self._budget = self._chunk_tokens
         for decoding in [*self._decoding, *self._prefilling]:
             if decoding.prompt.cancelled():
                 self._end(decoding)
@@ -93,8 +96,8 @@ class DecodingLoop:
                 left = [one for one in self._waiting if one.prompt.cancelled()]
                 for decoding in left:
                     self._waiting.remove(decoding)
-                if not self._waiting or self._waiting[0].width > self._table.free:
-                    alive = self._awake = bool(self._decoding or self._prefilling or left)
+                if not self._waiting or self._waiting[0].width > self._table.free or self._budget <= 0:
+                    alive = self._awake = bool(self._decoding or self._prefilling or self._waiting or left)
                     admitted = None
                 else:
                     admitted = self._waiting.popleft()
@@ -125,6 +128,7 @@ class DecodingLoop:
         else:
             with self._in_decoder():
                 self._decoder.open(slot, request.source)
+            self._budget -= len(request.source)
             table.open(slot, request.source)
         missing = len(request.prompt) - int(table.lengths[slot])
         if missing == 0:
@@ -150,15 +154,15 @@ class DecodingLoop:
 
     def _prefill(self) -> None:
         """Read prompts, a chunk altogether. They take turns, so that a short one does not wait for a long one's end."""
-        budget = self._chunk_tokens
         while self._prefilling:
             decoding = self._prefilling[0]
             missing = len(decoding.prompt.request.prompt) - int(self._table.lengths[decoding.slots[0]])
-            if budget < min(missing, self._chunk_tokens):
+            tokens = min(missing, self._chunk_tokens)
+            if self._budget < tokens:
                 return
             self._prefilling.popleft()
             self._read_chunk(decoding)
-            budget -= min(missing, self._chunk_tokens)
+            self._budget -= tokens
 
     def _read_chunk(self, decoding: Decoding) -> None:
         prompt, request, slot = decoding.prompt, decoding.prompt.request, decoding.slots[0]

@@ -1,6 +1,7 @@
 """What a round of the slot engine costs those who wait for it, counted in reads of the decoder; and what goes wrong."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -48,6 +49,17 @@ def test_a_stream_waits_for_one_chunk_at_most_however_many_prompts_come(
     between = [decoder.reads[one + 1 : other] for one, other in pairwise(steps)]
     assert max(sum(tokens for _, tokens in reads) for reads in between) == CHUNK_TOKENS
     assert sum(len(reads) > 1 for reads in between) > 0  # short prompts share a chunk
+
+
+def test_a_stream_waits_for_few_sources_at_once_too(recorded: tuple[SlotEngine, RecordingDecoder]) -> None:
+    """What an encoder reads counts like a prompt: of sources of five tokens, two begin in a round of eight."""
+    engine, decoder = recorded
+    sources = [replace(greedy([5], 3), source=tuple(range(n, n + 5))) for n in range(10)]
+    engine.generate_all([greedy([5], 60), *sources])
+    rounds = Counter(reads for reads, tokens in decoder.opened if tokens)
+    assert sum(rounds.values()) == 10
+    assert max(rounds.values()) == 2
+    assert idle(engine)
 
 
 def test_the_first_token_of_a_short_prompt_comes_within_three_chunks_of_a_long_one(
