@@ -68,7 +68,7 @@ class BeamSearch:
         for warp in self._warpers:
             warp(scores)
         if self._config.renormalize_logits:
-            scores[:] = log_softmax(scores)
+            log_softmax(scores, out=scores)
 
     @property
     def draws(self) -> bool:
@@ -154,7 +154,7 @@ def advance_all(searches: Sequence[BeamSearch], logits: np.ndarray) -> list[tupl
 
     For each search, which beam each new one continues, (beams,) int64, and whether it is over; or what failed in it.
     """
-    scores = log_softmax(logits)
+    scores = log_softmax(logits, out=logits)
     ends = np.cumsum([len(search.last_tokens) for search in searches])
     outcomes: list[tuple[np.ndarray, bool] | Exception] = []
     failed: dict[int, Exception] = {}

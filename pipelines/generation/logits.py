@@ -11,6 +11,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from pipelines.generation.config import GenerationConfig
 
+_CACHED = 2**16  # numbers at a time: what is made of them stays near the processor
+
 LogitsProcessor = Callable[[np.ndarray, np.ndarray], None]
 
 
@@ -42,10 +44,14 @@ def logits_processors(config: GenerationConfig, prompt_tokens: int) -> list[Logi
     return processors
 
 
-def log_softmax(scores: np.ndarray) -> np.ndarray:
-    """Log-probabilities over the last axis, float32."""
-    shifted = scores - scores.max(axis=-1, keepdims=True)
-    normalized: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+def log_softmax(scores: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Log-probabilities over the last axis, float32; in `out` where it is given, which may be `scores`."""
+    normalized: np.ndarray = np.subtract(scores, scores.max(axis=-1, keepdims=True), out=out, order="C")
+    rows = normalized.reshape(-1, normalized.shape[-1])
+    step = max(1, _CACHED // rows.shape[1])
+    for start in range(0, len(rows), step):
+        some = rows[start : start + step]
+        some -= np.log(np.exp(some).sum(axis=-1, keepdims=True))
     return normalized
 
 

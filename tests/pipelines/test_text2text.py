@@ -48,6 +48,8 @@ def choices() -> st.SearchStrategy[dict[str, Any]]:
             "num_beams": st.integers(1, 3),
             "no_repeat_ngram_size": st.integers(0, 3),
             "repetition_penalty": st.sampled_from([0.8, 1.5]),
+            "bad_words_ids": st.lists(st.lists(st.integers(10, 299), min_size=1, max_size=2), min_size=1, max_size=20),
+            "suppress_tokens": st.lists(st.integers(10, 299), min_size=1, max_size=30),
         },
     )
 

@@ -8,7 +8,8 @@ from pipelines.generation.slotted_decoder import SlottedDecoder
 
 
 class RecordingDecoder:
-    """`reads` are the tokens of each read, (rows, tokens); `copies` the slots and the number of tokens of each copy.
+    """`reads` are the tokens of each read, (rows, tokens); `copies` the slots and the number of tokens of each copy;
+    `opened`, for each source, how many reads came before it and its length.
 
     `fails`, asked before each read with how many there were, makes it raise.
     """
@@ -18,6 +19,7 @@ class RecordingDecoder:
         self.slots, self.max_tokens = decoder.slots, decoder.max_tokens
         self.reads: list[tuple[int, int]] = []
         self.copies: list[tuple[int, int]] = []
+        self.opened: list[tuple[int, int]] = []
         self.fails: Callable[[int], bool] = lambda _reads: False
 
     @property
@@ -34,6 +36,7 @@ class RecordingDecoder:
         return self._decoder.read(first, ids, lengths, logits_at)
 
     def open(self, slot: int, source_ids: Sequence[int]) -> None:
+        self.opened.append((len(self.reads), len(source_ids)))
         self._decoder.open(slot, source_ids)
 
     def copy(self, sources: Sequence[int], targets: Sequence[int], tokens: int, start: int = 0) -> None:

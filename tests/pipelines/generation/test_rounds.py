@@ -1,6 +1,7 @@
 """What a round of the slot engine costs those who wait for it, counted in reads of the decoder; and what goes wrong."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -48,6 +49,17 @@ def test_a_stream_waits_for_one_chunk_at_most_however_many_prompts_come(
     between = [decoder.reads[one + 1 : other] for one, other in pairwise(steps)]
     assert max(sum(tokens for _, tokens in reads) for reads in between) == CHUNK_TOKENS
     assert sum(len(reads) > 1 for reads in between) > 0  # short prompts share a chunk
+
+
+def test_a_stream_waits_for_few_sources_at_once_too(recorded: tuple[SlotEngine, RecordingDecoder]) -> None:
+    """What an encoder reads counts like a prompt: of sources of five tokens, two begin in a round of eight."""
+    engine, decoder = recorded
+    sources = [replace(greedy([5], 3), source=tuple(range(n, n + 5))) for n in range(10)]
+    engine.generate_all([greedy([5], 60), *sources])
+    rounds = Counter(reads for reads, tokens in decoder.opened if tokens)
+    assert sum(rounds.values()) == 10
+    assert max(rounds.values()) == 2
+    assert idle(engine)
 
 
 def test_the_first_token_of_a_short_prompt_comes_within_three_chunks_of_a_long_one(
@@ -125,6 +137,25 @@ def test_a_reader_that_leaves_frees_its_slot_at_the_next_step(
     left_at.append(len(decoder.reads))
     assert idle(engine)
     assert len(decoder.reads) - left_at[0] <= 1
+
+
+def test_what_fails_between_steps_fails_those_who_are_there_and_nobody_hangs(
+    recorded: tuple[SlotEngine, RecordingDecoder],
+) -> None:
+    """A caller whose own question fails: whom it hits is not known, but the engine goes on."""
+    engine, _ = recorded
+    asked: list[int] = []
+
+    def broken() -> bool:
+        asked.append(1)
+        if len(asked) > 3:
+            raise ZeroDivisionError("who knows")
+        return False
+
+    with pytest.raises(ZeroDivisionError, match="who knows"):
+        engine.generate(greedy([5], 50), broken)
+    assert idle(engine)
+    assert len(engine.generate(greedy([5], 4)).generations[0].steps) == 4
 
 
 def test_whatever_comes_goes_and_fails_the_others_are_answered_as_alone_and_every_slot_is_free_again(
