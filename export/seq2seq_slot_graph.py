@@ -165,6 +165,7 @@ def _encoder(model: Any) -> Any:
 
     class SlotEncoder(torch.nn.Module):
         bias: torch.Tensor
+        distances: torch.Tensor | None
 
         def __init__(self) -> None:
             super().__init__()
@@ -219,6 +220,7 @@ def _decoder(model: Any) -> Any:
     class SlotDecoder(torch.nn.Module):
         bias: torch.Tensor
         positions: torch.Tensor
+        distances: torch.Tensor | None
 
         def __init__(self) -> None:
             super().__init__()

@@ -109,7 +109,11 @@ def test_an_encoder_decoder_equals_transformers(architecture: str, exported: Mak
     ("architecture", "changes", "reason"),
     [
         ("marian", {"optimize": "O1"}, "the fusions of O1 do not know such a graph"),
-        ("bart", {"encoder_attention_heads": 8, "decoder_attention_heads": 8}, "heads of width 4 are not a multiple of 8"),
+        (
+            "bart",
+            {"encoder_attention_heads": 8, "decoder_attention_heads": 8},
+            "heads of width 4 are not a multiple of 8",
+        ),
     ],
 )
 def test_an_encoder_decoder_that_cannot_have_slots_stays_on_the_plain_graphs_and_says_why(
