@@ -119,9 +119,7 @@ class SlotEncoderDecoder:
         """Encode what was opened, sources of similar lengths together: a batch costs its longest times its rows."""
         opened, self._unread = sorted(self._unread.items(), key=lambda one: len(one[1])), {}
         while opened:
-            longest = int(_PADDED * len(opened[0][1])) + 1
-            count = sum(len(source) <= longest for _, source in opened)
-            count = max(1, min(count, _BATCH_TOKENS // len(opened[0][1])))
+            count = _worth_a_batch([len(source) for _, source in opened])
             batch, opened = opened[:count], opened[count:]
             encoded = self._sessions.encode([source for _, source in batch])  # (parts, rows, heads, tokens, head_dim)
             for row, (slot, source) in enumerate(batch):
@@ -158,9 +156,21 @@ class SlotEncoderDecoder:
         return self._bound[first, rows]
 
 
-_PADDED = 1.25  # sources up to so much longer are encoded together with the shortest
+_PADDED = 0.25  # of a batch's tokens may be padding as well,
+_RUN_TOKENS = 16  # or as many as cost what another run does
 _BATCH_TOKENS = 1024  # more in a batch gain nothing
 _FED = ("input_ids", "seqlens_k", "total_sequence_length", "source_seqlens_k", "source_total_sequence_length")
+
+
+def _worth_a_batch(lengths: Sequence[int]) -> int:
+    """How many of some sources, shortest first, are encoded faster together than in several runs."""
+    total = 0
+    for count, length in enumerate(lengths):
+        total += length
+        padded = (count + 1) * length
+        if count and (padded > _BATCH_TOKENS or padded - total > max(_RUN_TOKENS, _PADDED * total)):
+            return count
+    return len(lengths)
 
 
 @dataclass(frozen=True)

@@ -150,6 +150,21 @@ def test_tokens_read_at_once_give_the_logits_that_they_give_one_by_one(
     np.testing.assert_allclose(together[0], [one_by_one[0], one_by_one[2]], atol=1e-5)
 
 
+def test_sources_that_are_encoded_together_are_encoded_as_each_alone(
+    decoder: Callable[[str], SlotEncoderDecoder],
+) -> None:
+    slots, random = decoder("m2m_100"), Random(3)
+    sources = [tuple(random.randrange(4, 300) for _ in range(n)) for n in (9, 2, 12, LONGEST)]
+    prompts, lengths = np.full((SLOTS, 1), START), np.zeros(SLOTS, np.int64)
+    alone = []
+    for slot, one in enumerate(sources):
+        slots.open(slot, one)
+        alone.append(slots.read(slot, prompts[:1], lengths[:1], LAST)[0])
+    for slot, one in enumerate(sources):
+        slots.open(slot, one)
+    np.testing.assert_allclose(slots.read(0, prompts, lengths, LAST), alone, atol=1e-5)
+
+
 def test_slots_that_are_nobodys_may_be_empty_or_full(decoder: Callable[[str], SlotEncoderDecoder]) -> None:
     slots = decoder("marian")
     slots.open(1, (5, 6, 7))
