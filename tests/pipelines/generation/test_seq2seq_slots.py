@@ -13,9 +13,9 @@ import pytest
 from pipelines.artifact import ModelArtifact
 from pipelines.errors import InputTooLongError
 from pipelines.generation.config import GenerationConfig
-from pipelines.generation.request import Request
+from pipelines.generation.request import Answer, Request
 from pipelines.generation.seq2seq_slots import Seq2SeqSessions, SlotEncoderDecoder
-from pipelines.generation.slot_engine import open_engine
+from pipelines.generation.slot_engine import SlotEngine, open_engine
 from pipelines.generation.slots import SlotsConfig
 from pipelines.session import SessionConfig
 from tests.checkpoints import ENCODER_DECODERS
@@ -44,6 +44,12 @@ def random_request(random: Random) -> Request:
     return Request((START,), config, source=source(random), seed=random.getrandbits(32))
 
 
+def answered_together(engine: SlotEngine, random: Random) -> list[tuple[Request, Answer]]:
+    requests = [random_request(random) for _ in range(30)]
+    with ThreadPoolExecutor(10) as callers:
+        return list(zip(requests, callers.map(engine.generate, requests), strict=True))
+
+
 @pytest.fixture(scope="module")
 def decoder(exported: Callable[..., Path]) -> Callable[[str], SlotEncoderDecoder]:
     def make(architecture: str) -> SlotEncoderDecoder:
@@ -57,11 +63,7 @@ def decoder(exported: Callable[..., Path]) -> Callable[[str], SlotEncoderDecoder
 def test_requests_that_come_and_go_together_are_answered_as_each_of_them_alone(
     architecture: str, engine: Engines, slot_engine: SlotEngines
 ) -> None:
-    random = Random(architecture)
-    requests = [random_request(random) for _ in range(30)]
-    with ThreadPoolExecutor(10) as callers:
-        answers = list(callers.map(slot_engine(architecture).generate, requests))
-    for request, answer in zip(requests, answers, strict=True):
+    for request, answer in answered_together(slot_engine(architecture), Random(architecture)):
         assert_same(answer, engine(architecture).generate(request))
     assert idle(slot_engine(architecture))
 
@@ -72,11 +74,8 @@ def test_answers_in_eight_bits_do_not_depend_on_their_company_either(
 ) -> None:
     artifact = ModelArtifact.open(exported(architecture, "translation", "int8"))
     engine = open_engine(artifact, SessionConfig(), SlotsConfig(SLOTS, WINDOW))
-    random = Random(2)
-    requests = [random_request(random) for _ in range(20)]
-    with ThreadPoolExecutor(10) as callers:
-        answers = list(callers.map(engine.generate, requests))
-    for request, answer in zip(requests, answers, strict=True):
+    assert isinstance(engine, SlotEngine)
+    for request, answer in answered_together(engine, Random(2)):
         assert_same(answer, engine.generate(request))
 
 
