@@ -12,12 +12,22 @@ class OneScale:
     def __init__(self) -> None:
         self.seen: set[str] = set()
 
-    def quantized(self, name: str) -> tuple[str, str]:
-        """What an activation, and its zero point, are called in eight bits."""
-        return f"{name}_quantized", f"{name}_zero_point"
+    def product(self, name: str, matrix: str, scales: str, zero_points: str, output: str) -> Iterator[Any]:
+        """The nodes of a product with an int8 matrix (in, out), whose scales and zero points are (out,).
 
-    def quantize(self, name: str) -> Iterator[Any]:
-        """The nodes that make them, where nothing did yet."""
+        onnxruntime fuses them all into one when it loads the graph.
+        """
+        from onnx import helper
+
+        yield from self._quantize(name)
+        integer, inputs = f"{output}_integer", [f"{name}_quantized", matrix, f"{name}_zero_point", zero_points]
+        yield helper.make_node("MatMulInteger", inputs, [integer], f"{output}_quant")
+        yield helper.make_node("Cast", [integer], [f"{integer}_cast"], f"{output}_cast", to=1)
+        yield helper.make_node("Mul", [f"{name}_scale", scales], [f"{output}_factor"], f"{output}_scales_mul")
+        yield helper.make_node("Mul", [f"{integer}_cast", f"{output}_factor"], [output], f"{output}_output_mul")
+
+    def _quantize(self, name: str) -> Iterator[Any]:
+        """The nodes from an activation to eight bits, where nothing made them yet."""
         from onnx import helper
 
         if name not in self.seen:
@@ -25,30 +35,33 @@ class OneScale:
             made = [f"{name}_{part}" for part in ("quantized", "scale", "zero_point")]
             yield helper.make_node("DynamicQuantizeLinear", [name], made, f"{name}_QuantizeLinear")
 
-    def scale_back(self, name: str, product: str, scales: str, output: str) -> Iterator[Any]:
-        """The nodes from a product of integers, cast to float, to what it stands for; `scales` are its channels'."""
-        from onnx import helper
-
-        yield helper.make_node("Mul", [f"{name}_scale", scales], [f"{output}_factor"], f"{output}_scales_mul")
-        yield helper.make_node("Mul", [product, f"{output}_factor"], [output], f"{output}_output_mul")
-
 
 class TokenScales(OneScale):
-    """Activations in eight bits, with one scale for each token; the zero point is in the middle."""
+    """Activations in eight bits, with one scale for each token; the zero point is in the middle.
+
+    A token is divided by its largest value before, and the product multiplied by it: in between all have one scale,
+    which onnxruntime's own operator for such products can take.
+    """
 
     def __init__(self, constants: dict[str, np.ndarray]) -> None:
         """Adds to the `constants` of the graph what its nodes need."""
         super().__init__()
         constants["token_axis"] = np.asarray([-1])
         constants["token_zero"] = np.asarray(128, np.uint8)
-        for name, value in (("range", 127), ("middle", 128), ("least", 1e-10)):
+        for name, value in (("step", 1 / 127), ("least", 1e-10)):
             constants[f"token_{name}"] = np.asarray(value, np.float32)
 
-    def quantized(self, name: str) -> tuple[str, str]:
-        return f"{name}_quantized", "token_zero"
+    def product(self, name: str, matrix: str, scales: str, zero_points: str, output: str) -> Iterator[Any]:
+        from onnx import helper
 
-    def quantize(self, name: str) -> Iterator[Any]:
-        from onnx import TensorProto, helper
+        yield from self._quantize(name)
+        inputs = [f"{name}_quantized", matrix, "token_step", scales, "token_zero"]  # the matrix' zero is in the middle
+        unit = f"{output}_unit"
+        yield helper.make_node("MatMulIntegerToFloat", inputs, [unit], f"{output}_quant", domain="com.microsoft")
+        yield helper.make_node("Mul", [unit, f"{name}_divisor"], [output], f"{output}_output_mul")
+
+    def _quantize(self, name: str) -> Iterator[Any]:
+        from onnx import helper
 
         if name in self.seen:
             return
@@ -57,17 +70,8 @@ class TokenScales(OneScale):
             ("Abs", [name], "absolute", {}),
             ("ReduceMax", [f"{name}_absolute", "token_axis"], "largest", {"keepdims": 1}),
             ("Max", [f"{name}_largest", "token_least"], "divisor", {}),  # a token of zeros stays one
-            ("Div", ["token_range", f"{name}_divisor"], "factor", {}),
-            ("Mul", [name, f"{name}_factor"], "scaled", {}),
-            ("Round", [f"{name}_scaled"], "rounded", {}),
-            ("Add", [f"{name}_rounded", "token_middle"], "shifted", {}),
-            ("Cast", [f"{name}_shifted"], "quantized", {"to": TensorProto.UINT8}),
+            ("Div", [name, f"{name}_divisor"], "of_one", {}),
+            ("QuantizeLinear", [f"{name}_of_one", "token_step", "token_zero"], "quantized", {}),
         ):
             made = f"{name}_{output}"
             yield helper.make_node(operator, inputs, [made], made, **attributes)
-
-    def scale_back(self, name: str, product: str, scales: str, output: str) -> Iterator[Any]:
-        from onnx import helper
-
-        yield helper.make_node("Mul", [product, scales], [f"{output}_channels"], f"{output}_scales_mul")
-        yield helper.make_node("Div", [f"{output}_channels", f"{name}_factor"], [output], f"{output}_output_div")

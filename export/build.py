@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from export import seq2seq_slot_graph, slot_graph
 from export.attention import fuse_attention
 from export.card import model_card
 from export.checkpoint import ResolvedCheckpoint, resolve
@@ -22,7 +23,6 @@ from export.quantize import to_fp16, to_int8
 from export.quiet import Progress, quiet
 from export.samples import TEXTS
 from export.sharing import share_weights
-from export.slot_graph import obstacle
 from export.tokenizer import load_tokenizer, write_tokenizer
 from export.validate import validate
 from pipelines.artifact import GENERATING, TASKS, Manifest, ModelArtifact, Parity, Source
@@ -170,10 +170,15 @@ def _typical(tokenizer: Any, template: str | None, longest: int) -> list[list[in
 
 
 def _cache(args: ExportArgs, config: Any, progress: Progress) -> str:
-    """`slots` where a decoder-only model can have them; says why where it cannot."""
-    if args.task not in GENERATING or config.is_encoder_decoder:
+    """`slots` where a model that writes text can have them; says why where it cannot."""
+    if args.task not in GENERATING:
         return "plain"
-    reason = f"the fusions of {args.optimize} do not know such a graph" if args.optimize else obstacle(config)
+    if args.optimize:
+        reason: str | None = f"the fusions of {args.optimize} do not know such a graph"
+    elif config.is_encoder_decoder and args.device != "cpu":
+        reason = "the slots of encoder-decoders are for CPUs"
+    else:
+        reason = (seq2seq_slot_graph if config.is_encoder_decoder else slot_graph).obstacle(config)
     if reason is not None:
         progress(f"answers will be decoded one by one: {reason}")
     return "slots" if reason is None else "plain"

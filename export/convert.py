@@ -6,12 +6,14 @@ from typing import Any
 
 from export.checkpoint import ResolvedCheckpoint
 from export.gguf_tokens import GgufTokens
+from export.seq2seq_slot_graph import convert_seq2seq_to_slots
 from export.slot_graph import convert_to_slots
 from pipelines.artifact import TASKS
 from pipelines.errors import CheckpointError, ConfigurationError
 
 Graphs = dict[str, Path]
-"""ONNX file by role: `model`, or `encoder`, `decoder` (the first step) and `decoder_with_past` (the others)."""
+"""ONNX file by role: `model`, or `encoder` and `decoder`; Optimum's `decoder` is the first step, and
+`decoder_with_past` the others."""
 
 # transformers' loader, and how the names of the classes end whose heads do the task.
 _HEADS = {
@@ -73,6 +75,10 @@ def load_model(checkpoint: ResolvedCheckpoint, task: str, *, allow_untrained_hea
 
 def convert(model: Any, task: str, folder: Path, cache: str = "plain") -> Graphs:
     """Write the graphs of `model` into `folder`; `cache` is the manifest's."""
+    if cache == "slots" and model.config.is_encoder_decoder:
+        graphs = {role: folder / f"{role}_model.onnx" for role in ("encoder", "decoder")}
+        convert_seq2seq_to_slots(model, **graphs)
+        return graphs
     if cache == "slots":
         convert_to_slots(model, folder / "model.onnx")
         return {"model": folder / "model.onnx"}
@@ -112,10 +118,10 @@ def _one_segment(model: Any, task: str) -> dict[str, Any]:
 
 
 def merge(graphs: Graphs, folder: Path) -> Graphs:
-    """One decoder out of two, which share their weights; graphs without a decoder stay as they are."""
+    """One decoder out of two, which share their weights; graphs without a second one stay as they are."""
     from optimum.onnx import merge_decoders
 
-    if "decoder" not in graphs:
+    if "decoder_with_past" not in graphs:
         return graphs
     merged = folder / "decoder_model_merged.onnx"
     merge_decoders(graphs["decoder"], graphs["decoder_with_past"], save_path=merged, strict=False)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.generation.seq2seq_slots import Seq2SeqSessions, SlotEncoderDecoder
 from pipelines.generation.slot_decoder import SlotDecoder
 from pipelines.session import InferenceSession
 
@@ -56,11 +57,17 @@ def encoder_decoder_steps(
 ) -> Iterator[Step]:
     """Encode a batch of sources, then decode: the tokens `forced` first (as language codes are), then `steps` more.
 
-    The graph reads ids from `outside` on as `unknown`; PyTorch has to be told so.
+    Slot graphs encode each by itself, as they do when they serve. The graph reads ids from `outside` on as `unknown`;
+    PyTorch has to be told so.
     """
     input_ids, mask = _padded(sources, pad, left=False)
     known_ids = input_ids if outside is None else np.where(input_ids < outside, input_ids, unknown)
-    reference, exported = _TorchSeq2Seq(model, known_ids, mask), _GraphSeq2Seq(encoder, decoder, input_ids, mask)
+    reference = _TorchSeq2Seq(model, known_ids, mask)
+    exported: _SlotSeq2Seq | _GraphSeq2Seq
+    if "seqlens_k" in decoder.input_names:
+        exported = _SlotSeq2Seq(Seq2SeqSessions(encoder, decoder), sources, steps + len(forced))
+    else:
+        exported = _GraphSeq2Seq(encoder, decoder, input_ids, mask)
     start = np.full((len(sources), 1), model.generation_config.decoder_start_token_id, dtype=np.int64)
     yield from _follow(reference, exported, {"input_ids": start}, model, steps + len(forced), forced)
 
@@ -145,6 +152,19 @@ class _SlotDecoder:
             at += ids.shape[1]
         last: np.ndarray = logits[0, 0]
         return last
+
+
+class _SlotSeq2Seq:
+    def __init__(self, sessions: Seq2SeqSessions, sources: Sequence[Sequence[int]], steps: int) -> None:
+        self.lengths = np.zeros(len(sources), np.int64)
+        self.decoder = SlotEncoderDecoder(sessions, len(sources), steps, max(map(len, sources)))
+        for slot, source in enumerate(sources):
+            self.decoder.open(slot, source)
+
+    def __call__(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
+        logits = self.decoder.read(0, feeds["input_ids"], self.lengths, np.zeros(1, np.int64))[:, 0]
+        self.lengths += 1
+        return logits
 
 
 class _TorchSeq2Seq:

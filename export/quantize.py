@@ -182,19 +182,9 @@ def _rewritten(node: Any, weights: _Weights, activations: OneScale) -> Iterator[
 
 
 def _matmul(node: Any, output: str, weights: _Weights, activations: OneScale, *, transposed: bool) -> Iterator[Any]:
-    """A product of integers, scaled back to float; onnxruntime fuses it when it loads a graph with one scale."""
-    from onnx import helper
-
-    activation, name = node.input[0], node.name
-    yield from activations.quantize(activation)
-    values, zero_point = activations.quantized(activation)
-    matrix, scales, channel_zero_points = weights.matrix(node.input[1], transposed=transposed)
-    integer = f"{output}_integer"
-    yield helper.make_node(
-        "MatMulInteger", [values, matrix, zero_point, channel_zero_points], [integer], f"{name}_quant"
-    )
-    yield helper.make_node("Cast", [integer], [f"{integer}_cast"], f"{name}_cast", to=1)
-    yield from activations.scale_back(activation, f"{integer}_cast", scales, output)
+    """A product of integers, scaled back to float."""
+    names = weights.matrix(node.input[1], transposed=transposed)
+    yield from activations.product(node.input[0], *names, output)
 
 
 def _between_casts(model: Any, op_type: str) -> list[str]:

@@ -20,9 +20,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from export.contrib import contrib
+
 ARCHITECTURES = ("gpt2", "gpt_neo", "llama", "qwen2")
 _NAME = "sextet_slots"
-_OPSET = 18
+OPSET = 18
 _FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn")  # the others depend on how long the text is
 _ROTATED_TOGETHER = 16  # GroupQueryAttention rotates heads of a multiple of this width
 
@@ -41,8 +43,9 @@ def obstacle(config: Any) -> str | None:
 
 
 def is_slot_graph(model: Any) -> bool:
-    """Whether an ONNX model is a graph as described above."""
-    return any(one.name == "seqlens_k" for one in model.graph.input)
+    """Whether an ONNX model is a graph as described above, or in export.seq2seq_slot_graph."""
+    ports = {one.name for one in (*model.graph.input, *model.graph.output)}
+    return bool(ports & {"seqlens_k", "cross_key_values"})
 
 
 def convert_to_slots(model: Any, graph: Path) -> None:
@@ -75,7 +78,7 @@ def convert_to_slots(model: Any, graph: Path) -> None:
             input_names=[*names, *ports[0]],
             output_names=["logits", *ports[1]],
             dynamic_axes=axes,
-            opset_version=_OPSET,
+            opset_version=OPSET,
             custom_opsets={"com.microsoft": 1},
             dynamo=False,
         )
@@ -123,35 +126,20 @@ def _slot_decoder(model: Any) -> Any:
             rows, _, tokens, _ = query.shape
             packed = [one.transpose(1, 2).reshape(rows, tokens, -1) for one in (query, key, value)]
             rotation = [self.cos_cache, self.sin_cache] if self.rotates else []
-            attributes = {"num_heads_i": self.heads, "kv_num_heads_i": self.kv_heads, "scale_f": scale}
-            attributes |= {"do_rotary_i": int(self.rotates), "local_window_size_i": -1 if window is None else window}
-            attended, self.present[2 * layer], self.present[2 * layer + 1] = _operator().apply(
-                attributes, *packed, *self.past[2 * layer : 2 * layer + 2], *self.lengths, *rotation
+            past = self.past[2 * layer : 2 * layer + 2]
+            attended, self.present[2 * layer], self.present[2 * layer + 1] = contrib(
+                "GroupQueryAttention",
+                [*packed, *past, *self.lengths, *rotation],
+                like=[packed[0], *past],
+                num_heads=self.heads,
+                kv_num_heads=self.kv_heads,
+                scale=scale,
+                do_rotary=int(self.rotates),
+                local_window_size=-1 if window is None else window,
             )
             return attended.view(rows, tokens, self.heads, self.head_dim)
 
     return SlotDecoder().eval()
-
-
-def _operator() -> Any:
-    """GroupQueryAttention as PyTorch traces it; what it computes in PyTorch does not matter."""
-    import torch
-
-    class GroupQueryAttention(torch.autograd.Function):
-        @staticmethod
-        def forward(
-            _context: Any, _attributes: Any, query: Any, _key: Any, _value: Any, past_key: Any, past_value: Any, *_: Any
-        ) -> Any:
-            return query.clone(), past_key.clone(), past_value.clone()
-
-        @staticmethod
-        def symbolic(g: Any, attributes: dict[str, Any], query: Any, *inputs: Any) -> Any:
-            attended, key, value = g.op("com.microsoft::GroupQueryAttention", query, *inputs, outputs=3, **attributes)
-            for output, like in ((attended, query), (key, inputs[2]), (value, inputs[3])):
-                output.setType(like.type())
-            return attended, key, value
-
-    return GroupQueryAttention
 
 
 @contextmanager

@@ -96,9 +96,9 @@ class TokenizerSettings:
 @dataclass(frozen=True)
 class Manifest:
     """artifact.json. `graphs` maps a role to a file: encoders and decoder-only models have `model`;
-    encoder-decoders have `encoder` and `decoder` (Optimum's merged decoder, switched by `use_cache_branch`).
-    `cache` is `slots` where rows at different lengths are decoded together in one buffer (export.slot_graph), `plain`
-    where the graph concatenates its cache.
+    encoder-decoders have `encoder` and `decoder` (without slots Optimum's merged decoder, switched by
+    `use_cache_branch`). `cache` is `slots` where rows at different lengths are decoded together in one buffer
+    (export.slot_graph, export.seq2seq_slot_graph), `plain` where the graph concatenates its cache.
 
     `prompt_template` holds `{text}` (and, for translation, `{src_lang}` and `{tgt_lang}`) where a decoder-only
     model does the task by instruction; it is the model's chat template, rendered once at export.

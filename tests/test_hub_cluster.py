@@ -61,12 +61,12 @@ def test_the_named_models_are_exported_once_and_answer(tmp_path: Path, checkpoin
         assert pipeline(INPUTS[task]) is not None
 
 
-def test_both_clusters_differ_only_in_their_models() -> None:
+def test_both_clusters_differ_only_in_their_models_and_the_threads_that_suit_them() -> None:
     ours, hub = (yaml.safe_load((SHIPPED.parent / name).read_text()) for name in ("cluster.yaml", "cluster.hub.yaml"))
     for cluster in (ours, hub):
         for application in cluster["applications"]:
             for deployment in application["deployments"]:
-                for key in ("model", "source"):
+                for key in ("model", "source", "threads"):
                     deployment.get("user_config", {}).pop(key, None)
 
     assert ours == hub

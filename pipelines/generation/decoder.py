@@ -2,7 +2,8 @@
 
 decoder-only     model.onnx: prompt and answer in one sequence; without a shared buffer, a slot graph does the same
 encoder-decoder  encoder_model.onnx once per source, decoder_model_merged.onnx per token; its `use_cache_branch`
-                 chooses between computing the source's keys and values and using those of the cache
+                 chooses between computing the source's keys and values and using those of the cache. Slot graphs
+                 (seq2seq_slots) compute them in the encoder
 """
 
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 from pipelines.artifact import ModelArtifact
 from pipelines.base import Cancelled, never
 from pipelines.generation.kv_cache import CacheLayout, KvCache, empty_cache
+from pipelines.generation.seq2seq_slots import Seq2SeqDecoder, Seq2SeqSessions
 from pipelines.session import InferenceSession, SessionConfig
 
 PREFILL_CHUNK_TOKENS = 512
@@ -44,8 +46,10 @@ class Decoder(Protocol):
 
 
 def open_decoder(artifact: ModelArtifact, config: SessionConfig) -> Decoder:
-    """The decoder of an artifact; raises ArtifactError for graphs that are not decoders as Optimum exports them."""
+    """The decoder of an artifact; raises ArtifactError for graphs that are not decoders as export makes them."""
     if "decoder" in artifact.manifest.graphs:
+        if artifact.manifest.cache == "slots":
+            return Seq2SeqDecoder(Seq2SeqSessions.of(artifact, config))
         return EncoderDecoder(artifact, config)
     return CausalDecoder(InferenceSession(artifact.graph("model"), config))
 

@@ -11,6 +11,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from pipelines.generation.config import GenerationConfig
 
+_CACHED = 2**16  # numbers at a time: what is made of them stays near the processor
+
 LogitsProcessor = Callable[[np.ndarray, np.ndarray], None]
 
 
@@ -21,6 +23,8 @@ def logits_processors(config: GenerationConfig, prompt_tokens: int) -> list[Logi
         processors.append(_repetition_penalty(config.repetition_penalty))
     if config.frequency_penalty != 0.0:
         processors.append(_frequency_penalty(config.frequency_penalty))
+    if config.presence_penalty != 0.0 or config.count_penalty != 0.0:
+        processors.append(_answer_penalties(config.presence_penalty, config.count_penalty, prompt_tokens))
     if config.no_repeat_ngram_size > 0:
         processors.append(_no_repeat_ngram(config.no_repeat_ngram_size))
     if words := [word for word in config.bad_words_ids if word not in {(eos,) for eos in config.eos_token_id}]:
@@ -40,10 +44,14 @@ def logits_processors(config: GenerationConfig, prompt_tokens: int) -> list[Logi
     return processors
 
 
-def log_softmax(scores: np.ndarray) -> np.ndarray:
-    """Log-probabilities over the last axis, float32."""
-    shifted = scores - scores.max(axis=-1, keepdims=True)
-    normalized: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+def log_softmax(scores: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Log-probabilities over the last axis, float32; in `out` where it is given, which may be `scores`."""
+    normalized: np.ndarray = np.subtract(scores, scores.max(axis=-1, keepdims=True), out=out, order="C")
+    rows = normalized.reshape(-1, normalized.shape[-1])
+    step = max(1, _CACHED // rows.shape[1])
+    for start in range(0, len(rows), step):
+        some = rows[start : start + step]
+        some -= np.log(np.exp(some).sum(axis=-1, keepdims=True))
     return normalized
 
 
@@ -62,6 +70,17 @@ def _frequency_penalty(penalty: float) -> LogitsProcessor:
         for row, row_scores in zip(ids, scores, strict=True):
             tokens, counts = np.unique(row, return_counts=True)
             row_scores[tokens] -= (penalty * counts / len(row)).astype(scores.dtype)
+
+    return process
+
+
+def _answer_penalties(presence: float, count: float, prompt_tokens: int) -> LogitsProcessor:
+    """As OpenAI states them: of each token that the answer has, `presence`, and `count` for each time."""
+
+    def process(ids: np.ndarray, scores: np.ndarray) -> None:
+        for row, row_scores in zip(ids[:, prompt_tokens:], scores, strict=True):
+            tokens, counts = np.unique(row, return_counts=True)
+            row_scores[tokens] -= (presence + count * counts).astype(scores.dtype)
 
     return process
 

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 from optimum.onnxruntime import ORTModelForSeq2SeqLM
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from export.build import ExportArgs, export_checkpoint
 from export.samples import TEXTS
+from export.seq2seq_slot_graph import obstacle
 from pipelines.artifact import ModelArtifact
 from pipelines.errors import CheckpointError
 from pipelines.generation.config import GenerationConfig
@@ -96,16 +97,44 @@ def assert_same_greedy_tokens(artifact: ModelArtifact, source: Path) -> None:
 
 
 @pytest.mark.parametrize("architecture", ENCODER_DECODERS)
-def test_an_encoder_decoder_generates_what_transformers_generates(
-    architecture: str, exported: Make, checkpoint: Make
-) -> None:
-    source = checkpoint(architecture, "translation")
+def test_an_encoder_decoder_equals_transformers(architecture: str, exported: Make) -> None:
+    """Its answers are compared in tests/pipelines/generation."""
     artifact = ModelArtifact.open(exported(architecture, "translation"), task="translation")
     assert_exact(artifact)
     assert set(artifact.manifest.graphs) == {"encoder", "decoder"}
+    assert artifact.manifest.cache == "slots"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "reason"),
+    [
+        ("marian", {"optimize": "O1"}, "the fusions of O1 do not know such a graph"),
+        (
+            "bart",
+            {"encoder_attention_heads": 8, "decoder_attention_heads": 8},
+            "heads of width 4 are not a multiple of 8",
+        ),
+    ],
+)
+def test_an_encoder_decoder_that_cannot_have_slots_stays_on_the_plain_graphs_and_says_why(
+    architecture: str, changes: dict[str, Any], reason: str, checkpoint: Make, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    level = changes.get("optimize")
+    source = checkpoint(architecture, "translation", **({} if level else changes))
+    args = ExportArgs(str(source), "translation", tmp_path / "artifact", optimize=level)
+    artifact = export_checkpoint(args, said.append)
+    assert_exact(artifact)
+    assert artifact.manifest.cache == "plain"
+    assert any(reason in line for line in said)
 
     ours = ORTModelForSeq2SeqLM.from_pretrained(artifact.path)
     assert_same_tokens(ours, AutoModelForSeq2SeqLM.from_pretrained(source), source, num_beams=2)
+
+
+def test_an_encoder_decoder_of_another_architecture_stays_on_the_plain_graphs() -> None:
+    reason = obstacle(AutoConfig.for_model("pegasus"))
+    assert reason == "its attention is not known for pegasus"
 
 
 def assert_same_tokens(ours: Any, theirs: Any, source: Path, **options: Any) -> None:

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from pipelines.errors import InputTooLongError, InvalidInputError, UnusedParametersError
+import pipelines
+from pipelines.errors import ConfigurationError, InputTooLongError, InvalidInputError, UnusedParametersError
+from pipelines.generation.slots import SlotsConfig
 from tests.checkpoints import CORPUS, ENCODER_DECODERS
 from tests.pipelines.generation.models import changes_of
 from tests.pipelines.texts import texts
@@ -48,6 +50,8 @@ def choices() -> st.SearchStrategy[dict[str, Any]]:
             "num_beams": st.integers(1, 3),
             "no_repeat_ngram_size": st.integers(0, 3),
             "repetition_penalty": st.sampled_from([0.8, 1.5]),
+            "bad_words_ids": st.lists(st.lists(st.integers(10, 299), min_size=1, max_size=2), min_size=1, max_size=20),
+            "suppress_tokens": st.lists(st.integers(10, 299), min_size=1, max_size=30),
         },
     )
 
@@ -269,7 +273,6 @@ def test_a_decoder_without_instructions_is_not_served_for_a_text_task(exported: 
     import json
     import shutil
 
-    import pipelines
     from pipelines.errors import ArtifactError
 
     folder = exported("qwen2", "summarization", **CHATTY)
@@ -279,3 +282,16 @@ def test_a_decoder_without_instructions_is_not_served_for_a_text_task(exported: 
     (copy / "artifact.json").write_text(json.dumps(manifest | {"prompt_template": None}))
     with pytest.raises(ArtifactError, match="decoder-only model without a prompt template; export it again"):
         pipelines.load(copy, allow_unverified=True)
+
+
+def test_a_search_by_default_with_more_beams_than_slots_is_refused_when_the_model_is_loaded(
+    exported: Callable[..., Path],
+) -> None:
+    folder = exported("llama", "summarization", num_beams=3)
+    with pytest.raises(ConfigurationError, match="slots is 2, but .* searches with 3 beams by default"):
+        pipelines.load(folder, slots=SlotsConfig(slots=2, max_tokens=64))
+
+
+def test_a_search_with_more_beams_than_slots_is_refused_with_the_limit(loaded: Load) -> None:
+    with pytest.raises(InvalidInputError, match=r"parameters\.num_beams is 9; allowed: at most 8, the model's slots"):
+        loaded("llama", "summarization", num_beams=3)("The film", num_beams=9)

@@ -43,7 +43,8 @@ def slot_engine(exported: Callable[..., Path]) -> Callable[[str], SlotEngine]:
 
     def make(architecture: str) -> SlotEngine:
         if architecture not in made:
-            artifact = ModelArtifact.open(exported(architecture, "text-generation"))
+            folder = exported(architecture, task_of(architecture), **changes_of(architecture))
+            artifact = ModelArtifact.open(folder)
             opened = open_engine(artifact, SessionConfig(), SlotsConfig(SLOTS, WINDOW, prefill_chunk_tokens=5))
             assert isinstance(opened, SlotEngine)
             made[architecture] = opened
