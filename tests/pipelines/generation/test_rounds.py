@@ -94,7 +94,8 @@ def test_those_who_are_left_move_together_and_go_on_as_if_nothing_had_been(
     engine, decoder = recorded
     requests = [greedy(range(5 + n, 20 + n), answer) for n, answer in enumerate((60, 3, 3, 60))]
     together = engine.generate_all(requests)
-    assert [rows for rows, tokens in decoder.reads if tokens == 1][-45:-5] == [2] * 40
+    rows = [rows for rows, tokens in decoder.reads if tokens == 1]
+    assert max(rows[-40:]) <= 2
     assert together == [engine.generate(request) for request in requests]
 
 
