@@ -33,8 +33,9 @@ class Peer:
     """How to start a service, how to ask it for one text, and how to read its answer.
 
     `serves` says, for people, which model runs on which engine and how requests become batches. `model` is the folder
-    that it loads: the exported int8 artifact where its engine is ONNX Runtime, what Optimum alone makes of the checkpoint
-    (int8 as well), or the checkpoint. It is refused as another model where its scores are further than `log_odds_tolerance` from those of the artifact's own pipeline.
+    that it loads: the exported int8 artifact where its engine is ONNX Runtime, what Optimum alone makes of the
+    checkpoint, in int8 as well, or the checkpoint. It is refused as another model where its scores are further than
+    `log_odds_tolerance` from those of the artifact's own pipeline.
     `batch_sizes` are tried in turn, and the best counts, as a person who knows the load would choose.
     """
 
