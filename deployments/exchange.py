@@ -93,6 +93,11 @@ async def read_body(request: Request, max_bytes: int, media_types: Sequence[str]
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding != "identity":
         raise UnsupportedMediaTypeError(f"the content-encoding is {encoding!r}; allowed: identity (no compression)")
+    return await read_any_body(request, max_bytes)
+
+
+async def read_any_body(request: Request, max_bytes: int) -> bytes:
+    """The body's bytes, whatever they are declared to be; raises BodyTooLargeError, and DeadlineExceededError."""
     body, received = bytearray(), 0
     try:
         async with asyncio.timeout(BODY_S):

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Message
 
 import pipelines
 from deployments.config import LimitsConfig, TaskConfig
@@ -26,6 +28,7 @@ from deployments.exchange import Timings, deadline_of, read_body
 from deployments.merging import numbered
 from deployments.protocols.protocol import Protocol, Reply, TaskRequest, json_reply
 from deployments.protocols.routes import Routes
+from deployments.relayed import Exchange, answer
 from deployments.streaming import EventStream
 from pipelines.base import Cancelled, Pipeline, Row
 from pipelines.batching import BatchingConfig, BatchReport, TokenBudgetBatcher
@@ -112,6 +115,7 @@ class TaskServer:
         serving = self._now
         manifest = serving.pipeline.artifact.manifest
         return {
+            "id": manifest.source.name,
             "checkpoint": manifest.source.checkpoint,
             "revision": manifest.source.revision,
             "licence": manifest.source.licence,
@@ -132,6 +136,12 @@ class TaskServer:
             response = self._failed(request, Failure.of(error))
         response.raw_headers += timings.headers()
         return response
+
+    async def relayed(self, exchange: Exchange) -> AsyncGenerator[Message, None]:
+        """The ASGI messages of the answer to a request that came to the gateway."""
+        async with aclosing(answer(exchange, self)) as messages:
+            async for message in messages:
+                yield message
 
     async def _answer(self, request: Request, timings: Timings) -> Response:
         serving = self._now

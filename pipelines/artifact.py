@@ -55,6 +55,12 @@ class Source:
     licence: str | None = None
     requested: str | None = None
 
+    @property
+    def name(self) -> str:
+        """What clients call the model: its checkpoint; of a local folder, the folder's name."""
+        is_folder = self.checkpoint.startswith((".", "/", "~"))
+        return self.checkpoint.rstrip("/").rpartition("/")[2] if is_folder else self.checkpoint
+
 
 @dataclass(frozen=True)
 class Parity:

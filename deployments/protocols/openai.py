@@ -1,12 +1,9 @@
 """OpenAI's API for text: what chat (openai_chat.py) and completions (openai_completions.py) share.
 
 A parameter that cannot be honoured is refused by name, unless it has the value that changes nothing. The model's name
-is not checked: there is one, and clients that know no names send "dummy". Errors have OpenAI's shape:
-
-    {"error": {"message", "type", "param", "code"}}
+is not checked: there is one, and clients that know no names send "dummy".
 """
 
-import re
 import secrets
 import time
 from abc import abstractmethod
@@ -19,6 +16,7 @@ import orjson
 
 from deployments.errors import Failure
 from deployments.exchange import decode_json
+from deployments.protocols.openai_error import failure_body
 from deployments.protocols.protocol import Protocol, Reply, TaskRequest, json_reply
 from pipelines.artifact import Manifest
 from pipelines.completion import CompletionPipeline, Piece
@@ -39,8 +37,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "store": (False,),
     "metadata": ({},),
 }
-_TYPES = {400: "invalid_request_error", 401: "authentication_error", 408: "timeout", 429: "rate_limit_error"}
-_FIELD = re.compile(r"(?:parameters\.)?([a-z_]+(?:\[\d+\]|\.[a-z_]+)*) (?:is|has|lacks|cannot) ")
 
 
 @dataclass(frozen=True)
@@ -53,15 +49,9 @@ class CompletionRequest(TaskRequest):
     include_usage: bool = False
 
 
-def model_name(manifest: Manifest) -> str:
-    """What a model is called: its checkpoint; of a local folder, the folder's name."""
-    checkpoint = manifest.source.checkpoint
-    return checkpoint.rstrip("/").rpartition("/")[2] if checkpoint.startswith((".", "/", "~")) else checkpoint
-
-
 def model_card(manifest: Manifest) -> dict[str, Any]:
     """The entry of `/v1/models`."""
-    return {"id": model_name(manifest), "object": "model", "created": 0, "owned_by": "sextet"}
+    return {"id": manifest.source.name, "object": "model", "created": 0, "owned_by": "sextet"}
 
 
 class OpenAi(Protocol):
@@ -75,7 +65,7 @@ class OpenAi(Protocol):
 
     def __init__(self, pipeline: CompletionPipeline) -> None:
         super().__init__(pipeline)
-        self.model = model_name(pipeline.artifact.manifest)
+        self.model = pipeline.artifact.manifest.source.name
         self._allowed = {"model", "stream", "stream_options", "logprobs", self.prompt_key, *HONOURED, *self.extra_keys}
 
     def read(self, body: bytes, headers: Mapping[str, str]) -> CompletionRequest:
@@ -187,17 +177,6 @@ class OpenAi(Protocol):
             elif name not in self._allowed:
                 allowed = ", ".join(sorted(self._allowed))
                 raise InvalidInputError(f"{shown(name)[1:-1]} is not a parameter here; allowed: {allowed}")
-
-
-def failure_body(failure: Failure, message: str | None = None) -> bytes:
-    """A failure in OpenAI's shape; `param` is the field that the message begins with."""
-    message = failure.error if message is None else message
-    is_client = 400 <= failure.status < 500
-    kind = _TYPES.get(failure.status, "invalid_request_error" if is_client else "server_error")
-    found = _FIELD.match(message) if is_client else None
-    code = None if failure.error_type == "validation" else failure.error_type
-    error = {"message": message, "type": kind, "param": found[1] if found else None, "code": code}
-    return orjson.dumps({"error": error})
 
 
 def _flag(given: Mapping[str, Any], name: str, where: str = "") -> bool:
