@@ -1,6 +1,6 @@
 """Gateway: the application at `/`. It knows the other applications and answers what is no task's.
 
-GET /               the tasks, their models, whether they are ready (HTML for browsers)
+GET /               the tasks, their models, whether they are ready (the console for browsers)
 GET /health         200: this process is up
 GET /ready          200 when every task has a ready replica, else 503 with those that have not
 GET /openapi.json   the HTTP API
@@ -11,7 +11,6 @@ GET /console/...    what the page at / is made of
 """
 
 import asyncio
-import html
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from typing import Any
@@ -19,8 +18,9 @@ from typing import Any
 import orjson
 from ray import serve
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 
+from deployments.console.page import page
 from deployments.errors import Failure, RouteNotFoundError
 from deployments.exchange import Timings, require_method, route_of
 from deployments.protocols.open_inference import server_metadata
@@ -63,6 +63,9 @@ class Gateway:
         route = route_of(request)
         if (alias := await self._alias(route)) is not None:
             return await relay(request, *alias)
+        if (console := page(route.removeprefix("/console/"))) is not None and route.startswith("/console/"):
+            require_method(request, METHODS)
+            return console
         if route not in self._routes:
             routes = [f"POST /{task}" for task in TASKS] + [f"GET {path}" for path in self._routes] + list(ALIASES)
             raise RouteNotFoundError(f"{request.url.path} does not exist; routes: {', '.join(routes)}")
@@ -109,14 +112,14 @@ class Gateway:
         return _json({"status": "ready", "tasks": list(ready)})
 
     async def _catalog(self, request: Request) -> Response:
+        if "text/html" in request.headers.get("accept", "") and (console := page("index.html")):
+            return console
         ready = await _readiness()
         models = await asyncio.gather(*(_model(task) if is_ready else _nothing() for task, is_ready in ready.items()))
         tasks = [
             {"task": task, "route": f"/{task}", "ready": is_ready, "model": model}
             for (task, is_ready), model in zip(ready.items(), models, strict=True)
         ]
-        if "text/html" in request.headers.get("accept", ""):
-            return HTMLResponse(_page(tasks))
         return _json({"name": "sextet", "version": version("sextet"), "tasks": tasks})
 
     async def _openapi(self, request: Request) -> Response:
@@ -173,17 +176,3 @@ async def _nothing() -> None:
 
 def _json(content: Any, status: int = 200) -> Response:
     return Response(orjson.dumps(content), status, media_type="application/json")
-
-
-def _page(tasks: list[dict[str, Any]]) -> str:
-    rows = "".join(
-        f"<tr><td><code>POST {one['route']}</code></td><td>{'ready' if one['ready'] else 'not ready'}</td>"
-        f"<td>{html.escape(str((one['model'] or {}).get('checkpoint', '')))}</td></tr>"
-        for one in tasks
-    )
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Sextet</title>'
-        "<style>body{font:16px system-ui;margin:3rem;max-width:48rem}td{padding:.3rem 1rem .3rem 0}</style>"
-        f"<h1>Sextet</h1><table>{rows}</table>"
-        '<p><a href="/openapi.json">openapi.json</a> · <a href="/ready">ready</a></p></html>'
-    )

@@ -1,6 +1,7 @@
 """What holds for every task: headers, limits, deadlines, unknown paths, the gateway, and what the processes are."""
 
 import json
+import re
 import socket
 import time
 from importlib.metadata import version
@@ -66,7 +67,10 @@ def test_the_gateway_lists_the_tasks_and_their_models(http: httpx.Client) -> Non
     assert all(one["ready"] and one["model"]["parity"]["passed"] for one in catalog["tasks"])
     page = http.get("/", headers={"accept": "text/html"})
     assert page.headers["content-type"].startswith("text/html")
-    assert "POST /translation" in page.text
+    assert "<title>Sextet</title>" in page.text
+    for name in re.findall(r'"(console/[a-z.]+)"', page.text):
+        assert http.get(f"/{name}").status_code == 200
+    assert http.get("/console/page.py").status_code == 404
 
 
 def test_the_gateway_is_healthy_and_every_task_ready(http: httpx.Client) -> None:
