@@ -39,7 +39,7 @@ async def answer(exchange: Exchange, call: Callable[[Request], Awaitable[Respons
         request = exchange.request()
         try:
             response = await call(request)
-            await response(request.scope, request.receive, messages.put)  # type: ignore[arg-type]
+            await response(request.scope, request.receive, messages.put)
         finally:
             messages.put_nowait(None)
 

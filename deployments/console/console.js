@@ -118,7 +118,7 @@ function showFields() {
   const kept = (state.values[`${state.task}/${state.mode}`] ??= { ...examples()[0] });
   $("fields").replaceChildren(
     ...fields().map((name) => {
-      const rows = name === "question" ? 1 : name === "context" || state.task === "summarization" ? 6 : 3;
+      const rows = name === "question" ? 1 : name === "context" || state.task === "summarization" ? 5 : 2;
       const area = make("textarea", { id: `field-${name}`, rows, value: kept[name] ?? "", spellcheck: false, required: true });
       area.oninput = () => ((kept[name] = area.value), showSnippet());
       area.onkeydown = (event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && $("form").requestSubmit();

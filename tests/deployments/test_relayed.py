@@ -16,7 +16,12 @@ TASK = "text-generation"
 
 
 def exchange(body: Any) -> Exchange:
-    scope = {"type": "http", "method": "POST", "path": f"/{TASK}/v1/completions", "root_path": f"/{TASK}"}
+    scope: dict[str, Any] = {
+        "type": "http",
+        "method": "POST",
+        "path": f"/{TASK}/v1/completions",
+        "root_path": f"/{TASK}",
+    }
     scope |= {"headers": [(b"content-type", b"application/json")], "query_string": b"", "server": ("sextet", 80)}
     made: Exchange = pickle.loads(pickle.dumps(Exchange(scope, json.dumps(body).encode())))
     return made
