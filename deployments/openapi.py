@@ -1,7 +1,6 @@
 """The OpenAPI 3.1 document of the HTTP API. A task's parameters come from its pipeline's own dataclass."""
 
 import types
-from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
 from http import HTTPStatus
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -199,5 +198,5 @@ def _failure(status: int) -> Schema:
     }
 
 
-def _get(description: str, parameter: str | None = None) -> Mapping[str, Schema]:
+def _get(description: str, parameter: str | None = None) -> Schema:
     return {"get": {"summary": description, "responses": {"200": {"description": "OK"}}, **_in_path(parameter)}}
