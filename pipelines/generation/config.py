@@ -95,8 +95,8 @@ class GenerationConfig:
     renormalize_logits: bool = False
     repetition_penalty: float = 1.0
     frequency_penalty: float = 0.0  # text-generation-inference's; transformers has none
-    presence_penalty: float = 0.0  # OpenAI's, as is the next: its frequency penalty, by another name
-    count_penalty: float = 0.0
+    presence_penalty: float = 0.0  # OpenAI's, of the tokens of the answer
+    count_penalty: float = 0.0  # what OpenAI calls frequency_penalty
     no_repeat_ngram_size: int = 0
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
     suppress_tokens: tuple[int, ...] = ()

@@ -22,7 +22,7 @@ def logits_processors(config: GenerationConfig, prompt_tokens: int) -> list[Logi
     if config.frequency_penalty != 0.0:
         processors.append(_frequency_penalty(config.frequency_penalty))
     if config.presence_penalty != 0.0 or config.count_penalty != 0.0:
-        processors.append(_answer_penalty(config.presence_penalty, config.count_penalty, prompt_tokens))
+        processors.append(_answer_penalties(config.presence_penalty, config.count_penalty, prompt_tokens))
     if config.no_repeat_ngram_size > 0:
         processors.append(_no_repeat_ngram(config.no_repeat_ngram_size))
     if words := [word for word in config.bad_words_ids if word not in {(eos,) for eos in config.eos_token_id}]:
@@ -68,8 +68,8 @@ def _frequency_penalty(penalty: float) -> LogitsProcessor:
     return process
 
 
-def _answer_penalty(presence: float, count: float, prompt_tokens: int) -> LogitsProcessor:
-    """As OpenAI: `presence` once for a token that the answer has already, `count` for each time that it has it."""
+def _answer_penalties(presence: float, count: float, prompt_tokens: int) -> LogitsProcessor:
+    """As OpenAI states them: of each token that the answer has, `presence`, and `count` for each time."""
 
     def process(ids: np.ndarray, scores: np.ndarray) -> None:
         for row, row_scores in zip(ids[:, prompt_tokens:], scores, strict=True):
