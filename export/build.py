@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from export.attention import fuse_attention
 from export.card import model_card
 from export.checkpoint import ResolvedCheckpoint, resolve
 from export.convert import check_task, convert, load_model, map_to_unknown, merge, opset
@@ -114,6 +115,9 @@ def _build(
     graphs = convert(model, args.task, work, cache)
     if written.outside is not None:
         map_to_unknown(graphs["encoder"], written.outside, tokenizer.unk_token_id)
+    heads = getattr(model.config, "num_attention_heads", None)
+    if args.task not in GENERATING and args.device == "cpu" and heads:
+        fuse_attention(graphs["model"], heads)
     if level is not None:
         progress(f"optimizing ({level})")
         optimize(graphs, level, model.config.model_type, args.device)

@@ -1,6 +1,6 @@
 """Encoder: the tokenizer and the graph of a model that reads a text once; EncoderPipeline: a classifier built on it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from tokenizers import Encoding
@@ -48,6 +48,11 @@ class Encoder:
         outputs = self._session.run(pad(rows, self._pad_token_id, self._session.input_names))
         return {name: output.astype(np.float32, copy=False) for name, output in outputs.items()}
 
+    def calibrate(self, lengths: Iterable[int]) -> None:
+        """Find out which rows, of ascending `lengths` in tokens, are worth all threads."""
+        names = self._session.input_names
+        self._session.calibrate(lambda n_tokens: pad([self.blank_row(n_tokens)], self._pad_token_id, names), lengths)
+
     def blank_row(self, n_tokens: int) -> EncoderRow:
         """A row that costs what every row of so many tokens costs, and says nothing."""
         return EncoderRow(Encoding(), np.full(n_tokens, self._pad_token_id, np.int64))
@@ -65,5 +70,6 @@ class EncoderPipeline(Pipeline[InputT, ParametersT, EncoderRow, OutputT]):
         return self._encoder.tokenizer
 
     def measure_cost(self, max_batch_tokens: int, max_batch_size: int, concurrency: int = 1) -> CostModel:
-        shapes = shapes_within(self._encoder.tokenizer.settings.max_length, max_batch_tokens, max_batch_size)
+        shapes = list(shapes_within(self._encoder.tokenizer.settings.max_length, max_batch_tokens, max_batch_size))
+        self._encoder.calibrate(sorted({tokens for _, tokens in shapes}))
         return measure(self.forward, self._encoder.blank_row, shapes, concurrency)

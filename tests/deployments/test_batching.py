@@ -111,7 +111,7 @@ def test_the_oldest_row_goes_first_and_takes_rows_of_its_own_length_along() -> N
         await asyncio.gather(first, *waiting)
 
     run(scenario)
-    assert model.batches == [[1], [100, 110, 90], [600], [2]]
+    assert model.batches == [[1], [100, 110], [600], [2], [90]]  # two of five: for more, those two would wait too long
 
 
 def test_a_short_row_is_not_padded_to_a_long_one_though_the_budget_has_room() -> None:

@@ -1,7 +1,8 @@
 """ElasticSession: which of its two sessions a run gets, told by two models that answer differently."""
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -46,6 +47,28 @@ def test_a_run_that_is_alone_gets_the_whole_and_one_in_company_its_share(graph: 
     np.testing.assert_allclose(beside.result(), in_company, atol=1e-5)
     assert session.running == 0
     np.testing.assert_allclose(session.run(short)["logits"], alone, atol=1e-5)
+
+
+class Slow(InferenceSession):
+    """Runs everything twenty times."""
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return [super(Slow, self).run(feeds) for _ in range(20)][-1]
+
+
+def test_rows_that_are_not_faster_on_all_threads_stay_on_a_share_of_them(graph: Path, other: Path) -> None:
+    config = SessionConfig()
+    slow_whole = ElasticSession(Slow(graph, config), InferenceSession(other, config))
+    fast_whole = ElasticSession(InferenceSession(graph, config), Slow(other, config))
+    row = feeds(1, 8)
+
+    for session in (slow_whole, fast_whole):
+        session.calibrate(lambda n_tokens: feeds(1, n_tokens), [4, 8, 16])
+
+    assert (slow_whole.large_tokens, fast_whole.large_tokens) == (math.inf, 4)
+    on_a_share = InferenceSession(other, config).run(row)["logits"]
+    np.testing.assert_allclose(slow_whole.run(row)["logits"], on_a_share, atol=1e-5)
+    assert not np.allclose(fast_whole.run(row)["logits"], on_a_share)
 
 
 def test_a_run_that_fails_leaves_no_trace(graph: Path) -> None:
