@@ -264,6 +264,7 @@ async function showStream(response, request) {
     state.history = [...request.body.messages, { role: "assistant", content: text }];
     state.values["text-generation/chat"].message = "";
     $("field-message").value = "";
+    showSnippet();
     $("result").append(make("button", { type: "button", className: "quiet", textContent: word("clear"), onclick: () => ((state.history = []), showAll()) }));
   }
 }

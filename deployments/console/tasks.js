@@ -56,7 +56,9 @@ export function requestOf(task, mode, values, parameters, history) {
   if (task !== "text-generation") {
     return { path: task, body: { inputs: TASKS[task].inputs(values), ...(Object.keys(parameters).length ? { parameters } : {}) } };
   }
-  const body = mode === "chat" ? { messages: [...history, { role: "user", content: values.message }] } : { prompt: values.prompt };
+  // Before the next message is written, the conversation up to its last answer is what was asked.
+  const messages = values.message || !history.length ? [...history, { role: "user", content: values.message }] : history.slice(0, -1);
+  const body = mode === "chat" ? { messages } : { prompt: values.prompt };
   return {
     path: `text-generation/v1/${mode === "chat" ? "chat/completions" : "completions"}`,
     body: { model: "sextet", ...body, stream: true, stream_options: { include_usage: true }, ...parameters },
