@@ -183,10 +183,11 @@ $("form").onsubmit = async (event) => {
   $("answer").hidden = false;
   $("timings").replaceChildren();
   const request = given();
+  const startedAt = performance.now();
   try {
     const response = await fetch(`${origin}/${request.path}`, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(request.body), signal: running.signal });
     if (!response.ok) throw new Error(await reason(response));
-    if (request.body.stream) await showStream(response, request);
+    if (request.body.stream) await showStream(response, request, startedAt);
     else {
       const answer = await response.json();
       $("result").replaceChildren(...SHOWN[state.task](answer, request.body));
@@ -231,8 +232,7 @@ async function* events(response) {
   }
 }
 
-async function showStream(response, request) {
-  const startedAt = performance.now();
+async function showStream(response, request, startedAt) {
   const grown = make("span", { className: "grown" });
   const cursor = make("span", { className: "cursor" });
   let text = "", firstAt = null, usage = null;
