@@ -34,7 +34,10 @@ def server(model: Path) -> TaskServer:
 @pytest.fixture(scope="module")
 def expected(model: Path) -> list[Any]:
     labels = pipelines.load(model)(TEXTS, top_k=None)
-    return [[{"label": one["label"], "score": pytest.approx(one["score"])} for one in of_text] for of_text in labels]
+    return [
+        [{"label": one["label"], "score": pytest.approx(one["score"], abs=1e-5)} for one in of_text]
+        for of_text in labels
+    ]
 
 
 def tensor(texts: list[Any], name: str = "args", shape: Any = None, **more: Any) -> dict[str, Any]:
