@@ -118,7 +118,9 @@ def _bench(
     context: typer.Context,
     url: Annotated[str, typer.Option(help="The ingress.", envvar="SEXTET_URL")] = "http://127.0.0.1:8000",
     task: Annotated[str, typer.Option(help=f"One of {', '.join(TASKS)}.")] = "text-classification",
-    protocol: Annotated[str, typer.Option(help="The API to speak: huggingface.")] = "huggingface",
+    protocol: Annotated[
+        str, typer.Option(help="The API to speak: huggingface, or openai (text-generation).")
+    ] = "huggingface",
     texts: Annotated[Path | None, typer.Option(help="A file with one text per line, instead of --lengths.")] = None,
     lengths: Annotated[
         str, typer.Option(help="Tokens of synthetic texts: fixed:N, uniform:LOW-HIGH or lognormal:MEDIAN,P95.")

@@ -68,4 +68,18 @@ def _bounds(task: str, max_new_tokens: int) -> dict[str, Any]:
     return {"generate_parameters": bounds} if task in ("translation", "summarization") else {}
 
 
-PROTOCOLS: dict[str, Protocol] = {"huggingface": huggingface}
+def openai(task: str, texts: Sequence[str], config: BodyConfig) -> tuple[str, Any]:
+    """OpenAI's completions, greedy: text-generation only."""
+    if task != "text-generation":
+        raise ConfigurationError(f"protocol is 'openai'; allowed for {task}: huggingface")
+    body = {
+        "model": "sextet",
+        "prompt": list(texts) if len(texts) > 1 else texts[0],
+        "max_tokens": config.max_new_tokens,
+        "temperature": 0,
+        **config.parameters,
+    }
+    return f"/{task}/v1/completions", body | ({"stream": True} if config.stream else {})
+
+
+PROTOCOLS: dict[str, Protocol] = {"huggingface": huggingface, "openai": openai}

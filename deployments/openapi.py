@@ -1,7 +1,6 @@
 """The OpenAPI 3.1 document of the HTTP API. A task's parameters come from its pipeline's own dataclass."""
 
 import types
-from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
 from http import HTTPStatus
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -10,6 +9,7 @@ from deployments.demo import QUESTIONS
 from deployments.errors import STATUSES
 from pipelines import pipeline_class
 from pipelines.artifact import TASKS
+from pipelines.completion import CompletionParameters
 from pipelines.parameters import Parameters
 
 Schema = dict[str, Any]
@@ -42,6 +42,19 @@ PAIR: Schema = {**_object(text=TEXT, text_pair=TEXT), "required": ["text"]}
 GENERATION: Schema = {**_object(generated_text={"type": "string"}, details={"type": "object"})}
 GENERATION["required"] = ["generated_text"]
 
+PREDICT: Schema = {
+    **_object(
+        inputs={"anyOf": [TEXT, _list_of(TEXT), _list_of(_list_of(TEXT))]},
+        truncate={"type": "boolean", "default": False},
+        raw_scores={"type": "boolean", "default": False},
+    ),
+    "required": ["inputs"],
+}
+MESSAGE: Schema = {
+    **_object(role={"enum": ["system", "developer", "user", "assistant"]}, content=TEXT, name=TEXT),
+    "required": ["role", "content"],
+}
+
 INPUTS: dict[str, Schema] = dict.fromkeys(TASKS, TEXT) | {
     "text-classification": {"anyOf": [TEXT, PAIR]},
     "question-answering": _object(question=TEXT, context=TEXT),
@@ -64,7 +77,12 @@ def document(version: str) -> Schema:
         "info": {"title": "Sextet", "version": version, "description": "Six NLP tasks, one URL each."},
         "paths": {
             **{f"/{task}": {"post": _operation(task)} for task in TASKS},
-            "/": _get("The tasks, their models, and whether they are ready."),
+            **_open_inference(),
+            **_openai(),
+            "/text-classification/predict": _plain(
+                PREDICT, "text-classification, as text-embeddings-inference answers"
+            ),
+            "/": _get("The tasks, their models, and whether they are ready; the console for browsers."),
             "/health": _get("200 as long as the process is up."),
             "/ready": _get("200 when every task has a ready replica, else 503 with those that have not."),
             "/openapi.json": _get("This document."),
@@ -125,6 +143,54 @@ def _operation(task: str) -> Schema:
     }
 
 
+def _openai() -> dict[str, Schema]:
+    """OpenAI's paths; the same at the root, through the gateway."""
+    base = "/text-generation/v1"
+    common = {"model": TEXT, "stream": {"type": "boolean", "default": False}, "stream_options": {"type": "object"}}
+    sampling = parameters_schema(CompletionParameters)["properties"]
+    prompts = {"anyOf": [TEXT, _list_of(TEXT), _list_of(INTEGER), _list_of(_list_of(INTEGER))]}
+    chat = {"messages": {**_list_of(MESSAGE), "minItems": 1}, "max_completion_tokens": INTEGER}
+    return {
+        f"{base}/chat/completions": _plain(
+            {**_object(**common, **sampling, **chat), "required": ["messages"]}, "OpenAI's chat completions"
+        ),
+        f"{base}/completions": _plain(
+            {**_object(**common, **sampling, prompt=prompts), "required": ["prompt"]}, "OpenAI's completions"
+        ),
+        f"{base}/models": _get("The model that is loaded, as OpenAI lists models."),
+    }
+
+
+def _open_inference() -> dict[str, Schema]:
+    """The Open Inference Protocol's paths; at the root those of all models, through the gateway."""
+    tensor = _object(name=TEXT, shape=_list_of(INTEGER), datatype={"enum": ["BYTES"]}, data=_list_of(TEXT))
+    request = {**_object(id=TEXT, parameters={"type": "object"}, inputs=_list_of(tensor)), "required": ["inputs"]}
+    return {
+        "/v2": _get("The server, in the words of the Open Inference Protocol."),
+        "/v2/health/live": _get("200 as long as the process is up."),
+        "/v2/health/ready": _get("200 when every task has a ready replica, else 503."),
+        "/v2/models/{task}": _get("What the model takes and gives.", parameter="task"),
+        "/v2/models/{task}/ready": _get("200 when the task answers.", parameter="task"),
+        "/v2/models/{task}/infer": _plain(request, "the Open Inference Protocol", parameter="task"),
+    }
+
+
+def _plain(schema: Schema, summary: str, parameter: str | None = None) -> Schema:
+    """A POST whose answer another specification describes."""
+    operation = {
+        "summary": summary,
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+        "responses": {"200": {"description": "OK"}, "default": {"description": "an error in the protocol's shape"}},
+    }
+    return {"post": operation | _in_path(parameter)}
+
+
+def _in_path(parameter: str | None) -> Schema:
+    if parameter is None:
+        return {}
+    return {"parameters": [{"name": parameter, "in": "path", "required": True, "schema": {"enum": list(TASKS)}}]}
+
+
 def _failure(status: int) -> Schema:
     return {
         "description": HTTPStatus(status).phrase,
@@ -132,5 +198,5 @@ def _failure(status: int) -> Schema:
     }
 
 
-def _get(description: str) -> Mapping[str, Schema]:
-    return {"get": {"summary": description, "responses": {"200": {"description": "OK"}}}}
+def _get(description: str, parameter: str | None = None) -> Schema:
+    return {"get": {"summary": description, "responses": {"200": {"description": "OK"}}, **_in_path(parameter)}}

@@ -65,6 +65,10 @@ class EncoderPipeline(Pipeline[InputT, ParametersT, EncoderRow, OutputT]):
         super().__init__(artifact)
         self._encoder = Encoder(artifact, config)
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._encoder.tokenizer
+
     def measure_cost(self, max_batch_tokens: int, max_batch_size: int, concurrency: int = 1) -> CostModel:
         shapes = list(shapes_within(self._encoder.tokenizer.settings.max_length, max_batch_tokens, max_batch_size))
         self._encoder.calibrate(sorted({tokens for _, tokens in shapes}))

@@ -8,13 +8,14 @@ import pytest
 import pipelines
 from benchmarks.bodies import BodyConfig, calls
 from deployments.protocols import huggingface
+from deployments.protocols.protocol import TaskRequest
 from pipelines.artifact import TASKS
 from pipelines.errors import ConfigurationError
 
 TEXTS = ["The bridge was built in 1894.", "정말 재미있는 영화였어요", 'a "quoted" text']
 
 
-def parsed(task: str, request: bytes) -> huggingface.TaskRequest:
+def parsed(task: str, request: bytes) -> TaskRequest:
     head, body = request.split(b"\r\n\r\n", 1)
     assert head.startswith(f"POST /{task} HTTP/1.1".encode())
     return huggingface.read(task, json.loads(body))
@@ -49,3 +50,16 @@ def test_a_streaming_body_asks_for_events_and_for_parameters_of_its_own() -> Non
 def test_only_text_generation_streams() -> None:
     with pytest.raises(ConfigurationError, match="--stream"):
         calls("127.0.0.1:8000", "", "translation", TEXTS, 1, BodyConfig(stream=True))
+
+
+def test_openais_bodies_are_greedy_completions_of_a_known_length() -> None:
+    config = BodyConfig(protocol="openai", stream=True, max_new_tokens=8)
+    (call,) = calls("127.0.0.1:8000", "", "text-generation", TEXTS[:1], 1, config)
+
+    head, _, body = call.request.partition(b"\r\n\r\n")
+
+    assert head.startswith(b"POST /text-generation/v1/completions HTTP/1.1")
+    expected = {"model": "sextet", "prompt": TEXTS[0], "max_tokens": 8, "temperature": 0, "stream": True}
+    assert json.loads(body) == expected
+    with pytest.raises(ConfigurationError, match="allowed for translation: huggingface"):
+        calls("127.0.0.1:8000", "", "translation", TEXTS, 1, BodyConfig(protocol="openai"))

@@ -70,7 +70,7 @@ def test_a_text_is_answered_with_what_the_pipeline_says_and_a_list_in_its_order(
 ) -> None:
     texts = ["what a film", "정말 좋았어요 😀", "meh " * 300]
     pipeline = pipelines.load(model)
-    expected = [[pytest.approx(one) for one in pipeline(text, top_k=None)] for text in texts]
+    expected = [[pytest.approx(one, abs=1e-5) for one in pipeline(text, top_k=None)] for text in texts]
 
     assert post(server, {"inputs": texts[0]}).json() == expected[:1]
     assert post(server, {"inputs": texts, "parameters": {}}).json() == expected
@@ -143,7 +143,7 @@ def test_a_path_below_the_task_does_not_exist(server: TaskServer) -> None:
     response = post(server, {"inputs": "a"}, "/generate")
 
     assert (response.status_code, response.json()["error_type"]) == (404, "not_found")
-    assert response.json()["error"] == f"/{TASK}/generate does not exist; allowed: POST /{TASK}"
+    assert response.json()["error"].startswith(f"/{TASK}/generate does not exist; allowed: POST /{TASK}, POST ")
 
 
 @pytest.mark.parametrize(
