@@ -37,7 +37,18 @@ FIELDS = {
 }
 OPTIONAL_FIELDS = {"text-classification": ("text_pair",)}
 SAME_MEANING = {
-    "text": ("sentence", "sentence1", "document", "review", "content", "comment", "utterance", "premise", "문장", "리뷰"),
+    "text": (
+        "sentence",
+        "sentence1",
+        "document",
+        "review",
+        "content",
+        "comment",
+        "utterance",
+        "premise",
+        "문장",
+        "리뷰",
+    ),
     "text_pair": ("sentence2", "hypothesis", "text2"),
     "label": ("labels", "class", "category", "sentiment", "intent", "stars", "rating", "라벨"),
     "tokens": ("words",),
@@ -105,7 +116,7 @@ def _rows(name: str, args: DataArgs, bad: BadRows) -> Iterator[Row]:
             continue
         for field in [field for field, column in guess.items() if column and field not in said]:
             said.add(field)
-            bad.say(f"{name}: column {guess[field]!r} is taken for {field!r}; --columns.{field} NAME takes another")
+            bad.say(f"{name}: column {guess[field]!r} is taken for {field!r}; --columns {field}=NAME takes another")
         yield row | {"where": where}
 
 
@@ -140,7 +151,7 @@ def _renamed(raw: Row, args: DataArgs, guess: dict[str, str]) -> Row:
 def _same_meaning(name: str, raw: Row) -> str:
     found = [column for column in raw if column.strip().lower() in (name, *SAME_MEANING.get(name, ()))]
     if len(found) > 1:
-        raise ValueError(f"several columns may be {name!r}: {', '.join(found)}; choose one with --columns.{name} NAME")
+        raise ValueError(f"several columns may be {name!r}: {', '.join(found)}; choose one with --columns {name}=NAME")
     return found[0] if found else ""
 
 
@@ -153,7 +164,7 @@ def _checked(raw: Row, args: DataArgs) -> Row:
     missing = [name for name in fields if raw.get(name) is None]
     if missing:
         columns = ", ".join(raw) or "none"
-        raise ValueError(f"no {missing[0]!r}; the columns are {columns}; choose one with --columns.{missing[0]} NAME")
+        raise ValueError(f"no {missing[0]!r}; the columns are {columns}; choose one with --columns {missing[0]}=NAME")
     row = {name: raw[name] for name in (*fields, *OPTIONAL_FIELDS.get(task, ())) if raw.get(name) is not None}
     if "label" in row:
         row["label"] = _label(row["label"], args)

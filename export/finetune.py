@@ -34,7 +34,6 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from export import datasets, marian, plots
-from export.training_card import checkpoint_card
 from export.checkpoint import ResolvedCheckpoint, resolve
 from export.disk import full_disk
 from export.measure import check_labels, measure, score_names
@@ -45,7 +44,8 @@ from export.scores import LOWER_IS_BETTER
 from export.systems import TorchSystem
 from export.tokenizer import max_length
 from export.trainer import Interruption, WorkshopTrainer, class_weights, kept, last_whole_checkpoint, weighted_loss
-from pipelines.errors import CheckpointError, ConfigurationError, InvalidInputError, TrainingError
+from export.training_card import checkpoint_card
+from pipelines.errors import CheckpointError, ConfigurationError, TrainingError
 
 __all__ = ["FinetuneArgs", "LoraArgs", "finetune"]
 
@@ -377,7 +377,9 @@ def _loss(args: FinetuneArgs, objective: Objective, features: Dataset) -> Callab
         return None
     if not objective.labels or objective.problem_type in ("multi_label_classification", "regression"):
         raise ConfigurationError("class_weights is set; allowed where each text or token has one of several labels")
-    if unknown := [name for name in args.class_weights if name not in objective.labels and args.class_weights != "balanced"]:
+    if unknown := [
+        name for name in args.class_weights if name not in objective.labels and args.class_weights != "balanced"
+    ]:
         raise ConfigurationError(f"class_weights names {unknown[0]!r}; the labels are {', '.join(objective.labels)}")
     flat = (one for value in features["labels"] for one in (value if isinstance(value, list) else [value]))
     weights = class_weights(objective.labels, (one for one in flat if one >= 0), args.class_weights)

@@ -41,12 +41,16 @@ def check_labels(rows: Dataset, labels: tuple[str, ...], whose: str) -> None:
     known = {*labels, *(label[2:] for label in labels if label[:2] in ("B-", "I-"))}
     column = "label" if "label" in rows.column_names else "entities"
     for value, where in zip(rows[column], rows["where"], strict=True):
-        several = [one["label"] if isinstance(one, dict) else one for one in (value if isinstance(value, list) else [value])]
+        several = [
+            one["label"] if isinstance(one, dict) else one for one in (value if isinstance(value, list) else [value])
+        ]
         unknown = next((one for one in several if isinstance(one, str) and one not in known), None)
         if unknown is not None:
-            shown = ", ".join(sorted({label.removeprefix("B-") for label in labels if label[:2] != "I-" and label != "O"}))
+            shown = ", ".join(
+                sorted({label.removeprefix("B-") for label in labels if label[:2] != "I-" and label != "O"})
+            )
             raise InvalidInputError(
-                f"{where}: {whose} no label {unknown!r}, only {shown}; rename it with --labels.{unknown} NAME"
+                f"{where}: {whose} no label {unknown!r}, only {shown}; rename it with --labels {unknown}=NAME"
             )
 
 

@@ -140,6 +140,7 @@ class TokenClassification(Objective):
     def collator(self, model: PreTrainedModel) -> Collator:
         return DataCollatorForTokenClassification(self.tokenizer)
 
+
 class QuestionAnswering(Objective):
     model_class = AutoModelForQuestionAnswering
     peft_type = "QUESTION_ANS"
@@ -189,6 +190,7 @@ class QuestionAnswering(Objective):
         inside = [index for index in context if offsets[index][0] < last and offsets[index][1] > first]
         return inside[0], inside[-1]
 
+
 class TextToText(Objective):
     """Translation and summarization: `source` to `target` through an encoder-decoder."""
 
@@ -203,6 +205,7 @@ class TextToText(Objective):
 
     def collator(self, model: PreTrainedModel) -> Collator:
         return DataCollatorForSeq2Seq(self.tokenizer, model=model, label_pad_token_id=IGNORED)
+
 
 class TextGeneration(Objective):
     model_class = AutoModelForCausalLM
@@ -227,6 +230,7 @@ class TextGeneration(Objective):
     def collator(self, model: PreTrainedModel) -> Collator:
         return DataCollatorForSeq2Seq(self.tokenizer, label_pad_token_id=IGNORED)
 
+
 OBJECTIVES: Mapping[str, type[Objective]] = {
     "text-classification": TextClassification,
     "token-classification": TokenClassification,
@@ -241,5 +245,3 @@ def objective_of(task: str) -> type[Objective]:
     if task not in OBJECTIVES:
         raise ConfigurationError(f"task is {task!r}; allowed: {', '.join(OBJECTIVES)}")
     return OBJECTIVES[task]
-
-

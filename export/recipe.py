@@ -162,6 +162,9 @@ def _flags(flags: Sequence[str]) -> dict[str, Any]:
         for key in path[:-1]:
             place = place.setdefault(key, {})
         text = "true" if alone else value if equals else rest.pop(0)
+        if path in (["columns"], ["labels"]) and "=" in text:  # --columns text=document, as evaluate has it
+            key, _, text = text.partition("=")
+            place, path = place.setdefault(path[0], {}), [key]
         try:
             place[path[-1]] = yaml.safe_load(text)
         except yaml.YAMLError:

@@ -68,7 +68,9 @@ def classification(expected: Sequence[str], predicted: Sequence[str], labels: Se
     return Measured(_outcomes(right, chosen), combine, tuple(names), _per_label(right, chosen, names), confusion)
 
 
-def multi_label(expected: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], labels: Sequence[str]) -> Measured:
+def multi_label(
+    expected: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], labels: Sequence[str]
+) -> Measured:
     """Any number of labels for each text; `accuracy` asks for all of them at once."""
     right = np.array([[name in one for name in labels] for one in expected], dtype=float)
     chosen = np.array([[name in one for name in labels] for one in predicted], dtype=float)
@@ -86,9 +88,15 @@ def _label_scores(n: int, *, exclusive: bool) -> Callable[[Sums], Values]:
     def combine(sums: Sums) -> Values:
         hits, chosen, right = sums[:n], sums[n : 2 * n], sums[2 * n : 3 * n]
         occurs = (chosen + right) > 0 if exclusive else np.ones(n, dtype=bool)
-        precision, recall, f1 = (_ratio(a, b)[occurs] for a, b in ((hits, chosen), (hits, right), (2 * hits, chosen + right)))
+        precision, recall, f1 = (
+            _ratio(a, b)[occurs] for a, b in ((hits, chosen), (hits, right), (2 * hits, chosen + right))
+        )
         macro = {"precision_macro": precision, "recall_macro": recall, "f1_macro": f1}
-        micro = {"precision_micro": (hits, chosen), "recall_micro": (hits, right), "f1_micro": (2 * hits, chosen + right)}
+        micro = {
+            "precision_micro": (hits, chosen),
+            "recall_micro": (hits, right),
+            "f1_micro": (2 * hits, chosen + right),
+        }
         return {
             "accuracy": float(sums[-2] / sums[-1]),
             **{name: float(one.mean()) for name, one in macro.items()},
@@ -142,7 +150,9 @@ def entities(texts: Sequence[str], expected: Sequence[set[Span]], predicted: Seq
                 counts[row, offset * len(types) + types.index(label)] += 1
     table: dict[str, Values] = {}
     if types:
-        tags = [[_tags(len(text), spans) for text, spans in zip(texts, side, strict=True)] for side in (expected, predicted)]
+        tags = [
+            [_tags(len(text), spans) for text, spans in zip(texts, side, strict=True)] for side in (expected, predicted)
+        ]
         report = classification_report(*tags, output_dict=True, mode="strict", scheme=IOB2, zero_division=0)
         names = {"precision": "precision", "recall": "recall", "f1-score": "f1", "support": "rows"}
         table = {label: {names[key]: float(report[label][key]) for key in names} for label in types if label in report}
@@ -187,7 +197,9 @@ def answers(predicted: Sequence[str], accepted: Sequence[Sequence[str]]) -> Meas
 
 def _words(text: str) -> list[str]:
     """SQuAD's folding: lower case, no punctuation, no English articles."""
-    kept = (one for one in text.lower() if one not in string.punctuation and not unicodedata.category(one).startswith("P"))
+    kept = (
+        one for one in text.lower() if one not in string.punctuation and not unicodedata.category(one).startswith("P")
+    )
     return re.sub(r"\b(?:a|an|the)\b", " ", "".join(kept)).split()
 
 
@@ -203,14 +215,22 @@ def translations(predicted: Sequence[str], expected: Sequence[str]) -> Measured:
 
     metrics = {"bleu": BLEU(), "chrf": CHRF()}
     # What sacrebleu's own bootstrap draws from; it keeps the two to itself, hence its pinned version.
-    found = {name: np.array(one._extract_corpus_statistics(list(predicted), [list(expected)]), dtype=float) for name, one in metrics.items()}
+    found = {
+        name: np.array(one._extract_corpus_statistics(list(predicted), [list(expected)]), dtype=float)
+        for name, one in metrics.items()
+    }
     exact = np.array([[float(p == e), 1.0] for p, e in zip(predicted, expected, strict=True)])
     ends = np.cumsum([one.shape[1] for one in found.values()])
 
     def combine(sums: Sums) -> Values:
         parts = dict(zip(metrics, np.split(sums, ends), strict=False))
-        scores = {name: metrics[name]._compute_score_from_stats(part.astype(int).tolist()).score for name, part in parts.items()}
-        return {name: float(score) for name, score in scores.items()} | {"exact_match": 100 * float(sums[-2] / sums[-1])}
+        scores = {
+            name: metrics[name]._compute_score_from_stats(part.astype(int).tolist()).score
+            for name, part in parts.items()
+        }
+        return {name: float(score) for name, score in scores.items()} | {
+            "exact_match": 100 * float(sums[-2] / sums[-1])
+        }
 
     return Measured(np.hstack([*found.values(), exact]), combine)
 
@@ -229,7 +249,10 @@ def summaries(predicted: Sequence[str], expected: Sequence[str]) -> Measured:
     names = {"rouge1": "rouge_1", "rouge2": "rouge_2", "rougeL": "rouge_l"}
     scorer = RougeScorer(list(names), tokenizer=UnicodeWords())
     rows = [scorer.score(wanted, found) for wanted, found in zip(expected, predicted, strict=True)]
-    statistics = [[*(row[name].fmeasure for name in names), float(not found.strip()), 1.0] for row, found in zip(rows, predicted, strict=True)]
+    statistics = [
+        [*(row[name].fmeasure for name in names), float(not found.strip()), 1.0]
+        for row, found in zip(rows, predicted, strict=True)
+    ]
 
     def combine(sums: Sums) -> Values:
         values = {name: float(total / sums[-1]) for name, total in zip(names.values(), sums, strict=False)}

@@ -87,7 +87,9 @@ def weighted_loss(weights: torch.Tensor, smoothing: float) -> Callable[..., torc
             label_smoothing=smoothing,
             reduction="sum",
         )
-        return total / (num_items_in_batch if num_items_in_batch is not None else (labels != IGNORED).sum().clamp(min=1))
+        return total / (
+            num_items_in_batch if num_items_in_batch is not None else (labels != IGNORED).sum().clamp(min=1)
+        )
 
     return loss
 
