@@ -62,7 +62,8 @@ def _entities(system: System, rows: Dataset, parameters: Parameters) -> Measured
         spans = set()
         for entity in found:
             surface = text[entity["start"] : entity["end"]]
-            start = entity["start"] + len(surface) - len(surface.lstrip())  # "▁Seoul" spans the blank before it
+            blanks = len(surface) - len(surface.lstrip())  # "▁Seoul" spans the blank before it
+            start = entity["start"] + (blanks if blanks < len(surface) else 0)
             spans.add((start, entity["end"], entity["entity_group"]))
         predicted.append(spans)
     if system.labels:
