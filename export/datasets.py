@@ -114,9 +114,9 @@ def _rows(name: str, args: DataArgs, bad: BadRows) -> Iterator[Row]:
         except ValueError as error:
             bad.add(where, str(error))
             continue
-        for field in [field for field, column in guess.items() if column and field not in said]:
-            said.add(field)
-            bad.say(f"{name}: column {guess[field]!r} is taken for {field!r}; --columns {field}=NAME takes another")
+        for wanted in [one for one, column in guess.items() if column and one not in said]:
+            said.add(wanted)
+            bad.say(f"{name}: column {guess[wanted]!r} is taken for {wanted!r}; --columns {wanted}=NAME takes another")
         yield row | {"where": where}
 
 
@@ -132,7 +132,7 @@ def _renamed(raw: Row, args: DataArgs, guess: dict[str, str]) -> Row:
     if isinstance(raw.get("translation"), dict):  # as data sets of the Hub have it, by language
         raw = raw | raw["translation"]
     if args.columns:
-        raw = raw | {field: raw[str(column)] for field, column in args.columns.items() if str(column) in raw}
+        raw = raw | {name: raw[str(column)] for name, column in args.columns.items() if str(column) in raw}
         absent = next((str(column) for column in args.columns.values() if str(column) not in raw), None)
         if absent is not None and not isinstance(raw.get("tokens"), list):
             raise ValueError(f"no column {absent!r}; the columns are {', '.join(raw)}")

@@ -65,7 +65,7 @@ def evaluate(args: EvaluateArgs, post: Post, say: Say) -> Report:
     systems = _systems(args, task, post, say)
     problem_type = args.problem_type or next((one.problem_type for one in systems if one.problem_type), None)
     rows = _read(args, task, problem_type, say)
-    measured = {}
+    measured: dict[str, Measured] = {}
     for system in systems:
         system.problem_type = problem_type
         measured[_distinct(system.name, measured)] = measure(task, system, rows, args.parameters)

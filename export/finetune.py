@@ -136,7 +136,8 @@ def _disk(output: Path) -> Iterator[None]:
         if (cause := full_disk(error)) is None:
             raise
         raise TrainingError(
-            f"{output} cannot be written: {cause.strerror}; free some, then run it again; {kept(output / 'checkpoints')}"
+            f"{output} cannot be written: {cause.strerror}; free some, then run it again; "
+            f"{kept(output / 'checkpoints')}"
         ) from error
 
 
@@ -389,7 +390,7 @@ def _loss(args: FinetuneArgs, objective: Objective, features: Dataset) -> Callab
 def _has_bf16() -> bool:
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported())  # type: ignore[no-untyped-call]
+    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, output: Path) -> None:

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face Hub, read by the `datasets` library: its cache, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE."""
+"""Data sets of the Hugging Face Hub, by the `datasets` library: its cache, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE."""
 
 import re
 from collections.abc import Iterator

@@ -27,8 +27,7 @@ class EpochTable:
         cells = {"epoch": f"{state.epoch or 0:.2f}", "step": str(state.global_step)}
         cells["training loss"] = f"{losses[-1]:.4f}" if losses else "no log"
         for name, value in metrics.items():
-            file, found, score = name.removeprefix("eval_").partition("_")
-            if found and any(name.endswith(f"_{one}") for one in (*self._shown, "loss")):
+            if name.startswith("eval_") and name.endswith(tuple(f"_{one}" for one in (*self._shown, "loss"))):
                 label = name.removeprefix("eval_").removeprefix("validation_").replace("_", " ")
                 cells["validation loss" if label == "loss" else label] = f"{value:.4f}"
         if not self._header:

@@ -78,9 +78,9 @@ def _open(path: Path, encoding: str) -> IO[str]:
     utf8 = encoding.lower().replace("_", "-") in ("utf-8", "utf8")
     if utf8 and beginning in _UTF16:
         raise InvalidInputError(f"{path}:1: the file is UTF-16, not UTF-8; set encoding to utf-16")
-    how = {"encoding": "utf-8-sig" if utf8 else encoding, "errors": "surrogateescape", "newline": ""}
+    codec = "utf-8-sig" if utf8 else encoding
     try:
-        return cast(IO[str], opener(path, "rt", **how))
+        return cast(IO[str], opener(path, "rt", encoding=codec, errors="surrogateescape", newline=""))
     except LookupError:
         raise InvalidInputError(f"{path}: encoding is {encoding!r}, which Python does not know") from None
 

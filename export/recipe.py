@@ -32,7 +32,7 @@ class LoraArgs:
 
 @dataclass(frozen=True)
 class FinetuneArgs:
-    """A recipe. Where TrainingArguments has the field, name and meaning are its own; a recipe may have its others too."""
+    """A recipe. Where TrainingArguments has the field, name and meaning are its own; its others may stand beside."""
 
     model: str | MarianArgs
     """A local folder, a Hub id, `starter:NAME`, or a mapping with `architecture: marian` to start from nothing."""
@@ -42,7 +42,7 @@ class FinetuneArgs:
     validation: Mapping[str, str] = field(default_factory=dict)
     """Named files, or one path; the score of each is reported under its name."""
     columns: Mapping[str, str | int] = field(default_factory=dict)
-    """Where a field of export.datasets is in the files: a column's name, or its number from 0 if there is no header."""
+    """Where a field of export.datasets is: a column's name, or its number from 0 where there is no header."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """New names for labels of the files, such as {"0": negative, "1": positive}."""
     problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] | None = None
@@ -59,9 +59,9 @@ class FinetuneArgs:
     lora: LoraArgs | None = None
     freeze_embeddings: bool = False
     class_weights: Literal["balanced"] | Mapping[str, float] | None = None
-    """What a row counts by its label (a token by its tag): by name, 1 where not named; or as if all were as frequent."""
+    """What a row counts by its label (a token by its tag): 1 where not named; or as if all were as frequent."""
     early_stopping_patience: int | None = None
-    """Evaluations without a better `metric_for_best_model` (loss if absent) after which to stop, with the best model."""
+    """Evaluations without a better `metric_for_best_model` (loss if absent) after which to stop, with the best."""
     early_stopping_threshold: float = 0.0
     metric_for_best_model: str | None = None
     greater_is_better: bool | None = None

@@ -13,7 +13,7 @@ _SECTION = re.compile(r"\n## Measured on .*?(?=\n## (?!Measured on )|\Z)", re.DO
 
 @dataclass(frozen=True)
 class Report:
-    """`measured` by the name of each system, on the same `rows` of the file `data` (whose sha256 in hex is `digest`)."""
+    """`measured` by the name of each system, on the same `rows` of the file `data`, whose sha256 in hex is `digest`."""
 
     data: str
     digest: str | None

@@ -1,4 +1,4 @@
-"""Trainer: transformers' own, with rows in an order that a resumed run repeats, scores beside the loss, and clean stops."""
+"""Trainer: transformers' own, with an order of rows that a resumed run repeats, scores beside the loss, clean stops."""
 
 import json
 import shutil

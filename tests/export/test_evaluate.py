@@ -1,4 +1,4 @@
-"""`sextet evaluate`: the same numbers for a checkpoint, its artifact and a task that is served; kept with the artifact."""
+"""`sextet evaluate`: the same numbers for a checkpoint, its artifact and a served task; kept with the artifact."""
 
 import json
 import math

@@ -262,7 +262,7 @@ def test_a_weighted_loss_is_torchs_own_and_adds_up_over_accumulated_batches() ->
     loss = weighted_loss(weights, 0.1)
     whole = loss({"logits": logits}, labels)
     halves = [loss({"logits": logits[part]}, labels[part], 5) for part in (slice(0, 3), slice(3, 6))]
-    assert whole.item() == pytest.approx(sum(halves).item())
+    assert whole.item() == pytest.approx(float(sum(halves)))
     torchs = torch.nn.functional.cross_entropy(logits, labels, weights, label_smoothing=0.1, reduction="sum")
     assert whole.item() == pytest.approx(torchs.item() / 5)
 
@@ -374,11 +374,26 @@ def test_a_wrong_recipe_is_refused_in_one_line(
     ("task", "changes", "message"),
     [
         ("text-classification", {"max_length": 4096}, "max_length is 4096; {model} reads 128 tokens at most"),
-        ("text-classification", {"metric_for_best_model": "f2", "load_best_model_at_end": True, "eval_strategy": "epoch"},
-         "metric_for_best_model is 'f2'; allowed: loss, accuracy, f1_macro"),
-        ("text-classification", {"early_stopping_patience": 1}, "compare evaluations: set validation and eval_strategy"),
-        ("text-classification", {"class_weights": {"neutral": 2}}, "class_weights names 'neutral'; the labels are negative"),
-        ("translation", {"class_weights": "balanced"}, "class_weights is set; allowed where each text or token has one"),
+        (
+            "text-classification",
+            {"metric_for_best_model": "f2", "load_best_model_at_end": True, "eval_strategy": "epoch"},
+            "metric_for_best_model is 'f2'; allowed: loss, accuracy, f1_macro",
+        ),
+        (
+            "text-classification",
+            {"early_stopping_patience": 1},
+            "compare evaluations: set validation and eval_strategy",
+        ),
+        (
+            "text-classification",
+            {"class_weights": {"neutral": 2}},
+            "class_weights names 'neutral'; the labels are negative",
+        ),
+        (
+            "translation",
+            {"class_weights": "balanced"},
+            "class_weights is set; allowed where each text or token has one",
+        ),
         ("text-classification", {"optim": "adamvv"}, "recipe: adamvv is not a valid OptimizerNames"),
         ("text-classification", {"train": "one.csv"}, "every one of the 2 training rows has the label 'a'; two labels"),
         ("text-classification", {"validation": "new.csv"}, "new.csv:3: the training files have no label 'c', only a"),
@@ -386,7 +401,7 @@ def test_a_wrong_recipe_is_refused_in_one_line(
         ("token-classification", {"train": "plain.conll"}, "there is no entity in any of the 1 training rows"),
         ("question-answering", {"max_length": 8}, "tokens, which leaves too little of max_length 8"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_trained_is_refused_in_one_line(
     tmp_path: Path,
     recipe: Callable[..., FinetuneArgs],

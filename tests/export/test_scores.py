@@ -48,7 +48,7 @@ def test_an_entity_is_right_only_with_its_type_and_both_ends() -> None:
     predicted: list[set[scores.Span]] = [{(0, 4, "PER"), (11, 15, "LOC")}, set()]
     found = scores.entities(texts, expected, predicted)
     values = found.values()
-    assert (values["precision"], values["recall"], values["f1"]) == (0.5, pytest.approx(1 / 3), pytest.approx(0.4))
+    assert [values[name] for name in ("precision", "recall", "f1")] == pytest.approx([1 / 2, 1 / 3, 2 / 5])
     tags = [[scores._tags(len(t), s) for t, s in zip(texts, side, strict=True)] for side in (expected, predicted)]
     assert values["f1"] == pytest.approx(entity_f1(*tags, mode="strict", scheme=IOB2))
     assert found.table["LOC"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "rows": 2.0}
