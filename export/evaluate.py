@@ -55,12 +55,15 @@ class EvaluateArgs:
     output: Path | None = None
 
 
-def evaluate(args: EvaluateArgs, post: Post, say: Say) -> Report:
-    """Measure every system on the same rows, and write it down where there is a place for it.
+def evaluate(args: EvaluateArgs, post: Post, say: Say, *, write_down: bool = True) -> Report:
+    """Measure every system on the same rows, and (unless told not to) write it into artifacts and checkpoints.
 
     `post` asks a URL. Raises SextetError for data, systems or a task that do not fit each other.
     """
     check_problem_type(args.problem_type)
+    for name, number in {"resamples": args.resamples, "max_samples": args.max_samples}.items():
+        if number is not None and number < 1:
+            raise ConfigurationError(f"{name} is {number}; allowed: 1 and above")
     task = _task(args)
     systems = _systems(args, task, post, say)
     problem_type = args.problem_type or next((one.problem_type for one in systems if one.problem_type), None)
@@ -75,7 +78,7 @@ def evaluate(args: EvaluateArgs, post: Post, say: Say) -> Report:
         text = json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n"
         (args.output / "report.json").write_text(text, encoding="utf-8")
         _draw(report, measured, args.output, say)
-    for name in args.systems:
+    for name in args.systems if write_down else ():
         _write_down(Path(name), report, say)
     return report
 

@@ -17,39 +17,22 @@ from export.evaluate import EvaluateArgs, evaluate, pairs
 from export.report import Report
 from pipelines.artifact import ModelArtifact
 from pipelines.errors import ConfigurationError, InvalidInputError, SextetError
+from tests.export import labelled
+from tests.export.labelled import ARCHITECTURES
 
 Make = Callable[..., Path]
 
-ROWS: dict[str, list[dict[str, Any]]] = {
+ROWS: dict[str, list[dict[str, Any]]] = labelled.ROWS | {
     "text-classification": [
         {"text": "The film was wonderful", "label": "positive"},
         {"text": "음식은 맛이 없었다", "label": "negative"},
         {"text": "The river flows to the sea.", "label": "neutral"},
         {"text": "great 👍", "label": "positive"},
     ],
-    "token-classification": [
-        {"tokens": ["Anna", "lives", "in", "Paris"], "tags": ["B-PER", "O", "O", "B-LOC"]},
-        {"text": "서울은 크다", "entities": [{"start": 0, "end": 2, "label": "LOC"}]},
-    ],
     "question-answering": [
-        {
-            "question": "Who?",
-            "context": "Anna Smith wrote it.",
-            "answers": {"text": ["Anna Smith"], "answer_start": [0]},
-        },
+        {"question": "Who?", "context": "Anna wrote it.", "answers": {"text": ["Anna"], "answer_start": [0]}},
         {"question": "When?", "context": "In Norway.", "answers": {"text": [], "answer_start": []}},
     ],
-    "translation": [{"source": "Go.", "target": "Va !"}, {"source": "I love you.", "target": "Je t'aime."}],
-    "summarization": [{"source": "Prices rose by 3.5% in March, the bank said.", "target": "Prices rose."}],
-    "text-generation": [{"text": "The river flows to the sea."}, {"text": "서울은 대한민국의 수도이다."}],
-}
-ARCHITECTURES = {
-    "text-classification": "bert",
-    "token-classification": "xlm-roberta",
-    "question-answering": "bert",
-    "translation": "marian",
-    "summarization": "t5",
-    "text-generation": "gpt2",
 }
 
 
@@ -179,6 +162,7 @@ def test_an_artifact_whose_checkpoint_is_gone_is_measured_alone(
     [
         ({"task": "fill-mask"}, "task is 'fill-mask'; allowed: text-classification"),
         ({"task": None}, "does not say its task; give --task, one of text-classification"),
+        ({"resamples": 0}, "resamples is 0; allowed: 1 and above"),
         ({"problem_type": "many"}, "problem_type is 'many'; allowed: single_label_classification"),
         (
             {"labels": {"neutral": "meh"}},
