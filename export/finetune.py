@@ -24,17 +24,14 @@ import transformers
 import yaml
 from datasets import Dataset
 from transformers import (
-    AutoConfig,
     AutoTokenizer,
     EarlyStoppingCallback,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
     TrainingArguments,
 )
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from export import datasets, marian, plots
-from export.checkpoint import ResolvedCheckpoint, resolve
+from export import datasets, plots
 from export.disk import full_disk
 from export.measure import check_labels, measure, score_names
 from export.objective import Objective, objective_of
@@ -42,10 +39,10 @@ from export.progress import Bar, EpochTable
 from export.recipe import FinetuneArgs, LoraArgs
 from export.scores import LOWER_IS_BETTER
 from export.systems import TorchSystem
-from export.tokenizer import max_length
+from export.trainee import create, save, trainable
 from export.trainer import Interruption, WorkshopTrainer, class_weights, kept, last_whole_checkpoint, weighted_loss
 from export.training_card import checkpoint_card
-from pipelines.errors import CheckpointError, ConfigurationError, TrainingError
+from pipelines.errors import ConfigurationError, TrainingError
 
 __all__ = ["FinetuneArgs", "LoraArgs", "finetune"]
 
@@ -79,12 +76,12 @@ def finetune(args: FinetuneArgs, say: Say = lambda line: print(line, file=sys.st
         _claim(output, args)
         transformers.set_seed(args.seed)
         transformers.logging.set_verbosity_error()  # of new heads it warns at length, and they are what is wanted here
-        model, tokenizer, base = _create(args, objective_type, labels, train)
+        model, tokenizer, base = create(args, objective_type, labels, train)
         objective = objective_type(tokenizer, args.max_length, labels, problem_type)
         _say_cut(objective, {"training": train, **validation}, say)
-        trained, metrics = _train(args, _trainable(args, model, objective_type), objective, train, validation, say)
+        trained, metrics = _train(args, trainable(args, model, objective_type), objective, train, validation, say)
         metrics["training"] |= {"bad_rows": bad_rows} if bad_rows else {}
-        _save(trained, tokenizer, output)
+        save(trained, tokenizer, output)
         metrics |= {"validation": score(output, args, validation)}
         card = checkpoint_card(args, labels, metrics, base)
         (output / "README.md").write_text(card, encoding="utf-8")
@@ -191,74 +188,6 @@ def _begun(recipe: Path) -> dict[str, Any]:
         return dataclasses.asdict(FinetuneArgs.from_mapping(found))
     except ConfigurationError:
         return found if isinstance(found, dict) else {}
-
-
-def _create(
-    args: FinetuneArgs, objective: type[Objective], labels: tuple[str, ...], train: Dataset
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, ResolvedCheckpoint | None]:
-    """The model to be trained, with a new head where the task needs one, its tokenizer, and what both come from."""
-    if isinstance(args.model, marian.MarianArgs):
-        texts = (row[side] for row in train for side in ("source", "target"))
-        return *marian.create(args.model, texts, Path(args.output) / "checkpoints" / "vocabulary"), None
-    checkpoint = resolve(args.model)
-    names: dict[str, Any] = {}
-    if labels:
-        names = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
-    if args.task == "text-classification":
-        names["problem_type"] = args.problem_type or "single_label_classification"
-    try:
-        config = AutoConfig.from_pretrained(checkpoint.path, **names, **checkpoint.loading)
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, **checkpoint.loading)
-        model = objective.model_class.from_pretrained(
-            checkpoint.path, config=config, ignore_mismatched_sizes=True, dtype=torch.float32, **checkpoint.loading
-        )
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{args.model} cannot be loaded for {args.task}: {str(error).splitlines()[0]}") from None
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token  # GPT-2 has none; the collator only needs something to fill with
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
-    if args.max_length > (longest := max_length(tokenizer, model)):
-        raise ConfigurationError(f"max_length is {args.max_length}; {args.model} reads {longest} tokens at most")
-    return model, tokenizer, checkpoint
-
-
-def _trainable(args: FinetuneArgs, model: PreTrainedModel, objective: type[Objective]) -> PreTrainedModel:
-    """The model with everything frozen that the recipe does not train."""
-    if args.lora is not None:
-        names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
-        config = peft.LoraConfig(
-            r=args.lora.r,
-            lora_alpha=args.lora.alpha,
-            lora_dropout=args.lora.dropout,
-            target_modules=_linear_layers(model, args.lora, objective.heads),
-            modules_to_save=[head for head in objective.heads if head in names] or None,
-            task_type=objective.peft_type,
-        )
-        model = peft.get_peft_model(model, config)
-    if args.freeze_embeddings:
-        model.get_input_embeddings().requires_grad_(False)
-    return model
-
-
-def _linear_layers(model: PreTrainedModel, lora: LoraArgs, heads: tuple[str, ...]) -> list[str]:
-    """Full names of the layers that get an adapter: those named in the recipe, outside of the new head."""
-    everything = "all-linear" in lora.target_modules
-    output = model.get_output_embeddings()
-    chosen = [
-        name
-        for name, module in model.named_modules()
-        if not set(name.split(".")) & set(heads)
-        and module is not output
-        and (_is_linear(module) if everything else name.rsplit(".", 1)[-1] in lora.target_modules)
-    ]
-    if not chosen:
-        raise ConfigurationError(f"lora.target_modules {', '.join(lora.target_modules)}: the model has no such layer")
-    return chosen
-
-
-def _is_linear(module: torch.nn.Module) -> bool:
-    return isinstance(module, (torch.nn.Linear, transformers.pytorch_utils.Conv1D))
 
 
 def _train(
@@ -391,14 +320,3 @@ def _has_bf16() -> bool:
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported())
-
-
-def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, output: Path) -> None:
-    if isinstance(model, peft.PeftModel):
-        model.save_pretrained(output / "adapter")
-        model = model.merge_and_unload()
-        # An adapter names neither labels nor architecture; `save_pretrained` of the model would set the latter.
-        model.config.architectures = [type(model).__name__]
-        model.config.save_pretrained(output / "adapter")
-    model.save_pretrained(output)
-    tokenizer.save_pretrained(output)

@@ -129,7 +129,9 @@ def test_a_lora_run_writes_an_adapter_that_merges_into_the_same_checkpoint(recip
 
 
 def test_a_small_marian_is_made_from_nothing(recipe: Callable[..., FinetuneArgs]) -> None:
-    args = recipe("translation", model={"architecture": "marian", "vocab_size": 60, "d_model": 32, "ffn_dim": 32})
+    args = recipe(
+        "translation", model={"architecture": "marian", "vocab_size": 60, "d_model": 32, "ffn_dim": 32}, max_steps=5
+    )
     output = finetune(args)
     tokenizer = AutoTokenizer.from_pretrained(output)
     assert tokenizer.decode(tokenizer("I love you.")["input_ids"], skip_special_tokens=True) == "I love you."
