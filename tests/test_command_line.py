@@ -42,6 +42,12 @@ def test_help_loads_no_framework() -> None:
             "--url: unknown url type: 'nowhere/translation'; allowed:",
         ),
         (["finetune", "absent.yaml"], "absent.yaml"),
+        (["finetune", "--task", "translation"], "finetune: 'model' is missing"),
+        (["finetune", "--learning_rat", "1"], "finetune: unknown key 'learning_rat'; did you mean 'learning_rate'?"),
+        (["evaluate", "absent", "--data", "a.tsv"], "absent does not say its task; give --task, one of text-classific"),
+        (["evaluate", "http://127.0.0.1:9/x", "--data", "a.tsv"], "http://127.0.0.1:9/x does not end in a task"),
+        (["evaluate", "absent", "--data", "a", "--parameters", "x"], "--parameters is 'x'; allowed: a JSON object"),
+        (["evaluate", "absent", "--data", "a", "--columns", "x"], "--columns is 'x'; allowed: NAME=VALUE"),
         (
             ["export", "starter:qa", "--task", "question-answering", "--output", "a", "--revision", "main"],
             "starter:qa has no revisions, got 'main'; only models on the Hub have them",

@@ -13,8 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import pipelines
+from deployments.ask import post
+from export.evaluate import EvaluateArgs, evaluate
 from pipelines.artifact import TASKS
 from tests.cluster.serving import Serving
+from tests.export.labelled import ROWS
 
 pytestmark = pytest.mark.cluster
 Client = Callable[[str], Any]  # an InferenceClient for a task; its methods return unions that a test has to tell apart
@@ -211,3 +214,19 @@ def test_many_clients_at_once_get_their_own_answers(http: httpx.Client, in_proce
 
     for text, answer in zip(texts, answers, strict=True):
         assert answer == [[approximately(in_process("text-classification", text)[0])]]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_running_task_is_measured_as_its_artifact_is(
+    task: str, cluster: Serving, models: dict[str, Path], tmp_path: Path
+) -> None:
+    """The URL, the real HTTP and the real answers; `sextet evaluate` itself."""
+    data = tmp_path / "rows.jsonl"
+    rows = [row | ({"label": "positive"} if "label" in row else {}) for row in ROWS[task]]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    parameters = {"max_new_tokens": 8} if task in ("translation", "summarization") else {}
+    args = EvaluateArgs((str(models[task]), f"{cluster.url}/{task}"), str(data), parameters=parameters, resamples=5)
+    artifact, served = evaluate(args, post, lambda _line: None, write_down=False).scores.values()
+    assert {name: value for name, (value, *_) in served.items()} == pytest.approx(
+        {name: value for name, (value, *_) in artifact.items()}, abs=1e-3
+    )

@@ -1,0 +1,193 @@
+"""`sextet evaluate`: the same numbers for a checkpoint, its artifact and a served task; kept with the artifact."""
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import pipelines
+from deployments.protocols import huggingface
+from export.evaluate import EvaluateArgs, evaluate, pairs
+from export.report import Report
+from pipelines.artifact import ModelArtifact
+from pipelines.errors import ConfigurationError, InvalidInputError, SextetError
+from tests.export import labelled
+from tests.export.labelled import ARCHITECTURES
+
+Make = Callable[..., Path]
+
+ROWS: dict[str, list[dict[str, Any]]] = labelled.ROWS | {
+    "text-classification": [
+        {"text": "The film was wonderful", "label": "positive"},
+        {"text": "음식은 맛이 없었다", "label": "negative"},
+        {"text": "The river flows to the sea.", "label": "neutral"},
+        {"text": "great 👍", "label": "positive"},
+    ],
+    "question-answering": [
+        {"question": "Who?", "context": "Anna wrote it.", "answers": {"text": ["Anna"], "answer_start": [0]}},
+        {"question": "When?", "context": "In Norway.", "answers": {"text": [], "answer_start": []}},
+    ],
+}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Callable[[str], str]:
+    def write(task: str) -> str:
+        path = tmp_path / f"{task}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in ROWS[task]), encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def measured(*systems: str | Path, data: str, post: Any = None, **changes: Any) -> Report:
+    args = EvaluateArgs(tuple(map(str, systems)), data, **{"resamples": 20, **changes})
+    return evaluate(args, post, lambda _line: None)
+
+
+def served(artifact: Path) -> Callable[[str, Any], Any]:
+    """What a task server does to the body of a request, without the network: its own protocol and its own pipeline."""
+    pipeline = pipelines.load(artifact)
+
+    def post(url: str, body: Any) -> Any:
+        task = pipeline.artifact.manifest.task
+        assert url == f"http://127.0.0.1:8000/{task}"
+        request = huggingface.read(task, json.loads(json.dumps(body)))
+        inputs = [pipeline.parse(one) for one in request.inputs]
+        answers = list(pipeline._answers(inputs, pipeline.parameters(request.parameters)))
+        return json.loads(json.dumps(huggingface.write(task, request, answers)))
+
+    return post
+
+
+@pytest.mark.parametrize("task", list(ROWS))
+def test_a_checkpoint_its_artifact_and_a_served_task_have_the_same_scores(
+    task: str, data: Callable[[str], str], tmp_path: Path, checkpoint: Make, exported: Make
+) -> None:
+    source, artifact = checkpoint(ARCHITECTURES[task], task), tmp_path / "artifact"
+    shutil.copytree(exported(ARCHITECTURES[task], task), artifact)
+    url = f"http://127.0.0.1:8000/{task}/"
+    report = measured(source, artifact, url, data=data(task), task=task, post=served(artifact), parameters=fast(task))
+    first, second, third = report.scores.values()
+    assert list(report.scores) == ["PyTorch", "fp32 artifact", "127.0.0.1:8000"]
+    assert first.keys() == second.keys() == third.keys()
+    for name, (value, low, high) in first.items():
+        assert second[name][0] == pytest.approx(value, abs=1e-3)
+        assert third[name][0] == pytest.approx(value, abs=1e-3)
+        assert low <= high
+
+
+def fast(task: str) -> dict[str, Any]:
+    return {"max_new_tokens": 8, "num_beams": 1} if task in ("translation", "summarization") else {}
+
+
+def test_perplexity_is_that_of_transformers_own_loss(data: Callable[[str], str], checkpoint: Make) -> None:
+    source = checkpoint("gpt2", "text-generation")
+    report = measured(source, data=data("text-generation"), task="text-generation")
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+    loss = tokens = 0.0
+    for row in ROWS["text-generation"]:
+        ids = tokenizer(row["text"], return_tensors="pt").input_ids
+        with torch.no_grad():
+            loss += model(ids, labels=ids).loss.item() * (ids.shape[1] - 1)
+        tokens += ids.shape[1] - 1
+    assert report.scores["PyTorch"]["perplexity"][0] == pytest.approx(math.exp(loss / tokens), rel=1e-4)
+
+
+def test_an_artifact_is_measured_beside_its_checkpoint_and_keeps_what_was_found(
+    data: Callable[[str], str], tmp_path: Path, exported: Make
+) -> None:
+    artifact = tmp_path / "reviews"
+    shutil.copytree(exported("bert", "text-classification", "int8"), artifact)
+    before = ModelArtifact.open(artifact).manifest
+    for _ in range(2):  # the second time takes the place of the first
+        report = measured(artifact, data=data("text-classification"), output=tmp_path / "report")
+    manifest = ModelArtifact.open(artifact).manifest
+    assert list(report.scores) == ["PyTorch", "int8 artifact"]
+    assert list(manifest.metrics) == ["text-classification.jsonl"]
+    kept = manifest.metrics["text-classification.jsonl"]
+    assert kept["rows"] == 4
+    assert kept["scores"]["int8 artifact"]["accuracy"][0] == report.scores["int8 artifact"]["accuracy"][0]
+    assert set(kept["difference"]) == set(report.scores["PyTorch"])
+    assert manifest.files["model.onnx"] == before.files["model.onnx"]
+    card = (artifact / "README.md").read_text()
+    assert card.count("## Measured on text-classification.jsonl") == 1
+    assert card.index("## Measured on") < card.index("## Use")
+    assert "![confusion-int8-artifact](confusion-int8-artifact.png)" in card
+    assert (artifact / "confusion-int8-artifact.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "report" / "report.json").read_text()) == json.loads(json.dumps(kept))
+    table = report.text().splitlines()
+    assert table[1].split() == ["score", "PyTorch", "int8", "artifact", "difference"]
+
+
+def test_sections_about_other_data_stay_in_the_card(data: Callable[[str], str], tmp_path: Path, exported: Make) -> None:
+    artifact = tmp_path / "reviews"
+    shutil.copytree(exported("bert", "text-classification"), artifact)
+    one = data("text-classification")
+    other = str(shutil.copy(one, tmp_path / "other.jsonl"))
+    for name in (one, other, one):
+        measured(artifact, data=name, alone=True)
+    card = (artifact / "README.md").read_text()
+    assert card.count("## Measured on") == 2
+    assert card.rstrip().endswith("and `sextet serve cluster.yaml`.")
+    assert set(ModelArtifact.open(artifact).manifest.metrics) == {"text-classification.jsonl", "other.jsonl"}
+
+
+def test_an_artifact_whose_checkpoint_is_gone_is_measured_alone(
+    data: Callable[[str], str], tmp_path: Path, exported: Make
+) -> None:
+    from dataclasses import replace
+
+    artifact = tmp_path / "reviews"
+    shutil.copytree(exported("bert", "text-classification"), artifact)
+    manifest = ModelArtifact.open(artifact).manifest
+    gone = replace(manifest, source=replace(manifest.source, checkpoint=str(tmp_path / "gone" / "x")))
+    (artifact / "artifact.json").write_text(gone.to_json())
+    said: list[str] = []
+    report = evaluate(
+        EvaluateArgs((str(artifact),), data("text-classification"), resamples=5), lambda *_: None, said.append
+    )
+    assert list(report.scores) == ["fp32 artifact"]
+    assert any(line.startswith("no column for PyTorch: there is no folder") for line in said)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "fill-mask"}, "task is 'fill-mask'; allowed: text-classification"),
+        ({"task": None}, "does not say its task; give --task, one of text-classification"),
+        ({"resamples": 0}, "resamples is 0; allowed: 1 and above"),
+        ({"problem_type": "many"}, "problem_type is 'many'; allowed: single_label_classification"),
+        (
+            {"labels": {"neutral": "meh"}},
+            "jsonl:3: PyTorch knows no label 'meh', only negative, neutral, positive; rename",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(
+    data: Callable[[str], str], checkpoint: Make, changes: dict[str, Any], message: str
+) -> None:
+    source = checkpoint("bert", "text-classification")
+    with pytest.raises(SextetError) as error:
+        measured(source, data=data("text-classification"), **{"task": "text-classification"} | changes)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_url_has_to_name_a_task_and_its_server_has_to_answer_as_one(data: Callable[[str], str]) -> None:
+    with pytest.raises(ConfigurationError, match="http://127.0.0.1:8000/ does not end in a task; give --task"):
+        measured("http://127.0.0.1:8000/", data=data("translation"))
+    with pytest.raises(InvalidInputError, match="is translation served there"):
+        measured("http://127.0.0.1:8000/translation", data=data("translation"), post=lambda _url, _body: {"no": 1})
+
+
+def test_pairs_are_names_and_values() -> None:
+    assert pairs(["text=document", "a=b=c"], "--columns") == {"text": "document", "a": "b=c"}
+    with pytest.raises(ConfigurationError, match="--labels is 'x'; allowed: NAME=VALUE"):
+        pairs(["x"], "--labels")
