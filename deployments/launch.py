@@ -10,12 +10,13 @@ from urllib.request import Request
 
 from deployments import demo
 from deployments.ask import AskError, exchange
-from deployments.config import located, read_tasks
+from deployments.config import TaskConfig, located, user_configs
 from deployments.local_ray import connected, environment, metrics_url, started
 from deployments.progress import Say, step
 from deployments.signals import Signals, Stopped
 from pipelines.artifact import ModelArtifact
 from pipelines.errors import ArtifactError, ConfigurationError, SextetError
+from stores.fetch import fetch
 
 HEARTBEAT_S = 1.0
 REACHABLE_S = 30.0  # how long HAProxy may take to know replicas that are up
@@ -71,7 +72,7 @@ def serve(
 def _serve_here(launch: Launch, signals: Signals) -> None:
     content = launch.content()
     _check_port(content["http_options"]["host"], content["http_options"]["port"])
-    _check_artifacts(launch)
+    _fetch_artifacts(content, launch.say)
     with environment(launch.say) as folder:
         from deployments.serve_config import validated  # imports ray, which reads the environment
 
@@ -107,8 +108,9 @@ def _reload(launch: Launch, check_alive: Callable[[], None]) -> None:
 
     launch.say(f"reading {launch.cluster} again")
     try:
-        config = validated(launch.content())
-        _check_artifacts(launch)
+        content = launch.content()
+        _fetch_artifacts(content, launch.say)
+        config = validated(content)
         _roll_out(config, launch.say, check_alive)
     except SextetError as error:
         launch.say(f"not applied: {error}")
@@ -158,14 +160,20 @@ def _until_reachable(url: str) -> None:
         time.sleep(0.1)
 
 
-def _check_artifacts(launch: Launch) -> None:
-    """Raise ArtifactError for the first folder that a replica would refuse, before anything is started."""
-    tasks = read_tasks(launch.cluster)
+def _fetch_artifacts(content: dict[str, Any], say: Say) -> None:
+    """Have every artifact on this node, and name it in `content` so that no replica ever gets another one.
+
+    Raises ArtifactError for the first that cannot be had, or that a replica would refuse, before anything is started.
+    """
+    given = user_configs(content)
+    tasks = {task: TaskConfig.from_user_config(user_config, task) for task, user_config in given.items()}
     errors = []
-    with step(f"checking {len(tasks)} artifacts", launch.say):
+    with step(f"checking {len(tasks)} artifacts", say):
         for task, config in tasks.items():
             try:
-                ModelArtifact.open(config.model, task=task, allow_unverified=config.allow_unverified)
+                fetched = fetch(config.model, say)
+                ModelArtifact.open(fetched.folder, task=task, allow_unverified=config.allow_unverified)
+                given[task]["model"] = fetched.pinned
             except ArtifactError as error:
                 errors.append(error)
     if errors:

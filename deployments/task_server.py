@@ -13,7 +13,6 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
@@ -22,7 +21,7 @@ from starlette.responses import Response
 
 import pipelines
 from deployments.config import LimitsConfig, TaskConfig
-from deployments.errors import BodyTooLargeError, Failure, RouteNotFoundError
+from deployments.errors import BodyTooLargeError, Failure, RouteNotFoundError, logger
 from deployments.exchange import Timings, deadline_of, decode_json, read_body, require_method, route_of
 from deployments.protocols import huggingface
 from deployments.protocols.huggingface import TaskRequest
@@ -37,6 +36,7 @@ from pipelines.errors import (
     InputTooLongError,
     InvalidInputError,
 )
+from stores.fetch import fetch
 
 T = TypeVar("T")
 SMALL_BODY_BYTES = 1024  # tokenized in half a millisecond
@@ -215,7 +215,7 @@ class TaskServer:
     def _load(self, config: TaskConfig) -> tuple[Pipeline[Any, Any, Any, Any], CostModel]:
         """A pipeline that is warm, and what its batches cost."""
         pipeline: Pipeline[Any, Any, Any, Any] = pipelines.load(
-            Path(config.model).absolute(),
+            fetch(config.model, logger.warning).folder,
             task=self.task,
             device=config.device,
             threads=config.threads or _assigned_cpus(),
