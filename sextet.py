@@ -103,6 +103,20 @@ def finetune(
     _say(f"wrote {train(FinetuneArgs.read(recipe, context.args))}")
 
 
+@app.command()
+def publish(
+    artifact: Annotated[Path, typer.Argument(help="The artifact's folder.")],
+    to: Annotated[
+        str, typer.Option(help="owner/name on the Hub, owner/name@branch, or a URL such as s3://bucket/name.")
+    ],
+    private: Annotated[bool, typer.Option("--private", help="Only you see a repository that this creates.")] = False,
+) -> None:
+    """Push an artifact and its card to the Hub, or behind a URL; prints what `model:` of cluster.yaml then says."""
+    from stores.publication import publish as push
+
+    print(f"model: {push(artifact, to, private=private, say=_say)}")
+
+
 bench = typer.Typer(no_args_is_help=True, help="Measure a running cluster: latency, throughput, memory, errors.")
 app.add_typer(bench, name="bench")
 _SCENARIOS = {

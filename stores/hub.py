@@ -4,6 +4,7 @@ The real huggingface_hub client does the work: its cache (HF_HUB_CACHE) with a l
 HF_ENDPOINT, HF_HUB_OFFLINE. What it raises becomes one line.
 """
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -103,4 +104,5 @@ def _file(address: HubAddress, name: str, **options: Any) -> Path:
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # public, but not re-exported
 
     disable_progress_bars()  # what is fetched, and how large it is, was said in one line
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # and what is tried again is not yet an error
     return Path(hf_hub_download(address.repository, name, revision=address.revision, endpoint=endpoint(), **options))

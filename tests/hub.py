@@ -140,7 +140,8 @@ class _Handler(BaseHTTPRequestHandler):
             model = f"{asked['organization']}/{asked['name']}"
             uploads.require(authorization, asked["organization"])
             there = model in hub.repositories
-            hub.repositories.setdefault(model, {})
+            if not there:
+                hub.add(model, uploads.first())
             if asked.get("private"):
                 uploads.private.add(model)
             return (409 if there else 200), {
@@ -148,7 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "error": "You already created this model repo",
             }
         match = re.fullmatch(
-            r"/(?:api/models/)?(.+?)(?:\.git/info/lfs/objects/(batch)|/(preupload|commit)/([^/]+))", path
+            r"/(?:api/models/)?(.+?)(?:\.git/info/lfs/objects/(batch)|/(preupload|commit|branch)/([^/]+))", path
         )
         assert match is not None, path
         uploads.require(authorization, match[1].split("/")[0])
@@ -156,10 +157,16 @@ class _Handler(BaseHTTPRequestHandler):
             return 200, uploads.batch(json.loads(body), hub.url)
         if match[3] == "preupload":
             return 200, upload_modes(json.loads(body))
-        before = hub.repositories[match[1]].get(match[4])
-        folder = uploads.committed(body, before.folder if before else None)
+        if match[3] == "branch":
+            hub.add(match[1], hub.repositories[match[1]]["main"].folder, branch=match[4])
+            return 200, {}
+        folder = uploads.committed(body, hub.repositories[match[1]][match[4]].folder)
         commit = hub.add(match[1], folder, branch=match[4])
-        return 200, {"commitUrl": f"{hub.url}/{match[1]}/commit/{commit}", "commitOid": commit, "pullRequestUrl": None}
+        return 200, {
+            "commitUrl": f"https://huggingface.co/{match[1]}/commit/{commit}",
+            "commitOid": commit,
+            "pullRequestUrl": None,
+        }
 
     def _send_file(self, hub: Hub, model: str, revision: Revision, file: str, with_body: bool) -> None:
         content = (revision.folder / file).read_bytes()

@@ -6,6 +6,7 @@ POST /api/models/ID/preupload/BRANCH          which files go where: *.onnx to la
 POST /ID.git/info/lfs/objects/batch           where to put large files that are not there yet
 PUT  /lfs/OID                                 the bytes of one; refused where they are others
 POST /lfs/OID/verify
+POST /api/models/ID/branch/BRANCH             a new branch
 POST /api/models/ID/commit/BRANCH             lines of JSON: a header, files, large files, deleted files
 """
 
@@ -64,10 +65,16 @@ class Uploads:
             objects.append(one if one["oid"] in self.large else {**one, "actions": actions})
         return {"transfer": "basic", "objects": objects}
 
-    def committed(self, lines: bytes, before: Path | None) -> Path:
+    def first(self) -> Path:
+        """The folder of a new repository's first revision."""
+        folder = self._next()
+        folder.mkdir()
+        (folder / ".gitattributes").write_text("*.onnx filter=lfs diff=lfs merge=lfs -text\n")
+        return folder
+
+    def committed(self, lines: bytes, before: Path) -> Path:
         """The folder of the revision that a commit makes out of the one `before` it."""
-        folder = Path(self.disk.name) / str(len(list(Path(self.disk.name).iterdir())))
-        shutil.copytree(before, folder) if before else folder.mkdir()
+        folder = Path(shutil.copytree(before, self._next()))
         for kind, value in _operations(lines):
             target = folder / value.get("path", "")
             if kind == "file":
@@ -77,6 +84,9 @@ class Uploads:
             elif kind == "deletedFile":
                 target.unlink()
         return folder
+
+    def _next(self) -> Path:
+        return Path(self.disk.name) / str(len(list(Path(self.disk.name).iterdir())))
 
 
 def upload_modes(request: dict[str, Any]) -> dict[str, Any]:
