@@ -79,8 +79,9 @@ class Failure:
     def body(self) -> bytes:
         return orjson.dumps({"error": self.error, "error_type": self.error_type})
 
-    def response(self) -> Response:
-        return Response(self.body(), self.status, self.headers, "application/json")
+    def response(self, body: bytes | None = None) -> Response:
+        """With `body` where a protocol has a wording of its own."""
+        return Response(self.body() if body is None else body, self.status, self.headers, "application/json")
 
 
 def _headers(error: BaseException) -> dict[str, str]:

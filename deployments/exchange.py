@@ -12,6 +12,7 @@ import asyncio
 import math
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,7 @@ from deployments import deadline_header
 from deployments.errors import BodyTooLargeError, MethodNotAllowedError, UnsupportedMediaTypeError
 from pipelines.errors import DeadlineExceededError, InvalidInputError
 
+JSON = ("application/json",)
 BODY_S = 60.0
 """How long a client may take to send its body."""
 HEAD_START_S = 0.02
@@ -80,14 +82,22 @@ def deadline_of(request: Request) -> float | None:
     return asyncio.get_running_loop().time() + timeout_s - head_start_s
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The body's bytes. Raises BodyTooLargeError, UnsupportedMediaTypeError, and DeadlineExceededError after BODY_S."""
+async def read_body(request: Request, max_bytes: int, media_types: Sequence[str] = JSON) -> bytes:
+    """The body's bytes, declared as one of `media_types`, or as a kind of JSON.
+
+    Raises BodyTooLargeError, UnsupportedMediaTypeError, and DeadlineExceededError after BODY_S.
+    """
     media_type = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
-    if media_type != "application/json" and not re.fullmatch(r"application/[^/]+\+json", media_type):
-        raise UnsupportedMediaTypeError(f"the content-type is {media_type!r}; allowed: application/json")
+    if media_type not in media_types and not re.fullmatch(r"application/[^/]+\+json", media_type):
+        raise UnsupportedMediaTypeError(f"the content-type is {media_type!r}; allowed: {', '.join(media_types)}")
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding != "identity":
         raise UnsupportedMediaTypeError(f"the content-encoding is {encoding!r}; allowed: identity (no compression)")
+    return await read_any_body(request, max_bytes)
+
+
+async def read_any_body(request: Request, max_bytes: int) -> bytes:
+    """The body's bytes, whatever they are declared to be; raises BodyTooLargeError, and DeadlineExceededError."""
     body, received = bytearray(), 0
     try:
         async with asyncio.timeout(BODY_S):

@@ -4,6 +4,10 @@ GET /               the tasks, their models, whether they are ready (HTML for br
 GET /health         200: this process is up
 GET /ready          200 when every task has a ready replica, else 503 with those that have not
 GET /openapi.json   the HTTP API
+GET /console/...    what the page at / is made of
+/v1/...             text-generation's; /predict is text-classification's
+/v2/...             the server's; /v2/models/<task>/... is the task's
+/models/<id>/...    the task's, by its name or by its model's
 """
 
 import asyncio
@@ -19,10 +23,15 @@ from starlette.responses import HTMLResponse, Response
 
 from deployments.errors import Failure, RouteNotFoundError
 from deployments.exchange import Timings, require_method, route_of
+from deployments.protocols.open_inference import server_metadata
+from deployments.protocols.openai_error import failure_body
+from deployments.relay import Relayed, relay
 from pipelines.artifact import TASKS
+from pipelines.parameters import shown
 
 DESCRIBE_TIMEOUT_S = 2.0  # a task that is starting or busy is listed without its model
 METHODS = "GET, HEAD"
+ALIASES = ("/v1/...", "/v2/models/<task>/...", "/models/<id>/...", "POST /predict")
 
 
 class Gateway:
@@ -34,6 +43,9 @@ class Gateway:
             "/health": self._health,
             "/ready": self._ready,
             "/openapi.json": self._openapi,
+            "/v2": self._server,
+            "/v2/health/live": self._live,
+            "/v2/health/ready": self._server_ready,
         }
 
     async def __call__(self, request: Request) -> Response:
@@ -41,17 +53,49 @@ class Gateway:
         try:
             response = await self._answer(request)
         except Exception as error:
-            response = Failure.of(error).response()
+            response = self._failed(request, Failure.of(error))
+        if isinstance(response, Relayed):  # it brings the task's own times
+            return response
         response.raw_headers += timings.headers()
         return response
 
     async def _answer(self, request: Request) -> Response:
         route = route_of(request)
+        if (alias := await self._alias(route)) is not None:
+            return await relay(request, *alias)
         if route not in self._routes:
-            routes = [f"POST /{task}" for task in TASKS] + [f"GET {path}" for path in self._routes]
+            routes = [f"POST /{task}" for task in TASKS] + [f"GET {path}" for path in self._routes] + list(ALIASES)
             raise RouteNotFoundError(f"{request.url.path} does not exist; routes: {', '.join(routes)}")
         require_method(request, METHODS)
         return await self._routes[route](request)
+
+    async def _alias(self, route: str) -> tuple[str, str] | None:
+        """The task that a route is another name of, and the path below it."""
+        first, _, rest = route.removeprefix("/").partition("/")
+        if first == "v1":
+            return "text-generation", route
+        if first == "predict" and not rest:
+            return "text-classification", route
+        if first == "v2" and rest.startswith("models/"):
+            return _known(rest.removeprefix("models/").partition("/")[0]), route
+        if first == "models" and rest:
+            return await _task_of(rest)
+        return None
+
+    def _failed(self, request: Request, failure: Failure) -> Response:
+        if not route_of(request).startswith("/v1/"):
+            return failure.response()
+        return failure.response(failure_body(failure))
+
+    async def _live(self, request: Request) -> Response:
+        return _json({"live": True})
+
+    async def _server_ready(self, request: Request) -> Response:
+        ready = await _readiness()
+        return _json({"ready": all(ready.values())}, 200 if ready and all(ready.values()) else 503)
+
+    async def _server(self, request: Request) -> Response:
+        return _json(server_metadata(version("sextet")))
 
     async def _health(self, request: Request) -> Response:
         return _json({"status": "ok"})
@@ -101,6 +145,26 @@ async def _model(task: str) -> dict[str, Any] | None:
             return described
     except Exception:
         return None
+
+
+def _known(task: str) -> str:
+    if task not in TASKS:
+        raise RouteNotFoundError(f"there is no model {shown(task)}; allowed: {', '.join(TASKS)}")
+    return task
+
+
+async def _task_of(path: str) -> tuple[str, str]:
+    """The task whose name, or whose model's, `path` begins with, and the path below; such names may have slashes."""
+    names = {task: task for task in TASKS}
+    if path.partition("/")[0] not in names:
+        ready = [task for task, is_ready in (await _readiness()).items() if is_ready]
+        models = await asyncio.gather(*map(_model, ready))
+        # A model that serves several tasks answers for the last of them: the one that writes freely.
+        names |= {model["id"]: task for task, model in zip(ready, models, strict=True) if model}
+    for name in sorted(names, key=len, reverse=True):
+        if path == name or path.startswith(f"{name}/"):
+            return names[name], path[len(name) :] or "/"
+    raise RouteNotFoundError(f"there is no model {shown(path)}; allowed: {', '.join(names)}")
 
 
 async def _nothing() -> None:

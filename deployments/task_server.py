@@ -9,22 +9,25 @@ small request).
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, TypeVar
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Message
 
 import pipelines
 from deployments.config import LimitsConfig, TaskConfig
-from deployments.errors import BodyTooLargeError, Failure, RouteNotFoundError, logger
-from deployments.exchange import Timings, deadline_of, decode_json, read_body, require_method, route_of
-from deployments.protocols import huggingface
-from deployments.protocols.huggingface import TaskRequest
+from deployments.errors import BodyTooLargeError, Failure, logger
+from deployments.exchange import Timings, deadline_of, read_body
+from deployments.merging import numbered
+from deployments.protocols.protocol import Protocol, Reply, TaskRequest, json_reply
+from deployments.protocols.routes import Routes
+from deployments.relayed import Exchange, answer
 from deployments.streaming import EventStream
 from pipelines.base import Cancelled, Pipeline, Row
 from pipelines.batching import BatchingConfig, BatchReport, TokenBudgetBatcher
@@ -51,12 +54,14 @@ class Serving:
     config: TaskConfig
     pipeline: Pipeline[Any, Any, Any, Any]
     batcher: TokenBudgetBatcher[Any, Any]
+    routes: Routes
 
 
 @dataclass(frozen=True)
 class Prepared:
     """A request after preprocess: `rows[i]` belong to `inputs[i]`."""
 
+    protocol: Protocol
     request: TaskRequest
     inputs: list[Any]
     parameters: Any
@@ -86,14 +91,15 @@ class TaskServer:
         config = TaskConfig.from_user_config(user_config, self.task)
         old = self._serving
         if old is not None and _of_model(old.config) == _of_model(config):
-            pipeline, cost = old.pipeline, old.batcher.cost
+            pipeline, cost, routes = old.pipeline, old.batcher.cost, old.routes
         else:
             pipeline, cost = await self._off_loop(lambda: self._load(config))
+            routes = Routes(pipeline)
         batching = config.batching
         if pipeline.slots:  # it puts rows together itself: each is handed over as soon as a slot is free
             batching = replace(batching, max_batch_size=1, concurrency=pipeline.slots)
         batcher = TokenBudgetBatcher(pipeline.forward, batching, cost, self._on_batch)
-        self._serving = Serving(config, pipeline, batcher)
+        self._serving = Serving(config, pipeline, batcher, routes)
         if old is not None:
             retiring = asyncio.create_task(old.batcher.close(DRAIN_S))
             self._retiring.add(retiring)
@@ -109,6 +115,7 @@ class TaskServer:
         serving = self._now
         manifest = serving.pipeline.artifact.manifest
         return {
+            "id": manifest.source.name,
             "checkpoint": manifest.source.checkpoint,
             "revision": manifest.source.revision,
             "licence": manifest.source.licence,
@@ -126,33 +133,47 @@ class TaskServer:
         try:
             response = await self._answer(request, timings)
         except Exception as error:
-            response = Failure.of(error).response()
+            response = self._failed(request, Failure.of(error))
         response.raw_headers += timings.headers()
         return response
 
+    async def relayed(self, exchange: Exchange) -> AsyncGenerator[Message, None]:
+        """The ASGI messages of the answer to a request that came to the gateway."""
+        async with aclosing(answer(exchange, self)) as messages:
+            async for message in messages:
+                yield message
+
     async def _answer(self, request: Request, timings: Timings) -> Response:
-        if route_of(request) != "/":
-            raise RouteNotFoundError(f"{request.url.path} does not exist; allowed: POST /{self.task}")
-        require_method(request, "POST")
-        serving, deadline = self._now, deadline_of(request)
+        serving = self._now
+        protocol = serving.routes.protocol(request)
+        if protocol is None:
+            return _response(json_reply(serving.routes.page(request)))
+        deadline = deadline_of(request)
         try:
             async with asyncio.timeout_at(deadline):
-                body = await read_body(request, serving.config.limits.max_body_bytes)
+                body = await read_body(request, serving.config.limits.max_body_bytes, protocol.media_types)
                 serving.batcher.refuse_overload(deadline)  # before the work of tokenizing, and again with its tokens
                 run = _at_once if len(body) <= SMALL_BODY_BYTES else self._off_loop
-                prepared = await run(lambda: self._prepare(serving, body, timings))
+                prepared = await run(lambda: self._prepare(serving, protocol, body, request.headers, timings))
                 if prepared.request.stream:
-                    return EventStream(await self._started(self._stream(serving, prepared, deadline, timings)))
+                    events = self._stream(serving, prepared, deadline, timings)
+                    return EventStream(await self._started(events), protocol.failure)
                 rows = [row for of_input in prepared.rows for row in of_input]
                 completed = await serving.batcher.submit(rows, deadline)
                 timings.queue_s, timings.inference_s = completed.queue_s, completed.inference_s
-                content = await run(lambda: self._finish(serving, prepared, completed.outputs))
+                reply = await run(lambda: self._finish(prepared, completed.outputs))
         except TimeoutError:
             raise DeadlineExceededError("the request's deadline ran out before its answer was ready") from None
-        return Response(content, media_type="application/json")
+        return _response(reply)
 
-    def _prepare(self, serving: Serving, body: bytes, timings: Timings) -> Prepared:
-        request = huggingface.read(self.task, decode_json(body))
+    def _failed(self, request: Request, failure: Failure) -> Response:
+        serving = self._serving
+        return failure.response(None if serving is None else serving.routes.dialect(request).failure(failure))
+
+    def _prepare(
+        self, serving: Serving, protocol: Protocol, body: bytes, headers: Mapping[str, str], timings: Timings
+    ) -> Prepared:
+        request, pipeline = protocol.read(body, headers), protocol.pipeline
         limit = serving.config.limits.max_inputs
         if len(request.inputs) > limit:
             raise BodyTooLargeError(f"inputs has {len(request.inputs)} elements; allowed: at most {limit} inputs")
@@ -160,37 +181,40 @@ class TaskServer:
         for index, raw in enumerate(request.inputs):
             try:
                 _require_length(raw, serving.config.limits.max_input_characters)
-                inputs.append(serving.pipeline.parse(raw))
+                inputs.append(pipeline.parse(raw))
             except InvalidInputError as error:
-                raise huggingface.named(error, request, index) from None
-        parameters = serving.pipeline.parameters(request.parameters)
+                raise protocol.named(error, request, index) from None
+        parameters = pipeline.parameters(request.parameters)
         started_at = time.perf_counter()
-        rows = serving.pipeline.preprocess(inputs, parameters)
+        rows = pipeline.preprocess(inputs, parameters)
         timings.tokenization_s = time.perf_counter() - started_at
         timings.compute_tokens = sum(row.n_tokens for of_input in rows for row in of_input)
-        return Prepared(request, inputs, parameters, rows)
+        return Prepared(protocol, request, inputs, parameters, rows)
 
-    def _finish(self, serving: Serving, prepared: Prepared, outputs: Sequence[Any]) -> bytes:
+    def _finish(self, prepared: Prepared, outputs: Sequence[Any]) -> Reply:
         remaining = iter(outputs)
         answers = [
-            serving.pipeline.postprocess(given, rows, list(islice(remaining, len(rows))), prepared.parameters)
+            prepared.protocol.pipeline.postprocess(given, rows, list(islice(remaining, len(rows))), prepared.parameters)
             for given, rows in zip(prepared.inputs, prepared.rows, strict=True)
         ]
-        return orjson.dumps(huggingface.write(self.task, prepared.request, answers))
+        return prepared.protocol.write(prepared.request, answers)
 
     def _stream(
         self, serving: Serving, prepared: Prepared, deadline: float | None, timings: Timings
     ) -> AsyncGenerator[Any, None]:
         submitted_at = time.perf_counter()
+        stream = prepared.protocol.pipeline.stream  # type: ignore[attr-defined]
 
         def events(row: Row, cancelled: Cancelled) -> Iterator[Any]:
             started_at = time.perf_counter()
             timings.queue_s = started_at - submitted_at
-            for event in serving.pipeline.stream(row, prepared.parameters, cancelled):  # type: ignore[attr-defined]
+            for event in stream(row, prepared.parameters, cancelled):
                 timings.inference_s = time.perf_counter() - started_at
                 yield event
 
-        return serving.batcher.stream(prepared.rows[0][0], events, deadline)
+        rows = [row for of_input in prepared.rows for row in of_input]
+        streams = [serving.batcher.stream(row, events, deadline) for row in rows]
+        return prepared.protocol.stream(prepared.request, numbered(streams))
 
     async def _started(self, events: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
         """The same events, once the first is there: until then an error has a status of its own."""
@@ -242,6 +266,10 @@ def _require_length(raw: Any, most: int) -> None:
     characters = sum(len(text) for text in texts if isinstance(text, str))
     if characters > most:
         raise InputTooLongError(f"inputs has {characters} characters; allowed: at most {most}")
+
+
+def _response(reply: Reply) -> Response:
+    return Response(reply.body, headers=reply.headers or None, media_type=reply.media_type)
 
 
 async def _at_once(work: Callable[[], T]) -> T:

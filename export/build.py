@@ -15,7 +15,7 @@ from export.checkpoint import ResolvedCheckpoint, resolve
 from export.convert import check_task, convert, load_model, map_to_unknown, merge, opset
 from export.optimize import check_options, default_level, optimize, supports
 from export.outliers import outlier_matrices
-from export.prompt import prompt_template
+from export.prompt import chat_template, prompt_template
 from export.publish import check_output, publish, staging
 from export.quantize import to_fp16, to_int8
 from export.quiet import Progress, quiet
@@ -144,6 +144,7 @@ def _build(
         labels=_labels(args.task, model.config),
         problem_type=getattr(model.config, "problem_type", None),
         prompt_template=template,
+        chat_template=chat_template(args.task, tokenizer),
         versions={name: version(name) for name in _TOOLS},
     )
     progress(f"comparing {output.name} with PyTorch")

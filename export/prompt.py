@@ -1,4 +1,4 @@
-"""Prompt: how a decoder-only instruct model is told to translate or to summarize."""
+"""Prompt: how a decoder-only instruct model is told to translate or to summarize, and how it is talked to."""
 
 from typing import Any
 
@@ -31,3 +31,13 @@ def prompt_template(checkpoint: ResolvedCheckpoint, task: str, tokenizer: Any) -
     if "{text}" not in template:
         raise CheckpointError(f"the chat template of {checkpoint.name} drops the user's message")
     return template
+
+
+def chat_template(task: str, tokenizer: Any) -> str | None:
+    """The model's chat template, in Jinja, where the artifact may be asked to chat; None where it has none."""
+    if task != "text-generation":
+        return None
+    template = tokenizer.chat_template
+    if isinstance(template, dict):  # several by name: what transformers takes when no tools are given
+        template = template.get("default")
+    return template or None

@@ -18,7 +18,7 @@ from typing import Any, Self
 from pipelines.errors import ArtifactError
 
 MANIFEST_NAME = "artifact.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 TASKS = (
     "text-classification",
     "question-answering",
@@ -54,6 +54,12 @@ class Source:
     revision: str | None = None
     licence: str | None = None
     requested: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What clients call the model: its checkpoint; of a local folder, the folder's name."""
+        is_folder = self.checkpoint.startswith((".", "/", "~"))
+        return self.checkpoint.rstrip("/").rpartition("/")[2] if is_folder else self.checkpoint
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,8 @@ class Manifest:
     where the graph concatenates its cache.
 
     `prompt_template` holds `{text}` (and, for translation, `{src_lang}` and `{tgt_lang}`) where a decoder-only
-    model does the task by instruction; it is the model's chat template, rendered once at export.
+    model does the task by instruction; it is the model's chat template, rendered once at export. `chat_template` is
+    that template itself (Jinja, as transformers reads it) where the task is text-generation and the model has one.
     """
 
     task: str
@@ -118,6 +125,7 @@ class Manifest:
     labels: tuple[str, ...] = ()
     problem_type: str | None = None
     prompt_template: str | None = None
+    chat_template: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     files: Mapping[str, FileDigest] = field(default_factory=dict)

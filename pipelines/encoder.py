@@ -60,6 +60,10 @@ class EncoderPipeline(Pipeline[InputT, ParametersT, EncoderRow, OutputT]):
         super().__init__(artifact)
         self._encoder = Encoder(artifact, config)
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._encoder.tokenizer
+
     def measure_cost(self, max_batch_tokens: int, max_batch_size: int, concurrency: int = 1) -> CostModel:
         shapes = shapes_within(self._encoder.tokenizer.settings.max_length, max_batch_tokens, max_batch_size)
         return measure(self.forward, self._encoder.blank_row, shapes, concurrency)

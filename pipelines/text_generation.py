@@ -79,12 +79,12 @@ class TextGenerationPipeline(Pipeline[str, TextGenerationParameters, PromptRow, 
 
     def __init__(self, artifact: ModelArtifact, config: SessionConfig, slots: SlotsConfig | None = None) -> None:
         super().__init__(artifact)
-        self._generator = Generator(artifact, config, slots or SlotsConfig(), _DEFAULTS)
-        self._tokenizer = self._generator.tokenizer
-        self.slots = self._generator.slots
-        if self._generator.defaults.num_beams > 1:
+        self.generator = Generator(artifact, config, slots or SlotsConfig(), _DEFAULTS)
+        self._tokenizer = self.generator.tokenizer
+        self.slots = self.generator.slots
+        if self.generator.defaults.num_beams > 1:
             raise ArtifactError(f"{artifact.path}: generation_config.json sets num_beams, which cannot be streamed")
-        if artifact.config().get("prefix") or self._generator.prefix_of(self.task):
+        if artifact.config().get("prefix") or self.generator.prefix_of(self.task):
             raise ArtifactError(f"{artifact.path}: config.json sets a prefix, which text-generation does not support")
 
     def parse(self, raw: Any) -> str:
@@ -95,7 +95,7 @@ class TextGenerationPipeline(Pipeline[str, TextGenerationParameters, PromptRow, 
         return [[self._row(text, encoding, parameters)] for text, encoding in zip(inputs, encodings, strict=True)]
 
     def forward(self, rows: Sequence[PromptRow], cancelled: Cancelled = never) -> list[Answer]:
-        return self._generator.run(rows, cancelled)
+        return self.generator.run(rows, cancelled)
 
     def postprocess(
         self, given: str, rows: Sequence[PromptRow], outputs: Sequence[Answer], parameters: TextGenerationParameters
@@ -138,7 +138,7 @@ class TextGenerationPipeline(Pipeline[str, TextGenerationParameters, PromptRow, 
     ) -> Iterator[dict[str, Any]]:
         detokenizer = self._detokenizer(row)
         steps: list[Step] = []
-        for step in self._generator.engine.stream(row, cancelled):
+        for step in self.generator.engine.stream(row, cancelled):
             steps.append(step)
             token, top_tokens = self._token(detokenizer, step)
             event = {"index": len(steps), "token": token}
@@ -153,11 +153,11 @@ class TextGenerationPipeline(Pipeline[str, TextGenerationParameters, PromptRow, 
     def _row(self, text: str, encoding: Encoding, parameters: TextGenerationParameters) -> PromptRow:
         ids = _last_tokens(encoding, parameters.truncate)
         if not ids:  # some tokenizers add nothing to an empty text
-            if self._generator.defaults.bos_token_id is None:
+            if self.generator.defaults.bos_token_id is None:
                 raise InvalidInputError("inputs has no tokens; allowed: a text of at least one")
-            ids = [self._generator.defaults.bos_token_id]
+            ids = [self.generator.defaults.bos_token_id]
         asked = parameters.chosen()
-        config = self._generator.defaults.with_request(asked)
+        config = self.generator.defaults.with_request(asked)
         if parameters.best_of > 1:
             if not config.do_sample:
                 raise InvalidInputError(f"parameters.best_of is {parameters.best_of}; allowed with do_sample false: 1")
@@ -165,7 +165,7 @@ class TextGenerationPipeline(Pipeline[str, TextGenerationParameters, PromptRow, 
         remedy = ", or parameters.truncate to keep the last tokens only"
         return PromptRow(
             prompt=tuple(ids),
-            config=self._generator.resolved(config, len(ids), asked, remedy),
+            config=self.generator.resolved(config, len(ids), asked, remedy),
             seed=secrets.randbits(SEED_BITS) if parameters.seed is None else parameters.seed,
             stop=StopStrings(parameters.stop, self._decode_all) if parameters.stop else None,
             logprobs=parameters.wants_details or parameters.best_of > 1,

@@ -10,9 +10,10 @@ because both hold by themselves: nothing is cached, and only loaded models get r
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+from deployments.exchange import decode_json
+from deployments.protocols.protocol import Protocol, Reply, TaskRequest, json_reply
 from pipelines.errors import InvalidInputError
 from pipelines.parameters import shown
 
@@ -20,14 +21,17 @@ OPTIONS = ("use_cache", "wait_for_model")
 ALIASES = {"generation_parameters": "generate_parameters"}
 
 
-@dataclass(frozen=True)
-class TaskRequest:
-    """What a client asks of a task. `is_list` tells how it wants the answers: in a list, or the only one."""
+class HuggingFace(Protocol):
+    """The native protocol, at the task's own path."""
 
-    inputs: list[Any]
-    is_list: bool = False
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    stream: bool = False
+    def read(self, body: bytes, headers: Mapping[str, str]) -> TaskRequest:
+        return read(self.pipeline.task, decode_json(body))
+
+    def write(self, request: TaskRequest, answers: Sequence[Any]) -> Reply:
+        return json_reply(write(self.pipeline.task, request, answers))
+
+    def named(self, error: InvalidInputError, request: TaskRequest, index: int) -> InvalidInputError:
+        return named(error, request, index)
 
 
 def read(task: str, body: Any) -> TaskRequest:

@@ -8,13 +8,14 @@ import pytest
 import pipelines
 from benchmarks.bodies import BodyConfig, calls
 from deployments.protocols import huggingface
+from deployments.protocols.protocol import TaskRequest
 from pipelines.artifact import TASKS
 from pipelines.errors import ConfigurationError
 
 TEXTS = ["The bridge was built in 1894.", "정말 재미있는 영화였어요", 'a "quoted" text']
 
 
-def parsed(task: str, request: bytes) -> huggingface.TaskRequest:
+def parsed(task: str, request: bytes) -> TaskRequest:
     head, body = request.split(b"\r\n\r\n", 1)
     assert head.startswith(f"POST /{task} HTTP/1.1".encode())
     return huggingface.read(task, json.loads(body))

@@ -13,7 +13,7 @@ ARCHITECTURES = {
     "token-classification": "bert",
     "translation": "marian",
     "summarization": "bart",
-    "text-generation": "gpt2",
+    "text-generation": "qwen2",
 }
 
 

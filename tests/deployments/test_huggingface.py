@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.protocols.huggingface import TaskRequest, named, read, write
+from deployments.protocols.huggingface import named, read, write
+from deployments.protocols.protocol import TaskRequest
 from pipelines.artifact import TASKS
 from pipelines.errors import InputTooLongError, InvalidInputError
 

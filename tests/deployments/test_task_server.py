@@ -143,7 +143,7 @@ def test_a_path_below_the_task_does_not_exist(server: TaskServer) -> None:
     response = post(server, {"inputs": "a"}, "/generate")
 
     assert (response.status_code, response.json()["error_type"]) == (404, "not_found")
-    assert response.json()["error"] == f"/{TASK}/generate does not exist; allowed: POST /{TASK}"
+    assert response.json()["error"].startswith(f"/{TASK}/generate does not exist; allowed: POST /{TASK}, POST ")
 
 
 @pytest.mark.parametrize(
