@@ -72,11 +72,18 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on, instead of the file's.")] = None,
     port: Annotated[int | None, typer.Option(help="Port of the ingress, instead of the file's.")] = None,
     address: Annotated[str | None, typer.Option(help="Deploy onto this running Ray cluster, e.g. auto.")] = None,
+    platform: Annotated[
+        str | None,
+        typer.Option(help="Be a container of sagemaker or vertex: one task.", envvar="SEXTET_PLATFORM"),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="With --platform: which task of the file.", envvar="SEXTET_TASK")
+    ] = None,
 ) -> None:
     """Start the cluster, answer one real question per task, serve until SIGINT or SIGTERM."""
     from deployments.launch import serve as run
 
-    run(cluster, host=host, port=port, address=address, progress=_say)
+    run(cluster, host=host, port=port, address=address, platform=platform, task=task, progress=_say)
 
 
 @app.command()

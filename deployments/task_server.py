@@ -25,6 +25,7 @@ from deployments.config import LimitsConfig, TaskConfig
 from deployments.errors import BodyTooLargeError, Failure, logger
 from deployments.exchange import Timings, deadline_of, read_body
 from deployments.merging import numbered
+from deployments.platform import Platform
 from deployments.protocols.protocol import Protocol, Reply, TaskRequest, json_reply
 from deployments.protocols.routes import Routes
 from deployments.relayed import Exchange, answer
@@ -75,9 +76,15 @@ def _unmetered() -> Callable[[BatchReport], None]:
 class TaskServer:
     """Answers one task. It has no model until `reconfigure` was called, which Serve does before the first request."""
 
-    def __init__(self, task: str, meter: Callable[[], Callable[[BatchReport], None]] = _unmetered) -> None:
-        """`meter` makes, in this process, what is told of every batch."""
+    def __init__(
+        self,
+        task: str,
+        meter: Callable[[], Callable[[BatchReport], None]] = _unmetered,
+        platform: Platform | None = None,
+    ) -> None:
+        """`meter` makes, in this process, what is told of every batch; `platform` adds the routes of its contract."""
         self.task = task
+        self._platform = platform
         self._on_batch = meter()
         self._serving: Serving | None = None
         self._host = ThreadPoolExecutor(max_workers=2, thread_name_prefix="host")
@@ -94,7 +101,7 @@ class TaskServer:
             pipeline, cost, routes = old.pipeline, old.batcher.cost, old.routes
         else:
             pipeline, cost = await self._off_loop(lambda: self._load(config))
-            routes = Routes(pipeline)
+            routes = Routes(pipeline, self._platform)
         batching = config.batching
         if pipeline.slots:  # it puts rows together itself: each is handed over as soon as a slot is free
             batching = replace(batching, max_batch_size=1, concurrency=pipeline.slots)

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub.constants
 import pytest
@@ -108,9 +109,7 @@ def test_a_branch_is_made_where_it_is_named(writable: Hub, artifact: Path) -> No
         ),
     ],
 )
-def test_what_must_not_be_published_stays(
-    writable: Hub, tmp_path: Path, changes: dict[str, object], message: str
-) -> None:
+def test_what_must_not_be_published_stays(writable: Hub, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     assert message in refusal(write_artifact(tmp_path / "a", **changes))
     assert writable.repositories == {}
 
