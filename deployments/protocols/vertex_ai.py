@@ -29,7 +29,8 @@ class Predictions(Protocol):
                 raise InvalidInputError(f"the body has the key {shown(key)}; allowed: {', '.join(_KEYS)}")
         instances = given.get("instances")
         if not isinstance(instances, list):
-            raise InvalidInputError(f"instances is {shown(instances)}; allowed: a list of inputs")
+            found = "missing" if instances is None else shown(instances)
+            raise InvalidInputError(f"instances is {found}; allowed: a list of inputs")
         try:
             return huggingface.read(self.pipeline.task, {"inputs": instances, "parameters": given.get("parameters")})
         except InvalidInputError as error:

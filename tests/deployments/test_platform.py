@@ -90,12 +90,12 @@ def test_vertex_gets_a_prediction_for_each_instance(containers: Containers, mode
     ("body", "message"),
     [
         ({"inputs": "a"}, "the body has the key 'inputs'; allowed: instances, parameters"),
-        ({}, "instances is null; allowed: a list of inputs"),
+        ({}, "instances is missing; allowed: a list of inputs"),
         ({"instances": "a"}, "instances is 'a'; allowed: a list of inputs"),
         ({"instances": []}, "instances is empty; allowed: at least one input"),
         ({"instances": ["a", ""]}, "instances[1] is empty; allowed: a text"),
         ({"instances": ["a", 3]}, "instances[1] is a number; allowed: a string"),
-        ({"instances": ["a"], "parameters": 1}, "parameters is a number; allowed: an object"),
+        ({"instances": ["a"], "parameters": 1}, "parameters is 1; allowed: an object"),
     ],
 )
 def test_vertex_is_told_what_is_wrong_in_its_own_words(containers: Containers, body: Any, message: str) -> None:
