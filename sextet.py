@@ -98,16 +98,73 @@ def ask(
     _print_json(send(task, text, url=url))
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": True}
+)
 def finetune(
     context: typer.Context,
-    recipe: Annotated[Path | None, typer.Argument(help="A recipe in YAML; --name value overrides its keys.")] = None,
+    recipe: Annotated[str, typer.Argument(help="A recipe in YAML; options go on top of it.")] = "",
+    model: Annotated[str | None, typer.Option(help="What to start from: a folder, a Hub id or starter:NAME.")] = None,
+    task: Annotated[str | None, typer.Option(help=f"One of {', '.join(TASKS)}.")] = None,
+    train: Annotated[str | None, typer.Option(help="Labelled rows: a file, SOURCE,TARGET or a Hub data set.")] = None,
+    validation: Annotated[str | None, typer.Option(help="Other rows, on which each epoch is measured.")] = None,
+    output: Annotated[str | None, typer.Option(help="The folder of the finished checkpoint.")] = None,
 ) -> None:
-    """Fine-tune a checkpoint on labelled text: RECIPE.yaml, or --model --task --train --validation --output."""
-    from export.finetune import FinetuneArgs
-    from export.finetune import finetune as train
+    """Fine-tune a checkpoint on labelled text: RECIPE.yaml, or --model --task --train --validation --output.
 
-    _say(f"wrote {train(FinetuneArgs.read(recipe, context.args))}")
+    Every key of a recipe is an option too, such as --num_train_epochs 3 or --lora.r 8: see docs/finetuning.md.
+    """
+    from export.finetune import FinetuneArgs
+    from export.finetune import finetune as run
+
+    given = {"model": model, "task": task, "train": train, "validation": validation, "output": output}
+    flags = [part for name, value in given.items() if value is not None for part in (f"--{name}", value)]
+    extra = ([recipe] if recipe.startswith("--") else []) + context.args  # click takes an unknown option for it
+    path = None if not recipe or recipe.startswith("--") else Path(recipe)
+    _say(f"wrote {run(FinetuneArgs.read(path, [*extra, *flags]), _say)}")
+
+
+@app.command()
+def evaluate(
+    systems: Annotated[list[str], typer.Argument(help="Checkpoints, artifacts or URLs of running tasks.")],
+    data: Annotated[str, typer.Option(help="Labelled rows: a file, SOURCE,TARGET or a Hub data set.")],
+    task: Annotated[str | None, typer.Option(help="Where the first of SYSTEMS does not say it.")] = None,
+    columns: Annotated[list[str] | None, typer.Option(help="FIELD=COLUMN, by name, or by number from 0.")] = None,
+    labels: Annotated[list[str] | None, typer.Option(help="LABEL=NAME: rename a label of the file.")] = None,
+    problem_type: Annotated[str | None, typer.Option(help="multi_label_classification or regression.")] = None,
+    encoding: Annotated[str, typer.Option(help="Of the file, such as cp949.")] = "utf-8",
+    form: Annotated[str | None, typer.Option("--format", help="Read the file as this suffix says: conll.")] = None,
+    max_bad_rows: Annotated[int, typer.Option(help="Rows that may be reported and left out.")] = 0,
+    max_samples: Annotated[int | None, typer.Option(help="Draw so many rows.")] = None,
+    seed: Annotated[int, typer.Option(help="Of that draw.")] = 42,
+    parameters: Annotated[str, typer.Option(help="A JSON object that goes along with every question.")] = "{}",
+    resamples: Annotated[int, typer.Option(help="Bootstrap draws behind the intervals.")] = 1000,
+    alone: Annotated[bool, typer.Option("--alone", help="An artifact without its checkpoint beside it.")] = False,
+    output: Annotated[Path | None, typer.Option(help="A folder for report.json and the pictures.")] = None,
+) -> None:
+    """Measure checkpoints, artifacts or running tasks on labelled rows, side by side."""
+    from deployments.ask import post
+    from export.evaluate import EvaluateArgs, pairs
+    from export.evaluate import evaluate as run
+
+    args = EvaluateArgs(
+        systems=tuple(systems),
+        data=data,
+        task=task,
+        columns={name: int(one) if one.isdecimal() else one for name, one in pairs(columns or [], "--columns").items()},
+        labels=pairs(labels or [], "--labels"),
+        problem_type=problem_type,
+        encoding=encoding,
+        format=form,
+        max_bad_rows=max_bad_rows,
+        max_samples=max_samples,
+        seed=seed,
+        parameters=_json_object(parameters, "--parameters"),
+        resamples=resamples,
+        alone=alone,
+        output=output,
+    )
+    print(run(args, post, _say).text())
 
 
 @app.command()
@@ -206,6 +263,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+def _json_object(text: str, option: str) -> dict[str, Any]:
+    import json
+
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ConfigurationError(f"{option} is {text!r}; allowed: a JSON object")
+    return found
 
 
 def _print_json(answer: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from export.card import model_card
 from export.checkpoint import ResolvedCheckpoint, resolve
 from export.convert import check_task, convert, load_model, map_to_unknown, merge, opset
+from export.disk import full_disk
 from export.optimize import check_options, default_level, optimize, supports
 from export.outliers import outlier_matrices
 from export.prompt import chat_template, prompt_template
@@ -70,7 +71,7 @@ def export_checkpoint(args: ExportArgs, progress: Progress = lambda _line: None)
     except OSError as error:
         raise _unwritable(output, error) from error
     except Exception as error:
-        cause = _full_disk(error)
+        cause = full_disk(error)
         raise (_unwritable(output, cause) if cause else error) from error
     parity = artifact.manifest.parity
     progress(
@@ -217,17 +218,6 @@ def _check_space(checkpoint: ResolvedCheckpoint, folder: Path) -> None:
     needed, free = _COPIES * checkpoint.weights_bytes, shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB free")
-
-
-def _full_disk(error: BaseException | None) -> OSError | None:
-    """The full disk behind an error of another type: libraries in C++ report it in words of their own."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-            return error
-        if os.strerror(errno.ENOSPC) in str(error):
-            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def _unwritable(output: Path, error: OSError) -> ConfigurationError:

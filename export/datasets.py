@@ -1,33 +1,31 @@
-"""Training data: files in, rows out, and a bad row named by file and line.
+"""Labelled data: files or a data set of the Hub in, rows out, and a bad row named by file and line.
 
-| task                 | a row                                                                    |
-|----------------------|--------------------------------------------------------------------------|
-| text-classification  | `text`, `label` (a name), and `text_pair` where the file has it          |
-| token-classification | `text`, `entities`: a list of {`start`, `end`, `label`} in characters    |
-| question-answering   | `question`, `context`, `answers`: {`text`: [...], `answer_start`: [...]} |
-| translation, summarization | `source`, `target`                                                 |
-| text-generation      | `text`                                                                   |
+| task                 | a row                                                                               |
+|----------------------|-------------------------------------------------------------------------------------|
+| text-classification  | `text`, `label` (a name; a list of names for many; a number for regression), and    |
+|                      | `text_pair` where the file has it                                                   |
+| token-classification | `text`, `entities`: a list of {`start`, `end`, `label`} in characters               |
+| question-answering   | `question`, `context`, `answers`: {`text`: [...], `answer_start`: [...]}, both empty |
+|                      | where the context has no answer                                                     |
+| translation, summarization | `source`, `target`                                                            |
+| text-generation      | `text`                                                                              |
 
-Files are CSV or TSV (with a header, or with column numbers), JSON lines, CoNLL columns (the word first, the BIO tag
-last) and plain text (a line a row), each also as .gz. `columns` says where a field is when its name differs.
+Each row has `where` besides: `FILE:LINE`. Formats are those of `readers`. A field is in the column of its name, in the
+one that `columns` says, or in the only one whose name means the same.
 """
 
-import csv
-import gzip
-import json
+import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 from datasets import Dataset
 
+from export import hub_data
+from export.readers import KNOWN, Columns, Line, Row, lines, suffix_of
 from pipelines.errors import InvalidInputError
-
-Row = dict[str, Any]
-Columns = Mapping[str, str | int]
-Line = tuple[int, Row]
-"""A row as its file has it, after the number (from 1) of its line."""
 
 FIELDS = {
     "text-classification": ("text", "label"),
@@ -38,193 +36,225 @@ FIELDS = {
     "text-generation": ("text",),
 }
 OPTIONAL_FIELDS = {"text-classification": ("text_pair",)}
+SAME_MEANING = {
+    "text": (
+        "sentence",
+        "sentence1",
+        "document",
+        "review",
+        "content",
+        "comment",
+        "utterance",
+        "premise",
+        "문장",
+        "리뷰",
+    ),
+    "text_pair": ("sentence2", "hypothesis", "text2"),
+    "label": ("labels", "class", "category", "sentiment", "intent", "stars", "rating", "라벨"),
+    "tokens": ("words",),
+    "tags": ("ner_tags", "labels", "ner"),
+    "question": ("query", "질문"),
+    "context": ("passage", "paragraph", "본문"),
+    "answers": ("answer",),
+    "source": ("src", "article", "document", "dialogue", "text", "body"),
+    "target": ("tgt", "summary", "highlights", "abstract", "headline"),
+}
+"""Column names that are taken for a field which has no column of its own name."""
 
 
-def read(files: Sequence[str | Path], task: str, columns: Columns | None = None) -> Dataset:
+@dataclass(frozen=True)
+class DataArgs:
+    """How files become rows. `labels` renames labels; up to `max_bad_rows` bad rows are reported and left out."""
+
+    task: str
+    columns: Columns = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    problem_type: str | None = None
+    encoding: str = "utf-8"
+    format: str | None = None
+    max_bad_rows: int = 0
+
+
+class BadRows:
+    """Those that were left out so far: every one is said aloud, and one too many ends the reading."""
+
+    def __init__(self, limit: int, say: Callable[[str], None]) -> None:
+        self.count = 0
+        self._limit = limit
+        self.say = say
+
+    def add(self, where: str, what: str) -> None:
+        """Raises InvalidInputError once there are more than the limit."""
+        self.count += 1
+        if self.count <= self._limit:
+            self.say(f"{where}: {what}; left out (bad row {self.count} of at most {self._limit})")
+            return
+        more = f"; bad row {self.count}, allowed by max_bad_rows: {self._limit}" if self._limit else ""
+        raise InvalidInputError(f"{where}: {what}{more}")
+
+
+def read(files: Sequence[str | Path], args: DataArgs, bad: BadRows | None = None) -> Dataset:
     """The rows of all files, in order; raises InvalidInputError as `FILE:LINE: what is wrong`."""
-    rows = [row for file in files for row in _rows(Path(file), task, columns or {})]
+    bad = bad or BadRows(args.max_bad_rows, print)
+    rows = [row for file in files for row in _rows(str(file), args, bad)]
     if not rows:
-        raise InvalidInputError(f"{', '.join(map(str, files)) or 'no file'}: no rows")
+        left_out = f" but {bad.count} bad ones" if bad.count else ""
+        raise InvalidInputError(f"{', '.join(map(str, files)) or 'no file'}: no rows{left_out}")
     return Dataset.from_list(rows)
 
 
-def _rows(path: Path, task: str, columns: Columns) -> Iterator[Row]:
-    if not path.is_file():
-        raise InvalidInputError(f"{path}: no such file")
-    suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-    if suffix not in READERS:
-        known = ", ".join(READERS)
-        raise InvalidInputError(f"{path}: cannot read {suffix or 'a file without a suffix'}; known: {known}, also .gz")
-    number = 1
-    try:
-        with _open(path, "rt", encoding="utf-8", newline="") as file:
-            for raw_number, raw in READERS[suffix](file, columns):
-                number = raw_number
-                yield _checked(_renamed(raw, columns), task)
-    except UnicodeDecodeError as error:
-        raise InvalidInputError(f"{path}:{_undecodable_line(path)}: not UTF-8 ({error.reason})") from None
-    except _LineError as error:
-        raise InvalidInputError(f"{path}:{error.number}: {error}") from None
-    except (ValueError, OSError) as error:
-        raise InvalidInputError(f"{path}:{number}: {error}") from None
+def _rows(name: str, args: DataArgs, bad: BadRows) -> Iterator[Row]:
+    guess: dict[str, str] = {}
+    said: set[str] = set()
+    for where, raw in _lines(name, args):
+        try:
+            if isinstance(raw, ValueError):
+                raise raw
+            row = _checked(_renamed(raw, args, guess), args)
+        except ValueError as error:
+            bad.add(where, str(error))
+            continue
+        for field in [field for field, column in guess.items() if column and field not in said]:
+            said.add(field)
+            bad.say(f"{name}: column {guess[field]!r} is taken for {field!r}; --columns {field}=NAME takes another")
+        yield row | {"where": where}
 
 
-class _LineError(ValueError):
-    """A line that a reader cannot make a row of."""
-
-    def __init__(self, what: str, number: int) -> None:
-        super().__init__(what)
-        self.number = number
-
-
-def _open(path: Path, mode: str, **how: Any) -> IO[Any]:
-    return cast(IO[Any], (gzip.open if path.suffix == ".gz" else open)(path, mode, **how))
+def _lines(name: str, args: DataArgs) -> Iterator[Line]:
+    on_hub = not Path(name).exists() and suffix_of(Path(name)) not in KNOWN and "," not in name
+    if on_hub and args.format is None and (reference := hub_data.Reference.parse(name)):
+        return hub_data.lines(reference)
+    return lines(name, args.columns, args.encoding, args.format)
 
 
-def _undecodable_line(path: Path) -> int:
-    with _open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError:
-                return number
-    raise AssertionError(f"{path} is UTF-8 after all")
+def _renamed(raw: Row, args: DataArgs, guess: dict[str, str]) -> Row:
+    """The row with its fields under their own names; `guess` remembers what was found out about the file."""
+    if isinstance(raw.get("translation"), dict):  # as data sets of the Hub have it, by language
+        raw = raw | raw["translation"]
+    if args.columns:
+        raw = raw | {field: raw[str(column)] for field, column in args.columns.items() if str(column) in raw}
+        absent = next((str(column) for column in args.columns.values() if str(column) not in raw), None)
+        if absent is not None and not isinstance(raw.get("tokens"), list):
+            raise ValueError(f"no column {absent!r}; the columns are {', '.join(raw)}")
+    wanted = [*FIELDS[args.task], *OPTIONAL_FIELDS.get(args.task, ())]
+    if args.task == "token-classification" and "entities" not in raw:
+        wanted = ["tokens", "tags"]
+    for name in wanted:
+        if name not in raw:
+            if guess.get(name) not in raw:
+                guess[name] = _same_meaning(name, raw)
+            if guess[name]:
+                raw = raw | {name: raw[guess[name]]}
+    return raw
 
 
-def _renamed(raw: Row, columns: Columns) -> Row:
-    return raw | {field: raw[str(column)] for field, column in columns.items() if str(column) in raw}
+def _same_meaning(name: str, raw: Row) -> str:
+    found = [column for column in raw if column.strip().lower() in (name, *SAME_MEANING.get(name, ()))]
+    if len(found) > 1:
+        raise ValueError(f"several columns may be {name!r}: {', '.join(found)}; choose one with --columns {name}=NAME")
+    return found[0] if found else ""
 
 
-def _checked(raw: Row, task: str) -> Row:
+def _checked(raw: Row, args: DataArgs) -> Row:
     """The fields of the task, or ValueError."""
+    task = args.task
     if task == "token-classification" and "entities" not in raw and "tokens" in raw:
         raw = from_tags(raw["tokens"], raw.get("tags", []))
-    missing = [field for field in FIELDS[task] if raw.get(field) is None]
+    fields = FIELDS[task]
+    missing = [name for name in fields if raw.get(name) is None]
     if missing:
-        raise ValueError(f"no {missing[0]!r}; the columns are {', '.join(raw) or 'none'}")
-    row = {field: raw[field] for field in (*FIELDS[task], *OPTIONAL_FIELDS.get(task, ())) if raw.get(field) is not None}
-    if task == "text-classification":
-        row["label"] = str(row["label"])
-    for field in row.keys() - {"entities", "answers", "label"}:
-        if not isinstance(row[field], str) or not row[field].strip():
-            raise ValueError(f"{field!r} is {row[field]!r}, not a text")
+        columns = ", ".join(raw) or "none"
+        raise ValueError(f"no {missing[0]!r}; the columns are {columns}; choose one with --columns {missing[0]}=NAME")
+    row = {name: raw[name] for name in (*fields, *OPTIONAL_FIELDS.get(task, ())) if raw.get(name) is not None}
+    if "label" in row:
+        row["label"] = _label(row["label"], args)
+    for name in row.keys() - {"entities", "answers", "label"}:
+        if not isinstance(row[name], str) or not row[name].strip():
+            raise ValueError(f"{name!r} is {_shown(row[name])}, not a text")
+        if undecoded := re.search("[\ud800-\udfff]", row[name]):
+            raise ValueError(_undecoded(undecoded[0], args.encoding))
     if "entities" in row:
-        row["entities"] = [_entity(entity, row["text"]) for entity in row["entities"]]
+        row["entities"] = [_entity(entity, row["text"], args.labels) for entity in row["entities"]]
     if "answers" in row:
         row["answers"] = _answers(row["answers"], row["context"])
     return row
 
 
-def _entity(entity: Any, text: str) -> Row:
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _undecoded(character: str, encoding: str) -> str:
+    byte = ord(character) - 0xDC00
+    if not 0x80 <= byte <= 0xFF:
+        return f"half of a character (a lone surrogate {character!a})"
+    return f"not {encoding.upper()} (byte 0x{byte:02x}); where the whole file is so, set encoding, such as cp949"
+
+
+def _label(value: Any, args: DataArgs) -> str | float | list[str]:
+    if args.problem_type == "regression":
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise ValueError(f"'label' is {_shown(value)}, not a number")
+        return number
+    if args.problem_type == "multi_label_classification":
+        several = value if isinstance(value, list) else re.split(r"[|,;]", str(value))
+        names = [args.labels.get(name, name) for name in (str(one).strip() for one in several)]
+        return [name for name in dict.fromkeys(names) if name]
+    if isinstance(value, (list, dict)):
+        raise ValueError(f"'label' is {_shown(value)}; a list needs problem_type: multi_label_classification")
+    name = str(value).strip()
+    if not name:
+        raise ValueError("'label' is empty")
+    if undecoded := re.search("[\ud800-\udfff]", name):
+        raise ValueError(_undecoded(undecoded[0], args.encoding))
+    return args.labels.get(name, name)
+
+
+def _entity(entity: Any, text: str, labels: Mapping[str, str]) -> Row:
     try:
-        start, end, label = entity["start"], entity["end"], entity["label"]
-    except (TypeError, KeyError):
-        raise ValueError(f"an entity is {entity!r}, not {{start, end, label}}") from None
+        start, end, label = int(entity["start"]), int(entity["end"]), str(entity["label"])
+    except (TypeError, KeyError, ValueError):
+        raise ValueError(f"an entity is {_shown(entity)}, not {{start, end, label}}") from None
     if not 0 <= start < end <= len(text):
         raise ValueError(f"entity {label} is at {start}..{end} of a text of {len(text)} characters")
-    return {"start": start, "end": end, "label": label}
+    return {"start": start, "end": end, "label": labels.get(label, label)}
 
 
 def _answers(answers: Any, context: str) -> Row:
+    if isinstance(answers, list):  # of objects, as SQuAD has them
+        answers = {name: [one.get(name) for one in answers] for name in ("text", "answer_start")}
     try:
         pairs = list(zip(answers["text"], answers["answer_start"], strict=True))
+        wrong = next((pair for pair in pairs if context[pair[1] : pair[1] + len(pair[0])] != pair[0]), None)
     except (TypeError, KeyError, ValueError):
         raise ValueError("'answers' is not {text: [...], answer_start: [...]}, equally long") from None
-    for text, start in pairs:
-        if context[start : start + len(text)] != text:
-            raise ValueError(f"the answer {text!r} is not at character {start} of the context")
+    if wrong is not None:
+        raise ValueError(f"the answer {wrong[0]!r} is not at character {wrong[1]} of the context")
     return {"text": [text for text, _ in pairs], "answer_start": [start for _, start in pairs]}
 
 
 def from_tags(tokens: Sequence[str], tags: Sequence[str]) -> Row:
-    """Words and their BIO tags as `text` and `entities`; the words are joined by single spaces."""
+    """Words and their BIO (also BIOES, BILOU) tags as `text` and `entities`.
+
+    The words are joined by single spaces; by nothing where spaces are among them, so that they are characters.
+    """
     if len(tokens) != len(tags):
         raise ValueError(f"{len(tokens)} tokens, but {len(tags)} tags")
     entities: list[Row] = []
+    space = "" if any(token.isspace() for token in tokens) else " "
     position, previous = 0, "O"
     for token, tag in zip(tokens, tags, strict=True):
         prefix, _, label = tag.partition("-")
-        if tag != "O" and (prefix not in "BI" or not label):
+        if tag != "O" and (prefix not in tuple("BIESLU") or not label):
             raise ValueError(f"the tag {tag!r} is not O, B-NAME or I-NAME")
-        if prefix == "I" and previous in (f"B-{label}", f"I-{label}"):
+        if prefix in "IEL" and previous[0] in "BI" and previous[2:] == label and tag != "O":
             entities[-1]["end"] = position + len(token)
         elif tag != "O":
             entities.append({"start": position, "end": position + len(token), "label": label})
-        position, previous = position + len(token) + 1, tag
-    return {"text": " ".join(tokens), "entities": entities}
-
-
-def _delimited(delimiter: str) -> Callable[[IO[str], Columns], Iterator[Line]]:
-    def read_delimited(file: IO[str], columns: Columns) -> Iterator[Line]:
-        # Quotes mean something in CSV only: half of the tab-separated corpora have lone ones in their texts.
-        reader = partial(csv.reader, file, delimiter=delimiter, strict=True)
-        records = _records(reader() if delimiter == "," else reader(quoting=csv.QUOTE_NONE))
-        numbered = bool(columns) and all(isinstance(column, int) for column in columns.values())
-        header = None if numbered else next(records, (0, []))[1]
-        for number, record in records:
-            if header is not None and len(record) != len(header):
-                raise _LineError(f"{len(record)} columns where the header has {len(header)}", number)
-            names = header or [str(index) for index in range(len(record))]
-            yield number, dict(zip(names, record, strict=True))
-
-    return read_delimited
-
-
-def _records(records: Any) -> Iterator[tuple[int, list[str]]]:
-    """A csv.reader's records but the empty ones, each after the number of the line that it ends on."""
-    while True:
-        try:
-            record = next(records, None)
-        except csv.Error as error:
-            raise _LineError(str(error), records.line_num) from None
-        if record is None:
-            return
-        if record:
-            yield records.line_num, record
-
-
-def _json_lines(file: IO[str], columns: Columns) -> Iterator[Line]:
-    for number, line in enumerate(file, 1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise _LineError(f"not JSON ({error})", number) from None
-            if not isinstance(row, dict):
-                raise _LineError("not a JSON object", number)
-            yield number, row
-
-
-def _conll(file: IO[str], columns: Columns) -> Iterator[Line]:
-    tokens: list[str] = []
-    tags: list[str] = []
-    number = first = 0
-    for number, line in enumerate(file, 1):
-        cells = line.split()
-        if not cells or cells[0] == "-DOCSTART-":
-            if tokens:
-                yield first, {"tokens": tokens, "tags": tags}
-            tokens, tags = [], []
-            continue
-        if len(cells) < 2:
-            raise _LineError(f"{line.strip()!r} has no tag", number)
-        first = first if tokens else number
-        tokens.append(cells[0])
-        tags.append(cells[-1])
-    if tokens:
-        yield first, {"tokens": tokens, "tags": tags}
-
-
-def _plain(file: IO[str], columns: Columns) -> Iterator[Line]:
-    for number, line in enumerate(file, 1):
-        if line.strip():
-            yield number, {"text": line.rstrip("\r\n")}
-
-
-READERS: Mapping[str, Callable[[IO[str], Columns], Iterator[Line]]] = {
-    ".csv": _delimited(","),
-    ".tsv": _delimited("\t"),
-    ".jsonl": _json_lines,
-    ".conll": _conll,
-    ".txt": _plain,
-}
+        position, previous = position + len(token) + len(space), tag
+    return {"text": space.join(tokens), "entities": entities}

@@ -4,6 +4,7 @@ OUTPUT afterwards
     config.json model.safetensors tokenizer files ...   the finished checkpoint (a LoRA adapter is merged into it)
     adapter/                                            the LoRA adapter and the new head alone, where `lora` is set
     recipe.yaml metrics.json                            what was run, and how good it became
+    README.md learning-curve.png                        the same for people
     checkpoints/                                        while training: a run that was killed goes on from the last one
 """
 
@@ -11,7 +12,9 @@ import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +23,33 @@ import torch
 import transformers
 import yaml
 from datasets import Dataset
-from torch.utils.data import Sampler
 from transformers import (
     AutoConfig,
     AutoTokenizer,
+    EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
     TrainingArguments,
 )
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from export import datasets, marian
-from export.checkpoint import resolve
-from export.objective import Objective, Scores, objective_of
+from export import datasets, marian, plots
+from export.checkpoint import ResolvedCheckpoint, resolve
+from export.disk import full_disk
+from export.measure import check_labels, measure, score_names
+from export.objective import Objective, objective_of
+from export.progress import Bar, EpochTable
 from export.recipe import FinetuneArgs, LoraArgs
-from export.sampler import LengthGroupedSampler
-from pipelines.errors import CheckpointError, ConfigurationError
+from export.scores import LOWER_IS_BETTER
+from export.systems import TorchSystem
+from export.tokenizer import max_length
+from export.trainer import Interruption, WorkshopTrainer, class_weights, kept, last_whole_checkpoint, weighted_loss
+from export.training_card import checkpoint_card
+from pipelines.errors import CheckpointError, ConfigurationError, TrainingError
 
-__all__ = ["FinetuneArgs", "LoraArgs", "finetune", "score"]
+__all__ = ["FinetuneArgs", "LoraArgs", "finetune"]
 
+Say = Callable[[str], None]
 LENGTH_OF_TRAINING = {
     "num_train_epochs",
     "max_steps",
@@ -52,49 +62,91 @@ LENGTH_OF_TRAINING = {
 """What may differ between a run and the run that continues it."""
 
 
-def finetune(args: FinetuneArgs) -> Path:
+def finetune(args: FinetuneArgs, say: Say = lambda line: print(line, file=sys.stderr)) -> Path:
     """Train, score on the validation files and write `args.output`; returns it.
 
-    A run that was killed continues at its last checkpoint and ends as the uninterrupted one would have.
+    A run that was killed continues at its last checkpoint and ends as the uninterrupted one would have. Raises
+    TrainingError where the training cannot go on, with what was trained until then kept for the next attempt.
     """
     output = Path(args.output)
     objective_type = objective_of(args.task)
-    train, validation = _read(args)
-    _claim(output, args)
-    transformers.set_seed(args.seed)
-    labels = objective_type.label_names(train)
-    model, tokenizer = _create(args, objective_type, labels, train)
-    objective = objective_type(tokenizer, args.max_length, labels)
-    trained, metrics = _train(args, _trainable(args, model, objective_type), objective, train, validation)
-    _save(trained, tokenizer, output)
-    metrics |= {"validation": score(output, args.task, objective, validation)}
-    (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    train, validation, bad_rows = _read(args, say)
+    problem_type = args.problem_type if args.task == "text-classification" else None
+    labels = objective_type.label_names(train, problem_type)
+    for rows in validation.values() if labels and problem_type != "regression" else ():
+        check_labels(rows, labels, "the training files have")
+    with _disk(output):
+        _claim(output, args)
+        transformers.set_seed(args.seed)
+        transformers.logging.set_verbosity_error()  # of new heads it warns at length, and they are what is wanted here
+        model, tokenizer, base = _create(args, objective_type, labels, train)
+        objective = objective_type(tokenizer, args.max_length, labels, problem_type)
+        _say_cut(objective, {"training": train, **validation}, say)
+        trained, metrics = _train(args, _trainable(args, model, objective_type), objective, train, validation, say)
+        metrics["training"] |= {"bad_rows": bad_rows} if bad_rows else {}
+        _save(trained, tokenizer, output)
+        metrics |= {"validation": score(output, args, validation)}
+        card = checkpoint_card(args, labels, metrics, base)
+        (output / "README.md").write_text(card, encoding="utf-8")
+        (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     print(table(metrics))
     shutil.rmtree(output / "checkpoints", ignore_errors=True)
     return output
 
 
-def score(checkpoint: Path, task: str, objective: Objective, validation: Mapping[str, Dataset]) -> dict[str, Scores]:
+def score(checkpoint: Path, args: FinetuneArgs, validation: Mapping[str, Dataset]) -> dict[str, dict[str, float]]:
     """The scores of a checkpoint folder on each validation file, through transformers' own pipeline."""
     if not validation:
         return {}
-    answer = transformers.pipeline(task, model=str(checkpoint))
-    return {
-        name: {metric: round(value, 4) for metric, value in objective.score(answer, rows).items()} | {"rows": len(rows)}
-        for name, rows in validation.items()
-    }
+    model = objective_of(args.task).model_class.from_pretrained(checkpoint, dtype=torch.float32).to(_device())
+    system = TorchSystem("PyTorch", args.task, model, AutoTokenizer.from_pretrained(checkpoint))
+    found = {}
+    for name, rows in validation.items():
+        values = measure(args.task, system, rows, _parameters(args)).values()
+        found[name] = {metric: round(value, 4) for metric, value in values.items()} | {"rows": len(rows)}
+    return found
 
 
 def table(metrics: Mapping[str, Any]) -> str:
     """metrics.json for people: the training first, then a line per validation file and score."""
     lines = [("training", name, value) for name, value in metrics["training"].items()]
     lines += [(file, name, value) for file, found in metrics["validation"].items() for name, value in found.items()]
-    return "\n".join(f"{where:<16}{name:<16}{value:>12}" for where, name, value in lines)
+    return "\n".join(f"{where:<16}{name:<20}{value:>12}" for where, name, value in lines)
 
 
-def _read(args: FinetuneArgs) -> tuple[Dataset, dict[str, Dataset]]:
-    train = datasets.read(args.train, args.task, args.columns).shuffle(seed=args.seed)
-    validation = {name: datasets.read([file], args.task, args.columns) for name, file in args.validation.items()}
+def _parameters(args: FinetuneArgs) -> dict[str, Any]:
+    """With what a system is asked while training: a half-trained model need not stop writing by itself."""
+    if args.task in ("translation", "summarization"):
+        return {"max_new_tokens": args.max_length}
+    return {"max_length": args.max_length} if args.task == "text-generation" else {}
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def _disk(output: Path) -> Iterator[None]:
+    """A full disk within it ends in one line."""
+    try:
+        yield
+    except TrainingError:
+        raise
+    except Exception as error:
+        if (cause := full_disk(error)) is None:
+            raise
+        raise TrainingError(
+            f"{output} cannot be written: {cause.strerror}; free some, then run it again; {kept(output / 'checkpoints')}"
+        ) from error
+
+
+def _read(args: FinetuneArgs, say: Say) -> tuple[Dataset, dict[str, Dataset], int]:
+    data = datasets.DataArgs(
+        args.task, args.columns, args.labels, args.problem_type, args.encoding, args.format, args.max_bad_rows
+    )
+    bad = datasets.BadRows(args.max_bad_rows, say)
+    train = datasets.read(args.train, data, bad).shuffle(seed=args.seed)
+    validation = {name: datasets.read([file], data, bad) for name, file in args.validation.items()}
     if args.max_train_samples is not None:
         train = train.select(range(min(args.max_train_samples, len(train))))
     if args.max_eval_samples is not None:
@@ -102,7 +154,16 @@ def _read(args: FinetuneArgs) -> tuple[Dataset, dict[str, Dataset]]:
         validation = {
             name: rows.shuffle(seed=args.seed).select(range(min(limit, len(rows)))) for name, rows in validation.items()
         }
-    return train, validation
+    return train, validation, bad.count
+
+
+def _say_cut(objective: Objective, data: Mapping[str, Dataset], say: Say) -> None:
+    for name, rows in data.items():
+        if where := objective.cut(rows):
+            say(
+                f"{name}: {len(where)} of {len(rows)} rows have more than max_length {objective.max_length} tokens and "
+                f"are cut there, the first of them {where[0]}"
+            )
 
 
 def _claim(output: Path, args: FinetuneArgs) -> None:
@@ -112,7 +173,7 @@ def _claim(output: Path, args: FinetuneArgs) -> None:
     if (output / "metrics.json").exists():
         raise ConfigurationError(f"{output} holds a finished run; remove it, or set another output")
     if recipe.exists():
-        begun = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+        begun = json.loads(json.dumps(_begun(recipe)))
         changed = [name for name in wanted if begun.get(name) != wanted[name] and name not in LENGTH_OF_TRAINING]
         if changed:
             raise ConfigurationError(f"{output} was begun with another {changed[0]}; remove it, or set another output")
@@ -122,17 +183,28 @@ def _claim(output: Path, args: FinetuneArgs) -> None:
     recipe.write_text(yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
+def _begun(recipe: Path) -> dict[str, Any]:
+    """An earlier run's keys; those that its release did not have are as they are by default."""
+    found = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    try:
+        return dataclasses.asdict(FinetuneArgs.from_mapping(found))
+    except ConfigurationError:
+        return found if isinstance(found, dict) else {}
+
+
 def _create(
     args: FinetuneArgs, objective: type[Objective], labels: tuple[str, ...], train: Dataset
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model to be trained, with a new head where the task needs one, and its tokenizer."""
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, ResolvedCheckpoint | None]:
+    """The model to be trained, with a new head where the task needs one, its tokenizer, and what both come from."""
     if isinstance(args.model, marian.MarianArgs):
         texts = (row[side] for row in train for side in ("source", "target"))
-        return marian.create(args.model, texts, Path(args.output) / "checkpoints" / "vocabulary")
+        return *marian.create(args.model, texts, Path(args.output) / "checkpoints" / "vocabulary"), None
     checkpoint = resolve(args.model)
     names: dict[str, Any] = {}
     if labels:
         names = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+    if args.task == "text-classification":
+        names["problem_type"] = args.problem_type or "single_label_classification"
     try:
         config = AutoConfig.from_pretrained(checkpoint.path, **names, **checkpoint.loading)
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, **checkpoint.loading)
@@ -143,7 +215,11 @@ def _create(
         raise CheckpointError(f"{args.model} cannot be loaded for {args.task}: {str(error).splitlines()[0]}") from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # GPT-2 has none; the collator only needs something to fill with
-    return model, tokenizer
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    if args.max_length > (longest := max_length(tokenizer, model)):
+        raise ConfigurationError(f"max_length is {args.max_length}; {args.model} reads {longest} tokens at most")
+    return model, tokenizer, checkpoint
 
 
 def _trainable(args: FinetuneArgs, model: PreTrainedModel, objective: type[Objective]) -> PreTrainedModel:
@@ -166,45 +242,68 @@ def _trainable(args: FinetuneArgs, model: PreTrainedModel, objective: type[Objec
 
 def _linear_layers(model: PreTrainedModel, lora: LoraArgs, heads: tuple[str, ...]) -> list[str]:
     """Full names of the layers that get an adapter: those named in the recipe, outside of the new head."""
+    everything = "all-linear" in lora.target_modules
+    output = model.get_output_embeddings()
     chosen = [
         name
-        for name, _ in model.named_modules()
-        if name.rsplit(".", 1)[-1] in lora.target_modules and not set(name.split(".")) & set(heads)
+        for name, module in model.named_modules()
+        if not set(name.split(".")) & set(heads)
+        and module is not output
+        and (_is_linear(module) if everything else name.rsplit(".", 1)[-1] in lora.target_modules)
     ]
     if not chosen:
         raise ConfigurationError(f"lora.target_modules {', '.join(lora.target_modules)}: the model has no such layer")
     return chosen
 
 
+def _is_linear(module: torch.nn.Module) -> bool:
+    return isinstance(module, (torch.nn.Linear, transformers.pytorch_utils.Conv1D))
+
+
 def _train(
-    args: FinetuneArgs, model: PreTrainedModel, objective: Objective, train: Dataset, validation: Mapping[str, Dataset]
+    args: FinetuneArgs,
+    model: PreTrainedModel,
+    objective: Objective,
+    train: Dataset,
+    validation: Mapping[str, Dataset],
+    say: Say,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     checkpoints = Path(args.output) / "checkpoints"
-    own = {one.name for one in dataclasses.fields(TrainingArguments)}
-    shared = {name: value for name, value in vars(args).items() if name in own}
-    if not validation:
-        shared["eval_strategy"] = "no"
-    if args.eval_strategy != "steps":
-        del shared["eval_steps"]
-    settings = TrainingArguments(
-        **shared,
-        output_dir=str(checkpoints),
-        use_cpu=not torch.cuda.is_available(),  # without it, bf16 is refused on machines that have no GPU
-        report_to=[],
-        dataloader_pin_memory=False,
-        remove_unused_columns=False,
-    )
-    trainer = GroupingTrainer(
+    shown = score_names(args.task, objective.problem_type)[:2]
+    features = objective.features(train)
+    epochs = EpochTable(shown)
+    interruption = Interruption(say)
+
+    def scores(name: str) -> dict[str, float]:
+        """What the model is worth now, by the same path as that of the finished one."""
+        plain = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+        system = TorchSystem("PyTorch", args.task, plain, objective.tokenizer)
+        return measure(args.task, system, validation[name], _parameters(args)).values()
+
+    trainer = WorkshopTrainer(
+        scores=scores,
+        evaluated=epochs.row,
         model=model,
-        args=settings,
-        train_dataset=objective.features(train),
+        args=_settings(args, checkpoints, validation),
+        train_dataset=features,
         eval_dataset={name: objective.features(rows) for name, rows in validation.items()},
         data_collator=objective.collator(model),
         processing_class=objective.tokenizer,
+        compute_loss_func=_loss(args, objective, features),
+        callbacks=_callbacks(args, interruption),
     )
-    last = get_last_checkpoint(str(checkpoints)) if checkpoints.exists() else None
-    result = trainer.train(resume_from_checkpoint=last)
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry] or [math.nan]
+    trainer.remove_callback(PrinterCallback)
+    if trainer.pop_callback(ProgressCallback) is not None:
+        trainer.add_callback(Bar)
+    last = last_whole_checkpoint(checkpoints)
+    if last is not None:
+        say(f"going on from {last}")
+    with interruption.listening():
+        result = trainer.train(resume_from_checkpoint=str(last) if last else None)
+    history = trainer.state.log_history
+    title = f"{args.task}, {len(train)} rows"
+    plots.learning_curve(history, shown, title, Path(args.output) / "learning-curve.png")
+    losses = [entry["loss"] for entry in history if "loss" in entry] or [math.nan]
     training = {
         "rows": len(train),
         "steps": result.global_step,
@@ -213,19 +312,84 @@ def _train(
         "last_loss": losses[-1],
         "parameters": sum(one.numel() for one in model.parameters() if one.requires_grad),
     }
-    return trainer.model, {"training": training}
+    if trainer.state.best_metric is not None:
+        training |= {"best_step": trainer.state.best_global_step, "best": round(trainer.state.best_metric, 4)}
+    evaluations = [
+        {name: round(value, 4) if isinstance(value, float) else value for name, value in entry.items()}
+        for entry in history
+        if any(name.startswith("eval_") for name in entry)
+    ]
+    return trainer.model, {"training": training, "evaluations": evaluations}
 
 
-class GroupingTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed for mypy
-    """transformers' Trainer, with an order of rows that a resumed run repeats."""
+def _settings(args: FinetuneArgs, checkpoints: Path, validation: Mapping[str, Dataset]) -> TrainingArguments:
+    own = {one.name for one in dataclasses.fields(TrainingArguments)}
+    shared = {name: value for name, value in vars(args).items() if name in own}
+    if args.bf16 == "auto":
+        shared["bf16"] = _has_bf16()
+    if not validation:
+        shared["eval_strategy"] = "no"
+    if args.eval_strategy != "steps":
+        del shared["eval_steps"]
+    if args.early_stopping_patience is not None or args.load_best_model_at_end:
+        shared |= {"load_best_model_at_end": True} | _best_metric(args, validation)
+    else:
+        shared["metric_for_best_model"] = None
+    more = {"report_to": [], "dataloader_pin_memory": torch.cuda.is_available(), **args.training_arguments}
+    try:
+        return TrainingArguments(
+            **shared | more,
+            output_dir=str(checkpoints),
+            use_cpu=not torch.cuda.is_available(),  # without it, bf16 is refused on machines that have no GPU
+            remove_unused_columns=False,
+        )
+    except (ValueError, TypeError, ImportError) as error:
+        raise ConfigurationError(f"recipe: {' '.join(str(error).split())}") from None
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int] | None:
-        rows = self.train_dataset if train_dataset is None else train_dataset
-        if not self.args.group_by_length:
-            sampler: Sampler[int] | None = super()._get_train_sampler(train_dataset)
-            return sampler
-        lengths = [len(ids) for ids in rows["input_ids"]]
-        return LengthGroupedSampler(lengths, self.args.train_batch_size, self.args.seed)
+
+def _best_metric(args: FinetuneArgs, validation: Mapping[str, Dataset]) -> dict[str, Any]:
+    """The name that Trainer knows `metric_for_best_model` by, and whether more of it is better."""
+    if not validation or args.eval_strategy == "no":
+        raise ConfigurationError(
+            "early_stopping_patience and load_best_model_at_end compare evaluations: set validation and eval_strategy"
+        )
+    names = ("loss", *score_names(args.task, args.problem_type))
+    wanted = args.metric_for_best_model or "loss"
+    allowed = [f"{file}_{name}" for file in validation for name in names]
+    full = f"{next(iter(validation))}_{wanted}" if len(validation) == 1 and wanted in names else wanted
+    if full not in allowed:
+        known = names if len(validation) == 1 else allowed
+        raise ConfigurationError(f"metric_for_best_model is {wanted!r}; allowed: {', '.join(known)}")
+    lower = full.endswith(tuple(LOWER_IS_BETTER))
+    better = args.greater_is_better if args.greater_is_better is not None else not lower
+    return {"metric_for_best_model": full, "greater_is_better": better}
+
+
+def _callbacks(args: FinetuneArgs, interruption: Interruption) -> list[Any]:
+    if args.early_stopping_patience is None:
+        return [interruption]
+    return [interruption, EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold)]
+
+
+def _loss(args: FinetuneArgs, objective: Objective, features: Dataset) -> Callable[..., torch.Tensor] | None:
+    """The loss in which labels have weights, where the recipe gives them any."""
+    if args.class_weights is None:
+        return None
+    if not objective.labels or objective.problem_type in ("multi_label_classification", "regression"):
+        raise ConfigurationError("class_weights is set; allowed where each text or token has one of several labels")
+    if unknown := [
+        name for name in args.class_weights if name not in objective.labels and args.class_weights != "balanced"
+    ]:
+        raise ConfigurationError(f"class_weights names {unknown[0]!r}; the labels are {', '.join(objective.labels)}")
+    flat = (one for value in features["labels"] for one in (value if isinstance(value, list) else [value]))
+    weights = class_weights(objective.labels, (one for one in flat if one >= 0), args.class_weights)
+    return weighted_loss(weights, args.label_smoothing_factor)
+
+
+def _has_bf16() -> bool:
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported())  # type: ignore[no-untyped-call]
 
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, output: Path) -> None:

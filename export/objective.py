@@ -1,16 +1,15 @@
 """Objective: what fine-tuning has to know about a task.
 
-Rows (export.datasets) become features: the token ids and labels of each, not yet padded. The score of a finished
-checkpoint is measured through `transformers.pipeline`, on what a user of it would see.
+Rows (export.datasets) become features: the token ids and labels of each, not yet padded. How good the answers become
+is another matter, and that of export.measure.
 """
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from datasets import Dataset
 from transformers import (
     AutoModelForCausalLM,
@@ -25,13 +24,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from export import scores
-from pipelines.errors import ConfigurationError
+from export.measure import MULTI_LABEL, REGRESSION
+from pipelines.errors import ConfigurationError, InvalidInputError
 
 IGNORED = -100  # the label that torch's cross entropy leaves out
 Collator = Any  # of transformers: features of several rows in, padded tensors out
 Features = Mapping[str, list[Any]]
-Scores = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,7 @@ class Objective(ABC):
     tokenizer: PreTrainedTokenizerBase
     max_length: int
     labels: tuple[str, ...] = ()
+    problem_type: str | None = None
 
     model_class: ClassVar[Any]
     peft_type: ClassVar[str]
@@ -48,8 +47,8 @@ class Objective(ABC):
     """Names of the modules that are new, and so are trained in full beside a LoRA adapter."""
 
     @classmethod
-    def label_names(cls, rows: Dataset) -> tuple[str, ...]:
-        """The labels that occur, in id order."""
+    def label_names(cls, rows: Dataset, problem_type: str | None = None) -> tuple[str, ...]:
+        """The labels that occur, in id order; raises InvalidInputError where there is nothing to tell apart."""
         return ()
 
     @abstractmethod
@@ -59,12 +58,20 @@ class Objective(ABC):
     def collator(self, model: PreTrainedModel) -> Collator:
         return DataCollatorWithPadding(self.tokenizer)
 
-    @abstractmethod
-    def score(self, answer: Callable[..., Any], rows: Dataset) -> Scores:
-        """`answer` is the checkpoint's transformers pipeline."""
-
     def features(self, rows: Dataset) -> Dataset:
-        return rows.map(self.encode, batched=True, remove_columns=rows.column_names, keep_in_memory=True)
+        return rows.map(
+            self.encode, batched=True, remove_columns=rows.column_names, keep_in_memory=True, desc="tokenizing"
+        )
+
+    def cut(self, rows: Dataset) -> list[str]:
+        """Where the rows are of which the model does not see all."""
+        field = next(name for name in ("text", "source", "question") if name in rows.column_names)
+        found: list[str] = []
+        for batch in rows.iter(1000):
+            pair = [batch["text_pair"]] if "text_pair" in batch else []
+            lengths = map(len, self.tokenizer(batch[field], *pair, verbose=False)["input_ids"])
+            found += [where for where, n in zip(batch["where"], lengths, strict=True) if n > self.max_length]
+        return found
 
     def ids(self) -> dict[str, int]:
         return {label: index for index, label in enumerate(self.labels)}
@@ -76,24 +83,27 @@ class TextClassification(Objective):
     heads = ("pooler", "classifier", "score", "pre_classifier")
 
     @classmethod
-    def label_names(cls, rows: Dataset) -> tuple[str, ...]:
-        return tuple(sorted(set(rows["label"])))
+    def label_names(cls, rows: Dataset, problem_type: str | None = None) -> tuple[str, ...]:
+        if problem_type == REGRESSION:
+            return ("score",)
+        several = problem_type == MULTI_LABEL
+        counts = Counter(label for value in rows["label"] for label in (value if several else [value]))
+        if not counts or (len(counts) == 1 and not several):
+            only = f"the label {next(iter(counts))!r}" if counts else "no label"
+            raise InvalidInputError(f"every one of the {len(rows)} training rows has {only}; two labels are needed")
+        return tuple(sorted(counts))
 
     def encode(self, rows: Features) -> Features:
         pairs = [rows["text_pair"]] if "text_pair" in rows else []
         encoded: Features = self.tokenizer(rows["text"], *pairs, truncation=True, max_length=self.max_length)
-        ids = self.ids()
-        return {**encoded, "labels": [ids[label] for label in rows["label"]]}
+        return {**encoded, "labels": [self._target(label) for label in rows["label"]]}
 
-    def score(self, answer: Callable[..., Any], rows: Dataset) -> Scores:
-        columns = [name for name in ("text", "text_pair") if name in rows.column_names]
-        texts = rows.select_columns(columns).to_list()
-        predicted = [result["label"] for result in answer(texts, batch_size=32, truncation=True)]
-        expected = list(rows["label"])
-        return {
-            "accuracy": scores.accuracy(predicted, expected),
-            "macro_f1": scores.macro_f1(predicted, expected),
-        }
+    def _target(self, label: Any) -> Any:
+        if self.problem_type == REGRESSION:
+            return float(label)
+        if self.problem_type == MULTI_LABEL:
+            return [float(name in label) for name in self.labels]
+        return self.labels.index(label)
 
 
 class TokenClassification(Objective):
@@ -102,8 +112,10 @@ class TokenClassification(Objective):
     heads = ("classifier", "score")
 
     @classmethod
-    def label_names(cls, rows: Dataset) -> tuple[str, ...]:
+    def label_names(cls, rows: Dataset, problem_type: str | None = None) -> tuple[str, ...]:
         names = sorted({entity["label"] for entities in rows["entities"] for entity in entities})
+        if not names:
+            raise InvalidInputError(f"there is no entity in any of the {len(rows)} training rows")
         return ("O", *(f"{prefix}-{name}" for name in names for prefix in "BI"))
 
     def encode(self, rows: Features) -> Features:
@@ -128,21 +140,6 @@ class TokenClassification(Objective):
     def collator(self, model: PreTrainedModel) -> Collator:
         return DataCollatorForTokenClassification(self.tokenizer)
 
-    def score(self, answer: Callable[..., Any], rows: Dataset) -> Scores:
-        """Entities count when their type and both ends are right."""
-        predicted = []
-        for text, found in zip(
-            rows["text"], answer(list(rows["text"]), batch_size=32, aggregation_strategy="simple"), strict=True
-        ):
-            spans = set()
-            for entity in found:
-                surface = text[entity["start"] : entity["end"]]
-                start = entity["start"] + len(surface) - len(surface.lstrip())
-                spans.add((start, entity["end"], entity["entity_group"]))
-            predicted.append(spans)
-        expected = [{(one["start"], one["end"], one["label"]) for one in entities} for entities in rows["entities"]]
-        return scores.set_f1(predicted, expected)
-
 
 class QuestionAnswering(Objective):
     model_class = AutoModelForQuestionAnswering
@@ -152,6 +149,12 @@ class QuestionAnswering(Objective):
     def encode(self, rows: Features) -> Features:
         """Overlapping windows over each context; a window that lacks the answer points at its first token."""
         questions = [question.strip() for question in rows["question"]]
+        for ids, where in zip(self.tokenizer(questions, verbose=False)["input_ids"], rows["where"], strict=True):
+            if len(ids) > self.max_length // 2:
+                raise InvalidInputError(
+                    f"{where}: the question has {len(ids)} tokens, which leaves too little of max_length "
+                    f"{self.max_length} for the context; set max_length to {2 * len(ids)} at least"
+                )
         encoded = self.tokenizer(
             questions,
             rows["context"],
@@ -169,6 +172,9 @@ class QuestionAnswering(Objective):
         starts, ends = zip(*spans, strict=True)
         return {**encoded, "start_positions": list(starts), "end_positions": list(ends)}
 
+    def cut(self, rows: Dataset) -> list[str]:
+        return []  # every context is read whole, in windows
+
     @staticmethod
     def _span(
         answers: Mapping[str, Any], sequence: Sequence[int | None], offsets: Sequence[tuple[int, int]]
@@ -184,19 +190,12 @@ class QuestionAnswering(Objective):
         inside = [index for index in context if offsets[index][0] < last and offsets[index][1] > first]
         return inside[0], inside[-1]
 
-    def score(self, answer: Callable[..., Any], rows: Dataset) -> Scores:
-        asked = [{"question": row["question"], "context": row["context"]} for row in rows]
-        results = answer(asked, batch_size=32)
-        results = results if isinstance(results, list) else [results]
-        return scores.answer_scores([result["answer"] for result in results], [row["text"] for row in rows["answers"]])
-
 
 class TextToText(Objective):
     """Translation and summarization: `source` to `target` through an encoder-decoder."""
 
     model_class = AutoModelForSeq2SeqLM
     peft_type = "SEQ_2_SEQ_LM"
-    answer_key: ClassVar[str]
 
     def encode(self, rows: Features) -> Features:
         encoded: Features = self.tokenizer(
@@ -207,62 +206,37 @@ class TextToText(Objective):
     def collator(self, model: PreTrainedModel) -> Collator:
         return DataCollatorForSeq2Seq(self.tokenizer, model=model, label_pad_token_id=IGNORED)
 
-    def predicted(self, answer: Callable[..., Any], rows: Dataset) -> list[str]:
-        """The answers, as long as a target may be in training: a half-trained model need not stop by itself."""
-        results = answer(list(rows["source"]), batch_size=32, truncation=True, max_new_tokens=self.max_length)
-        return [result[self.answer_key] for result in results]
-
-
-class Translation(TextToText):
-    answer_key = "translation_text"
-
-    def score(self, answer: Callable[..., Any], rows: Dataset) -> Scores:
-        predicted = self.predicted(answer, rows)
-        return {
-            "bleu": scores.bleu(predicted, list(rows["target"])),
-            "exact_match": scores.accuracy(predicted, list(rows["target"])),
-        }
-
-
-class Summarization(TextToText):
-    answer_key = "summary_text"
-
-    def score(self, answer: Callable[..., Any], rows: Dataset) -> Scores:
-        return {"rouge_l": scores.rouge_l(self.predicted(answer, rows), list(rows["target"]))}
-
 
 class TextGeneration(Objective):
     model_class = AutoModelForCausalLM
     peft_type = "CAUSAL_LM"
 
     def encode(self, rows: Features) -> Features:
-        """Each text with the end-of-text token, so that the model learns to stop."""
+        """Each text with the end-of-text token, so that the model learns to stop; a long one in several pieces."""
         texts = [text + (self.tokenizer.eos_token or "") for text in rows["text"]]
-        encoded = self.tokenizer(texts, truncation=True, max_length=self.max_length)
-        return {**encoded, "labels": [list(ids) for ids in encoded["input_ids"]]}
+        ids = self.tokenizer(texts, verbose=False)["input_ids"]
+        size = self.max_length
+        pieces = [row[start : start + size] for row in ids for start in range(0, len(row), size)]
+        pieces = [piece for piece in pieces if len(piece) > 1] or [ids[0]]  # of one token nothing is predicted
+        return {
+            "input_ids": pieces,
+            "attention_mask": [[1] * len(piece) for piece in pieces],
+            "labels": [list(piece) for piece in pieces],
+        }
+
+    def cut(self, rows: Dataset) -> list[str]:
+        return []
 
     def collator(self, model: PreTrainedModel) -> Collator:
         return DataCollatorForSeq2Seq(self.tokenizer, label_pad_token_id=IGNORED)
-
-    def score(self, answer: Callable[..., Any], rows: Dataset) -> Scores:
-        """Perplexity per token over the texts, each read alone."""
-        model: PreTrainedModel = answer.model  # type: ignore[attr-defined]
-        loss, tokens = 0.0, 0
-        for feature in self.features(rows):
-            ids = torch.tensor([feature["input_ids"]], device=model.device)
-            predicted = ids.shape[1] - 1
-            with torch.inference_mode():
-                loss += float(model(input_ids=ids, labels=ids).loss) * predicted if predicted else 0.0
-            tokens += predicted
-        return {"perplexity": math.exp(loss / max(tokens, 1))}
 
 
 OBJECTIVES: Mapping[str, type[Objective]] = {
     "text-classification": TextClassification,
     "token-classification": TokenClassification,
     "question-answering": QuestionAnswering,
-    "translation": Translation,
-    "summarization": Summarization,
+    "translation": TextToText,
+    "summarization": TextToText,
     "text-generation": TextGeneration,
 }
 

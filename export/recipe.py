@@ -5,6 +5,7 @@ import difflib
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -14,6 +15,8 @@ from export.marian import MarianArgs
 from pipelines.errors import ConfigurationError
 
 Strategy = Literal["no", "steps", "epoch"]
+SWITCHES = ("bf16", "lora", "freeze_embeddings", "load_best_model_at_end", "gradient_checkpointing", "fp16")
+"""Flags that may stand without a value, for true."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +26,13 @@ class LoraArgs:
     r: int = 16
     alpha: int = 32
     dropout: float = 0.0
-    target_modules: tuple[str, ...] = ("query", "key", "value", "dense")
+    target_modules: tuple[str, ...] = ("all-linear",)
+    """Last parts of layer names; `all-linear` is every linear layer but the new head's."""
 
 
 @dataclass(frozen=True)
 class FinetuneArgs:
-    """A recipe. Where TrainingArguments has the field, name, meaning and default are its own."""
+    """A recipe. Where TrainingArguments has the field, name and meaning are its own; a recipe may have its others too."""
 
     model: str | MarianArgs
     """A local folder, a Hub id, `starter:NAME`, or a mapping with `architecture: marian` to start from nothing."""
@@ -39,12 +43,29 @@ class FinetuneArgs:
     """Named files, or one path; the score of each is reported under its name."""
     columns: Mapping[str, str | int] = field(default_factory=dict)
     """Where a field of export.datasets is in the files: a column's name, or its number from 0 if there is no header."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """New names for labels of the files, such as {"0": negative, "1": positive}."""
+    problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] | None = None
+    """Of text-classification: one label for each text if absent."""
+    encoding: str = "utf-8"
+    format: str | None = None
+    """The suffix to read the files by, where their own says something else: conll."""
+    max_bad_rows: int = 0
+    """Rows that may be reported and left out."""
     max_length: int = 128
-    """Tokens per row; longer rows are cut, or windowed for question-answering."""
+    """Tokens per row; longer rows are cut, for question-answering windowed, for text-generation divided."""
     max_train_samples: int | None = None
     max_eval_samples: int | None = None
     lora: LoraArgs | None = None
     freeze_embeddings: bool = False
+    class_weights: Literal["balanced"] | Mapping[str, float] | None = None
+    """What a row counts by its label (a token by its tag): by name, 1 where not named; or as if all were as frequent."""
+    early_stopping_patience: int | None = None
+    """Evaluations without a better `metric_for_best_model` (loss if absent) after which to stop, with the best model."""
+    early_stopping_threshold: float = 0.0
+    metric_for_best_model: str | None = None
+    greater_is_better: bool | None = None
+    load_best_model_at_end: bool = False
     num_train_epochs: float = 3.0
     max_steps: int = -1
     per_device_train_batch_size: int = 8
@@ -58,7 +79,8 @@ class FinetuneArgs:
     warmup_ratio: float = 0.0
     label_smoothing_factor: float = 0.0
     group_by_length: bool = True
-    bf16: bool = False
+    bf16: bool | Literal["auto"] = False
+    """auto: where the GPU or CPU has instructions for it."""
     seed: int = 42
     eval_strategy: Strategy = "epoch"
     eval_steps: int | None = None
@@ -66,6 +88,8 @@ class FinetuneArgs:
     save_steps: int = 500
     save_total_limit: int = 1
     logging_steps: int = 10
+    training_arguments: Mapping[str, Any] = field(default_factory=dict)
+    """The other fields of TrainingArguments; in a recipe they stand beside the keys above."""
 
     @classmethod
     def read(cls, recipe: str | Path | None, flags: Sequence[str] = ()) -> Self:
@@ -86,7 +110,41 @@ class FinetuneArgs:
     @classmethod
     def from_mapping(cls, given: Mapping[str, Any], where: str = "recipe") -> Self:
         """Raises ConfigurationError for unknown keys (with the nearest valid name), missing keys and wrong types."""
-        return _build(cls, given, where)
+        own = {one.name for one in dataclasses.fields(cls)}
+        others = {name: given[name] for name in given if name not in own and name in _other_arguments()}
+        rest = {name: value for name, value in given.items() if name not in others}
+        args = _build(cls, rest, where)
+        hints = _other_arguments()
+        checked = {name: _plainly_typed(value, hints[name], f"{where}: {name}") for name, value in others.items()}
+        return dataclasses.replace(args, training_arguments={**args.training_arguments, **checked})
+
+
+_NOT_OURS = {
+    *("output_dir", "overwrite_output_dir", "do_train", "do_eval", "do_predict", "resume_from_checkpoint"),
+    *("remove_unused_columns", "no_cuda", "local_rank", "label_names", "length_column_name", "run_name"),
+    *("save_only_model", "ignore_data_skip", "logging_nan_inf_filter", "prediction_loss_only", "past_index"),
+    *("auto_find_batch_size", "use_legacy_prediction_loop", "logging_dir", "project", "debug"),
+}
+"""Fields of TrainingArguments that finetune decides itself: files, resuming, what is evaluated."""
+
+
+@cache
+def _other_arguments() -> dict[str, Any]:
+    """Fields of TrainingArguments that a recipe may have besides those of FinetuneArgs, and their types."""
+    from transformers import TrainingArguments
+
+    refused = ("push_to_hub", "hub_", "per_gpu_", "fsdp", "deepspeed", "_", "mp_", "tpu_", "trackio_", "ray_")
+    hints = get_type_hints(TrainingArguments)
+    known = [one.name for one in dataclasses.fields(TrainingArguments)]
+    return {name: hints[name] for name in known if name not in _NOT_OURS and not name.startswith(refused)}
+
+
+def _plainly_typed(value: Any, hint: Any, where: str) -> Any:
+    """A number, text or truth value as TrainingArguments declares it; what it declares otherwise it checks itself."""
+    allowed = [one for one in (get_args(hint) or (hint,)) if one is not types.NoneType]
+    if (value is None and types.NoneType in get_args(hint)) or allowed[0] not in (bool, int, float, str):
+        return value
+    return _typed(value, allowed[0], where) if len(allowed) == 1 else value
 
 
 def _flags(flags: Sequence[str]) -> dict[str, Any]:
@@ -95,13 +153,22 @@ def _flags(flags: Sequence[str]) -> dict[str, Any]:
     rest = list(flags)
     while rest:
         name, equals, value = rest.pop(0).partition("=")
-        if not name.startswith("--") or not (equals or rest):
+        alone = not equals and (not rest or rest[0].startswith("--"))
+        *outer, last = name.removeprefix("--").split(".")
+        path = [name.replace("-", "_") for name in outer[:1]] + outer[1:] + [last if outer else last.replace("-", "_")]
+        if not name.startswith("--") or (alone and path[0] not in SWITCHES):
             raise ConfigurationError(f"{name} is not an option with a value; write --NAME VALUE")
-        *outer, last = name.removeprefix("--").replace("-", "_").split(".")
         place = given
-        for key in outer:
+        for key in path[:-1]:
             place = place.setdefault(key, {})
-        place[last] = yaml.safe_load(value if equals else rest.pop(0))
+        text = "true" if alone else value if equals else rest.pop(0)
+        if path in (["columns"], ["labels"]) and "=" in text:  # --columns text=document, as evaluate has it
+            key, _, text = text.partition("=")
+            place, path = place.setdefault(path[0], {}), [key]
+        try:
+            place[path[-1]] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            place[path[-1]] = text
     return given
 
 
@@ -135,10 +202,18 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
     if origin in (Union, types.UnionType):
         if value is None and types.NoneType in arguments:
             return None
+        literals = [one for one in arguments if get_origin(one) is Literal]
+        if literals and value in get_args(literals[0]):
+            return value
         if isinstance(value, Mapping):
-            arguments = tuple(one for one in arguments if dataclasses.is_dataclass(one)) or arguments
+            fitting = (one for one in arguments if dataclasses.is_dataclass(one) or get_origin(one) is Mapping)
+            arguments = tuple(fitting) or arguments
         elif str in arguments:
             arguments = (int,) if isinstance(value, int) and int in arguments else (str,)
+        elif bool in arguments and literals:
+            _require(isinstance(value, bool), value, where, f"true, false or {', '.join(get_args(literals[0]))}")
+        elif value is True and any(dataclasses.is_dataclass(one) for one in arguments):
+            value = {}  # `lora: true`: as it is by default
         return _typed(value, next(one for one in arguments if one is not types.NoneType), where)
     if dataclasses.is_dataclass(hint):
         return _build(hint, value, where)  # type: ignore[arg-type]
@@ -148,8 +223,12 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         return _require(value in arguments, value, where, f"one of {', '.join(arguments)}")
     if origin is tuple:
         return tuple(_typed(one, arguments[0], where) for one in (value if isinstance(value, list) else [value]))
+    if origin is not None and where.endswith(": validation") and not isinstance(value, Mapping):
+        return {"validation": _typed(value, str, where)}
     if origin is not None:
-        return dict(value) if isinstance(value, Mapping) else {"validation": _typed(value, str, where)}
+        _require(isinstance(value, Mapping), value, where, "a mapping")
+        kind = arguments[1]
+        return {str(name): one if kind is Any else _typed(one, kind, f"{where}.{name}") for name, one in value.items()}
     if hint is float:
         try:
             return float(value)  # YAML reads 5e-5 as a text

@@ -109,6 +109,7 @@ class Manifest:
     `prompt_template` holds `{text}` (and, for translation, `{src_lang}` and `{tgt_lang}`) where a decoder-only
     model does the task by instruction; it is the model's chat template, rendered once at export. `chat_template` is
     that template itself (Jinja, as transformers reads it) where the task is text-generation and the model has one.
+    `metrics` is what `sextet evaluate` measured, by the name of the data file (export.report).
     """
 
     task: str
@@ -127,7 +128,7 @@ class Manifest:
     prompt_template: str | None = None
     chat_template: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, FileDigest] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 

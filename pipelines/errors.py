@@ -7,6 +7,7 @@
     ├── ArtifactError             a model folder that must not be served
     ├── CheckpointError           a checkpoint that must not be exported
     ├── ConfigurationError        cluster.yaml or a command-line option
+    ├── TrainingError             a training that had to stop, and what is kept of it
     ├── OverloadedError           the queue is full, or too slow for a deadline -> 429
     ├── DeadlineExceededError     a deadline that ran out                     -> 408
     └── GenerationError           decoding failed for this request            -> 500
@@ -54,6 +55,10 @@ class CheckpointError(SextetError):
 
 class ConfigurationError(SextetError):
     """A key or a value of cluster.yaml, or a command-line option, that is not allowed."""
+
+
+class TrainingError(SextetError):
+    """A training that could not go on; what was trained until then is kept."""
 
 
 class OverloadedError(SextetError):

@@ -62,7 +62,7 @@ def recipe(tmp_path: Path, checkpoint: Checkpoint) -> Callable[..., FinetuneArgs
             "validation": str(data),
             "output": str(tmp_path / "output"),
             "max_length": 64,
-            "max_steps": 30,
+            "max_steps": 60,
             "learning_rate": 5e-3,
             "eval_strategy": "no",
             "save_strategy": "no",

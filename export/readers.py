@@ -1,0 +1,269 @@
+"""Readers: one file format each, as raw rows after the place in the file that each comes from.
+
+| suffix (also with .gz)  | a row is                                                                               |
+|-------------------------|----------------------------------------------------------------------------------------|
+| .csv .tsv               | a record under a header, or without one where columns are given as numbers             |
+| .jsonl .ndjson          | an object per line                                                                     |
+| .json                   | SQuAD (`data`, `paragraphs`, `qas`), a list of objects, or one object per line         |
+| .conll .bio .iob        | a sentence: a word first and its tag last on each line, a blank line between sentences |
+| .txt                    | a line; tab-separated where columns are given as numbers                               |
+| .parquet                | a record (not as .gz: it is compressed inside)                                         |
+| `a.en,a.fr`             | line n of the one as `source`, line n of the other as `target`                         |
+
+A row that cannot be read is a ValueError in its place, so that what follows it is read all the same. Bytes that are
+not in the file's encoding stay in the row as lone surrogates, for `datasets` to find.
+"""
+
+import csv
+import gzip
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+from typing import IO, Any, cast
+
+from pipelines.errors import InvalidInputError
+
+Row = dict[str, Any]
+Columns = Mapping[str, str | int]
+Line = tuple[str, Row | ValueError]
+"""Where it is (`FILE:LINE`, or `FILE:` and a path within), and what is there."""
+
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+def lines(name: str, columns: Columns, encoding: str = "utf-8", form: str | None = None) -> Iterator[Line]:
+    """The rows of a file, or of a pair of parallel files; `form` is a suffix that replaces the file's own.
+
+    Raises InvalidInputError where there is no such file, where it is no text, or not of a known format.
+    """
+    if "," in name and not Path(name).exists():
+        yield from _parallel([Path(part.strip()) for part in name.split(",")], encoding)
+        return
+    path = Path(name)
+    suffix = f".{form.removeprefix('.')}" if form else suffix_of(path)
+    if not path.is_file():
+        raise InvalidInputError(f"{path}: no such file")
+    if suffix == ".parquet":
+        yield from _parquet(path)
+        return
+    if suffix not in READERS:
+        raise InvalidInputError(
+            f"{path}: cannot read {suffix or 'a file without a suffix'}; known: {', '.join(KNOWN)}, also .gz; "
+            "say which it is with --format, and name two parallel files in one word: a.en,a.fr"
+        )
+    with _open(path, encoding) as file:
+        number: str | int = 1
+        try:
+            for number, row in READERS[suffix](file, columns):
+                yield f"{path}:{number}", row
+        except (OSError, EOFError) as error:  # a damaged .gz
+            raise InvalidInputError(f"{path}:{number}: cannot be read ({error})") from None
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix that names the format: `.csv` of a.csv and of a.csv.gz."""
+    return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+
+
+def _open(path: Path, encoding: str) -> IO[str]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rb") as file:
+            beginning = file.read(2)
+    except (OSError, EOFError) as error:
+        raise InvalidInputError(f"{path}: cannot be read ({error})") from None
+    utf8 = encoding.lower().replace("_", "-") in ("utf-8", "utf8")
+    if utf8 and beginning in _UTF16:
+        raise InvalidInputError(f"{path}:1: the file is UTF-16, not UTF-8; set encoding to utf-16")
+    how = {"encoding": "utf-8-sig" if utf8 else encoding, "errors": "surrogateescape", "newline": ""}
+    try:
+        return cast(IO[str], opener(path, "rt", **how))
+    except LookupError:
+        raise InvalidInputError(f"{path}: encoding is {encoding!r}, which Python does not know") from None
+
+
+Numbered = Iterator[tuple[str | int, Row | ValueError]]
+
+
+def _delimited(delimiter: str) -> Callable[[IO[str], Columns], Numbered]:
+    def read_delimited(file: IO[str], columns: Columns) -> Numbered:
+        # Quotes mean something in CSV only: half of the tab-separated corpora have lone ones in their texts.
+        reader = partial(csv.reader, file, delimiter=delimiter, strict=True)
+        records = _records(reader() if delimiter == "," else reader(quoting=csv.QUOTE_NONE))
+        header = None if by_number(columns) else next(records, (0, []))[1]
+        for number, record in records:
+            if isinstance(record, ValueError) or isinstance(header, ValueError):
+                yield number, record if isinstance(record, ValueError) else ValueError("below a header that is broken")
+            elif header is not None and len(record) != len(header):
+                yield number, ValueError(f"{len(record)} columns where the header has {len(header)}")
+            else:
+                names = header or [str(index) for index in range(len(record))]
+                yield number, dict(zip(names, record, strict=True))
+
+    return read_delimited
+
+
+def by_number(columns: Columns) -> bool:
+    """Whether columns are counted, so that the file has no header."""
+    return bool(columns) and all(isinstance(column, int) for column in columns.values())
+
+
+def _records(records: Any) -> Iterator[tuple[int, list[str] | ValueError]]:
+    """A csv.reader's records but the empty ones, each after the number of the line that it ends on."""
+    while True:
+        try:
+            record = next(records)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield records.line_num, ValueError(str(error))
+            continue
+        if record:
+            yield records.line_num, record
+
+
+def _json_lines(file: IO[str], columns: Columns) -> Numbered:
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                yield number, ValueError(f"not JSON ({error})")
+                continue
+            yield number, row if isinstance(row, dict) else ValueError("not a JSON object")
+
+
+def _json_document(file: IO[str], columns: Columns) -> Numbered:
+    text = file.read()
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        first = text.lstrip().split("\n", 1)[0]
+        if first.startswith("{") and first.rstrip().endswith("}"):  # JSON lines under another name
+            yield from _json_lines(cast(IO[str], iter(text.splitlines())), columns)
+        elif text.strip():
+            yield getattr(error, "lineno", 1), ValueError(f"not JSON ({error})")
+        return
+    within = "data" if isinstance(document, dict) and isinstance(document.get("data"), list) else ""
+    rows = document[within] if within else document if isinstance(document, list) else [document]
+    for index, row in enumerate(rows):
+        place = f"{within}[{index}]"
+        if isinstance(row, dict) and isinstance(row.get("paragraphs"), list):
+            yield from _squad(row["paragraphs"], place)
+        else:
+            yield place, row if isinstance(row, dict) else ValueError("not a JSON object")
+
+
+def _squad(paragraphs: list[Any], place: str) -> Numbered:
+    """The questions of an article; one without an answer in its context has an empty list of them."""
+    for index, paragraph in enumerate(paragraphs):
+        for number, asked in enumerate(paragraph.get("qas", []) if isinstance(paragraph, dict) else []):
+            where = f"{place}.paragraphs[{index}].qas[{number}]"
+            try:
+                answers = [] if asked.get("is_impossible") else asked["answers"]
+                found = {name: [answer[name] for answer in answers] for name in ("text", "answer_start")}
+                yield where, {"question": asked["question"], "context": paragraph["context"], "answers": found}
+            except (KeyError, TypeError, AttributeError) as error:
+                yield where, ValueError(f"not a question of SQuAD (no {error})")
+
+
+def _conll(file: IO[str], columns: Columns) -> Numbered:
+    word, tag = (columns.get(name) for name in ("tokens", "tags"))
+    tokens: list[str] = []
+    tags: list[str] = []
+    problem: ValueError | None = None
+    first = broken = 0
+
+    def sentence() -> Numbered:
+        if tokens:
+            yield (broken, problem) if problem else (first, {"tokens": tokens, "tags": tags})
+
+    for number, line in enumerate(file, 1):
+        line = line.rstrip("\r\n")
+        cells = line.split("\t") if "\t" in line else line.split()
+        if not line.strip() or cells[0] == "-DOCSTART-":
+            yield from sentence()
+            tokens, tags, problem = [], [], None
+            continue
+        if not tokens and line.startswith("#") and not is_tag(cells[-1]):
+            continue  # a comment above a sentence
+        first = first if tokens else number
+        if len(cells) < 2 or max(int(word or 0), int(tag or 0)) >= len(cells):
+            broken, problem = (broken, problem) if problem else (number, ValueError(f"{line.strip()!r} has no tag"))
+        tokens.append(cells[min(int(word or 0), len(cells) - 1)])
+        tags.append(cells[-1 if tag is None else min(int(tag), len(cells) - 1)].strip())
+    yield from sentence()
+
+
+def is_tag(text: str) -> bool:
+    """Whether it looks like O, B-PER and the like."""
+    return text == "O" or (len(text) > 2 and text[0] in "BIESLU" and text[1] == "-")
+
+
+def _plain(file: IO[str], columns: Columns) -> Numbered:
+    if by_number(columns):
+        yield from _delimited("\t")(file, columns)
+        return
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            yield number, {"text": line.rstrip("\r\n")}
+
+
+def _parquet(path: Path) -> Iterator[Line]:
+    import datasets
+
+    try:
+        with tempfile.TemporaryDirectory() as cache:
+            table = datasets.Dataset.from_parquet(str(path), cache_dir=cache, keep_in_memory=True)
+    except Exception as error:  # pyarrow's own, wrapped by datasets in several ways
+        cause = error.__cause__ or error
+        raise InvalidInputError(f"{path}: not Parquet ({str(cause).splitlines()[0]})") from None
+    yield from table_rows(table, f"{path}:row ")
+
+
+def table_rows(table: Any, where: str) -> Iterator[Line]:
+    """The rows of a `datasets.Dataset`, numbered from 1, with the names of labels in the place of their ids."""
+    names = {}
+    for column, feature in table.features.items():
+        inner = getattr(feature, "feature", feature)
+        if hasattr(inner, "int2str"):
+            names[column] = inner.int2str
+    for number, row in enumerate(table, 1):
+        for column, name_of in names.items():
+            value = row[column]
+            if isinstance(value, list):
+                row[column] = [name_of(one) for one in value]
+            elif value is not None:
+                row[column] = name_of(value) if value >= 0 else None  # -1: the label is kept from the public
+        yield f"{where}{number}", row
+
+
+def _parallel(paths: list[Path], encoding: str) -> Iterator[Line]:
+    missing = next((path for path in paths if not path.is_file()), None)
+    if len(paths) != 2 or missing is not None:
+        reason = f"{missing}: no such file" if missing else f"{len(paths)} files"
+        raise InvalidInputError(f"{reason}; parallel text is two files of as many lines: SOURCE,TARGET")
+    with _open(paths[0], encoding) as sources, _open(paths[1], encoding) as targets:
+        for number, (source, target) in enumerate(zip_longest(sources, targets), 1):
+            if source is None or target is None:
+                short, long = paths if source is None else paths[::-1]
+                raise InvalidInputError(f"{short} ends before line {number}, where {long} goes on; lines must match")
+            if source.strip() or target.strip():
+                yield f"{paths[0]}:{number}", {"source": source.rstrip("\r\n"), "target": target.rstrip("\r\n")}
+
+
+READERS: Mapping[str, Callable[[IO[str], Columns], Numbered]] = {
+    ".csv": _delimited(","),
+    ".tsv": _delimited("\t"),
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+    ".json": _json_document,
+    ".conll": _conll,
+    ".bio": _conll,
+    ".iob": _conll,
+    ".txt": _plain,
+}
+KNOWN = (*READERS, ".parquet")
