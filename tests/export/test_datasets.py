@@ -132,9 +132,7 @@ def test_squad_json_becomes_questions_with_and_without_an_answer(tmp_path: Path)
         {"text": [], "answer_start": []},
     ]
     broken = json.dumps(document).replace("answer_start", "start", 1)
-    with pytest.raises(
-        InvalidInputError, match=r"b\.json:data\[0\]\.paragraphs\[0\]\.qas\[0\]: not a question of SQuAD"
-    ):
+    with pytest.raises(InvalidInputError, match=r"b\.json:data\[0\]\.paragraphs\[0\]\.qas\[0\]: not a question of SQuAD"):
         rows(tmp_path, "b.json", broken, "question-answering")
 
 
@@ -178,9 +176,7 @@ def test_a_column_of_another_name_is_found_said_aloud_and_overridden(tmp_path: P
     chosen = read([path], DataArgs("text-classification", columns={"text": "note"}), BadRows(0, said.append))
     assert chosen["text"][0] == "late"
     both = written(tmp_path, "b.tsv", "review\tsentence\tlabel\na\tb\t1\n")
-    with pytest.raises(
-        InvalidInputError, match=r"b\.tsv:2: several columns may be 'text': review, sentence; choose one"
-    ):
+    with pytest.raises(InvalidInputError, match=r"b\.tsv:2: several columns may be 'text': review, sentence; choose one"):
         read([both], DataArgs("text-classification"))
 
 
