@@ -72,11 +72,18 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on, instead of the file's.")] = None,
     port: Annotated[int | None, typer.Option(help="Port of the ingress, instead of the file's.")] = None,
     address: Annotated[str | None, typer.Option(help="Deploy onto this running Ray cluster, e.g. auto.")] = None,
+    platform: Annotated[
+        str | None,
+        typer.Option(help="Be a container of sagemaker or vertex: one task.", envvar="SEXTET_PLATFORM"),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="With --platform: which task of the file.", envvar="SEXTET_TASK")
+    ] = None,
 ) -> None:
     """Start the cluster, answer one real question per task, serve until SIGINT or SIGTERM."""
     from deployments.launch import serve as run
 
-    run(cluster, host=host, port=port, address=address, progress=_say)
+    run(cluster, host=host, port=port, address=address, platform=platform, task=task, progress=_say)
 
 
 @app.command()
@@ -158,6 +165,20 @@ def evaluate(
         output=output,
     )
     print(run(args, post, _say).text())
+
+
+@app.command()
+def publish(
+    artifact: Annotated[Path, typer.Argument(help="The artifact's folder.")],
+    to: Annotated[
+        str, typer.Option(help="owner/name on the Hub, owner/name@branch, or a URL such as s3://bucket/name.")
+    ],
+    private: Annotated[bool, typer.Option("--private", help="Only you see a repository that this creates.")] = False,
+) -> None:
+    """Push an artifact and its card to the Hub, or behind a URL; prints what `model:` of cluster.yaml then says."""
+    from stores.publication import publish as push
+
+    print(f"model: {push(artifact, to, private=private, say=_say)}")
 
 
 bench = typer.Typer(no_args_is_help=True, help="Measure a running cluster: latency, throughput, memory, errors.")

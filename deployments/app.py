@@ -11,19 +11,26 @@ from ray.serve import Application
 from deployments.config import check_task, unknown_key
 from deployments.gateway import Gateway
 from deployments.metrics import BatchMetrics
+from deployments.platform import Platform
 from deployments.task_server import TaskServer
 from pipelines.errors import ConfigurationError
 
+ARGS = ("task", "platform")
+
 
 def build(args: dict[str, Any]) -> Application:
-    """The application of one task: `args: {task: translation}`. Its deployment is named after the task."""
+    """The application of one task: `args: {task: translation}`. Its deployment is named after the task.
+
+    `sextet serve --platform` adds `platform`, the fields of a Platform.
+    """
     for key in args:
-        if key != "task":
-            raise unknown_key(key, ("task",), "args")
+        if key not in ARGS:
+            raise unknown_key(key, ARGS, "args")
     if "task" not in args:
         raise ConfigurationError("args lacks 'task'")
     check_task(args["task"])
-    return serve.deployment(TaskServer, name=args["task"]).bind(args["task"], BatchMetrics)
+    platform = Platform(**args["platform"]) if args.get("platform") else None
+    return serve.deployment(TaskServer, name=args["task"]).bind(args["task"], BatchMetrics, platform)
 
 
 def gateway(args: dict[str, Any]) -> Application:

@@ -23,6 +23,7 @@ from pipelines.artifact import TASKS
 from pipelines.batching import BatchingConfig
 from pipelines.errors import ConfigurationError
 from pipelines.generation.slots import SlotsConfig
+from stores.address import remote
 
 ConfigT = TypeVar("ConfigT")
 MOST_THREADS = 1024
@@ -58,9 +59,9 @@ class LimitsConfig:
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """A task's `user_config`. `model` is the artifact's folder; `threads` are those of a forward, or shared by an
-    encoder's `batching.concurrency` forwards at once: as many as the replica has CPUs if absent. `slots` is for models
-    that write text.
+    """A task's `user_config`. `model` is the artifact's address (stores.address); `threads` are those of a forward, or
+    shared by an encoder's `batching.concurrency` forwards at once: as many as the replica has CPUs if absent. `slots`
+    is for models that write text.
     """
 
     model: str
@@ -74,6 +75,8 @@ class TaskConfig:
     allow_unverified: bool = False
 
     def __post_init__(self) -> None:
+        if remote(self.model) is not None and self.source is not None:
+            raise ConfigurationError(f"source is set, but model is {self.model!r}; allowed with source: a folder")
         if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
             raise ConfigurationError(f"threads is {self.threads}; allowed: 1 to {MOST_THREADS}")
         if self.gpu_mem_limit_bytes is not None and self.gpu_mem_limit_bytes < 1:
@@ -104,7 +107,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_tasks(path: Path) -> dict[str, TaskConfig]:
-    """The tasks of a cluster.yaml in its order. A relative `model` is relative to the file, and absolute here."""
+    """The tasks of a cluster.yaml in its order. A relative folder is relative to the file, and absolute here."""
     return {task: TaskConfig.from_user_config(given, task) for task, given in user_configs(located(path)).items()}
 
 
@@ -112,8 +115,9 @@ def located(path: Path) -> dict[str, Any]:
     """A cluster.yaml whose relative `model` folders have become absolute."""
     content = read_yaml(path)
     for user_config in user_configs(content).values():
-        if isinstance(user_config, dict) and isinstance(user_config.get("model"), str):
-            user_config["model"] = str(path.resolve().parent / user_config["model"])
+        model = user_config.get("model") if isinstance(user_config, dict) else None
+        if isinstance(model, str) and remote(model) is None:
+            user_config["model"] = str(path.resolve().parent / model)
     return content
 
 

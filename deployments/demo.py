@@ -39,9 +39,9 @@ QUESTIONS = {
 
 
 def answer(task: str, url: str) -> str:
-    """What the cluster at `url` says to the task's question, in a few words; raises AskError."""
+    """What the task at `url` says to its question, in a few words; raises AskError."""
     question = QUESTIONS[task]
-    return _in_words(task, post(f"{url}/{task}", {"inputs": question.inputs, "parameters": question.parameters}))
+    return _in_words(task, post(url, {"inputs": question.inputs, "parameters": question.parameters}))
 
 
 def _in_words(task: str, given: Any) -> str:

@@ -39,6 +39,10 @@ class UnsupportedMediaTypeError(SextetError):
     """A body that is declared to be something else than JSON."""
 
 
+class NotAcceptableError(SextetError):
+    """A client that accepts only what is not written here."""
+
+
 class BodyTooLargeError(SextetError):
     """More bytes, or more inputs, than one request may hold."""
 
@@ -47,6 +51,7 @@ STATUSES: dict[type[BaseException], tuple[int, str]] = {
     InvalidInputError: (400, "validation"),
     RouteNotFoundError: (404, "not_found"),
     MethodNotAllowedError: (405, "validation"),
+    NotAcceptableError: (406, "validation"),
     DeadlineExceededError: (408, "timeout"),
     BodyTooLargeError: (413, "validation"),
     UnsupportedMediaTypeError: (415, "validation"),

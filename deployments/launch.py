@@ -1,5 +1,6 @@
 """`sextet serve`: check, start Ray, deploy cluster.yaml, wait, demonstrate, keep serving, stop cleanly."""
 
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -10,12 +11,14 @@ from urllib.request import Request
 
 from deployments import demo
 from deployments.ask import AskError, exchange
-from deployments.config import located, read_tasks
+from deployments.config import TaskConfig, located, user_configs
 from deployments.local_ray import connected, environment, metrics_url, started
+from deployments.platform import Platform
 from deployments.progress import Say, step
 from deployments.signals import Signals, Stopped
 from pipelines.artifact import ModelArtifact
 from pipelines.errors import ArtifactError, ConfigurationError, SextetError
+from stores.fetch import fetch
 
 HEARTBEAT_S = 1.0
 REACHABLE_S = 30.0  # how long HAProxy may take to know replicas that are up
@@ -23,12 +26,17 @@ REACHABLE_S = 30.0  # how long HAProxy may take to know replicas that are up
 
 @dataclass(frozen=True)
 class Launch:
-    """A cluster.yaml, where to listen instead of where it says, and whom to tell how it goes."""
+    """A cluster.yaml, where to listen instead of where it says, and whom to tell how it goes.
+
+    With `platform` it is cut down to `task`, or to its only one, for a container of that platform.
+    """
 
     cluster: Path
     host: str | None
     port: int | None
     say: Say
+    platform: Platform | None = None
+    task: str | None = None
 
     def content(self) -> dict[str, Any]:
         """The file as it is now, its paths absolute; raises ConfigurationError."""
@@ -36,6 +44,9 @@ class Launch:
         given = content.get("http_options") or {}
         if not isinstance(given, dict):
             raise ConfigurationError(f"http_options is {given!r}; allowed: a mapping")
+        if self.platform is not None:
+            content = self.platform.cut(content, self.task)
+            given = content["http_options"]
         chosen = {key: value for key, value in (("host", self.host), ("port", self.port)) if value is not None}
         return content | {"http_options": {"host": "127.0.0.1", "port": 8000} | given | chosen}
 
@@ -45,15 +56,23 @@ def serve(
     host: str | None = None,
     port: int | None = None,
     address: str | None = None,
+    platform: str | None = None,
+    task: str | None = None,
     progress: Say = print,
 ) -> None:
     """Serve `cluster` until SIGINT, SIGTERM or SIGHUP; at SIGUSR1, apply the file as it is then.
 
     With `address`, deploy onto that Ray cluster and return when it answers. `host` and `port` override the file's
-    http_options. Progress goes to `progress`; `ready URL`, and a question and its answer for each task, to stdout.
-    Raises a SextetError of one line, having cleaned up.
+    http_options. With `platform`, answer its contract for one task, on every interface. Progress goes to `progress`;
+    `ready URL`, and a question and its answer for each task, to stdout. Raises a SextetError of one line, having
+    cleaned up.
     """
-    launch, signals = Launch(cluster, host, port, progress), Signals()
+    if task is not None and platform is None:
+        raise ConfigurationError("--task chooses what a container serves; it needs --platform")
+    if platform is not None and address is not None:
+        raise ConfigurationError("--platform is for a container of its own; leave --address out")
+    contract = Platform.of(platform, os.environ) if platform is not None else None
+    launch, signals = Launch(cluster, host, port, progress, contract, task), Signals()
     signals.install()
     try:
         if address is None:
@@ -71,7 +90,7 @@ def serve(
 def _serve_here(launch: Launch, signals: Signals) -> None:
     content = launch.content()
     _check_port(content["http_options"]["host"], content["http_options"]["port"])
-    _check_artifacts(launch)
+    _fetch_artifacts(content, launch.say)
     with environment(launch.say) as folder:
         from deployments.serve_config import validated  # imports ray, which reads the environment
 
@@ -107,8 +126,9 @@ def _reload(launch: Launch, check_alive: Callable[[], None]) -> None:
 
     launch.say(f"reading {launch.cluster} again")
     try:
-        config = validated(launch.content())
-        _check_artifacts(launch)
+        content = launch.content()
+        _fetch_artifacts(content, launch.say)
+        config = validated(content)
         _roll_out(config, launch.say, check_alive)
     except SextetError as error:
         launch.say(f"not applied: {error}")
@@ -122,25 +142,26 @@ def _roll_out(config: Any, say: Say, check_alive: Callable[[], None]) -> str:
     with step("deploying", say):
         url = rollout.deploy(config)
     rollout.wait(config, say, check_alive)
-    for task in _tasks(config):
-        _until_reachable(f"{url}/{task}")
+    for address in _addresses(config, url).values():
+        _until_reachable(address)
     return url
 
 
 def _introduce(config: Any, url: str) -> None:
     """Say that the cluster is ready, and let each task answer a question."""
     print(f"ready {url}", flush=True)
-    for task in _tasks(config):
+    for task, address in _addresses(config, url).items():
         try:
-            answer = demo.answer(task, url)
+            answer = demo.answer(task, address)
         except AskError as error:  # the others are fine, and so may be other questions
             answer = f"no answer: {error}"
         print(f"{task}\n  {demo.QUESTIONS[task]}\n  -> {answer}", flush=True)
 
 
-def _tasks(config: Any) -> list[str]:
-    deployed = {application.name for application in config.applications}
-    return [task for task in demo.QUESTIONS if task in deployed]
+def _addresses(config: Any, url: str) -> dict[str, str]:
+    """The URL of each task."""
+    prefixes = {application.name: application.route_prefix for application in config.applications}
+    return {task: f"{url}{prefixes[task].rstrip('/')}" for task in demo.QUESTIONS if task in prefixes}
 
 
 def _until_reachable(url: str) -> None:
@@ -158,14 +179,20 @@ def _until_reachable(url: str) -> None:
         time.sleep(0.1)
 
 
-def _check_artifacts(launch: Launch) -> None:
-    """Raise ArtifactError for the first folder that a replica would refuse, before anything is started."""
-    tasks = read_tasks(launch.cluster)
+def _fetch_artifacts(content: dict[str, Any], say: Say) -> None:
+    """Have every artifact on this node, and name it in `content` so that no replica ever gets another one.
+
+    Raises ArtifactError for the first that cannot be had, or that a replica would refuse, before anything is started.
+    """
+    given = user_configs(content)
+    tasks = {task: TaskConfig.from_user_config(user_config, task) for task, user_config in given.items()}
     errors = []
-    with step(f"checking {len(tasks)} artifacts", launch.say):
+    with step(f"checking {len(tasks)} artifacts", say):
         for task, config in tasks.items():
             try:
-                ModelArtifact.open(config.model, task=task, allow_unverified=config.allow_unverified)
+                fetched = fetch(config.model, say)
+                ModelArtifact.open(fetched.folder, task=task, allow_unverified=config.allow_unverified)
+                given[task]["model"] = fetched.pinned
             except ArtifactError as error:
                 errors.append(error)
     if errors:

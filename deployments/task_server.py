@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -23,9 +22,10 @@ from starlette.types import Message
 
 import pipelines
 from deployments.config import LimitsConfig, TaskConfig
-from deployments.errors import BodyTooLargeError, Failure
+from deployments.errors import BodyTooLargeError, Failure, logger
 from deployments.exchange import Timings, deadline_of, read_body
 from deployments.merging import numbered
+from deployments.platform import Platform
 from deployments.protocols.protocol import Protocol, Reply, TaskRequest, json_reply
 from deployments.protocols.routes import Routes
 from deployments.relayed import Exchange, answer
@@ -40,6 +40,7 @@ from pipelines.errors import (
     InputTooLongError,
     InvalidInputError,
 )
+from stores.fetch import fetch
 
 T = TypeVar("T")
 SMALL_BODY_BYTES = 1024  # tokenized in half a millisecond
@@ -75,9 +76,15 @@ def _unmetered() -> Callable[[BatchReport], None]:
 class TaskServer:
     """Answers one task. It has no model until `reconfigure` was called, which Serve does before the first request."""
 
-    def __init__(self, task: str, meter: Callable[[], Callable[[BatchReport], None]] = _unmetered) -> None:
-        """`meter` makes, in this process, what is told of every batch."""
+    def __init__(
+        self,
+        task: str,
+        meter: Callable[[], Callable[[BatchReport], None]] = _unmetered,
+        platform: Platform | None = None,
+    ) -> None:
+        """`meter` makes, in this process, what is told of every batch; `platform` adds the routes of its contract."""
         self.task = task
+        self._platform = platform
         self._on_batch = meter()
         self._serving: Serving | None = None
         self._host = ThreadPoolExecutor(max_workers=2, thread_name_prefix="host")
@@ -94,7 +101,7 @@ class TaskServer:
             pipeline, cost, routes = old.pipeline, old.batcher.cost, old.routes
         else:
             pipeline, cost = await self._off_loop(lambda: self._load(config))
-            routes = Routes(pipeline)
+            routes = Routes(pipeline, self._platform)
         batching = config.batching
         if pipeline.slots:  # it puts rows together itself: each is handed over as soon as a slot is free
             batching = replace(batching, max_batch_size=1, concurrency=pipeline.slots)
@@ -239,7 +246,7 @@ class TaskServer:
     def _load(self, config: TaskConfig) -> tuple[Pipeline[Any, Any, Any, Any], CostModel]:
         """A pipeline that is warm, and what its batches cost."""
         pipeline: Pipeline[Any, Any, Any, Any] = pipelines.load(
-            Path(config.model).absolute(),
+            fetch(config.model, logger.warning).folder,
             task=self.task,
             device=config.device,
             threads=config.threads or _assigned_cpus(),

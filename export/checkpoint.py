@@ -1,6 +1,6 @@
 """Checkpoint: what a user names, found, checked, made local and pinned.
 
-A name is a folder, a *.gguf file, `starter:NAME`, or the id of a model on the Hugging Face Hub.
+A name is a folder, a *.gguf file, `starter:NAME`, or the id of a model on the Hugging Face Hub, perhaps `@revision`.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ from typing import Any
 from export import hub
 from export.gguf_tokens import metadata
 from pipelines.errors import CheckpointError
+from stores.address import HubAddress, remote
 
 _STARTER = "starter:"
 
@@ -57,6 +58,11 @@ def resolve(
     `allow_pickle`, code of its own, unreadable files.
     """
     path = Path(checkpoint).expanduser()
+    if isinstance(address := remote(checkpoint), HubAddress) and not path.exists():
+        if revision not in (None, address.revision):
+            raise CheckpointError(f"{checkpoint} names a revision, and so does --revision {revision}; name it once")
+        checkpoint, revision = address.repository, address.revision
+        path = Path(checkpoint)
     if revision is not None and (checkpoint.startswith(_STARTER) or path.exists()):
         raise CheckpointError(f"{checkpoint} has no revisions, got {revision!r}; only models on the Hub have them")
     if checkpoint.startswith(_STARTER):

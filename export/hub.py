@@ -3,14 +3,15 @@
 The real huggingface_hub client does the work: its cache, HF_TOKEN, HF_HUB_OFFLINE, resumed downloads.
 """
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from pipelines.artifact import MANIFEST_NAME
 from pipelines.errors import CheckpointError
+from stores.hub import endpoint, explained
 
 _TEXT_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.jinja", "README.md")
 _SAFETENSORS = ("model.safetensors", "model-?????-of-?????.safetensors")
@@ -47,9 +48,8 @@ def download(model: str, revision: str | None, *, allow_pickle: bool, progress: 
 
     Without network, or with HF_HUB_OFFLINE, a revision in the cache is used. Raises CheckpointError.
     """
-    from huggingface_hub import HfApi, constants
+    from huggingface_hub import HfApi
     from huggingface_hub.errors import (
-        GatedRepoError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
@@ -57,26 +57,21 @@ def download(model: str, revision: str | None, *, allow_pickle: bool, progress: 
     )
     from requests.exceptions import RequestException
 
-    endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")  # as huggingface_hub reads it
+    where = endpoint()
     at = f"{model}@{revision}" if revision else model
     try:
-        info = HfApi(endpoint=endpoint).model_info(model, revision=revision, files_metadata=True)
+        info = HfApi(endpoint=where).model_info(model, revision=revision, files_metadata=True)
         files = _selection(at, {one.rfilename: one.size or 0 for one in info.siblings or []}, allow_pickle)
         progress(f"fetching {at} ({str(info.sha)[:8]}, {sum(files.values()) / 1e6:.0f} MB in {len(files)} files)")
         # By the name that was asked for, which the cache remembers for times without a network.
-        return _snapshot(model, revision=revision, endpoint=endpoint, allow_patterns=list(files))
-    except GatedRepoError:
-        raise CheckpointError(
-            f"{model} is gated: accept its terms at {endpoint}/{model} and set HF_TOKEN to a token of that account"
-        ) from None
-    except RepositoryNotFoundError:
-        raise CheckpointError(
-            f"{endpoint} has no model {model}, or it is private; check the id, or set HF_TOKEN"
-        ) from None
-    except RevisionNotFoundError:
-        raise CheckpointError(f"{model} has no revision {revision!r} on {endpoint}") from None
+        return _snapshot(model, revision=revision, endpoint=where, allow_patterns=list(files))
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:  # a gated one among the first
+        raise CheckpointError(explained(error, model, revision)) from None
     except (OfflineModeIsEnabled, LocalEntryNotFoundError, RequestException) as error:  # HTTP errors among the last
-        return _from_cache(model, revision, endpoint, error)
+        try:
+            return _snapshot(model, revision=revision, local_files_only=True)
+        except FileNotFoundError:  # LocalEntryNotFoundError
+            raise CheckpointError(explained(error, model, revision)) from None
 
 
 def _selection(name: str, sizes: dict[str, int], allow_pickle: bool) -> dict[str, int]:
@@ -87,6 +82,8 @@ def _selection(name: str, sizes: dict[str, int], allow_pickle: bool) -> dict[str
         names = (file for file in sizes if "/" not in file)
         return {file: sizes[file] for file in names if any(fnmatch(file, pattern) for pattern in patterns)}
 
+    if MANIFEST_NAME in sizes:
+        raise CheckpointError(f"{name} is an artifact, not a checkpoint: name it as model: in cluster.yaml")
     safetensors, pickles = matching(_SAFETENSORS), matching(_PICKLES)
     if not safetensors and pickles and not allow_pickle:
         raise CheckpointError(
@@ -96,23 +93,6 @@ def _selection(name: str, sizes: dict[str, int], allow_pickle: bool) -> dict[str
     if not safetensors and not pickles:
         raise CheckpointError(f"{name} has no PyTorch weights (model.safetensors)")
     return matching(_TEXT_FILES) | (safetensors or pickles)
-
-
-def _from_cache(model: str, revision: str | None, endpoint: str, cause: Exception) -> Snapshot:
-    from huggingface_hub import constants
-
-    try:
-        return _snapshot(model, revision=revision, local_files_only=True)
-    except FileNotFoundError:  # LocalEntryNotFoundError
-        asked = f"{model} at revision {revision!r}" if revision else model
-        if constants.HF_HUB_OFFLINE:
-            why = f"HF_HUB_OFFLINE is set and {asked} is not in the cache {constants.HF_HUB_CACHE}"
-            raise CheckpointError(f"{why}; unset it once to download the model") from None
-        reason = str(cause).strip().split("\n", 1)[0]
-        raise CheckpointError(
-            f"{endpoint} cannot be reached for {asked} ({reason[:120]}), and it is not in the cache; "
-            "check the network, or set HF_ENDPOINT"
-        ) from None
 
 
 def _snapshot(model: str, **options: Any) -> Snapshot:

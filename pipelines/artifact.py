@@ -149,6 +149,10 @@ class Manifest:
         raw["parity"] = Parity(**{**raw["parity"], "disagreements": tuple(raw["parity"]["disagreements"])})
         raw["labels"] = tuple(raw["labels"])
         raw["files"] = {name: FileDigest(**digest) for name, digest in raw["files"].items()}
+        foreign = [name for name in raw["files"] if Path(name).name != name or name == MANIFEST_NAME]
+        loose = [name for name in raw["graphs"].values() if name not in raw["files"]]
+        if foreign or loose:
+            raise ValueError(f"it names the file {(foreign + loose)[0]!r}, which is none of its own")
         return cls(**raw)
 
 

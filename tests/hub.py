@@ -1,7 +1,9 @@
-"""A small Hugging Face Hub on loopback: what the real huggingface_hub client asks for when it downloads a model.
+"""A small Hugging Face Hub on loopback: what the real huggingface_hub client asks for when it downloads a model, and
+(tests.hub_uploads) when it publishes one.
 
 with Hub() as hub:
     commit = hub.add("someone/bert", folder)
+    hub.uploads.accounts["hf_token"] = "someone"
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
 """
 
@@ -14,6 +16,8 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
+
+from tests.hub_uploads import RefusalError, Uploads, upload_modes, validate_card
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Hub:
         self.tokens: dict[str, str] = {}
         self.gated: set[str] = set()
         self.fetched: list[str] = []
+        self.uploads = Uploads()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._server.hub = self  # type: ignore[attr-defined]
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -43,6 +48,7 @@ class Hub:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
+        self.uploads.disk.cleanup()
 
     def add(
         self,
@@ -75,6 +81,12 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._answer(with_body=False)
 
+    def do_POST(self) -> None:
+        self._write()
+
+    def do_PUT(self) -> None:
+        self._write()
+
     def log_message(self, *_: object) -> None:
         """A test's output is not the place for an access log."""
 
@@ -103,6 +115,58 @@ class _Handler(BaseHTTPRequestHandler):
         if not (revision.folder / file).is_file():
             return self._refuse(404, "EntryNotFound", with_body)
         return self._send_file(hub, model, revision, file, with_body)
+
+    def _write(self) -> None:
+        hub: Hub = self.server.hub  # type: ignore[attr-defined]
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        try:
+            status, answer = self._written(hub, unquote(urlsplit(self.path).path), body)
+        except RefusalError as refusal:
+            content = json.dumps({"error": refusal.message}).encode()
+            headers = {"X-Error-Code": refusal.code, "X-Error-Message": refusal.message}
+            return self._send(refusal.status, content, headers, with_body=True)
+        self._send(status, json.dumps(answer).encode(), {}, with_body=True)
+
+    def _written(self, hub: Hub, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
+        uploads, authorization = hub.uploads, self.headers.get("Authorization")
+        if path == "/api/validate-yaml":
+            return validate_card(json.loads(body))
+        if match := re.fullmatch(r"/lfs/(\w+)(/verify)?", path):
+            if not match[2]:
+                uploads.put(match[1], body)
+            return 200, {}
+        if path == "/api/repos/create":
+            asked = json.loads(body)
+            model = f"{asked['organization']}/{asked['name']}"
+            uploads.require(authorization, asked["organization"])
+            there = model in hub.repositories
+            if not there:
+                hub.add(model, uploads.first())
+            if asked.get("private"):
+                uploads.private.add(model)
+            return (409 if there else 200), {
+                "url": f"{hub.url}/{model}",
+                "error": "You already created this model repo",
+            }
+        match = re.fullmatch(
+            r"/(?:api/models/)?(.+?)(?:\.git/info/lfs/objects/(batch)|/(preupload|commit|branch)/([^/]+))", path
+        )
+        assert match is not None, path
+        uploads.require(authorization, match[1].split("/")[0])
+        if match[2] == "batch":
+            return 200, uploads.batch(json.loads(body), hub.url)
+        if match[3] == "preupload":
+            return 200, upload_modes(json.loads(body))
+        if match[3] == "branch":
+            hub.add(match[1], hub.repositories[match[1]]["main"].folder, branch=match[4])
+            return 200, {}
+        folder = uploads.committed(body, hub.repositories[match[1]][match[4]].folder)
+        commit = hub.add(match[1], folder, branch=match[4])
+        return 200, {
+            "commitUrl": f"https://huggingface.co/{match[1]}/commit/{commit}",
+            "commitOid": commit,
+            "pullRequestUrl": None,
+        }
 
     def _send_file(self, hub: Hub, model: str, revision: Revision, file: str, with_body: bool) -> None:
         content = (revision.folder / file).read_bytes()

@@ -4,6 +4,7 @@ POST /                             the Hugging Face task API
 POST /v2/models/{task}/infer       the Open Inference Protocol; GET /v2... describes the model
 POST /predict                      text-embeddings-inference's, of text-classification
 POST /v1/chat/completions ...      OpenAI's, of text-generation; GET /v1/models names the model
+POST, GET                          the predict route and the health route of a platform, where the container is for one
 """
 
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from starlette.requests import Request
 
 from deployments.errors import RouteNotFoundError
 from deployments.exchange import require_method, route_of
+from deployments.platform import Platform
 from deployments.protocols.huggingface import HuggingFace
 from deployments.protocols.open_inference import VERSION, OpenInference, model_metadata, server_metadata
 from deployments.protocols.protocol import Protocol
@@ -27,7 +29,7 @@ READING = "GET, HEAD"
 class Routes:
     """`protocols` answer what is posted to their path; `pages` are JSON that only a new model changes."""
 
-    def __init__(self, pipeline: Pipeline[Any, Any, Any, Any]) -> None:
+    def __init__(self, pipeline: Pipeline[Any, Any, Any, Any], platform: Platform | None = None) -> None:
         self.task = pipeline.task
         self.native = HuggingFace(pipeline)
         self.protocols: dict[str, Protocol] = {"/": self.native}
@@ -39,6 +41,8 @@ class Routes:
             self.protocols["/predict"] = Predict(pipeline)
         if isinstance(pipeline, TextGenerationPipeline):
             self._add_openai(pipeline)
+        if platform is not None:
+            self._add_platform(pipeline, platform)
 
     def protocol(self, request: Request) -> Protocol | None:
         """What answers a POST; None where a page is. Raises RouteNotFoundError, and for a wrong method."""
@@ -77,6 +81,14 @@ class Routes:
         self.pages["/v2"] = server_metadata(version("sextet"))
         self.pages["/v2/health/live"] = {"live": True}
         self.pages["/v2/health/ready"] = {"ready": True}
+
+    def _add_platform(self, pipeline: Pipeline[Any, Any, Any, Any], platform: Platform) -> None:
+        from deployments.protocols.sagemaker import Invocations
+        from deployments.protocols.vertex_ai import Predictions
+
+        protocol = Invocations if platform.name == "sagemaker" else Predictions
+        self.protocols[platform.predict_route] = protocol(pipeline)
+        self.pages[platform.health_route] = {"status": "ready"}
 
     def _add_openai(self, pipeline: TextGenerationPipeline) -> None:
         from deployments.chat_template import ChatTemplate

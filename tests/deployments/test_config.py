@@ -125,3 +125,14 @@ def test_a_file_that_is_no_cluster_is_refused_in_one_line(tmp_path: Path, conten
 
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_model_elsewhere_stays_as_it_is_named_and_nothing_is_exported_to_it(tmp_path: Path) -> None:
+    names = ("someone/sentiment@v1", "s3://bucket/sentiment")
+
+    assert [read_tasks(written(tmp_path, model=name))["translation"].model for name in names] == list(names)
+    with pytest.raises(ConfigurationError) as refused:
+        read_tasks(written(tmp_path, model=names[0], source={"checkpoint": "starter:ner"}))
+    assert str(refused.value) == (
+        "user_config of translation: source is set, but model is 'someone/sentiment@v1'; allowed with source: a folder"
+    )

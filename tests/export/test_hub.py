@@ -149,3 +149,23 @@ def test_a_resolved_checkpoint_knows_its_size(hub: Hub, folder: Path) -> None:
     hub.add("someone/bert", folder)
     found: ResolvedCheckpoint = resolve("someone/bert")
     assert found.weights_bytes == (folder / "model.safetensors").stat().st_size
+
+
+def test_a_revision_may_stand_behind_the_id(hub: Hub, folder: Path) -> None:
+    commit = hub.add("someone/bert", folder, branch="v1")
+
+    found = resolve("someone/bert@v1")
+
+    assert (found.name, found.revision, found.requested) == ("someone/bert", commit, "v1")
+    assert refusal("someone/bert@v1", "v2") == (
+        "someone/bert@v1 names a revision, and so does --revision v2; name it once"
+    )
+
+
+def test_an_artifact_is_not_taken_for_a_checkpoint(hub: Hub, folder: Path) -> None:
+    (folder / "artifact.json").write_text("{}")
+    hub.add("someone/bert", folder)
+
+    assert refusal("someone/bert") == (
+        "someone/bert is an artifact, not a checkpoint: name it as model: in cluster.yaml"
+    )

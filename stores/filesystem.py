@@ -1,0 +1,157 @@
+"""Filesystem: artifacts behind URLs (s3://, gs://, file://, ...), read through fsspec and kept in a cache on this disk.
+
+<SEXTET_CACHE, or ~/.cache/sextet>/artifacts/
+    DIGEST           an artifact, under the sha256 of its artifact.json: the same for every URL that leads to it
+    .DIGEST.partial  one that is being downloaded, or was when its process was killed: the next one goes on there
+    .DIGEST.lock     held by whoever downloads it; the other replicas of the node wait and find it done
+"""
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipelines.artifact import MANIFEST_NAME
+from pipelines.errors import ArtifactError, ConfigurationError
+from stores.address import UrlAddress
+from stores.hub import missing_package
+from stores.listing import Listing, unwritable
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def cache() -> Path:
+    """Where downloaded artifacts are kept on this node."""
+    return Path(os.environ.get("SEXTET_CACHE") or "~/.cache/sextet").expanduser() / "artifacts"
+
+
+def fetch(address: UrlAddress, say: Callable[[str], None]) -> tuple[Path, UrlAddress]:
+    """The folder of an artifact in the cache, whole, and its address with the digest of its manifest.
+
+    A pinned address that the cache has needs no network. Raises ArtifactError, or ConfigurationError for a URL that no
+    installed filesystem reads.
+    """
+    if address.sha256 is not None:
+        kept = cache() / address.sha256
+        if (kept / MANIFEST_NAME).is_file():
+            manifest = (kept / MANIFEST_NAME).read_bytes()
+            if hashlib.sha256(manifest).hexdigest() == address.sha256 and not Listing.of(
+                str(address), manifest
+            ).missing(kept):
+                return kept, address
+    filesystem, root = opened(address)
+    with explained(address):
+        manifest = filesystem.cat_file(f"{root}/{MANIFEST_NAME}")
+    digest = hashlib.sha256(manifest).hexdigest()
+    if address.sha256 not in (None, digest):
+        raise ArtifactError(f"{address}: its {MANIFEST_NAME} has the sha256 {digest}: it was altered, or replaced")
+    pinned = UrlAddress(address.url, digest)
+    listing = Listing.of(str(address), manifest)
+    try:
+        with _locked(cache() / f".{digest}.lock"):
+            folder = _kept(listing, manifest, cache() / digest)
+            if folder is None:
+                folder = _download(filesystem, root, listing, manifest, cache() / digest, address, say)
+    except OSError as error:
+        raise unwritable(str(address), cache(), error) from None
+    return folder, pinned
+
+
+def opened(address: UrlAddress) -> tuple[Any, str]:
+    """fsspec's filesystem of a URL, and the folder in it; raises ConfigurationError where there is none for it."""
+    try:
+        import fsspec
+    except ModuleNotFoundError as error:
+        raise missing_package(str(address), error) from None
+    try:
+        filesystem, root = fsspec.url_to_fs(address.url)
+    except ImportError as error:
+        package = str(error).strip().split("\n", 1)[0]
+        raise ConfigurationError(f"{address} needs a package that is not installed: {package}") from None
+    except ValueError as error:
+        raise ConfigurationError(f"{address}: {error}") from None
+    return filesystem, root.rstrip("/")
+
+
+@contextmanager
+def explained(address: UrlAddress) -> Iterator[None]:
+    """What a filesystem raises while it reads or writes, as an ArtifactError: each client has errors of its own."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{address} is not a model artifact: there is no {_named(error)}") from None
+    except PermissionError as error:
+        raise ArtifactError(f"no access to {address} ({_line(error)}); check the credentials of this node") from None
+    except ArtifactError:
+        raise
+    except Exception as error:
+        raise ArtifactError(f"{address} cannot be reached ({type(error).__name__}: {_line(error)[:120]})") from None
+
+
+def _kept(listing: Listing, manifest: bytes, folder: Path) -> Path | None:
+    """`folder`, if it is a whole artifact; a damaged one is removed, which those who have it open do not notice."""
+    if not folder.exists():
+        return None
+    file = folder / MANIFEST_NAME
+    if file.is_file() and file.read_bytes() == manifest and not listing.missing(folder):
+        return folder
+    shutil.rmtree(folder)
+    return None
+
+
+def _download(
+    filesystem: Any,
+    root: str,
+    listing: Listing,
+    manifest: bytes,
+    folder: Path,
+    address: UrlAddress,
+    say: Callable[[str], None],
+) -> Path:
+    partial = folder.with_name(f".{folder.name}.partial")
+    partial.mkdir(exist_ok=True)
+    missing = listing.missing(partial)
+    say(f"fetching {address} ({listing.size / 1e6:.1f} MB in {len(missing)} files)")
+    try:
+        listing.require_space(missing, partial)
+        for name in missing:
+            with (partial / name).open("wb") as file:
+                for chunk in _chunks(filesystem, f"{root}/{name}", address):
+                    file.write(chunk)
+            if not listing.is_whole(partial, name):
+                raise listing.altered(name)
+        (partial / MANIFEST_NAME).write_bytes(manifest)
+    except (OSError, ArtifactError) as error:
+        if not isinstance(error, OSError) or error.errno in FULL:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return partial.rename(folder)
+
+
+def _chunks(filesystem: Any, path: str, address: UrlAddress, size: int = 8 * 2**20) -> Iterator[bytes]:
+    """The bytes of a remote file; apart from the writing, so that a full disk is not taken for a lost connection."""
+    with explained(address), filesystem.open(path, "rb", block_size=size, cache_type="readahead") as file:
+        while chunk := file.read(size):
+            yield chunk
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """Whoever is inside is alone on this node, also after a process that was killed in here."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _named(error: FileNotFoundError) -> str:
+    return str(error.filename or error.args[0] if error.args else MANIFEST_NAME)
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__

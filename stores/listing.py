@@ -1,0 +1,64 @@
+"""Listing: the files that a manifest from elsewhere promises, and whether they are what it says."""
+
+import errno
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from pipelines.artifact import FileDigest, Manifest
+from pipelines.errors import ArtifactError
+
+
+@dataclass(frozen=True)
+class Listing:
+    """`digests` by file name; `address` is what people are told."""
+
+    address: str
+    digests: dict[str, FileDigest]
+
+    @classmethod
+    def of(cls, address: str, manifest: bytes) -> Self:
+        """Raises ArtifactError for what is no manifest of this release."""
+        try:
+            return cls(address, dict(Manifest.from_json(manifest.decode()).files))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ArtifactError(f"artifact.json of {address} cannot be read ({error}); publish it again") from None
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(digest.size for digest in self.digests.values())
+
+    def is_whole(self, folder: Path, name: str) -> bool:
+        """Whether `folder` holds a file as the manifest describes it."""
+        file = folder / name
+        return file.is_file() and FileDigest.of(file) == self.digests[name]
+
+    def missing(self, folder: Path) -> list[str]:
+        """The files that `folder` lacks, or has otherwise."""
+        return [name for name in self.digests if not self.is_whole(folder, name)]
+
+    def require_space(self, names: list[str], folder: Path) -> None:
+        """Raise OSError (ENOSPC) where the disk of `folder` has no room for these files."""
+        needed, free = sum(self.digests[name].size for name in names), shutil.disk_usage(folder).free
+        if needed > free:
+            detail = f"needs {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB free"
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), detail)
+
+    def altered(self, name: str) -> ArtifactError:
+        """The error for a file that arrived as something else than the manifest describes."""
+        return ArtifactError(
+            f"{name} of {self.address} is not what its manifest describes (sha256 differs): "
+            "it was altered after the export; publish it again"
+        )
+
+
+def unwritable(address: str, folder: Path, error: OSError) -> ArtifactError:
+    """The error for a cache that cannot be written."""
+    detail = f" ({error.filename})" if error.filename else ""
+    return ArtifactError(
+        f"{address} cannot be kept in {folder}: {error.strerror or error}{detail}; "
+        "free some space, or name another folder with SEXTET_CACHE (URLs) or HF_HUB_CACHE (the Hub)"
+    )
