@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from export.slot_fusions import ROOT_MEAN_SQUARE, fuse
+
 ARCHITECTURES = ("gpt2", "gpt_neo", "llama", "qwen2")
 _NAME = "sextet_slots"
 _OPSET = 18
@@ -79,7 +81,7 @@ def convert_to_slots(model: Any, graph: Path) -> None:
             custom_opsets={"com.microsoft": 1},
             dynamo=False,
         )
-    _drop_unread_inputs(graph)
+    _fuse(graph)
 
 
 def _slot_decoder(model: Any) -> Any:
@@ -125,7 +127,7 @@ def _slot_decoder(model: Any) -> Any:
             rotation = [self.cos_cache, self.sin_cache] if self.rotates else []
             attributes = {"num_heads_i": self.heads, "kv_num_heads_i": self.kv_heads, "scale_f": scale}
             attributes |= {"do_rotary_i": int(self.rotates), "local_window_size_i": -1 if window is None else window}
-            attended, self.present[2 * layer], self.present[2 * layer + 1] = _operator().apply(
+            attended, self.present[2 * layer], self.present[2 * layer + 1] = _attention().apply(
                 attributes, *packed, *self.past[2 * layer : 2 * layer + 2], *self.lengths, *rotation
             )
             return attended.view(rows, tokens, self.heads, self.head_dim)
@@ -133,7 +135,7 @@ def _slot_decoder(model: Any) -> Any:
     return SlotDecoder().eval()
 
 
-def _operator() -> Any:
+def _attention() -> Any:
     """GroupQueryAttention as PyTorch traces it; what it computes in PyTorch does not matter."""
     import torch
 
@@ -154,9 +156,27 @@ def _operator() -> Any:
     return GroupQueryAttention
 
 
+def _norm() -> Any:
+    """A root mean square norm as PyTorch traces it."""
+    import torch
+
+    class RootMeanSquareNorm(torch.autograd.Function):
+        @staticmethod
+        def forward(_context: Any, values: Any, _weight: Any, _epsilon: float) -> Any:
+            return values.clone()
+
+        @staticmethod
+        def symbolic(g: Any, values: Any, weight: Any, epsilon: float) -> Any:
+            normed = g.op(f"com.microsoft::{ROOT_MEAN_SQUARE}", values, weight, epsilon_f=epsilon)
+            normed.setType(values.type())
+            return normed
+
+    return RootMeanSquareNorm
+
+
 @contextmanager
 def _traced(model: Any, decoder: Any) -> Iterator[None]:
-    """Let the model attend, and not rotate, through `decoder`; afterwards everything is as it was."""
+    """Let the model attend, and not rotate, through `decoder`, and name its norms; afterwards all is as it was."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
     from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
 
@@ -172,9 +192,12 @@ def _traced(model: Any, decoder: Any) -> Iterator[None]:
     modeling: Any = sys.modules[type(model).__module__]
     chosen, rotate = model.config._attn_implementation, getattr(modeling, "apply_rotary_pos_emb", None)
     neo = GPTNeoSelfAttention._attn
+    norms = {type(one): type(one).forward for one in model.modules() if type(one).__name__.endswith("RMSNorm")}
     ALL_ATTENTION_FUNCTIONS.register(_NAME, attend)
     model.config._attn_implementation = _NAME
     GPTNeoSelfAttention._attn = attend_in_gpt_neo
+    for norm in norms:
+        norm.forward = lambda self, values: _norm().apply(values, self.weight, self.variance_epsilon)
     if decoder.rotates:
         modeling.apply_rotary_pos_emb = lambda query, key, *_rotation: (query, key)
     try:
@@ -182,15 +205,18 @@ def _traced(model: Any, decoder: Any) -> Iterator[None]:
     finally:
         model.config._attn_implementation = chosen
         GPTNeoSelfAttention._attn = neo
+        for norm, forward in norms.items():
+            norm.forward = forward
         if decoder.rotates:
             modeling.apply_rotary_pos_emb = rotate
 
 
-def _drop_unread_inputs(graph: Path) -> None:
-    """The exporter keeps inputs that nothing reads, as position_ids where the operator rotates."""
+def _fuse(graph: Path) -> None:
+    """Fewer nodes, and only inputs that are read: the exporter keeps position_ids where attention rotates."""
     import onnx
 
     model = onnx.load(graph)
+    fuse(model)
     read = {name for node in model.graph.node for name in node.input}
     kept = [one for one in model.graph.input if one.name in read]
     del model.graph.input[:]
