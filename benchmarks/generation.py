@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 
-import pipelines
 from benchmarks.bodies import BodyConfig, calls
 from benchmarks.cluster import Running, cut_down, running
 from benchmarks.generator import Load, measure
@@ -36,10 +35,13 @@ from benchmarks.scenarios import bottlenecks
 from benchmarks.sentences import passages, sentences
 from benchmarks.tally import Tally
 from deployments.config import read_tasks
+from pipelines.artifact import ModelArtifact
 from pipelines.errors import SextetError
 from pipelines.generation.config import GenerationConfig
 from pipelines.generation.request import Request
+from pipelines.generation.slot_engine import SlotEngine, open_engine
 from pipelines.generation.slots import SlotsConfig
+from pipelines.session import SessionConfig
 from pipelines.tokenizer import Tokenizer
 
 MODELS = ROOT / "models" / "bench"
@@ -105,19 +107,19 @@ class Findings:
 
 
 class Local:
-    """A pipeline's engine in this process, asked in token ids."""
+    """The engine in this process, asked in token ids."""
 
     def __init__(self, artifact: Path) -> None:
-        self.pipeline = pipelines.load(artifact, threads=THREADS, slots=SLOTS)
-        self.engine = self.pipeline.generator.engine
-        self.tokenizer: Tokenizer = self.pipeline.generator.tokenizer
+        opened = ModelArtifact.open(artifact)
+        engine = open_engine(opened, SessionConfig(threads=THREADS), SLOTS)
+        assert isinstance(engine, SlotEngine), "SmolLM2 has a slot graph"
+        self.engine, self.tokenizer = engine, Tokenizer(opened)
 
     def write(self, prompt: Sequence[int], new_tokens: int = NEW_TOKENS) -> list[int]:
         """Exactly so many tokens, greedily; raises what the engine raises."""
         length = len(prompt) + new_tokens
         config = GenerationConfig(max_length=length, min_length=length, eos_token_id=())
-        tokens: list[int] = self.engine.generate(Request(tuple(prompt), config)).generations[0].token_ids
-        return tokens
+        return self.engine.generate(Request(tuple(prompt), config)).generations[0].token_ids
 
     def tokens_per_s(self, prompts: Sequence[Sequence[int]], clients: int, pace: Pace) -> float:
         """Of `clients` threads, each with a request under way all the time: what is answered in the window."""
@@ -143,9 +145,7 @@ class Local:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="The figures of generation, against other engines on the same weights."
-    )
+    parser = argparse.ArgumentParser(description="The figures of models that write, against other engines.")
     parser.add_argument("--quick", action="store_true", help="one short repetition; nothing is written")
     parser.add_argument("--no-peers", action="store_true", help="leave the other engines out")
     args = parser.parse_args()
@@ -164,7 +164,7 @@ def main() -> None:
             "clients": CLIENTS,
             "new_tokens": NEW_TOKENS,
             "threads": THREADS,
-            "slots": vars(SLOTS),
+            **vars(SLOTS),
             "pace": vars(pace),
         },
         figures=findings.figures,
@@ -273,7 +273,7 @@ def _measure_in_turn(
     written, translated = artifacts
     smollm2, marian = materialize("smollm2"), materialize("translation-en-fr")
     texts = sentences(64, 0)
-    sources = [one.ids for one in Tokenizer(_opened(translated)).encode(texts)]
+    sources = [one.ids for one in Tokenizer(ModelArtifact.open(translated)).encode(texts)]
     with ExitStack() as stack:
         writers: dict[str, RunningWriter] = {}
         for writer in WRITERS if with_peers else ():
@@ -332,9 +332,8 @@ def _one_stream(
     rates = {"Sextet, in-process": pace.singles * NEW_TOKENS / (perf_counter() - began_at)}
     for name, writer in writers.items():
         writer.write(prompts[:1], 8)
-        rates[name] = (
-            NEW_TOKENS * pace.singles / sum(writer.write([one], NEW_TOKENS)[1] for one in prompts[: pace.singles])
-        )
+        seconds = sum(writer.write([one], NEW_TOKENS)[1] for one in prompts[: pace.singles])
+        rates[name] = NEW_TOKENS * pace.singles / seconds
     _keep(findings, workload, rates, say)
 
 
@@ -374,10 +373,8 @@ def _translate(
     say: Say,
 ) -> None:
     for name, beams in (("greedy", 1), ("beam4", 4)):
-        parameters = {
-            "generate_parameters": {"num_beams": beams, "max_new_tokens": MOST_TRANSLATED, "do_sample": False}
-        }
-        body = BodyConfig(max_new_tokens=MOST_TRANSLATED, parameters=parameters)
+        asked = {"num_beams": beams, "max_new_tokens": MOST_TRANSLATED, "do_sample": False}
+        body = BodyConfig(parameters={"generate_parameters": asked})
         served = measure(_load(pace, cluster, "translation", texts, body, concurrency=CLIENTS))
         rates = {"Sextet, served": _checked(findings, served, f"translation {name}").per_s["inputs"]}
         if peer is not None:
@@ -414,12 +411,6 @@ def _checked(findings: Findings, tally: Tally, label: str) -> Tally:
     if point["errors"] or not tally.requests:
         raise SextetError(f"{label}: of {tally.requests} requests failed {point['errors']}")
     return tally
-
-
-def _opened(path: Path) -> Any:
-    from pipelines.artifact import ModelArtifact
-
-    return ModelArtifact.open(path)
 
 
 def _artifact(task: str, say: Say) -> Path:
