@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pipelines.artifact import ModelArtifact
 from pipelines.base import Cancelled
-from pipelines.errors import ArtifactError, InputTooLongError, InvalidInputError
+from pipelines.errors import ArtifactError, ConfigurationError, InputTooLongError, InvalidInputError
 from pipelines.generation.config import GenerationConfig
 from pipelines.generation.request import Answer, Request
 from pipelines.generation.slot_engine import SlotEngine, open_engine
@@ -19,6 +19,13 @@ SEED_BITS = 32
 """Of a seed that is drawn because the caller gave none: every JSON reader keeps that many."""
 
 _LARGEST_SEED = 2**64 - 1
+_OF_TOKENS = (
+    "bad_words_ids",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+)
 _UNBOUNDED_WINDOW = 2048  # relative positions have no end; this bounds what one request may cost
 
 
@@ -38,10 +45,17 @@ class GenerateParameters(Parameters):
     min_p: float | None = None
     typical_p: float | None = None
     repetition_penalty: float | None = None
+    renormalize_logits: bool | None = None
     no_repeat_ngram_size: int | None = None
+    bad_words_ids: tuple[tuple[int, ...], ...] | None = None
+    suppress_tokens: tuple[int, ...] | None = None
+    begin_suppress_tokens: tuple[int, ...] | None = None
+    forced_bos_token_id: int | None = None
+    forced_eos_token_id: tuple[int, ...] | None = None
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        require(all(self.bad_words_ids or ()), "bad_words_ids", self.bad_words_ids, "words of at least one token")
         in_range = self.seed is None or 0 <= self.seed <= _LARGEST_SEED
         require(in_range, "seed", self.seed, f"an integer from 0 to {_LARGEST_SEED}")
 
@@ -83,11 +97,17 @@ class Generator:
             raise ArtifactError(f"{artifact.path} has neither decoder_start_token_id nor bos_token_id; export it again")
         positions = _positions(artifact.config(), decoder_only=not self.encodes_source)
         self.window: int = positions or max(_UNBOUNDED_WINDOW, self.defaults.max_length or 0)
+        self._vocabulary = int(artifact.config()["vocab_size"])
         self.engine = open_engine(artifact, session, slots)
         self.slots = 0
         if isinstance(self.engine, SlotEngine):
             self.slots = self.engine.slots
             self.window = min(self.window, slots.max_tokens)
+            if self.defaults.num_beams > self.slots:
+                raise ConfigurationError(
+                    f"slots is {self.slots}, but {artifact.path} searches with {self.defaults.num_beams} beams by "
+                    "default; allowed: a slot for each beam"
+                )
 
     @property
     def decoder_start_token_id(self) -> int | None:
@@ -114,8 +134,9 @@ class Generator:
         """`config` with lengths in tokens for a prompt of the decoder; a default budget is cut to what fits.
 
         Raises InputTooLongError where nothing fits after the prompt (`remedy` says what the caller may do), or not
-        the budget that was `asked` for.
+        the budget that was `asked` for; InvalidInputError for tokens that the model does not have.
         """
+        self._require_tokens(asked)
         longest = asked.get("max_length") or prompt_tokens + (asked.get("max_new_tokens") or 0)
         resolved = config.for_prompt(prompt_tokens, self.window)
         assert resolved.max_length is not None
@@ -136,6 +157,14 @@ class Generator:
                 f"{self.window} tokens" + ("" if self.encodes_source else f" and inputs has {prompt_tokens}")
             )
         return resolved
+
+    def _require_tokens(self, asked: Mapping[str, Any]) -> None:
+        for name in _OF_TOKENS:
+            words = asked.get(name, ())
+            for word in words if isinstance(words, tuple) else (words,):
+                for token in word if isinstance(word, tuple) else (word,):
+                    allowed = f"token ids from 0 to {self._vocabulary - 1}"
+                    require(0 <= token < self._vocabulary, name, token, allowed)
 
     def run(self, rows: Sequence[Request], cancelled: Cancelled) -> list[Answer]:
         """One answer per row; once `cancelled()` is true, what there is so far."""

@@ -45,11 +45,12 @@ class SessionConfig:
 class InferenceSession:
     """A loaded graph; `run` may be called from several threads at once and releases the GIL.
 
-    `input_shapes` hold an int for a fixed dimension and its symbolic name for a dynamic one. Raises ArtifactError for
-    a file that is not a graph, ConfigurationError for a device that this machine or this onnxruntime does not have.
+    `graph` is its file, or what would be in it. `input_shapes` hold an int for a fixed dimension and its symbolic name
+    for a dynamic one. Raises ArtifactError for a file that is not a graph, ConfigurationError for a device that this
+    machine or this onnxruntime does not have.
     """
 
-    def __init__(self, graph: Path, config: SessionConfig) -> None:
+    def __init__(self, graph: Path | bytes, config: SessionConfig) -> None:
         providers = _providers(config)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = config.threads
@@ -60,13 +61,16 @@ class InferenceSession:
         try:
             # The list may not fall through to another provider by itself: a GPU replica on the CPU is a silent failure.
             self._session = onnxruntime.InferenceSession(
-                str(graph), options, providers=[(one, _provider_options(one, config)) for one in providers]
+                graph if isinstance(graph, bytes) else str(graph),
+                options,
+                providers=[(one, _provider_options(one, config)) for one in providers],
             )
         except Exception as error:  # onnxruntime raises a type of its own per failure, all of them plain Exceptions
-            raise ArtifactError(f"{graph} cannot be loaded by onnxruntime: {_first_line(error)}") from None
+            raise ArtifactError(f"{graph!s:.200} cannot be loaded by onnxruntime: {_first_line(error)}") from None
         if providers[0] not in self._session.get_providers():
             raise ConfigurationError(f"device is {config.device!r}, but {providers[0]} cannot start on this machine")
-        self.name = graph.name
+        self.name = "a graph in memory" if isinstance(graph, bytes) else graph.name
+        self.config = config
         inputs = self._session.get_inputs()
         self.input_names: tuple[str, ...] = tuple(argument.name for argument in inputs)
         self.input_shapes: dict[str, tuple[int | str | None, ...]] = {one.name: tuple(one.shape) for one in inputs}

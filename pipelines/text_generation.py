@@ -30,10 +30,14 @@ _MAX_STOPS = 16
 class TextGenerationParameters(GenerateParameters):
     """As text-generation-inference names them. `top_n_tokens` and `decoder_input_details` imply `details`.
 
+    `presence_penalty`, and `count_penalty`, which it calls frequency_penalty, are OpenAI's.
+
     `watermark`, `adapter_id` and `grammar` are known, so that clients may send their neutral values, and refused.
     """
 
     frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    count_penalty: float | None = None
     stop: tuple[str, ...] = ()
     truncate: int | None = None
     return_full_text: bool = True

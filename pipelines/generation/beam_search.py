@@ -5,13 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.base import Cancelled
-from pipelines.generation.config import GenerationConfig
-from pipelines.generation.decoder import Decoder
-from pipelines.generation.kv_cache import KvCache
-from pipelines.generation.logits import LogitsProcessor, log_softmax
-from pipelines.generation.sampling import Sampler, Warper, top
-from pipelines.generation.stopping import FinishReason, StopCriterion, finish_reason
+from pipelines.generation.logits import log_softmax, logits_processors
+from pipelines.generation.request import Generation, Request, Step
+from pipelines.generation.sampling import Sampler, bounds, top, warpers
+from pipelines.generation.stopping import FinishReason, finish_reason
 
 _WORST = np.float32(-1e9)  # the score of what must lose against everything real; also of places not taken yet
 
@@ -28,75 +25,98 @@ class Hypothesis:
 class BeamSearch:
     """The state of one search: `num_beams` running beams, and the `num_beams` best finished hypotheses so far."""
 
-    def __init__(
-        self,
-        prompt: Sequence[int],
-        config: GenerationConfig,
-        processors: Sequence[LogitsProcessor],
-        warpers: Sequence[Warper],
-        sampler: Sampler,
-        stop: StopCriterion | None,
-    ) -> None:
+    def __init__(self, request: Request) -> None:
+        config = self._config = request.config
+        self._processors = logits_processors(config, len(request.prompt))
+        self._warpers, self._sampler, self._stop = warpers(config), Sampler(request.seed), request.stop
+        self._eos = np.asarray(config.eos_token_id, np.int64)
         beams = config.num_beams
-        self._config = config
-        self._processors, self._warpers, self._sampler, self._stop = processors, warpers, sampler, stop
-        self._prompt_tokens = len(prompt)
-        self._running = np.tile(np.asarray(prompt, np.int64), (beams, 1))  # (beams, tokens)
+        self._prompt_tokens = len(request.prompt)
+        self._running = np.tile(np.asarray(request.prompt, np.int64), (beams, 1))  # (beams, tokens)
         # All beams begin alike: only the first may be continued at first.
         self._scores = np.full(beams, _WORST)
         self._scores[0] = 0
         self._finished: list[tuple[np.float32, Hypothesis | None]] = [(_WORST, None)] * beams
         self._can_improve = True
 
-    def run(self, decoder: Decoder, logits: np.ndarray, cache: KvCache, cancelled: Cancelled) -> list[Hypothesis]:
-        """Search from the logits, (1, vocab), and the cache, one row, of the prompt; the best hypotheses, best first.
+    @property
+    def last_tokens(self) -> np.ndarray:
+        """The token that each beam goes on with, (beams,) int64."""
+        last: np.ndarray = self._running[:, -1]
+        return last
 
-        Fewer than asked for where there are no more (all but one first token forbidden, and no second one), perhaps
-        none where `cancelled`.
+    def generations(self) -> tuple[Generation, ...]:
+        """The best hypotheses so far, best first.
+
+        Fewer than asked for where there are no more: all but one first token forbidden, and no second one; perhaps
+        none before the search is over.
         """
-        beams = self._config.num_beams
-        logits, cache = np.repeat(logits, beams, axis=0), cache.select(np.zeros(beams, np.int64))
-        while True:
-            came_from, done = self._advance(logits)
-            if done or cancelled():
-                found = [hypothesis for _, hypothesis in self._finished if hypothesis is not None]
-                return found[: self._config.num_return_sequences]
-            if (came_from != np.arange(beams)).any():
-                cache = cache.select(came_from)
-            logits, cache = decoder.step(self._running[:, -1], cache)
+        found = [hypothesis for _, hypothesis in self._finished if hypothesis is not None]
+        return tuple(self._generation(one) for one in found[: self._config.num_return_sequences])
 
-    def _advance(self, logits: np.ndarray) -> tuple[np.ndarray, bool]:
-        """Extend the beams by one token: which beam each new one continues, and whether the search is over."""
-        config = self._config
-        scores = log_softmax(logits)
+    def advance(self, logits: np.ndarray) -> tuple[np.ndarray, bool]:
+        """As `advance_all`, for this search."""
+        (outcome,) = advance_all([self], logits)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def bend(self, scores: np.ndarray) -> None:
+        """Change the log-probabilities of the next tokens, (beams, vocab), as the request wants it."""
         for process in self._processors:
             process(self._running, scores)
         for warp in self._warpers:
             warp(scores)
-        if config.renormalize_logits:
-            scores = log_softmax(scores)
-        total = (scores + self._scores[:, None]).ravel()
-        # With every end of sequence among the candidates there are still enough that go on.
-        count = max(2, 1 + len(config.eos_token_id)) * config.num_beams
-        chosen = self._sampler.draw_distinct(total, count) if config.do_sample else top(total, count)
-        beam, token = np.divmod(chosen, scores.shape[1])
-        candidates = np.concatenate([self._running[beam], token[:, None]], axis=1)
-        candidate_scores = total[chosen]
-        reasons = [self._reason(ids) for ids in candidates.tolist()]
+        if self._config.renormalize_logits:
+            scores[:] = log_softmax(scores)
+
+    @property
+    def draws(self) -> bool:
+        """Whether continuations are drawn, any of them, instead of taking the best."""
+        return self._config.do_sample
+
+    @property
+    def candidates(self) -> int:
+        """How many continuations a step looks at: with every end of sequence among them, still enough go on."""
+        return max(2, 1 + len(self._config.eos_token_id)) * self._config.num_beams
+
+    def extend(self, beams: np.ndarray, tokens: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, bool]:
+        """Go on with the best of some continuations: of which beams, by which tokens, of which scores, all (n,).
+
+        They come beam after beam. Which beam each new one continues, (beams,) int64, and whether the search is over.
+        """
+        total = scores + self._scores[beams]
+        draw = self._sampler.draw_distinct if self._config.do_sample else top
+        chosen = draw(total, self.candidates)
+        came_from, candidate_scores = beams[chosen], total[chosen]
+        candidates = np.concatenate([self._running[came_from], tokens[chosen, None]], axis=1)
+        reasons = self._reasons(candidates)
         ended = np.asarray([reason is not None for reason in reasons])
 
         self._keep_finished(candidates, candidate_scores, reasons)
         running_scores = candidate_scores + ended * _WORST
-        going_on = top(running_scores, config.num_beams)
+        going_on = top(running_scores, self._config.num_beams)
         self._running, self._scores = candidates[going_on], running_scores[going_on]
         self._can_improve = self._can_improve and self._may_improve()
         over = not self._can_improve or self._full_early() or bool(ended.all())
-        return beam[going_on], over
+        return came_from[going_on], over
 
-    def _reason(self, ids: list[int]) -> FinishReason | None:
+    def _generation(self, hypothesis: Hypothesis) -> Generation:
+        *before, last = hypothesis.ids[self._prompt_tokens :]
+        return Generation((*map(Step, before), Step(last, finish_reason=hypothesis.finish_reason)))
+
+    def _reasons(self, candidates: np.ndarray) -> list[FinishReason | None]:
+        """Why each of `candidates`, (n, tokens), ends; None for those that go on."""
         config = self._config
         assert config.max_length is not None
-        return finish_reason(ids, eos_token_id=config.eos_token_id, max_length=config.max_length, stop=self._stop)
+        ending = (candidates[:, -1:] == self._eos).any(axis=1) | (candidates.shape[1] >= config.max_length)
+        reasons: list[FinishReason | None] = [None] * len(candidates)
+        for index in range(len(candidates)) if self._stop is not None else np.flatnonzero(ending):
+            ids = candidates[index].tolist()
+            reasons[index] = finish_reason(
+                ids, eos_token_id=config.eos_token_id, max_length=config.max_length, stop=self._stop
+            )
+        return reasons
 
     def _keep_finished(
         self, candidates: np.ndarray, scores: np.ndarray, reasons: Sequence[FinishReason | None]
@@ -127,3 +147,35 @@ class BeamSearch:
         best = self._scores[0] / np.float32(length**config.length_penalty)
         worst = min(score for score, _ in self._finished)
         return any(best > (worst if hypothesis else _WORST) for _, hypothesis in self._finished)
+
+
+def advance_all(searches: Sequence[BeamSearch], logits: np.ndarray) -> list[tuple[np.ndarray, bool] | Exception]:
+    """Extend the beams of some searches by one token, from logits, (beams of all of them, vocab), which are changed.
+
+    For each search, which beam each new one continues, (beams,) int64, and whether it is over; or what failed in it.
+    """
+    scores = log_softmax(logits)
+    ends = np.cumsum([len(search.last_tokens) for search in searches])
+    outcomes: list[tuple[np.ndarray, bool] | Exception] = []
+    failed: dict[int, Exception] = {}
+    for index, (search, end) in enumerate(zip(searches, ends, strict=True)):
+        try:
+            search.bend(scores[end - len(search.last_tokens) : end])
+        except Exception as error:
+            failed[index] = error
+    # Of each beam, as many as all beams of its search need together.
+    looked_at = scores >= bounds(scores, max(search.candidates for search in searches))[:, None]
+    for search, end in zip(searches, ends, strict=True):
+        looked_at[end - len(search.last_tokens) : end] |= search.draws
+    rows, tokens = np.divmod(np.flatnonzero(looked_at), scores.shape[1])
+    places = np.searchsorted(rows, [0, *ends])
+    for index, (search, end) in enumerate(zip(searches, ends, strict=True)):
+        found = slice(places[index], places[index + 1])
+        try:
+            if index in failed:
+                raise failed[index]
+            beams = rows[found] - (end - len(search.last_tokens))
+            outcomes.append(search.extend(beams, tokens[found], scores[rows[found], tokens[found]]))
+        except Exception as error:
+            outcomes.append(error)
+    return outcomes

@@ -35,6 +35,8 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "typical_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
     "repetition_penalty": (lambda value: _is_factor(value), _FACTORS),
     "frequency_penalty": (lambda value: -2 <= value <= 2, "-2 to 2"),
+    "presence_penalty": (lambda value: -2 <= value <= 2, "-2 to 2"),
+    "count_penalty": (lambda value: -2 <= value <= 2, "-2 to 2"),
     "no_repeat_ngram_size": (lambda value: value >= 0, "an integer from 0"),
 }
 # What changes the output in transformers and is not done here, with the values that do not change it.
@@ -93,6 +95,8 @@ class GenerationConfig:
     renormalize_logits: bool = False
     repetition_penalty: float = 1.0
     frequency_penalty: float = 0.0  # text-generation-inference's; transformers has none
+    presence_penalty: float = 0.0  # OpenAI's, of the tokens of the answer
+    count_penalty: float = 0.0  # what OpenAI calls frequency_penalty
     no_repeat_ngram_size: int = 0
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
     suppress_tokens: tuple[int, ...] = ()

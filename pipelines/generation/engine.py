@@ -10,13 +10,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from pipelines.base import Cancelled, never
-from pipelines.generation.beam_search import BeamSearch, Hypothesis
+from pipelines.generation.beam_search import BeamSearch
 from pipelines.generation.continuation import Continuation, prompt_logprobs
 from pipelines.generation.decoder import Decoder
 from pipelines.generation.kv_cache import KvCache
-from pipelines.generation.logits import logits_processors
 from pipelines.generation.request import Answer, Generation, Request, Step
-from pipelines.generation.sampling import Sampler, warpers
 
 
 class Engine:
@@ -73,20 +71,13 @@ class Engine:
     def _search(
         self, request: Request, logits: np.ndarray, cache: KvCache, cancelled: Cancelled
     ) -> tuple[Generation, ...]:
-        search = BeamSearch(
-            request.prompt,
-            request.config,
-            logits_processors(request.config, len(request.prompt)),
-            warpers(request.config),
-            Sampler(request.seed),
-            request.stop,
-        )
-        return tuple(
-            _generation(hypothesis, len(request.prompt))
-            for hypothesis in search.run(self._decoder, logits, cache, cancelled)
-        )
-
-
-def _generation(hypothesis: Hypothesis, prompt_tokens: int) -> Generation:
-    *before, last = hypothesis.ids[prompt_tokens:]
-    return Generation((*map(Step, before), Step(last, finish_reason=hypothesis.finish_reason)))
+        search = BeamSearch(request)
+        logits = np.repeat(logits, request.config.num_beams, axis=0)
+        cache = cache.select(np.zeros(len(logits), np.int64))
+        while True:
+            came_from, over = search.advance(logits)
+            if over or cancelled():
+                return search.generations()
+            if (came_from != np.arange(len(came_from))).any():
+                cache = cache.select(came_from)
+            logits, cache = self._decoder.step(search.last_tokens, cache)

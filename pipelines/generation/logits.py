@@ -21,6 +21,8 @@ def logits_processors(config: GenerationConfig, prompt_tokens: int) -> list[Logi
         processors.append(_repetition_penalty(config.repetition_penalty))
     if config.frequency_penalty != 0.0:
         processors.append(_frequency_penalty(config.frequency_penalty))
+    if config.presence_penalty != 0.0 or config.count_penalty != 0.0:
+        processors.append(_answer_penalties(config.presence_penalty, config.count_penalty, prompt_tokens))
     if config.no_repeat_ngram_size > 0:
         processors.append(_no_repeat_ngram(config.no_repeat_ngram_size))
     if words := [word for word in config.bad_words_ids if word not in {(eos,) for eos in config.eos_token_id}]:
@@ -62,6 +64,17 @@ def _frequency_penalty(penalty: float) -> LogitsProcessor:
         for row, row_scores in zip(ids, scores, strict=True):
             tokens, counts = np.unique(row, return_counts=True)
             row_scores[tokens] -= (penalty * counts / len(row)).astype(scores.dtype)
+
+    return process
+
+
+def _answer_penalties(presence: float, count: float, prompt_tokens: int) -> LogitsProcessor:
+    """As OpenAI states them: of each token that the answer has, `presence`, and `count` for each time."""
+
+    def process(ids: np.ndarray, scores: np.ndarray) -> None:
+        for row, row_scores in zip(ids[:, prompt_tokens:], scores, strict=True):
+            tokens, counts = np.unique(row, return_counts=True)
+            row_scores[tokens] -= (presence + count * counts).astype(scores.dtype)
 
     return process
 

@@ -4,12 +4,15 @@ The warpers equal transformers' LogitsWarper of the same name and run in its ord
 change `scores`, (rows, vocab) float32, in place. What they remove becomes -inf.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from pipelines.generation.config import GenerationConfig
 from pipelines.generation.logits import log_softmax
+
+_FIRST_LOOK = 256  # of the most likely tokens, where a share of the whole mass is looked for
+_ROUNDING = 1e-4  # of sums of probabilities, generously
 
 Warper = Callable[[np.ndarray], None]
 
@@ -70,6 +73,42 @@ def top(scores: np.ndarray, count: int) -> np.ndarray:
     return indices
 
 
+def draw_each(
+    scores: np.ndarray, samplers: Sequence[Sampler], chains: Sequence[Sequence[Warper]], top_ks: Sequence[int]
+) -> list[int]:
+    """One token for each row of `scores`, (rows, vocab), which may be changed, by its own sampler and warpers.
+
+    A row's draw is what `warpers` and `Sampler.draw` alone make of it. But where its `top_k` is not 0, only the tokens
+    that it leaves are looked at, as a vocabulary has thousands of them.
+    """
+    bounded = [0 < count < scores.shape[1] for count in top_ks]
+    least = bounds(scores, max(top_ks)) if any(bounded) else np.empty(0)
+    tokens = []
+    for row, (sampler, chain, count) in enumerate(zip(samplers, chains, top_ks, strict=True)):
+        if not bounded[row]:
+            kept, left = None, scores[row : row + 1]
+        else:
+            kept = np.flatnonzero(scores[row] >= least[row])
+            left = scores[row, kept]
+            exact = left >= np.partition(left, -count)[-count]
+            kept, left = kept[exact], left[None, exact]
+        for warp in chain:
+            warp(left)
+        token = sampler.draw(left[0])
+        tokens.append(token if kept is None else int(kept[token]))
+    return tokens
+
+
+def bounds(scores: np.ndarray, count: int) -> np.ndarray:
+    """For each row of `scores`, (rows, n), a score that at least `count` of it reach, and not many more: (rows,)."""
+    rows, n = scores.shape
+    # The `count` groups with the largest scores have one each. More groups make for a nearer bound, and longer strides.
+    groups = min(n, max(4 * count, n // 64))
+    largest = scores[:, : n - n % groups].reshape(rows, -1, groups).max(axis=1)
+    found: np.ndarray = np.partition(largest, -min(count, groups), axis=1)[:, -min(count, groups)]
+    return found
+
+
 def _temperature(temperature: float) -> Warper:
     def warp(scores: np.ndarray) -> None:
         np.divide(scores, temperature, out=scores)
@@ -88,11 +127,14 @@ def _top_k(count: int) -> Warper:
 
 def _top_p(mass: float, keep: int) -> Warper:
     def warp(scores: np.ndarray) -> None:
-        order = np.argsort(scores, axis=-1, kind="stable")  # least likely first
-        cumulative = np.cumsum(_softmax(np.take_along_axis(scores, order, axis=-1)), axis=-1, dtype=np.float32)
-        removed = cumulative <= np.float32(1 - mass)
-        removed[:, -keep:] = False
-        _remove(scores, order, removed)
+        for row, probabilities in zip(scores, _softmax(scores), strict=True):
+            likely = _leading(-row, probabilities, mass)
+            ascending = likely[np.argsort(row[likely], kind="stable")]
+            less_likely = max(0.0, 1 - float(probabilities[likely].sum())) if len(likely) < len(row) else 0.0
+            cumulative = np.cumsum(probabilities[ascending], dtype=np.float32) + np.float32(less_likely)
+            kept = cumulative > np.float32(1 - mass)
+            kept[-keep:] = True
+            _keep(row, ascending[kept])
 
     return warp
 
@@ -100,10 +142,11 @@ def _top_p(mass: float, keep: int) -> Warper:
 def _min_p(share: float, keep: int) -> Warper:
     def warp(scores: np.ndarray) -> None:
         probabilities = _softmax(scores)
-        order = np.argsort(-scores, axis=-1, kind="stable")
-        removed = np.take_along_axis(probabilities < share * probabilities.max(axis=-1, keepdims=True), order, axis=-1)
-        removed[:, :keep] = False
-        _remove(scores, order, removed)
+        removed = probabilities < share * probabilities.max(axis=-1, keepdims=True)
+        if keep > 1:  # the most likely one stays anyway
+            for row, row_removed in zip(scores, removed, strict=True):
+                row_removed[top(row, keep)] = False
+        scores[removed] = -np.inf
 
     return warp
 
@@ -111,18 +154,34 @@ def _min_p(share: float, keep: int) -> Warper:
 def _typical(mass: float, keep: int) -> Warper:
     def warp(scores: np.ndarray) -> None:
         log_probabilities = log_softmax(scores)
+        all_probabilities = np.exp(log_probabilities)
         with np.errstate(invalid="ignore"):  # 0 * -inf, which counts as nothing
-            entropy = -np.nansum(np.exp(log_probabilities) * log_probabilities, axis=-1, keepdims=True)
-        surprise = np.abs(-log_probabilities - entropy)
-        order = np.argsort(surprise, axis=-1, kind="stable")  # most typical first
-        sorted_surprise = np.take_along_axis(surprise, order, axis=-1)
-        cumulative = np.cumsum(_softmax(np.take_along_axis(scores, order, axis=-1)), axis=-1, dtype=np.float32)
-        last = np.minimum((cumulative < mass).sum(axis=-1, keepdims=True), scores.shape[-1] - 1)
-        removed = sorted_surprise > np.take_along_axis(sorted_surprise, last, axis=-1)
-        removed[:, :keep] = False
-        _remove(scores, order, removed)
+            entropy = -np.nansum(all_probabilities * log_probabilities, axis=-1, keepdims=True)
+        surprises = np.abs(-log_probabilities - entropy)
+        for row, surprise, probabilities in zip(scores, surprises, all_probabilities, strict=True):
+            typical = _leading(surprise, probabilities, mass)
+            order = typical[np.argsort(surprise[typical], kind="stable")]  # most typical first
+            cumulative = np.cumsum(probabilities[order], dtype=np.float32)
+            last = min(int((cumulative < mass).sum()), len(order) - 1)
+            kept = surprise[order] <= surprise[order[last]]
+            kept[:keep] = True
+            _keep(row, order[kept])
 
     return warp
+
+
+def _leading(keys: np.ndarray, probabilities: np.ndarray, mass: float) -> np.ndarray:
+    """Indices, ascending, of the smallest of `keys`, (n,), with all equals: more than `mass` of `probabilities`, (n,).
+
+    A distribution over a large vocabulary has most of its mass on few tokens, and only these need to be sorted.
+    """
+    count = _FIRST_LOOK
+    while count < len(keys):
+        found = np.flatnonzero(keys <= -bounds(-keys[None], count)[0])
+        if probabilities[found].sum() > mass + _ROUNDING:
+            return found
+        count *= 8
+    return np.arange(len(keys))
 
 
 def _softmax(scores: np.ndarray) -> np.ndarray:
@@ -131,8 +190,8 @@ def _softmax(scores: np.ndarray) -> np.ndarray:
     return probabilities
 
 
-def _remove(scores: np.ndarray, order: np.ndarray, removed: np.ndarray) -> None:
-    """Set to -inf what `removed` marks; `removed` is in the order of `order`."""
-    mask = np.empty_like(removed)
-    np.put_along_axis(mask, order, removed, axis=-1)
-    scores[mask] = -np.inf
+def _keep(scores: np.ndarray, kept: np.ndarray) -> None:
+    """Set to -inf what is not among the indices `kept`."""
+    left = scores[kept]
+    scores.fill(-np.inf)
+    scores[kept] = left

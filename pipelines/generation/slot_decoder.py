@@ -4,10 +4,13 @@ A slot is a row of that buffer, `max_tokens` long. A step reads new tokens into 
 length: nothing is padded, and neither joining, nor leaving, nor growing copies anything.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnxruntime
 
 from pipelines.errors import ArtifactError
+from pipelines.generation.buffer_copy import BufferCopy
 from pipelines.session import InferenceSession
 
 _FED = ("input_ids", "position_ids", "seqlens_k", "total_sequence_length", "logits_at")
@@ -25,7 +28,9 @@ class SlotDecoder:
             raise ArtifactError(f"{session.name} does not keep its cache in slots; export it again")
         self._vocab = vocab
         # Zeros of numpy's take memory when they are written first: an unused slot costs nothing.
+        self._arrays: dict[str, np.ndarray] = {}  # the buffers that lie in memory of the CPU
         self._buffers = {name: self._buffer(name) for name in caches}
+        self._copy = None if self._arrays else BufferCopy(self._buffers, session.config)
         self._bindings: dict[tuple[int, int], onnxruntime.IOBinding] = {}
 
     def read(self, first: int, ids: np.ndarray, lengths: np.ndarray, logits_at: np.ndarray) -> np.ndarray:
@@ -52,11 +57,22 @@ class SlotDecoder:
         self._session.run_bound(binding)
         return logits
 
+    def open(self, slot: int, source_ids: Sequence[int]) -> None:
+        """As SlottedDecoder.open: nothing, as there is no encoder."""
+
+    def copy(self, sources: Sequence[int], targets: Sequence[int], tokens: int, start: int = 0) -> None:
+        """As SlottedDecoder.copy."""
+        if self._copy is not None:
+            self._copy(sources, targets)
+        for array in self._arrays.values():
+            array[targets, :, start:tokens] = array[sources, :, start:tokens]  # the right side is a copy
+
     def _buffer(self, name: str) -> onnxruntime.OrtValue:
         _, heads, _, width = (int(size) if isinstance(size, int) else 0 for size in self._session.input_shapes[name])
         shape, dtype = [self.slots, heads, self.max_tokens, width], self._session.input_types[name]
         if self._session.memory == "cpu":
-            return onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype))
+            self._arrays[name] = np.zeros(shape, dtype)
+            return onnxruntime.OrtValue.ortvalue_from_numpy(self._arrays[name])  # the same memory
         return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, dtype, self._session.memory, 0)
 
     def _binding(self, first: int, rows: int) -> onnxruntime.IOBinding:

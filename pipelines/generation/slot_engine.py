@@ -1,29 +1,35 @@
-"""SlotEngine: many requests decode together, each in a slot of its own, and answer as the Engine does.
+"""SlotEngine: many requests decode together, each in slots of its own, and answer as the Engine does.
 
-    waiting ──a free slot──> a chunk of the prompt per round ──> a token per round ──stop, cancel, error──> slot is free
+    waiting ──free slots──> chunks of the prompt ──> a token per round ──stop, cancel, error──> slots are free
 
-A round reads at most one chunk of one prompt, then one token of every sequence that has its first one: that is how
-long a stream waits for a newcomer. One thread does all rounds; it starts with the first request and ends with the last.
+A round reads prompts, a chunk altogether, then one token of every sequence whose prompt was read: that is how long a
+stream waits for a newcomer. One thread does all rounds; it starts with the first request and ends with the last.
 """
 
-import heapq
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from queue import SimpleQueue
+from contextlib import contextmanager
 
 import numpy as np
 
 from pipelines.artifact import ModelArtifact
 from pipelines.base import Cancelled, never
-from pipelines.errors import InputTooLongError
-from pipelines.generation.continuation import Continuation, prompt_logprobs
-from pipelines.generation.decoder import CausalDecoder, open_decoder
+from pipelines.errors import InputTooLongError, InvalidInputError
+from pipelines.generation.beam_search import advance_all
+from pipelines.generation.continuation import prompt_logprobs
+from pipelines.generation.decoder import open_decoder
+from pipelines.generation.decodings import Beams, Decoding, Prompt, Sample, advance_samples, arriving
 from pipelines.generation.engine import Engine
 from pipelines.generation.request import Answer, Generation, Request, Step
 from pipelines.generation.slot_decoder import SlotDecoder
+from pipelines.generation.slot_table import SlotTable
 from pipelines.generation.slots import SlotsConfig
+from pipelines.generation.slotted_decoder import SlottedDecoder
 from pipelines.session import InferenceSession, SessionConfig
+
+_LAST = np.zeros(1, np.int64)  # of one token that is read, the logits are wanted
 
 
 class _Caller:
@@ -42,36 +48,21 @@ class _Caller:
         return self._left or self._cancelled()
 
 
-class _Sequence:
-    """One sequence of a request, from the queue to its end; `arrived` takes it to the thread that waits for it."""
-
-    def __init__(self, request: Request, number: int, cancelled: Cancelled) -> None:
-        self.request, self.cancelled = request, cancelled
-        self.continuation = Continuation(request, number)
-        self.prompt_logprobs: list[float] = []
-        self.slot = -1
-        self.arrived: SimpleQueue[Step | Exception | None] = SimpleQueue()
-
-    def steps(self) -> Iterator[Step]:
-        """Steps as they come; raises what the engine failed with."""
-        while (arrived := self.arrived.get()) is not None:
-            if isinstance(arrived, Exception):
-                raise arrived
-            yield arrived
-
-
 class SlotEngine:
-    """Thread-safe. `alone` decodes, in the caller's thread, what has no place in slots: beams, which share a past."""
+    """Thread-safe. `steps` counts rounds, `step_s` their seconds, `decoder_s` those of them that the decoder took.
 
-    def __init__(self, decoder: SlotDecoder, alone: Engine, prefill_chunk_tokens: int) -> None:
-        self._decoder, self._alone, self._chunk_tokens = decoder, alone, prefill_chunk_tokens
+    Who waits longest is next, and nobody overtakes: a beam search waits until it has a slot for each beam.
+    """
+
+    def __init__(self, decoder: SlottedDecoder, prefill_chunk_tokens: int) -> None:
+        self._decoder, self._chunk_tokens = decoder, prefill_chunk_tokens
         self._lock = threading.Lock()  # guards the next two, which callers touch as well
-        self._waiting: deque[_Sequence] = deque()
+        self._waiting: deque[Decoding] = deque()
         self._awake = False
-        self._free = list(range(decoder.slots))  # a heap: low slots first keeps a step's rows together
-        self._lengths = np.zeros(decoder.slots, np.int64)  # tokens that each slot holds
-        self._prefilling: deque[_Sequence] = deque()
-        self._decoding: list[_Sequence] = []
+        self._table = SlotTable(decoder.slots, decoder.max_tokens)
+        self._prefilling: deque[Decoding] = deque()
+        self._decoding: list[Decoding] = []
+        self.steps, self.step_s, self.decoder_s = 0, 0.0, 0.0
 
     @property
     def slots(self) -> int:
@@ -80,139 +71,275 @@ class SlotEngine:
 
     @property
     def free_slots(self) -> int:
-        return len(self._free)
+        return self._table.free
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for slots: a beam search, or a sample, counts one."""
+        return len(self._waiting)
 
     def generate(self, request: Request, cancelled: Cancelled = never) -> Answer:
-        """As Engine.generate."""
+        """As Engine.generate; raises for what no slots can hold, as `check` does."""
         return self.generate_all([request], cancelled)[0]
 
     def generate_all(self, requests: Sequence[Request], cancelled: Cancelled = never) -> list[Answer]:
         """An answer for each request; they are decoded together."""
+        for request in requests:
+            self.check(request)
         with _Caller(cancelled) as caller:
-            submitted = [self._submit(one, caller) if one.config.num_beams == 1 else None for one in requests]
-            return [
-                self._alone.generate(request, cancelled) if sequences is None else _answer(sequences)
-                for request, sequences in zip(requests, submitted, strict=True)
-            ]
+            return [_answer(*submitted) for submitted in [self._submit(request, caller) for request in requests]]
 
     def stream(self, request: Request, cancelled: Cancelled = never) -> Iterator[Step]:
         """As Engine.stream."""
         assert request.config.num_beams == 1, "beams are known only at the end"
+        self.check(request)
         with _Caller(cancelled) as caller:
-            (sequence,) = self._submit(request, caller, sequences=1)
-            for step in sequence.steps():
+            prompt = Prompt(request, caller)
+            sample = Sample(prompt, 0)
+            self._enqueue(sample)
+            for step in arriving(sample.outcome):
                 if caller():  # the thread may be ahead of a reader that wants no more
                     return
                 yield step
 
-    def _submit(self, request: Request, cancelled: Cancelled, sequences: int | None = None) -> list[_Sequence]:
+    def check(self, request: Request) -> None:
+        """Raises InputTooLongError or InvalidInputError for a request that does not fit, however long it waits."""
         if request.max_length > self._decoder.max_tokens:
             raise InputTooLongError(
                 f"prompt and answer have up to {request.max_length} tokens; allowed: {self._decoder.max_tokens}"
             )
-        count = sequences or request.config.num_return_sequences
-        made = [_Sequence(request, number, cancelled) for number in range(count)]
+        if request.config.num_beams > self.slots:
+            raise InvalidInputError(
+                f"parameters.num_beams is {request.config.num_beams}; allowed: at most {self.slots}, the model's slots"
+            )
+
+    def _submit(self, request: Request, cancelled: Cancelled) -> tuple[Prompt, list[Sample] | Beams]:
+        prompt = Prompt(request, cancelled)
+        if request.config.num_beams > 1:
+            beams = Beams(prompt)
+            self._enqueue(beams)
+            return prompt, beams
+        first, *prompt.followers = samples = [
+            Sample(prompt, number) for number in range(request.config.num_return_sequences)
+        ]
+        self._enqueue(first)
+        return prompt, samples
+
+    def _enqueue(self, decoding: Decoding) -> None:
         with self._lock:
-            self._waiting.extend(made)
+            self._waiting.append(decoding)
             if not self._awake:
                 self._awake = True
                 threading.Thread(target=self._run, name="decode", daemon=True).start()
-        return made
 
     def _run(self) -> None:
+        began = time.perf_counter()
         while self._admit():
             self._prefill()
             self._step()
+            ended = time.perf_counter()
+            self.steps, self.step_s, began = self.steps + 1, self.step_s + ended - began, ended
 
     def _admit(self) -> bool:
         """Let go who left, give free slots to who waits longest; False, and the thread ends, where nobody is there."""
-        for sequence in [*self._decoding, *self._prefilling]:
-            if sequence.cancelled():
-                self._end(sequence)
-        with self._lock:
-            for sequence in [one for one in self._waiting if one.cancelled()]:
-                self._waiting.remove(sequence)
-                sequence.arrived.put(None)
-            while self._waiting and self._free:
-                sequence = self._waiting.popleft()
-                sequence.slot = heapq.heappop(self._free)
-                self._prefilling.append(sequence)
-            self._awake = bool(self._decoding or self._prefilling)
-            return self._awake
+        for decoding in [*self._decoding, *self._prefilling]:
+            if decoding.prompt.cancelled():
+                self._end(decoding)
+        while True:
+            with self._lock:
+                left = [one for one in self._waiting if one.prompt.cancelled()]
+                for decoding in left:
+                    self._waiting.remove(decoding)
+                if not self._waiting or self._waiting[0].width > self._table.free:
+                    alive = self._awake = bool(self._decoding or self._prefilling or left)
+                    admitted = None
+                else:
+                    admitted = self._waiting.popleft()
+            for decoding in left:
+                self._end(decoding)
+            if admitted is None:
+                return alive
+            self._open(admitted)
+
+    def _open(self, decoding: Decoding) -> None:
+        """Give it slots; the first one holds what any slot holds of the prompt, and the rest is read from there."""
+        prompt, table, request = decoding.prompt, self._table, decoding.prompt.request
+        shared = table.shared(request.source, request.prompt)
+        decoding.slots = [table.take(shared) for _ in range(decoding.width)]
+        slot = decoding.slots[0]
+        # Without its last token nobody knows what comes next, and without all of them not how likely each one was.
+        useful = len(request.prompt) if prompt.logits is not None else len(request.prompt) - 1
+        shared = np.minimum(shared, 0 if request.prompt_logprobs and prompt.logits is None else useful)
+        best = int(shared.argmax())
+        try:
+            if shared[best] > shared[slot]:
+                self._copy([best], [slot], int(shared[best]))
+            elif table.source(slot) == request.source:
+                table.cut(slot, int(shared[slot]))
+            else:
+                with self._in_decoder():
+                    self._decoder.open(slot, request.source)
+                table.open(slot, request.source)
+        except Exception as error:
+            self._end(decoding, error)
+            return
+        missing = len(request.prompt) - int(table.lengths[slot])
+        if missing == 0:
+            assert prompt.logits is not None
+            self._begin(decoding, prompt.logits.copy())
+        elif missing == 1:  # it is read with the others' next ones
+            self._decoding.append(decoding)
+        else:
+            self._prefilling.append(decoding)
 
     def _prefill(self) -> None:
-        """A chunk of one prompt. Prompts take turns, so that a short one does not wait for the end of a long one."""
-        if not self._prefilling:
-            return
-        sequence = self._prefilling.popleft()
-        slot, request = sequence.slot, sequence.request
-        start = int(self._lengths[slot])
+        """Read prompts, a chunk altogether. They take turns, so that a short one does not wait for a long one's end."""
+        budget = self._chunk_tokens
+        while self._prefilling:
+            decoding = self._prefilling[0]
+            missing = len(decoding.prompt.request.prompt) - int(self._table.lengths[decoding.slots[0]])
+            if budget < min(missing, self._chunk_tokens):
+                return
+            self._prefilling.popleft()
+            self._read_chunk(decoding)
+            budget -= min(missing, self._chunk_tokens)
+
+    def _read_chunk(self, decoding: Decoding) -> None:
+        prompt, request, slot = decoding.prompt, decoding.prompt.request, decoding.slots[0]
+        start = int(self._table.lengths[slot])
         ids = np.asarray([request.prompt[start : start + self._chunk_tokens]], np.int64)
         tokens = ids.shape[1]
-        logits_at = np.arange(tokens) if request.prompt_logprobs else np.asarray([tokens - 1])
+        likely = request.prompt_logprobs and prompt.logits is None  # else they are known: it is read once more
+        logits_at = np.arange(tokens) if likely else np.asarray([tokens - 1])
         try:
-            logits = self._decoder.read(slot, ids, self._lengths[slot : slot + 1], logits_at)[0]
-            if request.prompt_logprobs:
-                sequence.prompt_logprobs += prompt_logprobs(request, start, logits)
+            with self._in_decoder():
+                logits = self._decoder.read(slot, ids, self._table.lengths[slot : slot + 1], logits_at)[0]
+            if likely:
+                prompt.logprobs += prompt_logprobs(request, start, logits)
         except Exception as error:
-            self._end(sequence, error)
+            self._end(decoding, error)
             return
-        self._lengths[slot] += tokens
+        self._table.append(slot, ids[0])
         if start + tokens < len(request.prompt):
-            self._prefilling.append(sequence)
+            self._prefilling.append(decoding)
         else:
-            self._decoding.append(sequence)
-            self._advance(sequence, logits[-1:])
+            self._begin(decoding, logits[-1:])
+
+    def _begin(self, decoding: Decoding, logits: np.ndarray) -> None:
+        """The prompt was read, with these logits, (1, vocab), after its last token."""
+        self._decoding.append(decoding)
+        self._release(decoding.prompt, logits)
+        if isinstance(decoding, Beams):
+            self._advance_beams([decoding], np.repeat(logits, decoding.width, axis=0))
+        elif isinstance(decoding, Sample):
+            self._advance_samples([decoding], logits)
+
+    def _release(self, prompt: Prompt, logits: np.ndarray) -> None:
+        """Those that waited for a prompt to be read are next."""
+        if prompt.followers:
+            prompt.logits = logits.copy()
+            with self._lock:
+                self._waiting.extendleft(reversed(prompt.followers))
+            prompt.followers = []
 
     def _step(self) -> None:
         """A token of every sequence that is being decoded. What fails fails for these only."""
         if not self._decoding:
             return
-        rows = 1 + max(one.slot for one in self._decoding)
-        # The other slots below read a token too, and it goes where the next one of theirs will be.
-        ids = np.zeros((rows, 1), np.int64)
-        for one in self._decoding:
-            ids[one.slot] = one.continuation.last_token
+        readings = [decoding.reading for decoding in self._decoding]
+        slots = [slot for some, _ in readings for slot in some]
+        tokens = [token for _, some in readings for token in some]
+        first, end = min(slots), max(slots) + 1
+        # The other slots between them read a token too, and it goes where the next one of theirs will be.
+        ids = np.zeros((end - first, 1), np.int64)
+        ids[np.asarray(slots) - first, 0] = tokens
         try:
-            logits = self._decoder.read(0, ids, self._lengths[:rows], np.zeros(1, np.int64))
+            with self._in_decoder():
+                logits = self._decoder.read(first, ids, self._table.lengths[first:end], _LAST)[:, 0]
         except Exception as error:
-            for sequence in list(self._decoding):
-                self._end(sequence, error)
+            for decoding in list(self._decoding):
+                self._end(decoding, error)
             return
-        for sequence in list(self._decoding):
-            self._lengths[sequence.slot] += 1
-            self._advance(sequence, logits[sequence.slot])
+        self._table.append_each(slots, tokens)
+        for decoding, (some, _) in zip(self._decoding, readings, strict=True):
+            self._release(decoding.prompt, logits[some[0] - first : some[0] - first + 1])
+        beams = [decoding for decoding in self._decoding if isinstance(decoding, Beams)]
+        samples = [decoding for decoding in self._decoding if isinstance(decoding, Sample)]
+        if beams:
+            self._advance_beams(beams, logits[[slot - first for one in beams for slot in one.rows]])
+        samples.sort(key=lambda sample: sample.slots)
+        rows = [sample.slots[0] - first for sample in samples]
+        self._advance_samples(samples, logits if len(rows) == len(logits) else logits[rows])
 
-    def _advance(self, sequence: _Sequence, logits: np.ndarray) -> None:
-        """Choose the next token from (1, vocab) logits, and hand it over."""
+    def _advance_samples(self, samples: Sequence[Sample], logits: np.ndarray) -> None:
+        """Choose the next tokens from logits, (samples, vocab), and hand them over."""
+        for sample, outcome in advance_samples(samples, logits):
+            if isinstance(outcome, Exception):
+                self._end(sample, outcome)
+            elif outcome:
+                self._end(sample)
+
+    def _advance_beams(self, some: Sequence[Beams], logits: np.ndarray) -> None:
+        """Let searches go on from logits, (beams of all of them, vocab), which may be changed."""
+        for beams, outcome in zip(some, advance_all([one.search for one in some], logits), strict=True):
+            if isinstance(outcome, Exception):
+                self._end(beams, outcome)
+                continue
+            came_from, over = outcome
+            if over:
+                self._end(beams)
+                continue
+            sources, targets = beams.place(came_from)
+            try:
+                if targets:
+                    self._copy(sources, targets, int(self._table.lengths[sources[0]]))
+            except Exception as error:
+                self._end(beams, error)
+
+    def _copy(self, sources: Sequence[int], targets: Sequence[int], tokens: int) -> None:
+        """Let slots hold the first tokens of others; what they hold of these already stays where it is."""
+        pairs = zip(sources, targets, strict=True)
+        start = min(self._table.alike(source, target, tokens) for source, target in pairs)
+        if start < tokens:
+            with self._in_decoder():
+                self._decoder.copy(sources, targets, tokens, start)
+        self._table.copy(sources, targets, tokens)
+
+    def _end(self, decoding: Decoding, error: Exception | None = None) -> None:
+        if decoding in self._decoding:
+            self._decoding.remove(decoding)
+        elif decoding in self._prefilling:
+            self._prefilling.remove(decoding)
+        for slot in decoding.slots:
+            if error is not None:
+                self._table.forget(slot)
+            self._table.give_back(slot)
+        decoding.slots = []
+        decoding.end(error)
+        for follower in decoding.prompt.followers:
+            follower.end(error)
+        decoding.prompt.followers = []
+
+    @contextmanager
+    def _in_decoder(self) -> Iterator[None]:
+        began = time.perf_counter()
         try:
-            step = sequence.continuation.advance(logits)
-        except Exception as error:
-            self._end(sequence, error)
-            return
-        sequence.arrived.put(step)
-        if step.finish_reason is not None:
-            self._end(sequence)
-
-    def _end(self, sequence: _Sequence, error: Exception | None = None) -> None:
-        if sequence in self._decoding:
-            self._decoding.remove(sequence)
-        elif sequence in self._prefilling:
-            self._prefilling.remove(sequence)
-        self._lengths[sequence.slot] = 0
-        heapq.heappush(self._free, sequence.slot)
-        sequence.arrived.put(error)
+            yield
+        finally:
+            self.decoder_s += time.perf_counter() - began
 
 
 def open_engine(artifact: ModelArtifact, config: SessionConfig, slots: SlotsConfig) -> Engine | SlotEngine:
     """The engine that an artifact's graphs allow; raises ArtifactError for graphs that are no decoder."""
     if artifact.manifest.cache == "slots":
         session = InferenceSession(artifact.graph("model"), config)
-        decoder = SlotDecoder(session, slots.slots, slots.max_tokens)
-        return SlotEngine(decoder, Engine(CausalDecoder(session)), slots.prefill_chunk_tokens)
+        return SlotEngine(SlotDecoder(session, slots.slots, slots.max_tokens), slots.prefill_chunk_tokens)
     return Engine(open_decoder(artifact, config))
 
 
-def _answer(sequences: Sequence[_Sequence]) -> Answer:
-    generations = tuple(Generation(tuple(sequence.steps())) for sequence in sequences)
-    return Answer(generations, tuple(sequences[0].prompt_logprobs))
+def _answer(prompt: Prompt, decoded: list[Sample] | Beams) -> Answer:
+    if isinstance(decoded, Beams):
+        (generations,) = arriving(decoded.outcome)
+    else:
+        generations = tuple(Generation(tuple(arriving(sample.outcome))) for sample in decoded)
+    return Answer(generations, tuple(prompt.logprobs))

@@ -31,6 +31,10 @@ def choices() -> st.SearchStrategy[dict[str, Any]]:
             "repetition_penalty": st.sampled_from([0.8, 1.5]),
             "no_repeat_ngram_size": st.integers(1, 3),
             "min_new_tokens": st.integers(0, 5),
+            "bad_words_ids": st.lists(st.lists(st.integers(10, 299), min_size=1, max_size=2), min_size=1, max_size=30),
+            "suppress_tokens": st.lists(st.integers(10, 299), min_size=1, max_size=30),
+            "begin_suppress_tokens": st.lists(st.integers(10, 299), min_size=1, max_size=30),
+            "forced_eos_token_id": st.integers(300, 400),
         },
     )
 
@@ -134,8 +138,9 @@ def test_a_stream_is_the_answer_in_pieces(architecture: str, loaded: Load, text:
     (answer,) = generate(text, **given_parameters)
     streamed = [event["token"] for event in [*events, last]]
     assert [event["index"] for event in [*events, last]] == list(range(1, len(streamed) + 1))
-    assert streamed == answer["details"]["tokens"]
-    assert [event["top_tokens"] for event in [*events, last]] == answer["details"]["top_tokens"]
+    assert streamed == rounded(answer["details"]["tokens"])
+    top_tokens = [event["top_tokens"] for event in [*events, last]]
+    assert top_tokens == [*map(rounded, answer["details"]["top_tokens"])]
     assert all(event["generated_text"] is None and event["details"] is None for event in events)
     assert last["generated_text"] == answer["generated_text"]
     assert last["details"] == {
@@ -144,6 +149,11 @@ def test_a_stream_is_the_answer_in_pieces(architecture: str, loaded: Load, text:
         "seed": seed,
         "input_length": len(row.prompt),
     }
+
+
+def rounded(tokens: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Tokens with logprobs as near as they come: what is held of a prompt was read in another company."""
+    return [token | {"logprob": pytest.approx(token["logprob"], abs=1e-4)} for token in tokens]
 
 
 def test_a_stream_ends_once_nobody_waits(generator: Any) -> None:
@@ -187,6 +197,12 @@ def test_truncate_keeps_the_last_tokens_and_the_token_that_begins_every_prompt(l
         ({"max_new_tokens": "many"}, "parameters.max_new_tokens is 'many'; allowed: an integer"),
         ({"max_new_tokens": 1000}, "parameters.max_new_tokens is 1000; allowed: at most 252, as the model"),
         ({"frequency_penalty": 3}, "parameters.frequency_penalty is 3.0; allowed: -2 to 2"),
+        ({"presence_penalty": 3}, "parameters.presence_penalty is 3.0; allowed: -2 to 2"),
+        ({"count_penalty": -3}, "parameters.count_penalty is -3.0; allowed: -2 to 2"),
+        ({"bad_words_ids": [[5], []]}, "parameters.bad_words_ids is ((5,), ()); allowed: words of at least one token"),
+        ({"bad_words_ids": [[5, 437]]}, "parameters.bad_words_ids is 437; allowed: token ids from 0 to 436"),
+        ({"suppress_tokens": [-1]}, "parameters.suppress_tokens is -1; allowed: token ids from 0 to 436"),
+        ({"forced_eos_token_id": 437}, "parameters.forced_eos_token_id is 437; allowed: token ids from 0 to 436"),
         ({"seed": -1}, "parameters.seed is -1; allowed: an integer from 0 to"),
         ({"stop": [""]}, "parameters.stop is ('',); allowed: up to 16 texts"),
         ({"truncate": 0}, "parameters.truncate is 0; allowed: an integer from 1"),

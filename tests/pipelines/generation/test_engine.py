@@ -16,6 +16,7 @@ from pipelines.generation.config import GenerationConfig
 from pipelines.generation.decoder import open_decoder
 from pipelines.generation.engine import Engine
 from pipelines.generation.request import Answer, Request
+from pipelines.generation.slot_engine import SlotEngine
 from pipelines.session import SessionConfig
 from tests.checkpoints import DECODERS, ENCODER_DECODERS
 from tests.pipelines.generation.models import WINDOW
@@ -61,7 +62,7 @@ def prompts() -> st.SearchStrategy[list[int]]:
     return st.lists(TOKENS, min_size=1, max_size=14)
 
 
-def ours(engine: Engine, model: Any, prompt: list[int], settings_: dict[str, Any]) -> Answer:
+def ours(engine: Engine | SlotEngine, model: Any, prompt: list[int], settings_: dict[str, Any]) -> Answer:
     defaults = GenerationConfig.of_checkpoint(model.generation_config.to_dict(), {})
     config = replace(defaults, **{name: _tuples(value) for name, value in settings_.items()})
     if model.config.is_encoder_decoder:
@@ -114,7 +115,7 @@ def test_beams_are_those_of_transformers_in_its_order(
 ) -> None:
     model = torch_model(architecture)
     prompt, chosen = data.draw(prompts()), data.draw(constraints()) | data.draw(beams())
-    chosen["max_new_tokens"] += 1  # a single forced token makes a single answer, which transformers repeats as padding
+    chosen["max_new_tokens"] += 2  # forced tokens alone make a single answer, which transformers repeats as padding
     if "forced_eos_token_id" in chosen:  # several would tie, and ties come in any order
         chosen["forced_eos_token_id"] = chosen["forced_eos_token_id"][:1]
     chosen["num_return_sequences"] = data.draw(st.integers(1, chosen["num_beams"]))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipelines.generation.config import GenerationConfig
 from pipelines.generation.logits import log_softmax, logits_processors
-from pipelines.generation.sampling import Sampler, top, warpers
+from pipelines.generation.sampling import Sampler, draw_each, top, warpers
 
 VOCABULARY = 60
 IDS = st.integers(0, VOCABULARY - 1)
@@ -77,6 +77,76 @@ def test_scores_are_processed_as_by_transformers(
             scores = log_softmax(scores)
     np.testing.assert_array_equal(np.isneginf(scores), np.isneginf(expected))
     np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("spread", [0.3, 3.0, 8.0])  # hardly any token removed, and almost all
+@pytest.mark.parametrize("chosen", [{"top_p": 0.9}, {"top_p": 0.3}, {"typical_p": 0.6}, {"min_p": 0.02}])
+def test_scores_of_a_large_vocabulary_are_warped_as_by_transformers_too(
+    model: Any, chosen: dict[str, Any], spread: float, beams: int
+) -> None:
+    import torch
+    import transformers
+
+    scores = (np.random.default_rng(5).normal(size=(2, 5000)) * spread).astype(np.float32)
+    reference = transformers.GenerationConfig(do_sample=True, top_k=0, num_beams=beams, eos_token_id=1, **chosen)
+    model._prepare_special_tokens(reference, device="cpu")
+    theirs = model._get_logits_processor(reference, 1, encoder_input_ids=torch.tensor([[5]]))
+    expected = theirs(torch.zeros((2, 1), dtype=torch.int64), torch.tensor(scores)).numpy()
+    for warp in warpers(GenerationConfig(do_sample=True, top_k=0, num_beams=beams, eos_token_id=(1,), **chosen)):
+        warp(scores)
+    differing = np.isneginf(scores) != np.isneginf(expected)
+    assert differing.sum() <= 1  # at the very edge, sums in another order may round otherwise
+    np.testing.assert_allclose(scores[~differing], expected[~differing], rtol=1e-5)
+
+
+@given(
+    answer=st.lists(IDS, max_size=12),
+    presence=st.sampled_from([-2.0, 0.0, 0.5]),
+    count=st.sampled_from([-1.5, 0.0, 0.25, 2.0]),
+)
+def test_openais_penalties_are_of_the_tokens_of_the_answer_alone(
+    answer: list[int], presence: float, count: float
+) -> None:
+    scores, prompt = np.zeros((1, VOCABULARY), np.float32), [1, 1, 2]
+    config = GenerationConfig(presence_penalty=presence, count_penalty=count)
+    for process in logits_processors(config, len(prompt)):
+        process(np.asarray([[*prompt, *answer]]), scores)
+    for token in range(VOCABULARY):
+        times = answer.count(token)
+        assert scores[0, token] == -presence * (times > 0) - count * times
+
+
+@given(
+    chosen=st.lists(
+        st.fixed_dictionaries(
+            {"top_k": st.integers(0, VOCABULARY + 5)},
+            optional={
+                "temperature": st.sampled_from([0.3, 2.0]),
+                "top_p": st.sampled_from([0.1, 0.9]),
+                "min_p": st.sampled_from([0.05, 0.5]),
+                "typical_p": st.sampled_from([0.1, 0.9]),
+            },
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+    seed=st.integers(0, 10**6),
+    coarse=st.booleans(),
+)
+def test_a_row_is_drawn_among_others_as_it_is_alone(chosen: list[dict[str, Any]], seed: int, coarse: bool) -> None:
+    """Coarse scores have many equals, of which a top_k keeps all."""
+    configs = [GenerationConfig(do_sample=True, **one) for one in chosen]
+    scores = np.random.default_rng(seed).normal(size=(len(configs), VOCABULARY)).astype(np.float32) * 3
+    scores = np.round(scores) if coarse else scores
+    alone = []
+    for row, config in enumerate(configs):
+        left = scores[row : row + 1].copy()
+        for warp in warpers(config):
+            warp(left)
+        alone.append(Sampler(seed, row).draw(left[0]))
+    samplers = [Sampler(seed, row) for row in range(len(configs))]
+    assert draw_each(scores, samplers, [*map(warpers, configs)], [config.top_k for config in configs]) == alone
 
 
 def as_tuples(value: Any) -> Any:

@@ -1,0 +1,97 @@
+"""SlotTable: which slots are taken, and which tokens every slot holds, taken or not.
+
+A slot that was given back keeps what it holds until somebody else takes it. So a prompt that begins like one that was
+there before, or like one that is being answered, need not be read from its beginning.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+class SlotTable:
+    """What slots hold, as far as a decoder can be asked to go on from it."""
+
+    def __init__(self, slots: int, max_tokens: int) -> None:
+        self.lengths = np.zeros(slots, np.int64)  # tokens that each slot holds
+        self._ids = np.zeros((slots, max_tokens), np.int64)  # which ones
+        self._sources: list[tuple[int, ...] | None] = [None] * slots  # what an encoder read; None: nothing of use
+        self._taken: set[int] = set()
+        self._used = np.zeros(slots, np.int64)  # when each was given back, in slots given back
+        self._given_back = 0
+
+    @property
+    def free(self) -> int:
+        return len(self.lengths) - len(self._taken)
+
+    def shared(self, source: tuple[int, ...], ids: Sequence[int]) -> np.ndarray:
+        """How many tokens each slot holds, from its first on, that a sequence of `ids` begins with: (slots,) int64."""
+        wanted = np.asarray(ids, np.int64)
+        differs = self._ids[:, : len(wanted)] != wanted
+        differs |= np.arange(len(wanted)) >= self.lengths[:, None]
+        counts = np.where(differs.any(axis=1), differs.argmax(axis=1), len(wanted))
+        counts[[held != source for held in self._sources]] = 0
+        return counts
+
+    def source(self, slot: int) -> tuple[int, ...] | None:
+        """What an encoder read into a slot; None where a sequence must be opened in it first."""
+        return self._sources[slot]
+
+    def take(self, shared: np.ndarray) -> int:
+        """Take a free slot for a sequence of which each slot holds `shared` tokens.
+
+        A step reads the rows from the first taken slot to the last: one that lies between costs nothing. Then one
+        whose tokens are mostly of use, where they lie; then the one that has been of no use for longest.
+        """
+        low, high = (min(self._taken), max(self._taken)) if self._taken else (0, len(self.lengths))
+
+        def cost(slot: int) -> tuple[int, bool, int]:
+            in_place = 2 * int(shared[slot]) > int(self.lengths[slot])
+            return max(0, low - slot, slot - high), not in_place, int(self._used[slot])
+
+        chosen = min(set(range(len(self.lengths))) - self._taken, key=cost)
+        self._taken.add(chosen)
+        return chosen
+
+    def give_back(self, slot: int) -> None:
+        self._taken.remove(slot)
+        self._given_back += 1
+        self._used[slot] = self._given_back
+
+    def open(self, slot: int, source: tuple[int, ...]) -> None:
+        """A slot holds a source, and no tokens."""
+        self._sources[slot], self.lengths[slot] = source, 0
+
+    def forget(self, slot: int) -> None:
+        """What a slot holds is of no use."""
+        self._sources[slot], self.lengths[slot] = None, 0
+
+    def cut(self, slot: int, length: int) -> None:
+        """A slot holds its first `length` tokens only."""
+        self.lengths[slot] = length
+
+    def append(self, slot: int, ids: np.ndarray) -> None:
+        """A slot holds more tokens, (n,) int64."""
+        start = self.lengths[slot]
+        self._ids[slot, start : start + len(ids)] = ids
+        self.lengths[slot] += len(ids)
+
+    def append_each(self, slots: Sequence[int], ids: Sequence[int]) -> None:
+        """Each of `slots` holds one more token."""
+        self._ids[slots, self.lengths[slots]] = ids
+        self.lengths[slots] += 1
+
+    def alike(self, source: int, target: int, tokens: int) -> int:
+        """How many of the first `tokens` tokens of one slot another holds in the same places; 0 for another source."""
+        if self._sources[source] != self._sources[target]:
+            return 0
+        bound = min(tokens, int(self.lengths[target]))
+        differs = self._ids[source, :bound] != self._ids[target, :bound]
+        return int(differs.argmax()) if differs.any() else bound
+
+    def copy(self, sources: Sequence[int], targets: Sequence[int], tokens: int) -> None:
+        """Each of `targets` holds the first `tokens` tokens of one of `sources`, and no more."""
+        self._ids[targets, :tokens] = self._ids[sources, :tokens]
+        held = [self._sources[source] for source in sources]
+        for target, source in zip(targets, held, strict=True):
+            self._sources[target], self.lengths[target] = source, tokens

@@ -1,0 +1,49 @@
+"""SlottedDecoder: what an engine of slots asks of a model, decoder-only or encoder-decoder.
+
+A slot holds what one sequence has read: the keys and values of its tokens, and of its source where the model has an
+encoder. The engine knows which tokens those are; a decoder knows nothing of requests.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+
+class SlottedDecoder(Protocol):
+    """One thread at a time calls any of these. A call that raises leaves slots that it was not told about as they were.
+
+    Rows are slots next to each other, and some of them may be nobody's: free, or of a sequence that waits. They read
+    a token too, which costs time and means nothing: it lands behind what the slot holds and is overwritten later. So
+    any slot must bear that, one that was never opened as well.
+    """
+
+    @property
+    def slots(self) -> int:
+        """How many sequences there is room for."""
+
+    @property
+    def max_tokens(self) -> int:
+        """How many tokens, prompt and answer, a slot holds. (What is read into a full slot may not be written.)"""
+
+    def read(self, first: int, ids: np.ndarray, lengths: np.ndarray, logits_at: np.ndarray) -> np.ndarray:
+        """Read `ids`, (rows, tokens) int64, into the slots from `first` on, which hold `lengths`, (rows,) int64.
+
+        The logits of the tokens `logits_at`, (n,) int64, of each row: (rows, n, vocab) float32, the caller's own.
+        What a slot held after its length is overwritten, or never read again. `lengths + tokens <= max_tokens`.
+        """
+
+    def open(self, slot: int, source_ids: Sequence[int]) -> None:
+        """Let a new sequence begin in a slot, before its first token is read.
+
+        An encoder-decoder runs its encoder and fills the slot's cross-attention cache; it raises InputTooLongError for
+        a source that a slot cannot hold. For a decoder-only model `source_ids` is empty and nothing is to be done.
+        """
+
+    def copy(self, sources: Sequence[int], targets: Sequence[int], tokens: int, start: int = 0) -> None:
+        """Let each slot `targets[i]` hold the tokens from `start` up to `tokens` that `sources[i]` holds.
+
+        All at once: a slot may be source and target, and a source may come several times, a target only once. With
+        `start` 0 the cache of the source's encoder output comes too; above 0, it and the tokens before `start` are the
+        same in both slots already.
+        """

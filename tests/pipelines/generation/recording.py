@@ -1,0 +1,42 @@
+"""A slot decoder that keeps what it was asked, and fails when it is told to."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from pipelines.generation.slotted_decoder import SlottedDecoder
+
+
+class RecordingDecoder:
+    """`reads` are the tokens of each read, (rows, tokens); `copies` the slots and the number of tokens of each copy.
+
+    `fails`, asked before each read with how many there were, makes it raise.
+    """
+
+    def __init__(self, decoder: SlottedDecoder) -> None:
+        self._decoder = decoder
+        self.slots, self.max_tokens = decoder.slots, decoder.max_tokens
+        self.reads: list[tuple[int, int]] = []
+        self.copies: list[tuple[int, int]] = []
+        self.fails: Callable[[int], bool] = lambda _reads: False
+
+    @property
+    def prompt_tokens(self) -> int:
+        """How many tokens were read in chunks of prompts."""
+        return sum(tokens for _, tokens in self.reads if tokens > 1)
+
+    def read(self, first: int, ids: np.ndarray, lengths: np.ndarray, logits_at: np.ndarray) -> np.ndarray:
+        assert (lengths + ids.shape[1] <= self.max_tokens).all()
+        rows, tokens = ids.shape
+        self.reads.append((rows, tokens))
+        if self.fails(len(self.reads)):
+            raise FloatingPointError("the decoder failed")
+        return self._decoder.read(first, ids, lengths, logits_at)
+
+    def open(self, slot: int, source_ids: Sequence[int]) -> None:
+        self._decoder.open(slot, source_ids)
+
+    def copy(self, sources: Sequence[int], targets: Sequence[int], tokens: int, start: int = 0) -> None:
+        assert len(set(targets)) == len(targets)
+        self.copies.append((len(targets), tokens - start))
+        self._decoder.copy(sources, targets, tokens, start)
