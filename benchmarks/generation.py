@@ -181,7 +181,7 @@ def main() -> None:
 def run(pace: Pace, *, with_peers: bool, say: Say) -> Findings:
     """All figures."""
     findings = Findings()
-    written, translated = _artifact("text-generation", say), _artifact("translation", say)
+    written, translated = artifact_of("text-generation", say), artifact_of("translation", say)
     local = Local(written)
     prompts = {
         tokens: passages(CLIENTS, tokens, tokens, lambda text: local.tokenizer.encode([text])[0].ids)
@@ -190,13 +190,7 @@ def run(pace: Pace, *, with_peers: bool, say: Say) -> Findings:
     _measure_engine(findings, pace, local, prompts[PROMPT_TOKENS[0]], say)
     with tempfile.TemporaryDirectory(prefix="sextet-bench-") as folder:
         models = {"text-generation": written, "translation": translated}
-        configuration = cut_down(models, THREADS)
-        for application in configuration["applications"]:
-            (deployment,) = application["deployments"]
-            user_config = deployment["user_config"]
-            if "slots" in user_config or application["name"] == "text-generation":
-                user_config["slots"] = vars(SLOTS)
-        with running(configuration, Path(folder)) as cluster:
+        with running(cut_down(models, THREADS, slots=SLOTS), Path(folder)) as cluster:
             _measure_in_turn(findings, pace, local, prompts, cluster, (written, translated), with_peers, say)
     smollm2 = "SmolLM2, one stream, tokens/s"
     findings.ratio("one_stream_over_genai", (smollm2, "Sextet, in-process"), (smollm2, GENAI))
@@ -413,7 +407,7 @@ def _checked(findings: Findings, tally: Tally, label: str) -> Tally:
     return tally
 
 
-def _artifact(task: str, say: Say) -> Path:
+def artifact_of(task: str, say: Say) -> Path:
     """The model that cluster.yaml serves for a task, under models/bench."""
     from export.build import ExportArgs, export_all
 
