@@ -4,8 +4,9 @@
     python -m benchmarks.generation --quick        the same with few repetitions: whether it works, not how fast
 
 SmolLM2-135M and the translation starter are exported and served as cluster.yaml says, with sixteen slots, and measured
-in turn with other engines on the same weights, prompts and lengths. Writes benchmarks/results/generation.json and
-docs/performance.md, and prints one line of JSON last.
+in turn with other engines on the same weights, prompts and lengths. One stream alone is measured in int4 as well: its
+time is that of reading the weights. Writes benchmarks/results/generation.json and docs/performance.md, and prints one
+line of JSON last.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+import pipelines
 from benchmarks.bodies import BodyConfig, calls
 from benchmarks.cluster import Running, cut_down, running
 from benchmarks.generator import Load, measure
@@ -182,7 +184,7 @@ def run(pace: Pace, *, with_peers: bool, say: Say) -> Findings:
     """All figures."""
     findings = Findings()
     written, translated = artifact_of("text-generation", say), artifact_of("translation", say)
-    local = Local(written)
+    local, local_int4 = Local(written), Local(artifact_of("text-generation", say, "int4"))
     prompts = {
         tokens: passages(CLIENTS, tokens, tokens, lambda text: local.tokenizer.encode([text])[0].ids)
         for tokens in PROMPT_TOKENS
@@ -191,9 +193,11 @@ def run(pace: Pace, *, with_peers: bool, say: Say) -> Findings:
     with tempfile.TemporaryDirectory(prefix="sextet-bench-") as folder:
         models = {"text-generation": written, "translation": translated}
         with running(cut_down(models, THREADS, slots=SLOTS), Path(folder)) as cluster:
-            _measure_in_turn(findings, pace, local, prompts, cluster, (written, translated), with_peers, say)
+            _measure_in_turn(
+                findings, pace, (local, local_int4), prompts, cluster, (written, translated), with_peers, say
+            )
     smollm2 = "SmolLM2, one stream, tokens/s"
-    findings.ratio("one_stream_over_genai", (smollm2, "Sextet, in-process"), (smollm2, GENAI))
+    findings.ratio("one_stream_over_genai", (smollm2, "Sextet int4, in-process"), (smollm2, GENAI))
     for tokens in PROMPT_TOKENS:
         workload = _sixteen(tokens)
         findings.ratio(f"served16_over_genai_ctx{tokens}", (workload, "Sextet, served"), (workload, GENAI))
@@ -253,7 +257,7 @@ def _wait_beside(local: Local, long: list[int], prompt: list[int], chunk_s: floa
 def _measure_in_turn(
     findings: Findings,
     pace: Pace,
-    local: Local,
+    locals_: tuple[Local, Local],
     prompts: dict[int, list[list[int]]],
     cluster: Running,
     artifacts: tuple[Path, Path],
@@ -264,7 +268,7 @@ def _measure_in_turn(
     from export.smollm2 import packaged_file
     from export.starter import materialize
 
-    written, translated = artifacts
+    (local, local_int4), (written, translated) = locals_, artifacts
     smollm2, marian = materialize("smollm2"), materialize("translation-en-fr")
     texts = sentences(64, 0)
     sources = [one.ids for one in Tokenizer(ModelArtifact.open(translated)).encode(texts)]
@@ -278,10 +282,12 @@ def _measure_in_turn(
         if with_peers:
             (writer,) = [one for one in WRITERS if one.name == CTRANSLATE2]
             translating = _entered(stack, findings, writer, (marian, translated / "tokenizer.json", None), say)
+            if translating and not _translates_alike(findings, translating, translated, texts, sources, say):
+                translating = None
         singles = {one.name for one in WRITERS if one.single}
         for repetition in range(pace.repetitions):
             say(f"repetition {repetition + 1} of {pace.repetitions}")
-            _one_stream(findings, pace, local, writers, prompts[PROMPT_TOKENS[0]], say)
+            _one_stream(findings, pace, {"": local, " int4": local_int4}, writers, prompts[PROMPT_TOKENS[0]], say)
             for tokens in PROMPT_TOKENS:
                 _sixteen_streams(findings, pace, local, writers, singles, tokens, prompts[tokens], cluster, say)
             _translate(findings, pace, translating, texts, sources, cluster, say)
@@ -315,15 +321,38 @@ def _is_same_model(
     return same >= SAME_START
 
 
+def _translates_alike(
+    findings: Findings, running: RunningWriter, artifact: Path, texts: list[str], sources: list[list[int]], say: Say
+) -> bool:
+    """Whether its greedy translations are those of the artifact's own pipeline, but for what rounding changes."""
+    ours = pipelines.load(artifact, threads=THREADS)(texts[:CLIENTS], generate_parameters={"num_beams": 1})
+    tokens, _ = running.write(sources[:CLIENTS], MOST_TRANSLATED, exact=False)
+    theirs = Tokenizer(ModelArtifact.open(artifact)).decode
+    same = sum(theirs(row) == one["translation_text"] for row, one in zip(tokens, ours, strict=True)) / CLIENTS
+    say(f"{CTRANSLATE2}: {same:.0%} of {CLIENTS} translations are ours")
+    if same < SAME_START:
+        findings.missing[_translation("greedy"), CTRANSLATE2] = (
+            f"another model: {same:.0%} of its translations are ours"
+        )
+    return same >= SAME_START
+
+
 def _one_stream(
-    findings: Findings, pace: Pace, local: Local, writers: dict[str, RunningWriter], prompts: list[list[int]], say: Say
+    findings: Findings,
+    pace: Pace,
+    ours: dict[str, Local],
+    writers: dict[str, RunningWriter],
+    prompts: list[list[int]],
+    say: Say,
 ) -> None:
     workload = "SmolLM2, one stream, tokens/s"
-    local.write(prompts[0], 8)
-    began_at = perf_counter()
-    for prompt in prompts[: pace.singles]:
-        local.write(prompt)
-    rates = {"Sextet, in-process": pace.singles * NEW_TOKENS / (perf_counter() - began_at)}
+    rates = {}
+    for named, local in ours.items():
+        local.write(prompts[0], 8)
+        began_at = perf_counter()
+        for prompt in prompts[: pace.singles]:
+            local.write(prompt)
+        rates[f"Sextet{named}, in-process"] = pace.singles * NEW_TOKENS / (perf_counter() - began_at)
     for name, writer in writers.items():
         writer.write(prompts[:1], 8)
         seconds = sum(writer.write([one], NEW_TOKENS)[1] for one in prompts[: pace.singles])
@@ -407,16 +436,16 @@ def _checked(findings: Findings, tally: Tally, label: str) -> Tally:
     return tally
 
 
-def artifact_of(task: str, say: Say) -> Path:
-    """The model that cluster.yaml serves for a task, under models/bench."""
+def artifact_of(task: str, say: Say, precision: str | None = None) -> Path:
+    """The model that cluster.yaml serves for a task, under models/bench, or the same in another precision."""
     from export.build import ExportArgs, export_all
 
-    config = read_tasks(ROOT / "cluster.yaml")[task]
-    assert config.source is not None
-    made = ExportArgs(
-        checkpoint=config.source.checkpoint, task=task, output=MODELS / task, precision=config.source.precision
-    )
-    return export_all([made], say)[0].path
+    source = read_tasks(ROOT / "cluster.yaml")[task].source
+    assert source is not None, "the shipped cluster says what its models are made from"
+    output = MODELS / (f"{task}-{precision}" if precision else task)
+    return export_all([ExportArgs(source.checkpoint, task, output, precision=precision or source.precision)], say)[
+        0
+    ].path
 
 
 def _say(line: str) -> None:

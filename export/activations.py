@@ -12,10 +12,6 @@ class OneScale:
     def __init__(self) -> None:
         self.seen: set[str] = set()
 
-    def quantized(self, name: str) -> tuple[str, str]:
-        """What an activation, and its zero point, are called in eight bits."""
-        return f"{name}_quantized", f"{name}_zero_point"
-
     def quantize(self, name: str) -> Iterator[Any]:
         """The nodes that make them, where nothing did yet."""
         from onnx import helper
@@ -25,12 +21,20 @@ class OneScale:
             made = [f"{name}_{part}" for part in ("quantized", "scale", "zero_point")]
             yield helper.make_node("DynamicQuantizeLinear", [name], made, f"{name}_QuantizeLinear")
 
-    def scale_back(self, name: str, product: str, scales: str, output: str) -> Iterator[Any]:
-        """The nodes from a product of integers, cast to float, to what it stands for; `scales` are its channels'."""
+    def multiply(self, name: str, matrix: tuple[str, str, str], output: str) -> Iterator[Any]:
+        """The nodes of a product, scaled back to float; a matrix is int8 (in, out), its scales and zero points (out,).
+
+        ONNX Runtime makes them one when it loads the graph.
+        """
         from onnx import helper
 
+        values, scales, zero_points = matrix
+        integer = f"{output}_integer"
+        factors = [values, f"{name}_zero_point", zero_points]
+        yield helper.make_node("MatMulInteger", [f"{name}_quantized", *factors], [integer], f"{output}_quant")
+        yield helper.make_node("Cast", [integer], [f"{integer}_cast"], f"{output}_cast", to=1)
         yield helper.make_node("Mul", [f"{name}_scale", scales], [f"{output}_factor"], f"{output}_scales_mul")
-        yield helper.make_node("Mul", [product, f"{output}_factor"], [output], f"{output}_output_mul")
+        yield helper.make_node("Mul", [f"{integer}_cast", f"{output}_factor"], [output], f"{output}_output_mul")
 
 
 class TokenScales(OneScale):
@@ -41,14 +45,11 @@ class TokenScales(OneScale):
         super().__init__()
         constants["token_axis"] = np.asarray([-1])
         constants["token_zero"] = np.asarray(128, np.uint8)
-        for name, value in (("range", 127), ("middle", 128), ("least", 1e-10)):
+        for name, value in (("range", 127), ("one", 1), ("least", 1e-10)):
             constants[f"token_{name}"] = np.asarray(value, np.float32)
 
-    def quantized(self, name: str) -> tuple[str, str]:
-        return f"{name}_quantized", "token_zero"
-
     def quantize(self, name: str) -> Iterator[Any]:
-        from onnx import TensorProto, helper
+        from onnx import helper
 
         if name in self.seen:
             return
@@ -59,15 +60,22 @@ class TokenScales(OneScale):
             ("Max", [f"{name}_largest", "token_least"], "divisor", {}),  # a token of zeros stays one
             ("Div", ["token_range", f"{name}_divisor"], "factor", {}),
             ("Mul", [name, f"{name}_factor"], "scaled", {}),
-            ("Round", [f"{name}_scaled"], "rounded", {}),
-            ("Add", [f"{name}_rounded", "token_middle"], "shifted", {}),
-            ("Cast", [f"{name}_shifted"], "quantized", {"to": TensorProto.UINT8}),
+            ("QuantizeLinear", [f"{name}_scaled", "token_one", "token_zero"], "quantized", {}),
         ):
             made = f"{name}_{output}"
             yield helper.make_node(operator, inputs, [made], made, **attributes)
 
-    def scale_back(self, name: str, product: str, scales: str, output: str) -> Iterator[Any]:
+    def multiply(self, name: str, matrix: tuple[str, str, str], output: str) -> Iterator[Any]:
         from onnx import helper
 
-        yield helper.make_node("Mul", [product, scales], [f"{output}_channels"], f"{output}_scales_mul")
-        yield helper.make_node("Div", [f"{output}_channels", f"{name}_factor"], [output], f"{output}_output_div")
+        values, scales, zero_points = matrix
+        factors = [values, "token_one", scales, "token_zero", zero_points]
+        product = f"{output}_product"
+        yield helper.make_node(
+            "MatMulIntegerToFloat",
+            [f"{name}_quantized", *factors],
+            [product],
+            f"{output}_quant",
+            domain="com.microsoft",
+        )
+        yield helper.make_node("Div", [product, f"{name}_factor"], [output], f"{output}_output_div")

@@ -17,6 +17,7 @@ from export.slot_graph import is_slot_graph
 
 INT4_BLOCK_SIZE = 32
 INT4_ACCURACY_LEVEL = 4  # activations in int8, with a scale for each token and block
+_INT4_SHARES = (1.0, 1.08, 0.92, 0.85, 0.78)  # of the scale at which the largest value of a block just fits
 _INT4_ZERO = 8  # of sixteen values, what MatMulNBits takes for zero where it is given no zero points
 
 
@@ -93,15 +94,22 @@ def quantize_rows(values: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarra
 def quantize_blocks(values: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """float32 (rows, width) -> uint8 (rows, blocks, size / 2), two values a byte, and scales float32 (rows, blocks).
 
-    The value furthest from zero becomes 0, which stands for -8 times the scale: there is one step less on the side of
-    the positive ones.
+    The value furthest from zero becomes about 0, which stands for -8 times the scale: there is one step less on the
+    side of the positive ones. Of several scales, a block gets the one with the smallest squared error.
     """
     rows, width = values.shape
     n_blocks = -(-width // size)
     blocks = np.pad(values, ((0, 0), (0, n_blocks * size - width))).reshape(rows, n_blocks, size)
     peaks = np.take_along_axis(blocks, np.abs(blocks).argmax(-1)[..., None], -1)
-    scale = np.where(peaks != 0, peaks / np.float32(-_INT4_ZERO), np.float32(1))
-    steps = np.clip(np.rint(blocks / scale) + _INT4_ZERO, 0, 2 * _INT4_ZERO - 1).astype(np.uint8)
+    widest = np.where(peaks != 0, peaks / np.float32(-_INT4_ZERO), np.float32(1))
+    scale, steps, least = widest, np.zeros(blocks.shape, np.uint8), np.full(widest.shape, np.inf, np.float32)
+    for share in _INT4_SHARES:
+        tried = widest * np.float32(share)
+        rounded = np.clip(np.rint(blocks / tried), -_INT4_ZERO, _INT4_ZERO - 1)
+        error = np.square(rounded * tried - blocks).sum(-1, keepdims=True)
+        better = error < least
+        scale, least = np.where(better, tried, scale), np.where(better, error, least)
+        steps = np.where(better, (rounded + _INT4_ZERO).astype(np.uint8), steps)
     return steps[..., 0::2] | steps[..., 1::2] << 4, scale[..., 0]
 
 
@@ -253,14 +261,8 @@ def _matmul(
         )
         return
     yield from activations.quantize(activation)
-    values, zero_point = activations.quantized(activation)
     matrix, scales, channel_zero_points = weights.matrix(node.input[1], transposed=transposed)
-    integer = f"{output}_integer"
-    yield helper.make_node(
-        "MatMulInteger", [values, matrix, zero_point, channel_zero_points], [integer], f"{name}_quant"
-    )
-    yield helper.make_node("Cast", [integer], [f"{integer}_cast"], f"{name}_cast", to=1)
-    yield from activations.scale_back(activation, f"{integer}_cast", scales, output)
+    yield from activations.multiply(activation, (matrix, scales, channel_zero_points), output)
 
 
 def _between_casts(model: Any, op_type: str) -> list[str]:

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 
@@ -332,7 +333,7 @@ class SlotEngine:
 def open_engine(artifact: ModelArtifact, config: SessionConfig, slots: SlotsConfig) -> Engine | SlotEngine:
     """The engine that an artifact's graphs allow; raises ArtifactError for graphs that are no decoder."""
     if artifact.manifest.cache == "slots":
-        session = InferenceSession(artifact.graph("model"), config)
+        session = InferenceSession(artifact.graph("model"), replace(config, spins=True))
         return SlotEngine(SlotDecoder(session, slots.slots, slots.max_tokens), slots.prefill_chunk_tokens)
     return Engine(open_decoder(artifact, config))
 
