@@ -328,7 +328,7 @@ def _translates_alike(
     ours = pipelines.load(artifact, threads=THREADS)(texts[:CLIENTS], generate_parameters={"num_beams": 1})
     tokens, _ = running.write(sources[:CLIENTS], MOST_TRANSLATED, exact=False)
     theirs = Tokenizer(ModelArtifact.open(artifact)).decode
-    same = sum(theirs(row) == one["translation_text"] for row, one in zip(tokens, ours, strict=True)) / CLIENTS
+    same: float = sum(theirs(row) == one["translation_text"] for row, one in zip(tokens, ours, strict=True)) / CLIENTS
     say(f"{CTRANSLATE2}: {same:.0%} of {CLIENTS} translations are ours")
     if same < SAME_START:
         findings.missing[_translation("greedy"), CTRANSLATE2] = (
@@ -399,7 +399,7 @@ def _translate(
         asked = {"num_beams": beams, "max_new_tokens": MOST_TRANSLATED, "do_sample": False}
         body = BodyConfig(parameters={"generate_parameters": asked})
         served = measure(_load(pace, cluster, "translation", texts, body, concurrency=CLIENTS))
-        rates = {"Sextet, served": _checked(findings, served, f"translation {name}").per_s["inputs"]}
+        rates = {"Sextet, served": float(_checked(findings, served, f"translation {name}").per_s["inputs"])}
         if peer is not None:
             groups = [sources[start : start + CLIENTS] for start in range(0, len(sources), CLIENTS)]
             peer.write(groups[0], MOST_TRANSLATED, beams=beams, exact=False)

@@ -34,7 +34,7 @@ class SessionConfig:
     """Where a graph runs, on how many intra-op threads, and how many runs at once share these.
 
     `gpu_mem_limit_bytes` bounds each session's CUDA arena. With `spins`, threads wait for the next operator of a run in
-    a loop, which saves a step of decoding, of some hundred small operators, a third of its time; between runs they sleep.
+    a loop, which saves a decoding step, of some hundred small operators, a third of its time; between runs they sleep.
     """
 
     device: Device = "cpu"
