@@ -278,12 +278,11 @@ def _measure_in_turn(
             entered = _entered(stack, findings, writer, (smollm2, written / "tokenizer.json", packaged_file()), say)
             if entered and _is_same_model(findings, writer, entered, local, prompts[PROMPT_TOKENS[0]], say):
                 writers[writer.name] = entered
-        translating = None
-        if with_peers:
-            (writer,) = [one for one in WRITERS if one.name == CTRANSLATE2]
-            translating = _entered(stack, findings, writer, (marian, translated / "tokenizer.json", None), say)
-            if translating and not _translates_alike(findings, translating, translated, texts, sources, say):
-                translating = None
+        translating: dict[str, RunningWriter] = {}
+        for writer in [one for one in WRITERS if one.name == CTRANSLATE2] if with_peers else ():
+            entered = _entered(stack, findings, writer, (marian, translated / "tokenizer.json", None), say)
+            if entered and _translates_alike(findings, entered, translated, texts, sources, say):
+                translating[writer.name] = entered
         singles = {one.name for one in WRITERS if one.single}
         for repetition in range(pace.repetitions):
             say(f"repetition {repetition + 1} of {pace.repetitions}")
@@ -353,10 +352,11 @@ def _one_stream(
         for prompt in prompts[: pace.singles]:
             local.write(prompt)
         rates[f"Sextet{named}, in-process"] = pace.singles * NEW_TOKENS / (perf_counter() - began_at)
-    for name, writer in writers.items():
-        writer.write(prompts[:1], 8)
-        seconds = sum(writer.write([one], NEW_TOKENS)[1] for one in prompts[: pace.singles])
-        rates[name] = NEW_TOKENS * pace.singles / seconds
+    for name, writer in list(writers.items()):
+        with _or_without(findings, writers, name, workload, say):
+            writer.write(prompts[:1], 8)
+            seconds = sum(writer.write([one], NEW_TOKENS)[1] for one in prompts[: pace.singles])
+            rates[name] = NEW_TOKENS * pace.singles / seconds
     _keep(findings, workload, rates, say)
 
 
@@ -379,9 +379,9 @@ def _sixteen_streams(
     arriving = OVERLOAD * max(streams.per_s["requests"], 0.1)
     poisson = measure(_load(pace, cluster, "text-generation", texts, _written(), rate_per_s=arriving))
     rates["Sextet, served"] = NEW_TOKENS * _checked(findings, poisson, f"{tokens} Poisson").per_s["requests"]
-    for name, writer in writers.items():
-        if name not in singles:
-            _, seconds = writer.write(prompts, NEW_TOKENS)
+    for name in [one for one in writers if one not in singles]:
+        with _or_without(findings, writers, name, _sixteen(tokens), say):
+            _, seconds = writers[name].write(prompts, NEW_TOKENS)
             rates[name] = CLIENTS * NEW_TOKENS / seconds
     _keep(findings, _sixteen(tokens), rates, say)
 
@@ -389,7 +389,7 @@ def _sixteen_streams(
 def _translate(
     findings: Findings,
     pace: Pace,
-    peer: RunningWriter | None,
+    translating: dict[str, RunningWriter],
     texts: list[str],
     sources: list[list[int]],
     cluster: Running,
@@ -400,12 +400,26 @@ def _translate(
         body = BodyConfig(parameters={"generate_parameters": asked})
         served = measure(_load(pace, cluster, "translation", texts, body, concurrency=CLIENTS))
         rates = {"Sextet, served": float(_checked(findings, served, f"translation {name}").per_s["inputs"])}
-        if peer is not None:
-            groups = [sources[start : start + CLIENTS] for start in range(0, len(sources), CLIENTS)]
-            peer.write(groups[0], MOST_TRANSLATED, beams=beams, exact=False)
-            took = [peer.write(group, MOST_TRANSLATED, beams=beams, exact=False)[1] for group in groups]
-            rates[CTRANSLATE2] = len(sources) / sum(took)
+        groups = [sources[start : start + CLIENTS] for start in range(0, len(sources), CLIENTS)]
+        for engine, writer in list(translating.items()):
+            with _or_without(findings, translating, engine, _translation(name), say):
+                writer.write(groups[0], MOST_TRANSLATED, beams=beams, exact=False)
+                took = [writer.write(group, MOST_TRANSLATED, beams=beams, exact=False)[1] for group in groups]
+                rates[engine] = len(sources) / sum(took)
         _keep(findings, _translation(name), rates, say)
+
+
+@contextmanager
+def _or_without(
+    findings: Findings, writers: dict[str, RunningWriter], name: str, workload: str, say: Say
+) -> Iterator[None]:
+    """Go on without a writer that fails; the result says why."""
+    try:
+        yield
+    except PeerError as error:
+        say(f"{workload}, {name}: {error}")
+        findings.missing[workload, name] = str(error)
+        writers.pop(name, None)
 
 
 def _keep(findings: Findings, workload: str, rates: dict[str, float], say: Say) -> None:
