@@ -71,7 +71,7 @@ def test_int4_reports_how_far_it_is_from_pytorch(architecture: str, exported: Ma
     assert manifest.quantization == {"block_size": 32, "accuracy_level": 4}
     assert manifest.parity.passed
     assert manifest.parity.perplexities is not None
-    assert manifest.parity.threshold.endswith("and perplexity at most 30% above PyTorch's")
+    assert manifest.parity.threshold.endswith("and perplexity at most 50% above PyTorch's")
     card = (artifact.path / "README.md").read_text(encoding="utf-8")
     assert "| Blocks | 32 weights share a scale; accuracy level 4 |" in card
     assert "| Perplexity | " in card
