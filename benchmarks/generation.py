@@ -323,7 +323,7 @@ def _is_same_model(
 def _translates_alike(
     findings: Findings, running: RunningWriter, artifact: Path, texts: list[str], sources: list[list[int]], say: Say
 ) -> bool:
-    """Whether its greedy translations begin as those of the artifact's own pipeline do; rounding changes later words."""
+    """Whether its greedy translations begin as the own pipeline's do; rounding changes later words."""
     ours = pipelines.load(artifact, threads=THREADS)(texts[:CLIENTS], generate_parameters={"num_beams": 1})
     tokens, _ = running.write(sources[:CLIENTS], MOST_TRANSLATED, exact=False)
     theirs = Tokenizer(ModelArtifact.open(artifact)).decode
