@@ -4,7 +4,9 @@
 # make check    ruff and mypy
 # make measure  seconds to ready, memory, latency of one request: docs/performance.md
 # make bench-encoders   throughput of encoders against the bare runtime and other servers: docs/performance.md
+# make bench-generation throughput of models that write against other engines: docs/performance.md
 # make soak     ten minutes under load: memory and errors
+# make soak-generation  ten minutes of random joins, cancels, stops and seeds
 # make clean    remove the environment and the artifacts
 
 PYTHON ?= python3
@@ -12,7 +14,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: serve test models check measure bench-encoders soak clean
+.PHONY: serve test models check measure bench-encoders bench-generation soak soak-generation clean
 
 serve: models
 	@exec $(BIN)/sextet serve cluster.yaml
@@ -34,8 +36,14 @@ measure: $(VENV)/dev.installed models
 bench-encoders: $(VENV)/dev.installed
 	$(BIN)/python -m benchmarks.encoders
 
+bench-generation: $(VENV)/dev.installed
+	$(BIN)/python -m benchmarks.generation
+
 soak: $(VENV)/dev.installed
 	$(BIN)/python -m benchmarks.soak
+
+soak-generation: $(VENV)/dev.installed
+	$(BIN)/python -m benchmarks.soak_generation
 
 $(VENV)/serve.installed: pyproject.toml starter/requirements.txt
 	@echo "installing into $(VENV) (some minutes, once)"

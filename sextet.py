@@ -33,7 +33,9 @@ def export(
     task: Annotated[str, typer.Option(help=f"One of {', '.join(TASKS)}.")] = "",
     output: Annotated[Path | None, typer.Option(help="The artifact's folder.")] = None,
     revision: Annotated[str | None, typer.Option(help="A commit, tag or branch of the Hub repository.")] = None,
-    precision: Annotated[str, typer.Option(help="fp32, int8 (CPU) or fp16 (CUDA).")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="fp32, int8 or int4 (CPU), or fp16 (CUDA); int4 for decoder-only models.")
+    ] = "fp32",
     optimize: Annotated[str | None, typer.Option(help="O1, O2, O3 or O4; chosen per device if absent.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     everything: Annotated[bool, typer.Option("--all", help="Every artifact that cluster.yaml names.")] = False,

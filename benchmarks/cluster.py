@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import yaml
 
 from benchmarks.report import ROOT
 from pipelines.errors import SextetError
+from pipelines.generation.slots import SlotsConfig
 
 SHIPPED = ROOT / "cluster.yaml"
 STOP_S = 60.0
@@ -46,10 +47,12 @@ class Running:
     process_id: int
 
 
-def cut_down(models: Mapping[str, Path], threads: int, *, noop: bool = False) -> dict[str, Any]:
+def cut_down(
+    models: Mapping[str, Path], threads: int, *, noop: bool = False, slots: SlotsConfig | None = None
+) -> dict[str, Any]:
     """The shipped configuration of the tasks of `models`: one replica each, nothing scales during a measurement.
 
-    With `noop`, a replica that does nothing is served at /noop.
+    With `noop`, a replica that does nothing is served at /noop. `slots` replace those of the models that write text.
     """
     shipped = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
     kept = []
@@ -60,6 +63,8 @@ def cut_down(models: Mapping[str, Path], threads: int, *, noop: bool = False) ->
             deployment["num_replicas"] = 1
             deployment["user_config"] |= {"model": str(models[application["name"]].resolve()), "threads": threads}
             deployment["user_config"].pop("source", None)
+            if slots is not None:
+                deployment["user_config"]["slots"] = asdict(slots)
             kept.append(application)
     return {**shipped, "applications": [*kept, *([NOOP] if noop else [])]}
 

@@ -49,10 +49,49 @@ ENCODER_FIGURES = {
     "soak_memory_growth": ("a replica's resident memory after 10 minutes at 70% of its capacity", "<= 0.03"),
 }
 
+GENERATION_FIGURES = {
+    "one_stream_over_genai": (
+        "SmolLM2-135M, prompts of 64 tokens, 64 new ones, greedy: one stream, engine in-process, tokens/s over "
+        "onnxruntime-genai int4",
+        ">= 1.0",
+    ),
+    "served16_over_genai_ctx64": (
+        "the same with 16 slots over HTTP, Poisson arrivals that keep them taken, over genai's static batch of 16",
+        ">= 1.0",
+    ),
+    "served16_over_genai_ctx256": ("the same with prompts of 256 tokens", ">= 1.3"),
+    "served_over_engine": ("16 streams over HTTP over 16 in the engine in-process, tokens/s", ">= 0.93"),
+    "served_over_optimum": (
+        "served to 16, over `ORTModelForCausalLM.generate` on Optimum's plain graph, one at a time",
+        ">= 5",
+    ),
+    "translation_greedy_over_ct2": (
+        "Marian-size translation to 16 clients over HTTP, sentences/s over CTranslate2 int8 on the same weights, "
+        "in-process batches of 16",
+        ">= 1.0",
+    ),
+    "translation_beam4_over_ct2": ("the same with four beams", ">= 1.0"),
+    "ttft_p99_chunks": (
+        "p99 of the wait for the first token of a short prompt while one of 1,000 tokens is read, in the time of a "
+        "chunk of a prompt",
+        "<= 3",
+    ),
+    "step_overhead": ("share of the time of rounds of 16 rows that is spent outside of ONNX Runtime", "<= 0.10"),
+    "different_answers": ("answers in a crowd that differ from those of the same request alone", "0"),
+    "free_slots_at_the_end": ("of 16 slots", "16"),
+}
+FIGURES = ENCODER_FIGURES | GENERATION_FIGURES
+
 
 def write_report() -> None:
     """Rewrite docs/performance.md from every result file that is there."""
-    sections = {"footprint": footprint, "encoders": encoders, "soak": encoders}
+    sections = {
+        "footprint": footprint,
+        "encoders": measured,
+        "generation": measured,
+        "soak": measured,
+        "soak-generation": measured,
+    }
     written = [INTRODUCTION]
     for name, section in sections.items():
         file = RESULTS / f"{name}.json"
@@ -61,8 +100,8 @@ def write_report() -> None:
     PAGE.write_text("\n".join(written), encoding="utf-8")
 
 
-def encoders(result: dict[str, Any]) -> str:
-    """The section of a result whose figures are those of ENCODER_FIGURES, one value per repetition."""
+def measured(result: dict[str, Any]) -> str:
+    """The section of a result whose figures are those of FIGURES, one value per repetition."""
     lines = [
         f"## {result['name'].capitalize()}",
         "",
@@ -70,13 +109,13 @@ def encoders(result: dict[str, Any]) -> str:
         "|---|---:|---|---|---|",
     ]
     for name, values in result["figures"].items():
-        what, bar = ENCODER_FIGURES.get(name, ("", ""))
+        what, bar = FIGURES.get(name, ("", ""))
         repetitions = ", ".join(f"{value:.3g}" for value in values)
         lines.append(f"| `{name}` | {statistics.median(values):.3g} | {repetitions} | {bar} | {what} |")
     if result["peers"]:
         lines += [
             "",
-            "| workload | server | its batches | inputs/s |",
+            "| workload | server | its batches | per second |",
             "|---|---|---:|---|",
             *map(_peer, result["peers"]),
         ]

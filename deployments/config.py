@@ -35,7 +35,7 @@ class SourceConfig:
 
     checkpoint: str
     revision: str | None = None
-    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    precision: Literal["fp32", "fp16", "int8", "int4"] = "fp32"
     optimize: Literal["O1", "O2", "O3", "O4"] | None = None
     allow_pickle: bool = False
 

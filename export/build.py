@@ -20,7 +20,7 @@ from export.optimize import check_options, default_level, optimize, supports
 from export.outliers import outlier_matrices
 from export.prompt import chat_template, prompt_template
 from export.publish import check_output, publish, staging
-from export.quantize import to_fp16, to_int8
+from export.quantize import INT4_ACCURACY_LEVEL, INT4_BLOCK_SIZE, to_fp16, to_int4, to_int8
 from export.quiet import Progress, quiet
 from export.samples import TEXTS
 from export.sharing import share_weights
@@ -128,6 +128,9 @@ def _build(
     if args.precision == "int8":
         progress("quantizing to int8")
         to_int8(graphs, keep=outlier_matrices(model, _typical(tokenizer, template, written.settings.max_length // 2)))
+    if args.precision == "int4":
+        progress("quantizing to int4")
+        to_int4(graphs)
     if args.precision == "fp16":
         progress("converting to fp16")
         to_fp16(graphs)
@@ -148,6 +151,9 @@ def _build(
         parity=_NOT_COMPARED,
         optimization=level,
         cache=cache,
+        quantization={"block_size": INT4_BLOCK_SIZE, "accuracy_level": INT4_ACCURACY_LEVEL}
+        if args.precision == "int4"
+        else {},
         opset=opset({role: finished / graph.name for role, graph in graphs.items()}),
         labels=_labels(args.task, model.config),
         problem_type=getattr(model.config, "problem_type", None),
@@ -173,6 +179,8 @@ def _typical(tokenizer: Any, template: str | None, longest: int) -> list[list[in
 
 def _cache(args: ExportArgs, config: Any, progress: Progress) -> str:
     """`slots` where a model that writes text can have them; says why where it cannot."""
+    if config.is_encoder_decoder or args.task not in GENERATING:
+        _need_slots(args, f"{config.model_type} is none for {args.task}")
     if args.task not in GENERATING:
         return "plain"
     if args.optimize:
@@ -182,8 +190,18 @@ def _cache(args: ExportArgs, config: Any, progress: Progress) -> str:
     else:
         reason = (seq2seq_slot_graph if config.is_encoder_decoder else slot_graph).obstacle(config)
     if reason is not None:
+        _need_slots(args, reason)
         progress(f"answers will be decoded one by one: {reason}")
     return "slots" if reason is None else "plain"
+
+
+def _need_slots(args: ExportArgs, reason: str) -> None:
+    """Refuse what only a graph with slots can have; `reason` says why there will be none."""
+    if args.precision == "int4":
+        raise ConfigurationError(
+            f"precision int4 is for decoder-only models whose graph keeps its cache in slots: {reason}; "
+            "use --precision int8"
+        )
 
 
 def _level(args: ExportArgs, architecture: str, cache: str) -> str | None:
@@ -218,9 +236,12 @@ def _current(args: ExportArgs, progress: Progress) -> ModelArtifact | None:
 
 def _disagreement(args: ExportArgs, parity: Parity) -> str:
     differs = f"; {parity.disagreements[0]}" if parity.disagreements else ""
+    increase = parity.perplexity_increase
+    surprised = "" if increase is None else f"perplexity {increase:+.1%}, "
     remedy = "export it as fp32" if args.precision != "fp32" else "choose --optimize O1, or report the architecture"
     return (
         f"{args.checkpoint} as {args.precision} does not agree with PyTorch: agreement {parity.agreement:.1%}, "
+        f"{surprised}"
         f"largest difference {parity.largest_difference:.2g} on {parity.inputs} inputs (required: {parity.threshold})"
         f"{differs}; nothing was written; {remedy}"
     )

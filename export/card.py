@@ -18,6 +18,10 @@ def model_card(manifest: Manifest, output: Path, size_bytes: int) -> str:
         "Longest input": f"{manifest.tokenizer.max_length} tokens",
         "Size": f"{size_bytes / 1e6:.1f} MB",
     }
+    if manifest.quantization:
+        rows["Blocks"] = "{block_size} weights share a scale; accuracy level {accuracy_level}".format_map(
+            manifest.quantization
+        )
     if manifest.labels:
         rows["Labels"] = ", ".join(manifest.labels)
     compared = {
@@ -27,6 +31,9 @@ def model_card(manifest: Manifest, output: Path, size_bytes: int) -> str:
         "Largest difference of a logit": f"{parity.largest_difference:.2g} (unit scale)",
         "Agreement": f"{parity.agreement:.2%}",
     }
+    if parity.perplexities is not None:
+        before, after = parity.perplexities
+        compared["Perplexity"] = f"{after:.2f}, PyTorch's {before:.2f} ({parity.perplexity_increase:+.1%})"
     differing = "".join(f"* {line}\n" for line in parity.disagreements)
     return f"""---
 license: {licence}

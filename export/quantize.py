@@ -1,4 +1,4 @@
-"""Quantize: the weights of a graph in eight bits for CPUs, or everything in sixteen for CUDA.
+"""Quantize: the weights of a graph in eight or four bits for CPUs, or everything in sixteen for CUDA.
 
 onnxruntime's own `quantize_dynamic` makes the same int8 graph, channel by channel in Python: minutes for a small
 language model, where whole matrices take seconds; and it leaves embedding tables either alone or with one scale.
@@ -15,6 +15,11 @@ from export.convert import Graphs
 from export.outliers import digest
 from export.slot_graph import is_slot_graph
 
+INT4_BLOCK_SIZE = 32
+INT4_ACCURACY_LEVEL = 4  # activations in int8, with a scale for each token and block
+_INT4_SHARES = (1.0, 1.08, 0.92, 0.85, 0.78)  # of the scale at which the largest value of a block just fits
+_INT4_ZERO = 8  # of sixteen values, what MatMulNBits takes for zero where it is given no zero points
+
 
 def to_int8(graphs: Graphs, keep: Set[str] = frozenset()) -> None:
     """Rewrite every graph in place: weights int8 and symmetric, activations quantized as they come (dynamically).
@@ -25,16 +30,27 @@ def to_int8(graphs: Graphs, keep: Set[str] = frozenset()) -> None:
     """
     import onnx
 
-    limit = 127 if has_exact_int8() else 64
     for graph in graphs.values():
         model = onnx.load(graph)
-        _name_weights_directly(model)
-        weights = _Weights(model, limit, keep)
-        activations = TokenScales(weights.new) if is_slot_graph(model) else OneScale()
-        nodes = [new for node in model.graph.node for new in _rewritten(node, weights, activations)]
-        del model.graph.node[:]
-        model.graph.node.extend(nodes)
-        weights.save()
+        weights = _Weights(model, keep)
+        _rewrite(model, weights, TokenScales(weights.new) if is_slot_graph(model) else OneScale())
+        onnx.save(model, graph)
+
+
+def to_int4(graphs: Graphs) -> None:
+    """Rewrite slot graphs in place: matrices int4, a scale for each block of INT4_BLOCK_SIZE inputs of a channel.
+
+    A step of one row takes as long as reading the weights does, and they have half as many bytes as in int8. What is
+    read row by row, the embedding tables, stays int8. Activations become int8 inside of MatMulNBits, each token by
+    itself. Source of its layout: onnxruntime's docs/ContribOperators.md.
+    """
+    import onnx
+
+    for graph in graphs.values():
+        model = onnx.load(graph)
+        _rewrite(model, _Weights(model), None)
+        if all(one.domain != "com.microsoft" for one in model.opset_import):
+            model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
         onnx.save(model, graph)
 
 
@@ -75,11 +91,35 @@ def quantize_rows(values: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarra
     return scale, np.clip(np.rint(values / scale), -limit, limit).astype(np.int8)
 
 
+def quantize_blocks(values: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """float32 (rows, width) -> uint8 (rows, blocks, size / 2), two values a byte, and scales float32 (rows, blocks).
+
+    The value furthest from zero becomes about 0, which stands for -8 times the scale: there is one step less on the
+    side of the positive ones. Of several scales, a block gets the one with the smallest squared error.
+    """
+    rows, width = values.shape
+    n_blocks = -(-width // size)
+    blocks = np.pad(values, ((0, 0), (0, n_blocks * size - width))).reshape(rows, n_blocks, size)
+    peaks = np.take_along_axis(blocks, np.abs(blocks).argmax(-1)[..., None], -1)
+    widest = np.where(peaks != 0, peaks / np.float32(-_INT4_ZERO), np.float32(1))
+    scale, steps, least = widest, np.zeros(blocks.shape, np.uint8), np.full(widest.shape, np.inf, np.float32)
+    for share in _INT4_SHARES:
+        tried = widest * np.float32(share)
+        rounded = np.clip(np.rint(blocks / tried), -_INT4_ZERO, _INT4_ZERO - 1)
+        error = np.square(rounded * tried - blocks).sum(-1, keepdims=True)
+        better = error < least
+        scale, least = np.where(better, tried, scale), np.where(better, error, least)
+        steps = np.where(better, (rounded + _INT4_ZERO).astype(np.uint8), steps)
+    return steps[..., 0::2] | steps[..., 1::2] << 4, scale[..., 0]
+
+
 class _Weights:
     """The float matrices of a graph, and what becomes of them."""
 
-    def __init__(self, model: Any, limit: int, keep: Set[str]) -> None:
-        self.graph, self.limit, self.keep = model.graph, limit, keep
+    def __init__(self, model: Any, keep: Set[str] = frozenset()) -> None:
+        _name_weights_directly(model)
+        self.graph, self.keep = model.graph, keep
+        self.limit = 127 if has_exact_int8() else 64
         self.tensors = {one.name: one for one in model.graph.initializer if len(one.dims) == 2 and one.data_type == 1}
         self.readers: dict[str, int] = {}
         for node in model.graph.node:
@@ -105,6 +145,15 @@ class _Weights:
                 new, (np.ascontiguousarray(quantized.T), scale[:, 0], np.zeros(len(scale), np.int8)), strict=True
             )
         return new
+
+    def blocks(self, name: str, *, transposed: bool) -> tuple[str, str, tuple[int, int]]:
+        """Names of int4 (out, blocks, bytes) and of its scales (out, blocks) of a matrix; and (in, out)."""
+        new = (f"{name}_blocks", f"{name}_block_scales")
+        values = self._take(name)
+        values = values if transposed else values.T
+        if new[0] not in self.new:
+            self.new |= zip(new, quantize_blocks(values, INT4_BLOCK_SIZE), strict=True)
+        return *new, (values.shape[1], values.shape[0])
 
     def table(self, name: str) -> tuple[str, str]:
         """Names of int8 (rows, width) and of its scales (rows, 1)."""
@@ -152,7 +201,15 @@ def _name_weights_directly(model: Any) -> None:
     model.graph.node.extend(kept)
 
 
-def _rewritten(node: Any, weights: _Weights, activations: OneScale) -> Iterator[Any]:
+def _rewrite(model: Any, weights: _Weights, activations: OneScale | None) -> None:
+    """Put products and tables of quantized weights in place of those of floats; without `activations`, int4 ones."""
+    nodes = [new for node in model.graph.node for new in _rewritten(node, weights, activations)]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    weights.save()
+
+
+def _rewritten(node: Any, weights: _Weights, activations: OneScale | None) -> Iterator[Any]:
     """The nodes that stand for `node`."""
     from onnx import helper
 
@@ -181,10 +238,29 @@ def _rewritten(node: Any, weights: _Weights, activations: OneScale) -> Iterator[
         yield node
 
 
-def _matmul(node: Any, output: str, weights: _Weights, activations: OneScale, *, transposed: bool) -> Iterator[Any]:
+def _matmul(
+    node: Any, output: str, weights: _Weights, activations: OneScale | None, *, transposed: bool
+) -> Iterator[Any]:
     """A product of integers, scaled back to float."""
-    names = weights.matrix(node.input[1], transposed=transposed)
-    yield from activations.product(node.input[0], *names, output)
+    from onnx import helper
+
+    activation, name = node.input[0], node.name
+    if activations is None:
+        blocks, scales, (width, channels) = weights.blocks(node.input[1], transposed=transposed)
+        yield helper.make_node(
+            "MatMulNBits",
+            [activation, blocks, scales],
+            [output],
+            f"{name}_quant",
+            domain="com.microsoft",
+            K=width,
+            N=channels,
+            bits=4,
+            block_size=INT4_BLOCK_SIZE,
+            accuracy_level=INT4_ACCURACY_LEVEL,
+        )
+        return
+    yield from activations.product(activation, *weights.matrix(node.input[1], transposed=transposed), output)
 
 
 def _between_casts(model: Any, op_type: str) -> list[str]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from export.contrib import contrib
+from export.slot_fusions import ROOT_MEAN_SQUARE, fuse
 
 ARCHITECTURES = ("gpt2", "gpt_neo", "llama", "qwen2")
 _NAME = "sextet_slots"
@@ -82,7 +83,7 @@ def convert_to_slots(model: Any, graph: Path) -> None:
             custom_opsets={"com.microsoft": 1},
             dynamo=False,
         )
-    _drop_unread_inputs(graph)
+    _fuse(graph)
 
 
 def _slot_decoder(model: Any) -> Any:
@@ -144,7 +145,7 @@ def _slot_decoder(model: Any) -> Any:
 
 @contextmanager
 def _traced(model: Any, decoder: Any) -> Iterator[None]:
-    """Let the model attend, and not rotate, through `decoder`; afterwards everything is as it was."""
+    """Let the model attend, and not rotate, through `decoder`, and name its norms; afterwards all is as it was."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
     from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
 
@@ -160,9 +161,12 @@ def _traced(model: Any, decoder: Any) -> Iterator[None]:
     modeling: Any = sys.modules[type(model).__module__]
     chosen, rotate = model.config._attn_implementation, getattr(modeling, "apply_rotary_pos_emb", None)
     neo = GPTNeoSelfAttention._attn
+    norms = {type(one): type(one).forward for one in model.modules() if type(one).__name__.endswith("RMSNorm")}
     ALL_ATTENTION_FUNCTIONS.register(_NAME, attend)
     model.config._attn_implementation = _NAME
     GPTNeoSelfAttention._attn = attend_in_gpt_neo
+    for norm in norms:
+        norm.forward = _norm
     if decoder.rotates:
         modeling.apply_rotary_pos_emb = lambda query, key, *_rotation: (query, key)
     try:
@@ -170,15 +174,23 @@ def _traced(model: Any, decoder: Any) -> Iterator[None]:
     finally:
         model.config._attn_implementation = chosen
         GPTNeoSelfAttention._attn = neo
+        for norm, forward in norms.items():
+            norm.forward = forward
         if decoder.rotates:
             modeling.apply_rotary_pos_emb = rotate
 
 
-def _drop_unread_inputs(graph: Path) -> None:
-    """The exporter keeps inputs that nothing reads, as position_ids where the operator rotates."""
+def _norm(module: Any, values: Any) -> Any:
+    """A root mean square norm as it is traced."""
+    return contrib(ROOT_MEAN_SQUARE, [values, module.weight], like=[values], epsilon=float(module.variance_epsilon))[0]
+
+
+def _fuse(graph: Path) -> None:
+    """Fewer nodes, and only inputs that are read: the exporter keeps position_ids where attention rotates."""
     import onnx
 
     model = onnx.load(graph)
+    fuse(model)
     read = {name for node in model.graph.node for name in node.input}
     kept = [one for one in model.graph.input if one.name in read]
     del model.graph.input[:]

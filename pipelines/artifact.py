@@ -67,7 +67,9 @@ class Parity:
     """What was compared with PyTorch at export, and the verdict.
 
     `largest_difference` is absolute, over unit-scale logits. `agreement` (0..1) counts equal labels, spans or
-    greedy tokens on the confident inputs; `disagreements` names the inputs that differ.
+    greedy tokens on the confident inputs; `disagreements` names the inputs that differ. `perplexities` are those of
+    PyTorch and of the export where it generates: a decoder-only model's of sample texts, an encoder-decoder's of the
+    tokens that PyTorch chose.
     """
 
     passed: bool
@@ -76,6 +78,12 @@ class Parity:
     agreement: float
     threshold: str
     disagreements: tuple[str, ...] = ()
+    perplexities: tuple[float, float] | None = None
+
+    @property
+    def perplexity_increase(self) -> float | None:
+        """The export's perplexity over PyTorch's, minus one."""
+        return self.perplexities[1] / self.perplexities[0] - 1 if self.perplexities else None
 
 
 @dataclass(frozen=True)
@@ -106,6 +114,9 @@ class Manifest:
     `use_cache_branch`). `cache` is `slots` where rows at different lengths are decoded together in one buffer
     (export.slot_graph, export.seq2seq_slot_graph), `plain` where the graph concatenates its cache.
 
+    `quantization` says how int4 weights were made: `block_size` inputs of a channel share a scale, `accuracy_level` is
+    MatMulNBits' (4: activations in int8).
+
     `prompt_template` holds `{text}` (and, for translation, `{src_lang}` and `{tgt_lang}`) where a decoder-only
     model does the task by instruction; it is the model's chat template, rendered once at export. `chat_template` is
     that template itself (Jinja, as transformers reads it) where the task is text-generation and the model has one.
@@ -122,6 +133,7 @@ class Manifest:
     parity: Parity
     optimization: str | None = None
     cache: str = "plain"
+    quantization: Mapping[str, int] = field(default_factory=dict)
     opset: int | None = None
     labels: tuple[str, ...] = ()
     problem_type: str | None = None
@@ -146,7 +158,11 @@ class Manifest:
             raise ValueError(f"unknown keys {sorted(unknown)}")
         raw["source"] = Source(**raw["source"])
         raw["tokenizer"] = TokenizerSettings(**raw["tokenizer"])
-        raw["parity"] = Parity(**{**raw["parity"], "disagreements": tuple(raw["parity"]["disagreements"])})
+        parity: dict[str, Any] = raw["parity"]
+        pairs = {
+            name: tuple(parity[name]) for name in ("disagreements", "perplexities") if parity.get(name) is not None
+        }
+        raw["parity"] = Parity(**parity | pairs)
         raw["labels"] = tuple(raw["labels"])
         raw["files"] = {name: FileDigest(**digest) for name, digest in raw["files"].items()}
         foreign = [name for name in raw["files"] if Path(name).name != name or name == MANIFEST_NAME]

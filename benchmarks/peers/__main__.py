@@ -6,6 +6,9 @@ import sys
 from benchmarks.peers.catalog import PEERS
 from benchmarks.peers.install import install
 from benchmarks.peers.peer import PeerError
+from benchmarks.peers.writers import WRITERS
+
+ALL = (*PEERS, *WRITERS)
 
 
 def main() -> None:
@@ -16,14 +19,14 @@ def main() -> None:
     installing.add_argument("names", nargs="*", metavar="NAME", help="default: all")
     args = parser.parse_args()
     if args.command == "list":
-        for peer in PEERS:
+        for peer in ALL:
             print(f"{peer.name:24}{peer.missing() or 'ready':60}{peer.serves}")
         return
-    unknown = set(args.names) - {peer.name for peer in PEERS}
+    unknown = set(args.names) - {peer.name for peer in ALL}
     if unknown:
-        parser.error(f"no peer is named {', '.join(sorted(unknown))}; allowed: {', '.join(one.name for one in PEERS)}")
+        parser.error(f"no peer is named {', '.join(sorted(unknown))}; allowed: {', '.join(one.name for one in ALL)}")
     try:
-        install([peer for peer in PEERS if not args.names or peer.name in args.names], print)
+        install([peer for peer in ALL if not args.names or peer.name in args.names], print)
     except PeerError as error:
         sys.exit(f"peers: {error}")
 

@@ -8,10 +8,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
-from benchmarks.peers.peer import Peer, PeerError
+from benchmarks.peers.peer import Installed, PeerError
 
 
-def install(peers: Sequence[Peer], say: Callable[[str], None]) -> None:
+def install(peers: Sequence[Installed], say: Callable[[str], None]) -> None:
     """Install each anew; raises PeerError at the end for those that failed."""
     failed = []
     for peer in peers:

@@ -28,26 +28,11 @@ class PeerError(SextetError):
     """Why a peer has no figure."""
 
 
-@dataclass(frozen=True)
-class Peer:
-    """How to start a service, how to ask it for one text, and how to read its answer.
-
-    `serves` says, for people, which model runs on which engine and how requests become batches. `model` is the folder
-    that it loads: the exported int8 artifact where its engine is ONNX Runtime, what Optimum alone makes of the
-    checkpoint, in int8 as well, or the checkpoint. It is refused as another model where its scores are further than
-    `log_odds_tolerance` from those of the artifact's own pipeline.
-    `batch_sizes` are tried in turn, and the best counts, as a person who knows the load would choose.
-    """
+@dataclass(frozen=True, kw_only=True)
+class Installed:
+    """An environment of its own, or the project's where that has what it `needs`."""
 
     name: str
-    serves: str
-    script: Path
-    path: str
-    body: Callable[[str], Any]
-    top: Callable[[Any], Top]
-    model: Literal["artifact", "optimum", "checkpoint"] = "artifact"
-    log_odds_tolerance: float = SAME_GRAPH
-    batch_sizes: tuple[int, ...] = (8,)
     needs: tuple[str, ...] = ()
     """Modules of the project's own environment; a peer that names none has an environment of its own."""
     installed_as: str | None = None
@@ -78,3 +63,24 @@ class Peer:
         if not self.installation.exists():
             return f"not installed: python -m benchmarks.peers install {self.installed_as or self.name}"
         return self.installation.read_text(encoding="utf-8").strip() or None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peer(Installed):
+    """How to start a service, how to ask it for one text, and how to read its answer.
+
+    `serves` says, for people, which model runs on which engine and how requests become batches. `model` is the folder
+    that it loads: the exported int8 artifact where its engine is ONNX Runtime, what Optimum alone makes of the
+    checkpoint, in int8 as well, or the checkpoint. It is refused as another model where its scores are further than
+    `log_odds_tolerance` from those of the artifact's own pipeline.
+    `batch_sizes` are tried in turn, and the best counts, as a person who knows the load would choose.
+    """
+
+    serves: str
+    script: Path
+    path: str
+    body: Callable[[str], Any]
+    top: Callable[[Any], Top]
+    model: Literal["artifact", "optimum", "checkpoint"] = "artifact"
+    log_odds_tolerance: float = SAME_GRAPH
+    batch_sizes: tuple[int, ...] = (8,)

@@ -1,6 +1,7 @@
 """SlotEngine: many requests decode together, each in slots of its own, and answer as the Engine does."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from pipelines.artifact import ModelArtifact
 from pipelines.base import Cancelled, never
@@ -91,7 +92,7 @@ def open_engine(artifact: ModelArtifact, config: SessionConfig, slots: SlotsConf
             longest = artifact.manifest.tokenizer.max_length
             both = SlotEncoderDecoder(sessions, slots.slots, slots.max_tokens, longest)
             return SlotEngine(both, slots.prefill_chunk_tokens)
-        session = InferenceSession(artifact.graph("model"), config)
+        session = InferenceSession(artifact.graph("model"), replace(config, spins=True))
         return SlotEngine(SlotDecoder(session, slots.slots, slots.max_tokens), slots.prefill_chunk_tokens)
     return Engine(open_decoder(artifact, config))
 

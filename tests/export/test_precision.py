@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 from export.build import ExportArgs, export_checkpoint
 from export.outliers import digest, outlier_matrices
-from export.quantize import quantize_rows, to_int8
+from export.quantize import quantize_rows, to_int4, to_int8
 from pipelines.artifact import ModelArtifact
 from pipelines.errors import CheckpointError, ConfigurationError
 from pipelines.session import InferenceSession, SessionConfig
@@ -61,6 +61,52 @@ def test_int8_keeps_the_confident_answers(architecture: str, task: str, exported
         # The rest are scales, and what no product reads: DeBERTa normalizes its table of relative positions.
         assert weights[onnx.TensorProto.INT8] > 0.8 * sum(weights.values())
         assert not any(node.op_type == "Gemm" for node in nodes(onnx.load(artifact.path / graph).graph))
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "gpt_neo", "llama", "qwen2"])
+def test_int4_reports_how_far_it_is_from_pytorch(architecture: str, exported: Make) -> None:
+    artifact = ModelArtifact.open(exported(architecture, "text-generation", "int4"))
+
+    manifest = artifact.manifest
+    assert manifest.quantization == {"block_size": 32, "accuracy_level": 4}
+    assert manifest.parity.passed
+    assert manifest.parity.perplexities is not None
+    assert manifest.parity.threshold.endswith("and perplexity at most 50% above PyTorch's")
+    card = (artifact.path / "README.md").read_text(encoding="utf-8")
+    assert "| Blocks | 32 weights share a scale; accuracy level 4 |" in card
+    assert "| Perplexity | " in card
+    products = [node for node in nodes(onnx.load(artifact.graph("model")).graph) if node.op_type == "MatMulNBits"]
+    assert products
+    assert not any(node.op_type in ("MatMul", "Gemm") for node in nodes(onnx.load(artifact.graph("model")).graph))
+
+
+def test_int4_without_slots_is_refused_with_the_reason(checkpoint: Make, tmp_path: Path) -> None:
+    for architecture, task, reason in (
+        ("marian", "translation", "marian has none for translation"),
+        ("bert", "text-classification", "bert has none for text-classification"),
+    ):
+        args = ExportArgs(str(checkpoint(architecture, task)), task, tmp_path / "artifact", precision="int4")
+        with pytest.raises(ConfigurationError, match=f"precision int4 .*{reason}; use --precision int8"):
+            export_checkpoint(args)
+
+
+def test_blocks_of_four_bits_are_what_the_operator_reads(tmp_path: Path) -> None:
+    weight = np.random.default_rng(0).normal(size=(80, 48)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "weight"], ["y"], "product")],
+        "one",
+        [helper.make_tensor_value_info("x", 1, ["rows", 80])],
+        [helper.make_tensor_value_info("y", 1, ["rows", 48])],
+        [numpy_helper.from_array(weight, "weight")],
+    )
+    path = tmp_path / "product.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+
+    to_int4({"model": path})
+
+    y = InferenceSession(path, SessionConfig()).run({"x": np.eye(80, dtype=np.float32)})["y"]  # the weights themselves
+    blocks = np.pad(np.abs(weight), ((0, 16), (0, 0))).reshape(3, 32, 48).max(1).repeat(32, 0)[:80]
+    assert (np.abs(y - weight) <= blocks / 8 * 1.01).all()  # the positive end has a whole step, the others half of one
 
 
 @pytest.mark.parametrize(
@@ -133,7 +179,9 @@ def test_tied_weights_are_stored_once(architecture: str, task: str, precision: s
     [
         ({"precision": "int8", "device": "cuda"}, r"int8 is for the CPU: CUDA has no kernels .* use --precision fp16"),
         ({"precision": "fp16"}, r"fp16 is for CUDA: a CPU converts .* use --precision int8 or fp32"),
-        ({"precision": "int4"}, r"precision is 'int4'; allowed: fp32, fp16, int8"),
+        ({"precision": "int2"}, r"precision is 'int2'; allowed: fp32, fp16, int8, int4"),
+        ({"precision": "int4", "device": "cuda"}, r"int4 is for the CPU: .* use --precision fp16 with --device cuda"),
+        ({"precision": "int4", "optimize": "O2"}, r"int4 is for graphs that decode in slots, and optimize O2 does not"),
         ({"device": "tpu"}, r"device is 'tpu'; allowed: cpu, cuda"),
         ({"optimize": "O5"}, r"optimize is 'O5'; allowed: O1, O2, O3, O4"),
         ({"optimize": "O4"}, r"optimize O4 and precision fp16 belong together \(got O4 with fp32\)"),

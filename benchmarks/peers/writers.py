@@ -1,0 +1,133 @@
+"""Writers: other engines that generate, each a program that answers lines of JSON.
+
+A program in services/ runs by the Python of its own environment. It finds the checkpoint in PEER_CHECKPOINT, makes its
+own form of it in PEER_MODEL once, and then answers each line {"prompts": [[ids]], "new_tokens", "beams"} with a line
+{"tokens": [[ids]], "seconds"}. With "exact", it writes exactly `new_tokens`, else it ends where the model does.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from select import select
+from tempfile import TemporaryFile
+from typing import IO, Any
+
+from benchmarks.peers.peer import ENVIRONMENTS, SERVICES, Installed, PeerError
+
+READY_S = 420.0  # a model builder takes minutes
+ANSWER_S = 180.0
+GENAI, CTRANSLATE2, OPTIMUM = "genai", "ctranslate2", "optimum"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writer(Installed):
+    """`serves` says, for people, which model runs on which engine."""
+
+    serves: str
+    script: Path
+    single: bool = False
+    """Takes one prompt at a time."""
+
+
+WRITERS = (
+    Writer(
+        name=GENAI,
+        serves="int4 (block 32, accuracy level 4), onnxruntime-genai, static batches",
+        script=SERVICES / "write_genai.py",
+    ),
+    Writer(name=CTRANSLATE2, serves="int8, CTranslate2, static batches", script=SERVICES / "write_ctranslate2.py"),
+    Writer(
+        name="llama-cpp",
+        serves="the GGUF file that SmolLM2 comes in, llama-cpp-python, one at a time",
+        script=SERVICES / "write_llama_cpp.py",
+        single=True,
+    ),
+    Writer(
+        name=OPTIMUM,
+        serves="ORTModelForCausalLM.generate on Optimum's plain fp32 graph, one at a time",
+        script=SERVICES / "write_optimum.py",
+        needs=("optimum", "torch"),
+        single=True,
+    ),
+    Writer(
+        name="transformers",
+        serves="model.generate, PyTorch fp32, static batches",
+        script=SERVICES / "write_transformers.py",
+        needs=("transformers", "torch"),
+    ),
+)
+
+
+class Running:
+    """A program that is ready for questions."""
+
+    def __init__(self, process: "subprocess.Popen[str]", log: IO[bytes]) -> None:
+        self._process, self._log = process, log
+
+    def write(
+        self, prompts: Sequence[Sequence[int]], new_tokens: int, *, beams: int = 1, exact: bool = True
+    ) -> tuple[list[list[int]], float]:
+        """New tokens of each prompt, and the seconds that all took; raises PeerError."""
+        assert self._process.stdin is not None
+        asked = {"prompts": prompts, "new_tokens": new_tokens, "beams": beams, "exact": exact}
+        try:
+            self._process.stdin.write(json.dumps(asked) + "\n")
+            self._process.stdin.flush()
+        except OSError:
+            raise PeerError(f"ended: {self._last_words()}") from None
+        answer = self.line(ANSWER_S)
+        return answer["tokens"], float(answer["seconds"])
+
+    def line(self, timeout_s: float) -> Any:
+        """What it says next."""
+        assert self._process.stdout is not None
+        ready, _, _ = select([self._process.stdout], [], [], timeout_s)
+        line = self._process.stdout.readline() if ready else ""
+        if not line:
+            raise PeerError(f"{'ended' if ready else f'said nothing in {timeout_s:.0f} s'}: {self._last_words()}")
+        return json.loads(line)
+
+    def _last_words(self) -> str:
+        self._log.seek(0)
+        lines = [line for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
+        return lines[-1].strip() if lines else "nothing was written"
+
+
+@contextmanager
+def writing(
+    writer: Writer, checkpoint: Path, tokenizer: Path, threads: int, gguf: Path | None = None
+) -> Iterator[Running]:
+    """The program, ready; raises PeerError where it does not come to that. `gguf`: the checkpoint's own file."""
+    if missing := writer.missing():
+        raise PeerError(missing)
+    made_from = hashlib.sha256(str(checkpoint.resolve()).encode()).hexdigest()[:12]
+    environment = os.environ | {
+        "PEER_CHECKPOINT": str(checkpoint.resolve()),
+        "PEER_TOKENIZER": str(tokenizer.resolve()),
+        "PEER_MODEL": str(ENVIRONMENTS / "models" / f"{writer.name}-{made_from}"),
+        "PEER_GGUF": str(gguf or ""),
+        "PEER_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(threads),
+        "HF_HUB_OFFLINE": "1",
+    }
+    with TemporaryFile() as log:
+        process = subprocess.Popen(
+            [str(writer.python), str(writer.script)],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+        try:
+            running = Running(process, log)
+            running.line(READY_S)
+            yield running
+        finally:
+            process.kill()
+            process.communicate()
