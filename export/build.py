@@ -180,7 +180,7 @@ def _typical(tokenizer: Any, template: str | None, longest: int) -> list[list[in
 def _cache(args: ExportArgs, config: Any, progress: Progress) -> str:
     """`slots` where a model that writes text can have them; says why where it cannot."""
     if config.is_encoder_decoder or args.task not in GENERATING:
-        _need_slots(args, f"{config.model_type} is none for {args.task}")
+        _need_slots(args, f"{config.model_type} has none for {args.task}")
     if args.task not in GENERATING:
         return "plain"
     if args.optimize:
