@@ -1,6 +1,8 @@
 """Turn the public data sets that the starter weights are trained on into the files that the recipes name.
 
     python starter/prepare.py DATA runs/data
+    python starter/prepare.py DATA runs/data --pieces    writes starter/encoder/pieces.txt as well: another encoder, for
+                                                         which every adapter has to be trained again
 
 DATA holds one folder per data set (nsmc, sst2, klue_ner, qamr, tatoeba_eng_fra), as listed in each starter's card.
 Every split is a function of the text alone (`held_out`), so it does not change with the order or size of the data.
@@ -216,4 +218,5 @@ def pieces(output: Path) -> None:
 if __name__ == "__main__":
     for prepare in (sentiment, ner, qa, translation):
         prepare(Path(sys.argv[1]), Path(sys.argv[2]))
-    pieces(Path(sys.argv[2]))
+    if sys.argv[3:] == ["--pieces"]:
+        pieces(Path(sys.argv[2]))
