@@ -47,6 +47,14 @@ class Running:
     process_id: int
 
 
+def shipped_source(task: str) -> dict[str, str]:
+    """What the shipped cluster makes the model of a task from."""
+    applications = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))["applications"]
+    (deployment,) = next(one["deployments"] for one in applications if one["name"] == task)
+    source: dict[str, str] = deployment["user_config"]["source"]
+    return source
+
+
 def cut_down(
     models: Mapping[str, Path], threads: int, *, noop: bool = False, slots: SlotsConfig | None = None
 ) -> dict[str, Any]:

@@ -26,7 +26,7 @@ import numpy as np
 
 import pipelines
 from benchmarks.bodies import BodyConfig, calls
-from benchmarks.cluster import Running, cut_down, running
+from benchmarks.cluster import Running, cut_down, running, shipped_source
 from benchmarks.generator import Load, measure
 from benchmarks.peers.peer import PeerError
 from benchmarks.peers.writers import CTRANSLATE2, GENAI, OPTIMUM, WRITERS, Writer, writing
@@ -35,8 +35,8 @@ from benchmarks.report import ROOT, write_report
 from benchmarks.result import Result, default_path
 from benchmarks.scenarios import bottlenecks
 from benchmarks.sentences import passages, sentences
+from benchmarks.shapes import ensure_export, packaged_gguf, starter
 from benchmarks.tally import Tally
-from deployments.config import read_tasks
 from pipelines.artifact import ModelArtifact
 from pipelines.errors import SextetError
 from pipelines.generation.config import GenerationConfig
@@ -265,17 +265,14 @@ def _measure_in_turn(
     say: Say,
 ) -> None:
     """Every workload, on every engine in turn, repetition by repetition."""
-    from export.smollm2 import packaged_file
-    from export.starter import materialize
-
     (local, local_int4), (written, translated) = locals_, artifacts
-    smollm2, marian = materialize("smollm2"), materialize("translation-en-fr")
+    smollm2, marian = starter("smollm2"), starter("translation-en-fr")
     texts = sentences(64, 0)
     sources = [one.ids for one in Tokenizer(ModelArtifact.open(translated)).encode(texts)]
     with ExitStack() as stack:
         writers: dict[str, RunningWriter] = {}
         for writer in WRITERS if with_peers else ():
-            entered = _entered(stack, findings, writer, (smollm2, written / "tokenizer.json", packaged_file()), say)
+            entered = _entered(stack, findings, writer, (smollm2, written / "tokenizer.json", packaged_gguf()), say)
             if entered and _is_same_model(findings, writer, entered, local, prompts[PROMPT_TOKENS[0]], say):
                 writers[writer.name] = entered
         translating: dict[str, RunningWriter] = {}
@@ -453,14 +450,9 @@ def _checked(findings: Findings, tally: Tally, label: str) -> Tally:
 
 def artifact_of(task: str, say: Say, precision: str | None = None) -> Path:
     """The model that cluster.yaml serves for a task, under models/bench, or the same in another precision."""
-    from export.build import ExportArgs, export_all
-
-    source = read_tasks(ROOT / "cluster.yaml")[task].source
-    assert source is not None, "the shipped cluster says what its models are made from"
+    source = shipped_source(task)
     output = MODELS / (f"{task}-{precision}" if precision else task)
-    return export_all([ExportArgs(source.checkpoint, task, output, precision=precision or source.precision)], say)[
-        0
-    ].path
+    return ensure_export(source["checkpoint"], task, precision or source["precision"], output, say)
 
 
 def _say(line: str) -> None:

@@ -55,16 +55,42 @@ MINILM_L6 = Shape("minilm-l6", layers=6, hidden=384, heads=12, intermediate=1536
 
 def ensure(shape: Shape, say: Callable[[str], None]) -> Path:
     """The int8 artifact of a shape for text-classification, made where it is missing; raises ShapeError."""
-    if not (shape.artifact / "artifact.json").exists():
-        say(f"making {shape.artifact.relative_to(ROOT)}")
-        if not (shape.checkpoint / "config.json").exists():
-            _write_checkpoint(shape)
-        options = ["--task", "text-classification", "--precision", "int8", "--allow-untrained-head"]
-        command = [sys.executable, "-m", "sextet", "export", str(shape.checkpoint), *options]
-        finished = subprocess.run([*command, "--output", str(shape.artifact)], cwd=ROOT, check=False)
+    if not (shape.checkpoint / "config.json").exists():
+        _write_checkpoint(shape)
+    return ensure_export(
+        str(shape.checkpoint), "text-classification", "int8", shape.artifact, say, "--allow-untrained-head"
+    )
+
+
+def ensure_export(
+    checkpoint: str, task: str, precision: str, output: Path, say: Callable[[str], None], *options: str
+) -> Path:
+    """The artifact of a checkpoint, made by `sextet export` where it is missing; raises ShapeError."""
+    if not (output / "artifact.json").exists():
+        say(f"making {output.relative_to(ROOT)}")
+        command = [sys.executable, "-m", "sextet", "export", checkpoint, "--task", task, "--precision", precision]
+        finished = subprocess.run([*command, "--output", str(output), *options], cwd=ROOT, check=False)
         if finished.returncode:
-            raise ShapeError(f"{shape.name} was not exported; the export's own message is above")
-    return shape.artifact
+            raise ShapeError(f"{checkpoint} was not exported; the export's own message is above")
+    return output
+
+
+def starter(name: str) -> Path:
+    """The checkpoint of `starter:NAME`, made where it is missing."""
+    return _asked(f"from export.starter import materialize; print(materialize({name!r}))")
+
+
+def packaged_gguf() -> Path:
+    """SmolLM2's file in its package."""
+    return _asked("from export.smollm2 import packaged_file; print(packaged_file())")
+
+
+def _asked(program: str) -> Path:
+    """The path that a program of the exporter prints: it is no part of what measures."""
+    finished = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    if finished.returncode:
+        raise ShapeError("a checkpoint could not be made; the exporter's own message is above")
+    return Path(finished.stdout.split()[-1])
 
 
 def ensure_optimum(shape: Shape, say: Callable[[str], None]) -> Path:

@@ -64,7 +64,6 @@ def export_checkpoint(args: ExportArgs, progress: Progress = lambda _line: None)
     started = time.monotonic()
     try:
         with quiet(progress) as progress:
-            progress(f"reading {args.checkpoint}")
             checkpoint = resolve(args.checkpoint, args.revision, allow_pickle=args.allow_pickle, progress=progress)
             check_task(checkpoint, args.task, allow_untrained_head=args.allow_untrained_head)
             with staging(output) as folder:

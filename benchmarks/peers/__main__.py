@@ -26,7 +26,8 @@ def main() -> None:
     if unknown:
         parser.error(f"no peer is named {', '.join(sorted(unknown))}; allowed: {', '.join(one.name for one in ALL)}")
     try:
-        install([peer for peer in ALL if not args.names or peer.name in args.names], print)
+        named = [peer for peer in ALL if not args.names or peer.name in args.names]
+        install([peer for peer in named if peer.installed_as is None], print)
     except PeerError as error:
         sys.exit(f"peers: {error}")
 

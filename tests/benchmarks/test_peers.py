@@ -12,6 +12,7 @@ from benchmarks.peers import PEERS, RAY_SERVE_TRANSFORMERS, Peer, PeerThroughput
 from benchmarks.peers.agreement import log_odds
 from benchmarks.peers.install import install
 from benchmarks.peers.peer import PeerError
+from benchmarks.peers.writers import WRITERS
 
 TEXTS = ["a small step", "the river flows", "he was late again", "good", "no", "she reads"]
 TINY = Peer(
@@ -110,4 +111,4 @@ def test_log_odds_tell_scores_apart_that_are_all_nearly_one() -> None:
 def test_the_command_line_lists_each_peer() -> None:
     listed = subprocess.run([sys.executable, "-m", "benchmarks.peers", "list"], capture_output=True, text=True)
 
-    assert [line.split()[0] for line in listed.stdout.splitlines()] == [peer.name for peer in PEERS]
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == [peer.name for peer in (*PEERS, *WRITERS)]

@@ -18,6 +18,8 @@ from export.quantize import has_exact_int8
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "README.ko.md")
+COMMANDS = ["export", "finetune", "evaluate", "publish", "serve", "ask", "bench"]
+SURE_CHARACTERS = 80  # of a long answer: two words may be so close that another CPU's rounding goes on with the other
 FIRST_START_S = 1500.0  # `make serve` may have to build every artifact first
 
 # The first of these tests waits for the export of every artifact.
@@ -31,7 +33,8 @@ def blocks(page: str, language: str) -> list[str]:
 
 def comparable(text: str) -> str:
     answers = text if has_exact_int8() else re.sub(r"-> .*", "-> ...", text)
-    return re.sub(r"\d+(\.\d+)?", "#", answers).strip()
+    sure = re.sub(rf"(-> .{{{SURE_CHARACTERS}}}).*", r"\1...", answers)
+    return re.sub(r"\d+(\.\d+)?", "#", sure).strip()
 
 
 @pytest.fixture(scope="module")
@@ -95,4 +98,4 @@ def test_both_readmes_draw_the_same_tree_and_name_every_command() -> None:
     assert all((ROOT / one).exists() for one in trees[0])
     for page in PAGES:
         (line,) = re.findall(r"^    sextet.py .*", (ROOT / page).read_text(encoding="utf-8"), re.M)
-        assert re.findall(r"\w+", line.split(": ")[-1]) == ["export", "finetune", "serve", "ask", "bench"]
+        assert re.findall(r"\w+", line.split(": ")[-1]) == COMMANDS

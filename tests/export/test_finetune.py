@@ -281,6 +281,7 @@ def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(
     args = recipe("text-classification", max_steps=6)
     real_step = Trainer.training_step
     steps = iter(range(100))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it runs in the background
 
     def step_and_signal(trainer: Trainer, *given: Any, **named: Any) -> Any:
         if next(steps) == 2:
