@@ -16,6 +16,7 @@ from pipelines.artifact import ModelArtifact
 from pipelines.base import Cancelled, never
 from pipelines.errors import ArtifactError, InputTooLongError
 from pipelines.generation.kv_cache import CacheLayout, KvCache, empty_cache
+from pipelines.generation.lazy_zeros import lazy_zeros
 from pipelines.session import InferenceSession, SessionConfig
 
 
@@ -56,8 +57,8 @@ class SlotEncoderDecoder:
         self._sessions = sessions
         parts, heads, width = len(sessions.own), sessions.heads, sessions.width
         # Zeros of numpy's take memory when they are written first: what no text was long enough for costs nothing.
-        self._own = np.zeros((parts, slots, heads, max_tokens, width), np.float32)
-        self._cross = np.zeros((parts, slots, heads, max_source_tokens, width), np.float32)
+        self._own = lazy_zeros((parts, slots, heads, max_tokens, width), np.dtype(np.float32))
+        self._cross = lazy_zeros((parts, slots, heads, max_source_tokens, width), np.dtype(np.float32))
         self._ends = np.zeros((parts, slots, 1, heads * width), np.float32)
         self._source_lengths = np.ones(slots, np.int64)
         self._sources = np.zeros(slots, np.int64)  # a number for the source that each slot holds
