@@ -13,7 +13,8 @@ from pathlib import Path
 
 from benchmarks.report import ROOT
 from benchmarks.texts import WORDS
-from pipelines.errors import SextetError
+from pipelines.artifact import ModelArtifact
+from pipelines.errors import ArtifactError, SextetError
 
 FOLDER = ROOT / "models" / "bench"
 VOCABULARY = 30_522  # of bert-base-uncased: the embeddings have its size, too
@@ -65,8 +66,10 @@ def ensure(shape: Shape, say: Callable[[str], None]) -> Path:
 def ensure_export(
     checkpoint: str, task: str, precision: str, output: Path, say: Callable[[str], None], *options: str
 ) -> Path:
-    """The artifact of a checkpoint, made by `sextet export` where it is missing; raises ShapeError."""
-    if not (output / "artifact.json").exists():
+    """The artifact of a checkpoint, made by `sextet export` where it cannot be served; raises ShapeError."""
+    try:
+        ModelArtifact.open(output, task=task)
+    except ArtifactError:
         say(f"making {output.relative_to(ROOT)}")
         command = [sys.executable, "-m", "sextet", "export", checkpoint, "--task", task, "--precision", precision]
         finished = subprocess.run([*command, "--output", str(output), *options], cwd=ROOT, check=False)
