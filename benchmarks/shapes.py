@@ -74,7 +74,7 @@ def ensure_export(
         command = [sys.executable, "-m", "sextet", "export", checkpoint, "--task", task, "--precision", precision]
         finished = subprocess.run([*command, "--output", str(output), *options], cwd=ROOT, check=False)
         if finished.returncode:
-            raise ShapeError(f"{checkpoint} was not exported; the export's own message is above")
+            raise ShapeError(f"{checkpoint} was not exported; the export's own message is above") from None
     return output
 
 
