@@ -7,32 +7,23 @@ with DataHub("someone/reviews", folder) as hub:
 import hashlib
 import json
 import re
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.local_server import LocalServer
 
 COMMIT = "c" * 40
 
 
-class DataHub:
+class DataHub(LocalServer):
     """One repository with one commit: the files of `folder`."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
         self.files = {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-        self._server.hub = self  # type: ignore[attr-defined]
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Self:
-        Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(_Handler)
 
     def described(self, file: str) -> dict[str, Any]:
         content = self.files[file]
@@ -56,7 +47,7 @@ class _Handler(BaseHTTPRequestHandler):
         """A test's output is not the place for an access log."""
 
     def _answer(self) -> None:
-        hub: DataHub = self.server.hub  # type: ignore[attr-defined]
+        hub: DataHub = self.server.service  # type: ignore[attr-defined]
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = unquote(urlsplit(self.path).path)
         name = re.escape(hub.name)

@@ -11,13 +11,13 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
-from typing import Any, Self
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tests.hub_uploads import RefusalError, Uploads, upload_modes, validate_card
+from tests.local_server import LocalServer
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Revision:
     folder: Path
 
 
-class Hub:
+class Hub(LocalServer):
     """Repositories in memory; `fetched` lists the files that were downloaded, as `id/file`."""
 
     def __init__(self) -> None:
@@ -37,17 +37,10 @@ class Hub:
         self.gated: set[str] = set()
         self.fetched: list[str] = []
         self.uploads = Uploads()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-        self._server.hub = self  # type: ignore[attr-defined]
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        super().__init__(_Handler)
 
-    def __enter__(self) -> Self:
-        Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
         self.uploads.disk.cleanup()
 
     def add(
@@ -91,7 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
         """A test's output is not the place for an access log."""
 
     def _answer(self, *, with_body: bool) -> None:
-        hub: Hub = self.server.hub  # type: ignore[attr-defined]
+        hub: Hub = self.server.service  # type: ignore[attr-defined]
         path = unquote(urlsplit(self.path).path)
         if match := re.fullmatch(r"/api/models/(.+?)(?:/revision/([^/]+))?", path):
             model, name, file = match[1], match[2] or "main", None
@@ -117,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._send_file(hub, model, revision, file, with_body)
 
     def _write(self) -> None:
-        hub: Hub = self.server.hub  # type: ignore[attr-defined]
+        hub: Hub = self.server.service  # type: ignore[attr-defined]
         body = self.rfile.read(int(self.headers["Content-Length"]))
         try:
             status, answer = self._written(hub, unquote(urlsplit(self.path).path), body)

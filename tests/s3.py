@@ -5,30 +5,20 @@ with S3(folder) as s3:                       folder/BUCKET/KEY
 """
 
 import re
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
-from typing import Self
 from urllib.parse import unquote, urlsplit
 
+from tests.local_server import LocalServer
 
-class S3:
+
+class S3(LocalServer):
     """`fetched` lists the keys that were read; `key` is the access key that may read, None for any."""
 
     def __init__(self, folder: Path, key: str | None = None) -> None:
         self.folder, self.key = folder, key
         self.fetched: list[str] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-        self._server.s3 = self  # type: ignore[attr-defined]
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Self:
-        Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(_Handler)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -44,7 +34,7 @@ class _Handler(BaseHTTPRequestHandler):
         """A test's output is not the place for an access log."""
 
     def _answer(self, *, with_body: bool) -> None:
-        s3: S3 = self.server.s3  # type: ignore[attr-defined]
+        s3: S3 = self.server.service  # type: ignore[attr-defined]
         path = unquote(urlsplit(self.path).path).strip("/")
         signed = re.search(r"Credential=([^/]+)/", self.headers.get("Authorization", ""))
         if s3.key is not None and (signed is None or signed[1] != s3.key):
