@@ -56,11 +56,15 @@ def shipped_source(task: str) -> dict[str, str]:
 
 
 def cut_down(
-    models: Mapping[str, Path], threads: int, *, noop: bool = False, slots: SlotsConfig | None = None
+    models: Mapping[str, Path],
+    threads: int | None = None,
+    *,
+    noop: bool = False,
+    slots: Mapping[str, SlotsConfig] | None = None,
 ) -> dict[str, Any]:
     """The shipped configuration of the tasks of `models`: one replica each, nothing scales during a measurement.
 
-    With `noop`, a replica that does nothing is served at /noop. `slots` replace those of the models that write text.
+    With `noop`, a replica that does nothing is served at /noop. `threads` and a task's `slots` replace what is shipped.
     """
     shipped = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
     kept = []
@@ -69,10 +73,13 @@ def cut_down(
             (deployment,) = application["deployments"]
             deployment.pop("autoscaling_config", None)
             deployment["num_replicas"] = 1
-            deployment["user_config"] |= {"model": str(models[application["name"]].resolve()), "threads": threads}
-            deployment["user_config"].pop("source", None)
-            if slots is not None:
-                deployment["user_config"]["slots"] = asdict(slots)
+            user_config = deployment["user_config"]
+            user_config["model"] = str(models[application["name"]].resolve())
+            user_config.pop("source", None)
+            if threads is not None:
+                user_config["threads"] = threads
+            if slots and application["name"] in slots:
+                user_config["slots"] = asdict(slots[application["name"]])
             kept.append(application)
     return {**shipped, "applications": [*kept, *([NOOP] if noop else [])]}
 

@@ -8,12 +8,8 @@ same artifacts in this process, repetition by repetition in turn. Writes benchma
 docs/performance.md, and prints one line of JSON last.
 """
 
-import argparse
-import json
-import shlex
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,21 +22,18 @@ from benchmarks.generator import Load, measure
 from benchmarks.lengths import Lengths
 from benchmarks.peers import PEERS, RAY_SERVE_TRANSFORMERS, PeerThroughput, Workload, peer_throughputs
 from benchmarks.raw import RawPipeline
-from benchmarks.report import write_report
-from benchmarks.result import Result, default_path
 from benchmarks.scenarios import (
     OFFLINE_CONCURRENCY,
     Outcome,
     ScenarioConfig,
-    bottlenecks,
     offline,
     server,
     single_stream,
 )
 from benchmarks.shapes import BERT_BASE, MINILM_L6, Shape, ensure, ensure_optimum
+from benchmarks.suite import Measured, Say, main
 from benchmarks.texts import counter, synthetic
 from pipelines.artifact import ModelArtifact
-from pipelines.errors import SextetError
 
 TASK = "text-classification"
 MIXED = "lognormal:24,200"
@@ -49,7 +42,6 @@ COUNT_BATCH = 8  # what servers cut that batch by count
 NOOP_CONCURRENCY = 32
 THREADS = 2
 WITHOUT_OUR_GRAPH = {peer.name for peer in PEERS if peer.model != "artifact"}
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -85,38 +77,9 @@ class Findings:
         return outcome
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="The figures of encoders, against the same artifacts in-process.")
-    parser.add_argument("--quick", action="store_true", help="windows of a second; nothing is written")
-    parser.add_argument("--no-peers", action="store_true", help="leave the other servers out")
-    args = parser.parse_args()
-    pace = QUICK if args.quick else Pace()
-    try:
-        findings = run(pace, with_peers=not args.no_peers, say=_say)
-    except SextetError as error:
-        sys.exit(f"encoders: {error}")
-    result = Result(
-        name="encoders",
-        scenario="encoders",
-        command="make bench-encoders"
-        if pace == Pace()
-        else shlex.join(["python", "-m", "benchmarks.encoders", *sys.argv[1:]]),
-        load={"task": TASK, "threads": THREADS, "pace": vars(pace)},
-        figures=findings.figures,
-        points=findings.points,
-        raw=findings.raw,
-        peers=findings.peers,
-        warnings=bottlenecks(findings.points),
-    )
-    if not args.quick:
-        result.write(default_path(result.name))
-        write_report()
-    print(json.dumps(result.headline()))
-
-
-def run(pace: Pace, *, with_peers: bool, say: Say) -> Findings:
+def run(quick: bool, with_peers: bool, say: Say) -> Measured:
     """All figures."""
-    findings = Findings()
+    pace, findings = QUICK if quick else Pace(), Findings()
     artifacts = {shape.name: ensure(shape, say) for shape in (BERT_BASE, MINILM_L6)}
     fixed = _texts(artifacts[BERT_BASE.name], "fixed:128", pace)
     mixed = _texts(artifacts[BERT_BASE.name], MIXED, pace)
@@ -125,17 +88,17 @@ def run(pace: Pace, *, with_peers: bool, say: Say) -> Findings:
         _measure_bert(findings, pace, cluster, fixed, mixed, say)
     with _served(MINILM_L6, noop=True) as cluster:
         _measure_minilm(findings, pace, cluster, short, mixed, say)
-    if not with_peers:
-        return findings
-    workloads = [
-        _workload("bert-base 128", BERT_BASE, fixed, pace, say),
-        _workload("minilm-l6 mixed", MINILM_L6, mixed, pace, say),
-    ]
-    peers = peer_throughputs(workloads, say)
-    findings.figures |= over_peers(findings.throughputs, peers)
-    ours = [PeerThroughput("Sextet", name, rates) for name, rates in findings.throughputs.items()]
-    findings.peers = [asdict(one) for one in (*ours, *peers)]
-    return findings
+    if with_peers:
+        workloads = [
+            _workload("bert-base 128", BERT_BASE, fixed, pace, say),
+            _workload("minilm-l6 mixed", MINILM_L6, mixed, pace, say),
+        ]
+        peers = peer_throughputs(workloads, say)
+        findings.figures |= over_peers(findings.throughputs, peers)
+        ours = [PeerThroughput("Sextet", name, rates) for name, rates in findings.throughputs.items()]
+        findings.peers = [asdict(one) for one in (*ours, *peers)]
+    load = {"task": TASK, "threads": THREADS, "pace": vars(pace)}
+    return Measured(load, findings.figures, findings.points, findings.peers, findings.raw)
 
 
 def over_peers(ours: dict[str, list[float]], peers: Sequence[PeerThroughput]) -> dict[str, list[float]]:
@@ -250,9 +213,5 @@ def _workload(name: str, shape: Shape, texts: list[str], pace: Pace, say: Say) -
     )
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    main("encoders", "The figures of encoders, against the same artifacts in-process.", run)

@@ -23,6 +23,7 @@ from benchmarks.report import write_report
 from benchmarks.result import Result, default_path
 from benchmarks.scenarios import OFFLINE_CONCURRENCY, ScenarioConfig, bottlenecks, soak
 from benchmarks.shapes import MINILM_L6, ensure
+from benchmarks.suite import say
 from benchmarks.texts import counter, synthetic
 from pipelines.artifact import ModelArtifact
 from pipelines.errors import SextetError
@@ -54,7 +55,7 @@ def main() -> None:
 
 def run(duration_s: float) -> Result:
     """Raises a SextetError where the model or the cluster cannot be made."""
-    artifact = ModelArtifact.open(ensure(MINILM_L6, _say))
+    artifact = ModelArtifact.open(ensure(MINILM_L6, say))
     texts = synthetic(Lengths.parse(LENGTHS), 512, 0, counter(artifact), artifact.manifest.tokenizer.max_length)
     with (
         tempfile.TemporaryDirectory(prefix="sextet-soak-") as folder,
@@ -64,10 +65,10 @@ def run(duration_s: float) -> Result:
         load = Load("127.0.0.1", cluster.port, made, duration_s=min(CAPACITY_S, duration_s), warm_up_s=2.0)
         capacity_per_s = measure(replace(load, concurrency=OFFLINE_CONCURRENCY)).per_s["requests"]
         rate_per_s = SHARE * capacity_per_s
-        _say(f"capacity {capacity_per_s:.1f} requests/s; holding {rate_per_s:.1f}/s for {duration_s:.0f} s")
+        say(f"capacity {capacity_per_s:.1f} requests/s; holding {rate_per_s:.1f}/s for {duration_s:.0f} s")
         load = replace(load, duration_s=duration_s, warm_up_s=WARM_UP_SHARE * duration_s)
         config = ScenarioConfig(load, rates=(rate_per_s,), processes=1, task=TASK, server_pid=cluster.process_id)
-        outcome = soak(config, None, _say)
+        outcome = soak(config, None, say)
     growth = outcome.figures.pop("memory_growth", [])
     return Result(
         name="soak",
@@ -81,10 +82,6 @@ def run(duration_s: float) -> Result:
         memory=outcome.memory,
         warnings=bottlenecks(outcome.points),
     )
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -22,11 +22,12 @@ from time import perf_counter
 from typing import Any
 
 from benchmarks.cluster import Running, cut_down, running
-from benchmarks.generation import SLOTS, THREADS, artifact_of
+from benchmarks.generation import SLOTS, artifact_of
 from benchmarks.replicas import MemoryWatch
 from benchmarks.report import write_report
 from benchmarks.result import Result, default_path
 from benchmarks.sentences import sentences
+from benchmarks.suite import say
 from pipelines.errors import SextetError
 
 TASK = "text-generation"
@@ -67,8 +68,8 @@ def main() -> None:
 
 def run(duration_s: float, seed: int) -> tuple[Result, list[str]]:
     """The result, and what failed."""
-    artifact = artifact_of(TASK, _say)
-    configuration = cut_down({TASK: artifact}, THREADS, slots=SLOTS)
+    artifact = artifact_of(TASK, say)
+    configuration = cut_down({TASK: artifact}, slots={TASK: SLOTS})
     with (
         tempfile.TemporaryDirectory(prefix="sextet-soak-") as folder,
         running(configuration, Path(folder)) as cluster,
@@ -131,7 +132,7 @@ def questions(count: int, seed: int) -> list[dict[str, Any]]:
 async def _soak(cluster: Running, duration_s: float, seed: int) -> tuple[Seen, int]:
     asked = questions(QUESTIONS, seed)
     alone = [await _answer(cluster, body) for body in asked]
-    _say(f"{len(alone)} answers alone; {CLIENTS} clients for {duration_s:.0f} s")
+    say(f"{len(alone)} answers alone; {CLIENTS} clients for {duration_s:.0f} s")
     seen = Seen(Counter(), [])
     ends_at = perf_counter() + duration_s
 
@@ -213,10 +214,6 @@ async def _at_once(cluster: Running) -> int:
     async with asyncio.timeout(ANSWER_S):
         await asyncio.gather(*(stream(prompt) for prompt in sentences(SLOTS.slots, 99)))
     return sum(at < min(ended) for at in begun)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

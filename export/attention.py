@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from export.graph import Graph
+
 _SPLIT = [0, 2, 1, 3]  # (rows, tokens, heads, width) <-> (rows, heads, tokens, width)
 _SPLIT_TRANSPOSED = [0, 2, 3, 1]
 _TRANSPOSED = [0, 1, 3, 2]
@@ -37,9 +39,8 @@ def fuse_attention(graph: Path, heads: int) -> int:
     model = onnx.load(graph)
     if "attention_mask" not in [one.name for one in model.graph.input]:
         return 0
-    found = _fuse(model.graph, heads)
+    found = _fuse(Graph(model), heads)
     if found:
-        _remove_unread(model.graph)
         model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
         rewritten = graph.with_name(f"fused_{graph.name}")
         _save(model, rewritten)
@@ -52,75 +53,55 @@ def fuse_attention(graph: Path, heads: int) -> int:
     return found
 
 
-class _Graph:
-    """Who makes a value, and who reads it."""
-
-    def __init__(self, graph: Any) -> None:
-        self.makers = {name: node for node in graph.node for name in node.output}
-        self.readers: dict[str, list[Any]] = {}
-        for node in graph.node:
-            for name in node.input:
-                self.readers.setdefault(name, []).append(node)
-
-    def only_reader(self, node: Any, op_type: str) -> Any:
-        """The node that alone reads what `node` makes, not counting its shape, where it is of a type; else None."""
-        readers = [one for one in self.readers.get(node.output[0], []) if one.op_type != "Shape"]
-        return readers[0] if len(readers) == 1 and readers[0].op_type == op_type else None
-
-    def behind(self, name: str, op_type: str, through: tuple[str, ...]) -> Any:
-        """The nearest maker of a type, through nodes of other types; None where there is none."""
-        node = self.makers.get(name)
-        if node is None or node.op_type == op_type:
-            return node
-        if node.op_type not in through:
-            return None
-        ways = (self.behind(one, op_type, through) for one in node.input)
-        return next((way for way in ways if way is not None), None)
-
-    def projection(self, name: str, *permutations: list[list[int]]) -> str | None:
-        """What is split into heads as `name`, in one of some ways of Transpose after Transpose; None in another one."""
-        transpose = self.behind(name, "Transpose", _SCALED)
-        seen: list[list[int]] = []
-        while transpose is not None and transpose.op_type == "Transpose":
-            seen.insert(0, _permutation(transpose))
-            transpose = self.makers.get(transpose.input[0])
-        splits = transpose is not None and transpose.op_type == "Reshape" and seen in permutations
-        return str(transpose.input[0]) if splits else None
-
-
-def _fuse(graph: Any, heads: int) -> int:
+def _fuse(graph: Graph, heads: int) -> int:
     from onnx import TensorProto, helper
 
-    view, found = _Graph(graph), 0
-    for softmax in [node for node in graph.node if node.op_type == "Softmax"]:
-        match = _match(view, softmax)
+    found = 0
+    for softmax in graph.of_type("Softmax"):
+        match = _match(graph, softmax)
         if match is not None:
             join, projections = match
-            join.CopyFrom(_attention(join, projections, heads))
+            graph.replace([join], [_attention(join, projections, heads)])
             found += 1
     if found:
         least = f"{_UNPADDED}_least"
-        graph.node.insert(0, helper.make_node("ReduceMin", ["attention_mask"], [least], least, keepdims=0))
-        graph.node.insert(1, helper.make_node("Cast", [least], [_UNPADDED], _UNPADDED, to=TensorProto.BOOL))
-        graph.node.insert(2, helper.make_node("Cast", ["attention_mask"], [_MASK], _MASK, to=TensorProto.INT32))
+        graph.begin_with(
+            [
+                helper.make_node("ReduceMin", ["attention_mask"], [least], least, keepdims=0),
+                helper.make_node("Cast", [least], [_UNPADDED], _UNPADDED, to=TensorProto.BOOL),
+                helper.make_node("Cast", ["attention_mask"], [_MASK], _MASK, to=TensorProto.INT32),
+            ]
+        )
+        graph.save()
     return found
 
 
-def _match(view: _Graph, softmax: Any) -> tuple[Any, list[str]] | None:
+def _match(graph: Graph, softmax: Any) -> tuple[Any, list[str]] | None:
     """The node that joins the heads again, and the names of query, key and value; None where this is no attention."""
-    scores = view.behind(softmax.input[0], "MatMul", _MASKED)
-    context = view.only_reader(softmax, "MatMul")
-    split = context and view.only_reader(context, "Transpose")
-    join = split and view.only_reader(split, "Reshape")
+    scores = graph.behind(softmax.input[0], "MatMul", _MASKED)
+    context = graph.only_reader(softmax, "MatMul")
+    split = context and graph.only_reader(context, "Transpose")
+    join = split and graph.only_reader(split, "Reshape")
     if scores is None or join is None or _permutation(split) != _SPLIT:
         return None
     projections = [
-        view.projection(scores.input[0], [_SPLIT]),
-        view.projection(scores.input[1], [_SPLIT_TRANSPOSED], [_SPLIT, _TRANSPOSED]),
-        view.projection(context.input[1], [_SPLIT]),
+        _projection(graph, scores.input[0], [_SPLIT]),
+        _projection(graph, scores.input[1], [_SPLIT_TRANSPOSED], [_SPLIT, _TRANSPOSED]),
+        _projection(graph, context.input[1], [_SPLIT]),
     ]
     found = [name for name in projections if name is not None]
     return (join, found) if len(found) == len(projections) else None
+
+
+def _projection(graph: Graph, name: str, *permutations: list[list[int]]) -> str | None:
+    """What is split into heads as `name`, in one of some ways of Transpose after Transpose; None in another one."""
+    transpose = graph.behind(name, "Transpose", _SCALED)
+    seen: list[list[int]] = []
+    while transpose is not None and transpose.op_type == "Transpose":
+        seen.insert(0, _permutation(transpose))
+        transpose = graph.makers.get(transpose.input[0])
+    splits = transpose is not None and transpose.op_type == "Reshape" and seen in permutations
+    return str(transpose.input[0]) if splits else None
 
 
 def _attention(join: Any, projections: list[str], heads: int) -> Any:
@@ -140,29 +121,6 @@ def _attention(join: Any, projections: list[str], heads: int) -> Any:
 
 def _permutation(transpose: Any) -> list[int]:
     return next((list(one.ints) for one in transpose.attribute if one.name == "perm"), [])
-
-
-def _remove_unread(graph: Any) -> None:
-    """The nodes and weights that nothing reads any more."""
-    outputs = {one.name for one in graph.output}
-    while True:
-        read = outputs | set(_read(graph))
-        dead = [node for node in graph.node if not read.intersection(node.output)]
-        for node in dead:
-            graph.node.remove(node)
-        if not dead:
-            break
-    for weights in [one for one in graph.initializer if one.name not in read]:
-        graph.initializer.remove(weights)
-
-
-def _read(graph: Any) -> Iterator[str]:
-    """Every name that a node reads, those in branches included."""
-    for node in graph.node:
-        yield from node.input
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _read(attribute.g)
 
 
 def _agree(before: Path, after: Path) -> bool:

@@ -20,7 +20,7 @@ from export.optimize import check_options, default_level, optimize, supports
 from export.outliers import outlier_matrices
 from export.prompt import chat_template, prompt_template
 from export.publish import check_output, publish, staging
-from export.quantize import INT4_ACCURACY_LEVEL, INT4_BLOCK_SIZE, to_fp16, to_int4, to_int8
+from export.quantize import quantization, to_fp16, to_int4, to_int8
 from export.quiet import Progress, quiet
 from export.samples import TEXTS
 from export.sharing import share_weights
@@ -150,9 +150,7 @@ def _build(
         parity=_NOT_COMPARED,
         optimization=level,
         cache=cache,
-        quantization={"block_size": INT4_BLOCK_SIZE, "accuracy_level": INT4_ACCURACY_LEVEL}
-        if args.precision == "int4"
-        else {},
+        quantization=quantization(args.precision),
         opset=opset({role: finished / graph.name for role, graph in graphs.items()}),
         labels=_labels(args.task, model.config),
         problem_type=getattr(model.config, "problem_type", None),

@@ -9,10 +9,12 @@ when it loads a graph, but not this:
 * A sum that a root mean square norm reads is one operator with it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+from export.graph import Graph
 
 _DOMAIN = "com.microsoft"
 ROOT_MEAN_SQUARE = "RootMeanSquareNorm"
@@ -21,7 +23,7 @@ ROOT_MEAN_SQUARE = "RootMeanSquareNorm"
 
 def fuse(model: Any) -> None:
     """Rewrite the graph of an ONNX model in place."""
-    graph = _Graph(model)
+    graph = Graph(model)
     for attention in graph.of_type("GroupQueryAttention"):
         for index in range(3):
             attention.input[index] = _before_views(graph, attention.input[index])
@@ -36,85 +38,17 @@ def fuse(model: Any) -> None:
     graph.save()
 
 
-class _Graph:
-    """Nodes by what they make and by what they read; `save` writes what became of them."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-        self.nodes: list[Any] = list(model.graph.node)
-        self.weights = {one.name: one for one in model.graph.initializer}
-        self._index()
-
-    def of_type(self, op_type: str) -> Iterator[Any]:
-        """The nodes of a type, each if it is still there when its turn comes."""
-        for node in [one for one in self.nodes if one.op_type == op_type]:
-            if any(node is one for one in self.nodes):
-                yield node
-
-    def replace(self, old: Sequence[Any], new: Sequence[Any]) -> None:
-        """Put nodes where the first of the old ones stood: what they read comes before all of them."""
-        gone = {id(node) for node in old}
-        first = min(index for index, node in enumerate(self.nodes) if id(node) in gone)
-        kept = [[node for node in part if id(node) not in gone] for part in (self.nodes[:first], self.nodes[first:])]
-        self.nodes = [*kept[0], *new, *kept[1]]
-        self._index()
-
-    def read_instead(self, old: str, new: str) -> None:
-        """Let what reads `old` read `new`."""
-        for node in self.readers.get(old, []):
-            node.input[:] = [new if name == old else name for name in node.input]
-        self._index()
-
-    def drop_unread(self) -> None:
-        needed = {one.name for one in self.model.graph.output}
-        kept = []
-        for node in reversed(self.nodes):
-            if needed & set(node.output):
-                kept.append(node)
-                needed |= set(node.input)
-        self.nodes = kept[::-1]
-        self.weights = {name: one for name, one in self.weights.items() if name in needed}
-        self._index()
-
-    def values(self, name: str) -> np.ndarray:
-        from onnx import numpy_helper
-
-        array: np.ndarray = numpy_helper.to_array(self.weights[name])
-        return array
-
-    def side_by_side(self, names: Sequence[str]) -> str:
-        """The name of a new weight: the last axes of several, one after the other."""
-        from onnx import numpy_helper
-
-        name = " ".join(names)
-        self.weights[name] = numpy_helper.from_array(np.concatenate([self.values(one) for one in names], -1), name)
-        return name
-
-    def save(self) -> None:
-        self.drop_unread()
-        del self.model.graph.node[:], self.model.graph.initializer[:], self.model.graph.value_info[:]
-        self.model.graph.node.extend(self.nodes)
-        self.model.graph.initializer.extend(self.weights.values())
-
-    def _index(self) -> None:
-        self.maker = {name: node for node in self.nodes for name in node.output}
-        self.readers: dict[str, list[Any]] = {}
-        for node in self.nodes:
-            for name in dict.fromkeys(node.input):
-                self.readers.setdefault(name, []).append(node)
-
-
-def _before_views(graph: _Graph, name: str) -> str:
+def _before_views(graph: Graph, name: str) -> str:
     """What a tensor (rows, tokens, width) was before it was only reshaped, with the same shape."""
     seen = name
-    while (maker := graph.maker.get(seen)) is not None and maker.op_type == "Reshape":
+    while (maker := graph.makers.get(seen)) is not None and maker.op_type == "Reshape":
         seen = maker.input[0]
         if _axes(graph, seen) == 3:
             name = seen
     return name
 
 
-def _read_before_views(graph: _Graph, name: str) -> None:
+def _read_before_views(graph: Graph, name: str) -> None:
     """Let whoever reads a reshaped (rows, tokens, width) of the same shape read it itself."""
     seen = name
     while len(views := [one for one in graph.readers.get(seen, []) if one.op_type != "Shape"]) == 1:
@@ -126,13 +60,13 @@ def _read_before_views(graph: _Graph, name: str) -> None:
             seen = name
 
 
-def _axes(graph: _Graph, name: str) -> int | None:
+def _axes(graph: Graph, name: str) -> int | None:
     """How many axes a tensor has, where that is easily known."""
-    maker = graph.maker.get(name)
+    maker = graph.makers.get(name)
     if maker is None:
         return None
     if maker.op_type == "Reshape":
-        shape = graph.maker.get(maker.input[1])
+        shape = graph.makers.get(maker.input[1])
         return len(shape.input) if shape is not None and shape.op_type == "Concat" else None
     if maker.op_type == "Split":
         return _axes(graph, maker.input[0])
@@ -141,12 +75,12 @@ def _axes(graph: _Graph, name: str) -> int | None:
     return 3 if maker.op_type == "MatMul" and maker.input[1] in graph.weights else None  # Gemm alone has 2
 
 
-def _pack(graph: _Graph, attention: Any) -> None:
+def _pack(graph: Graph, attention: Any) -> None:
     """Give the operator query, key and value as one tensor."""
     from onnx import helper
 
     names = list(attention.input[:3])
-    split = graph.maker.get(names[0])
+    split = graph.makers.get(names[0])
     if split is not None and split.op_type == "Split" and list(split.output) == names:
         packed = split.input[0]
     else:
@@ -156,7 +90,7 @@ def _pack(graph: _Graph, attention: Any) -> None:
             return
         packed, old, new = joined
         if added := [bias[1] for bias in biases if bias is not None]:
-            old += [graph.maker[name] for name in names]
+            old += [graph.makers[name] for name in names]
             new.append(helper.make_node("Add", [packed, graph.side_by_side(added)], [f"{packed}_biased"]))
             packed = f"{packed}_biased"
         graph.replace(old, new)
@@ -164,9 +98,9 @@ def _pack(graph: _Graph, attention: Any) -> None:
     graph.drop_unread()
 
 
-def _bias(graph: _Graph, name: str) -> tuple[str, str] | None:
+def _bias(graph: Graph, name: str) -> tuple[str, str] | None:
     """What was added to what, where a tensor is a sum with a weight."""
-    maker = graph.maker.get(name)
+    maker = graph.makers.get(name)
     if maker is None or maker.op_type != "Add":
         return None
     weights = [one for one in maker.input if one in graph.weights]
@@ -174,11 +108,11 @@ def _bias(graph: _Graph, name: str) -> tuple[str, str] | None:
     return (others[0], weights[0]) if len(weights) == 1 else None
 
 
-def _join(graph: _Graph, names: Sequence[str]) -> tuple[str, list[Any], list[Any]] | None:
+def _join(graph: Graph, names: Sequence[str]) -> tuple[str, list[Any], list[Any]] | None:
     """A product in place of several of one input: its output, the old nodes and the new ones. None for others."""
     from onnx import helper
 
-    makers = [graph.maker.get(name) for name in names]
+    makers = [graph.makers.get(name) for name in names]
     products = [one for one in makers if one is not None and one.op_type == "MatMul" and one.input[1] in graph.weights]
     if len(products) != len(names) or len({one.input[0] for one in products}) != 1:
         return None
@@ -187,7 +121,7 @@ def _join(graph: _Graph, names: Sequence[str]) -> tuple[str, list[Any], list[Any
     return output, products, [helper.make_node("MatMul", [products[0].input[0], weight], [output], output)]
 
 
-def _join_pair(graph: _Graph, product: Any) -> None:
+def _join_pair(graph: Graph, product: Any) -> None:
     """One product where two have one input, as gate and up have; what it gives is split."""
     from onnx import helper, numpy_helper
 
@@ -202,13 +136,13 @@ def _join_pair(graph: _Graph, product: Any) -> None:
     graph.replace(old, new)
 
 
-def _name_norm(graph: _Graph, norm: Any) -> None:
+def _name_norm(graph: Graph, norm: Any) -> None:
     """The operators that ONNX Runtime has for such a norm: alone, or of a sum, which it then gives as well."""
     from onnx import helper
 
     values, weight = norm.input
     (epsilon,) = [helper.get_attribute_value(one) for one in norm.attribute]
-    added = graph.maker.get(values)
+    added = graph.makers.get(values)
     if added is None or added.op_type != "Add" or any(one in graph.weights for one in added.input):
         new = helper.make_node(
             "SimplifiedLayerNormalization", [values, weight], norm.output, norm.name, axis=-1, epsilon=epsilon

@@ -6,34 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.artifact import MANIFEST_NAME, FileDigest, Manifest, ModelArtifact, Parity, Source, TokenizerSettings
+from pipelines.artifact import MANIFEST_NAME, ModelArtifact
 from pipelines.errors import ArtifactError
-
-MANIFEST = Manifest(
-    task="text-classification",
-    source=Source("starter:sentiment", "abc", "MIT"),
-    architecture="bert",
-    precision="int8",
-    device="cpu",
-    graphs={"model": "model.onnx"},
-    tokenizer=TokenizerSettings(max_length=512),
-    parity=Parity(True, 64, 0.01, 1.0, "98% of labels"),
-    labels=("부정", "긍정"),
-)
-
-
-def write(folder: Path, manifest: Manifest) -> Path:
-    (folder / "model.onnx").write_bytes(b"graph")
-    files = {"model.onnx": FileDigest.of(folder / "model.onnx")}
-    (folder / MANIFEST_NAME).write_text(replace(manifest, files=files).to_json(), encoding="utf-8")
-    return folder
+from tests.artifacts import MANIFEST, write_artifact
 
 
 def test_a_manifest_survives_writing_and_reading(tmp_path: Path) -> None:
-    artifact = ModelArtifact.open(write(tmp_path, MANIFEST), task="text-classification")
+    folder = write_artifact(tmp_path, labels=("부정", "긍정"))
+    artifact = ModelArtifact.open(folder, task="text-classification")
 
     assert artifact.manifest.labels == ("부정", "긍정")
-    assert replace(artifact.manifest, files={}) == MANIFEST
+    assert replace(artifact.manifest, files={}) == replace(MANIFEST, labels=("부정", "긍정"))
     assert artifact.graph("model") == tmp_path / "model.onnx"
 
 
@@ -43,14 +26,14 @@ def test_a_folder_without_a_manifest_is_refused_with_the_remedy(tmp_path: Path) 
 
 
 def test_an_altered_file_is_refused(tmp_path: Path) -> None:
-    (write(tmp_path, MANIFEST) / "model.onnx").write_bytes(b"other")
+    (write_artifact(tmp_path) / "model.onnx").write_bytes(b"other")
 
     with pytest.raises(ArtifactError, match=r"model\.onnx was altered"):
         ModelArtifact.open(tmp_path)
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    (write(tmp_path, MANIFEST) / "model.onnx").unlink()
+    (write_artifact(tmp_path) / "model.onnx").unlink()
 
     with pytest.raises(ArtifactError, match=r"lacks model\.onnx"):
         ModelArtifact.open(tmp_path)
@@ -58,11 +41,11 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_another_task_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="exported for text-classification, not for translation"):
-        ModelArtifact.open(write(tmp_path, MANIFEST), task="translation")
+        ModelArtifact.open(write_artifact(tmp_path), task="translation")
 
 
 def test_a_failed_parity_is_refused_unless_allowed(tmp_path: Path) -> None:
-    write(tmp_path, replace(MANIFEST, parity=replace(MANIFEST.parity, passed=False)))
+    write_artifact(tmp_path, parity=replace(MANIFEST.parity, passed=False))
 
     with pytest.raises(ArtifactError, match="failed its parity check"):
         ModelArtifact.open(tmp_path)
@@ -73,7 +56,7 @@ def test_a_failed_parity_is_refused_unless_allowed(tmp_path: Path) -> None:
     "change", [{"schema_version": 1}, {"surprise": 1}, {"tokenizer": None}, {"parity": {"passed": True}}]
 )
 def test_a_manifest_of_another_shape_is_refused_in_one_line(tmp_path: Path, change: dict[str, object]) -> None:
-    write(tmp_path, MANIFEST)
+    write_artifact(tmp_path)
     raw = json.loads((tmp_path / MANIFEST_NAME).read_text(encoding="utf-8"))
     (tmp_path / MANIFEST_NAME).write_text(json.dumps(raw | change), encoding="utf-8")
 

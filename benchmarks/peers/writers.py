@@ -63,6 +63,25 @@ WRITERS = (
 )
 
 
+@dataclass(frozen=True)
+class WriterModel:
+    """A checkpoint and its tokenizer.json; `gguf` is the checkpoint's own file where it comes as one."""
+
+    name: str
+    checkpoint: Path
+    tokenizer: Path
+    threads: int
+    gguf: Path | None = None
+
+
+@dataclass(frozen=True)
+class Written:
+    """The new tokens of each prompt, and the seconds that all of them took."""
+
+    tokens: list[list[int]]
+    seconds: float
+
+
 class Running:
     """A program that is ready for questions."""
 
@@ -71,8 +90,8 @@ class Running:
 
     def write(
         self, prompts: Sequence[Sequence[int]], new_tokens: int, *, beams: int = 1, exact: bool = True
-    ) -> tuple[list[list[int]], float]:
-        """New tokens of each prompt, and the seconds that all took; raises PeerError."""
+    ) -> Written:
+        """Raises PeerError where that fails, or takes too long."""
         assert self._process.stdin is not None
         asked = {"prompts": prompts, "new_tokens": new_tokens, "beams": beams, "exact": exact}
         try:
@@ -81,7 +100,7 @@ class Running:
         except OSError:
             raise PeerError(f"ended: {self._last_words()}") from None
         answer = self.line(ANSWER_S)
-        return answer["tokens"], float(answer["seconds"])
+        return Written(answer["tokens"], float(answer["seconds"]))
 
     def line(self, timeout_s: float) -> Any:
         """What it says next."""
@@ -99,20 +118,18 @@ class Running:
 
 
 @contextmanager
-def writing(
-    writer: Writer, checkpoint: Path, tokenizer: Path, threads: int, gguf: Path | None = None
-) -> Iterator[Running]:
-    """The program, ready; raises PeerError where it does not come to that. `gguf`: the checkpoint's own file."""
+def writing(writer: Writer, model: WriterModel) -> Iterator[Running]:
+    """The program, ready; raises PeerError where it does not come to that."""
     if missing := writer.missing():
         raise PeerError(missing)
-    made_from = hashlib.sha256(str(checkpoint.resolve()).encode()).hexdigest()[:12]
+    made_from = hashlib.sha256(str(model.checkpoint.resolve()).encode()).hexdigest()[:12]
     environment = os.environ | {
-        "PEER_CHECKPOINT": str(checkpoint.resolve()),
-        "PEER_TOKENIZER": str(tokenizer.resolve()),
+        "PEER_CHECKPOINT": str(model.checkpoint.resolve()),
+        "PEER_TOKENIZER": str(model.tokenizer.resolve()),
         "PEER_MODEL": str(ENVIRONMENTS / "models" / f"{writer.name}-{made_from}"),
-        "PEER_GGUF": str(gguf or ""),
-        "PEER_THREADS": str(threads),
-        "OMP_NUM_THREADS": str(threads),
+        "PEER_GGUF": str(model.gguf or ""),
+        "PEER_THREADS": str(model.threads),
+        "OMP_NUM_THREADS": str(model.threads),
         "HF_HUB_OFFLINE": "1",
     }
     with TemporaryFile() as log:

@@ -46,20 +46,21 @@ def test_a_measured_cluster_is_the_shipped_one_with_one_replica(tmp_path: Path) 
 
 
 def test_replicas_are_found_by_the_name_that_ray_gives_them_and_watched() -> None:
-    program = "import time; time.sleep(60)"
+    program = "import time; print('up', flush=True); time.sleep(60)"
     named = ["ray::ServeReplica:translation:translation"]
-    process = subprocess.Popen([*named, "-c", program], executable=sys.executable)
+    process = subprocess.Popen([*named, "-c", program], executable=sys.executable, stdout=subprocess.PIPE, text=True)
     watch = MemoryWatch("translation", os.getpid())
     try:
-        while process.pid not in find(os.getpid()):
-            time.sleep(0.01)
+        assert process.stdout is not None
+        process.stdout.readline()  # a process that has only begun has almost no memory
+        assert process.pid in find(os.getpid())
         watch.start()
         while not watch.samples.get(process.pid):
             time.sleep(0.01)
         watch.stop()
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
     ((series,),) = [list(watch.samples.values())]
     assert series[0][1] > 2**20

@@ -1,13 +1,17 @@
 import json
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from benchmarks.generation import Findings, Local, Pace
+from benchmarks.generation import SLOTS
+from benchmarks.local_engine import LocalEngine
+from benchmarks.peers.entrants import Entrants
 from benchmarks.peers.peer import PeerError
-from benchmarks.peers.writers import WRITERS, Writer, writing
+from benchmarks.peers.writers import WRITERS, Writer, WriterModel, writing
+from benchmarks.rates import Rates
 from benchmarks.report import GENERATION_FIGURES
 from benchmarks.sentences import passages, sentences
 from benchmarks.soak_generation import questions
@@ -38,18 +42,18 @@ def test_a_writer_goes_on_from_prompts_as_transformers_does(
     (writer,) = [one for one in WRITERS if one.name == "transformers"]
     prompts = [[5, 60, 70, 80], [9, 50, 40, 30]]
 
-    with writing(writer, folder, folder / "tokenizer.json", 1) as running:
-        tokens, seconds = running.write(prompts, 6)
+    with writing(writer, WriterModel("llama", folder, folder / "tokenizer.json", 1)) as running:
+        written = running.write(prompts, 6)
 
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     given = torch.tensor(prompts)
     expected = model.generate(
         given, attention_mask=torch.ones_like(given), do_sample=False, max_new_tokens=6, min_new_tokens=6
     )
-    assert tokens == expected[:, 4:].tolist()
-    assert seconds > 0
-    local = Local(exported("llama", "text-generation"))
-    assert [local.write(prompt, 1) for prompt in prompts] == [one[:1] for one in tokens]
+    assert written.tokens == expected[:, 4:].tolist()
+    assert written.seconds > 0
+    local = LocalEngine(exported("llama", "text-generation"), 1, SLOTS)
+    assert [local.write(prompt, 1) for prompt in prompts] == [one[:1] for one in written.tokens]
 
 
 def test_a_writer_that_ends_says_why(tmp_path: Path) -> None:
@@ -60,29 +64,49 @@ def test_a_writer_that_ends_says_why(tmp_path: Path) -> None:
     assert writer.python == Path(sys.executable)
     with (
         pytest.raises(PeerError, match="ended: no such model"),
-        writing(writer, tmp_path, tmp_path / "tokenizer.json", 1),
+        writing(writer, WriterModel("none", tmp_path, tmp_path / "tokenizer.json", 1)),
     ):
         pass
 
 
 def test_ratios_are_taken_repetition_by_repetition() -> None:
-    findings = Findings()
+    rates = Rates()
     for ours, theirs in ((10.0, 5.0), (12.0, 4.0)):
-        findings.rate("w", "Sextet", ours)
-        findings.rate("w", "other", theirs)
+        rates.keep("w", {"Sextet": ours, "other": theirs})
 
-    findings.ratio("one_stream_over_genai", ("w", "Sextet"), ("w", "other"))
-    findings.ratio("served_over_optimum", ("w", "Sextet"), ("w", "absent"))
+    rates.ratio("one_stream_over_genai", ("w", "Sextet"), ("w", "other"))
+    rates.ratio("served_over_optimum", ("w", "Sextet"), ("w", "absent"))
 
-    assert findings.figures == {"one_stream_over_genai": [2.0, 3.0]}
-    assert set(findings.figures) <= set(GENERATION_FIGURES)
+    assert rates.figures == {"one_stream_over_genai": [2.0, 3.0]}
+    assert set(rates.figures) <= set(GENERATION_FIGURES)
+
+
+def test_a_writer_that_fails_or_is_another_model_drops_out_and_the_result_says_why(tmp_path: Path) -> None:
+    script = tmp_path / "write.py"
+    script.write_text(
+        "import json, sys\nprint(json.dumps('ready'), flush=True)\n"
+        "for line in sys.stdin:\n    print(json.dumps({'tokens': [[1]], 'seconds': 2.0}), flush=True)\n    break\n",
+        encoding="utf-8",
+    )
+    rates = Rates()
+    entrants = Entrants(WriterModel("model", tmp_path, tmp_path / "tokenizer.json", 1), rates, lambda line: None)
+    one, other = (Writer(name=name, serves="", script=script, needs=("json",)) for name in ("one", "other"))
+    with ExitStack() as stack:
+        entrants.enter(stack, one, lambda running: 1.0)
+        entrants.enter(stack, other, lambda running: 0.25)
+        assert entrants.names == ["one"]
+        assert entrants.seconds("one", "w", [[[5]]], 1) == 2.0
+        assert entrants.seconds("one", "w", [[[5]]], 1) is None
+
+    assert entrants.names == []
+    assert set(rates.missing) == {("model", "other"), ("w", "one")}
+    assert "25%" in rates.missing["model", "other"]
 
 
 def test_the_engine_is_measured_with_all_clients_at_work(exported: Callable[..., Path]) -> None:
-    local = Local(exported("llama", "text-generation"))
-    pace = Pace(window_s=0.5, warm_up_s=0.1)
+    local = LocalEngine(exported("llama", "text-generation"), 1, SLOTS)
 
-    assert local.tokens_per_s([[5, 60, 70], [9, 50, 40]], 4, pace) > 0
+    assert local.tokens_per_s([[5, 60, 70], [9, 50, 40]], 64, clients=4, warm_up_s=0.1, window_s=0.5) > 0
     assert local.engine.free_slots == local.engine.slots
 
 

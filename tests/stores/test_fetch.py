@@ -15,9 +15,9 @@ import pytest
 from pipelines.artifact import ModelArtifact
 from pipelines.errors import SextetError
 from stores.fetch import fetch
+from tests.artifacts import write_artifact
 from tests.hub import Hub
 from tests.s3 import S3
-from tests.stores.artifacts import write_artifact
 
 UNREACHABLE = "http://127.0.0.1:9"
 

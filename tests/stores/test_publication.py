@@ -16,8 +16,8 @@ from pipelines.artifact import Parity, Source
 from pipelines.errors import SextetError
 from stores.fetch import fetch
 from stores.publication import publish
+from tests.artifacts import MANIFEST, write_artifact
 from tests.hub import Hub
-from tests.stores.artifacts import MANIFEST, write_artifact
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ def convert(folder: Path) -> None:
 
 folder = str(made(convert))
 tokenizer = Tokenizer.from_file(str(TOKENIZER))
-translates = json.loads((CHECKPOINT / "config.json").read_text())["is_encoder_decoder"]
+translates = json.loads((CHECKPOINT / "config.json").read_text()).get("is_encoder_decoder", False)
 kind = ctranslate2.Translator if translates else ctranslate2.Generator
 model = kind(folder, device="cpu", compute_type="int8", inter_threads=1, intra_threads=THREADS)
 

@@ -1,4 +1,4 @@
-"""Artifacts of a few bytes, whole but for a model that runs: what stores fetch and publish does not look inside."""
+"""Artifacts of a few bytes, whole but for a model that runs: nobody who opens or publishes one looks inside."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,0 +1,60 @@
+"""Suite: the frame of a benchmark that measures many figures in one run: options, result file, report, last line."""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.report import write_report
+from benchmarks.result import Result, default_path
+from benchmarks.scenarios import bottlenecks
+from pipelines.errors import SextetError
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a run found, in the terms of `Result`."""
+
+    load: Mapping[str, Any]
+    figures: Mapping[str, list[float]]
+    points: list[dict[str, Any]]
+    peers: list[dict[str, Any]]
+    raw: list[dict[str, Any]] = field(default_factory=list)
+
+
+def main(name: str, description: str, run: Callable[[bool, bool, Say], Measured]) -> None:
+    """Measure with `run(quick, with_peers, say)`; write benchmarks/results/NAME.json and the report unless quick."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="short windows: whether it works; nothing is written")
+    parser.add_argument("--no-peers", action="store_true", help="leave out what it is compared with")
+    args = parser.parse_args()
+    try:
+        measured = run(args.quick, not args.no_peers, say)
+    except SextetError as error:
+        sys.exit(f"{name}: {error}")
+    options = sys.argv[1:]
+    result = Result(
+        name=name,
+        scenario=name,
+        command=shlex.join(["python", "-m", f"benchmarks.{name}", *options]) if options else f"make bench-{name}",
+        load=measured.load,
+        figures=measured.figures,
+        points=measured.points,
+        raw=measured.raw,
+        peers=measured.peers,
+        warnings=bottlenecks(measured.points),
+    )
+    if not args.quick:
+        result.write(default_path(name))
+        write_report()
+    print(json.dumps(result.headline()))
+
+
+def say(line: str) -> None:
+    """Progress, where it does not mix with the last line."""
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,111 @@
+"""Graph: an ONNX model's nodes by what they make and by what they read, to be rewritten."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+
+class Graph:
+    """`save` writes what became of it into the model; until then the model has its old nodes.
+
+    `makers` has the node that makes a value, `readers` those that read it, `weights` the tensors by their names.
+    """
+
+    makers: dict[str, Any]
+    readers: dict[str, list[Any]]
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.nodes: list[Any] = list(model.graph.node)
+        self.weights = {one.name: one for one in model.graph.initializer}
+        self._index()
+
+    def of_type(self, op_type: str) -> Iterator[Any]:
+        """The nodes of a type, each if it is still there when its turn comes."""
+        for node in [one for one in self.nodes if one.op_type == op_type]:
+            if any(node is one for one in self.nodes):
+                yield node
+
+    def only_reader(self, node: Any, op_type: str) -> Any:
+        """The node that alone reads what `node` makes, not counting its shape, where it is of a type; else None."""
+        readers = [one for one in self.readers.get(node.output[0], []) if one.op_type != "Shape"]
+        return readers[0] if len(readers) == 1 and readers[0].op_type == op_type else None
+
+    def behind(self, name: str, op_type: str, through: Sequence[str]) -> Any:
+        """The nearest maker of a type, through nodes of other types; None where there is none."""
+        node = self.makers.get(name)
+        if node is None or node.op_type == op_type:
+            return node
+        if node.op_type not in through:
+            return None
+        ways = (self.behind(one, op_type, through) for one in node.input)
+        return next((way for way in ways if way is not None), None)
+
+    def replace(self, old: Sequence[Any], new: Sequence[Any]) -> None:
+        """Put nodes where the first of the old ones stood: what they read comes before all of them."""
+        gone = {id(node) for node in old}
+        first = min(index for index, node in enumerate(self.nodes) if id(node) in gone)
+        kept = [[node for node in part if id(node) not in gone] for part in (self.nodes[:first], self.nodes[first:])]
+        self.nodes = [*kept[0], *new, *kept[1]]
+        self._index()
+
+    def begin_with(self, new: Sequence[Any]) -> None:
+        """Put nodes before all others."""
+        self.nodes = [*new, *self.nodes]
+        self._index()
+
+    def read_instead(self, old: str, new: str) -> None:
+        """Let what reads `old` read `new`."""
+        for node in self.readers.get(old, []):
+            node.input[:] = [new if name == old else name for name in node.input]
+        self._index()
+
+    def drop_unread(self) -> None:
+        """Drop the nodes and weights that no output depends on."""
+        needed = {one.name for one in self.model.graph.output}
+        kept = []
+        for node in reversed(self.nodes):
+            if needed & set(node.output):
+                kept.append(node)
+                needed.update(_reads(node))
+        self.nodes = kept[::-1]
+        self.weights = {name: one for name, one in self.weights.items() if name in needed}
+        self._index()
+
+    def values(self, name: str) -> np.ndarray:
+        """A weight."""
+        from onnx import numpy_helper
+
+        array: np.ndarray = numpy_helper.to_array(self.weights[name])
+        return array
+
+    def side_by_side(self, names: Sequence[str]) -> str:
+        """The name of a new weight: the last axes of several, one after the other."""
+        from onnx import numpy_helper
+
+        name = " ".join(names)
+        self.weights[name] = numpy_helper.from_array(np.concatenate([self.values(one) for one in names], -1), name)
+        return name
+
+    def save(self) -> None:
+        self.drop_unread()
+        del self.model.graph.node[:], self.model.graph.initializer[:], self.model.graph.value_info[:]
+        self.model.graph.node.extend(self.nodes)
+        self.model.graph.initializer.extend(self.weights.values())
+
+    def _index(self) -> None:
+        self.makers = {name: node for node in self.nodes for name in node.output}
+        self.readers = {}
+        for node in self.nodes:
+            for name in dict.fromkeys(node.input):
+                self.readers.setdefault(name, []).append(node)
+
+
+def _reads(node: Any) -> Iterator[str]:
+    """Every name that a node reads, those in its branches included."""
+    yield from node.input
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            for inner in attribute.g.node:
+                yield from _reads(inner)
