@@ -12,6 +12,7 @@ one line of JSON last.
 
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -273,8 +274,8 @@ class _Served:
     pace: Pace
     rates: Rates
 
-    def load(self, task: str, texts: list[str], body: BodyConfig, **how: Any) -> dict[str, float]:
-        """What it answered per second; raises SextetError where a request failed."""
+    def load(self, task: str, texts: list[str], body: BodyConfig, **how: Any) -> Counter[str]:
+        """What it answered per second, 0 of what it did not; raises SextetError where a request failed."""
         made = calls(f"127.0.0.1:{self.cluster.port}", "", task, texts, 1, body)
         load = Load(
             "127.0.0.1",
@@ -284,7 +285,7 @@ class _Served:
             warm_up_s=self.pace.warm_up_s,
             **how,
         )
-        return dict(self.rates.keep_tally(measure(load), f"{task}, {how}").per_s)
+        return self.rates.keep_tally(measure(load), f"{task}, {how}").per_s
 
 
 if __name__ == "__main__":
