@@ -12,8 +12,8 @@ one line of JSON last.
 
 import tempfile
 import threading
-from collections import Counter
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -274,7 +274,7 @@ class _Served:
     pace: Pace
     rates: Rates
 
-    def load(self, task: str, texts: list[str], body: BodyConfig, **how: Any) -> Counter[str]:
+    def load(self, task: str, texts: list[str], body: BodyConfig, **how: Any) -> Mapping[str, float]:
         """What it answered per second, 0 of what it did not; raises SextetError where a request failed."""
         made = calls(f"127.0.0.1:{self.cluster.port}", "", task, texts, 1, body)
         load = Load(
@@ -285,7 +285,8 @@ class _Served:
             warm_up_s=self.pace.warm_up_s,
             **how,
         )
-        return self.rates.keep_tally(measure(load), f"{task}, {how}").per_s
+        tally = self.rates.keep_tally(measure(load), f"{task}, {how}")
+        return defaultdict(float, tally.per_s)
 
 
 if __name__ == "__main__":
