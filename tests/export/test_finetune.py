@@ -17,6 +17,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, pipeline
 
+from export.build import ExportArgs, export_checkpoint
 from export.finetune import FinetuneArgs, LoraArgs, finetune
 from export.objective import TextGeneration
 from export.trainer import class_weights, last_whole_checkpoint, weighted_loss
@@ -405,6 +406,16 @@ def test_rows_that_are_longer_than_max_length_are_said_to_be_cut(recipe: Callabl
     args = recipe("text-classification", max_length=6, max_steps=1)
     finetune(args, said.append)
     assert re.match(r"training: \d of 4 rows have more than max_length 6 tokens and are cut there, the first", said[0])
+
+
+def test_question_answering_is_asked_in_windows_of_the_length_it_learned_from(
+    recipe: Callable[..., FinetuneArgs], tmp_path: Path
+) -> None:
+    output = finetune(recipe("question-answering", max_length=48, max_steps=1))
+    artifact = export_checkpoint(ExportArgs(str(output), "question-answering", tmp_path / "artifact"))
+
+    assert AutoTokenizer.from_pretrained(output).model_max_length == 48
+    assert artifact.manifest.tokenizer.max_length == 48
 
 
 def test_a_long_text_is_divided_for_generation(recipe: Callable[..., FinetuneArgs], checkpoint: Checkpoint) -> None:
