@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,13 @@ import yaml
 from export.marian import MarianArgs
 from pipelines.errors import ConfigurationError
 
+AT_LEAST = {
+    **dict.fromkeys(("max_train_samples", "max_eval_samples", "early_stopping_patience"), 1),
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
+    **dict.fromkeys(("max_bad_rows", "num_train_epochs", "learning_rate", "seed"), 0),
+    "max_length": 3,  # a token between those that mark the beginning and the end
+}
+"""The least number that a key allows."""
 Strategy = Literal["no", "steps", "epoch"]
 SWITCHES = ("bf16", "lora", "freeze_embeddings", "load_best_model_at_end", "gradient_checkpointing", "fp16")
 """Flags that may stand without a value, for true."""
@@ -114,6 +122,10 @@ class FinetuneArgs:
         others = {name: given[name] for name in given if name not in own and name in _other_arguments()}
         rest = {name: value for name, value in given.items() if name not in others}
         args = _build(cls, rest, where)
+        for name, least in AT_LEAST.items():
+            number = getattr(args, name)
+            _require(number is None or least <= number < math.inf, number, f"{where}: {name}", f"{least} or more")
+        _require(args.lora is None or args.lora.r >= 1, args.lora and args.lora.r, f"{where}: lora: r", "1 or more")
         hints = _other_arguments()
         checked = {name: _plainly_typed(value, hints[name], f"{where}: {name}") for name, value in others.items()}
         return dataclasses.replace(args, training_arguments={**args.training_arguments, **checked})
