@@ -109,7 +109,7 @@ class FinetuneArgs:
         if recipe is not None:
             try:
                 given = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
-            except (OSError, yaml.YAMLError) as error:
+            except (OSError, UnicodeError, yaml.YAMLError) as error:
                 raise ConfigurationError(f"{recipe} cannot be read: {' '.join(str(error).split())}") from None
         if not isinstance(given, Mapping):
             raise ConfigurationError(f"{recipe} holds {given!r}; it must hold the keys of a recipe")
@@ -172,11 +172,19 @@ def _flags(flags: Sequence[str]) -> dict[str, Any]:
             raise ConfigurationError(f"{name} is not an option with a value; write --NAME VALUE")
         place = given
         for key in path[:-1]:
+            if place.get(key) is True:
+                place[key] = {}  # `--lora --lora.r 8`
             place = place.setdefault(key, {})
+            if not isinstance(place, dict):
+                raise ConfigurationError(f"{name} is given beside --{key} {place}; give one of them")
         text = "true" if alone else value if equals else rest.pop(0)
         if path in (["columns"], ["labels"]) and "=" in text:  # --columns text=document, as evaluate has it
             key, _, text = text.partition("=")
             place, path = place.setdefault(path[0], {}), [key]
+        if path[-1] in place:
+            if alone and isinstance(place[path[-1]], dict):
+                continue  # `--lora.r 8 --lora`
+            raise ConfigurationError(f"{name} is given twice; several values are one list: {name} '[a, b]'")
         try:
             place[path[-1]] = yaml.safe_load(text)
         except yaml.YAMLError:

@@ -455,3 +455,12 @@ def test_flags_go_on_top_of_a_recipe(tmp_path: Path) -> None:
     assert args.lora == LoraArgs(r=4, alpha=9)
     with pytest.raises(ConfigurationError, match="--seed is not an option with a value"):
         FinetuneArgs.read(path, ["--seed"])
+    for flags in (["--lora", "--lora.r", "4"], ["--lora.r", "4", "--lora"]):
+        assert FinetuneArgs.read(path, flags).lora == LoraArgs(r=4, alpha=9)
+    with pytest.raises(ConfigurationError, match="--train is given twice; several values are one list"):
+        FinetuneArgs.read(path, ["--train", "a.csv", "--train", "b.csv"])
+    with pytest.raises(ConfigurationError, match=r"--train\.x is given beside --train a\.csv"):
+        FinetuneArgs.read(path, ["--train", "a.csv", "--train.x", "b.csv"])
+    path.write_bytes("model: 모델\n".encode("cp949"))
+    with pytest.raises(ConfigurationError, match=r"recipe\.yaml cannot be read"):
+        FinetuneArgs.read(path)
