@@ -5,7 +5,28 @@ from collections.abc import Callable, Sequence
 
 _TAIL_TOKENS = 32  # enough for the last word before the end, in any script
 _ENDED = re.compile(r"(\S+?)[.!?。！？…]+[\"'”’)\]]*$")
-_ABBREVIATIONS = frozenset(["al", "approx", "cf", "dr", "etc", "fig", "inc", "jr", "ltd", "mr", "mrs", "ms", "no", "nos", "prof", "sr", "st", "vs"])
+_ABBREVIATIONS = frozenset(
+    (
+        "al",
+        "approx",
+        "cf",
+        "dr",
+        "etc",
+        "fig",
+        "inc",
+        "jr",
+        "ltd",
+        "mr",
+        "mrs",
+        "ms",
+        "no",
+        "nos",
+        "prof",
+        "sr",
+        "st",
+        "vs",
+    )
+)
 
 
 class SentenceEnd:
