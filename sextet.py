@@ -263,6 +263,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if os.environ.get("SEXTET_DEBUG"):
             raise
         sys.exit(f"sextet: {error}")
+    except SystemExit as ended:
+        if ended.code == 130:  # typer's for Ctrl-C, of which it says nothing
+            _say("sextet: interrupted")
+        raise
 
 
 def _say(line: str) -> None:

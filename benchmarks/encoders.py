@@ -31,7 +31,7 @@ from benchmarks.scenarios import (
     single_stream,
 )
 from benchmarks.shapes import BERT_BASE, MINILM_L6, Shape, ensure, ensure_optimum
-from benchmarks.suite import Measured, Say, main
+from benchmarks.suite import Measured, Options, Say, main
 from benchmarks.texts import counter, synthetic
 from pipelines.artifact import ModelArtifact
 
@@ -77,9 +77,11 @@ class Findings:
         return outcome
 
 
-def run(quick: bool, with_peers: bool, say: Say) -> Measured:
+def run(options: Options, say: Say) -> Measured:
     """All figures."""
-    pace, findings = QUICK if quick else Pace(), Findings()
+    pace, findings = QUICK if options.quick else Pace(), Findings()
+    if options.repetitions is not None:
+        pace = replace(pace, repetitions=options.repetitions)
     artifacts = {shape.name: ensure(shape, say) for shape in (BERT_BASE, MINILM_L6)}
     fixed = _texts(artifacts[BERT_BASE.name], "fixed:128", pace)
     mixed = _texts(artifacts[BERT_BASE.name], MIXED, pace)
@@ -88,7 +90,7 @@ def run(quick: bool, with_peers: bool, say: Say) -> Measured:
         _measure_bert(findings, pace, cluster, fixed, mixed, say)
     with _served(MINILM_L6, noop=True) as cluster:
         _measure_minilm(findings, pace, cluster, short, mixed, say)
-    if with_peers:
+    if options.peers:
         workloads = [
             _workload("bert-base 128", BERT_BASE, fixed, pace, say),
             _workload("minilm-l6 mixed", MINILM_L6, mixed, pace, say),

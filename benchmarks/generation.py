@@ -12,9 +12,10 @@ one line of JSON last.
 
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -33,7 +34,7 @@ from benchmarks.rates import Rates
 from benchmarks.report import ROOT
 from benchmarks.sentences import passages, sentences
 from benchmarks.shapes import ensure_export, packaged_gguf, starter
-from benchmarks.suite import Measured, Say, main
+from benchmarks.suite import Measured, Options, Say, main
 from pipelines.artifact import ModelArtifact
 from pipelines.generation.slots import SlotsConfig
 from pipelines.tokenizer import Tokenizer
@@ -65,16 +66,18 @@ class Pace:
 QUICK = Pace(repetitions=1, window_s=3.0, warm_up_s=1.0, singles=1, short_prompts=3)
 
 
-def run(quick: bool, with_peers: bool, say: Say) -> Measured:
+def run(options: Options, say: Say) -> Measured:
     """All figures."""
-    pace, rates = QUICK if quick else Pace(), Rates()
+    pace, rates = QUICK if options.quick else Pace(), Rates()
+    if options.repetitions is not None:
+        pace = replace(pace, repetitions=options.repetitions)
     written, translated = artifact_of("text-generation", say), artifact_of("translation", say)
     local = LocalEngine(written, THREADS, SLOTS)
     local_int4 = LocalEngine(artifact_of("text-generation", say, "int4"), THREADS, SLOTS)
     _measure_waiting(rates, pace, local, say)
     with ExitStack() as stack:
         writers, translators = Entrants(_smollm2(written), rates, say), Entrants(_marian(translated), rates, say)
-        if with_peers:
+        if options.peers:
             for writer in WRITERS:
                 writers.enter(stack, writer, lambda running: _goes_on_alike(local, running))
             for writer in (one for one in WRITERS if one.name == CTRANSLATE2):
@@ -273,8 +276,8 @@ class _Served:
     pace: Pace
     rates: Rates
 
-    def load(self, task: str, texts: list[str], body: BodyConfig, **how: Any) -> dict[str, float]:
-        """What it answered per second; raises SextetError where a request failed."""
+    def load(self, task: str, texts: list[str], body: BodyConfig, **how: Any) -> Mapping[str, float]:
+        """What it answered per second, 0 of what it did not; raises SextetError where a request failed."""
         made = calls(f"127.0.0.1:{self.cluster.port}", "", task, texts, 1, body)
         load = Load(
             "127.0.0.1",
@@ -284,7 +287,8 @@ class _Served:
             warm_up_s=self.pace.warm_up_s,
             **how,
         )
-        return dict(self.rates.keep_tally(measure(load), f"{task}, {how}").per_s)
+        tally = self.rates.keep_tally(measure(load), f"{task}, {how}")
+        return defaultdict(float, tally.per_s)
 
 
 if __name__ == "__main__":

@@ -27,21 +27,33 @@ class Measured:
     raw: list[dict[str, Any]] = field(default_factory=list)
 
 
-def main(name: str, description: str, run: Callable[[bool, bool, Say], Measured]) -> None:
-    """Measure with `run(quick, with_peers, say)`; write benchmarks/results/NAME.json and the report unless quick."""
+@dataclass(frozen=True)
+class Options:
+    """`quick`: short windows. `peers`: measure what it is compared with. `repetitions` None: as many as usual."""
+
+    quick: bool
+    peers: bool
+    repetitions: int | None
+
+
+def main(name: str, description: str, run: Callable[[Options, Say], Measured]) -> None:
+    """Measure with `run(options, say)`; write benchmarks/results/NAME.json and the report unless quick."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="short windows: whether it works; nothing is written")
     parser.add_argument("--no-peers", action="store_true", help="leave out what it is compared with")
+    parser.add_argument("--repetitions", type=int, help="how often each measurement is made")
     args = parser.parse_args()
+    if args.repetitions is not None and args.repetitions < 1:
+        parser.error(f"--repetitions is {args.repetitions}; allowed: 1 and above")
     try:
-        measured = run(args.quick, not args.no_peers, say)
+        measured = run(Options(args.quick, not args.no_peers, args.repetitions), say)
     except SextetError as error:
         sys.exit(f"{name}: {error}")
-    options = sys.argv[1:]
+    given = sys.argv[1:]
     result = Result(
         name=name,
         scenario=name,
-        command=shlex.join(["python", "-m", f"benchmarks.{name}", *options]) if options else f"make bench-{name}",
+        command=shlex.join(["python", "-m", f"benchmarks.{name}", *given]) if given else f"make bench-{name}",
         load=measured.load,
         figures=measured.figures,
         points=measured.points,

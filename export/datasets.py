@@ -100,6 +100,10 @@ def read(files: Sequence[str | Path], args: DataArgs, bad: BadRows | None = None
     if not rows:
         left_out = f" but {bad.count} bad ones" if bad.count else ""
         raise InvalidInputError(f"{', '.join(map(str, files)) or 'no file'}: no rows{left_out}")
+    # Of a column that not all rows have, Dataset.from_list keeps what the first row says: all of it or nothing.
+    lacking = [row["where"] for row in rows if not row.keys() >= {*OPTIONAL_FIELDS.get(args.task, ())}]
+    if 0 < len(lacking) < len(rows):
+        raise InvalidInputError(f"{lacking[0]}: no 'text_pair', which other rows have; all need it, or none")
     return Dataset.from_list(rows)
 
 
@@ -159,7 +163,10 @@ def _checked(raw: Row, args: DataArgs) -> Row:
     """The fields of the task, or ValueError."""
     task = args.task
     if task == "token-classification" and "entities" not in raw and "tokens" in raw:
-        raw = from_tags(raw["tokens"], raw.get("tags", []))
+        for name in ("tokens", "tags"):
+            if not isinstance(raw.get(name), list) or not all(isinstance(one, str) for one in raw[name]):
+                raise ValueError(f"{name!r} is {_shown(raw.get(name))}, not a list of texts")
+        raw = from_tags(raw["tokens"], raw["tags"])
     fields = FIELDS[task]
     missing = [name for name in fields if raw.get(name) is None]
     if missing:
@@ -174,7 +181,9 @@ def _checked(raw: Row, args: DataArgs) -> Row:
         if undecoded := re.search("[\ud800-\udfff]", row[name]):
             raise ValueError(_undecoded(undecoded[0], args.encoding))
     if "entities" in row:
-        row["entities"] = [_entity(entity, row["text"], args.labels) for entity in row["entities"]]
+        if not isinstance(row["entities"], list):
+            raise ValueError(f"'entities' is {_shown(row['entities'])}, not a list of {{start, end, label}}")
+        row["entities"] = [_entity(entity, row["text"], args) for entity in row["entities"]]
     if "answers" in row:
         row["answers"] = _answers(row["answers"], row["context"])
     return row
@@ -203,36 +212,45 @@ def _label(value: Any, args: DataArgs) -> str | float | list[str]:
         return number
     if args.problem_type == "multi_label_classification":
         several = value if isinstance(value, list) else re.split(r"[|,;]", str(value))
-        names = [args.labels.get(name, name) for name in (str(one).strip() for one in several)]
+        names = [args.labels.get(name, name) for name in (_name(one, args) for one in several)]
         return [name for name in dict.fromkeys(names) if name]
     if isinstance(value, (list, dict)):
         raise ValueError(f"'label' is {_shown(value)}; a list needs problem_type: multi_label_classification")
-    name = str(value).strip()
+    name = _name(value, args)
     if not name:
         raise ValueError("'label' is empty")
-    if undecoded := re.search("[\ud800-\udfff]", name):
-        raise ValueError(_undecoded(undecoded[0], args.encoding))
     return args.labels.get(name, name)
 
 
-def _entity(entity: Any, text: str, labels: Mapping[str, str]) -> Row:
+def _name(value: Any, args: DataArgs) -> str:
+    name = str(value).strip()
+    if undecoded := re.search("[\ud800-\udfff]", name):
+        raise ValueError(_undecoded(undecoded[0], args.encoding))
+    return name
+
+
+def _entity(entity: Any, text: str, args: DataArgs) -> Row:
     try:
-        start, end, label = int(entity["start"]), int(entity["end"]), str(entity["label"])
+        start, end, label = int(entity["start"]), int(entity["end"]), entity["label"]
     except (TypeError, KeyError, ValueError):
         raise ValueError(f"an entity is {_shown(entity)}, not {{start, end, label}}") from None
+    label = _name(label, args)
     if not 0 <= start < end <= len(text):
         raise ValueError(f"entity {label} is at {start}..{end} of a text of {len(text)} characters")
-    return {"start": start, "end": end, "label": labels.get(label, label)}
+    return {"start": start, "end": end, "label": args.labels.get(label, label)}
 
 
 def _answers(answers: Any, context: str) -> Row:
     if isinstance(answers, list):  # of objects, as SQuAD has them
-        answers = {name: [one.get(name) for one in answers] for name in ("text", "answer_start")}
+        objects = [one if isinstance(one, dict) else {} for one in answers]
+        answers = {name: [one.get(name) for one in objects] for name in ("text", "answer_start")}
     try:
         pairs = list(zip(answers["text"], answers["answer_start"], strict=True))
-        wrong = next((pair for pair in pairs if context[pair[1] : pair[1] + len(pair[0])] != pair[0]), None)
+        wrong = next((pair for pair in pairs if pair[1] < 0 or not context.startswith(pair[0], pair[1])), None)
     except (TypeError, KeyError, ValueError):
         raise ValueError("'answers' is not {text: [...], answer_start: [...]}, equally long") from None
+    if any(not text.strip() for text, _ in pairs):
+        raise ValueError("an answer is empty; where there is none, 'answers' is {text: [], answer_start: []}")
     if wrong is not None:
         raise ValueError(f"the answer {wrong[0]!r} is not at character {wrong[1]} of the context")
     return {"text": [text for text, _ in pairs], "answer_start": [start for _, start in pairs]}

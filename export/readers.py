@@ -16,8 +16,10 @@ not in the file's encoding stay in the row as lone surrogates, for `datasets` to
 
 import csv
 import gzip
+import io
 import json
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import zip_longest
@@ -31,6 +33,8 @@ Columns = Mapping[str, str | int]
 Line = tuple[str, Row | ValueError]
 """Where it is (`FILE:LINE`, or `FILE:` and a path within), and what is there."""
 
+UNREADABLE = (OSError, EOFError, zlib.error, UnicodeError)
+"""A damaged .gz, or bytes that no surrogate can stand for, as where UTF-16 has an odd number of them."""
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -59,7 +63,7 @@ def lines(name: str, columns: Columns, encoding: str = "utf-8", form: str | None
         try:
             for number, row in READERS[suffix](file, columns):
                 yield f"{path}:{number}", row
-        except (OSError, EOFError) as error:  # a damaged .gz
+        except UNREADABLE as error:
             raise InvalidInputError(f"{path}:{number}: cannot be read ({error})") from None
 
 
@@ -73,7 +77,7 @@ def _open(path: Path, encoding: str) -> IO[str]:
     try:
         with opener(path, "rb") as file:
             beginning = file.read(2)
-    except (OSError, EOFError) as error:
+    except UNREADABLE as error:
         raise InvalidInputError(f"{path}: cannot be read ({error})") from None
     utf8 = encoding.lower().replace("_", "-") in ("utf-8", "utf8")
     if utf8 and beginning in _UTF16:
@@ -143,7 +147,7 @@ def _json_document(file: IO[str], columns: Columns) -> Numbered:
     except (ValueError, RecursionError) as error:
         first = text.lstrip().split("\n", 1)[0]
         if first.startswith("{") and first.rstrip().endswith("}"):  # JSON lines under another name
-            yield from _json_lines(cast(IO[str], iter(text.splitlines())), columns)
+            yield from _json_lines(io.StringIO(text, newline=""), columns)
         elif text.strip():
             yield getattr(error, "lineno", 1), ValueError(f"not JSON ({error})")
         return
@@ -247,12 +251,20 @@ def _parallel(paths: list[Path], encoding: str) -> Iterator[Line]:
         reason = f"{missing}: no such file" if missing else f"{len(paths)} files"
         raise InvalidInputError(f"{reason}; parallel text is two files of as many lines: SOURCE,TARGET")
     with _open(paths[0], encoding) as sources, _open(paths[1], encoding) as targets:
-        for number, (source, target) in enumerate(zip_longest(sources, targets), 1):
+        both = zip_longest(_sound(sources, paths[0]), _sound(targets, paths[1]))
+        for number, (source, target) in enumerate(both, 1):
             if source is None or target is None:
                 short, long = paths if source is None else paths[::-1]
                 raise InvalidInputError(f"{short} ends before line {number}, where {long} goes on; lines must match")
             if source.strip() or target.strip():
                 yield f"{paths[0]}:{number}", {"source": source.rstrip("\r\n"), "target": target.rstrip("\r\n")}
+
+
+def _sound(file: IO[str], path: Path) -> Iterator[str]:
+    try:
+        yield from file
+    except UNREADABLE as error:
+        raise InvalidInputError(f"{path}: cannot be read ({error})") from None
 
 
 READERS: Mapping[str, Callable[[IO[str], Columns], Numbered]] = {

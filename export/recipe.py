@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,13 @@ import yaml
 from export.marian import MarianArgs
 from pipelines.errors import ConfigurationError
 
+AT_LEAST = {
+    **dict.fromkeys(("max_train_samples", "max_eval_samples", "early_stopping_patience"), 1),
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
+    **dict.fromkeys(("max_bad_rows", "num_train_epochs", "learning_rate", "seed"), 0),
+    "max_length": 3,  # a token between those that mark the beginning and the end
+}
+"""The least number that a key allows."""
 Strategy = Literal["no", "steps", "epoch"]
 SWITCHES = ("bf16", "lora", "freeze_embeddings", "load_best_model_at_end", "gradient_checkpointing", "fp16")
 """Flags that may stand without a value, for true."""
@@ -101,7 +109,7 @@ class FinetuneArgs:
         if recipe is not None:
             try:
                 given = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
-            except (OSError, yaml.YAMLError) as error:
+            except (OSError, UnicodeError, yaml.YAMLError) as error:
                 raise ConfigurationError(f"{recipe} cannot be read: {' '.join(str(error).split())}") from None
         if not isinstance(given, Mapping):
             raise ConfigurationError(f"{recipe} holds {given!r}; it must hold the keys of a recipe")
@@ -114,6 +122,10 @@ class FinetuneArgs:
         others = {name: given[name] for name in given if name not in own and name in _other_arguments()}
         rest = {name: value for name, value in given.items() if name not in others}
         args = _build(cls, rest, where)
+        for name, least in AT_LEAST.items():
+            number = getattr(args, name)
+            _require(number is None or least <= number < math.inf, number, f"{where}: {name}", f"{least} or more")
+        _require(args.lora is None or args.lora.r >= 1, args.lora and args.lora.r, f"{where}: lora: r", "1 or more")
         hints = _other_arguments()
         checked = {name: _plainly_typed(value, hints[name], f"{where}: {name}") for name, value in others.items()}
         return dataclasses.replace(args, training_arguments={**args.training_arguments, **checked})
@@ -160,11 +172,19 @@ def _flags(flags: Sequence[str]) -> dict[str, Any]:
             raise ConfigurationError(f"{name} is not an option with a value; write --NAME VALUE")
         place = given
         for key in path[:-1]:
+            if place.get(key) is True:
+                place[key] = {}  # `--lora --lora.r 8`
             place = place.setdefault(key, {})
+            if not isinstance(place, dict):
+                raise ConfigurationError(f"{name} is given beside --{key} {place}; give one of them")
         text = "true" if alone else value if equals else rest.pop(0)
         if path in (["columns"], ["labels"]) and "=" in text:  # --columns text=document, as evaluate has it
             key, _, text = text.partition("=")
             place, path = place.setdefault(path[0], {}), [key]
+        if path[-1] in place:
+            if alone and isinstance(place[path[-1]], dict):
+                continue  # `--lora.r 8 --lora`
+            raise ConfigurationError(f"{name} is given twice; several values are one list: {name} '[a, b]'")
         try:
             place[path[-1]] = yaml.safe_load(text)
         except yaml.YAMLError:

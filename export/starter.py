@@ -28,6 +28,8 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 from export import e5, gguf_file, smollm2
 from export.gguf_file import GgufFile
 from export.quiet import quiet
+from export.recipe import FinetuneArgs
+from export.trainee import set_window
 from pipelines.errors import CheckpointError
 
 FOLDER = Path(__file__).resolve().parent.parent / "starter"
@@ -109,7 +111,9 @@ def _merged(name: str, directory: Path) -> None:
     model = getattr(transformers, config.architectures[0]).from_pretrained(base, config=config)
     merged = peft.PeftModel.from_pretrained(model, str(FOLDER / name)).merge_and_unload()
     merged.save_pretrained(directory)
-    AutoTokenizer.from_pretrained(base).save_pretrained(directory)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    set_window(tokenizer, FinetuneArgs.read(FOLDER / name / "recipe.yaml"))
+    tokenizer.save_pretrained(directory)
 
 
 def _translation(name: str, directory: Path) -> None:

@@ -44,7 +44,17 @@ def create(
         model.config.pad_token_id = tokenizer.pad_token_id
     if args.max_length > (longest := max_length(tokenizer, model)):
         raise ConfigurationError(f"max_length is {args.max_length}; {args.model} reads {longest} tokens at most")
+    set_window(tokenizer, args)
     return model, tokenizer, checkpoint
+
+
+def set_window(tokenizer: PreTrainedTokenizerBase, args: FinetuneArgs) -> None:
+    """Let question-answering read contexts in windows of the length that it learned from; longer ones cost much.
+
+    `model_max_length` is where transformers' pipeline takes the length of its windows from.
+    """
+    if args.task == "question-answering":
+        tokenizer.model_max_length = args.max_length
 
 
 def trainable(args: FinetuneArgs, model: PreTrainedModel, objective: type[Objective]) -> PreTrainedModel:

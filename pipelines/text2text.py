@@ -14,9 +14,11 @@ from pipelines.errors import ArtifactError, GenerationError, InputTooLongError, 
 from pipelines.generation.config import GenerationConfig
 from pipelines.generation.request import Answer, Request
 from pipelines.generation.slots import SlotsConfig
+from pipelines.generation.stopping import StopCriterion
 from pipelines.generator import SEED_BITS, Generator, SearchParameters
 from pipelines.inputs import parse_text
 from pipelines.prompt_template import PromptTemplate
+from pipelines.sentence_end import SentenceEnd
 from pipelines.session import SessionConfig
 
 _DEFAULTS = {"max_new_tokens": 256, "num_beams": 4}  # transformers.pipeline's for encoder-decoders
@@ -131,10 +133,13 @@ class Text2TextPipeline(Pipeline[str, ParametersT, Request, Answer]):
             raise GenerationError("decoding was cancelled before its end")
         texts = []
         for generation in answer.generations:
+            ids = generation.token_ids
+            if generation.steps and generation.steps[-1].finish_reason == "stop_sequence":
+                ids = ids[:-1]  # what it ended at is not a part of it
             # The start token is decoded too, as transformers does: not every checkpoint's is special.
             start = () if self._template else request.prompt
             text = self._generator.tokenizer.decode(
-                [*start, *generation.token_ids], clean_up_tokenization_spaces=parameters.clean_up_tokenization_spaces
+                [*start, *ids], clean_up_tokenization_spaces=parameters.clean_up_tokenization_spaces
             )
             texts.append(text.strip() if self._template else text)
         return [{self.answer_key: text} for text in texts]
@@ -188,13 +193,25 @@ class Text2TextPipeline(Pipeline[str, ParametersT, Request, Answer]):
         cut = parameters.truncation in _CUTTING
         ids = self._template.encode({**task.fields, "text": text}, window - answer if cut else None)
         remedy = "" if cut else ", or parameters.truncation: longest_first"
-        return Request(tuple(ids), self._generator.resolved(config, len(ids), asked, remedy), seed=_seed(search))
+        resolved = self._generator.resolved(config, len(ids), asked, remedy)
+        return Request(tuple(ids), resolved, seed=_seed(search), stop=self._ends_at(len(ids), resolved))
+
+    def _ends_at(self, prompt_tokens: int, config: GenerationConfig) -> StopCriterion | None:
+        """Where an instruct model's answer ends before the model ends it."""
+        return None
 
 
 class SummarizationPipeline(Text2TextPipeline[Text2TextParameters]):
+    """An instruct model is bad at being brief: its summary ends with a sentence, the first one unless a `min_length` or
+    `min_new_tokens` asks for more.
+    """
+
     task = "summarization"
     parameters_type = Text2TextParameters
     answer_key = "summary_text"
+
+    def _ends_at(self, prompt_tokens: int, config: GenerationConfig) -> StopCriterion | None:
+        return SentenceEnd(self._generator.tokenizer.decode, prompt_tokens, max(prompt_tokens, config.min_length))
 
 
 class TranslationPipeline(Text2TextPipeline[TranslationParameters]):

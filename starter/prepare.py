@@ -25,8 +25,17 @@ from export.gguf_file import GgufFile
 from export.smollm2 import packaged_file
 
 ENTITY_TYPES = {"PS": "PER", "LC": "LOC", "OG": "ORG", "DT": "DATE", "TI": "TIME", "QT": "QUANTITY"}
-NSMC_TRAIN_ROWS = 40_000
+NSMC_TRAIN_ROWS = 80_000
 SST2 = ("stsa.binary.train", "stsa.binary.dev")
+QAMR_TRAIN_ROWS = 6_000
+KOREAN_QUESTIONS = {  # the word for what is asked for, then ends of a question
+    "PER": ("누구", "사람은?", "인물은?", "사람은 누구인가?", "사람의 이름은?"),
+    "LOC": ("어디", "곳은?", "장소는?", "곳은 어디인가?", "지역은?"),
+    "ORG": ("어디", "곳은?", "단체는?", "기관은 어디인가?", "회사는?"),
+    "DATE": ("언제", "날은?", "때는?", "때는 언제인가?", "시기는?"),
+    "TIME": ("몇 시", "시간은?", "때는?", "때는 언제인가?", "몇 시인가?"),
+    "QUANTITY": ("몇", "수는?", "얼마인가?", "몇 명인가?", "얼마나 되는가?"),
+}
 MAX_SOURCE_WORDS = 10  # an hour of training is enough for short sentences
 MAX_TRANSLATIONS = 2  # of one English sentence: "Run!" has a dozen, and a model asked for all of them learns none
 
@@ -115,8 +124,8 @@ def entities(characters: list[str], tags: list[str]) -> list[dict[str, Any]]:
     return [span | {"text": "".join(characters[span["start"] : span["end"]])} for span in spans]
 
 
-def ner(data: Path, output: Path) -> None:
-    """KLUE-NER dev (Korean): 10% of the sentences held out."""
+def klue_sentences(data: Path) -> list[dict[str, Any]]:
+    """KLUE-NER dev: `text` and its `entities`."""
     rows, characters, tags = [], [], []
     for line in [*lines(data / "klue_ner" / "klue-ner-v1.1_dev.tsv.gz"), ""]:
         if line and not line.startswith("## "):
@@ -126,14 +135,21 @@ def ner(data: Path, output: Path) -> None:
         elif characters and not line:
             rows.append({"text": "".join(characters), "entities": entities(characters, tags)})
             characters, tags = [], []
+    return rows
+
+
+def ner(data: Path, output: Path) -> None:
+    """KLUE-NER dev (Korean): 10% of the sentences held out."""
+    rows = klue_sentences(data)
     write(output / "ner" / "train.jsonl", (row for row in rows if not held_out(row["text"], 0.1)))
     write(output / "ner" / "validation.jsonl", (row for row in rows if held_out(row["text"], 0.1)))
 
 
 def qa(data: Path, output: Path) -> None:
-    """QAMR dev (English): 10% of the articles held out; up to three other sentences are put around each context.
+    """QAMR dev (English): 10% of the articles held out; and questions made from KLUE-NER's sentences (Korean).
 
-    A context of QAMR is one sentence, of which a quarter is the answer. Other sentences make the model search.
+    A context is one sentence, of which a quarter is the answer: up to three others around it make the model search.
+    QAMR's questions are about few sentences, so that of the training ones QAMR_TRAIN_ROWS are enough.
     """
     articles: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for line in lines(data / "qamr" / "dev.jsonl.gz"):
@@ -150,15 +166,59 @@ def qa(data: Path, output: Path) -> None:
             if not starts:
                 continue  # the spaces of the answer and of the context were closed differently
             start = min(starts, key=lambda start: abs(start - row["answers"]["answer_start"][0]))
-            around = [other for other in dice.sample(contexts, dice.choice((0, 1, 1, 2, 3))) if other != context]
-            before = around[: dice.randint(0, len(around))]
-            start += sum(len(sentence) + 1 for sentence in before)
-            text = " ".join([*before, context, *around[len(before) :]])
-            answers = {"text": [answer], "answer_start": [start]}
-            question = detokenized(row["question"])
-            examples.append({"id": row["id"], "question": question, "context": text, "answers": answers})
+            passage = among_others(dice, context, answer, start, contexts)
+            examples.append({"id": row["id"], "question": detokenized(row["question"]), **passage})
         dice.shuffle(examples)
-        write(output / "qa" / f"{split}.jsonl", examples)
+        name = "train.en" if split == "train" else "validation.en"
+        write(output / "qa" / f"{name}.jsonl", examples[:QAMR_TRAIN_ROWS] if split == "train" else examples)
+    sentences = [row for row in klue_sentences(data) if not held_out(row["text"], 0.1)]
+    contexts = sorted({row["text"] for row in sentences})
+    examples = []
+    for row in sentences:
+        for number, entity in enumerate(dice.sample(row["entities"], min(2, len(row["entities"])))):
+            question = korean_question(dice, row["text"], entity)
+            if question is not None:
+                passage = among_others(dice, row["text"], entity["text"], entity["start"], contexts)
+                examples.append({"id": f"klue:{len(examples)}:{number}", "question": question, **passage})
+    dice.shuffle(examples)
+    write(output / "qa" / "train.ko.jsonl", examples)
+    write(output / "qa" / "validation.ko.jsonl", korquad(data))  # never trained on: its licence allows no derivatives
+
+
+def korquad(data: Path) -> Iterator[dict[str, Any]]:
+    (text,) = lines(data / "korquad_eval" / "korquad1_dev_first70.json.gz")
+    for article in json.loads(text)["data"]:
+        for paragraph in article["paragraphs"]:
+            for question in paragraph["qas"]:
+                answers = {key: [answer[key] for answer in question["answers"]] for key in ("text", "answer_start")}
+                asked = {"id": question["id"], "question": question["question"]}
+                yield {**asked, "context": paragraph["context"], "answers": answers}
+
+
+def among_others(dice: random.Random, sentence: str, answer: str, start: int, contexts: list[str]) -> dict[str, Any]:
+    """`context` and `answers`: the sentence with up to three others before and after it."""
+    around = [other for other in dice.sample(contexts, dice.choice((0, 1, 1, 2, 3))) if other != sentence]
+    before = around[: dice.randint(0, len(around))]
+    start += sum(len(other) + 1 for other in before)
+    text = " ".join([*before, sentence, *around[len(before) :]])
+    return {"context": text, "answers": {"text": [answer], "answer_start": [start]}}
+
+
+def korean_question(dice: random.Random, text: str, entity: dict[str, Any]) -> str | None:
+    """Some of the words around the entity, and what is asked for in its place or at the end; None: too few words."""
+    before, after = text[: entity["start"]], text[entity["end"] :]
+    glued = "" if before.endswith(" ") or not before else before.split()[-1]
+    particle, *following = after.split() if after and not after[0].isspace() else ["", *after.split()]
+    preceding = before.split()[:-1] if glued else before.split()
+    preceding, following = preceding[-dice.randint(2, 7) :], following[: dice.randint(2, 7)]
+    kept = lambda words: [word for word in words if re.search(r"\w", word) and dice.random() > 0.15]  # noqa: E731
+    left, right = kept(preceding), kept(following)
+    if len(left) + len(right) < 3:
+        return None
+    word, *endings = KOREAN_QUESTIONS[entity["label"]]
+    if dice.random() < 0.5:
+        return " ".join([*left, glued + word + particle.rstrip(".,"), *right]).strip() + "?"
+    return " ".join([*left, *right, dice.choice(endings)])
 
 
 def translation(data: Path, output: Path) -> None:

@@ -97,6 +97,13 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     assert "Traceback" in finished.stderr
 
 
+def test_ctrl_c_is_one_line() -> None:
+    program = "import sextet\n@sextet.app.command()\ndef stopped(): raise KeyboardInterrupt\nsextet.main(['stopped'])"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert (ended.returncode, ended.stderr) == (130, "sextet: interrupted\n")
+
+
 def test_what_serves_requires_no_torch() -> None:
     names = closure("sextet", {"serve"})
 

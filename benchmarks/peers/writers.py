@@ -8,6 +8,7 @@ own form of it in PEER_MODEL once, and then answers each line {"prompts": [[ids]
 import hashlib
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from benchmarks.peers.peer import ENVIRONMENTS, SERVICES, Installed, PeerError
 
 READY_S = 420.0  # a model builder takes minutes
 ANSWER_S = 180.0
+ENDING_S = 2.0  # between its last word and its end
 GENAI, CTRANSLATE2, OPTIMUM = "genai", "ctranslate2", "optimum"
 
 
@@ -112,9 +114,15 @@ class Running:
         return json.loads(line)
 
     def _last_words(self) -> str:
+        """What it said last, and the signal that ended it."""
         self._log.seek(0)
         lines = [line for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
-        return lines[-1].strip() if lines else "nothing was written"
+        said = lines[-1].strip() if lines else "nothing was written"
+        try:
+            status = self._process.wait(ENDING_S)
+        except subprocess.TimeoutExpired:
+            return said
+        return said if status >= 0 else f"{said} ({signal.Signals(-status).name})"
 
 
 @contextmanager

@@ -69,6 +69,18 @@ def test_a_writer_that_ends_says_why(tmp_path: Path) -> None:
         pass
 
 
+def test_a_writer_that_is_killed_says_by_which_signal(tmp_path: Path) -> None:
+    script = tmp_path / "write.py"
+    script.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", encoding="utf-8")
+    writer = Writer(name="broken", serves="nothing", script=script, needs=("json",))
+
+    with (
+        pytest.raises(PeerError, match=r"nothing was written \(SIGSEGV\)"),
+        writing(writer, WriterModel("none", tmp_path, tmp_path / "tokenizer.json", 1)),
+    ):
+        pass
+
+
 def test_ratios_are_taken_repetition_by_repetition() -> None:
     rates = Rates()
     for ours, theirs in ((10.0, 5.0), (12.0, 4.0)):

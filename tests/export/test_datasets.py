@@ -89,6 +89,45 @@ def test_several_files_are_one_data_set(tmp_path: Path) -> None:
             "question-answering",
             "a.jsonl:1: the answer 'Anna' is not at character 5 of the context",
         ),
+        (
+            "a.jsonl",
+            '{"question": "Who?", "context": "It is Anna.", "answers": ["Anna"]}\n',
+            "question-answering",
+            "a.jsonl:1: 'answers' is not {text: [...], answer_start: [...]}",
+        ),
+        (
+            "a.jsonl",
+            '{"question": "Who?", "context": "It is Anna.", "answers": {"text": [""], "answer_start": [0]}}\n',
+            "question-answering",
+            "a.jsonl:1: an answer is empty; where there is none",
+        ),
+        (
+            "a.jsonl",
+            '{"question": "Who?", "context": "It is Anna.", "answers": {"text": ["Ann"], "answer_start": [-5]}}\n',
+            "question-answering",
+            "a.jsonl:1: the answer 'Ann' is not at character -5 of the context",
+        ),
+        (
+            "a.jsonl",
+            '{"tokens": ["a"], "tags": [0]}\n',
+            "token-classification",
+            "a.jsonl:1: 'tags' is [0], not a list of",
+        ),
+        ("a.jsonl", '{"tokens": ["a"]}\n', "token-classification", "a.jsonl:1: 'tags' is None, not a list of texts"),
+        (
+            "a.jsonl",
+            '{"tokens": [1], "tags": ["O"]}\n',
+            "token-classification",
+            "a.jsonl:1: 'tokens' is [1], not a list",
+        ),
+        ("a.jsonl", '{"text": "a", "entities": 5}\n', "token-classification", "a.jsonl:1: 'entities' is 5, not a list"),
+        ("a.conll", "a B-\udcbb\n", "token-classification", "a.conll:1: not UTF-8"),
+        (
+            "a.jsonl",
+            '{"text": "a", "label": "x", "text_pair": "b"}\n{"text": "a", "label": "y"}\n',
+            "text-classification",
+            "a.jsonl:2: no 'text_pair', which other rows have",
+        ),
         ("a.txt", "fine\nalso\ncaf\udce9\n", "text-generation", "a.txt:3: not UTF-8"),
         ("a.parquet", "x", "text-generation", "a.parquet: not Parquet"),
         ("a.xlsx", "x", "text-generation", "a.xlsx: cannot read .xlsx; known: .csv, .tsv"),
@@ -231,6 +270,36 @@ def test_whatever_is_in_a_file_it_is_read_or_refused_in_one_line(tmp_path: Path,
         message = refusal(path, task)
         assert message.startswith(str(path))
         assert "\n" not in message
+
+
+def test_json_lines_under_another_name_end_only_where_lines_end(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.json", '{"text": "a\u2028b"}\n{"text": "c"}\n'.encode())
+    assert list(read([path], DataArgs("text-generation"))["text"]) == ["a\u2028b", "c"]
+
+
+def test_a_label_among_several_in_another_encoding_is_a_bad_row(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.csv", "text,label\nhello,사과\n".encode("cp949"))
+    with pytest.raises(InvalidInputError, match=r"a\.csv:2: not UTF-8"):
+        read([path], DataArgs("text-classification", problem_type="multi_label_classification"))
+
+
+def test_a_damaged_archive_is_refused_in_one_line(tmp_path: Path) -> None:
+    whole = gzip.compress(b"text,label\n" + bytes(range(32, 120)) * 50)
+    broken, short, other = tmp_path / "a.csv.gz", tmp_path / "a.en.gz", written(tmp_path, "a.fr", b"x\n" * 9)
+    broken.write_bytes(whole[:20] + b"\xff" * 20 + whole[40:])
+    short.write_bytes(whole[:-20])
+    with pytest.raises(InvalidInputError, match=r"a\.csv\.gz.*cannot be read"):
+        read([broken], DataArgs("text-classification"))
+    with pytest.raises(InvalidInputError, match=r"a\.en\.gz: cannot be read"):
+        read([f"{short},{other}"], DataArgs("translation"))
+
+
+@pytest.mark.parametrize("content", [b"text,label\nabc,x\n", "text,label\nabc,x\n".encode("utf-16")[:-1]])
+def test_a_file_that_is_not_utf_16_though_it_is_said_to_be_is_refused_in_one_line(
+    tmp_path: Path, content: bytes
+) -> None:
+    with pytest.raises(InvalidInputError, match=r"a\.csv:.*cannot be read"):
+        read([written(tmp_path, "a.csv", content)], DataArgs("text-classification", encoding="utf-16"))
 
 
 def refusal(path: Path, task: str) -> str:

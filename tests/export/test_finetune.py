@@ -17,6 +17,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, pipeline
 
+from export.build import ExportArgs, export_checkpoint
 from export.finetune import FinetuneArgs, LoraArgs, finetune
 from export.objective import TextGeneration
 from export.trainer import class_weights, last_whole_checkpoint, weighted_loss
@@ -330,6 +331,15 @@ def test_a_run_is_not_continued_with_another_seed(tmp_path: Path, recipe: Callab
         ({"class_weights": "even"}, "recipe: class_weights is 'even'; it must be one of balanced"),
         ({"weight_decay": "much"}, "recipe: weight_decay is 'much'; it must be a number"),
         ({"adam_beta1": "much"}, "recipe: adam_beta1 is 'much'; it must be a number"),
+        ({"max_eval_samples": 0}, "recipe: max_eval_samples is 0; it must be 1 or more"),
+        ({"num_train_epochs": "nan"}, "recipe: num_train_epochs is nan; it must be 0 or more"),
+        ({"learning_rate": "nan"}, "recipe: learning_rate is nan; it must be 0 or more"),
+        ({"per_device_train_batch_size": 0}, "recipe: per_device_train_batch_size is 0; it must be 1 or more"),
+        ({"per_device_eval_batch_size": 0}, "recipe: per_device_eval_batch_size is 0; it must be 1 or more"),
+        ({"gradient_accumulation_steps": 0}, "recipe: gradient_accumulation_steps is 0; it must be 1 or more"),
+        ({"seed": -1}, "recipe: seed is -1; it must be 0 or more"),
+        ({"lora": {"r": 0}}, "recipe: lora: r is 0; it must be 1 or more"),
+        ({"max_length": 1}, "recipe: max_length is 1; it must be 3 or more"),
         ({"push_to_hub": True}, "recipe: unknown key 'push_to_hub'; did you mean 'save_total_limit'?"),
     ],
 )
@@ -407,6 +417,16 @@ def test_rows_that_are_longer_than_max_length_are_said_to_be_cut(recipe: Callabl
     assert re.match(r"training: \d of 4 rows have more than max_length 6 tokens and are cut there, the first", said[0])
 
 
+def test_question_answering_is_asked_in_windows_of_the_length_it_learned_from(
+    recipe: Callable[..., FinetuneArgs], tmp_path: Path
+) -> None:
+    output = finetune(recipe("question-answering", max_length=48, max_steps=1))
+    artifact = export_checkpoint(ExportArgs(str(output), "question-answering", tmp_path / "artifact"))
+
+    assert AutoTokenizer.from_pretrained(output).model_max_length == 48
+    assert artifact.manifest.tokenizer.max_length == 48
+
+
 def test_a_long_text_is_divided_for_generation(recipe: Callable[..., FinetuneArgs], checkpoint: Checkpoint) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoint("gpt2", "text-generation"))
     features = TextGeneration(tokenizer, 4).encode({"text": ["The river flows from the mountains."]})
@@ -446,3 +466,12 @@ def test_flags_go_on_top_of_a_recipe(tmp_path: Path) -> None:
     assert args.lora == LoraArgs(r=4, alpha=9)
     with pytest.raises(ConfigurationError, match="--seed is not an option with a value"):
         FinetuneArgs.read(path, ["--seed"])
+    for flags in (["--lora", "--lora.r", "4"], ["--lora.r", "4", "--lora"]):
+        assert FinetuneArgs.read(path, flags).lora == LoraArgs(r=4, alpha=9)
+    with pytest.raises(ConfigurationError, match="--train is given twice; several values are one list"):
+        FinetuneArgs.read(path, ["--train", "a.csv", "--train", "b.csv"])
+    with pytest.raises(ConfigurationError, match=r"--train\.x is given beside --train a\.csv"):
+        FinetuneArgs.read(path, ["--train", "a.csv", "--train.x", "b.csv"])
+    path.write_bytes("model: 모델\n".encode("cp949"))
+    with pytest.raises(ConfigurationError, match=r"recipe\.yaml cannot be read"):
+        FinetuneArgs.read(path)
