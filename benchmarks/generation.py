@@ -202,8 +202,8 @@ def _measure_one_stream(
     rates: Rates, pace: Pace, repetition: int, ours: dict[str, LocalEngine], writers: Entrants, say: Say
 ) -> None:
     per_s, tokens = {}, pace.singles * NEW_TOKENS
+    prompts = _batch(_prompts(ours[""], PROMPTS, PROMPT_TOKENS[0]), repetition)
     for named, local in ours.items():
-        prompts = _batch(_prompts(local, PROMPTS, PROMPT_TOKENS[0]), repetition)
         local.write(prompts[-1], 8)
         began_at = perf_counter()
         for prompt in prompts[: pace.singles]:
