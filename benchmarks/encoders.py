@@ -31,7 +31,7 @@ from benchmarks.scenarios import (
     single_stream,
 )
 from benchmarks.shapes import BERT_BASE, MINILM_L6, Shape, ensure, ensure_optimum
-from benchmarks.suite import Measured, Options, Say, main
+from benchmarks.suite import Measured, Options, Repeated, Say, main
 from benchmarks.texts import counter, synthetic
 from pipelines.artifact import ModelArtifact
 
@@ -45,7 +45,7 @@ WITHOUT_OUR_GRAPH = {peer.name for peer in PEERS if peer.model != "artifact"}
 
 
 @dataclass(frozen=True)
-class Pace:
+class Pace(Repeated):
     """How long and how often. A Server trial needs more requests than the others: its figure is a p99."""
 
     duration_s: float = 10.0
@@ -79,9 +79,7 @@ class Findings:
 
 def run(options: Options, say: Say) -> Measured:
     """All figures."""
-    pace, findings = QUICK if options.quick else Pace(), Findings()
-    if options.repetitions is not None:
-        pace = replace(pace, repetitions=options.repetitions)
+    pace, findings = options.pace(Pace(), QUICK), Findings()
     artifacts = {shape.name: ensure(shape, say) for shape in (BERT_BASE, MINILM_L6)}
     fixed = _texts(artifacts[BERT_BASE.name], "fixed:128", pace)
     mixed = _texts(artifacts[BERT_BASE.name], MIXED, pace)

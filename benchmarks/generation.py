@@ -15,7 +15,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -34,7 +34,7 @@ from benchmarks.rates import Rates
 from benchmarks.report import ROOT
 from benchmarks.sentences import passages, sentences
 from benchmarks.shapes import ensure_export, packaged_gguf, starter
-from benchmarks.suite import Measured, Options, Say, main
+from benchmarks.suite import Measured, Options, Repeated, Say, main
 from pipelines.artifact import ModelArtifact
 from pipelines.generation.slots import SlotsConfig
 from pipelines.tokenizer import Tokenizer
@@ -53,7 +53,7 @@ ONE_STREAM = "SmolLM2, one stream, tokens/s"
 
 
 @dataclass(frozen=True)
-class Pace:
+class Pace(Repeated):
     """How long and how often."""
 
     repetitions: int = 3
@@ -68,9 +68,7 @@ QUICK = Pace(repetitions=1, window_s=3.0, warm_up_s=1.0, singles=1, short_prompt
 
 def run(options: Options, say: Say) -> Measured:
     """All figures."""
-    pace, rates = QUICK if options.quick else Pace(), Rates()
-    if options.repetitions is not None:
-        pace = replace(pace, repetitions=options.repetitions)
+    pace, rates = options.pace(Pace(), QUICK), Rates()
     written, translated = artifact_of("text-generation", say), artifact_of("translation", say)
     local = LocalEngine(written, THREADS, SLOTS)
     local_int4 = LocalEngine(artifact_of("text-generation", say, "int4"), THREADS, SLOTS)

@@ -5,8 +5,8 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from benchmarks.report import write_report
 from benchmarks.result import Result, default_path
@@ -28,12 +28,27 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Repeated:
+    """How often each measurement is made; what a suite's own pace adds is how long."""
+
+    repetitions: int
+
+
+PaceT = TypeVar("PaceT", bound=Repeated)
+
+
+@dataclass(frozen=True)
 class Options:
     """`quick`: short windows. `peers`: measure what it is compared with. `repetitions` None: as many as usual."""
 
     quick: bool
     peers: bool
     repetitions: int | None
+
+    def pace(self, usual: PaceT, quick: PaceT) -> PaceT:
+        """The one that was asked for."""
+        chosen = quick if self.quick else usual
+        return chosen if self.repetitions is None else replace(chosen, repetitions=self.repetitions)
 
 
 def main(name: str, description: str, run: Callable[[Options, Say], Measured]) -> None:
