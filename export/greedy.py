@@ -158,8 +158,8 @@ class _SlotSeq2Seq:
     def __init__(self, sessions: Seq2SeqSessions, sources: Sequence[Sequence[int]], steps: int) -> None:
         self.lengths = np.zeros(len(sources), np.int64)
         self.decoder = SlotEncoderDecoder(sessions, len(sources), steps, max(map(len, sources)))
-        for slot, source in enumerate(sources):
-            self.decoder.open(slot, source)
+        for failure in self.decoder.open(dict(enumerate(sources))).values():
+            raise failure
 
     def __call__(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
         logits = self.decoder.read(0, feeds["input_ids"], self.lengths, np.zeros(1, np.int64))[:, 0]

@@ -38,6 +38,7 @@ class DecodingLoop:
         self._table = SlotTable(decoder.slots, decoder.max_tokens)
         self._prefilling: deque[Decoding] = deque()
         self._decoding: list[Decoding] = []
+        self._opening: dict[int, tuple[int, ...]] = {}  # slots that were taken in this round, and their sources
         self._budget = 0  # how many tokens of sources and prompts may still be read in this round
         self.steps, self.step_s, self.decoder_s = 0, 0.0, 0.0
 
@@ -70,6 +71,7 @@ class DecodingLoop:
             try:
                 alive = self._admit()
                 if alive:
+                    self._read_sources()
                     self._close_up()
                     self._prefill()
                     self._step()
@@ -126,8 +128,7 @@ class DecodingLoop:
         elif table.source(slot) == request.source:
             table.cut(slot, int(shared[slot]))
         else:
-            with self._in_decoder():
-                self._decoder.open(slot, request.source)
+            self._opening[slot] = request.source
             self._budget -= len(request.source)
             table.open(slot, request.source)
         missing = len(request.prompt) - int(table.lengths[slot])
@@ -139,11 +140,23 @@ class DecodingLoop:
         else:
             self._prefilling.append(decoding)
 
+    def _read_sources(self) -> None:
+        """Open the slots of those who came, all at once."""
+        opening, self._opening = self._opening, {}
+        if opening:
+            with self._in_decoder():
+                failed = self._decoder.open(opening)
+            for slot, error in failed.items():
+                self._end(self._owner(slot), error)
+
+    def _owner(self, slot: int) -> Decoding:
+        return next(one for one in (*self._decoding, *self._prefilling) if slot in one.slots)
+
     def _close_up(self) -> None:
         """Let who is left move together, as a step reads all rows between them."""
         while (hole := self._table.hole()) is not None:
             last, free = hole
-            owner = next(one for one in (*self._decoding, *self._prefilling) if last in one.slots)
+            owner = self._owner(last)
             try:
                 self._copy([last], [free], int(self._table.lengths[last]))
             except Exception as error:

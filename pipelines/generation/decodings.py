@@ -30,7 +30,7 @@ class Prompt:
 
 
 class Decoding(ABC):
-    """Nothing but `outcome` may be touched by a thread that is not the engine's."""
+    """Nothing but what waits for its outcome may be touched by a thread that is not the engine's."""
 
     def __init__(self, prompt: Prompt, width: int) -> None:
         self.prompt, self.width = prompt, width
@@ -48,19 +48,41 @@ class Decoding(ABC):
 
 
 class Sample(Decoding):
-    """One sequence, greedy or sampled; `outcome` gets its steps as they come, then None, or an error."""
+    """One sequence, greedy or sampled.
 
-    def __init__(self, prompt: Prompt, number: int) -> None:
+    Its steps are handed over as they are made where it `streams`, else all at the end: whoever is woken for a step
+    takes the engine's time.
+    """
+
+    def __init__(self, prompt: Prompt, number: int, *, streams: bool = False) -> None:
         super().__init__(prompt, width=1)
         self.continuation = Continuation(prompt.request, number)
-        self.outcome: SimpleQueue[Step | Exception | None] = SimpleQueue()
+        self._outcome: SimpleQueue[tuple[Step, ...] | Exception | None] = SimpleQueue()
+        self._streams = streams
+        self._steps: list[Step] = []  # that were not handed over yet
 
     @property
     def reading(self) -> tuple[Sequence[int], Sequence[int]]:
         return self.slots, (self.continuation.last_token,)
 
+    def steps(self) -> Iterator[Step]:
+        """Waits for them, to the end, in the thread of whoever asked for them; raises what decoding failed with."""
+        for some in arriving(self._outcome):
+            yield from some
+
+    def go_on(self, step: Step) -> None:
+        """Take the next step."""
+        self._steps.append(step)
+        if self._streams:
+            self._hand_over()
+
     def end(self, error: Exception | None = None) -> None:
-        self.outcome.put(error)
+        self._hand_over()
+        self._outcome.put(error)
+
+    def _hand_over(self) -> None:
+        self._outcome.put(tuple(self._steps))
+        self._steps = []
 
 
 def advance_samples(samples: Sequence[Sample], logits: np.ndarray) -> Iterator[tuple[Sample, Exception | bool]]:
@@ -69,7 +91,7 @@ def advance_samples(samples: Sequence[Sample], logits: np.ndarray) -> Iterator[t
         if isinstance(step, Exception):
             yield sample, step
         else:
-            sample.outcome.put(step)
+            sample.go_on(step)
             yield sample, step.finish_reason is not None
 
 

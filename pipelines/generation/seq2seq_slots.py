@@ -5,7 +5,7 @@ A slot has a past of up to `max_tokens`, as a decoder-only model's has, and the 
 what these lengths cost, whatever the buffers could hold.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -63,19 +63,24 @@ class SlotEncoderDecoder:
         self._source_lengths = np.ones(slots, np.int64)
         self._sources = np.zeros(slots, np.int64)  # a number for the source that each slot holds
         self._opened = 0
-        self._unread: dict[int, Sequence[int]] = {}  # sources that were given to slots and not encoded yet
         self._bound: dict[tuple[int, int], _Bound] = {}
 
-    def open(self, slot: int, source: Sequence[int]) -> None:
-        """Let `slot` answer `source`, which is encoded before the next token is read, together with others.
-
-        Raises InputTooLongError for a source that a slot cannot hold.
-        """
-        if len(source) > (longest := self._cross.shape[3]):
-            raise InputTooLongError(f"inputs has {len(source)} tokens; allowed: at most {longest}")
-        self._unread[slot] = source
-        self._opened += 1
-        self._sources[slot] = self._opened
+    def open(self, sources: Mapping[int, Sequence[int]]) -> Mapping[int, Exception]:
+        """As SlottedDecoder.open; sources of similar lengths together, as a batch costs its longest times its rows."""
+        longest = self._cross.shape[3]
+        failed: dict[int, Exception] = {
+            slot: InputTooLongError(f"inputs has {len(source)} tokens; allowed: at most {longest}")
+            for slot, source in sources.items()
+            if len(source) > longest
+        }
+        opened = sorted(
+            ((slot, one) for slot, one in sources.items() if slot not in failed), key=lambda one: len(one[1])
+        )
+        while opened:
+            count = _worth_a_batch([len(source) for _, source in opened])
+            failed |= self._encode(opened[:count])
+            opened = opened[count:]
+        return failed
 
     def read(self, first: int, ids: np.ndarray, lengths: np.ndarray, logits_at: np.ndarray) -> np.ndarray:
         """Read `ids`, (rows, tokens) int64, into the slots from `first` on, which hold `lengths`, (rows,) int64.
@@ -83,7 +88,6 @@ class SlotEncoderDecoder:
         The logits of the tokens `logits_at`, (n,) int64, of each row: (rows, n, vocab) float32, the caller's own.
         What a slot held after its length is overwritten, or never read again.
         """
-        self._encode()
         rows, tokens = ids.shape
         bound = self._binding(first, rows)
         bound.source_seqlens_k[:] = self._source_lengths[first : first + rows] - 1
@@ -104,7 +108,6 @@ class SlotEncoderDecoder:
 
         With `start` 0 the source comes too, where it is not there already.
         """
-        self._encode()
         origins, goals = np.asarray(sources, np.int64), np.asarray(targets, np.int64)
         self._own[:, goals, :, start:tokens] = self._own[:, origins, :, start:tokens]
         other = self._sources[origins] != self._sources[goals]
@@ -116,18 +119,24 @@ class SlotEncoderDecoder:
             self._source_lengths[goals] = self._source_lengths[origins]
             self._sources[goals] = self._sources[origins]
 
-    def _encode(self) -> None:
-        """Encode what was opened, sources of similar lengths together: a batch costs its longest times its rows."""
-        opened, self._unread = sorted(self._unread.items(), key=lambda one: len(one[1])), {}
-        while opened:
-            count = _worth_a_batch([len(source) for _, source in opened])
-            batch, opened = opened[:count], opened[count:]
+    def _encode(self, batch: Sequence[tuple[int, Sequence[int]]]) -> dict[int, Exception]:
+        """Give some slots a source each; the slots for which that failed, and why."""
+        try:
             encoded = self._sessions.encode([source for _, source in batch])  # (parts, rows, heads, tokens, head_dim)
-            for row, (slot, source) in enumerate(batch):
-                tokens = len(source)
-                self._cross[:, slot, :, :tokens] = encoded[:, row, :, :tokens]
-                self._ends[:, slot, 0] = encoded[:, row, :, tokens - 1].reshape(len(encoded), -1)
-                self._source_lengths[slot] = tokens
+        except Exception as error:
+            if len(batch) == 1:
+                return {batch[0][0]: error}
+            return {
+                slot: failure for one in batch for slot, failure in self._encode([one]).items()
+            }  # whose fault is it
+        for row, (slot, source) in enumerate(batch):
+            tokens = len(source)
+            self._cross[:, slot, :, :tokens] = encoded[:, row, :, :tokens]
+            self._ends[:, slot, 0] = encoded[:, row, :, tokens - 1].reshape(len(encoded), -1)
+            self._source_lengths[slot] = tokens
+            self._opened += 1
+            self._sources[slot] = self._opened
+        return {}
 
     def _binding(self, first: int, rows: int) -> "_Bound":
         """Everything but the logits of some slots, bound once: past and present are the same memory."""

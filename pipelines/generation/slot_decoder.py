@@ -4,7 +4,7 @@ A slot is a row of that buffer, `max_tokens` long. A step reads new tokens into 
 length: nothing is padded, and neither joining, nor leaving, nor growing copies anything.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnxruntime
@@ -58,8 +58,9 @@ class SlotDecoder:
         self._session.run_bound(binding)
         return logits
 
-    def open(self, slot: int, source_ids: Sequence[int]) -> None:
+    def open(self, sources: Mapping[int, Sequence[int]]) -> Mapping[int, Exception]:
         """As SlottedDecoder.open: nothing, as there is no encoder."""
+        return {}
 
     def copy(self, sources: Sequence[int], targets: Sequence[int], tokens: int, start: int = 0) -> None:
         """As SlottedDecoder.copy."""

@@ -53,9 +53,9 @@ class SlotEngine(DecodingLoop):
         self.check(request)
         with _Caller(cancelled) as caller:
             prompt = Prompt(request, caller)
-            sample = Sample(prompt, 0)
+            sample = Sample(prompt, 0, streams=True)
             self.enqueue(sample)
-            for step in arriving(sample.outcome):
+            for step in sample.steps():
                 if caller():  # the thread may be ahead of a reader that wants no more
                     return
                 yield step
@@ -101,5 +101,5 @@ def _answer(prompt: Prompt, decoded: list[Sample] | Beams) -> Answer:
     if isinstance(decoded, Beams):
         (generations,) = arriving(decoded.outcome)
     else:
-        generations = tuple(Generation(tuple(arriving(sample.outcome))) for sample in decoded)
+        generations = tuple(Generation(tuple(sample.steps())) for sample in decoded)
     return Answer(generations, tuple(prompt.logprobs))

@@ -4,7 +4,7 @@ A slot holds what one sequence has read: the keys and values of its tokens, and 
 encoder. The engine knows which tokens those are; a decoder knows nothing of requests.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -33,11 +33,12 @@ class SlottedDecoder(Protocol):
         What a slot held after its length is overwritten, or never read again. `lengths + tokens <= max_tokens`.
         """
 
-    def open(self, slot: int, source_ids: Sequence[int]) -> None:
-        """Let a new sequence begin in a slot, before its first token is read.
+    def open(self, sources: Mapping[int, Sequence[int]]) -> Mapping[int, Exception]:
+        """Let new sequences begin in some slots, each with the source that it answers, before their first tokens.
 
-        An encoder-decoder runs its encoder and fills the slot's cross-attention cache; it raises InputTooLongError for
-        a source that a slot cannot hold. For a decoder-only model `source_ids` is empty and nothing is to be done.
+        An encoder-decoder runs its encoder and fills the slots' cross-attention caches. The slots for which that
+        failed, and why: InputTooLongError for a source that a slot cannot hold. For a decoder-only model the sources
+        are empty and nothing is to be done.
         """
 
     def copy(self, sources: Sequence[int], targets: Sequence[int], tokens: int, start: int = 0) -> None:

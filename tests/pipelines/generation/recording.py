@@ -1,6 +1,6 @@
 """A slot decoder that keeps what it was asked, and fails when it is told to."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -35,9 +35,9 @@ class RecordingDecoder:
             raise FloatingPointError("the decoder failed")
         return self._decoder.read(first, ids, lengths, logits_at)
 
-    def open(self, slot: int, source_ids: Sequence[int]) -> None:
-        self.opened.append((len(self.reads), len(source_ids)))
-        self._decoder.open(slot, source_ids)
+    def open(self, sources: Mapping[int, Sequence[int]]) -> Mapping[int, Exception]:
+        self.opened += [(len(self.reads), len(source)) for source in sources.values()]
+        return self._decoder.open(sources)
 
     def copy(self, sources: Sequence[int], targets: Sequence[int], tokens: int, start: int = 0) -> None:
         assert len(set(targets)) == len(targets)

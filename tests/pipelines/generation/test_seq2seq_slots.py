@@ -127,8 +127,7 @@ def test_slots_that_change_places_go_on_with_their_tokens_and_their_sources(
     architecture: str, decoder: Callable[[str], SlotEncoderDecoder]
 ) -> None:
     slots = decoder(architecture)
-    slots.open(0, (5, 6, 7))
-    slots.open(1, (8,) * 50)
+    assert not slots.open({0: (5, 6, 7), 1: (8,) * 50})
     slots.read(0, np.asarray([[START], [START]]), np.zeros(2, np.int64), LAST)
     expected = slots.read(0, np.asarray([[40], [41]]), np.ones(2, np.int64), LAST)
     slots.copy([0, 1], [1, 0], 1)
@@ -140,7 +139,7 @@ def test_tokens_read_at_once_give_the_logits_that_they_give_one_by_one(
     decoder: Callable[[str], SlotEncoderDecoder],
 ) -> None:
     slots = decoder("t5")
-    slots.open(2, (5, 6, 7))
+    assert not slots.open({2: (5, 6, 7)})
     together = slots.read(2, np.asarray([[START, 40, 41]]), np.zeros(1, np.int64), np.asarray([0, 2]))
     one_by_one = [
         slots.read(2, np.asarray([[token]]), np.asarray([place]), LAST)[0, 0]
@@ -157,18 +156,47 @@ def test_sources_that_are_encoded_together_are_encoded_as_each_alone(
     prompts, lengths = np.full((SLOTS, 1), START), np.zeros(SLOTS, np.int64)
     alone = []
     for slot, one in enumerate(sources):
-        slots.open(slot, one)
+        assert not slots.open({slot: one})
         alone.append(slots.read(slot, prompts[:1], lengths[:1], LAST)[0])
-    for slot, one in enumerate(sources):
-        slots.open(slot, one)
+    assert not slots.open(dict(enumerate(sources)))
     np.testing.assert_allclose(slots.read(0, prompts, lengths, LAST), alone, atol=1e-5)
 
 
 def test_slots_that_are_nobodys_may_be_empty_or_full(decoder: Callable[[str], SlotEncoderDecoder]) -> None:
     slots = decoder("marian")
-    slots.open(1, (5, 6, 7))
+    assert not slots.open({1: (5, 6, 7)})
     alone = slots.read(1, np.asarray([[START]]), np.zeros(1, np.int64), LAST)
     lengths = np.asarray([0, 0, slots.max_tokens])
     beside = slots.read(0, np.full((3, 1), START), lengths, LAST)
     assert np.isfinite(beside).all()
     np.testing.assert_allclose(beside[1], alone[0], atol=1e-5)
+
+
+def test_a_source_that_the_encoder_fails_on_fails_alone(decoder: Callable[[str], SlotEncoderDecoder]) -> None:
+    slots = decoder("bart")
+    prompts, lengths = np.full((3, 1), START), np.zeros(3, np.int64)
+    assert not slots.open({0: (5, 6, 7), 1: (9,), 2: (8, 9, 10)})
+    alone = slots.read(0, prompts, lengths, LAST)
+    failed = slots.open({0: (8, 9, 10), 1: (5, 100_000, 7), 2: (5, 6, 7)})
+    assert [(slot, "out of data bounds" in str(error)) for slot, error in failed.items()] == [(1, True)]
+    np.testing.assert_allclose(slots.read(0, prompts, lengths, LAST)[[2, 0]], alone[[0, 2]], atol=1e-5)
+
+
+def test_requests_live_on_beside_one_whose_source_fails(slot_engine: SlotEngines, engine: Engines) -> None:
+    config = GenerationConfig(max_new_tokens=12).for_prompt(1, WINDOW)
+    good = [Request((START,), config, source=(5 + number, 9)) for number in range(2 * SLOTS)]
+    bad = [replace(request, source=(100_000, *request.source)) for request in good]
+
+    def outcome(request: Request) -> Answer | Exception:
+        try:
+            return slot_engine("bart").generate(request)
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(len(good) + len(bad)) as callers:
+        answers = list(callers.map(outcome, [request for pair in zip(good, bad, strict=True) for request in pair]))
+    for request, answer in zip(good, answers[::2], strict=True):
+        assert isinstance(answer, Answer)
+        assert_same(answer, engine("bart").generate(request))
+    assert all("out of data bounds" in str(error) for error in answers[1::2])
+    assert idle(slot_engine("bart"))
