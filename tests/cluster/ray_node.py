@@ -1,4 +1,4 @@
-"""A node of a Ray cluster as an operator starts it: `ray start`, with the environment that `sextet environment` prints."""
+"""A node of a Ray cluster as an operator starts it: `ray start`, with what `sextet environment` prints."""
 
 import os
 import shlex
@@ -24,7 +24,7 @@ def environment(folder: Path) -> dict[str, str]:
     own = ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT")
     return (
         clean_environment()
-        | {name: value for name, value in pairs}
+        | dict(pairs)
         | {name: str(free_port()) for name in own}
         | {"RAY_AUTH_MODE": "disabled"}
     )
