@@ -22,12 +22,7 @@ def environment(folder: Path) -> dict[str, str]:
     printed = subprocess.run(command, env=clean_environment(), capture_output=True, text=True, check=True).stdout
     pairs = [shlex.split(line)[1].split("=", 1) for line in printed.splitlines()]
     own = ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT")
-    return (
-        clean_environment()
-        | dict(pairs)
-        | {name: str(free_port()) for name in own}
-        | {"RAY_AUTH_MODE": "disabled"}
-    )
+    return clean_environment() | dict(pairs) | {name: str(free_port()) for name in own} | {"RAY_AUTH_MODE": "disabled"}
 
 
 @dataclass
