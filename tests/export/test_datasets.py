@@ -140,7 +140,12 @@ def test_several_files_are_one_data_set(tmp_path: Path) -> None:
         ("a.parquet", "x", "text-generation", "a.parquet: not Parquet"),
         ("a.xlsx", "x", "text-generation", "a.xlsx: cannot read .xlsx; known: .csv, .tsv"),
         ("a.csv", "text,label\n", "text-classification", "a.csv: no rows"),
-        ("a.csv", "text,label,text\na,x,b\n", "text-classification", "a.csv:1: the header: two columns are called 'text'"),
+        (
+            "a.csv",
+            "text,label,text\na,x,b\n",
+            "text-classification",
+            "a.csv:1: the header: two columns are called 'text'",
+        ),
         ("a.csv", 'text,"label\na,x\n', "text-classification", "a.csv:2: the header: unexpected end of data"),
     ],
 )
