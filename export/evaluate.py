@@ -73,12 +73,6 @@ def evaluate(args: EvaluateArgs, post: Post, say: Say, *, write_down: bool = Tru
         _make(args.output)
     systems = _systems(args, task, post, say)
     problem_type = args.problem_type or next((one.problem_type for one in systems if one.problem_type), None)
-    for system in systems if task == "text-classification" else ():
-        if system.labels and (problem_type == REGRESSION) != (len(system.labels) == 1):
-            has = f"{system.name} has {len(system.labels)} labels"
-            raise ConfigurationError(
-                f"problem_type is {problem_type}, but {has}; regression has one, the others several"
-            )
     rows = _read(args, task, problem_type, say)
     measured: dict[str, Measured] = {}
     for system in systems:

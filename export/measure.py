@@ -28,6 +28,8 @@ def _classified(system: System, rows: Dataset, parameters: Parameters) -> Measur
     results = system.answers("text-classification", texts, parameters, list(rows["where"]))
     expected = list(rows["label"])
     if system.problem_type == REGRESSION:
+        if several := next((len(result) for result in results if len(result) != 1), None):
+            raise ConfigurationError(f"problem_type is regression, but {system.name} has {several} labels, not one")
         return scores.regression(expected, [result[0]["score"] for result in results])
     labels = system.labels or tuple(sorted({one["label"] for result in results for one in result}))
     check_labels(rows, labels, f"{system.name} knows")

@@ -168,10 +168,6 @@ def test_an_artifact_whose_checkpoint_is_gone_is_measured_alone(
         ({"resamples": 0}, "resamples is 0; allowed: 1 and above"),
         ({"seed": -1}, "seed is -1; allowed: 0 and above"),
         ({"max_bad_rows": -1}, "max_bad_rows is -1; allowed: 0 and above"),
-        (
-            {"problem_type": "regression", "labels": dict.fromkeys(("positive", "negative", "neutral"), "1")},
-            "but PyTorch has 3 labels",
-        ),
         ({"parameters": {"foo": 1}}, "not used by the model: ['foo']"),
         ({"parameters": {"top_k": 1}}, "parameters.top_k is 1; allowed where answers are scored: leave it out"),
         ({"output": Path(__file__)}, "test_evaluate.py, which is no folder (File exists)"),
@@ -226,6 +222,17 @@ def test_what_cannot_be_answered_is_named_by_file_and_line(
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert parameters or str(error.value).startswith(f"{path}:{len(kept) + 1}: ")
+
+
+def test_several_labels_are_no_number(tmp_path: Path, checkpoint: Make, exported: Make) -> None:
+    data = tmp_path / "stars.csv"
+    data.write_text("text,label\ngood,4.5\n", encoding="utf-8")
+    given = {"data": str(data), "task": "text-classification", "problem_type": "regression"}
+    with pytest.raises(ConfigurationError, match="problem_type is regression, but PyTorch has 3 labels, not one"):
+        measured(checkpoint("bert", "text-classification"), **given)
+    url, post = "http://127.0.0.1:8000/text-classification", served(exported("bert", "text-classification"))
+    with pytest.raises(ConfigurationError, match=r"but 127\.0\.0\.1:8000 has 3 labels, not one"):
+        measured(url, post=post, **given)
 
 
 def test_a_url_has_to_name_a_task_and_its_server_has_to_answer_as_one(data: Callable[[str], str]) -> None:
