@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipelines.artifact import ModelArtifact
-from pipelines.errors import InputTooLongError
+from pipelines.errors import InputTooLongError, InvalidInputError
 from pipelines.generation.config import GenerationConfig
 from pipelines.generation.engine import Engine
 from pipelines.generation.request import Answer, Request
@@ -178,6 +178,38 @@ def test_what_fails_fails_alone(engine: Engines, slot_engine: SlotEngines) -> No
         slot_engine("gpt2").generate(Request((100_000,), config))
     assert_same(slot_engine("gpt2").generate(good), engine("gpt2").generate(good))
     assert idle(slot_engine("gpt2"))
+
+
+FORBIDDING = (
+    {"do_sample": False},
+    {"do_sample": True},
+    {"do_sample": True, "top_k": 0, "top_p": 0.5},
+    {"do_sample": True, "typical_p": 0.5, "min_p": 0.1},
+    {"num_beams": 3},
+    {"num_beams": 3, "renormalize_logits": True},
+    {"num_beams": 2, "do_sample": True},
+)
+
+
+@pytest.mark.parametrize("chosen", FORBIDDING)
+def test_a_request_that_forbids_every_token_is_refused_and_fails_alone(
+    chosen: dict[str, Any], engine: Engines, slot_engine: SlotEngines, torch_model: Callable[[str], Any]
+) -> None:
+    """From its first token on, or from its second."""
+    good = Request((8, 9), GenerationConfig(max_new_tokens=60).for_prompt(2, WINDOW))
+    vocabulary = range(torch_model("llama").config.vocab_size)
+    config = GenerationConfig(max_new_tokens=5, **chosen, suppress_tokens=tuple(vocabulary)).for_prompt(2, WINDOW)
+    later = replace(config, suppress_tokens=tuple(vocabulary)[:-1], no_repeat_ngram_size=1)
+    with ThreadPoolExecutor(3) as callers:
+        beside = callers.submit(slot_engine("llama").generate, good)
+        bad = [callers.submit(slot_engine("llama").generate, Request((8, 7), one)) for one in (config, later)]
+    assert_same(beside.result(), engine("llama").generate(good))
+    for one in bad:
+        with pytest.raises(InvalidInputError, match="parameters forbid every token, by suppress_tokens, "):
+            one.result()
+    with pytest.raises(InvalidInputError, match="parameters forbid every token"):
+        engine("llama").generate(Request((8, 7), config))
+    assert idle(slot_engine("llama"))
 
 
 def test_a_request_that_no_slot_can_hold_is_refused_with_the_limit(slot_engine: SlotEngines) -> None:
