@@ -180,6 +180,23 @@ def test_what_fails_fails_alone(engine: Engines, slot_engine: SlotEngines) -> No
     assert idle(slot_engine("gpt2"))
 
 
+def test_an_engine_that_got_no_thread_answers_once_it_gets_one(
+    engine: Engines, slot_engine: SlotEngines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    request = Request((8, 9), GenerationConfig(max_new_tokens=3).for_prompt(2, WINDOW))
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            slot_engine("gpt2").generate(request)
+    with ThreadPoolExecutor(1) as callers:
+        answer = callers.submit(slot_engine("gpt2").generate, request).result(timeout=60)
+    assert_same(answer, engine("gpt2").generate(request))
+    assert idle(slot_engine("gpt2"))
+
+
 FORBIDDING = (
     {"do_sample": False},
     {"do_sample": True},

@@ -69,7 +69,7 @@ def test_a_stop_string_of_characters_in_several_byte_tokens_is_found_once_they_a
 def test_a_stop_string_at_the_end_of_the_prompt_is_not_found_in_bytes_that_come_after_it(
     stop: str, tokenizers: dict[str, Any]
 ) -> None:
-    """Until the bytes after it are a character, LLaMA decodes all of them together to U+FFFD, what stopped there too."""
+    """Until the bytes after it are a character, LLaMA decodes all of them to U+FFFD, and with them the stop string."""
     tokenizer = tokenizers["llama"]
     ids = tokenizer.encode(f"쀍\n{stop}뷁")
     assert [piece[0] for piece in tokenizer.convert_ids_to_tokens(ids[-4:])] == ["<"] * 4
