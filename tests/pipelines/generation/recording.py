@@ -16,7 +16,7 @@ class RecordingDecoder:
 
     def __init__(self, decoder: SlottedDecoder) -> None:
         self._decoder = decoder
-        self.slots, self.max_tokens = decoder.slots, decoder.max_tokens
+        self.slots, self.max_tokens, self.vocab = decoder.slots, decoder.max_tokens, decoder.vocab
         self.reads: list[tuple[int, int]] = []
         self.copies: list[tuple[int, int]] = []
         self.opened: list[tuple[int, int]] = []

@@ -174,10 +174,21 @@ def test_what_fails_fails_alone(engine: Engines, slot_engine: SlotEngines) -> No
         assert_same(callers.submit(slot_engine("gpt2").generate, good).result(), engine("gpt2").generate(good))
     with pytest.raises(ZeroDivisionError, match="3"):
         bad.result()
-    with pytest.raises(Exception, match="indices element out of data bounds"):
-        slot_engine("gpt2").generate(Request((100_000,), config))
     assert_same(slot_engine("gpt2").generate(good), engine("gpt2").generate(good))
     assert idle(slot_engine("gpt2"))
+
+
+@pytest.mark.parametrize("prompt", [(700,), (8, 700), (700, 8)])
+def test_a_token_that_the_model_does_not_know_is_refused_before_it_fails_the_others(
+    prompt: tuple[int, ...], engine: Engines, slot_engine: SlotEngines
+) -> None:
+    """A tokenizer may have it nevertheless: a padding token that was added to it alone."""
+    good = Request((8, 9), GenerationConfig(max_new_tokens=60).for_prompt(2, WINDOW))
+    with ThreadPoolExecutor(1) as callers:
+        beside = callers.submit(slot_engine("llama").generate, good)
+        with pytest.raises(InvalidInputError, match="inputs has the token 700; allowed: 0 to 699"):
+            slot_engine("llama").generate(replace(good, prompt=prompt))
+    assert_same(beside.result(), engine("llama").generate(good))
 
 
 def test_an_engine_that_got_no_thread_answers_once_it_gets_one(
