@@ -166,6 +166,7 @@ def test_whatever_comes_goes_and_fails_the_others_are_answered_as_alone_and_ever
     random = Random(7)
     slots, decoder = recorded
     decoder.fails = lambda reads: reads % 97 == 0
+    decoder.copy_fails = lambda copies: copies % 31 == 0
     requests = [random_request(random) for _ in range(80)]
 
     def answered(request: Request) -> Answer | str:
