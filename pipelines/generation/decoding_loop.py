@@ -119,9 +119,12 @@ class DecodingLoop:
         for _ in range(decoding.width):
             decoding.slots.append(table.take(shared))
         slot = decoding.slots[0]
-        # Without its last token nobody knows what comes next, and without all of them not how likely each one was.
-        useful = len(request.prompt) if prompt.logits is not None else len(request.prompt) - 1
-        shared = np.minimum(shared, 0 if request.prompt_logprobs and prompt.logits is None else useful)
+        # Without its last token nobody knows what comes next, and without all of them not how likely each one was. And
+        # no token of a prompt is read alone (see slot_table): the last one is read with the one before it.
+        most = max(0, len(request.prompt) - 2)
+        if prompt.logits is None:
+            shared = np.minimum(shared, 0 if request.prompt_logprobs else most)
+        shared[shared == len(request.prompt) - 1] = most
         best = int(shared.argmax())
         if shared[best] > shared[slot]:
             self._copy([best], [slot], int(shared[best]))
@@ -135,7 +138,7 @@ class DecodingLoop:
         if missing == 0:
             assert prompt.logits is not None
             self._begin(decoding, prompt.logits.copy())
-        elif missing == 1:  # it is read with the others' next ones
+        elif missing == 1:  # all of the prompt: it is read with the others' next ones
             self._decoding.append(decoding)
         else:
             self._prefilling.append(decoding)
@@ -171,17 +174,18 @@ class DecodingLoop:
             decoding = self._prefilling[0]
             missing = len(decoding.prompt.request.prompt) - int(self._table.lengths[decoding.slots[0]])
             tokens = min(missing, self._chunk_tokens)
+            tokens -= missing - tokens == 1  # or the last one would be read alone
             if self._budget < tokens:
                 return
             self._prefilling.popleft()
-            self._read_chunk(decoding)
+            self._read_chunk(decoding, tokens)
             self._budget -= tokens
 
-    def _read_chunk(self, decoding: Decoding) -> None:
+    def _read_chunk(self, decoding: Decoding, tokens: int) -> None:
+        """Read the next `tokens` tokens of a prompt."""
         prompt, request, slot = decoding.prompt, decoding.prompt.request, decoding.slots[0]
         start = int(self._table.lengths[slot])
-        ids = np.asarray([request.prompt[start : start + self._chunk_tokens]], np.int64)
-        tokens = ids.shape[1]
+        ids = np.asarray([request.prompt[start : start + tokens]], np.int64)
         likely = request.prompt_logprobs and prompt.logits is None  # else they are known: it is read once more
         logits_at = np.arange(tokens) if likely else np.asarray([tokens - 1])
         try:

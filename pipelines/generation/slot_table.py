@@ -2,6 +2,10 @@
 
 A slot that was given back keeps what it holds until somebody else takes it. So a prompt that begins like one that was
 there before, or like one that is being answered, need not be read from its beginning.
+
+But only what was read as a prompt is of use to another one. A token that is read alone, as those of answers are, goes
+through other kernels than several of a sequence at once, and its keys and values differ in their last bits: eight-bit
+weights make another answer of that, and what a prompt is answered would depend on what was asked before.
 """
 
 from collections.abc import Sequence
@@ -14,6 +18,7 @@ class SlotTable:
 
     def __init__(self, slots: int, max_tokens: int) -> None:
         self.lengths = np.zeros(slots, np.int64)  # tokens that each slot holds
+        self._chunked = np.zeros(slots, np.int64)  # how many of them, the first ones, were read in chunks of a prompt
         self._ids = np.zeros((slots, max_tokens), np.int64)  # which ones
         self._sources: list[tuple[int, ...] | None] = [None] * slots  # what an encoder read; None: nothing of use
         self._taken: set[int] = set()
@@ -25,11 +30,11 @@ class SlotTable:
         return len(self.lengths) - len(self._taken)
 
     def shared(self, source: tuple[int, ...], ids: Sequence[int]) -> np.ndarray:
-        """How many tokens each slot holds, from its first on, that a sequence of `ids` begins with: (slots,) int64."""
+        """How many tokens each slot holds, from its first on, that a prompt of `ids` begins with: (slots,) int64."""
         wanted = np.asarray(ids, np.int64)
         differs = self._ids[:, : len(wanted)] != wanted
         differs |= np.arange(len(wanted)) >= self.lengths[:, None]
-        counts = np.where(differs.any(axis=1), differs.argmax(axis=1), len(wanted))
+        counts = np.minimum(np.where(differs.any(axis=1), differs.argmax(axis=1), len(wanted)), self._chunked)
         counts[[held != source for held in self._sources]] = 0
         return counts
 
@@ -74,21 +79,24 @@ class SlotTable:
 
     def open(self, slot: int, source: tuple[int, ...]) -> None:
         """A slot holds a source, and no tokens."""
-        self._sources[slot], self.lengths[slot] = source, 0
+        self._sources[slot] = source
+        self.cut(slot, 0)
 
     def forget(self, slot: int) -> None:
         """What a slot holds is of no use."""
-        self._sources[slot], self.lengths[slot] = None, 0
+        self._sources[slot] = None
+        self.cut(slot, 0)
 
     def cut(self, slot: int, length: int) -> None:
         """A slot holds its first `length` tokens only."""
         self.lengths[slot] = length
+        self._chunked[slot] = min(length, self._chunked[slot])
 
     def append(self, slot: int, ids: np.ndarray) -> None:
-        """A slot holds more tokens, (n,) int64."""
+        """A slot holds more tokens of a prompt, (n,) int64."""
         start = self.lengths[slot]
         self._ids[slot, start : start + len(ids)] = ids
-        self.lengths[slot] += len(ids)
+        self.lengths[slot] = self._chunked[slot] = start + len(ids)
 
     def append_each(self, slots: Sequence[int], ids: Sequence[int]) -> None:
         """Each of `slots` holds one more token."""
@@ -96,16 +104,19 @@ class SlotTable:
         self.lengths[slots] += 1
 
     def alike(self, source: int, target: int, tokens: int) -> int:
-        """How many of the first `tokens` tokens of one slot another holds in the same places; 0 for another source."""
+        """How many of the first `tokens` tokens of one slot another holds just as well; 0 for another source."""
         if self._sources[source] != self._sources[target]:
             return 0
         bound = min(tokens, int(self.lengths[target]))
+        if self._chunked[source] != self._chunked[target]:  # from there on, one has read alone what the other has not
+            bound = min(bound, int(self._chunked[[source, target]].min()))
         differs = self._ids[source, :bound] != self._ids[target, :bound]
         return int(differs.argmax()) if differs.any() else bound
 
     def copy(self, sources: Sequence[int], targets: Sequence[int], tokens: int) -> None:
         """Each of `targets` holds the first `tokens` tokens of one of `sources`, and no more."""
         self._ids[targets, :tokens] = self._ids[sources, :tokens]
+        self._chunked[targets] = np.minimum(self._chunked[sources], tokens)
         held = [self._sources[source] for source in sources]
         for target, source in zip(targets, held, strict=True):
             self._sources[target], self.lengths[target] = source, tokens

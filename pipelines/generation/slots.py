@@ -11,7 +11,7 @@ class SlotsConfig:
 
     The cache takes at most slots x max_tokens: each slot has memory for the longest sequence that it ever held. A
     prompt is read in chunks of `prefill_chunk_tokens`, a chunk a step: that bounds how long the sequences that are
-    being decoded wait for it.
+    being decoded wait for it. (With fewer than three, single tokens would be left over; see slot_table.)
     """
 
     slots: int = 8
@@ -19,6 +19,6 @@ class SlotsConfig:
     prefill_chunk_tokens: int = 128
 
     def __post_init__(self) -> None:
-        for name, least in (("slots", 1), ("max_tokens", 2), ("prefill_chunk_tokens", 1)):
+        for name, least in (("slots", 1), ("max_tokens", 2), ("prefill_chunk_tokens", 3)):
             if getattr(self, name) < least:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}; allowed: an integer from {least}")

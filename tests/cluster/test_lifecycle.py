@@ -1,10 +1,7 @@
 """From start to end: what is printed when something is wrong, and that nothing is left behind."""
 
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,8 +14,6 @@ from tests.cluster.serving import (
     READY_S,
     STOP_S,
     Serving,
-    clean_environment,
-    free_port,
     is_listening,
     left_over,
     write_cluster,
@@ -181,50 +176,3 @@ def test_a_replica_that_cannot_start_is_one_line_with_its_reason(models: dict[st
     assert serving.lines[-1].startswith(reason), "\n".join(serving.lines)
     assert not any("Traceback" in line for line in serving.lines)
     assert left_over(tree) == []
-
-
-def test_the_file_is_deployed_verbatim_onto_a_running_ray_cluster(small: Path) -> None:
-    """`ray start` in the folder of cluster.yaml, then `serve deploy cluster.yaml`; then `sextet serve --address`."""
-    gcs, dashboard, port = free_port(), free_port(), free_port()
-    replace_in(small, "port: 8000", f"port: {port}")
-    environment = clean_environment() | {
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
-    }
-    tools = Path(sys.executable).parent
-    options = [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={free_port()}"]
-    head = subprocess.Popen(
-        [str(tools / "ray"), "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats", *options],
-        cwd=small.parent,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        api = f"http://127.0.0.1:{dashboard}"
-        deploy = [str(tools / "serve"), "deploy", "cluster.yaml", "--address", api]
-        give_up_at = time.monotonic() + READY_S
-        while not (is_listening(api) and subprocess.run(deploy, cwd=small.parent, env=environment).returncode == 0):
-            assert time.monotonic() < give_up_at
-            time.sleep(1)
-
-        url = f"http://127.0.0.1:{port}"
-        while not (is_listening(url) and httpx.get(f"{url}/ready", timeout=60).status_code == 200):
-            assert time.monotonic() < give_up_at
-            time.sleep(0.5)
-        assert len(httpx.post(f"{url}/{TASK}", json=BODY, timeout=60).json()) == 2
-
-        again = [sys.executable, "-m", "sextet", "serve", str(small), "--address", f"127.0.0.1:{gcs}"]
-        finished = subprocess.run(again, env=environment, capture_output=True, text=True, timeout=READY_S)
-        assert finished.returncode == 0, finished.stderr
-        assert f"ready {url}" in finished.stdout
-        assert len(httpx.post(f"{url}/{TASK}", json=BODY, timeout=60).json()) == 2
-    finally:
-        tree = psutil.Process(head.pid).children(recursive=True)
-        head.terminate()
-        head.wait(60)
-        psutil.wait_procs(tree, timeout=20)
-        for one in tree:
-            if one.is_running():
-                os.kill(one.pid, signal.SIGKILL)

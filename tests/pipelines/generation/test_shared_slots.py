@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines.artifact import ModelArtifact
@@ -135,15 +135,33 @@ def test_a_prompt_that_begins_like_an_earlier_one_is_read_from_where_they_differ
     assert decoder.prompt_tokens - read < len(system)
 
 
-def test_a_conversation_goes_on_where_its_last_answer_ended(recorded: Recorded) -> None:
+def test_a_conversation_reads_its_last_answer_again_and_nothing_before_it(recorded: Recorded) -> None:
+    """What was read token by token, as it was made, is read as the prompt that it is now."""
     engine, decoder = recorded()
     said = tuple(range(5, 45))
-    answer = engine.generate(greedy(said)).generations[0].token_ids
-    read = decoder.prompt_tokens
-    longer = greedy((*said, *answer, 7, 8, 9))
-    again = engine.generate(longer)
-    assert decoder.prompt_tokens - read == 4  # the last token of the answer was chosen, not read
-    assert again == recorded()[0].generate(longer)
+    for _ in range(2):
+        answer = engine.generate(greedy(said)).generations[0].token_ids
+        read = decoder.prompt_tokens
+        longer = greedy((*said, *answer, 7, 8, 9))
+        again = engine.generate(longer)
+        assert decoder.prompt_tokens - read == len(answer) + 3
+        assert again == recorded()[0].generate(longer)
+        said = longer.prompt
+
+
+@given(data=st.data())
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_was_asked_before_changes_no_bit_of_an_answer(recorded: Recorded, data: st.DataObject) -> None:
+    """Prompts that begin like others, or like answers to others, read in any chunks: to the last bit of a logprob."""
+    text = data.draw(st.lists(st.integers(4, 300), min_size=70, max_size=70))
+    lengths = data.draw(st.lists(st.integers(1, 70), min_size=2, max_size=6))
+    engine, _ = recorded()
+    requests = [replace(greedy(tuple(text[:length]), 3), logprobs=True) for length in lengths]
+    answers = [engine.generate(request) for request in requests]
+    longer = (*requests[0].prompt, *answers[0].generations[0].token_ids, 7)
+    requests.append(replace(greedy(longer, 3), logprobs=True))
+    for request, answer in zip(requests, [*answers, engine.generate(requests[-1])], strict=True):
+        assert answer == recorded()[0].generate(request)
 
 
 def test_logprobs_of_a_prompt_are_of_all_its_tokens_also_where_it_is_held(recorded: Recorded) -> None:

@@ -1,0 +1,74 @@
+"""A node of a Ray cluster as an operator starts it: `ray start`, with what `sextet environment` prints."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from tests.cluster.serving import clean_environment, free_port
+
+TOOLS = Path(sys.executable).parent
+ADDRESS = "127.0.0.1"
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """What `eval "$(sextet environment)"` leaves, and ports that no other cluster on this machine has."""
+    command = [sys.executable, "-m", "sextet", "environment", "--folder", str(folder / "haproxy")]
+    printed = subprocess.run(command, env=clean_environment(), capture_output=True, text=True, check=True).stdout
+    pairs = [shlex.split(line)[1].split("=", 1) for line in printed.splitlines()]
+    own = ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT")
+    return clean_environment() | dict(pairs) | {name: str(free_port()) for name in own} | {"RAY_AUTH_MODE": "disabled"}
+
+
+@dataclass
+class RayNode:
+    """A started `ray start --block`."""
+
+    process: "subprocess.Popen[bytes]"
+
+    @classmethod
+    def start(cls, folder: Path, environment: dict[str, str], *options: str) -> "RayNode":
+        """In `folder`, where the models of cluster.yaml are looked for."""
+        command = [str(TOOLS / "ray"), "start", "--block", f"--node-ip-address={ADDRESS}", "--disable-usage-stats"]
+        command += [f"--dashboard-agent-listen-port={free_port()}", *options]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return cls(subprocess.Popen(command, cwd=folder, env=environment, **quiet))  # type: ignore[call-overload]
+
+    def tree(self) -> list[psutil.Process]:
+        """Its processes: Ray's own, proxies and replicas."""
+        parent = psutil.Process(self.process.pid)
+        return [*parent.children(recursive=True), parent]
+
+    def replicas(self, task: str) -> int:
+        """How many replicas of a task run on this node."""
+        count = 0
+        for one in self.tree():
+            try:
+                count += " ".join(one.cmdline()).startswith(f"ray::ServeReplica:{task}:")
+            except psutil.NoSuchProcess:
+                continue
+        return count
+
+    def kill(self) -> None:
+        """As when a machine loses its power."""
+        for one in self.tree():
+            if one.is_running():
+                os.kill(one.pid, signal.SIGKILL)
+        self.process.wait(60)
+
+    def stop(self) -> None:
+        """End it, and see to it that nothing is left."""
+        if self.process.poll() is not None:
+            return
+        tree = self.tree()
+        self.process.terminate()
+        self.process.wait(60)
+        psutil.wait_procs(tree, timeout=20)
+        for one in tree:
+            if one.is_running():
+                os.kill(one.pid, signal.SIGKILL)

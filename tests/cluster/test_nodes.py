@@ -1,0 +1,107 @@
+"""A Ray cluster of two nodes that an operator started: what Ray's own commands deploy there, and what it survives."""
+
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from tests.cluster.ray_node import ADDRESS, TOOLS, RayNode, environment
+from tests.cluster.serving import READY_S, free_port, is_listening, write_cluster
+
+pytestmark = pytest.mark.cluster
+
+TASK = "text-classification"
+BODY = {"inputs": ["good", "bad"]}
+
+
+@dataclass
+class Nodes:
+    """A head and a worker, and cluster.yaml, which wants a replica on each."""
+
+    file: Path
+    environment: dict[str, str]
+    gcs: int
+    url: str
+    head: RayNode
+    worker: RayNode
+
+    def join(self) -> RayNode:
+        """One more node."""
+        return RayNode.start(self.file.parent, self.environment, f"--address={ADDRESS}:{self.gcs}", "--num-cpus=1")
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    give_up_at = time.monotonic() + READY_S
+    while not happened():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.5)
+
+
+def answers(url: str) -> bool:
+    return is_listening(url) and httpx.get(f"{url}/ready", timeout=60).status_code == 200
+
+
+@pytest.fixture(scope="module")
+def nodes(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    file = write_cluster(tmp_path_factory.mktemp("nodes"), {TASK: models[TASK]})
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    gcs, dashboard, port = free_port(), free_port(), free_port()
+    # Both nodes have one address here, where only one of them can listen on the ingress's port.
+    content |= {"proxy_location": "HeadOnly", "http_options": {"host": ADDRESS, "port": port}}
+    (deployment,) = next(one for one in content["applications"] if one["name"] == TASK)["deployments"]
+    del deployment["autoscaling_config"]
+    deployment |= {"num_replicas": 2, "max_replicas_per_node": 1, "ray_actor_options": {"num_cpus": 0.5}}
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+
+    found = environment(file.parent)
+    options = ["--head", f"--port={gcs}", f"--dashboard-port={dashboard}", "--num-cpus=1"]
+    head = RayNode.start(file.parent, found, *options)
+    started = [head]
+    try:
+        api = f"http://{ADDRESS}:{dashboard}"
+        wait_until(lambda: is_listening(api))
+        nodes = Nodes(file, found, gcs, f"http://{ADDRESS}:{port}", head, head)
+        nodes.worker = nodes.join()
+        started.append(nodes.worker)
+        deploy = [str(TOOLS / "serve"), "deploy", file.name, "--address", api]
+        wait_until(lambda: subprocess.run(deploy, cwd=file.parent, env=found).returncode == 0)
+        wait_until(lambda: answers(nodes.url))
+        yield nodes
+    finally:
+        for node in (nodes.worker, *reversed(started)):
+            node.stop()
+
+
+def test_the_file_is_deployed_verbatim_and_then_again_by_our_own_command(nodes: Nodes) -> None:
+    """`serve deploy cluster.yaml` in the folder of `ray start`; then `sextet serve --address`."""
+    wait_until(lambda: nodes.head.replicas(TASK) == nodes.worker.replicas(TASK) == 1)
+    assert len(httpx.post(f"{nodes.url}/{TASK}", json=BODY, timeout=60).json()) == 2
+
+    again = [sys.executable, "-m", "sextet", "serve", str(nodes.file), "--address", f"{ADDRESS}:{nodes.gcs}"]
+    finished = subprocess.run(again, env=nodes.environment, capture_output=True, text=True, timeout=READY_S)
+    assert finished.returncode == 0, finished.stderr
+    assert f"ready {nodes.url}" in finished.stdout
+    assert len(httpx.post(f"{nodes.url}/{TASK}", json=BODY, timeout=60).json()) == 2
+
+
+def test_no_request_is_lost_with_a_node_and_a_new_one_takes_its_replica(nodes: Nodes) -> None:
+    wait_until(lambda: nodes.head.replicas(TASK) == nodes.worker.replicas(TASK) == 1)
+    seen: Counter[int] = Counter()
+    with httpx.Client(timeout=60) as client:
+        for number in range(200):
+            if number == 50:
+                nodes.worker.kill()
+            seen[client.post(f"{nodes.url}/{TASK}", json=BODY).status_code] += 1
+            time.sleep(0.02)
+    assert seen == {200: 200}
+
+    nodes.worker = nodes.join()
+    wait_until(lambda: nodes.worker.replicas(TASK) == 1)
+    assert httpx.post(f"{nodes.url}/{TASK}", json=BODY, timeout=60).status_code == 200

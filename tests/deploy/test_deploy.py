@@ -1,0 +1,77 @@
+"""The files under deploy/, by the tools that read them; what needs a registry or Kubernetes is not tried here."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray.serve.schema import ServeDeploySchema
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+
+
+def loaded(name: str) -> Any:
+    return yaml.safe_load((DEPLOY / name).read_text(encoding="utf-8"))
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+def test_kustomize_puts_cluster_yaml_into_the_rayservice(tmp_path: Path) -> None:
+    shutil.copytree(DEPLOY / "kuberay", tmp_path, dirs_exist_ok=True)
+    content = (ROOT / "cluster.yaml").read_text(encoding="utf-8").replace("host: 127.0.0.1", "host: 0.0.0.0")
+    (tmp_path / "cluster.yaml").write_text(content, encoding="utf-8")
+    command = ["kubectl", "kustomize", str(tmp_path)]
+    made = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    (service,) = (one for one in yaml.safe_load_all(made) if one["kind"] == "RayService")
+    deployed = ServeDeploySchema.parse_obj(yaml.safe_load(service["spec"]["serveConfigV2"]))
+    assert deployed.http_options.host == "0.0.0.0"
+    assert [one.name for one in deployed.applications] == [
+        one["name"] for one in loaded("../cluster.yaml")["applications"]
+    ]
+    cluster = service["spec"]["rayClusterConfig"]
+    groups = (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])
+    images = {container["image"] for group in groups for container in group["template"]["spec"]["containers"]}
+    assert len(images) == 1
+    assert not images & {"sextet"}
+
+
+def test_every_node_has_the_version_of_ray_that_the_package_pins() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    (pinned,) = (found[1] for one in extras["serve"] if (found := re.fullmatch(r"ray\[serve\]==([\d.]+)", one)))
+    assert loaded("kuberay/rayservice.yaml")["spec"]["rayClusterConfig"]["rayVersion"] == pinned
+
+
+def test_rays_launcher_takes_its_file() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    prepared = prepare_config(loaded("ray-up.yaml"))
+    validate_config(prepared)
+    assert prepared["max_workers"] == len(loaded("ray-up.yaml")["provider"]["worker_ips"])
+
+
+def test_a_shell_of_the_image_finds_rays_environment_and_a_haproxy_that_runs(tmp_path: Path) -> None:
+    """As the Dockerfile and KubeRay do it: printed into the file that BASH_ENV names, read by `bash -c`."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    printed = tmp_path / "environment.sh"
+    command = [sys.executable, "-m", "sextet", "environment", "--folder", str(tmp_path / "haproxy")]
+    printed.write_bytes(subprocess.run(command, env=clean, capture_output=True, check=True).stdout)
+    shell = ["bash", "-c", 'echo "$RAY_SERVE_ENABLE_HA_PROXY"; "$RAY_SERVE_HAPROXY_BINARY_PATH" -v']
+    said = subprocess.run(shell, env=clean | {"BASH_ENV": str(printed)}, capture_output=True, text=True, check=True)
+    assert said.stdout.startswith("1\nHAProxy version")
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    command = [sys.executable, "-m", "sextet", "environment", "--folder", str(tmp_path / "file" / "haproxy")]
+    said = subprocess.run(command, capture_output=True, text=True)
+    assert said.returncode == 1
+    assert said.stdout == ""
+    assert said.stderr.splitlines()[-1] == (
+        f"sextet: cannot write {tmp_path}/file/haproxy (Not a directory); name another --folder"
+    )
