@@ -174,7 +174,7 @@ class DecodingLoop:
             decoding = self._prefilling[0]
             missing = len(decoding.prompt.request.prompt) - int(self._table.lengths[decoding.slots[0]])
             tokens = min(missing, self._chunk_tokens)
-            tokens -= missing - tokens == 1  # or the last one would be read alone
+            tokens -= missing - tokens == 1 < tokens  # or the last one would be read alone
             if self._budget < tokens:
                 return
             self._prefilling.popleft()
