@@ -33,7 +33,7 @@ QUESTIONS = {
         "정조는 1789년 아버지의 무덤을 서울에서 수원으로 옮겼다.", {"aggregation_strategy": "simple"}
     ),
     "translation": Question("Where is the train station?"),
-    "summarization": Question(ARTICLE, {"truncation": "longest_first", "generate_parameters": {"max_new_tokens": 40}}),
+    "summarization": Question(ARTICLE, {"truncation": "longest_first", "generate_parameters": {"max_new_tokens": 64}}),
     "text-generation": Question("The capital of France is", {"max_new_tokens": 12, "do_sample": False}),
 }
 

@@ -67,13 +67,13 @@ class Platform:
 
 def _port(name: str, environment: Mapping[str, str]) -> int:
     given = environment.get(name, "")
-    if given and not given.isdecimal():
+    if given and not (given.isascii() and given.isdecimal() and 0 < int(given) < 65536):
         raise ConfigurationError(f"{name} is {given!r}; allowed: a port")
     return int(given or DEFAULT_PORT)
 
 
 def _route(name: str, default: str, environment: Mapping[str, str]) -> str:
     given = environment.get(name) or default
-    if not given.startswith("/") or given == "/":
+    if not given.startswith("/") or not given.strip("/"):
         raise ConfigurationError(f"{name} is {given!r}; allowed: a path such as {default}")
     return given.rstrip("/")

@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from datasets import Dataset
 from export import datasets, plots
 from export.checkpoint import ResolvedCheckpoint, resolve
 from export.convert import check_task, load_model
-from export.measure import REGRESSION, check_problem_type, measure
+from export.measure import REGRESSION, check_parameters, check_problem_type, measure
 from export.publish import publish, staging
 from export.quiet import quiet
 from export.report import Report, with_measured
@@ -31,6 +32,7 @@ from pipelines.errors import CheckpointError, ConfigurationError
 
 Say = Callable[[str], None]
 Post = Callable[[str, Any], Any]
+PICTURE = "confusion-"
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,14 @@ def evaluate(args: EvaluateArgs, post: Post, say: Say, *, write_down: bool = Tru
     `post` asks a URL. Raises SextetError for data, systems or a task that do not fit each other.
     """
     check_problem_type(args.problem_type)
-    for name, number in {"resamples": args.resamples, "max_samples": args.max_samples}.items():
-        if number is not None and number < 1:
-            raise ConfigurationError(f"{name} is {number}; allowed: 1 and above")
+    for name, least in {"resamples": 1, "max_samples": 1, "max_bad_rows": 0, "seed": 0}.items():
+        number = getattr(args, name)
+        if number is not None and number < least:
+            raise ConfigurationError(f"{name} is {number}; allowed: {least} and above")
     task = _task(args)
+    check_parameters(task, args.parameters)
+    if args.output is not None:
+        _make(args.output)
     systems = _systems(args, task, post, say)
     problem_type = args.problem_type or next((one.problem_type for one in systems if one.problem_type), None)
     rows = _read(args, task, problem_type, say)
@@ -74,7 +80,6 @@ def evaluate(args: EvaluateArgs, post: Post, say: Say, *, write_down: bool = Tru
         measured[_distinct(system.name, measured)] = measure(task, system, rows, args.parameters)
     report = Report(Path(args.data).name, _digest(args.data), len(rows), measured, args.resamples)
     if args.output is not None:
-        args.output.mkdir(parents=True, exist_ok=True)
         text = json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n"
         (args.output / "report.json").write_text(text, encoding="utf-8")
         _draw(report, measured, args.output, say)
@@ -101,6 +106,14 @@ def _task(args: EvaluateArgs) -> str:
         if isinstance(found, dict) and found.get("task") in TASKS:
             return str(found["task"])
     raise ConfigurationError(f"{first} does not say its task; give --task, one of {', '.join(TASKS)}")
+
+
+def _make(output: Path) -> None:
+    """The folder of a report, before the measuring that is to go into it."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"output is {output}, which is no folder ({error.strerror})") from None
 
 
 def _is_url(name: str) -> bool:
@@ -176,11 +189,12 @@ def _digest(data: str) -> str | None:
 
 
 def _draw(report: Report, measured: Mapping[str, Measured], folder: Path, say: Say) -> list[Path]:
-    """A confusion matrix for every system that has one."""
+    """A confusion matrix for every system that has one, under a name of its own for each data and system."""
     paths = []
     for name, one in measured.items():
         if one.confusion is not None:
-            path = folder / f"confusion-{name.replace(' ', '-').replace(':', '-')}.png"
+            title = re.sub(r"[^\w.]+", "-", f"{Path(report.data).stem} {name}")
+            path = folder / f"{PICTURE}{title}.png"
             plots.confusion(one.confusion, one.labels, f"{name}, {report.rows} rows of {report.data}", path)
             paths.append(path)
             say(f"wrote {path}")
@@ -215,7 +229,9 @@ def _into_artifact(artifact: ModelArtifact, report: Report) -> None:
         card = finished / "README.md"
         text = card.read_text(encoding="utf-8") if card.is_file() else ""
         card.unlink(missing_ok=True)  # it is the published one's too
-        card.write_text(with_measured(text, report, [path.name for path in pictures]), encoding="utf-8")
+        text = with_measured(text, report, [path.name for path in pictures])
+        card.write_text(text, encoding="utf-8")
+        _remove_unshown(finished, text)
         measured = {**manifest.metrics, report.data: report.as_json()}
         publish(finished, replace(manifest, metrics=measured), artifact.path)
 
@@ -234,7 +250,16 @@ def _into_checkpoint(folder: Path, report: Report) -> None:
     pictures = _draw(report, report.measured, folder, lambda _line: None)
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    _replace(card, with_measured(text, report, [path.name for path in pictures]))
+    text = with_measured(text, report, [path.name for path in pictures])
+    _replace(card, text)
+    _remove_unshown(folder, text)
+
+
+def _remove_unshown(folder: Path, card: str) -> None:
+    """Pictures of an earlier measurement whose place in the card another one took."""
+    for path in folder.glob(f"{PICTURE}*.png"):
+        if f"({path.name})" not in card:
+            path.unlink()
 
 
 def _replace(path: Path, text: str) -> None:

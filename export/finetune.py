@@ -35,7 +35,7 @@ from export import datasets, plots
 from export.disk import full_disk
 from export.measure import check_labels, measure, score_names
 from export.objective import Objective, objective_of
-from export.progress import Bar, EpochTable
+from export.progress import Bar, EpochTable, Lines
 from export.recipe import FinetuneArgs, LoraArgs
 from export.scores import LOWER_IS_BETTER
 from export.systems import TorchSystem
@@ -223,8 +223,8 @@ def _train(
         callbacks=_callbacks(args, interruption),
     )
     trainer.remove_callback(PrinterCallback)
-    if trainer.pop_callback(ProgressCallback) is not None:
-        trainer.add_callback(Bar)
+    has_bar = trainer.pop_callback(ProgressCallback) is not None and sys.stderr.isatty()
+    trainer.add_callback(Bar() if has_bar else Lines(say))
     last = last_whole_checkpoint(checkpoints)
     if last is not None:
         say(f"going on from {last}")

@@ -8,6 +8,7 @@ from datasets import Dataset
 from export import scores
 from export.scores import Measured
 from export.systems import System
+from pipelines import pipeline_class
 from pipelines.errors import ConfigurationError, InvalidInputError
 
 Parameters = Mapping[str, Any]
@@ -23,9 +24,12 @@ def measure(task: str, system: System, rows: Dataset, parameters: Parameters | N
 
 def _classified(system: System, rows: Dataset, parameters: Parameters) -> Measured:
     columns = [name for name in ("text", "text_pair") if name in rows.column_names]
-    results = system.answers("text-classification", rows.select_columns(columns).to_list(), parameters)
+    texts = rows.select_columns(columns).to_list()
+    results = system.answers("text-classification", texts, parameters, list(rows["where"]))
     expected = list(rows["label"])
     if system.problem_type == REGRESSION:
+        if several := next((len(result) for result in results if len(result) != 1), None):
+            raise ConfigurationError(f"problem_type is regression, but {system.name} has {several} labels, not one")
         return scores.regression(expected, [result[0]["score"] for result in results])
     labels = system.labels or tuple(sorted({one["label"] for result in results for one in result}))
     check_labels(rows, labels, f"{system.name} knows")
@@ -58,7 +62,8 @@ def _entities(system: System, rows: Dataset, parameters: Parameters) -> Measured
     texts = list(rows["text"])
     given = {"aggregation_strategy": "simple"} | dict(parameters)
     predicted = []
-    for text, found in zip(texts, system.answers("token-classification", texts, given), strict=True):
+    answers = system.answers("token-classification", texts, given, list(rows["where"]))
+    for text, found in zip(texts, answers, strict=True):
         spans = set()
         for entity in found:
             surface = text[entity["start"] : entity["end"]]
@@ -76,22 +81,27 @@ def _answered(system: System, rows: Dataset, parameters: Parameters) -> Measured
     asked = [{"question": row["question"], "context": row["context"]} for row in rows]
     accepted = [answers["text"] for answers in rows["answers"]]
     given = {"handle_impossible_answer": not all(accepted)} | dict(parameters)
-    results = system.answers("question-answering", asked, given)
+    results = system.answers("question-answering", asked, given, list(rows["where"]))
     return scores.answers([result["answer"] for result in results], accepted)
 
 
 def _translated(system: System, rows: Dataset, parameters: Parameters) -> Measured:
-    results = system.answers("translation", list(rows["source"]), parameters)
+    results = system.answers("translation", list(rows["source"]), parameters, list(rows["where"]))
     return scores.translations([result["translation_text"] for result in results], list(rows["target"]))
 
 
 def _summarized(system: System, rows: Dataset, parameters: Parameters) -> Measured:
-    results = system.answers("summarization", list(rows["source"]), parameters)
+    results = system.answers("summarization", list(rows["source"]), parameters, list(rows["where"]))
     return scores.summaries([result["summary_text"] for result in results], list(rows["target"]))
 
 
 def _continued(system: System, rows: Dataset, parameters: Parameters) -> Measured:
-    return scores.perplexity(*zip(*system.losses(list(rows["text"]), parameters.get("max_length")), strict=True))
+    found = system.losses(list(rows["text"]), parameters.get("max_length"), list(rows["where"]))
+    losses, tokens = zip(*found, strict=True)
+    if not any(tokens):
+        where = rows["where"][0]
+        raise InvalidInputError(f"{where}: no text has two tokens, the second of which could be predicted")
+    return scores.perplexity(losses, tokens)
 
 
 MEASURES: Mapping[str, Measure] = {
@@ -102,6 +112,34 @@ MEASURES: Mapping[str, Measure] = {
     "summarization": _summarized,
     "text-generation": _continued,
 }
+
+
+_SHAPES: Mapping[str, Mapping[str, Any]] = {
+    "text-classification": {"top_k": None},
+    "token-classification": {"aggregation_strategy": "simple"},
+    "question-answering": {"top_k": 1},
+    "translation": {"num_return_sequences": 1},
+    "summarization": {"num_return_sequences": 1},
+}
+"""Parameters that say in what shape, and how often, is answered; other values cannot be scored."""
+
+
+def check_parameters(task: str, given: Parameters) -> None:
+    """Raises InvalidInputError for what the task does not have, and for what no score could be counted of."""
+    if task == "text-generation":
+        if unknown := next((name for name in given if name != "max_length"), None):
+            raise InvalidInputError(f"parameters has {unknown}; allowed for perplexity: max_length")
+        length = given.get("max_length")
+        if length is not None and (not isinstance(length, int) or length < 2):
+            raise InvalidInputError(f"parameters.max_length is {length!r}; allowed: an integer from 2")
+        return
+    pipeline_class(task).parameters_type.from_mapping(given)
+    for name, needed in _SHAPES[task].items():
+        value = given.get(name)
+        grouped = name == "aggregation_strategy" and value != "none"
+        if value not in (None, needed) and not grouped:
+            allowed = "leave it out" if needed is None else needed
+            raise InvalidInputError(f"parameters.{name} is {value!r}; allowed where answers are scored: {allowed}")
 
 
 def score_names(task: str, problem_type: str | None) -> tuple[str, ...]:

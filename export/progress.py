@@ -1,9 +1,10 @@
-"""Progress: a bar over the steps, and a row of a table for every evaluation."""
+"""Progress: a bar over the steps, or a line each where nobody watches; a row of a table for every evaluation."""
 
+from collections.abc import Callable
 from typing import Any
 
 from tqdm.auto import tqdm
-from transformers import ProgressCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
 class Bar(ProgressCallback):  # type: ignore[misc]
@@ -13,6 +14,19 @@ class Bar(ProgressCallback):  # type: ignore[misc]
         loss = (given.get("logs") or {}).get("loss")
         if loss is not None and self.training_bar is not None:
             self.training_bar.set_postfix_str(f"loss {loss:.4f}")
+
+
+class Lines(TrainerCallback):  # type: ignore[misc]
+    """In a file, where a bar is one endless line: a line of its own every `logging_steps`."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
+        logs = given.get("logs") or {}
+        if "loss" in logs:
+            rate = f"learning rate {logs['learning_rate']:.3g}"
+            self._say(f"step {state.global_step} of {state.max_steps}: loss {logs['loss']:.4f}, {rate}")
 
 
 class EpochTable:

@@ -36,6 +36,7 @@ Line = tuple[str, Row | ValueError]
 UNREADABLE = (OSError, EOFError, zlib.error, UnicodeError)
 """A damaged .gz, or bytes that no surrogate can stand for, as where UTF-16 has an odd number of them."""
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+csv.field_size_limit(2**31 - 1)  # Python's own limit, 131072 characters, is less than many a document to summarize
 
 
 def lines(name: str, columns: Columns, encoding: str = "utf-8", form: str | None = None) -> Iterator[Line]:
@@ -97,10 +98,18 @@ def _delimited(delimiter: str) -> Callable[[IO[str], Columns], Numbered]:
         # Quotes mean something in CSV only: half of the tab-separated corpora have lone ones in their texts.
         reader = partial(csv.reader, file, delimiter=delimiter, strict=True)
         records = _records(reader() if delimiter == "," else reader(quoting=csv.QUOTE_NONE))
-        header = None if by_number(columns) else next(records, (0, []))[1]
+        header: list[str] | None = None
+        broken: ValueError | None = None
+        if not by_number(columns):
+            number, first = next(records, (1, []))
+            header, broken = ([], first) if isinstance(first, ValueError) else (first, _named_twice(first))
+            if broken:
+                yield number, ValueError(f"the header: {broken}")
         for number, record in records:
-            if isinstance(record, ValueError) or isinstance(header, ValueError):
-                yield number, record if isinstance(record, ValueError) else ValueError("below a header that is broken")
+            if isinstance(record, ValueError):
+                yield number, record
+            elif broken:
+                yield number, ValueError("below a header that is broken")
             elif header is not None and len(record) != len(header):
                 yield number, ValueError(f"{len(record)} columns where the header has {len(header)}")
             else:
@@ -108,6 +117,12 @@ def _delimited(delimiter: str) -> Callable[[IO[str], Columns], Numbered]:
                 yield number, dict(zip(names, record, strict=True))
 
     return read_delimited
+
+
+def _named_twice(header: list[str]) -> ValueError | None:
+    """Columns that nobody named, as at the end of many a spreadsheet's rows, are none that a field could be in."""
+    twice = next((name for name in header if name.strip() and header.count(name) > 1), None)
+    return None if twice is None else ValueError(f"two columns are called {twice!r}; rename one of them")
 
 
 def by_number(columns: Columns) -> bool:

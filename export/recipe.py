@@ -18,7 +18,8 @@ from pipelines.errors import ConfigurationError
 AT_LEAST = {
     **dict.fromkeys(("max_train_samples", "max_eval_samples", "early_stopping_patience"), 1),
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
-    **dict.fromkeys(("max_bad_rows", "num_train_epochs", "learning_rate", "seed"), 0),
+    **dict.fromkeys(("save_steps", "eval_steps", "logging_steps", "save_total_limit"), 1),
+    **dict.fromkeys(("max_bad_rows", "learning_rate", "seed"), 0),
     "max_length": 3,  # a token between those that mark the beginning and the end
 }
 """The least number that a key allows."""
@@ -125,6 +126,10 @@ class FinetuneArgs:
         for name, least in AT_LEAST.items():
             number = getattr(args, name)
             _require(number is None or least <= number < math.inf, number, f"{where}: {name}", f"{least} or more")
+        if args.max_steps < 1:  # where there is a number of steps, they count instead of the epochs
+            _require(args.max_steps == -1, args.max_steps, f"{where}: max_steps", "1 or more, or -1 for all the epochs")
+            epochs = args.num_train_epochs
+            _require(0 < epochs < math.inf, epochs, f"{where}: num_train_epochs", "more than 0")
         _require(args.lora is None or args.lora.r >= 1, args.lora and args.lora.r, f"{where}: lora: r", "1 or more")
         hints = _other_arguments()
         checked = {name: _plainly_typed(value, hints[name], f"{where}: {name}") for name, value in others.items()}

@@ -41,13 +41,18 @@ class Measured:
         return self.combine(self.statistics.sum(axis=0))
 
     def draws(self, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, np.ndarray]:
-        """(resamples,) values of each score, every one over as many rows drawn with replacement."""
+        """(resamples,) values of each score, every one over as many rows drawn with replacement.
+
+        A draw without any row that a score is of, which `combine` has NaN for, says nothing: it counts as all rows do.
+        """
         rng, rows = np.random.default_rng(seed), len(self.statistics)
         found = []
         for _ in range(resamples):
             times = np.bincount(rng.integers(rows, size=rows), minlength=rows)
             found.append(self.combine(times @ self.statistics))
-        return {name: np.array([one[name] for one in found]) for name in (found[0] if found else ())}
+        drawn = {name: np.array([one[name] for one in found]) for name in (found[0] if found else ())}
+        values = self.values()
+        return {name: np.where(np.isnan(draws), values[name], draws) for name, draws in drawn.items()}
 
 
 def interval(draws: np.ndarray) -> tuple[float, float]:
@@ -187,12 +192,14 @@ def answers(predicted: Sequence[str], accepted: Sequence[Sequence[str]]) -> Meas
         f1 = max(_overlap_f1(left, right) for left, right in pairs)
         rows.append([exact, f1, 1.0] + ([exact, 1.0] if not references else [0.0, 0.0]))
 
-    def combine(sums: Sums) -> Values:
-        found = {"exact_match": 100 * float(sums[0] / sums[2]), "f1": 100 * float(sums[1] / sums[2])}
-        return found | ({"no_answer_accuracy": 100 * float(sums[3] / sums[4])} if unanswerable else {})
-
     unanswerable = any(not references for references in accepted)
-    return Measured(np.array(rows), lambda sums: combine(np.where(np.arange(5) == 4, np.maximum(sums, 1e-9), sums)))
+
+    def combine(sums: Sums) -> Values:
+        exact, f1, n, right, without = map(float, sums)
+        values = {"exact_match": 100 * exact / n, "f1": 100 * f1 / n}
+        return values | ({"no_answer_accuracy": 100 * right / without if without else math.nan} if unanswerable else {})
+
+    return Measured(np.array(rows), combine)
 
 
 def _words(text: str) -> list[str]:
@@ -265,6 +272,6 @@ def perplexity(losses: Sequence[float], tokens: Sequence[int]) -> Measured:
     """From the summed negative logprobs of each text, and how many of its tokens were predicted."""
 
     def combine(sums: Sums) -> Values:
-        return {"perplexity": math.exp(min(sums[0] / max(sums[1], 1.0), 700.0))}
+        return {"perplexity": math.exp(min(sums[0] / sums[1], 700.0)) if sums[1] else math.nan}
 
     return Measured(np.array([losses, tokens], dtype=float).T, combine)

@@ -6,12 +6,13 @@
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipelines.errors import ConfigurationError, InvalidInputError
+from export.tokenizer import max_length as longest_input
+from pipelines.errors import ConfigurationError, InvalidInputError, SextetError
 
 Loss = tuple[float, int]
 """The summed negative logprob of a text's tokens but the first, and how many these are."""
@@ -25,25 +26,55 @@ class System(ABC):
     labels: tuple[str, ...] = ()
     problem_type: str | None = None
 
-    def answers(self, task: str, inputs: Sequence[Any], parameters: Mapping[str, Any]) -> list[Any]:
-        """One answer per input, in order; for text-classification every label with its score, best first."""
+    def answers(
+        self, task: str, inputs: Sequence[Any], parameters: Mapping[str, Any], where: Sequence[str]
+    ) -> list[Any]:
+        """One answer per input, in order; for text-classification every label with its score, best first.
+
+        Raises InvalidInputError naming the first of `where` whose input cannot be answered, such as a too long one.
+        """
         from tqdm import tqdm
 
         found: list[Any] = []
         with tqdm(total=len(inputs), desc=self.name, leave=False, disable=None) as bar:
-            for chunk in _chunks(inputs):
-                found += self._answer(task, list(chunk), parameters)
+            for start in range(0, len(inputs), _CHUNK):
+                chunk = list(inputs[start : start + _CHUNK])
+                try:
+                    found += self._answer(task, chunk, parameters)
+                except SextetError as error:
+                    if not isinstance(error, InvalidInputError):
+                        raise
+                    raise self._unanswered(task, chunk, parameters, where[start:], error) from error
+                except Exception as error:  # transformers has no error of its own
+                    raise self._unanswered(task, chunk, parameters, where[start:], error) from error
                 bar.update(len(chunk))
         return found
+
+    def _unanswered(
+        self, task: str, inputs: list[Any], parameters: Mapping[str, Any], where: Sequence[str], error: Exception
+    ) -> InvalidInputError:
+        """The error for some inputs, with the place of the first that fails by itself, if any does."""
+        for one, place in zip(inputs, where, strict=False):
+            try:
+                self._answer(task, [one], parameters)
+            except Exception as alone:
+                return self._cannot(place, alone)
+        return self._cannot(f"{where[0]} and after", error)
+
+    def _cannot(self, place: str, error: Exception) -> InvalidInputError:
+        kind = "" if isinstance(error, SextetError) else f"{type(error).__name__}: "
+        line = " ".join(str(error).split())
+        return InvalidInputError(f"{place}: {self.name} cannot answer ({kind}{line[:200]})")
 
     @abstractmethod
     def _answer(self, task: str, inputs: list[Any], parameters: Mapping[str, Any]) -> list[Any]:
         """The answers to a few inputs."""
 
-    def losses(self, texts: Sequence[str], max_length: int | None) -> list[Loss]:
+    def losses(self, texts: Sequence[str], max_length: int | None, where: Sequence[str]) -> list[Loss]:
         """Of each text, or of its last `max_length` tokens, from what the model thinks of a prompt."""
         parameters = {"max_new_tokens": 1, "decoder_input_details": True, "truncate": max_length, "do_sample": False}
-        answers = self.answers("text-generation", texts, {k: v for k, v in parameters.items() if v is not None})
+        given = {name: value for name, value in parameters.items() if value is not None}
+        answers = self.answers("text-generation", texts, given, where)
         known = [[one["logprob"] for one in answer[0]["details"]["prefill"][1:]] for answer in answers]
         return [(-sum(logprobs), len(logprobs)) for logprobs in known]
 
@@ -67,18 +98,25 @@ class TorchSystem(System):
             given |= {"truncation": True, "top_k": None}
         elif task in ("translation", "summarization"):
             given |= {"truncation": True}
-        answers = self._pipeline(inputs, **given)
+        if task == "question-answering":
+            questions, contexts = ([one[name] for one in inputs] for name in ("question", "context"))
+            answers = self._pipeline(question=questions, context=contexts, **given)
+        else:
+            answers = self._pipeline(inputs, **given)
         return answers if isinstance(answers, list) else [answers]  # QA unpacks a single one
 
-    def losses(self, texts: Sequence[str], max_length: int | None) -> list[Loss]:
+    def losses(self, texts: Sequence[str], max_length: int | None, where: Sequence[str]) -> list[Loss]:
         import torch
 
         found = []
-        for text in texts:
+        longest = longest_input(self._tokenizer, self._model)
+        for text, place in zip(texts, where, strict=True):
             ids = self._tokenizer(text)["input_ids"][-(max_length or 0) :]
             if len(ids) < 2:
                 found.append((0.0, 0))
                 continue
+            if len(ids) > longest:
+                raise InvalidInputError(f"{place}: {len(ids)} tokens, of which {self.name} reads {longest} at most")
             row = torch.tensor([ids], device=self._model.device)
             with torch.inference_mode():
                 logits = self._model(input_ids=row).logits[0, :-1].float()
@@ -113,10 +151,15 @@ class ServedSystem(System):
     def _answer(self, task: str, inputs: list[Any], parameters: Mapping[str, Any]) -> list[Any]:
         answers: list[Any] = self._post(self._url, {"inputs": inputs, "parameters": _as_served(task, parameters)})
         if not isinstance(answers, list) or len(answers) != len(inputs):
-            raise InvalidInputError(f"{self._url} answered {json.dumps(answers)[:80]}; is {task} served there?")
+            raise ConfigurationError(f"{self._url} answered {json.dumps(answers)[:80]}; is {task} served there?")
+        if task not in ("translation", "summarization"):
+            return answers
         # A single text is answered with a list of its own; so is each of several generated ones.
-        unpack = task in ("translation", "summarization") and answers and isinstance(answers[0], list)
-        return [one[0] for one in answers] if unpack else answers
+        found = [one[0] if isinstance(one, list) and one else one for one in answers]
+        key = "translation_text" if task == "translation" else "summary_text"
+        if not all(isinstance(one, dict) and key in one for one in found):
+            raise ConfigurationError(f"{self._url} answered {json.dumps(answers)[:80]}; is {task} served there?")
+        return found
 
 
 def _as_served(task: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,11 +171,6 @@ def _as_served(task: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _chunks(inputs: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(inputs), _CHUNK):
-        yield inputs[start : start + _CHUNK]
-
-
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -141,7 +179,10 @@ def task_of(url: str) -> str:
     """The task at the end of a URL such as http://127.0.0.1:8000/translation."""
     from pipelines.artifact import TASKS
 
-    name = urlsplit(url).path.rstrip("/").rsplit("/", 1)[-1]
+    try:
+        name = urlsplit(url).path.rstrip("/").rsplit("/", 1)[-1]
+    except ValueError as error:
+        raise ConfigurationError(f"{url} is no URL ({error})") from None
     if name not in TASKS:
         raise ConfigurationError(f"{url} does not end in a task; give --task, one of {', '.join(TASKS)}")
     return name

@@ -52,11 +52,15 @@ def fetch(address: UrlAddress, say: Callable[[str], None]) -> tuple[Path, UrlAdd
         raise ArtifactError(f"{address}: its {MANIFEST_NAME} has the sha256 {digest}: it was altered, or replaced")
     pinned = UrlAddress(address.url, digest)
     listing = Listing.of(str(address), manifest)
+    folder = cache() / digest
+    if _is_whole(listing, manifest, folder):
+        return folder, pinned  # also where the cache is part of an image, and read-only
     try:
         with _locked(cache() / f".{digest}.lock"):
-            folder = _kept(listing, manifest, cache() / digest)
-            if folder is None:
-                folder = _download(filesystem, root, listing, manifest, cache() / digest, address, say)
+            if not _is_whole(listing, manifest, folder):  # another process may have been here meanwhile
+                if folder.exists():
+                    shutil.rmtree(folder)  # damaged; those who have it open do not notice
+                _download(filesystem, root, listing, manifest, folder, address, say)
     except OSError as error:
         raise unwritable(str(address), cache(), error) from None
     return folder, pinned
@@ -93,15 +97,9 @@ def explained(address: UrlAddress) -> Iterator[None]:
         raise ArtifactError(f"{address} cannot be reached ({type(error).__name__}: {_line(error)[:120]})") from None
 
 
-def _kept(listing: Listing, manifest: bytes, folder: Path) -> Path | None:
-    """`folder`, if it is a whole artifact; a damaged one is removed, which those who have it open do not notice."""
-    if not folder.exists():
-        return None
+def _is_whole(listing: Listing, manifest: bytes, folder: Path) -> bool:
     file = folder / MANIFEST_NAME
-    if file.is_file() and file.read_bytes() == manifest and not listing.missing(folder):
-        return folder
-    shutil.rmtree(folder)
-    return None
+    return file.is_file() and file.read_bytes() == manifest and not listing.missing(folder)
 
 
 def _download(
@@ -112,7 +110,7 @@ def _download(
     folder: Path,
     address: UrlAddress,
     say: Callable[[str], None],
-) -> Path:
+) -> None:
     partial = folder.with_name(f".{folder.name}.partial")
     partial.mkdir(exist_ok=True)
     missing = listing.missing(partial)
@@ -130,7 +128,7 @@ def _download(
         if not isinstance(error, OSError) or error.errno in FULL:
             shutil.rmtree(partial, ignore_errors=True)
         raise
-    return partial.rename(folder)
+    partial.rename(folder)
 
 
 def _chunks(filesystem: Any, path: str, address: UrlAddress, size: int = 8 * 2**20) -> Iterator[bytes]:

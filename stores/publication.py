@@ -23,8 +23,9 @@ _CARD_FILES = {"README.md", ".gitattributes", ".gitignore", "LICENSE", "LICENSE.
 def publish(folder: Path, to: str, *, private: bool = False, say: Say = lambda _line: None) -> str:
     """Publish the artifact in `folder`; returns the address that names exactly it, for `model:` of cluster.yaml.
 
-    `to` is `owner/name`, `owner/name@branch` or a URL; `private` is for a repository that does not exist yet. Raises
-    ArtifactError for what must not be published, or could not be; ConfigurationError for a `to` that is no address.
+    `to` is `owner/name`, `owner/name@branch` or a URL; `private` makes a new repository so, and is refused where there
+    is a public one. Raises ArtifactError for what must not be published, or could not be; ConfigurationError for a `to`
+    that is no address.
     """
     artifact = ModelArtifact.open(folder)
     if not artifact.manifest.source.licence:
@@ -63,6 +64,11 @@ def _to_hub(artifact: ModelArtifact, address: HubAddress, private: bool, say: Sa
         except RevisionNotFoundError:
             api.create_branch(repository, branch=branch)
             info = api.model_info(repository, revision=branch)
+        if private and not info.private:
+            raise ArtifactError(
+                f"{address} is there already, for everybody to see, and --private does not change that; "
+                f"make it private in its settings, at {endpoint()}/{repository}/settings, or leave --private out"
+            )
         there = {one.rfilename for one in info.siblings or []}
         old = (
             Path(api.hf_hub_download(repository, MANIFEST_NAME, revision=info.sha)) if MANIFEST_NAME in there else None

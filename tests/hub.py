@@ -104,7 +104,9 @@ class _Handler(BaseHTTPRequestHandler):
         if revision is None:
             return self._refuse(404, "RevisionNotFound", with_body)
         if file is None:
-            return self._send(200, json.dumps(_info(model, revision)).encode(), {}, with_body)
+            return self._send(
+                200, json.dumps(_info(model, revision, private=model in hub.uploads.private)).encode(), {}, with_body
+            )
         if not (revision.folder / file).is_file():
             return self._refuse(404, "EntryNotFound", with_body)
         return self._send_file(hub, model, revision, file, with_body)
@@ -135,8 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
             there = model in hub.repositories
             if not there:
                 hub.add(model, uploads.first())
-            if asked.get("private"):
-                uploads.private.add(model)
+                uploads.private |= {model} if asked.get("private") else set()
             return (409 if there else 200), {
                 "url": f"{hub.url}/{model}",
                 "error": "You already created this model repo",
@@ -188,13 +189,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
-def _info(model: str, revision: Revision) -> dict[str, Any]:
+def _info(model: str, revision: Revision, *, private: bool) -> dict[str, Any]:
     files = sorted(file for file in revision.folder.iterdir() if file.is_file())
     return {
         "id": model,
         "modelId": model,
         "sha": revision.commit,
-        "private": False,
+        "private": private,
         "gated": False,
         "disabled": False,
         "downloads": 0,

@@ -124,6 +124,9 @@ def test_the_environment_says_where_a_platform_looks() -> None:
     [
         ("azure", {}, "--platform is 'azure'; allowed: sagemaker, vertex"),
         ("vertex", {"AIP_HTTP_PORT": "x"}, "AIP_HTTP_PORT is 'x'; allowed: a port"),
+        ("vertex", {"AIP_HTTP_PORT": "65536"}, "AIP_HTTP_PORT is '65536'; allowed: a port"),
+        ("sagemaker", {"SAGEMAKER_BIND_TO_PORT": "0"}, "SAGEMAKER_BIND_TO_PORT is '0'; allowed: a port"),
+        ("vertex", {"AIP_PREDICT_ROUTE": "//"}, "AIP_PREDICT_ROUTE is '//'; allowed: a path such as /predict"),
         ("vertex", {"AIP_HEALTH_ROUTE": "health"}, "AIP_HEALTH_ROUTE is 'health'; allowed: a path such as /health"),
         ("vertex", {"AIP_HEALTH_ROUTE": "/predict"}, "AIP_HEALTH_ROUTE and AIP_PREDICT_ROUTE are both '/predict'"),
     ],

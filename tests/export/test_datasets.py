@@ -38,6 +38,14 @@ def test_a_tsv_keeps_lone_quotes_and_takes_other_column_names(tmp_path: Path) ->
     assert found == [{"text": '"최고', "label": "1"}]
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_a_long_text_and_columns_without_a_name_are_read(tmp_path: Path, name: str) -> None:
+    comma = "," if name == "a.csv" else "\t"
+    table = [["text", "label", "", ""], ["word " * 40_000, "x", "", ""], ["short", "y", "", "1"]]
+    found = rows(tmp_path, name, "".join(comma.join(row) + "\n" for row in table), "text-classification")
+    assert [len(row["text"]) for row in found] == [200_000, 5]
+
+
 def test_columns_given_by_number_mean_that_there_is_no_header(tmp_path: Path) -> None:
     assert rows(tmp_path, "a.tsv", "Go.\tVa !\tCC\n", "translation", source=0, target=1) == [
         {"source": "Go.", "target": "Va !"}
@@ -132,6 +140,13 @@ def test_several_files_are_one_data_set(tmp_path: Path) -> None:
         ("a.parquet", "x", "text-generation", "a.parquet: not Parquet"),
         ("a.xlsx", "x", "text-generation", "a.xlsx: cannot read .xlsx; known: .csv, .tsv"),
         ("a.csv", "text,label\n", "text-classification", "a.csv: no rows"),
+        (
+            "a.csv",
+            "text,label,text\na,x,b\n",
+            "text-classification",
+            "a.csv:1: the header: two columns are called 'text'",
+        ),
+        ("a.csv", 'text,"label\na,x\n', "text-classification", "a.csv:2: the header: unexpected end of data"),
     ],
 )
 def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, name: str, text: str, task: str, message: str) -> None:

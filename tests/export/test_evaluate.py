@@ -119,8 +119,8 @@ def test_an_artifact_is_measured_beside_its_checkpoint_and_keeps_what_was_found(
     card = (artifact / "README.md").read_text()
     assert card.count("## Measured on text-classification.jsonl") == 1
     assert card.index("## Measured on") < card.index("## Use")
-    assert "![confusion-int8-artifact](confusion-int8-artifact.png)" in card
-    assert (artifact / "confusion-int8-artifact.png").read_bytes().startswith(b"\x89PNG")
+    assert "(confusion-text-classification-int8-artifact.png)" in card
+    assert (artifact / "confusion-text-classification-int8-artifact.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "report" / "report.json").read_text()) == json.loads(json.dumps(kept))
     table = report.text().splitlines()
     assert table[1].split() == ["score", "PyTorch", "int8", "artifact", "difference"]
@@ -135,6 +135,9 @@ def test_sections_about_other_data_stay_in_the_card(data: Callable[[str], str], 
         measured(artifact, data=name, alone=True)
     card = (artifact / "README.md").read_text()
     assert card.count("## Measured on") == 2
+    pictures = {f"confusion-{stem}-fp32-artifact.png" for stem in ("text-classification", "other")}
+    assert {path.name for path in artifact.glob("*.png")} == pictures  # each of its own rows
+    assert all(f"({picture})" in card for picture in pictures)
     assert card.rstrip().endswith("and `sextet serve cluster.yaml`.")
     assert set(ModelArtifact.open(artifact).manifest.metrics) == {"text-classification.jsonl", "other.jsonl"}
 
@@ -163,6 +166,11 @@ def test_an_artifact_whose_checkpoint_is_gone_is_measured_alone(
         ({"task": "fill-mask"}, "task is 'fill-mask'; allowed: text-classification"),
         ({"task": None}, "does not say its task; give --task, one of text-classification"),
         ({"resamples": 0}, "resamples is 0; allowed: 1 and above"),
+        ({"seed": -1}, "seed is -1; allowed: 0 and above"),
+        ({"max_bad_rows": -1}, "max_bad_rows is -1; allowed: 0 and above"),
+        ({"parameters": {"foo": 1}}, "not used by the model: ['foo']"),
+        ({"parameters": {"top_k": 1}}, "parameters.top_k is 1; allowed where answers are scored: leave it out"),
+        ({"output": Path(__file__)}, "test_evaluate.py, which is no folder (File exists)"),
         ({"problem_type": "many"}, "problem_type is 'many'; allowed: single_label_classification"),
         (
             {"labels": {"neutral": "meh"}},
@@ -180,11 +188,63 @@ def test_what_does_not_fit_is_refused_in_one_line(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("task", "row", "parameters", "message"),
+    [
+        ("text-generation", {"text": "word " * 300}, {}, "tokens, of which PyTorch reads 256 at most"),
+        ("text-generation", {"text": "a"}, {}, "no text has two tokens, the second of which could be predicted"),
+        (
+            "question-answering",
+            {"question": "Who? " * 99, "context": "Anna.", "answers": {"text": ["Anna"], "answer_start": [0]}},
+            {},
+            "PyTorch cannot answer (Exception: Truncation error",
+        ),
+        ("text-generation", {"text": "a b"}, {"top_k": 1}, "parameters has top_k; allowed for perplexity: max_length"),
+        ("text-generation", {"text": "a b"}, {"max_length": 1}, "max_length is 1; allowed: an integer from 2"),
+        ("token-classification", {"text": "a", "entities": []}, {"aggregation_strategy": "none"}, "scored: simple"),
+        ("translation", {"source": "a", "target": "b"}, {"num_return_sequences": 2}, "answers are scored: 1"),
+    ],
+)
+def test_what_cannot_be_answered_is_named_by_file_and_line(
+    task: str,
+    row: dict[str, Any],
+    parameters: dict[str, Any],
+    message: str,
+    data: Callable[[str], str],
+    checkpoint: Make,
+) -> None:
+    path = data(task)
+    rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    kept = [] if "no text" in message else [one for one in rows if one.keys() >= row.keys()]
+    Path(path).write_text("".join(json.dumps(one) + "\n" for one in [*kept, row]), encoding="utf-8")
+    with pytest.raises(InvalidInputError) as error:
+        measured(checkpoint(ARCHITECTURES[task], task), data=path, task=task, parameters=parameters)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert parameters or str(error.value).startswith(f"{path}:{len(kept) + 1}: ")
+
+
+def test_several_labels_are_no_number(tmp_path: Path, checkpoint: Make, exported: Make) -> None:
+    data = tmp_path / "stars.csv"
+    data.write_text("text,label\ngood,4.5\n", encoding="utf-8")
+    given = {"data": str(data), "task": "text-classification", "problem_type": "regression"}
+    with pytest.raises(ConfigurationError, match="problem_type is regression, but PyTorch has 3 labels, not one"):
+        measured(checkpoint("bert", "text-classification"), **given)
+    url, post = "http://127.0.0.1:8000/text-classification", served(exported("bert", "text-classification"))
+    with pytest.raises(ConfigurationError, match=r"but 127\.0\.0\.1:8000 has 3 labels, not one"):
+        measured(url, post=post, **given)
+
+
 def test_a_url_has_to_name_a_task_and_its_server_has_to_answer_as_one(data: Callable[[str], str]) -> None:
     with pytest.raises(ConfigurationError, match="http://127.0.0.1:8000/ does not end in a task; give --task"):
         measured("http://127.0.0.1:8000/", data=data("translation"))
-    with pytest.raises(InvalidInputError, match="is translation served there"):
+    with pytest.raises(ConfigurationError, match="is translation served there"):
         measured("http://127.0.0.1:8000/translation", data=data("translation"), post=lambda _url, _body: {"no": 1})
+    other = {"post": lambda *_: [{"translation_text": "x"}], "task": "summarization"}
+    with pytest.raises(ConfigurationError, match="is summarization served there"):
+        measured("http://127.0.0.1:8000/t5", data=data("summarization"), **other)
+    with pytest.raises(ConfigurationError, match=r"http://\[x/translation is no URL \(Invalid IPv6 URL\)"):
+        measured("http://[x/translation", data=data("translation"))
 
 
 def test_pairs_are_names_and_values() -> None:

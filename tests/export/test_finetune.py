@@ -129,6 +129,25 @@ def test_a_lora_run_writes_an_adapter_that_merges_into_the_same_checkpoint(recip
     }
 
 
+def test_in_a_log_file_every_logging_step_is_a_line(recipe: Callable[..., FinetuneArgs]) -> None:
+    said: list[str] = []
+    finetune(recipe("text-classification", max_steps=4, logging_steps=2, learning_rate=4e-3), said.append)
+    steps = [re.fullmatch(r"step (\d) of 4: loss (\d+\.\d{4}), learning rate (\S+)", line) for line in said]
+    assert [(step[1], step[3]) for step in steps if step] == [("2", "0.003"), ("4", "0.001")]
+
+
+def test_a_question_without_an_answer_is_learned_as_one(tmp_path: Path, recipe: Callable[..., FinetuneArgs]) -> None:
+    asked = [
+        {"question": "Who?", "context": "Anna wrote it.", "answers": {"text": ["Anna"], "answer_start": [0]}},
+        {"question": "When?", "context": "The bank said so.", "answers": {"text": [], "answer_start": []}},
+    ]
+    data = tmp_path / "squad.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in asked), encoding="utf-8")
+    output = finetune(recipe("question-answering", train=str(data), validation=str(data)))
+    scores = json.loads((output / "metrics.json").read_text())["validation"]["validation"]
+    assert (scores["exact_match"], scores["no_answer_accuracy"]) == (100.0, 100.0)
+
+
 def test_a_small_marian_is_made_from_nothing(recipe: Callable[..., FinetuneArgs]) -> None:
     args = recipe(
         "translation", model={"architecture": "marian", "vocab_size": 60, "d_model": 32, "ffn_dim": 32}, max_steps=5
@@ -296,7 +315,7 @@ def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(
             TrainingError, match=r"interrupted at step 3; kept .*checkpoint-3; the same command goes on"
         ):
             finetune(args, said.append)
-    assert said[-1].startswith("stopping after this step; once more stops at once")
+    assert any(line.startswith("stopping after this step; once more stops at once") for line in said)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     output = finetune(args, said.append)
     assert f"going on from {output / 'checkpoints' / 'checkpoint-3'}" in said
@@ -332,7 +351,13 @@ def test_a_run_is_not_continued_with_another_seed(tmp_path: Path, recipe: Callab
         ({"weight_decay": "much"}, "recipe: weight_decay is 'much'; it must be a number"),
         ({"adam_beta1": "much"}, "recipe: adam_beta1 is 'much'; it must be a number"),
         ({"max_eval_samples": 0}, "recipe: max_eval_samples is 0; it must be 1 or more"),
-        ({"num_train_epochs": "nan"}, "recipe: num_train_epochs is nan; it must be 0 or more"),
+        ({"max_steps": -1, "num_train_epochs": "nan"}, "recipe: num_train_epochs is nan; it must be more than 0"),
+        ({"max_steps": -1, "num_train_epochs": 0}, "recipe: num_train_epochs is 0.0; it must be more than 0"),
+        ({"max_steps": 0}, "recipe: max_steps is 0; it must be 1 or more, or -1 for all the epochs"),
+        ({"save_steps": 0}, "recipe: save_steps is 0; it must be 1 or more"),
+        ({"eval_steps": 0}, "recipe: eval_steps is 0; it must be 1 or more"),
+        ({"logging_steps": -1}, "recipe: logging_steps is -1; it must be 1 or more"),
+        ({"save_total_limit": 0}, "recipe: save_total_limit is 0; it must be 1 or more"),
         ({"learning_rate": "nan"}, "recipe: learning_rate is nan; it must be 0 or more"),
         ({"per_device_train_batch_size": 0}, "recipe: per_device_train_batch_size is 0; it must be 1 or more"),
         ({"per_device_eval_batch_size": 0}, "recipe: per_device_eval_batch_size is 0; it must be 1 or more"),

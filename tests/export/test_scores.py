@@ -8,6 +8,8 @@ from sacrebleu import corpus_bleu, corpus_chrf
 from seqeval.metrics import f1_score as entity_f1
 from seqeval.scheme import IOB2
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
+from transformers.data.metrics.squad_metrics import normalize_answer, squad_evaluate
+from transformers.data.processors.squad import SquadExample
 
 from export import scores
 
@@ -62,6 +64,44 @@ def test_answers_are_compared_without_case_articles_and_punctuation() -> None:
         "f1": pytest.approx(100 * (2 / 3 + 1) / 2),
         "no_answer_accuracy": pytest.approx(100.0),
     }
+
+
+words = st.lists(st.sampled_from(("the", "Eiffel", "Tower,", "a", "tower", "in", "Paris.", "$5")), max_size=5).map(
+    " ".join
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.tuples(words, st.lists(words.filter(normalize_answer), max_size=3)), min_size=1, max_size=8))
+def test_answers_are_scored_as_the_script_of_squad_scores_them(pairs: list[tuple[str, list[str]]]) -> None:
+    predicted, accepted = zip(*pairs, strict=True)
+    examples = [
+        SquadExample(str(n), "", "", None, None, "", [{"text": one} for one in golds], not golds)
+        for n, golds in enumerate(accepted)
+    ]
+    theirs = squad_evaluate(examples, {str(n): answer for n, answer in enumerate(predicted)})
+    values = scores.answers(predicted, accepted).values()
+    assert values["exact_match"] == pytest.approx(theirs["exact"])
+    assert values["f1"] == pytest.approx(theirs["f1"])
+    if "NoAns_exact" in theirs:
+        assert values["no_answer_accuracy"] == pytest.approx(theirs["NoAns_exact"])
+
+
+def test_scores_of_one_row_and_of_right_answers_only_have_no_width() -> None:
+    for found in (
+        scores.classification(["a"], ["b"], ("a", "b")),
+        scores.classification(["a", "b"] * 9, ["a", "b"] * 9, ("a", "b")),
+        scores.answers(["x"], [["y"]]),
+        scores.answers(["x", ""], [["x"], []]),
+        scores.translations(["it is a good day"] * 3, ["it is a good day"] * 3),
+        scores.summaries(["word"], ["other"]),
+        scores.perplexity([2.0, 0.0], [2, 0]),
+        scores.regression([1.0], [2.0]),
+        scores.entities(["Anna"], [{(0, 4, "PER")}], [{(0, 4, "PER")}]),
+    ):
+        values, draws = found.values(), found.draws(30)
+        for name, value in values.items():
+            assert scores.interval(draws[name]) == pytest.approx((value, value)), name
 
 
 def test_translations_score_as_sacrebleu_scores_them() -> None:

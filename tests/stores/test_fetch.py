@@ -16,6 +16,7 @@ from pipelines.artifact import ModelArtifact
 from pipelines.errors import SextetError
 from stores.fetch import fetch
 from tests.artifacts import write_artifact
+from tests.google_storage import GoogleStorage
 from tests.hub import Hub
 from tests.s3 import S3
 
@@ -233,6 +234,15 @@ def test_a_copy_that_was_damaged_heals(artifact: Path, cache: Path) -> None:
     assert same_files(fetched.folder, artifact)
 
 
+def test_a_whole_copy_is_served_from_a_cache_that_nobody_may_write(artifact: Path, cache: Path) -> None:
+    kept = fetch(artifact.as_uri()).folder
+    for lock in cache.glob(".*.lock"):  # root writes everywhere, but no file where a folder is
+        lock.unlink()
+        lock.mkdir()
+
+    assert fetch(artifact.as_uri()).folder == kept
+
+
 def test_a_download_that_was_killed_goes_on_where_it_ended(artifact: Path, cache: Path) -> None:
     partial = cache / f".{digest(artifact)}.partial"
     partial.mkdir(parents=True)
@@ -287,7 +297,30 @@ def test_a_cache_that_cannot_be_written_is_one_line(
 
 def test_a_url_that_nothing_reads_is_refused() -> None:
     assert refusal("gopher://host/a").startswith("gopher://host/a: Protocol not known: gopher")
-    assert refusal("gs://bucket/a").startswith("gs://bucket/a needs a package that is not installed: ")
+    assert refusal("abfs://c@host/a").startswith("abfs://c@host/a needs a package that is not installed: ")
+
+
+# Google Cloud Storage, with the real gcsfs against a bucket on loopback
+
+
+@pytest.fixture
+def google(monkeypatch: pytest.MonkeyPatch) -> None:
+    gcsfs = pytest.importorskip("gcsfs")
+    monkeypatch.setenv("FSSPEC_GS_TOKEN", "anon")
+    gcsfs.GCSFileSystem.clear_instance_cache()
+
+
+@pytest.mark.usefixtures("google")
+def test_an_artifact_of_google_cloud_storage_is_fetched_once_and_one_that_is_not_there_is_one_line(
+    artifact: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with GoogleStorage(artifact.parents[1]) as storage:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", storage.url)
+        first = fetch("gs://bucket/sentiment")
+        assert same_files(first.folder, artifact)
+        assert sorted(storage.fetched) == [f"bucket/sentiment/{name}" for name in sorted(os.listdir(artifact))]
+        assert fetch(first.pinned) == fetch("gs://bucket/sentiment") == first
+        assert refusal("gs://bucket/absent").startswith("gs://bucket/absent is not a model artifact: there is no ")
 
 
 # S3, with the real s3fs against a bucket on loopback

@@ -91,6 +91,17 @@ def test_a_new_version_replaces_the_files_of_the_old_one_and_uploads_what_change
     assert '"bert-2"' in (fetch(second).folder / "artifact.json").read_text()
 
 
+def test_what_is_to_be_private_is_not_pushed_where_everybody_sees_it(writable: Hub, artifact: Path) -> None:
+    for repository in ("someone/open", "someone/closed"):
+        publish(artifact, repository, private=repository == "someone/closed")
+    write_artifact(artifact, graph=b"another")
+    with pytest.raises(SextetError, match=r"someone/open@main is there already, for everybody to see.*leave --private"):
+        publish(artifact, "someone/open", private=True)
+
+    assert len(writable.uploads.received) == 1
+    assert publish(artifact, "someone/closed", private=True) != publish(artifact, "someone/open")
+
+
 def test_a_branch_is_made_where_it_is_named(writable: Hub, artifact: Path) -> None:
     address = publish(artifact, "someone/sentiment@int8")
 
