@@ -156,6 +156,12 @@ class Generator:
                 f"parameters.{name} is {asked[name]}; allowed: at most {most}, as the model has a window of "
                 f"{self.window} tokens" + ("" if self.encodes_source else f" and inputs has {prompt_tokens}")
             )
+        least = next((name for name in ("min_length", "min_new_tokens") if name in asked), None)
+        if least is not None and resolved.min_length > resolved.max_length:
+            most = resolved.max_length - (0 if least == "min_length" else prompt_tokens)
+            raise InvalidInputError(
+                f"parameters.{least} is {asked[least]}; allowed: at most {most}, where the answer ends at the latest"
+            )
         return resolved
 
     def _require_tokens(self, asked: Mapping[str, Any]) -> None:

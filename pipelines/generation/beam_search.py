@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.generation.logits import log_softmax, logits_processors
+from pipelines.generation.logits import log_softmax, logits_processors, nothing_left
 from pipelines.generation.request import Generation, Request, Step
 from pipelines.generation.sampling import Sampler, bounds, top, warpers
 from pipelines.generation.stopping import FinishReason, finish_reason
@@ -68,7 +68,8 @@ class BeamSearch:
         for warp in self._warpers:
             warp(scores)
         if self._config.renormalize_logits:
-            log_softmax(scores, out=scores)
+            alive = scores.max(axis=1) > -np.inf  # a beam that nothing may follow has no distribution
+            scores[alive] = log_softmax(scores[alive])
 
     @property
     def draws(self) -> bool:
@@ -84,8 +85,11 @@ class BeamSearch:
         """Go on with the best of some continuations: of which beams, by which tokens, of which scores, all (n,).
 
         They come beam after beam. Which beam each new one continues, (beams,) int64, and whether the search is over.
+        Raises InvalidInputError where no token may follow any beam and nothing was finished.
         """
         total = scores + self._scores[beams]
+        if not (total > -np.inf).any() and not any(hypothesis for _, hypothesis in self._finished):
+            raise nothing_left(total.max(initial=-np.inf) if len(total) else np.nan)
         draw = self._sampler.draw_distinct if self._config.do_sample else top
         chosen = draw(total, self.candidates)
         came_from, candidate_scores = beams[chosen], total[chosen]

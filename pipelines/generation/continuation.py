@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipelines.generation.logits import log_softmax, logits_processors
+from pipelines.generation.logits import log_softmax, logits_processors, nothing_left
 from pipelines.generation.request import Request, Step
 from pipelines.generation.sampling import Sampler, draw_each, top, warpers
 from pipelines.generation.stopping import FinishReason, finish_reason
@@ -53,7 +53,7 @@ class Continuation:
 def advance(continuations: Sequence[Continuation], logits: np.ndarray) -> list[Step | Exception]:
     """The next token of each of some sequences, from the model's logits, (rows, vocab), which may be changed.
 
-    What a sequence's own stop criterion raises stands in its place.
+    What fails in one sequence (its stop criterion raises, its request forbids every token) stands in its place.
     """
     logprobs: dict[int, np.ndarray] = {}
     for row, one in enumerate(continuations):
@@ -62,7 +62,9 @@ def advance(continuations: Sequence[Continuation], logits: np.ndarray) -> list[S
         for process in one.processors:
             process(one.ids, logits[row : row + 1])
     tokens = logits.argmax(axis=1)
-    sampled = [row for row, one in enumerate(continuations) if one.request.config.do_sample]
+    best = logits[np.arange(len(tokens)), tokens]
+    failed: dict[int, Exception] = {int(row): nothing_left(best[row]) for row in np.flatnonzero(~np.isfinite(best))}
+    sampled = [row for row, one in enumerate(continuations) if one.request.config.do_sample and row not in failed]
     if sampled:
         chosen = [continuations[row] for row in sampled]
         tokens[sampled] = draw_each(
@@ -74,6 +76,8 @@ def advance(continuations: Sequence[Continuation], logits: np.ndarray) -> list[S
     steps: list[Step | Exception] = []
     for row, (one, token) in enumerate(zip(continuations, tokens.tolist(), strict=True)):
         try:
+            if row in failed:
+                raise failed[row]
             steps.append(_step(one.request, logprobs.get(row), token, one.append(token)))
         except Exception as error:
             steps.append(error)

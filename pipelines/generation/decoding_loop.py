@@ -59,10 +59,10 @@ class DecodingLoop:
     def enqueue(self, decoding: Decoding) -> None:
         """Let it have its turn; `outcome` tells what becomes of it. Any thread may call this."""
         with self._lock:
-            self._waiting.append(decoding)
             if not self._awake:
+                threading.Thread(target=self._run, name="decode", daemon=True).start()  # it raises where there is none
                 self._awake = True
-                threading.Thread(target=self._run, name="decode", daemon=True).start()
+            self._waiting.append(decoding)
 
     def _run(self) -> None:
         began = time.perf_counter()
@@ -174,7 +174,7 @@ class DecodingLoop:
             decoding = self._prefilling[0]
             missing = len(decoding.prompt.request.prompt) - int(self._table.lengths[decoding.slots[0]])
             tokens = min(missing, self._chunk_tokens)
-            tokens -= missing - tokens == 1  # or the last one would be read alone
+            tokens -= missing - tokens == 1 < tokens  # or the last one would be read alone
             if self._budget < tokens:
                 return
             self._prefilling.popleft()
@@ -288,6 +288,7 @@ class DecodingLoop:
         elif decoding in self._prefilling:
             self._prefilling.remove(decoding)
         for slot in decoding.slots:
+            self._opening.pop(slot, None)
             if error is not None:
                 self._table.forget(slot)
             self._table.give_back(slot)

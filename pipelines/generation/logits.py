@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from pipelines.errors import GenerationError, InvalidInputError, SextetError
 from pipelines.generation.config import GenerationConfig
 
 _CACHED = 2**16  # numbers at a time: what is made of them stays near the processor
@@ -53,6 +54,19 @@ def log_softmax(scores: np.ndarray, out: np.ndarray | None = None) -> np.ndarray
         some = rows[start : start + step]
         some -= np.log(np.exp(some).sum(axis=-1, keepdims=True))
     return normalized
+
+
+def nothing_left(best: float) -> SextetError:
+    """Why no token can be chosen where the best of them has this score.
+
+    (Transformers then takes token 0 where it is greedy, and fails where it samples.)
+    """
+    if best == -np.inf:
+        return InvalidInputError(
+            "parameters forbid every token, by suppress_tokens, bad_words_ids, no_repeat_ngram_size or a forced token; "
+            "allowed: to leave one"
+        )
+    return GenerationError("the model's logits are not finite: there is no token to choose")
 
 
 def _repetition_penalty(penalty: float) -> LogitsProcessor:

@@ -53,7 +53,7 @@ class SlotEncoderDecoder:
     """Sources have at most `max_source_tokens`. Not thread-safe: one thread may use it at a time."""
 
     def __init__(self, sessions: Seq2SeqSessions, slots: int, max_tokens: int, max_source_tokens: int) -> None:
-        self.slots, self.max_tokens = slots, max_tokens
+        self.slots, self.max_tokens, self.vocab = slots, max_tokens, sessions.vocab
         self._sessions = sessions
         parts, heads, width = len(sessions.own), sessions.heads, sessions.width
         # Zeros of numpy's take memory when they are written first: what no text was long enough for costs nothing.

@@ -27,7 +27,7 @@ class SlotDecoder:
         caches = [name for name in session.input_names if name not in _FED]
         if not isinstance(vocab, int) or not caches or "seqlens_k" not in session.input_names:
             raise ArtifactError(f"{session.name} does not keep its cache in slots; export it again")
-        self._vocab = vocab
+        self.vocab = vocab
         # They take memory when they are written first: an unused slot, or an unused end of one, costs nothing.
         self._arrays: dict[str, np.ndarray] = {}  # the buffers that lie in memory of the CPU
         self._buffers = {name: self._buffer(name) for name in caches}
@@ -49,7 +49,7 @@ class SlotDecoder:
             "total_sequence_length": np.asarray(seqlens_k.max() + 1, np.int32),
             "logits_at": logits_at,
         }
-        logits = np.empty((rows, len(logits_at), self._vocab), np.float32)
+        logits = np.empty((rows, len(logits_at), self.vocab), np.float32)
         binding = self._binding(first, rows)
         for name in _FED:
             if name in self._session.input_names:

@@ -66,6 +66,11 @@ class SlotEngine(DecodingLoop):
             raise InputTooLongError(
                 f"prompt and answer have up to {request.max_length} tokens; allowed: {self._decoder.max_tokens}"
             )
+        if max(request.prompt) >= self._decoder.vocab:
+            raise InvalidInputError(
+                f"inputs has the token {max(request.prompt)}; allowed: 0 to {self._decoder.vocab - 1}, "
+                "which the model knows"
+            )
         if request.config.num_beams > self.slots:
             raise InvalidInputError(
                 f"parameters.num_beams is {request.config.num_beams}; allowed: at most {self.slots}, the model's slots"

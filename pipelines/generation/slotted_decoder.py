@@ -26,6 +26,10 @@ class SlottedDecoder(Protocol):
     def max_tokens(self) -> int:
         """How many tokens, prompt and answer, a slot holds. (What is read into a full slot may not be written.)"""
 
+    @property
+    def vocab(self) -> int:
+        """How many tokens the model knows; one that it does not know fails all rows of a read."""
+
     def read(self, first: int, ids: np.ndarray, lengths: np.ndarray, logits_at: np.ndarray) -> np.ndarray:
         """Read `ids`, (rows, tokens) int64, into the slots from `first` on, which hold `lengths`, (rows,) int64.
 

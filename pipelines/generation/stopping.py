@@ -28,9 +28,27 @@ class StopStrings:
     def __call__(self, ids: Sequence[int]) -> bool:
         tail = ids[-self._tail_tokens :]
         text = self._decode(tail)
-        # Half a character at the end decodes to U+FFFD and may become another one: it is not settled.
-        settled = len(self._decode(tail[:-1]).rstrip("\ufffd"))
+        # Not from inside a character on: LLaMA's byte tokens decode to U+FFFD then, all up to the next other token.
+        for more in range(1, _BYTES_PER_CHARACTER):
+            if text.startswith("\ufffd") and len(ids) >= self._tail_tokens + more:
+                tail = ids[-self._tail_tokens - more :]
+                text = self._decode(tail)
+        settled = self._settled_characters(tail[:-1])
         return any(text.find(string, max(0, settled + 1 - len(string))) >= 0 for string in self._strings)
+
+    def _settled_characters(self, ids: Sequence[int]) -> int:
+        """How many characters of the text of `ids` stay as they are, whatever token comes next.
+
+        Half a character at the end decodes to U+FFFD and may become another one. LLaMA's byte tokens even make the
+        whole characters that they follow decode to that, until they are complete.
+        """
+        settled = 0
+        for end in range(len(ids), max(0, len(ids) - _BYTES_PER_CHARACTER), -1):
+            text = self._decode(ids[:end])
+            settled = max(settled, len(text.rstrip("\ufffd")))
+            if not text.endswith("\ufffd"):
+                break
+        return settled
 
 
 def finish_reason(

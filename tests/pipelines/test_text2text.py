@@ -169,6 +169,14 @@ def test_a_model_of_one_direction_refuses_languages(loaded: Load) -> None:
         ({"early_stopping": "soon"}, "parameters.early_stopping is 'soon'; allowed: True, False, never"),
         ({"truncation": "some"}, "parameters.truncation is 'some'; allowed: do_not_truncate, longest_first"),
         ({"max_length": 1}, "parameters.max_length is 1; allowed: an integer from 2"),
+        (
+            {"min_length": 9, "max_new_tokens": 5},
+            "parameters.min_length is 9; allowed: at most 6, where the answer ends",
+        ),
+        (
+            {"min_new_tokens": 9, "max_length": 8},
+            "parameters.min_new_tokens is 9; allowed: at most 7, where the answer",
+        ),
         ({"max_length": 129}, "parameters.max_length is 129; allowed: at most 128, as the model has a window of 128"),
         ({"max_new_tokens": 128}, "parameters.max_new_tokens is 128; allowed: at most 127"),
     ],

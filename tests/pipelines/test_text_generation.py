@@ -196,6 +196,7 @@ def test_truncate_keeps_the_last_tokens_and_the_token_that_begins_every_prompt(l
         ({"max_new_tokens": 0}, "parameters.max_new_tokens is 0; allowed: an integer from 1"),
         ({"max_new_tokens": "many"}, "parameters.max_new_tokens is 'many'; allowed: an integer"),
         ({"max_new_tokens": 1000}, "parameters.max_new_tokens is 1000; allowed: at most 252, as the model"),
+        ({"min_new_tokens": 300}, "parameters.min_new_tokens is 300; allowed: at most 252, where the answer ends"),
         ({"frequency_penalty": 3}, "parameters.frequency_penalty is 3.0; allowed: -2 to 2"),
         ({"presence_penalty": 3}, "parameters.presence_penalty is 3.0; allowed: -2 to 2"),
         ({"count_penalty": -3}, "parameters.count_penalty is -3.0; allowed: -2 to 2"),

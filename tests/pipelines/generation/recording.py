@@ -11,16 +11,17 @@ class RecordingDecoder:
     """`reads` are the tokens of each read, (rows, tokens); `copies` the slots and the number of tokens of each copy;
     `opened`, for each source, how many reads came before it and its length.
 
-    `fails`, asked before each read with how many there were, makes it raise.
+    `fails` and `copy_fails`, asked before each read, or copy, with how many there were, make it raise.
     """
 
     def __init__(self, decoder: SlottedDecoder) -> None:
         self._decoder = decoder
-        self.slots, self.max_tokens = decoder.slots, decoder.max_tokens
+        self.slots, self.max_tokens, self.vocab = decoder.slots, decoder.max_tokens, decoder.vocab
         self.reads: list[tuple[int, int]] = []
         self.copies: list[tuple[int, int]] = []
         self.opened: list[tuple[int, int]] = []
         self.fails: Callable[[int], bool] = lambda _reads: False
+        self.copy_fails: Callable[[int], bool] = lambda _copies: False
 
     @property
     def prompt_tokens(self) -> int:
@@ -42,4 +43,6 @@ class RecordingDecoder:
     def copy(self, sources: Sequence[int], targets: Sequence[int], tokens: int, start: int = 0) -> None:
         assert len(set(targets)) == len(targets)
         self.copies.append((len(targets), tokens - start))
+        if self.copy_fails(len(self.copies)):
+            raise FloatingPointError("the decoder failed")
         self._decoder.copy(sources, targets, tokens, start)

@@ -51,6 +51,21 @@ def test_a_stream_waits_for_one_chunk_at_most_however_many_prompts_come(
     assert sum(len(reads) > 1 for reads in between) > 0  # short prompts share a chunk
 
 
+@pytest.mark.parametrize("chunk_tokens", [1, 2, 3])
+def test_chunks_may_be_as_small_as_they_are_allowed_to_be(
+    chunk_tokens: int, recorded: tuple[SlotEngine, RecordingDecoder], engine: Callable[[str], Engine]
+) -> None:
+    _, decoder = recorded
+    slots = SlotEngine(decoder, chunk_tokens)
+    requests = [greedy(range(5 * n, 5 * n + n), 4) for n in range(1, 8)]
+    with ThreadPoolExecutor(1) as callers:
+        answers = callers.submit(slots.generate_all, requests).result(timeout=60)
+    for request, answer in zip(requests, answers, strict=True):
+        assert_same(answer, engine("llama").generate(request))
+    assert min(tokens for _, tokens in decoder.reads) == 1
+    assert idle(slots)
+
+
 def test_a_stream_waits_for_few_sources_at_once_too(recorded: tuple[SlotEngine, RecordingDecoder]) -> None:
     """What an encoder reads counts like a prompt: of sources of five tokens, two begin in a round of eight."""
     engine, decoder = recorded
@@ -166,6 +181,7 @@ def test_whatever_comes_goes_and_fails_the_others_are_answered_as_alone_and_ever
     random = Random(7)
     slots, decoder = recorded
     decoder.fails = lambda reads: reads % 97 == 0
+    decoder.copy_fails = lambda copies: copies % 31 == 0
     requests = [random_request(random) for _ in range(80)]
 
     def answered(request: Request) -> Answer | str:

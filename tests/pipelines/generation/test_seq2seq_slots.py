@@ -1,7 +1,7 @@
 """Encoder-decoders in slots: rows at different steps, with sources of very different lengths."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -20,6 +20,8 @@ from pipelines.generation.slots import SlotsConfig
 from pipelines.session import SessionConfig
 from tests.checkpoints import ENCODER_DECODERS
 from tests.pipelines.generation.models import SLOTS, WINDOW, changes_of
+from tests.pipelines.generation.recording import RecordingDecoder
+from tests.pipelines.generation.test_rounds import wait_for
 from tests.pipelines.generation.test_slot_engine import Engines, SlotEngines, assert_same, idle
 
 START, LONGEST = 2, 128
@@ -200,3 +202,40 @@ def test_requests_live_on_beside_one_whose_source_fails(slot_engine: SlotEngines
         assert_same(answer, engine("bart").generate(request))
     assert all("out of data bounds" in str(error) for error in answers[1::2])
     assert idle(slot_engine("bart"))
+
+
+def test_a_source_that_was_left_before_it_was_read_is_not_read_for_those_who_come_later(
+    exported: Callable[..., Path], engine: Engines
+) -> None:
+    """It is admitted, and in the same breath a neighbour's question whether to go on fails all there are."""
+    artifact = ModelArtifact.open(exported("bart", "translation", **changes_of("bart")))
+    decoder = RecordingDecoder(
+        SlotEncoderDecoder(Seq2SeqSessions.of(artifact, SessionConfig()), SLOTS, WINDOW, LONGEST)
+    )
+    slots = SlotEngine(decoder, prefill_chunk_tokens=LONGEST)
+    good = Request((START,), GenerationConfig(max_new_tokens=6).for_prompt(1, WINDOW), source=(5, 6))
+    asked: list[int] = []
+
+    def broken() -> bool:
+        asked.append(1)
+        if len(asked) > 1:
+            raise ZeroDivisionError("who knows")
+        return False
+
+    with ThreadPoolExecutor(3) as callers:
+
+        def others_come(reads: int) -> bool:
+            if reads == 2:
+                outcomes.append(callers.submit(slots.generate, replace(good, source=(100_000,))))
+                wait_for(lambda: slots.waiting == 1)
+                outcomes.append(callers.submit(slots.generate, good, broken))
+                wait_for(lambda: slots.waiting == 2)
+            return False
+
+        outcomes: list[Future[Answer]] = []
+        decoder.fails = others_come
+        outcomes.append(callers.submit(slots.generate, good))
+        wait_for(lambda: len(outcomes) == 3)
+    assert [type(outcome.exception()) for outcome in outcomes] == [ZeroDivisionError] * 3
+    assert_same(slots.generate(good), engine("bart").generate(good))
+    assert [length for _, length in decoder.opened] == [2, 2]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipelines.artifact import ModelArtifact
-from pipelines.errors import InputTooLongError
+from pipelines.errors import InputTooLongError, InvalidInputError
 from pipelines.generation.config import GenerationConfig
 from pipelines.generation.engine import Engine
 from pipelines.generation.request import Answer, Request
@@ -174,10 +174,70 @@ def test_what_fails_fails_alone(engine: Engines, slot_engine: SlotEngines) -> No
         assert_same(callers.submit(slot_engine("gpt2").generate, good).result(), engine("gpt2").generate(good))
     with pytest.raises(ZeroDivisionError, match="3"):
         bad.result()
-    with pytest.raises(Exception, match="indices element out of data bounds"):
-        slot_engine("gpt2").generate(Request((100_000,), config))
     assert_same(slot_engine("gpt2").generate(good), engine("gpt2").generate(good))
     assert idle(slot_engine("gpt2"))
+
+
+@pytest.mark.parametrize("prompt", [(700,), (8, 700), (700, 8)])
+def test_a_token_that_the_model_does_not_know_is_refused_before_it_fails_the_others(
+    prompt: tuple[int, ...], engine: Engines, slot_engine: SlotEngines
+) -> None:
+    """A tokenizer may have it nevertheless: a padding token that was added to it alone."""
+    good = Request((8, 9), GenerationConfig(max_new_tokens=60).for_prompt(2, WINDOW))
+    with ThreadPoolExecutor(1) as callers:
+        beside = callers.submit(slot_engine("llama").generate, good)
+        with pytest.raises(InvalidInputError, match="inputs has the token 700; allowed: 0 to 699"):
+            slot_engine("llama").generate(replace(good, prompt=prompt))
+    assert_same(beside.result(), engine("llama").generate(good))
+
+
+def test_an_engine_that_got_no_thread_answers_once_it_gets_one(
+    engine: Engines, slot_engine: SlotEngines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    request = Request((8, 9), GenerationConfig(max_new_tokens=3).for_prompt(2, WINDOW))
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            slot_engine("gpt2").generate(request)
+    with ThreadPoolExecutor(1) as callers:
+        answer = callers.submit(slot_engine("gpt2").generate, request).result(timeout=60)
+    assert_same(answer, engine("gpt2").generate(request))
+    assert idle(slot_engine("gpt2"))
+
+
+FORBIDDING = (
+    {"do_sample": False},
+    {"do_sample": True},
+    {"do_sample": True, "top_k": 0, "top_p": 0.5},
+    {"do_sample": True, "typical_p": 0.5, "min_p": 0.1},
+    {"num_beams": 3},
+    {"num_beams": 3, "renormalize_logits": True},
+    {"num_beams": 2, "do_sample": True},
+)
+
+
+@pytest.mark.parametrize("chosen", FORBIDDING)
+def test_a_request_that_forbids_every_token_is_refused_and_fails_alone(
+    chosen: dict[str, Any], engine: Engines, slot_engine: SlotEngines, torch_model: Callable[[str], Any]
+) -> None:
+    """From its first token on, or from its second."""
+    good = Request((8, 9), GenerationConfig(max_new_tokens=60).for_prompt(2, WINDOW))
+    vocabulary = range(torch_model("llama").config.vocab_size)
+    config = GenerationConfig(max_new_tokens=5, **chosen, suppress_tokens=tuple(vocabulary)).for_prompt(2, WINDOW)
+    later = replace(config, suppress_tokens=tuple(vocabulary)[:-1], no_repeat_ngram_size=1)
+    with ThreadPoolExecutor(3) as callers:
+        beside = callers.submit(slot_engine("llama").generate, good)
+        bad = [callers.submit(slot_engine("llama").generate, Request((8, 7), one)) for one in (config, later)]
+    assert_same(beside.result(), engine("llama").generate(good))
+    for one in bad:
+        with pytest.raises(InvalidInputError, match="parameters forbid every token, by suppress_tokens, "):
+            one.result()
+    with pytest.raises(InvalidInputError, match="parameters forbid every token"):
+        engine("llama").generate(Request((8, 7), config))
+    assert idle(slot_engine("llama"))
 
 
 def test_a_request_that_no_slot_can_hold_is_refused_with_the_limit(slot_engine: SlotEngines) -> None:

@@ -65,6 +65,26 @@ def test_a_stop_string_of_characters_in_several_byte_tokens_is_found_once_they_a
     assert [length for length in range(1, len(ids) + 1) if stop(ids[:length])] == [end]
 
 
+@pytest.mark.parametrize("stop", ["\n", "쀍"])
+def test_a_stop_string_at_the_end_of_the_prompt_is_not_found_in_bytes_that_come_after_it(
+    stop: str, tokenizers: dict[str, Any]
+) -> None:
+    """Until the bytes after it are a character, LLaMA decodes all of them to U+FFFD, and with them the stop string."""
+    tokenizer = tokenizers["llama"]
+    ids = tokenizer.encode(f"쀍\n{stop}뷁")
+    assert [piece[0] for piece in tokenizer.convert_ids_to_tokens(ids[-4:])] == ["<"] * 4
+    stops = StopStrings([stop], tokenizer.decode)
+    assert [length for length in (1, 2, 3) if stops(ids[: len(ids) - 3 + length])] == []
+
+
+def test_a_stop_string_in_a_long_run_of_bytes_is_found_wherever_the_search_begins(tokenizers: dict[str, Any]) -> None:
+    """It begins a few tokens before the last one, perhaps inside a character."""
+    tokenizer = tokenizers["llama"]
+    for before in range(1, 6):
+        ids = tokenizer.encode("쀍" * before + "\n")
+        assert StopStrings(["\n"], tokenizer.decode)(ids)
+
+
 def test_an_answer_ends_for_the_most_telling_of_several_reasons() -> None:
     def reason(ids: list[int], stop: StopStrings | None = None) -> str | None:
         return finish_reason(ids, eos_token_id=(0, 5), max_length=3, stop=stop)
