@@ -75,7 +75,7 @@ def tiny_checkpoint(architecture: str, task: str, directory: Path, **changes: An
     from transformers import AutoConfig, GenerationConfig
 
     directory.mkdir(parents=True, exist_ok=True)
-    tokenizer = _tokenizer(architecture)
+    tokenizer = tokenizer_of(architecture)
     generation = {name: value for name, value in changes.items() if hasattr(GenerationConfig(), name)}
     settings = _config(architecture, tokenizer)
     if task in LABELS and "num_labels" not in changes and "id2label" not in changes:
@@ -220,7 +220,8 @@ def _balance(model: Any, tokenizer: Any) -> None:
 # --- tokenizers ---
 
 
-def _tokenizer(architecture: str) -> Any:
+def tokenizer_of(architecture: str) -> Any:
+    """The tokenizer of an architecture's checkpoints."""
     kinds: Mapping[str, Callable[[], Any]] = {
         "bert": lambda: _wordpiece("BertTokenizerFast", lowercase=True),
         "distilbert": lambda: _wordpiece("DistilBertTokenizerFast", lowercase=False),
@@ -252,11 +253,21 @@ def _wordpiece(name: str, *, lowercase: bool) -> Any:
     import transformers
 
     trained = tokenizers.BertWordPieceTokenizer(lowercase=lowercase)
-    trained.train_from_iterator(CORPUS, vocab_size=500, min_frequency=1, show_progress=False)
+    words = [word for text in CORPUS for word, _ in _words(trained, text)]
+    # The trainer would number them in the order of a hash table, another one in every process, and ties in what it
+    # merges go by number: the vocabulary, and with it every answer of the checkpoint, would be another one each time.
+    inner = sorted({f"##{character}" for word in words for character in word[1:]})
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *inner]
+    trained.train_from_iterator(CORPUS, vocab_size=500, min_frequency=1, special_tokens=special, show_progress=False)
     with _scratch() as folder:
         (path,) = trained.save_model(str(folder))
         cls = getattr(transformers, name)
         return cls(vocab_file=path, do_lower_case=lowercase, model_max_length=MAX_TOKENS["encoder"])
+
+
+def _words(tokenizer: Any, text: str) -> Any:
+    """The words of a text as a tokenizer that is not trained yet sees them, with their places."""
+    return tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))
 
 
 def _byte_level(name: str, special: tuple[str, ...], max_tokens: int, **settings: Any) -> Any:

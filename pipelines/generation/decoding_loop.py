@@ -56,13 +56,13 @@ class DecodingLoop:
         """How many wait for slots: a beam search, or a sample, counts one."""
         return len(self._waiting)
 
-    def enqueue(self, decoding: Decoding) -> None:
-        """Let it have its turn; `outcome` tells what becomes of it. Any thread may call this."""
+    def enqueue(self, *decodings: Decoding) -> None:
+        """Let them have their turns, all of them from the same round on. Any thread may call this."""
         with self._lock:
             if not self._awake:
                 threading.Thread(target=self._run, name="decode", daemon=True).start()  # it raises where there is none
                 self._awake = True
-            self._waiting.append(decoding)
+            self._waiting.extend(decodings)
 
     def _run(self) -> None:
         began = time.perf_counter()

@@ -45,7 +45,9 @@ class SlotEngine(DecodingLoop):
         for request in requests:
             self.check(request)
         with _Caller(cancelled) as caller:
-            return [_answer(*submitted) for submitted in [self._submit(request, caller) for request in requests]]
+            asked = [_decodings(request, caller) for request in requests]
+            self.enqueue(*(decodings[0] for _, decodings in asked))
+            return [_answer(*one) for one in asked]
 
     def stream(self, request: Request, cancelled: Cancelled = never) -> Iterator[Step]:
         """As Engine.stream."""
@@ -76,18 +78,6 @@ class SlotEngine(DecodingLoop):
                 f"parameters.num_beams is {request.config.num_beams}; allowed: at most {self.slots}, the model's slots"
             )
 
-    def _submit(self, request: Request, cancelled: Cancelled) -> tuple[Prompt, list[Sample] | Beams]:
-        prompt = Prompt(request, cancelled)
-        if request.config.num_beams > 1:
-            beams = Beams(prompt)
-            self.enqueue(beams)
-            return prompt, beams
-        first, *prompt.followers = samples = [
-            Sample(prompt, number) for number in range(request.config.num_return_sequences)
-        ]
-        self.enqueue(first)
-        return prompt, samples
-
 
 def open_engine(artifact: ModelArtifact, config: SessionConfig, slots: SlotsConfig) -> Engine | SlotEngine:
     """The engine that an artifact's graphs allow; raises ArtifactError for graphs that are no decoder."""
@@ -102,9 +92,21 @@ def open_engine(artifact: ModelArtifact, config: SessionConfig, slots: SlotsConf
     return Engine(open_decoder(artifact, config))
 
 
-def _answer(prompt: Prompt, decoded: list[Sample] | Beams) -> Answer:
-    if isinstance(decoded, Beams):
-        (generations,) = arriving(decoded.outcome)
-    else:
-        generations = tuple(Generation(tuple(sample.steps())) for sample in decoded)
-    return Answer(generations, tuple(prompt.logprobs))
+def _decodings(request: Request, cancelled: Cancelled) -> tuple[Prompt, list[Sample] | list[Beams]]:
+    """What decodes a request; all but the first follow it."""
+    prompt = Prompt(request, cancelled)
+    if request.config.num_beams > 1:
+        return prompt, [Beams(prompt)]
+    _, *prompt.followers = samples = [Sample(prompt, number) for number in range(request.config.num_return_sequences)]
+    return prompt, samples
+
+
+def _answer(prompt: Prompt, decodings: list[Sample] | list[Beams]) -> Answer:
+    generations: list[Generation] = []
+    for one in decodings:
+        if isinstance(one, Beams):
+            (found,) = arriving(one.outcome)
+            generations += found
+        else:
+            generations.append(Generation(tuple(one.steps())))
+    return Answer(tuple(generations), tuple(prompt.logprobs))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipelines.artifact import ModelArtifact
@@ -86,6 +86,7 @@ def test_windows_are_the_overflowing_encodings_of_transformers(
     assert [one.ids for one in windows] == expected["input_ids"]
     assert [one.offsets for one in windows] == expected["offset_mapping"]
     short = other[:3]
+    assume(len(theirs(architecture)(short, "")["input_ids"]) + stride < max_length)
     for sequence, pair in enumerate([(text, short), (short, text)]):
         (windows,) = ours(architecture).windows([pair], **asked, sequence=sequence)
         asked_side = common | {"truncation": ("only_first", "only_second")[sequence]}
