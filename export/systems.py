@@ -41,11 +41,9 @@ class System(ABC):
                 chunk = list(inputs[start : start + _CHUNK])
                 try:
                     found += self._answer(task, chunk, parameters)
-                except SextetError as error:
-                    if not isinstance(error, InvalidInputError):
-                        raise
-                    raise self._unanswered(task, chunk, parameters, where[start:], error) from error
                 except Exception as error:  # transformers has no error of its own
+                    if isinstance(error, SextetError) and not isinstance(error, InvalidInputError):
+                        raise
                     raise self._unanswered(task, chunk, parameters, where[start:], error) from error
                 bar.update(len(chunk))
         return found

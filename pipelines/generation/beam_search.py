@@ -89,7 +89,7 @@ class BeamSearch:
         """
         total = scores + self._scores[beams]
         if not (total > -np.inf).any() and not any(hypothesis for _, hypothesis in self._finished):
-            raise nothing_left(total.max(initial=-np.inf) if len(total) else np.nan)
+            raise nothing_left(total.max() if len(total) else np.nan)
         draw = self._sampler.draw_distinct if self._config.do_sample else top
         chosen = draw(total, self.candidates)
         came_from, candidate_scores = beams[chosen], total[chosen]

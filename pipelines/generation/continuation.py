@@ -75,9 +75,10 @@ def advance(continuations: Sequence[Continuation], logits: np.ndarray) -> list[S
         )
     steps: list[Step | Exception] = []
     for row, (one, token) in enumerate(zip(continuations, tokens.tolist(), strict=True)):
+        if row in failed:
+            steps.append(failed[row])
+            continue
         try:
-            if row in failed:
-                raise failed[row]
             steps.append(_step(one.request, logprobs.get(row), token, one.append(token)))
         except Exception as error:
             steps.append(error)

@@ -174,7 +174,8 @@ class DecodingLoop:
             decoding = self._prefilling[0]
             missing = len(decoding.prompt.request.prompt) - int(self._table.lengths[decoding.slots[0]])
             tokens = min(missing, self._chunk_tokens)
-            tokens -= missing - tokens == 1 < tokens  # or the last one would be read alone
+            if missing - tokens == 1 and tokens > 1:  # the last one would be read alone
+                tokens -= 1
             if self._budget < tokens:
                 return
             self._prefilling.popleft()

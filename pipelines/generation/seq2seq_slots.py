@@ -73,9 +73,7 @@ class SlotEncoderDecoder:
             for slot, source in sources.items()
             if len(source) > longest
         }
-        opened = sorted(
-            ((slot, one) for slot, one in sources.items() if slot not in failed), key=lambda one: len(one[1])
-        )
+        opened = sorted((one for one in sources.items() if one[0] not in failed), key=lambda one: len(one[1]))
         while opened:
             count = _worth_a_batch([len(source) for _, source in opened])
             failed |= self._encode(opened[:count])
@@ -126,9 +124,8 @@ class SlotEncoderDecoder:
         except Exception as error:
             if len(batch) == 1:
                 return {batch[0][0]: error}
-            return {
-                slot: failure for one in batch for slot, failure in self._encode([one]).items()
-            }  # whose fault is it
+            # Whose fault it is shows one by one.
+            return {slot: failure for one in batch for slot, failure in self._encode([one]).items()}
         for row, (slot, source) in enumerate(batch):
             tokens = len(source)
             self._cross[:, slot, :, :tokens] = encoded[:, row, :, :tokens]

@@ -16,11 +16,15 @@ TOOLS = Path(sys.executable).parent
 ADDRESS = "127.0.0.1"
 
 
+def printed_environment(folder: Path) -> str:
+    """What `sextet environment` prints where HAProxy's script goes into `folder`."""
+    command = [sys.executable, "-m", "sextet", "environment", "--folder", str(folder)]
+    return subprocess.run(command, env=clean_environment(), capture_output=True, text=True, check=True).stdout
+
+
 def environment(folder: Path) -> dict[str, str]:
     """What `eval "$(sextet environment)"` leaves, and ports that no other cluster on this machine has."""
-    command = [sys.executable, "-m", "sextet", "environment", "--folder", str(folder / "haproxy")]
-    printed = subprocess.run(command, env=clean_environment(), capture_output=True, text=True, check=True).stdout
-    pairs = [shlex.split(line)[1].split("=", 1) for line in printed.splitlines()]
+    pairs = [shlex.split(line)[1].split("=", 1) for line in printed_environment(folder / "haproxy").splitlines()]
     own = ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT")
     return clean_environment() | dict(pairs) | {name: str(free_port()) for name in own} | {"RAY_AUTH_MODE": "disabled"}
 
@@ -56,9 +60,7 @@ class RayNode:
 
     def kill(self) -> None:
         """As when a machine loses its power."""
-        for one in self.tree():
-            if one.is_running():
-                os.kill(one.pid, signal.SIGKILL)
+        _kill(self.tree())
         self.process.wait(60)
 
     def stop(self) -> None:
@@ -69,6 +71,10 @@ class RayNode:
         self.process.terminate()
         self.process.wait(60)
         psutil.wait_procs(tree, timeout=20)
-        for one in tree:
-            if one.is_running():
-                os.kill(one.pid, signal.SIGKILL)
+        _kill(tree)
+
+
+def _kill(tree: list[psutil.Process]) -> None:
+    for one in tree:
+        if one.is_running():
+            os.kill(one.pid, signal.SIGKILL)

@@ -29,12 +29,23 @@ class Nodes:
     environment: dict[str, str]
     gcs: int
     url: str
-    head: RayNode
-    worker: RayNode
+    started: list[RayNode]
 
-    def join(self) -> RayNode:
+    @property
+    def head(self) -> RayNode:
+        return self.started[0]
+
+    @property
+    def worker(self) -> RayNode:
+        return self.started[-1]
+
+    def start(self, *options: str) -> None:
         """One more node."""
-        return RayNode.start(self.file.parent, self.environment, f"--address={ADDRESS}:{self.gcs}", "--num-cpus=1")
+        self.started.append(RayNode.start(self.file.parent, self.environment, "--num-cpus=1", *options))
+
+    def join(self) -> None:
+        """One more worker."""
+        self.start(f"--address={ADDRESS}:{self.gcs}")
 
 
 def wait_until(happened: Callable[[], bool]) -> None:
@@ -61,21 +72,18 @@ def nodes(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     file.write_text(yaml.safe_dump(content), encoding="utf-8")
 
     found = environment(file.parent)
-    options = ["--head", f"--port={gcs}", f"--dashboard-port={dashboard}", "--num-cpus=1"]
-    head = RayNode.start(file.parent, found, *options)
-    started = [head]
+    nodes = Nodes(file, found, gcs, f"http://{ADDRESS}:{port}", [])
     try:
+        nodes.start("--head", f"--port={gcs}", f"--dashboard-port={dashboard}")
         api = f"http://{ADDRESS}:{dashboard}"
         wait_until(lambda: is_listening(api))
-        nodes = Nodes(file, found, gcs, f"http://{ADDRESS}:{port}", head, head)
-        nodes.worker = nodes.join()
-        started.append(nodes.worker)
+        nodes.join()
         deploy = [str(TOOLS / "serve"), "deploy", file.name, "--address", api]
         wait_until(lambda: subprocess.run(deploy, cwd=file.parent, env=found).returncode == 0)
         wait_until(lambda: answers(nodes.url))
         yield nodes
     finally:
-        for node in (nodes.worker, *reversed(started)):
+        for node in reversed(nodes.started):
             node.stop()
 
 
@@ -102,6 +110,6 @@ def test_no_request_is_lost_with_a_node_and_a_new_one_takes_its_replica(nodes: N
             time.sleep(0.02)
     assert seen == {200: 200}
 
-    nodes.worker = nodes.join()
+    nodes.join()
     wait_until(lambda: nodes.worker.replicas(TASK) == 1)
     assert httpx.post(f"{nodes.url}/{TASK}", json=BODY, timeout=60).status_code == 200

@@ -1,6 +1,5 @@
 """The files under deploy/, by the tools that read them; what needs a registry or Kubernetes is not tried here."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -12,6 +11,9 @@ from typing import Any
 import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
+
+from tests.cluster.ray_node import printed_environment
+from tests.cluster.serving import clean_environment
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -57,12 +59,12 @@ def test_rays_launcher_takes_its_file() -> None:
 
 def test_a_shell_of_the_image_finds_rays_environment_and_a_haproxy_that_runs(tmp_path: Path) -> None:
     """As the Dockerfile and KubeRay do it: printed into the file that BASH_ENV names, read by `bash -c`."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     printed = tmp_path / "environment.sh"
-    command = [sys.executable, "-m", "sextet", "environment", "--folder", str(tmp_path / "haproxy")]
-    printed.write_bytes(subprocess.run(command, env=clean, capture_output=True, check=True).stdout)
+    printed.write_text(printed_environment(tmp_path / "haproxy"), encoding="utf-8")
     shell = ["bash", "-c", 'echo "$RAY_SERVE_ENABLE_HA_PROXY"; "$RAY_SERVE_HAPROXY_BINARY_PATH" -v']
-    said = subprocess.run(shell, env=clean | {"BASH_ENV": str(printed)}, capture_output=True, text=True, check=True)
+    said = subprocess.run(
+        shell, env=clean_environment() | {"BASH_ENV": str(printed)}, capture_output=True, text=True, check=True
+    )
     assert said.stdout.startswith("1\nHAProxy version")
 
 

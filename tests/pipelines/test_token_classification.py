@@ -107,9 +107,8 @@ def test_a_batch_of_different_lengths_gives_every_row_its_own_logits(inputs: lis
     for row, logits in zip(rows, pipeline.forward(rows), strict=True):
         (alone,) = pipeline.forward([row])
         assert logits.shape == alone.shape == (row.n_tokens, 5)
-        np.testing.assert_allclose(
-            logits, alone, atol=TOLERANCE
-        )  # without a mask, another kernel adds in another order
+        # Without a mask, another kernel adds in another order.
+        np.testing.assert_allclose(logits, alone, atol=TOLERANCE)
 
 
 def test_without_a_stride_a_long_text_is_cut_and_with_one_it_is_read_to_its_end(loaded: Pipelines) -> None:

@@ -7,6 +7,19 @@ import numpy as np
 from pipelines.generation.slotted_decoder import SlottedDecoder
 
 
+def broken_after(times: int) -> Callable[[], bool]:
+    """A caller's question whether it has gone away: no, so many times, and then it fails."""
+    asked: list[int] = []
+
+    def broken() -> bool:
+        asked.append(1)
+        if len(asked) > times:
+            raise ZeroDivisionError("who knows")
+        return False
+
+    return broken
+
+
 class RecordingDecoder:
     """`reads` are the tokens of each read, (rows, tokens); `copies` the slots and the number of tokens of each copy;
     `opened`, for each source, how many reads came before it and its length.

@@ -19,7 +19,7 @@ from pipelines.generation.slot_decoder import SlotDecoder
 from pipelines.generation.slot_engine import SlotEngine
 from pipelines.session import InferenceSession, SessionConfig
 from tests.pipelines.generation.models import SLOTS
-from tests.pipelines.generation.recording import RecordingDecoder
+from tests.pipelines.generation.recording import RecordingDecoder, broken_after
 from tests.pipelines.generation.test_slot_engine import assert_same, idle, random_request
 
 CHUNK_TOKENS = 8
@@ -160,16 +160,8 @@ def test_what_fails_between_steps_fails_those_who_are_there_and_nobody_hangs(
 ) -> None:
     """A caller whose own question fails: whom it hits is not known, but the engine goes on."""
     engine, _ = recorded
-    asked: list[int] = []
-
-    def broken() -> bool:
-        asked.append(1)
-        if len(asked) > 3:
-            raise ZeroDivisionError("who knows")
-        return False
-
     with pytest.raises(ZeroDivisionError, match="who knows"):
-        engine.generate(greedy([5], 50), broken)
+        engine.generate(greedy([5], 50), broken_after(3))
     assert idle(engine)
     assert len(engine.generate(greedy([5], 4)).generations[0].steps) == 4
 

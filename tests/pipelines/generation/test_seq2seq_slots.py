@@ -20,7 +20,7 @@ from pipelines.generation.slots import SlotsConfig
 from pipelines.session import SessionConfig
 from tests.checkpoints import ENCODER_DECODERS
 from tests.pipelines.generation.models import SLOTS, WINDOW, changes_of
-from tests.pipelines.generation.recording import RecordingDecoder
+from tests.pipelines.generation.recording import RecordingDecoder, broken_after
 from tests.pipelines.generation.test_rounds import wait_for
 from tests.pipelines.generation.test_slot_engine import Engines, SlotEngines, assert_same, idle
 
@@ -214,21 +214,13 @@ def test_a_source_that_was_left_before_it_was_read_is_not_read_for_those_who_com
     )
     slots = SlotEngine(decoder, prefill_chunk_tokens=LONGEST)
     good = Request((START,), GenerationConfig(max_new_tokens=6).for_prompt(1, WINDOW), source=(5, 6))
-    asked: list[int] = []
-
-    def broken() -> bool:
-        asked.append(1)
-        if len(asked) > 1:
-            raise ZeroDivisionError("who knows")
-        return False
-
     with ThreadPoolExecutor(3) as callers:
 
         def others_come(reads: int) -> bool:
             if reads == 2:
                 outcomes.append(callers.submit(slots.generate, replace(good, source=(100_000,))))
                 wait_for(lambda: slots.waiting == 1)
-                outcomes.append(callers.submit(slots.generate, good, broken))
+                outcomes.append(callers.submit(slots.generate, good, broken_after(1)))
                 wait_for(lambda: slots.waiting == 2)
             return False
 
