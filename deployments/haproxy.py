@@ -6,6 +6,7 @@ import shlex
 import shutil
 import socket
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -56,13 +57,31 @@ def write_wrapper(binary: Path, folder: Path) -> Path:
 def drain(folder: Path, limit_s: float) -> None:
     """Stop accepting connections, then wait until no request is in a replica any more, `limit_s` at most.
 
-    `folder` holds the admin sockets of the cluster's HAProxy processes; where there is none, nothing waits.
+    `folder` holds the configurations and admin sockets of the cluster's HAProxy processes; where there is none, nothing
+    waits.
     """
     leave_at = time.monotonic() + limit_s
-    for admin_socket in folder.rglob("admin.sock"):
+    admin_sockets = list(folder.rglob("admin.sock"))
+    for admin_socket in admin_sockets:
         _command(admin_socket, "disable frontend http_frontend")
-        while time.monotonic() < leave_at and _requests_inside(_command(admin_socket, "show stat")):
-            time.sleep(0.05)
+    while time.monotonic() < leave_at and (
+        any(_requests_inside(_command(admin_socket, "show stat")) for admin_socket in admin_sockets)
+        or _running(folder) > len(admin_sockets)
+    ):
+        time.sleep(0.05)
+
+
+def _running(folder: Path) -> int:
+    """How many HAProxy processes there are on configurations in `folder`.
+
+    At each reload the new process takes over the admin socket; the old one is not seen there, and lives until what is
+    inside it has been answered.
+    """
+    option, count = f"\0-f\0{folder}/".encode(), 0
+    for command_line in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it ended while it was looked at
+            count += option in command_line.read_bytes()
+    return count
 
 
 def _requests_inside(statistics: str) -> bool:

@@ -2,7 +2,11 @@
 
 import socket
 import subprocess
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -22,9 +26,12 @@ frontend prometheus
     bind :{metrics}
 frontend http_frontend
     bind *:{public}
+    use_backend replica if {{ path /translation/slow }}
     default_backend nobody
 backend nobody
     server gone 127.0.0.1:9
+backend replica
+    server slow 127.0.0.1:{replica}
 listen stats
   bind *:{stats}
   stats enable
@@ -49,7 +56,7 @@ def test_a_binary_that_is_forbidden_or_not_there_is_none(monkeypatch: pytest.Mon
 
 def test_the_wrapper_moves_the_pages_to_loopback_and_leaves_the_ingress(binary: Path, tmp_path: Path) -> None:
     config = tmp_path / "haproxy.cfg"
-    config.write_text(CONFIG.format(folder=tmp_path, metrics=19101, public=18000, stats=18404), encoding="utf-8")
+    config.write_text(CONFIG.format(folder=tmp_path, metrics=19101, public=18000, stats=18404, replica=9))
     wrapper = haproxy.write_wrapper(binary, tmp_path)
 
     checked = subprocess.run(
@@ -64,41 +71,94 @@ def test_the_wrapper_moves_the_pages_to_loopback_and_leaves_the_ingress(binary: 
     assert binds == ["bind 127.0.0.1:19101", "bind *:18000", "bind 127.0.0.1:18404"]
 
 
+@dataclass
+class Ingress:
+    """HAProxy as Ray Serve runs it: only the last of `processes` accepts connections."""
+
+    port: int
+    replica: socket.socket
+    start: Callable[..., "subprocess.Popen[bytes]"]
+    processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+
+    def reload(self) -> None:
+        """Another process takes over; the one before finishes what is inside it."""
+        before = [str(process.pid) for process in self.processes]
+        self.processes.append(self.start("-sf", *before) if before else self.start())
+
+
 @pytest.fixture
-def ingress(binary: Path, tmp_path: Path) -> Iterator[int]:
-    """The port of a running HAProxy whose only server does not exist."""
-    ports = []
-    for _ in range(3):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            ports.append(probe.getsockname()[1])
+def ingress(binary: Path, tmp_path: Path) -> Iterator[Ingress]:
+    """Two paths: one to a server that does not exist, one to a replica that the test plays."""
+    listening = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
+    replica, *others = listening
+    metrics, public, stats = [one.getsockname()[1] for one in others]
+    for one in others:
+        one.close()
     config = tmp_path / "haproxy.cfg"
-    config.write_text(CONFIG.format(folder=tmp_path, metrics=ports[0], public=ports[1], stats=ports[2]))
+    ports = {"metrics": metrics, "public": public, "stats": stats, "replica": replica.getsockname()[1]}
+    config.write_text(CONFIG.format(folder=tmp_path, **ports))
     command = [str(haproxy.write_wrapper(binary, tmp_path)), "-db", "-f", str(config)]
-    process = subprocess.Popen(command, env={"RAY_SERVE_HAPROXY_STATS_PORT": str(ports[2])})
-    while not _connects(ports[1]):
-        assert process.poll() is None
-    yield ports[1]
-    assert process.poll() is None
-    process.kill()
-    process.wait()
+    environment = {"RAY_SERVE_HAPROXY_STATS_PORT": str(stats)}
+    started = Ingress(public, replica, lambda *more: subprocess.Popen([*command, *more], env=environment))
+    started.reload()
+    while not _connects(public):
+        assert started.processes[0].poll() is None
+    with replica:
+        yield started
+    assert started.processes[-1].poll() is None
+    for process in started.processes:
+        process.kill()
+        process.wait()
 
 
-def test_where_no_replica_answers_it_is_a_503_in_json_that_says_when_to_come_back(ingress: int) -> None:
-    response = httpx.get(f"http://127.0.0.1:{ingress}/translation")
+def test_where_no_replica_answers_it_is_a_503_in_json_that_says_when_to_come_back(ingress: Ingress) -> None:
+    response = httpx.get(f"http://127.0.0.1:{ingress.port}/translation")
 
     assert (response.status_code, response.json()["error_type"]) == (503, "overloaded")
     assert int(response.headers["retry-after"]) > 0
 
 
-def test_draining_closes_the_ingress_and_an_empty_folder_needs_none(ingress: int, tmp_path: Path) -> None:
-    assert _connects(ingress)
+def test_draining_closes_the_ingress_and_an_empty_folder_needs_none(ingress: Ingress, tmp_path: Path) -> None:
+    assert _connects(ingress.port)
 
     haproxy.drain(tmp_path / "elsewhere", limit_s=5)
-    assert _connects(ingress)
+    assert _connects(ingress.port)
 
     haproxy.drain(tmp_path, limit_s=5)
-    assert not _connects(ingress)
+    assert not _connects(ingress.port)
+
+
+@pytest.mark.parametrize("reloads", [0, 1, 2])
+def test_draining_waits_for_a_request_inside_whichever_process_it_is_in(
+    ingress: Ingress, tmp_path: Path, reloads: int
+) -> None:
+    with socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as client:
+        client.sendall(b"GET /translation/slow HTTP/1.1\r\nhost: x\r\n\r\n")
+        inside, _ = ingress.replica.accept()
+        for _ in range(reloads):
+            ingress.reload()
+            while _answering(tmp_path) != ingress.processes[-1].pid:
+                assert ingress.processes[-1].poll() is None
+        draining = threading.Thread(target=haproxy.drain, args=(tmp_path, 30.0))
+        draining.start()
+        draining.join(0.5)
+        assert draining.is_alive()
+
+        with inside:
+            inside.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        assert client.recv(65536).endswith(b"ok")
+    draining.join(30)
+    assert not draining.is_alive()
+
+
+def _answering(folder: Path) -> int:
+    """The process id of the HAProxy that has the admin socket now, 0 where none has it."""
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as admin:
+        admin.connect(str(folder / "admin.sock"))
+        admin.sendall(b"show info\n")
+        lines = b"".join(iter(partial(admin.recv, 65536), b"")).decode().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("Pid:"))
+    return 0
 
 
 def _connects(port: int) -> bool:
