@@ -4,19 +4,24 @@ Its folder holds adapter_config.json and adapter_model.safetensors; perhaps conf
 architecture as a finetuning here does, and a tokenizer of its own.
 """
 
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from export.disk import full_disk
 from pipelines.errors import CheckpointError
 
 CONFIG_NAME = "adapter_config.json"
 SAFETENSORS, PICKLE = "adapter_model.safetensors", "adapter_model.bin"
 _SAVED_PREFIX = "base_model.model."
 _COPIES = (".modules_to_save.", ".original_module.")  # of embeddings that PEFT saves under their plain name too
-_OUTPUTS = ("classifier.weight", "classifier.out_proj.weight", "score.weight")
+_OUTPUTS = (".classifier.weight", ".classifier.out_proj.weight", ".score.weight")
+_WRAPPERS = {"base_layer", "original_module", "token_adapter"}  # what PEFT puts between a layer's name and its weight
+_PROBE = 24  # tokens on which the merged model must answer as PEFT's
+_TOLERANCE = 1e-3  # of the largest logit; float32 keeps two ways of summing within 1e-5 of each other
 
 
 @dataclass(frozen=True)
@@ -55,39 +60,64 @@ class Adapter:
     def merge(self, base: Path, output: Path, **loading: Any) -> None:
         """Write the merged checkpoint, float32, and its tokenizer; `loading` goes to `from_pretrained` of the base.
 
-        Raises CheckpointError where the two do not fit, or where a part of the model is in neither.
+        Raises CheckpointError where the two do not fit, where a part of the model is in neither, or where what was
+        written does not answer as the adapter on top of its base does.
         """
-        import peft
-        import transformers
+        import torch
 
         try:
-            weights = peft.utils.load_peft_weights(str(self.path), device="cpu")
-            model = self._model(base, weights, loading)
-            own = (self.path / "tokenizer_config.json").is_file()
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                self.path if own else base, trust_remote_code=False, **({} if own else loading)
-            )
-            if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-                model.resize_token_embeddings(len(tokenizer))
-            wrapped = peft.get_peft_model(model, peft.PeftConfig.from_pretrained(str(self.path)))
-            if not hasattr(wrapped, "merge_and_unload") or wrapped.active_peft_config.is_prompt_learning:
-                raise CheckpointError(f"{self.name} is a {self.config['peft_type']} adapter, which no merge can apply")
-            loaded = wrapped.load_adapter(str(self.path), wrapped.active_adapter)
-            unexpected = [key for key in loaded.unexpected_keys if not any(part in key for part in _COPIES)]
-            if strangers := [*loaded.missing_keys, *unexpected]:
-                raise CheckpointError(
-                    f"{self.name} does not fit its base {self.base}: {strangers[0]} is in one of them only "
-                    f"({len(strangers)} tensors in all)"
-                )
-            merged = wrapped.merge_and_unload(safe_merge=True)
+            wrapped, probe = self._wrapped(base, output, loading)
+            expected = _outputs(wrapped.get_base_model(), probe)
+            merged = _merged(wrapped)
+            _save(merged, output)
+            kind = type(merged)
+            del wrapped, merged  # before there is another one
+            got = _outputs(kind.from_pretrained(output, dtype=torch.float32), probe)
         except CheckpointError:
             raise
         except Exception as error:  # of peft, transformers, safetensors or torch, by what is wrong
+            if full_disk(error):
+                raise
             reason = " ".join(str(error).split()) or type(error).__name__
             raise CheckpointError(f"{self.name} cannot be merged into its base {self.base}: {reason[:300]}") from error
-        merged.config.architectures = [type(merged).__name__]
-        merged.save_pretrained(output)
+        largest = max(float(torch.nan_to_num(one, nan=torch.inf).abs().max()) for one in expected)
+        apart = max(float((one - two).abs().max()) for one, two in zip(got, expected, strict=True))
+        if not apart <= _TOLERANCE * largest < torch.inf:
+            raise CheckpointError(
+                f"{self.name} cannot be merged into its base {self.base}: a {self.config.get('peft_type')} adapter of "
+                f"such layers answers otherwise when it is merged (by {apart:.2g}, where answers reach {largest:.2g})"
+            )
+
+    def _wrapped(self, base: Path, output: Path, loading: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """The base with the adapter on top, as PEFT runs them, and what to ask it; their tokenizer goes to `output`."""
+        import peft
+        import transformers
+
+        if str(start := self.config.get("init_lora_weights")).startswith("pissa_niter"):
+            raise CheckpointError(
+                f"{self.name} cannot be merged: its training changed the base by chance (init_lora_weights is {start})"
+                "; save it with path_initial_model_for_weight_conversion, which makes a plain adapter of it"
+            )
+        weights = peft.utils.load_peft_weights(str(self.path), device="cpu")
+        model = self._model(base, weights, loading)
+        own = (self.path / "tokenizer_config.json").is_file()
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            self.path if own else base, trust_remote_code=False, **({} if own else loading)
+        )
+        self._resize(model, weights, tokenizer if own else None)
         tokenizer.save_pretrained(output)
+        probe = self._probe(model)
+        wrapped = peft.get_peft_model(model, peft.PeftConfig.from_pretrained(str(self.path)))
+        if not hasattr(wrapped, "merge_and_unload") or wrapped.active_peft_config.is_prompt_learning:
+            raise CheckpointError(f"{self.name} is a {self.config['peft_type']} adapter, which no merge can apply")
+        loaded = wrapped.load_adapter(str(self.path), wrapped.active_adapter)
+        unexpected = [key for key in loaded.unexpected_keys if not any(part in key for part in _COPIES)]
+        if strangers := [*loaded.missing_keys, *unexpected]:
+            raise CheckpointError(
+                f"{self.name} does not fit its base {self.base}: {strangers[0]} is in one of them only "
+                f"({len(strangers)} tensors in all)"
+            )
+        return wrapped.eval(), probe
 
     def _model(self, base: Path, weights: Mapping[str, Any], loading: Mapping[str, Any]) -> Any:
         """The base, with the head that the adapter was trained with; every part of it is in one of the two."""
@@ -112,6 +142,43 @@ class Adapter:
             )
         return model
 
+    def _resize(self, model: Any, weights: Mapping[str, Any], tokenizer: Any | None) -> None:
+        """Give the model as many embeddings as the adapter holds; its own `tokenizer` may need one more to pad with."""
+        import torch
+
+        embeddings = model.get_input_embeddings()
+        name = next(name for name, module in model.named_modules() if module is embeddings)
+        held = [weights.get(f"{_SAVED_PREFIX}{name}.{part}weight") for part in ("", "base_layer.", "original_module.")]
+        rows = next((one.shape[0] for one in held if one is not None), embeddings.num_embeddings)
+        vocabulary = {} if tokenizer is None else tokenizer.get_vocab()
+        outside = sorted(token for token, index in vocabulary.items() if index >= rows)
+        if tokenizer is not None and outside == [tokenizer.pad_token]:  # seen by nobody
+            outside, rows = [], tokenizer.pad_token_id + 1
+        if outside:
+            raise CheckpointError(
+                f"{self.name} cannot be merged: neither it nor its base {self.base} holds the embedding of its token "
+                f"{outside[0]!r} ({len(outside)} tokens in all)"
+            )
+        if rows != embeddings.num_embeddings:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)  # the same weights each time
+                model.resize_token_embeddings(rows)
+
+    def _probe(self, model: Any) -> dict[str, Any]:
+        """A row of token ids from all over the vocabulary, and of those that have been trained by themselves."""
+        import torch
+
+        last = model.get_input_embeddings().num_embeddings - 1
+        trained = self.config.get("trainable_token_indices") or self.config.get("token_indices") or []
+        several = trained.values() if isinstance(trained, Mapping) else [trained]
+        ids = [*(last * i // (_PROBE - 1) for i in range(_PROBE)), *(i for some in several for i in some[:_PROBE])]
+        end = model.config.eos_token_id  # where a BART reads its classes
+        ids = [index for index in ids if index != end][: 2 * _PROBE] + ([end] if isinstance(end, int) else [])
+        row = torch.tensor([ids])
+        probe = {"input_ids": row, "attention_mask": torch.ones_like(row)}
+        takes = inspect.signature(model.forward).parameters
+        return probe | ({"decoder_input_ids": row} if "decoder_input_ids" in takes else {})
+
     def _class(self, config: Any) -> Any:
         """The transformers class that the adapter was trained on."""
         import transformers
@@ -127,3 +194,55 @@ class Adapter:
         if found is None:
             raise CheckpointError(f"{self.name} was trained for task_type {kind}; allowed: {', '.join(by_type)}")
         return found
+
+
+def _outputs(model: Any, probe: Mapping[str, Any]) -> list[Any]:
+    """What the model answers: logits (1, tokens, vocabulary), (1, labels) or two of (1, tokens)."""
+    import torch
+
+    with torch.inference_mode():
+        found = model.eval()(**probe, return_dict=True)
+    return [found[name] for name in ("logits", "start_logits", "end_logits") if name in found]
+
+
+def _merged(wrapped: Any) -> Any:
+    """The plain model. What shares a weight, such as embeddings and output, still does if the adapter left it equal."""
+    import torch
+
+    model = wrapped.get_base_model()
+    tied, groups = model.config.tie_word_embeddings, _separated(model)
+    merged = wrapped.merge_and_unload(safe_merge=True)
+    weights = dict(merged.named_parameters(remove_duplicate=False))
+    for names in groups:
+        found = [weights[name] for name in names if name in weights]
+        tied = tied and all(torch.equal(found[0], other) for other in found[1:])
+    merged.config.tie_word_embeddings = tied
+    merged.tie_weights()
+    return merged
+
+
+def _separated(model: Any) -> list[list[str]]:
+    """Give each layer weights of its own, as merging one would change the other; returns who shared, by plain names."""
+    import torch
+
+    sharing: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for weight, parameter in list(module.named_parameters(prefix=name, recurse=False)):
+            names = sharing.setdefault(id(parameter), [])
+            if names:
+                setattr(module, weight.rpartition(".")[2], torch.nn.Parameter(parameter.detach().clone()))
+            names.append(".".join(part for part in weight.split(".") if part not in _WRAPPERS))
+    return [names for names in sharing.values() if len(names) > 1]
+
+
+def _save(model: Any, output: Path) -> None:
+    """As `save_pretrained`, but for generation parameters that contradict each other, which are the base's."""
+    from transformers import GenerationConfig
+
+    model.config.architectures = [type(model).__name__]
+    generation = model.generation_config if model.can_generate() else None
+    if generation is not None:
+        model.generation_config = GenerationConfig()
+    model.save_pretrained(output)
+    if generation is not None:
+        (output / "generation_config.json").write_text(generation.to_json_string(), encoding="utf-8")

@@ -71,6 +71,8 @@ def export_checkpoint(args: ExportArgs, progress: Progress = lambda _line: None)
                 artifact = _build(args, checkpoint, folder, output, progress)
     except OSError as error:
         raise _unwritable(output, error) from error
+    except ConfigurationError:  # among them a full cache
+        raise
     except Exception as error:
         cause = full_disk(error)
         raise (_unwritable(output, cause) if cause else error) from error

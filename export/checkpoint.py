@@ -5,6 +5,7 @@ Where it names a PEFT adapter, the checkpoint is what that makes of its base.
 """
 
 import hashlib
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -58,11 +59,12 @@ def resolve(
     *,
     allow_pickle: bool = False,
     progress: Callable[[str], None] = lambda _line: None,
+    above: tuple[Path, ...] = (),
 ) -> ResolvedCheckpoint:
     """Find `checkpoint`, downloading it where it is on the Hub and not in its cache.
 
-    Raises CheckpointError in one line that says what to do: not found, not reachable, pickled weights without
-    `allow_pickle`, code of its own, unreadable files.
+    `above` are the folders of the adapters that it is the base of. Raises CheckpointError in one line that says what
+    to do: not found, not reachable, pickled weights without `allow_pickle`, code of its own, unreadable files.
     """
     path = Path(checkpoint).expanduser()
     if isinstance(address := remote(checkpoint), HubAddress) and not path.exists():
@@ -75,25 +77,27 @@ def resolve(
     if checkpoint.startswith(_STARTER):
         from export.starter import materialize
 
-        return _folder(checkpoint, materialize(checkpoint.removeprefix(_STARTER)), allow_pickle, progress)
+        return _folder(checkpoint, materialize(checkpoint.removeprefix(_STARTER)), allow_pickle, progress, above)
     if path.is_dir():
-        return _folder(checkpoint, path, allow_pickle, progress)
+        return _folder(checkpoint, path, allow_pickle, progress, above)
     if path.suffix == ".gguf":
         return _gguf(checkpoint, path)
     if path.exists():
         raise CheckpointError(f"{checkpoint} is a file; allowed: a folder, a .gguf file, a Hub id or starter:NAME")
     if hub.is_id(checkpoint):
         snapshot = hub.download(checkpoint, revision, allow_pickle=allow_pickle, progress=progress)
-        found = _folder(checkpoint, snapshot.path, allow_pickle, progress)
+        found = _folder(checkpoint, snapshot.path, allow_pickle, progress, above)
         return replace(found, revision=snapshot.commit, requested=revision)
     raise CheckpointError(
         f"there is no folder {checkpoint}, and it is not a Hub id (owner/name) or starter:NAME either"
     )
 
 
-def _folder(name: str, path: Path, allow_pickle: bool, progress: Callable[[str], None]) -> ResolvedCheckpoint:
+def _folder(
+    name: str, path: Path, allow_pickle: bool, progress: Callable[[str], None], above: tuple[Path, ...] = ()
+) -> ResolvedCheckpoint:
     if (adapter := Adapter.read(name, path, allow_pickle=allow_pickle)) is not None:
-        return _merged(adapter, allow_pickle, progress)
+        return _merged(adapter, allow_pickle, progress, above)
     config = _config(name, path)
     weights = _weights(path)
     if not weights:
@@ -108,18 +112,26 @@ def _folder(name: str, path: Path, allow_pickle: bool, progress: Callable[[str],
     return ResolvedCheckpoint(name, path, config, content_hash(path), licence=_licence(path))
 
 
-def _merged(adapter: Adapter, allow_pickle: bool, progress: Callable[[str], None]) -> ResolvedCheckpoint:
+def _merged(
+    adapter: Adapter, allow_pickle: bool, progress: Callable[[str], None], above: tuple[Path, ...]
+) -> ResolvedCheckpoint:
     """What an adapter makes of its base, which is found as any checkpoint is; made once."""
-    if Path(adapter.base).expanduser().resolve() == adapter.path.resolve():
-        raise CheckpointError(f"{adapter.name} is an adapter, and its base cannot be had: it names itself")
+    above = (*above, adapter.path.resolve())
+    if above[-1] in above[:-1]:
+        raise CheckpointError(f"{adapter.name} is an adapter on top of itself")
     on_hub = not adapter.base.startswith(_STARTER) and not Path(adapter.base).expanduser().exists()
     try:
         base = resolve(
-            adapter.base, adapter.base_revision if on_hub else None, allow_pickle=allow_pickle, progress=progress
+            adapter.base,
+            adapter.base_revision if on_hub else None,
+            allow_pickle=allow_pickle,
+            progress=progress,
+            above=above,
         )
     except CheckpointError as error:
         raise CheckpointError(f"{adapter.name} is an adapter, and its base cannot be had: {error}") from None
-    ingredients = f"{base.revision} {content_hash(adapter.path)} {version('peft')} {version('transformers')}"
+    code = _sha256(Path(inspect.getfile(Adapter)))
+    ingredients = f"{base.revision} {content_hash(adapter.path)} {code} {version('peft')} {version('transformers')}"
     name = f"adapter-{hashlib.sha256(ingredients.encode()).hexdigest()[:16]}"
 
     def build(directory: Path) -> None:

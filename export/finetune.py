@@ -127,7 +127,7 @@ def _disk(output: Path) -> Iterator[None]:
     """A full disk within it ends in one line."""
     try:
         yield
-    except TrainingError:
+    except (TrainingError, ConfigurationError):  # among the latter a full cache
         raise
     except Exception as error:
         if (cause := full_disk(error)) is None:

@@ -2,7 +2,11 @@
 
 import copy
 import json
+import os
+import resource
 import shutil
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +23,7 @@ from safetensors.torch import load_file, save_file
 import pipelines
 from export.build import ExportArgs, export_checkpoint
 from export.checkpoint import resolve
-from pipelines.errors import CheckpointError
+from pipelines.errors import CheckpointError, ConfigurationError
 from tests.checkpoints import tokenizer_of
 from tests.hub import Hub
 
@@ -84,6 +88,36 @@ def test_an_adapter_becomes_the_model_that_peft_makes_of_it(
     assert found.base == f"{base}@{resolve(str(base)).revision}"
 
 
+@pytest.mark.parametrize(
+    ("architecture", "task", "config", "changes"),
+    [
+        ("llama", "text-generation", LoraConfig(task_type="CAUSAL_LM", target_modules=["embed_tokens"]), {}),
+        ("gpt2", "text-generation", LoraConfig(task_type="CAUSAL_LM", target_modules=["lm_head"]), {}),
+        ("llama", "text-generation", LoraConfig(task_type="CAUSAL_LM", layer_replication=[[0, 2], [0, 2]]), {}),
+        ("qwen2", "text-generation", LoraConfig(task_type="CAUSAL_LM", trainable_token_indices=[5, 6]), {}),
+        ("bart", "summarization", LoraConfig(task_type="SEQ_2_SEQ_LM", modules_to_save=["lm_head"]), {}),
+        (
+            "distilbert",
+            "text-classification",
+            LoraConfig(task_type="SEQ_CLS", target_modules=["q_lin"]),
+            {"num_labels": 4},
+        ),
+    ],
+    ids=["embeddings", "output", "repeated-layers", "tokens", "output-of-bart", "two-heads"],
+)
+def test_layers_that_share_a_weight_and_heads_of_two_layers_answer_as_in_peft(
+    checkpoint: Callable[..., Path], tmp_path: Path, architecture: str, task: str, config: Any, changes: dict[str, Any]
+) -> None:
+    base = checkpoint(architecture, task)
+    folder, expected = trained(base, copy.deepcopy(config), tmp_path / "adapter", **changes)
+
+    found = resolve(str(folder))
+
+    (name,) = found.config.architectures
+    model, tokenizer = getattr(transformers, name).from_pretrained(found.path), tokenizer_of(architecture)
+    np.testing.assert_allclose(logits(model, tokenizer, TEXTS[0]), logits(expected, tokenizer, TEXTS[0]), atol=1e-3)
+
+
 def test_an_exported_adapter_answers_as_peft_and_says_what_it_is_made_of(
     checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -145,6 +179,56 @@ def test_a_tokenizer_with_new_tokens_widens_the_embeddings(checkpoint: Callable[
     assert loaded.convert_tokens_to_ids("<new0>") == tokenizer.convert_tokens_to_ids("<new0>")
 
 
+def test_embeddings_that_were_padded_have_the_rows_that_the_adapter_holds(
+    checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    base = checkpoint("llama", "text-generation")
+    model = transformers.AutoModelForCausalLM.from_pretrained(base)
+    model.resize_token_embeddings(model.config.vocab_size + 1, pad_to_multiple_of=64)
+    peft.get_peft_model(model, LoraConfig(task_type="CAUSAL_LM")).save_pretrained(tmp_path / "adapter")
+
+    found = resolve(str(tmp_path / "adapter"))
+
+    assert found.config.vocab_size == model.config.vocab_size
+    loaded = load_file(found.path / "model.safetensors")["model.embed_tokens.weight"]
+    assert torch.equal(loaded, model.get_input_embeddings().weight)
+
+
+def test_a_token_whose_embedding_nobody_has_is_refused_unless_it_only_pads(
+    checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    base = checkpoint("gpt2", "text-generation")
+    folder, _ = trained(base, LoraConfig(task_type="CAUSAL_LM"), tmp_path / "adapter")
+    tokenizer = tokenizer_of("gpt2")
+    tokenizer.add_special_tokens({"pad_token": "<padding>"})
+    tokenizer.save_pretrained(folder)
+    first = resolve(str(folder))
+    assert first.config.vocab_size == len(tokenizer)
+    shutil.rmtree(first.path)
+    assert resolve(str(folder)).revision == first.revision, "the same weights each time"
+
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained(folder)
+    shutil.rmtree(tmp_path / "cache")
+    assert refused(folder) == (
+        f"{folder} cannot be merged: neither it nor its base {base} holds the embedding of its token '<new>' "
+        "(2 tokens in all)"
+    )
+
+
+def test_generation_parameters_that_contradict_each_other_stay_as_they_are_in_the_base(
+    checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    base = Path(shutil.copytree(checkpoint("gpt2", "text-generation"), tmp_path / "base"))
+    file = base / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"temperature": 0.7, "do_sample": False}))
+    folder, _ = trained(base, LoraConfig(task_type="CAUSAL_LM"), tmp_path / "adapter")
+
+    found = resolve(str(folder))
+
+    assert json.loads((found.path / "generation_config.json").read_text())["temperature"] == 0.7
+
+
 def name_base(folder: Path, base: str, **changes: Any) -> None:
     file = folder / "adapter_config.json"
     config = json.loads(file.read_text()) | {"base_model_name_or_path": base} | changes
@@ -174,7 +258,17 @@ def test_what_cannot_be_merged_is_refused_in_one_line(checkpoint: Callable[..., 
     )
     itself = changed("itself")
     name_base(itself, str(itself))
-    assert refused(itself) == f"{itself} is an adapter, and its base cannot be had: it names itself"
+    assert refused(itself) == (
+        f"{itself} is an adapter, and its base cannot be had: {itself} is an adapter on top of itself"
+    )
+
+    there, back = changed("there"), changed("back")
+    name_base(there, str(back))
+    name_base(back, str(there))
+    assert refused(there) == (
+        f"{there} is an adapter, and its base cannot be had: {back} is an adapter, and its base cannot be had: "
+        f"{there} is an adapter on top of itself"
+    )
 
     nameless = changed("nameless")
     name_base(nameless, "")
@@ -209,6 +303,43 @@ def test_what_cannot_be_merged_is_refused_in_one_line(checkpoint: Callable[..., 
     assert refused(empty) == f"{empty} is an adapter without weights (adapter_model.safetensors)"
 
 
+def test_a_cache_that_cannot_be_written_is_named(
+    checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = trained(checkpoint("bert", "text-classification"), LoraConfig(task_type="SEQ_CLS"), tmp_path / "lora")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(ConfigurationError) as full:
+            export_checkpoint(ExportArgs(str(folder), "text-classification", tmp_path / "artifact"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    remedy = "free some, or name another folder with SEXTET_CACHE"
+    assert str(full.value) == f"{tmp_path}/cache cannot be written: File too large; {remedy}"
+    assert not list((tmp_path / "cache").iterdir())
+
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SEXTET_CACHE", str(tmp_path / "file"))
+    with pytest.raises(ConfigurationError) as unwritable:
+        resolve(str(folder))
+    assert str(unwritable.value) == f"{tmp_path}/file cannot be written: File exists; {remedy}"
+
+
+def test_what_a_killed_merge_left_is_removed_by_a_later_one(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    folder, _ = trained(checkpoint("bert", "text-classification"), LoraConfig(task_type="SEQ_CLS"), tmp_path / "lora")
+    merged = resolve(str(folder)).path
+    for name, age_s in {"killed": 2 * 86400.0, "working": 60.0}.items():
+        left = merged.with_name(f".{merged.name}-{name}")
+        merged.rename(left) if name == "killed" else left.mkdir()
+        os.utime(left, (time.time() - age_s,) * 2)
+
+    assert resolve(str(folder)).path == merged
+
+    assert [path.name for path in merged.parent.glob(".*")] == [f".{merged.name}-working"]
+
+
 def test_a_head_that_nobody_trained_and_a_prompt_are_refused(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     plain = checkpoint("bert", "question-answering")
     headless, _ = trained(plain, LoraConfig(target_modules=["query"]), tmp_path / "headless")
@@ -218,6 +349,14 @@ def test_a_head_that_nobody_trained_and_a_prompt_are_refused(checkpoint: Callabl
     config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
     prompt, _ = trained(checkpoint("gpt2", "text-generation"), config, tmp_path / "prompt")
     assert refused(prompt) == f"{prompt} is a PROMPT_TUNING adapter, which no merge can apply"
+
+    start = LoraConfig(task_type="CAUSAL_LM", init_lora_weights="pissa_niter_2", r=4)
+    random, _ = trained(checkpoint("gpt2", "text-generation"), start, tmp_path / "random")
+    assert " its training changed the base by chance (init_lora_weights is pissa_niter_2); " in refused(random)
+
+    shared = LoraConfig(task_type="SEQ_2_SEQ_LM", modules_to_save=["lm_head"])
+    scaled, _ = trained(checkpoint("t5", "summarization"), shared, tmp_path / "scaled")
+    assert "a LORA adapter of such layers answers otherwise when it is merged (by " in refused(scaled)
 
     features = Path(shutil.copytree(headless, tmp_path / "features"))
     name_base(features, str(plain), task_type="FEATURE_EXTRACTION")
