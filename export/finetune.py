@@ -214,7 +214,7 @@ def _train(
         scores=scores,
         evaluated=epochs.row,
         model=model,
-        args=_settings(args, checkpoints, validation),
+        args=_settings(args, checkpoints, validation, len(features)),
         train_dataset=features,
         eval_dataset={name: objective.features(rows) for name, rows in validation.items()},
         data_collator=objective.collator(model),
@@ -233,7 +233,7 @@ def _train(
     history = trainer.state.log_history
     title = f"{args.task}, {len(train)} rows"
     plots.learning_curve(history, shown, title, Path(args.output) / "learning-curve.png")
-    losses = [entry["loss"] for entry in history if "loss" in entry] or [math.nan]
+    losses = [entry["loss"] for entry in history if "loss" in entry] or [result.training_loss]  # logging_strategy: no
     training = {
         "rows": len(train),
         "steps": result.global_step,
@@ -252,9 +252,12 @@ def _train(
     return trainer.model, {"training": training, "evaluations": evaluations}
 
 
-def _settings(args: FinetuneArgs, checkpoints: Path, validation: Mapping[str, Dataset]) -> TrainingArguments:
+def _settings(args: FinetuneArgs, checkpoints: Path, validation: Mapping[str, Dataset], rows: int) -> TrainingArguments:
     own = {one.name for one in dataclasses.fields(TrainingArguments)}
     shared = {name: value for name, value in vars(args).items() if name in own}
+    steps = math.ceil(rows / (args.per_device_train_batch_size * args.gradient_accumulation_steps))
+    steps = steps if args.max_steps < 1 else min(steps, args.max_steps)
+    shared["logging_steps"] = args.logging_steps or min(10, steps)  # a loss for each epoch, however small the data
     if args.bf16 == "auto":
         shared["bf16"] = _has_bf16()
     if not validation:

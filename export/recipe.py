@@ -96,7 +96,8 @@ class FinetuneArgs:
     save_strategy: Strategy = "epoch"
     save_steps: int = 500
     save_total_limit: int = 1
-    logging_steps: int = 10
+    logging_steps: int | None = None
+    """10 if absent, or an epoch where that is shorter."""
     training_arguments: Mapping[str, Any] = field(default_factory=dict)
     """The other fields of TrainingArguments; in a recipe they stand beside the keys above."""
 

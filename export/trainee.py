@@ -102,7 +102,8 @@ def save(
     if isinstance(model, peft.PeftModel):
         assert base is not None
         adapter = model.active_peft_config
-        adapter.base_model_name_or_path = base.name
+        folder = Path(base.name).expanduser()  # a relative one would be another, or a Hub id, from elsewhere
+        adapter.base_model_name_or_path = str(folder.resolve()) if folder.exists() else base.name
         adapter.revision = None if base.revision.startswith("sha256:") else base.revision
         model.save_pretrained(output / "adapter")
         model = model.merge_and_unload()

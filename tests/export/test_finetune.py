@@ -1,5 +1,6 @@
 """Fine-tuning on tiny checkpoints: every task learns, a killed run goes on, a recipe is checked before it runs."""
 
+import dataclasses
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, pipeline
 
 from export.build import ExportArgs, export_checkpoint
+from export.checkpoint import resolve
 from export.finetune import FinetuneArgs, LoraArgs, finetune
 from export.objective import TextGeneration
 from export.trainer import class_weights, last_whole_checkpoint, weighted_loss
@@ -91,11 +93,13 @@ def test_four_korean_sentences_and_three_epochs_from_the_command_line(tmp_path: 
     assert finished.returncode == 0, finished.stderr
     header, *epochs = finished.stdout.splitlines()[:4]
     assert header.split("  ")[-1].strip() == "f1 macro"
+    assert all(0 < float(line.split()[2]) < 5 for line in epochs), "a training loss for each epoch"
     assert [line.split()[:2] for line in epochs] == [["1.00", "1"], ["2.00", "2"], ["3.00", "3"]]
     assert finished.stderr.endswith("wrote results\n")
     results = tmp_path / "results"
     metrics = json.loads((results / "metrics.json").read_text())
     assert metrics["training"]["epochs"] == 3.0
+    assert 0 < metrics["training"]["first_loss"] < 5
     assert len(metrics["evaluations"]) == 3
     assert (results / "learning-curve.png").read_bytes().startswith(b"\x89PNG")
     card = (results / "README.md").read_text()
@@ -127,6 +131,21 @@ def test_a_lora_run_writes_an_adapter_that_merges_into_the_same_checkpoint(recip
         "0": "negative",
         "1": "positive",
     }
+
+
+def test_an_adapter_names_a_base_in_a_folder_so_that_it_is_found_from_everywhere(
+    recipe: Callable[..., FinetuneArgs], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    args = recipe("text-classification", lora={"r": 4}, max_steps=1)
+    folder = Path(str(args.model))
+    monkeypatch.chdir(folder.parent)
+    output = finetune(dataclasses.replace(args, model=f"./{folder.name}"))
+    assert json.loads((output / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"] == str(
+        folder
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SEXTET_CACHE", str(tmp_path / "cache"))
+    assert resolve(str(output / "adapter")).path.is_relative_to(tmp_path / "cache")
 
 
 def test_in_a_log_file_every_logging_step_is_a_line(recipe: Callable[..., FinetuneArgs]) -> None:
