@@ -4,6 +4,7 @@ Its folder holds adapter_config.json and adapter_model.safetensors; perhaps conf
 architecture as a finetuning here does, and a tokenizer of its own.
 """
 
+import dataclasses
 import inspect
 import json
 from collections.abc import Mapping
@@ -45,6 +46,8 @@ class Adapter:
             base = config["base_model_name_or_path"]
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{CONFIG_NAME} of {name} cannot be read ({type(error).__name__}: {error})") from None
+        if not isinstance(config.get("revision"), str | None):
+            raise CheckpointError(f"{CONFIG_NAME} of {name} has the revision {config['revision']!r}, which is no text")
         if not isinstance(base, str) or not base:
             raise CheckpointError(f"{CONFIG_NAME} of {name} names no base (base_model_name_or_path is {base!r})")
         if not (path / SAFETENSORS).is_file():
@@ -57,6 +60,16 @@ class Adapter:
                 )
         return cls(name, path, base, config.get("revision"), config)
 
+    def unread(self) -> list[str]:
+        """Settings that this release of PEFT does not know; raises CheckpointError where it is the kind of adapter."""
+        import peft
+
+        kind = self.config.get("peft_type")
+        if kind not in peft.PEFT_TYPE_TO_CONFIG_MAPPING:
+            raise CheckpointError(f"{self.name} is a {kind} adapter, which PEFT {peft.__version__} does not know")
+        known = {one.name for one in dataclasses.fields(peft.PEFT_TYPE_TO_CONFIG_MAPPING[kind])}
+        return sorted(name for name, value in self.config.items() if name not in known and value is not None)
+
     def merge(self, base: Path, output: Path, **loading: Any) -> None:
         """Write the merged checkpoint, float32, and its tokenizer; `loading` goes to `from_pretrained` of the base.
 
@@ -65,12 +78,16 @@ class Adapter:
         """
         import torch
 
+        from export.generation import keep_generation_parameters
+
         try:
             wrapped, probe = self._wrapped(base, output, loading)
             expected = _outputs(wrapped.get_base_model(), probe)
             merged = _merged(wrapped)
-            _save(merged, output)
+            keep_generation_parameters(merged)
             kind = type(merged)
+            merged.config.architectures = [kind.__name__]
+            merged.save_pretrained(output)
             del wrapped, merged  # before there is another one
             got = _outputs(kind.from_pretrained(output, dtype=torch.float32), probe)
         except CheckpointError:
@@ -80,9 +97,11 @@ class Adapter:
                 raise
             reason = " ".join(str(error).split()) or type(error).__name__
             raise CheckpointError(f"{self.name} cannot be merged into its base {self.base}: {reason[:300]}") from error
-        largest = max(float(torch.nan_to_num(one, nan=torch.inf).abs().max()) for one in expected)
+        if not all(bool(one.isfinite().all()) for one in expected):
+            raise CheckpointError(f"{self.name} on top of its base {self.base} answers with what is no number")
+        largest = max(float(one.abs().max()) for one in expected)
         apart = max(float((one - two).abs().max()) for one, two in zip(got, expected, strict=True))
-        if not apart <= _TOLERANCE * largest < torch.inf:
+        if apart > _TOLERANCE * largest:
             raise CheckpointError(
                 f"{self.name} cannot be merged into its base {self.base}: a {self.config.get('peft_type')} adapter of "
                 f"such layers answers otherwise when it is merged (by {apart:.2g}, where answers reach {largest:.2g})"
@@ -233,16 +252,3 @@ def _separated(model: Any) -> list[list[str]]:
                 setattr(module, weight.rpartition(".")[2], torch.nn.Parameter(parameter.detach().clone()))
             names.append(".".join(part for part in weight.split(".") if part not in _WRAPPERS))
     return [names for names in sharing.values() if len(names) > 1]
-
-
-def _save(model: Any, output: Path) -> None:
-    """As `save_pretrained`, but for generation parameters that contradict each other, which are the base's."""
-    from transformers import GenerationConfig
-
-    model.config.architectures = [type(model).__name__]
-    generation = model.generation_config if model.can_generate() else None
-    if generation is not None:
-        model.generation_config = GenerationConfig()
-    model.save_pretrained(output)
-    if generation is not None:
-        (output / "generation_config.json").write_text(generation.to_json_string(), encoding="utf-8")

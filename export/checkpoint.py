@@ -129,13 +129,16 @@ def _merged(
             above=above,
         )
     except CheckpointError as error:
-        raise CheckpointError(f"{adapter.name} is an adapter, and its base cannot be had: {error}") from None
+        whole = "; remove its adapter_config.json to use the whole weights beside it" if _weights(adapter.path) else ""
+        raise CheckpointError(f"{adapter.name} is an adapter, and its base cannot be had: {error}{whole}") from None
     code = _sha256(Path(inspect.getfile(Adapter)))
     ingredients = f"{base.revision} {content_hash(adapter.path)} {code} {version('peft')} {version('transformers')}"
     name = f"adapter-{hashlib.sha256(ingredients.encode()).hexdigest()[:16]}"
 
     def build(directory: Path) -> None:
         progress(f"merging {adapter.name} into {base.name}")
+        if unread := adapter.unread():
+            progress(f"{adapter.name} was saved by another release of PEFT, settings are ignored: {', '.join(unread)}")
         with quiet(progress):
             adapter.merge(base.path, directory, **base.loading)
 

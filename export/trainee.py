@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 
 from export import marian
 from export.checkpoint import ResolvedCheckpoint, resolve
+from export.generation import keep_generation_parameters
 from export.objective import Objective
 from export.recipe import FinetuneArgs, LoraArgs
 from export.tokenizer import max_length
@@ -38,6 +39,7 @@ def create(
         )
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{args.model} cannot be loaded for {args.task}: {str(error).splitlines()[0]}") from None
+    keep_generation_parameters(model)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # GPT-2 has none; the collator only needs something to fill with
     if model.config.pad_token_id is None:

@@ -277,6 +277,24 @@ def test_what_cannot_be_merged_is_refused_in_one_line(checkpoint: Callable[..., 
     (broken / "adapter_config.json").write_text("{")
     assert refused(broken).startswith(f"adapter_config.json of {broken} cannot be read (JSONDecodeError")
 
+    of_another_kind = changed("of-another-kind")
+    name_base(of_another_kind, str(base), peft_type="ZORA")
+    assert refused(of_another_kind).startswith(f"{of_another_kind} is a ZORA adapter, which PEFT ")
+    numbered = changed("numbered")
+    name_base(numbered, str(base), revision=5)
+    assert refused(numbered) == f"adapter_config.json of {numbered} has the revision 5, which is no text"
+
+    whole = changed("whole")
+    shutil.copy(base / "model.safetensors", whole)
+    name_base(whole, "starter:none")
+    assert refused(whole).endswith("; remove its adapter_config.json to use the whole weights beside it")
+
+    broken_head = changed("broken-head")
+    tensors = load_file(broken_head / "adapter_model.safetensors")
+    tensors["base_model.model.classifier.bias"][:] = torch.nan
+    save_file(tensors, broken_head / "adapter_model.safetensors")
+    assert refused(broken_head) == f"{broken_head} on top of its base {base} answers with what is no number"
+
     cut = changed("cut")
     weights = (cut / "adapter_model.safetensors").read_bytes()
     (cut / "adapter_model.safetensors").write_bytes(weights[: len(weights) // 2])
@@ -338,6 +356,20 @@ def test_what_a_killed_merge_left_is_removed_by_a_later_one(checkpoint: Callable
     assert resolve(str(folder)).path == merged
 
     assert [path.name for path in merged.parent.glob(".*")] == [f".{merged.name}-working"]
+
+
+def test_settings_of_a_later_peft_are_named(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    base = checkpoint("bert", "text-classification")
+    folder, _ = trained(base, LoraConfig(task_type="SEQ_CLS"), tmp_path / "lora")
+    name_base(folder, str(base), twist=2, untwisted=None)
+    said: list[str] = []
+
+    resolve(str(folder), progress=said.append)
+
+    assert said == [
+        f"merging {folder} into {base}",
+        f"{folder} was saved by another release of PEFT, settings are ignored: twist",
+    ]
 
 
 def test_a_head_that_nobody_trained_and_a_prompt_are_refused(checkpoint: Callable[..., Path], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,6 +147,20 @@ def test_an_adapter_names_a_base_in_a_folder_so_that_it_is_found_from_everywhere
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SEXTET_CACHE", str(tmp_path / "cache"))
     assert resolve(str(output / "adapter")).path.is_relative_to(tmp_path / "cache")
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 4}], ids=["full", "lora"])
+def test_generation_parameters_that_contradict_each_other_stay_as_they_are_in_the_base(
+    recipe: Callable[..., FinetuneArgs], checkpoint: Checkpoint, tmp_path: Path, lora: dict[str, int] | None
+) -> None:
+    base = Path(shutil.copytree(checkpoint("gpt2", "text-generation"), tmp_path / "base"))
+    file = base / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"temperature": 0.7, "do_sample": False}))
+    steps = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+
+    output = finetune(recipe("text-generation", model=str(base), lora=lora, **steps))
+
+    assert json.loads((output / "generation_config.json").read_text())["temperature"] == 0.7
 
 
 def test_in_a_log_file_every_logging_step_is_a_line(recipe: Callable[..., FinetuneArgs]) -> None:
