@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from export.disk import full_disk
+from export.gguf_tokens import GgufTokens
 from pipelines.errors import CheckpointError
 
 CONFIG_NAME = "adapter_config.json"
@@ -123,6 +124,11 @@ class Adapter:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             self.path if own else base, trust_remote_code=False, **({} if own else loading)
         )
+        if "gguf_file" in loading:
+            tokens = GgufTokens.read(base / loading["gguf_file"])
+            tokens.correct_model(model)
+            if not own:
+                tokens.correct_tokenizer(tokenizer)
         self._resize(model, weights, tokenizer if own else None)
         tokenizer.save_pretrained(output)
         probe = self._probe(model)

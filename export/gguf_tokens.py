@@ -49,6 +49,8 @@ class GgufTokens:
         if hasattr(tokenizer, "add_bos_token"):
             tokenizer.add_bos_token = self.begins
             tokenizer.update_post_processor()
+        if hasattr(tokenizer, "vocab_file"):
+            tokenizer.vocab_file = None  # the GGUF file, which `save_pretrained` would copy along as tokenizer.model
 
     def correct_model(self, model: Any) -> None:
         """Give a transformers model that was read from the file its special ids."""

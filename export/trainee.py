@@ -7,14 +7,15 @@ import peft
 import torch
 import transformers
 from datasets import Dataset
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from export import marian
 from export.checkpoint import ResolvedCheckpoint, resolve
 from export.generation import keep_generation_parameters
+from export.gguf_tokens import GgufTokens
 from export.objective import Objective
 from export.recipe import FinetuneArgs, LoraArgs
-from export.tokenizer import max_length
+from export.tokenizer import load_tokenizer, max_length
 from pipelines.errors import CheckpointError, ConfigurationError
 
 
@@ -33,12 +34,14 @@ def create(
         names["problem_type"] = args.problem_type or "single_label_classification"
     try:
         config = AutoConfig.from_pretrained(checkpoint.path, **names, **checkpoint.loading)
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, **checkpoint.loading)
+        tokenizer = load_tokenizer(checkpoint)
         model = objective.model_class.from_pretrained(
             checkpoint.path, config=config, ignore_mismatched_sizes=True, dtype=torch.float32, **checkpoint.loading
         )
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{args.model} cannot be loaded for {args.task}: {str(error).splitlines()[0]}") from None
+    if checkpoint.gguf:
+        GgufTokens.read(checkpoint.gguf).correct_model(model)
     keep_generation_parameters(model)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # GPT-2 has none; the collator only needs something to fill with

@@ -7,11 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gguf import GGUFWriter
+from peft import LoraConfig, get_peft_model
 from safetensors.numpy import load_file
+from transformers import AutoModelForCausalLM
 
 import pipelines
 from export.build import ExportArgs, export_checkpoint
 from export.checkpoint import resolve
+from export.finetune import FinetuneArgs, finetune
+from export.tokenizer import load_tokenizer
 from pipelines.errors import CheckpointError
 
 PARTS = {
@@ -97,6 +101,33 @@ def test_the_end_of_text_is_the_one_that_the_file_names(gguf: Path, tmp_path: Pa
     assert artifact.manifest.tokenizer.eos_token_id == 2
     assert artifact.generation_config()["eos_token_id"] == 2
     assert str(artifact.manifest.prompt_template).startswith("<|im_start|>user\n")
+
+
+def test_what_is_trained_from_a_gguf_file_reads_and_ends_texts_as_it_does(
+    gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEXTET_CACHE", str(tmp_path / "cache"))
+    base = resolve(str(gguf))
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    get_peft_model(model, LoraConfig(task_type="CAUSAL_LM")).save_pretrained(tmp_path / "adapter")
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = str(gguf)
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    (tmp_path / "data.txt").write_text("A text.\nAnother one.\n")
+    recipe = {"model": str(gguf), "task": "text-generation", "train": str(tmp_path / "data.txt"), "max_steps": 1}
+    finetune(FinetuneArgs.from_mapping(recipe | {"output": str(tmp_path / "tuned"), "lora": True}))
+
+    for name in ("adapter", "tuned", "tuned/adapter"):
+        found = resolve(str(tmp_path / name))
+        expected, got = load_tokenizer(base), load_tokenizer(found)
+        assert (
+            (got.eos_token, got.pad_token)
+            == (expected.eos_token, expected.pad_token)
+            == ("<|im_end|>", "<|endoftext|>")
+        )
+        assert got("<|im_start|>user\nHello").input_ids == expected("<|im_start|>user\nHello").input_ids
+        assert found.config.eos_token_id == got.eos_token_id
+        assert not (found.path / "tokenizer.model").exists()
 
 
 def test_an_architecture_that_transformers_cannot_read_is_refused(
