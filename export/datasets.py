@@ -18,6 +18,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,7 @@ def _checked(raw: Row, args: DataArgs) -> Row:
         if not isinstance(row["entities"], list):
             raise ValueError(f"'entities' is {_shown(row['entities'])}, not a list of {{start, end, label}}")
         row["entities"] = [_entity(entity, row["text"], args) for entity in row["entities"]]
+        _check_apart(row["entities"])
     if "answers" in row:
         row["answers"] = _answers(row["answers"], row["context"])
     return row
@@ -238,6 +240,14 @@ def _entity(entity: Any, text: str, args: DataArgs) -> Row:
     if not 0 <= start < end <= len(text):
         raise ValueError(f"entity {label} is at {start}..{end} of a text of {len(text)} characters")
     return {"start": start, "end": end, "label": args.labels.get(label, label)}
+
+
+def _check_apart(entities: list[Row]) -> None:
+    """Each token has one tag; what is listed twice is harmless."""
+    for one, two in pairwise(sorted(entities, key=lambda entity: (entity["start"], entity["end"]))):
+        if two["start"] < one["end"] and one != two:
+            first, second = (f"{each['label']} at {each['start']}..{each['end']}" for each in (one, two))
+            raise ValueError(f"entity {second} overlaps {first}; a token has one tag")
 
 
 def _answers(answers: Any, context: str) -> Row:

@@ -93,6 +93,13 @@ def test_several_files_are_one_data_set(tmp_path: Path) -> None:
         ),
         (
             "a.jsonl",
+            '{"text": "Anna Smith", "entities": [{"start": 5, "end": 10, "label": "LOC"}, '
+            '{"start": 0, "end": 10, "label": "PER"}]}\n',
+            "token-classification",
+            "a.jsonl:1: entity LOC at 5..10 overlaps PER at 0..10; a token has one tag",
+        ),
+        (
+            "a.jsonl",
             '{"question": "Who?", "context": "It is Anna.", "answers": {"text": ["Anna"], "answer_start": [5]}}\n',
             "question-answering",
             "a.jsonl:1: the answer 'Anna' is not at character 5 of the context",
