@@ -76,7 +76,7 @@ def finetune(args: FinetuneArgs, say: Say = lambda line: print(line, file=sys.st
         _claim(output, args)
         transformers.set_seed(args.seed)
         transformers.logging.set_verbosity_error()  # of new heads it warns at length, and they are what is wanted here
-        model, tokenizer, base = create(args, objective_type, labels, train)
+        model, tokenizer, base = create(args, objective_type, labels, train, say)
         objective = objective_type(tokenizer, args.max_length, labels, problem_type)
         _say_cut(objective, {"training": train, **validation}, say)
         trained, metrics = _train(args, trainable(args, model, objective_type), objective, train, validation, say)

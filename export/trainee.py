@@ -1,5 +1,6 @@
 """Trainee: the model that is to be trained, from its checkpoint to its folder; with a LoRA adapter or without."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,13 @@ from pipelines.errors import CheckpointError, ConfigurationError
 
 
 def create(
-    args: FinetuneArgs, objective: type[Objective], labels: tuple[str, ...], train: Dataset
+    args: FinetuneArgs, objective: type[Objective], labels: tuple[str, ...], train: Dataset, say: Callable[[str], None]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, ResolvedCheckpoint | None]:
     """The model to be trained, with a new head where the task needs one, its tokenizer, and what both come from."""
     if isinstance(args.model, marian.MarianArgs):
         texts = (row[side] for row in train for side in ("source", "target"))
         return *marian.create(args.model, texts, Path(args.output) / "checkpoints" / "vocabulary"), None
-    checkpoint = resolve(args.model)
+    checkpoint = resolve(args.model, progress=say)
     names: dict[str, Any] = {}
     if labels:
         names = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 import pipelines
 from export.build import ExportArgs, export_checkpoint
 from export.checkpoint import resolve
+from export.finetune import FinetuneArgs, finetune
 from pipelines.errors import CheckpointError, ConfigurationError
 from tests.checkpoints import tokenizer_of
 from tests.hub import Hub
@@ -370,6 +371,21 @@ def test_settings_of_a_later_peft_are_named(checkpoint: Callable[..., Path], tmp
         f"merging {folder} into {base}",
         f"{folder} was saved by another release of PEFT, settings are ignored: twist",
     ]
+
+
+def test_an_adapter_is_trained_further_which_is_said(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    base = checkpoint("bert", "text-classification")
+    folder, _ = trained(base, LoraConfig(task_type="SEQ_CLS"), tmp_path / "lora")
+    (tmp_path / "train.csv").write_text("text,label\nA good one.,positive\nA bad one.,negative\n")
+    recipe = {"model": str(folder), "task": "text-classification", "train": str(tmp_path / "train.csv"), "max_steps": 1}
+    said: list[str] = []
+
+    output = finetune(
+        FinetuneArgs.from_mapping(recipe | {"output": str(tmp_path / "tuned"), "lora": True}), said.append
+    )
+
+    assert said[0] == f"merging {folder} into {base}"
+    assert resolve(str(output / "adapter")).base == f"{folder}@{resolve(str(folder)).revision}"
 
 
 def test_a_head_that_nobody_trained_and_a_prompt_are_refused(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
