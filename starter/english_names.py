@@ -1,7 +1,7 @@
 """English sentences with their names, for ner: made, because no English data with a clear licence is at hand.
 
-Many of the sentences are Tatoeba's and name nobody, so that a capital alone is no name. In others of Tatoeba, persons and
-places become other ones; the frames of ner/english.yaml have what Tatoeba lacks: organisations, dates, times and
+Many of the sentences are Tatoeba's and name nobody, so that a capital alone is no name. In others of Tatoeba, persons
+and places become other ones; the frames of ner/english.yaml have what Tatoeba lacks: organisations, dates, times and
 quantities. Persons come from Faker. Some rows are then roughened as people write on the web.
 """
 
