@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event
 from typing import Any
 
 import yaml
@@ -36,12 +37,20 @@ class RefusalError(Exception):
 
 @dataclass
 class Uploads:
-    """`accounts` maps a token to the user who may write below that name; `received` lists the large files that came."""
+    """`accounts` maps a token to the user who may write below that name; `received` lists the large files that came.
+    Large files are refused with the message `quota`.
+
+    A request whose path matches `silent` is never answered (until `over`); with `unread` its body is not taken either.
+    """
 
     accounts: dict[str, str] = field(default_factory=dict)
     large: dict[str, bytes] = field(default_factory=dict)
     received: list[str] = field(default_factory=list)
     private: set[str] = field(default_factory=set)
+    quota: str | None = None
+    silent: str | None = None
+    unread: bool = False
+    over: Event = field(default_factory=Event)
     disk: "TemporaryDirectory[str]" = field(default_factory=TemporaryDirectory)
 
     def require(self, authorization: str | None, namespace: str | None = None) -> None:
@@ -58,8 +67,11 @@ class Uploads:
         self.received.append(oid)
 
     def batch(self, request: dict[str, Any], url: str) -> dict[str, Any]:
-        objects = []
+        objects: list[dict[str, Any]] = []
         for one in request["objects"]:
+            if self.quota is not None:
+                objects.append({**one, "error": {"code": 422, "message": self.quota}})
+                continue
             here = f"{url}/lfs/{one['oid']}"
             actions = {"upload": {"href": here}, "verify": {"href": f"{here}/verify"}}
             objects.append(one if one["oid"] in self.large else {**one, "actions": actions})

@@ -159,6 +159,60 @@ def test_no_network_and_offline_mode_are_said_so(hub: Hub, artifact: Path, monke
     assert refusal(artifact) == "HF_HUB_OFFLINE is set: nothing is published"
 
 
+def test_a_repository_that_ignores_files_gets_no_artifact_without_them(
+    writable: Hub, artifact: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "ignoring").mkdir()
+    (tmp_path / "ignoring" / ".gitignore").write_text("*.onnx")
+    writable.add("someone/sentiment", tmp_path / "ignoring")
+
+    assert refusal(artifact) == (
+        "someone/sentiment@main has a .gitignore, and the Hub leaves out in silence what that names; "
+        "remove it there first"
+    )
+
+
+def test_a_large_file_that_the_hub_refuses_is_one_line(writable: Hub, artifact: Path) -> None:
+    writable.uploads.quota = "Private repository storage limit reached"
+
+    line = refusal(artifact)
+
+    assert line.startswith(f"{writable.url} did not take someone/sentiment@main (LFS batch API returned errors: ")
+    assert "Private repository storage limit reached" in line
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("unread", [False, True])
+@pytest.mark.parametrize(
+    "silent",
+    [
+        "/api/repos/create",
+        "/api/models/.*/revision/main",
+        "/api/models/.*/preupload/main",
+        ".*/info/lfs/objects/batch",
+        r"/lfs/\w+",
+        r"/lfs/\w+/verify",
+        "/api/models/.*/commit/main",
+    ],
+)
+def test_a_hub_that_takes_a_request_and_never_answers_is_given_up(
+    writable: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: str, unread: bool
+) -> None:
+    monkeypatch.setattr("stores.time_limit.LIMIT_S", 0.2)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
+    writable.uploads.silent, writable.uploads.unread = silent, unread
+    artifact = write_artifact(tmp_path / "large", bytes(16 * 2**20))  # more than the buffers between the two hold
+
+    line = refusal(artifact)
+
+    assert line == (
+        f"{writable.url} did not answer within 0.2 s, and someone/sentiment@main may not be published; "
+        "look there, or publish it again"
+    )
+    assert not writable.repositories or published(writable) == {".gitattributes"}
+
+
 @pytest.mark.parametrize("to", ["", "sentiment", "a/b/c", "./a/b@c", "s3://bucket/a@sha256:" + "0" * 64, "so--me/x"])
 def test_a_target_that_is_no_address_is_refused(artifact: Path, hub: Hub, to: str) -> None:
     assert refusal(artifact, to).startswith("--to is ")
