@@ -21,14 +21,14 @@ from export import datasets, plots
 from export.checkpoint import ResolvedCheckpoint, resolve
 from export.convert import check_task, load_model
 from export.measure import REGRESSION, check_parameters, check_problem_type, measure
-from export.publish import publish, staging
+from export.publish import check_output, publish, staging
 from export.quiet import quiet
 from export.report import Report, data_digest, data_name, with_measured
 from export.scores import RESAMPLES, Measured
 from export.systems import ArtifactSystem, ServedSystem, System, TorchSystem, task_of
 from export.tokenizer import load_tokenizer
 from pipelines.artifact import MANIFEST_NAME, TASKS, ModelArtifact
-from pipelines.errors import CheckpointError, ConfigurationError
+from pipelines.errors import CheckpointError, ConfigurationError, SextetError
 
 Say = Callable[[str], None]
 Post = Callable[[str, Any], Any]
@@ -71,6 +71,9 @@ def evaluate(args: EvaluateArgs, post: Post, say: Say, *, write_down: bool = Tru
     check_parameters(task, args.parameters)
     if args.output is not None:
         _make(args.output)
+    for name in args.systems if write_down else ():
+        if (Path(name) / MANIFEST_NAME).is_file():
+            check_output(Path(name))  # before the measuring, which would be in vain
     systems = _systems(args, task, post, say)
     problem_type = args.problem_type or next((one.problem_type for one in systems if one.problem_type), None)
     rows, drawn = _read(args, task, problem_type, say)
@@ -80,13 +83,24 @@ def evaluate(args: EvaluateArgs, post: Post, say: Say, *, write_down: bool = Tru
         measured[_distinct(system.name, measured)] = measure(task, system, rows, args.parameters)
     settings = (*drawn, *(f"{name}={json.dumps(value)}" for name, value in sorted(args.parameters.items())))
     report = Report(data_name(args.data), data_digest(args.data), len(rows), measured, args.resamples, settings)
-    if args.output is not None:
-        text = json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n"
-        (args.output / "report.json").write_text(text, encoding="utf-8")
-        _draw(report, report.name(), args.output, say)
-    for name in args.systems if write_down else ():
-        _write_down(Path(name), report, say)
+    try:
+        _keep(report, args.output, args.systems if write_down else (), say)
+    except (OSError, SextetError) as error:
+        say(report.text())  # it may have taken hours
+        if isinstance(error, SextetError):
+            raise
+        detail = f" ({error.filename})" if error.filename else ""
+        raise ConfigurationError(f"what was measured cannot be kept: {error.strerror or error}{detail}") from None
     return report
+
+
+def _keep(report: Report, output: Path | None, systems: Sequence[str], say: Say) -> None:
+    if output is not None:
+        text = json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n"
+        (output / "report.json").write_text(text, encoding="utf-8")
+        _draw(report, report.name(), output, say)
+    for name in systems:
+        _write_down(Path(name), report, say)
 
 
 def _task(args: EvaluateArgs) -> str:

@@ -118,7 +118,7 @@ def _to_url(artifact: ModelArtifact, address: UrlAddress, say: Say) -> UrlAddres
     with filesystem.explained(address):
         system.makedirs(root, exist_ok=True)
         there = {path.rstrip("/").rpartition("/")[2] for path in system.ls(root, detail=False, refresh=True)}
-        old = system.cat_file(f"{root}/{MANIFEST_NAME}") if MANIFEST_NAME in there else None
+        old = filesystem.read_manifest(system, root, address) if MANIFEST_NAME in there else None
         stale = _replaced(str(address), there, old) - set(files)
         say(f"uploading {len(files)} files ({_megabytes(files.values())} MB) to {address}")
         for name, file in files.items():  # the manifest is the last: whoever has read it finds what it names

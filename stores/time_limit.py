@@ -5,7 +5,7 @@ has no limit gets one. Large files go through hf-xet where a Hub offers it, whic
 HF_XET_CLIENT_READ_TIMEOUT, HF_XET_CLIENT_RETRY_MAX_ATTEMPTS.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,10 +53,10 @@ class _Limited(BaseAdapter):
         self,
         request: requests.PreparedRequest,
         stream: bool = False,
-        timeout: float | tuple[float, float] | tuple[float, None] | None = None,
+        timeout: float | tuple[float | None, float | None] | None = None,
         verify: bool | str = True,
         cert: Any = None,
-        proxies: Mapping[str, str] | None = None,
+        proxies: dict[str, str] | None = None,
     ) -> requests.Response:
         return self._adapter.send(request, stream, timeout or limit_s(), verify, cert, proxies)
 

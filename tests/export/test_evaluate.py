@@ -3,8 +3,11 @@
 import hashlib
 import json
 import math
+import resource
 import shutil
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -176,6 +179,54 @@ def test_files_of_one_name_and_other_content_have_a_place_each(
         f"wrote it into {artifact}, in the place of what was measured on text-classification.jsonl before",
         f"wrote it into {artifact}, in the place of what was measured on {second} before",
     ]
+
+
+def test_what_cannot_be_written_into_an_artifact_is_refused_before_the_measuring(
+    tmp_path: Path, exported: Make
+) -> None:
+    artifact = tmp_path / "reviews"
+    shutil.copytree(exported("bert", "text-classification"), artifact)
+    (artifact / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigurationError, match=r"holds notes\.txt, which no export wrote; move it away first"):
+        measured(artifact, data=str(tmp_path / "absent.csv"), alone=True)
+
+
+def test_figures_that_a_full_disk_keeps_out_of_the_artifact_are_said(
+    data: Callable[[str], str], tmp_path: Path, exported: Make
+) -> None:
+    artifact, said = tmp_path / "reviews", list[str]()
+    shutil.copytree(exported("bert", "text-classification"), artifact)
+    args = EvaluateArgs((str(artifact),), data("text-classification"), resamples=5, alone=True)
+    with small_files(1000), pytest.raises(ConfigurationError, match="what was measured cannot be kept: File too large"):
+        evaluate(args, lambda *_: None, said.append)
+
+    assert any("accuracy" in line for line in said)
+    ModelArtifact.open(artifact)
+
+
+@contextmanager
+def small_files(size: int) -> Iterator[None]:
+    """A limit on the size of files stands for the disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+
+
+def test_a_picture_of_data_with_a_long_name_has_a_shorter_one(
+    data: Callable[[str], str], tmp_path: Path, exported: Make
+) -> None:
+    artifact = tmp_path / "reviews"
+    shutil.copytree(exported("bert", "text-classification"), artifact)
+    name = str(shutil.copy(data("text-classification"), tmp_path / f"{'영화' * 40}.jsonl"))
+    measured(artifact, data=name, alone=True)
+
+    [picture] = artifact.glob("*.png")
+    assert f"({picture.name})" in (artifact / "README.md").read_text()
 
 
 def test_a_sample_and_other_parameters_take_the_place_of_nothing(

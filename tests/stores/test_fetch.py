@@ -1,5 +1,6 @@
 """Artifacts from the Hub and from URLs: fetched once, whole, and refused in one line where they are not."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -300,6 +301,21 @@ def test_a_download_that_was_killed_goes_on_where_it_ended(artifact: Path, cache
     assert same_files(fetch(artifact.as_uri(), said.append).folder, artifact)
     assert said == [f"fetching {artifact.as_uri()} (0.0 MB in 2 files)"]
     assert not partial.exists()
+
+
+def test_who_waits_for_the_download_of_another_process_says_so(artifact: Path, cache: Path) -> None:
+    cache.mkdir(parents=True)
+    other = (cache / f".{digest(artifact)}.lock").open("w")
+    fcntl.flock(other, fcntl.LOCK_EX)
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        fcntl.flock(other, fcntl.LOCK_UN)
+
+    assert same_files(fetch(artifact.as_uri(), say).folder, artifact)
+    assert said[0] == f"waiting for another process to fetch {artifact.as_uri()}"
+    other.close()
 
 
 @pytest.mark.parametrize("name", ["../../outside", "/etc/passwd", "a/b", "artifact.json"])
