@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from time import time
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -89,6 +90,10 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         if self._is_silent(hub, path):
             return None
+        if hub.uploads.xet is not None and re.fullmatch(r"/api/models/.+/xet-write-token/[^/]+", path):
+            hour = str(int(time()) + 3600)
+            headers = {"X-Xet-Cas-Url": hub.uploads.xet, "X-Xet-Access-Token": "xet", "X-Xet-Token-Expiration": hour}
+            return self._send(200, b"{}", headers, with_body)
         if match := re.fullmatch(r"/api/models/(.+?)(?:/revision/([^/]+))?", path):
             model, name, file = match[1], match[2] or "main", None
         elif match := re.fullmatch(r"/(.+?)/resolve/([^/]+)/(.+)", path):

@@ -6,6 +6,7 @@ POST /api/models/ID/preupload/BRANCH          which files go where: *.onnx to la
 POST /ID.git/info/lfs/objects/batch           where to put large files that are not there yet
 PUT  /lfs/OID                                 the bytes of one; refused where they are others
 POST /lfs/OID/verify
+GET  /api/models/ID/xet-write-token/BRANCH    where hf-xet puts large files, and what lets it in
 POST /api/models/ID/branch/BRANCH             a new branch
 POST /api/models/ID/commit/BRANCH             lines of JSON: a header, files, large files, deleted files
 """
@@ -38,7 +39,7 @@ class RefusalError(Exception):
 @dataclass
 class Uploads:
     """`accounts` maps a token to the user who may write below that name; `received` lists the large files that came.
-    Large files are refused with the message `quota`.
+    Large files are refused with the message `quota`, or go to the server `xet` through hf-xet.
 
     A request whose path matches `silent` is never answered (until `over`); with `unread` its body is not taken either.
     """
@@ -48,6 +49,7 @@ class Uploads:
     received: list[str] = field(default_factory=list)
     private: set[str] = field(default_factory=set)
     quota: str | None = None
+    xet: str | None = None
     silent: str | None = None
     unread: bool = False
     over: Event = field(default_factory=Event)
@@ -75,7 +77,7 @@ class Uploads:
             here = f"{url}/lfs/{one['oid']}"
             actions = {"upload": {"href": here}, "verify": {"href": f"{here}/verify"}}
             objects.append(one if one["oid"] in self.large else {**one, "actions": actions})
-        return {"transfer": "basic", "objects": objects}
+        return {"transfer": "xet" if self.xet and "xet" in request["transfers"] else "basic", "objects": objects}
 
     def first(self) -> Path:
         """The folder of a new repository's first revision."""

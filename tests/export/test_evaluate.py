@@ -51,6 +51,12 @@ def data(tmp_path: Path) -> Callable[[str], str]:
     return write
 
 
+@pytest.fixture
+def artifact(tmp_path: Path, exported: Make) -> Path:
+    """A copy that a test may write into."""
+    return Path(shutil.copytree(exported("bert", "text-classification"), tmp_path / "reviews"))
+
+
 def measured(*systems: str | Path, data: str, post: Any = None, **changes: Any) -> Report:
     args = EvaluateArgs(tuple(map(str, systems)), data, **{"resamples": 20, **changes})
     return evaluate(args, post, lambda _line: None)
@@ -131,9 +137,7 @@ def test_an_artifact_is_measured_beside_its_checkpoint_and_keeps_what_was_found(
     assert table[1].split() == ["score", "PyTorch", "int8", "artifact", "difference"]
 
 
-def test_sections_about_other_data_stay_in_the_card(data: Callable[[str], str], tmp_path: Path, exported: Make) -> None:
-    artifact = tmp_path / "reviews"
-    shutil.copytree(exported("bert", "text-classification"), artifact)
+def test_sections_about_other_data_stay_in_the_card(data: Callable[[str], str], tmp_path: Path, artifact: Path) -> None:
     one = data("text-classification")
     other = str(shutil.copy(one, tmp_path / "other.jsonl"))
     for name in (one, other, one):
@@ -148,10 +152,8 @@ def test_sections_about_other_data_stay_in_the_card(data: Callable[[str], str], 
 
 
 def test_files_of_one_name_and_other_content_have_a_place_each(
-    data: Callable[[str], str], tmp_path: Path, exported: Make
+    data: Callable[[str], str], tmp_path: Path, artifact: Path
 ) -> None:
-    artifact = tmp_path / "reviews"
-    shutil.copytree(exported("bert", "text-classification"), artifact)
     first = Path(data("text-classification"))
     (tmp_path / "copy").mkdir()
     (tmp_path / "other").mkdir()
@@ -182,20 +184,17 @@ def test_files_of_one_name_and_other_content_have_a_place_each(
 
 
 def test_what_cannot_be_written_into_an_artifact_is_refused_before_the_measuring(
-    tmp_path: Path, exported: Make
+    tmp_path: Path, artifact: Path
 ) -> None:
-    artifact = tmp_path / "reviews"
-    shutil.copytree(exported("bert", "text-classification"), artifact)
     (artifact / "notes.txt").write_text("mine")
     with pytest.raises(ConfigurationError, match=r"holds notes\.txt, which no export wrote; move it away first"):
         measured(artifact, data=str(tmp_path / "absent.csv"), alone=True)
 
 
 def test_figures_that_a_full_disk_keeps_out_of_the_artifact_are_said(
-    data: Callable[[str], str], tmp_path: Path, exported: Make
+    data: Callable[[str], str], artifact: Path
 ) -> None:
-    artifact, said = tmp_path / "reviews", list[str]()
-    shutil.copytree(exported("bert", "text-classification"), artifact)
+    said: list[str] = []
     args = EvaluateArgs((str(artifact),), data("text-classification"), resamples=5, alone=True)
     with small_files(1000), pytest.raises(ConfigurationError, match="what was measured cannot be kept: File too large"):
         evaluate(args, lambda *_: None, said.append)
@@ -218,10 +217,8 @@ def small_files(size: int) -> Iterator[None]:
 
 
 def test_a_picture_of_data_with_a_long_name_has_a_shorter_one(
-    data: Callable[[str], str], tmp_path: Path, exported: Make
+    data: Callable[[str], str], tmp_path: Path, artifact: Path
 ) -> None:
-    artifact = tmp_path / "reviews"
-    shutil.copytree(exported("bert", "text-classification"), artifact)
     name = str(shutil.copy(data("text-classification"), tmp_path / f"{'영화' * 40}.jsonl"))
     measured(artifact, data=name, alone=True)
 
@@ -266,11 +263,7 @@ def test_a_data_set_of_the_hub_is_named_with_its_owner() -> None:
     assert data_name("someone/reviews:klue/validation") == "someone/reviews:klue/validation"
 
 
-def test_what_an_older_release_measured_stays_where_it_is(
-    data: Callable[[str], str], tmp_path: Path, exported: Make
-) -> None:
-    artifact = tmp_path / "reviews"
-    shutil.copytree(exported("bert", "text-classification"), artifact)
+def test_what_an_older_release_measured_stays_where_it_is(data: Callable[[str], str], artifact: Path) -> None:
     manifest = ModelArtifact.open(artifact).manifest
     older = {"text-classification.jsonl": {"rows": 9}, "other.csv": {"rows": 1}}
     (artifact / "artifact.json").write_text(replace(manifest, metrics=older).to_json())
@@ -282,10 +275,8 @@ def test_what_an_older_release_measured_stays_where_it_is(
 
 
 def test_an_artifact_whose_checkpoint_is_gone_is_measured_alone(
-    data: Callable[[str], str], tmp_path: Path, exported: Make
+    data: Callable[[str], str], tmp_path: Path, artifact: Path
 ) -> None:
-    artifact = tmp_path / "reviews"
-    shutil.copytree(exported("bert", "text-classification"), artifact)
     manifest = ModelArtifact.open(artifact).manifest
     gone = replace(manifest, source=replace(manifest.source, checkpoint=str(tmp_path / "gone" / "x")))
     (artifact / "artifact.json").write_text(gone.to_json())
