@@ -141,7 +141,7 @@ def _build(
             shutil.move(file, finished / file.name)
     manifest = Manifest(
         task=args.task,
-        source=Source(checkpoint.name, checkpoint.revision, checkpoint.licence, checkpoint.requested),
+        source=Source(checkpoint.name, checkpoint.revision, checkpoint.licence, checkpoint.requested, checkpoint.base),
         architecture=model.config.model_type,
         precision=args.precision,
         device=args.device,

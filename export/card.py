@@ -12,6 +12,7 @@ def model_card(manifest: Manifest, output: Path, size_bytes: int) -> str:
     rows = {
         "Source": f"`{source.checkpoint}`",
         "Revision": f"`{source.revision}`",
+        **({"Adapter of": f"`{source.base}`"} if source.base else {}),
         "Licence": source.licence or "not stated by the source",
         "Architecture": manifest.architecture,
         "Precision": f"{manifest.precision}, optimization {manifest.optimization or 'none'}, for {manifest.device}",

@@ -1,17 +1,22 @@
 """Checkpoint: what a user names, found, checked, made local and pinned.
 
 A name is a folder, a *.gguf file, `starter:NAME`, or the id of a model on the Hugging Face Hub, perhaps `@revision`.
+Where it names a PEFT adapter, the checkpoint is what that makes of its base.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from export import hub
+from export.adapter import Adapter
+from export.cache import made_once
 from export.gguf_tokens import metadata
+from export.quiet import quiet
 from pipelines.errors import CheckpointError
 from stores.address import HubAddress, remote
 
@@ -23,7 +28,8 @@ class ResolvedCheckpoint:
     """A checkpoint on this disk, not loaded yet.
 
     `revision` is a commit on the Hub, or `sha256:` and a digest over the files; `requested` the branch, tag or commit
-    that was asked for. `loading` goes to every `from_pretrained` of it.
+    that was asked for. `loading` goes to every `from_pretrained` of it. `base` is NAME@REVISION of what an adapter was
+    merged into.
     """
 
     name: str
@@ -33,6 +39,7 @@ class ResolvedCheckpoint:
     requested: str | None = None
     licence: str | None = None
     loading: Mapping[str, Any] = field(default_factory=dict)
+    base: str | None = None
 
     @property
     def gguf(self) -> Path | None:
@@ -68,23 +75,25 @@ def resolve(
     if checkpoint.startswith(_STARTER):
         from export.starter import materialize
 
-        return _folder(checkpoint, materialize(checkpoint.removeprefix(_STARTER)), allow_pickle)
+        return _folder(checkpoint, materialize(checkpoint.removeprefix(_STARTER)), allow_pickle, progress)
     if path.is_dir():
-        return _folder(checkpoint, path, allow_pickle)
+        return _folder(checkpoint, path, allow_pickle, progress)
     if path.suffix == ".gguf":
         return _gguf(checkpoint, path)
     if path.exists():
         raise CheckpointError(f"{checkpoint} is a file; allowed: a folder, a .gguf file, a Hub id or starter:NAME")
     if hub.is_id(checkpoint):
         snapshot = hub.download(checkpoint, revision, allow_pickle=allow_pickle, progress=progress)
-        found = _folder(checkpoint, snapshot.path, allow_pickle)
+        found = _folder(checkpoint, snapshot.path, allow_pickle, progress)
         return replace(found, revision=snapshot.commit, requested=revision)
     raise CheckpointError(
         f"there is no folder {checkpoint}, and it is not a Hub id (owner/name) or starter:NAME either"
     )
 
 
-def _folder(name: str, path: Path, allow_pickle: bool) -> ResolvedCheckpoint:
+def _folder(name: str, path: Path, allow_pickle: bool, progress: Callable[[str], None]) -> ResolvedCheckpoint:
+    if (adapter := Adapter.read(name, path, allow_pickle=allow_pickle)) is not None:
+        return _merged(adapter, allow_pickle, progress)
     config = _config(name, path)
     weights = _weights(path)
     if not weights:
@@ -97,6 +106,29 @@ def _folder(name: str, path: Path, allow_pickle: bool) -> ResolvedCheckpoint:
             "convert them to safetensors, or trust them with --allow-pickle"
         )
     return ResolvedCheckpoint(name, path, config, content_hash(path), licence=_licence(path))
+
+
+def _merged(adapter: Adapter, allow_pickle: bool, progress: Callable[[str], None]) -> ResolvedCheckpoint:
+    """What an adapter makes of its base, which is found as any checkpoint is; made once."""
+    if Path(adapter.base).expanduser().resolve() == adapter.path.resolve():
+        raise CheckpointError(f"{adapter.name} is an adapter, and its base cannot be had: it names itself")
+    on_hub = not adapter.base.startswith(_STARTER) and not Path(adapter.base).expanduser().exists()
+    try:
+        base = resolve(
+            adapter.base, adapter.base_revision if on_hub else None, allow_pickle=allow_pickle, progress=progress
+        )
+    except CheckpointError as error:
+        raise CheckpointError(f"{adapter.name} is an adapter, and its base cannot be had: {error}") from None
+    ingredients = f"{base.revision} {content_hash(adapter.path)} {version('peft')} {version('transformers')}"
+    name = f"adapter-{hashlib.sha256(ingredients.encode()).hexdigest()[:16]}"
+
+    def build(directory: Path) -> None:
+        progress(f"merging {adapter.name} into {base.name}")
+        with quiet(progress):
+            adapter.merge(base.path, directory, **base.loading)
+
+    merged = _folder(adapter.name, made_once(name, build), allow_pickle, progress)
+    return replace(merged, licence=_licence(adapter.path) or base.licence, base=f"{base.name}@{base.revision}")
 
 
 def _config(name: str, path: Path) -> Any:

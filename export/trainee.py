@@ -95,12 +95,20 @@ def _is_linear(module: torch.nn.Module) -> bool:
     return isinstance(module, (torch.nn.Linear, transformers.pytorch_utils.Conv1D))
 
 
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, output: Path) -> None:
+def save(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, base: ResolvedCheckpoint | None, output: Path
+) -> None:
+    """Write the checkpoint, and of a LoRA run the adapter beside it, under the name of its base that everyone has."""
     if isinstance(model, peft.PeftModel):
+        assert base is not None
+        adapter = model.active_peft_config
+        adapter.base_model_name_or_path = base.name
+        adapter.revision = None if base.revision.startswith("sha256:") else base.revision
         model.save_pretrained(output / "adapter")
         model = model.merge_and_unload()
         # An adapter names neither labels nor architecture; `save_pretrained` of the model would set the latter.
         model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(output / "adapter")
+        tokenizer.save_pretrained(output / "adapter")
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)

@@ -47,13 +47,15 @@ class FileDigest:
 @dataclass(frozen=True)
 class Source:
     """Where the weights came from. `revision` is a commit on the Hub, or a content hash for local files;
-    `requested` is the branch, tag or commit that was asked for.
+    `requested` is the branch, tag or commit that was asked for. `base` is NAME@REVISION of the checkpoint that an
+    adapter was merged into.
     """
 
     checkpoint: str
     revision: str | None = None
     licence: str | None = None
     requested: str | None = None
+    base: str | None = None
 
     @property
     def name(self) -> str:

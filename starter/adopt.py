@@ -5,7 +5,6 @@
 A LoRA run gives its adapter and new head, any other run the whole checkpoint; metrics.json comes along.
 """
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -26,10 +25,6 @@ def adopt(run: Path, starter: Path) -> None:
     for weights in source.glob("*.safetensors"):
         halves = {name: tensor.to(torch.float16) for name, tensor in load_file(weights).items()}
         save_file(halves, starter / weights.name, metadata={"format": "pt"})
-    if is_adapter:  # the base by the name that everyone has, not by its path on the machine of the training
-        config = json.loads((starter / "adapter_config.json").read_text(encoding="utf-8"))
-        config["base_model_name_or_path"] = "starter:encoder"
-        (starter / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     shutil.copyfile(run / "metrics.json", starter / "metrics.json")
 
 
