@@ -5,6 +5,7 @@ published that would be refused when it is served, nor anything of which nobody 
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,7 @@ def _to_hub(artifact: ModelArtifact, address: HubAddress, private: bool, say: Sa
 
     if constants.HF_HUB_OFFLINE:
         raise ArtifactError("HF_HUB_OFFLINE is set: nothing is published")
+    os.environ.setdefault("HF_XET_CLIENT_RETRY_MAX_ATTEMPTS", "2")  # of 5, half an hour passes until it gives up
     try:
         with time_limit():
             return _commit(HfApi(endpoint=endpoint()), artifact, address, private, say)
