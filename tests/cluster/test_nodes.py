@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,15 +102,26 @@ def test_the_file_is_deployed_verbatim_and_then_again_by_our_own_command(nodes: 
 
 
 def test_no_request_is_lost_with_a_node_and_a_new_one_takes_its_replica(nodes: Nodes) -> None:
-    """Each on a connection of its own: one that is kept may be closed, and its client has to ask again on another."""
+    """Clients keep their connections, and have requests inside when it dies."""
     wait_until(lambda: nodes.head.replicas(TASK) == nodes.worker.replicas(TASK) == 1)
     seen: Counter[int] = Counter()
-    for number in range(200):
-        if number == 50:
-            nodes.worker.kill()
-        seen[httpx.post(f"{nodes.url}/{TASK}", json=BODY, timeout=60).status_code] += 1
-        time.sleep(0.02)
-    assert seen == {200: 200}
+    enough = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(base_url=nodes.url, timeout=60) as client:
+            while not enough.is_set():
+                seen[client.post(f"/{TASK}", json=BODY).status_code] += 1
+
+    with ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(ask) for _ in range(4)]
+        wait_until(lambda: seen.total() > 50)
+        nodes.worker.kill()
+        after = seen.total() + 50
+        wait_until(lambda: seen.total() > after or any(one.done() for one in asking))
+        enough.set()
+    for one in asking:
+        one.result()
+    assert set(seen) == {200}
 
     nodes.join()
     wait_until(lambda: nodes.worker.replicas(TASK) == 1)
