@@ -9,22 +9,30 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from deployments.exchange import BODY_S
-
 WRAPPER = r"""#!/bin/sh
 # Ray Serve starts this as HAProxy (-db -f CONFIG ...). Three things are changed in its configuration:
 # - its pages for people and for Prometheus listen on every interface: they are moved to loopback;
 # - where no replica answers it says 500 in plain text: it says 503 in JSON, and when to come back;
-# - it hands a request on while it arrives: it waits for all of it, as far as its buffer goes, because only what it has
-#   as a whole can it send to another replica where the first one dies. Who does not send it in time is told so;
+# - what defaults.cfg, beside this, says;
 # and HAProxy must not outlive the actor that started it.
 for argument; do [ "$previous" = -f ] && config=$argument; previous=$argument; done
 stats=$RAY_SERVE_HAPROXY_STATS_PORT folder=${0%/*}
 sed -i -e 's/^\( *bind\) :/\1 127.0.0.1:/' -e "s/^\( *bind\) [*]:$stats$/\1 127.0.0.1:$stats/" \
-    -e "s|^\( *errorfile 50[234]\) .*|\1 $folder/unavailable.http|" \
-    -e "s|^defaults$|&\n option http-buffer-request\n timeout http-request BODY_Ss\n errorfile 408 $folder/late.http|" \
-    "$config"
+    -e "s|^\( *errorfile 50[234]\) .*|\1 \"$folder/unavailable.http\"|" \
+    -e "/^defaults$/r $folder/defaults.cfg" "$config"
 exec DIE_WITH_PARENT BINARY "$@"
+"""
+DEFAULTS = """\
+    # Only a request that it has as a whole can HAProxy send to another replica where the first one dies: it waits for
+    # all of it, as far as its buffer goes, instead of handing it on while it arrives.
+    option http-buffer-request
+    timeout http-request BODY_Ss
+    errorfile 408 "FOLDER/late.http"
+    # A machine without power closes no connection: after 25 s without a sign from it, another one is asked.
+    option srvtcpka
+    srvtcpka-idle 10s
+    srvtcpka-intvl 5s
+    srvtcpka-cnt 3
 """
 UNAVAILABLE = b'{"error":"no replica of this task answers now; it is being replaced","error_type":"overloaded"}'
 LATE = b'{"error":"the request was not complete after %d s","error_type":"timeout"}'
@@ -47,10 +55,13 @@ def find_binary() -> Path | None:
 
 def write_wrapper(binary: Path, folder: Path) -> Path:
     """A script in `folder` that runs `binary` as a cluster of ours needs it."""
+    from deployments.exchange import BODY_S  # imports starlette
+
     setpriv = shutil.which("setpriv")
     die_with_parent = f"{shlex.quote(setpriv)} --pdeathsig KILL" if setpriv else ""
     script = WRAPPER.replace("DIE_WITH_PARENT", die_with_parent).replace("BINARY", shlex.quote(str(binary)))
-    script = script.replace("BODY_S", f"{BODY_S:.0f}")
+    defaults = DEFAULTS.replace("BODY_S", f"{BODY_S:.0f}").replace("FOLDER", str(folder))
+    (folder / "defaults.cfg").write_text(defaults)
     _write_answer(folder / "unavailable.http", b"503 Service Unavailable\r\nretry-after: 5", UNAVAILABLE)
     _write_answer(folder / "late.http", b"408 Request Timeout\r\nconnection: close", LATE % BODY_S)
     wrapper = folder / "haproxy"

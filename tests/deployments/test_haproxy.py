@@ -1,5 +1,6 @@
 """The wrapper around HAProxy, run as Ray Serve runs it, with the bundled binary checking the result."""
 
+import os
 import socket
 import subprocess
 import threading
@@ -12,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deployments import haproxy
+from deployments import exchange, haproxy
 from deployments.ray_environment import TUNED
 
 CONFIG = """global
@@ -197,7 +198,7 @@ def test_a_request_whose_replica_dies_is_answered_by_the_next_one_though_it_came
         assert client.recv(65536).endswith(b"ok")
 
 
-def test_a_request_that_kills_its_replicas_is_given_up_in_json(ingress: Ingress) -> None:
+def test_a_request_that_kills_its_replicas_is_given_up_after_so_many_of_them(ingress: Ingress) -> None:
     with socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as client:
         _send_in_parts(client)
         for _ in range(1 + RETRIES):
@@ -209,10 +210,23 @@ def test_a_request_that_kills_its_replicas_is_given_up_in_json(ingress: Ingress)
         ingress.replica.accept()
 
 
+def test_the_machine_of_a_replica_is_asked_for_a_sign_while_its_answer_is_awaited(ingress: Ingress) -> None:
+    """The kernel does that: it has a timer (02) that ends in 10 s at most on HAProxy's end of the connection."""
+    with socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as client:
+        _send_in_parts(client)
+        with _request_inside(ingress.replica) as inside:
+            ends = [f"0100007F:{port:04X}" for _, port in (inside.getpeername(), inside.getsockname())]
+            rows = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()]
+            (timer,) = [row[5].split(":") for row in rows if row[1:3] == ends]
+
+    assert timer[0] == "02"
+    assert int(timer[1], 16) <= 10 * os.sysconf("SC_CLK_TCK")
+
+
 def test_a_request_that_does_not_arrive_in_time_is_told_so_in_json(
     monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    monkeypatch.setattr(haproxy, "BODY_S", 1.0)
+    monkeypatch.setattr(exchange, "BODY_S", 1.0)
     ingress = request.getfixturevalue("ingress")
     with socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as client:
         _send_head(client)
