@@ -102,18 +102,18 @@ def test_the_file_is_deployed_verbatim_and_then_again_by_our_own_command(nodes: 
 
 
 def test_no_request_is_lost_with_a_node_and_a_new_one_takes_its_replica(nodes: Nodes) -> None:
-    """Clients keep their connections, and have requests inside when it dies."""
+    """Clients keep their connections and have requests inside when it dies, half of them through the gateway."""
     wait_until(lambda: nodes.head.replicas(TASK) == nodes.worker.replicas(TASK) == 1)
     seen: Counter[int] = Counter()
     enough = threading.Event()
 
-    def ask() -> None:
+    def ask(path: str) -> None:
         with httpx.Client(base_url=nodes.url, timeout=60) as client:
             while not enough.is_set():
-                seen[client.post(f"/{TASK}", json=BODY).status_code] += 1
+                seen[client.post(path, json={"inputs": ["good"] * 50}).status_code] += 1
 
-    with ThreadPoolExecutor(4) as pool:
-        asking = [pool.submit(ask) for _ in range(4)]
+    with ThreadPoolExecutor(8) as pool:
+        asking = [pool.submit(ask, path) for path in (f"/{TASK}", f"/models/{TASK}") * 4]
         wait_until(lambda: seen.total() > 50)
         nodes.worker.kill()
         after = seen.total() + 50
