@@ -4,7 +4,8 @@ Serve cancels a request whose `x-request-timeout-seconds` are over and answers b
 puts around its HTTP servers (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH), hands that header on under another name. The
 replica keeps the deadline; where none takes the request in time (while the only replica of a task is replaced, Serve's
 fallback proxy holds its requests), the answer is given here. Serve fails on an `x-request-id` that is not UTF-8, and on
-a websocket, which none of our routes is: the first is left out (a new id is made), the second closed.
+a websocket, which none of our routes is: the first is left out (a new id is made), the second closed. As the
+outermost one it also holds the head of an answer back until its body begins.
 """
 
 import asyncio
@@ -40,7 +41,7 @@ class RenameDeadline:
                 for name, value in scope["headers"]
                 if name != _PRIVATE and (name != _REQUEST_ID or _is_utf8(value))
             ]
-        timeout_s = _seconds(scope)
+        timeout_s, send = _seconds(scope), _head_with_body(send)
         if timeout_s is None:
             await self._app(scope, receive, send)
         else:
@@ -67,6 +68,23 @@ class RenameDeadline:
             response = Failure.of(error).response()
             response.headers["x-request-id"] = _request_id(scope)  # Serve's own middleware for it is further inside
             await response(scope, receive, send)
+
+
+def _head_with_body(send: Send) -> Send:
+    """The head of an answer goes out when its body begins: between them a process that dies could not be replaced."""
+    head: Message | None = None
+
+    async def send_together(message: Message) -> None:
+        nonlocal head
+        if message["type"] == "http.response.start":
+            head = message
+            return
+        if head is not None:
+            begun, head = head, None
+            await send(begun)
+        await send(message)
+
+    return send_together
 
 
 def _seconds(scope: Scope) -> float | None:

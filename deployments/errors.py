@@ -47,6 +47,10 @@ class BodyTooLargeError(SextetError):
     """More bytes, or more inputs, than one request may hold."""
 
 
+class UnavailableError(OverloadedError):
+    """Nobody is there who could answer."""
+
+
 STATUSES: dict[type[BaseException], tuple[int, str]] = {
     InvalidInputError: (400, "validation"),
     RouteNotFoundError: (404, "not_found"),
@@ -58,6 +62,7 @@ STATUSES: dict[type[BaseException], tuple[int, str]] = {
     InputTooLongError: (422, "validation"),
     OverloadedError: (429, "overloaded"),
     GenerationError: (500, "generation"),
+    UnavailableError: (503, "overloaded"),
 }
 INTERNAL = "the server failed on this request; its log has the reason"
 

@@ -15,6 +15,12 @@ TUNED = {
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a killed HAProxy is back in seconds
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # after the default of 5 a slow machine kills what is starting
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
+    # What was inside a replica that dies is asked of another one, where no answer has begun: inference may be repeated.
+    # Three times at most, so that a request that kills replicas ends too.
+    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+    "RAY_SERVE_HAPROXY_RETRIES": "3",
+    "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",  # a replica that refuses one connection is gone: no try is lost on it
+    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",  # a request has to fit in here to be asked again; the default is 16384
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.deadline_header.middlewares",
     "RAY_prestart_worker_first_driver": "0",  # workers that start before anybody needs them only delay the others
     "RAY_worker_niceness": "0",  # by default Ray runs its workers, which are the servers here, behind everything else

@@ -4,7 +4,7 @@
             <──────────────── the ASGI messages of its response, as they come ────────────────
 
 The messages go on to the client one by one, so that streams stay streams; a client that leaves cancels the replica's
-work through the handle.
+work through the handle. A replica that dies before its answer has begun is followed by another, as at a task's own URL.
 """
 
 from collections.abc import AsyncGenerator
@@ -12,36 +12,44 @@ from contextlib import aclosing
 from typing import Any
 
 from ray import serve
+from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from deployments.errors import RouteNotFoundError
+from deployments.errors import RouteNotFoundError, UnavailableError
 from deployments.exchange import read_any_body
 from deployments.relayed import Exchange
 
 MAX_BODY_BYTES = 64 * 2**20
 """Above what any task is told to accept; the task's own limit is checked by the task."""
+REPLICAS = 4
+"""How many a request is given that its replicas do not survive."""
 _PASSED = ("type", "http_version", "method", "headers", "query_string")
 
 
 class Relayed(Response):
     """The response of a task's replica, message by message."""
 
-    def __init__(self, first: Message, messages: AsyncGenerator[Message, None]) -> None:
+    def __init__(self, head: Message, body: Message, messages: AsyncGenerator[Message, None]) -> None:
+        """`body` is the first message of it, which is there before the head is sent: a head cannot be taken back."""
         super().__init__()
-        self._first, self._messages = first, messages
+        self._begun, self._messages = (head, body), messages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._messages) as messages:
-            await send(self._first)
+            for message in self._begun:
+                await send(message)
             async for message in messages:
                 await send(message)
 
 
 async def relay(request: Request, task: str, path: str) -> Response:
-    """The response of a replica of `task` at `path` below its prefix; RouteNotFoundError where it is not deployed."""
+    """The response of a replica of `task` at `path` below its prefix; RouteNotFoundError where it is not deployed.
+
+    Raises UnavailableError where no replica lives long enough to answer.
+    """
     try:
         handle = serve.get_app_handle(task)
     except RayServeException:
@@ -49,8 +57,13 @@ async def relay(request: Request, task: str, path: str) -> Response:
     scope = {name: request.scope[name] for name in _PASSED if name in request.scope}
     scope |= {"path": f"/{task}{path}", "root_path": f"/{task}", "server": ("sextet", 80)}
     exchange = Exchange(scope, await read_any_body(request, MAX_BODY_BYTES))
-    messages = _messages(handle.options(stream=True).relayed.remote(exchange))
-    return Relayed(await anext(messages), messages)  # what fails before the first one still has a status
+    for _ in range(REPLICAS):
+        messages = _messages(handle.options(stream=True).relayed.remote(exchange))
+        try:
+            return Relayed(await anext(messages), await anext(messages), messages)  # what fails until then has a status
+        except RayActorError:
+            continue
+    raise UnavailableError(f"{REPLICAS} replicas of {task} ended while they had this request", retry_after_s=5.0)
 
 
 async def _messages(remote: Any) -> AsyncGenerator[Message, None]:

@@ -11,8 +11,8 @@ import os
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
-from dataclasses import dataclass, replace
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -56,6 +56,25 @@ class Serving:
     pipeline: Pipeline[Any, Any, Any, Any]
     batcher: TokenBudgetBatcher[Any, Any]
     routes: Routes
+    inside: set[asyncio.Future[None]] = field(default_factory=set)
+    """One for each request that began under it and has no answer yet, done when it has."""
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """A request is inside."""
+        left = asyncio.get_running_loop().create_future()
+        self.inside.add(left)
+        try:
+            yield
+        finally:
+            self.inside.discard(left)
+            left.set_result(None)
+
+    async def retire(self) -> None:
+        """Close the batcher once nobody inside can come to it any more."""
+        if self.inside:
+            await asyncio.wait(self.inside, timeout=DRAIN_S)
+        await self.batcher.close(DRAIN_S)
 
 
 @dataclass(frozen=True)
@@ -108,7 +127,7 @@ class TaskServer:
         batcher = TokenBudgetBatcher(pipeline.forward, batching, cost, self._on_batch)
         self._serving = Serving(config, pipeline, batcher, routes)
         if old is not None:
-            retiring = asyncio.create_task(old.batcher.close(DRAIN_S))
+            retiring = asyncio.create_task(old.retire())
             self._retiring.add(retiring)
             retiring.add_done_callback(self._retiring.discard)
 
@@ -157,18 +176,19 @@ class TaskServer:
             return _response(json_reply(serving.routes.page(request)))
         deadline = deadline_of(request)
         try:
-            async with asyncio.timeout_at(deadline):
-                body = await read_body(request, serving.config.limits.max_body_bytes, protocol.media_types)
-                serving.batcher.refuse_overload(deadline)  # before the work of tokenizing, and again with its tokens
-                run = _at_once if len(body) <= SMALL_BODY_BYTES else self._off_loop
-                prepared = await run(lambda: self._prepare(serving, protocol, body, request.headers, timings))
-                if prepared.request.stream:
-                    events = self._stream(serving, prepared, deadline, timings)
-                    return EventStream(await self._started(events), protocol.failure)
-                rows = [row for of_input in prepared.rows for row in of_input]
-                completed = await serving.batcher.submit(rows, deadline)
-                timings.queue_s, timings.inference_s = completed.queue_s, completed.inference_s
-                reply = await run(lambda: self._finish(prepared, completed.outputs))
+            with serving.entered():
+                async with asyncio.timeout_at(deadline):
+                    body = await read_body(request, serving.config.limits.max_body_bytes, protocol.media_types)
+                    serving.batcher.refuse_overload(deadline)  # before tokenizing, and again with its tokens
+                    run = _at_once if len(body) <= SMALL_BODY_BYTES else self._off_loop
+                    prepared = await run(lambda: self._prepare(serving, protocol, body, request.headers, timings))
+                    if prepared.request.stream:
+                        events = self._stream(serving, prepared, deadline, timings)
+                        return EventStream(await self._started(events), protocol.failure)
+                    rows = [row for of_input in prepared.rows for row in of_input]
+                    completed = await serving.batcher.submit(rows, deadline)
+                    timings.queue_s, timings.inference_s = completed.queue_s, completed.inference_s
+                    reply = await run(lambda: self._finish(prepared, completed.outputs))
         except TimeoutError:
             raise DeadlineExceededError("the request's deadline ran out before its answer was ready") from None
         return _response(reply)

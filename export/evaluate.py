@@ -21,14 +21,14 @@ from export import datasets, plots
 from export.checkpoint import ResolvedCheckpoint, resolve
 from export.convert import check_task, load_model
 from export.measure import REGRESSION, check_parameters, check_problem_type, measure
-from export.publish import publish, staging
+from export.publish import check_output, publish, staging
 from export.quiet import quiet
-from export.report import Report, with_measured
+from export.report import Report, data_digest, data_name, with_measured
 from export.scores import RESAMPLES, Measured
 from export.systems import ArtifactSystem, ServedSystem, System, TorchSystem, task_of
 from export.tokenizer import load_tokenizer
 from pipelines.artifact import MANIFEST_NAME, TASKS, ModelArtifact
-from pipelines.errors import CheckpointError, ConfigurationError
+from pipelines.errors import CheckpointError, ConfigurationError, SextetError
 
 Say = Callable[[str], None]
 Post = Callable[[str, Any], Any]
@@ -71,21 +71,36 @@ def evaluate(args: EvaluateArgs, post: Post, say: Say, *, write_down: bool = Tru
     check_parameters(task, args.parameters)
     if args.output is not None:
         _make(args.output)
+    for name in args.systems if write_down else ():
+        if (Path(name) / MANIFEST_NAME).is_file():
+            check_output(Path(name))  # before the measuring, which would be in vain
     systems = _systems(args, task, post, say)
     problem_type = args.problem_type or next((one.problem_type for one in systems if one.problem_type), None)
-    rows = _read(args, task, problem_type, say)
+    rows, drawn = _read(args, task, problem_type, say)
     measured: dict[str, Measured] = {}
     for system in systems:
         system.problem_type = problem_type
         measured[_distinct(system.name, measured)] = measure(task, system, rows, args.parameters)
-    report = Report(Path(args.data).name, _digest(args.data), len(rows), measured, args.resamples)
-    if args.output is not None:
-        text = json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n"
-        (args.output / "report.json").write_text(text, encoding="utf-8")
-        _draw(report, measured, args.output, say)
-    for name in args.systems if write_down else ():
-        _write_down(Path(name), report, say)
+    settings = (*drawn, *(f"{name}={json.dumps(value)}" for name, value in sorted(args.parameters.items())))
+    report = Report(data_name(args.data), data_digest(args.data), len(rows), measured, args.resamples, settings)
+    try:
+        _keep(report, args.output, args.systems if write_down else (), say)
+    except (OSError, SextetError) as error:
+        say(report.text())  # it may have taken hours
+        if isinstance(error, SextetError):
+            raise
+        detail = f" ({error.filename})" if error.filename else ""
+        raise ConfigurationError(f"what was measured cannot be kept: {error.strerror or error}{detail}") from None
     return report
+
+
+def _keep(report: Report, output: Path | None, systems: Sequence[str], say: Say) -> None:
+    if output is not None:
+        text = json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n"
+        (output / "report.json").write_text(text, encoding="utf-8")
+        _draw(report, report.name(), output, say)
+    for name in systems:
+        _write_down(Path(name), report, say)
 
 
 def _task(args: EvaluateArgs) -> str:
@@ -164,36 +179,31 @@ def _torch(checkpoint: ResolvedCheckpoint, task: str, say: Say) -> TorchSystem:
         return TorchSystem("PyTorch", task, model, load_tokenizer(checkpoint))
 
 
-def _read(args: EvaluateArgs, task: str, problem_type: str | None, say: Say) -> Dataset:
+def _read(args: EvaluateArgs, task: str, problem_type: str | None, say: Say) -> tuple[Dataset, list[str]]:
+    """The rows, and how they were drawn where they are a part of all."""
     data = datasets.DataArgs(
         task, args.columns, args.labels, problem_type, args.encoding, args.format, args.max_bad_rows
     )
     rows = datasets.read([args.data], data, datasets.BadRows(args.max_bad_rows, say))
-    if args.max_samples is not None and args.max_samples < len(rows):
-        say(f"{args.data}: {args.max_samples} of {len(rows)} rows, drawn with seed {args.seed}")
-        rows = rows.shuffle(seed=args.seed).select(range(args.max_samples))
-    return rows
+    if args.max_samples is None or args.max_samples >= len(rows):
+        return rows, []
+    say(f"{args.data}: {args.max_samples} of {len(rows)} rows, drawn with seed {args.seed}")
+    drawn = rows.shuffle(seed=args.seed).select(range(args.max_samples))
+    return drawn, [f"{args.max_samples} rows drawn with seed {args.seed}"]
 
 
 def _distinct(name: str, taken: Mapping[str, Any]) -> str:
     return next(one for one in (name, *(f"{name} {n}" for n in range(2, 99))) if one not in taken)
 
 
-def _digest(data: str) -> str | None:
-    """The sha256 of a data file, so that figures can be told apart; None where it is no single file."""
-    path = Path(data)
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _draw(report: Report, measured: Mapping[str, Measured], folder: Path, say: Say) -> list[Path]:
-    """A confusion matrix for every system that has one, under a name of its own for each data and system."""
+def _draw(report: Report, of: str, folder: Path, say: Say) -> list[Path]:
+    """A confusion matrix for every system that has one, under a name of its own for each of `of` and system."""
     paths = []
-    for name, one in measured.items():
+    for name, one in report.measured.items():
         if one.confusion is not None:
-            title = re.sub(r"[^\w.]+", "-", f"{Path(report.data).stem} {name}")
+            title = re.sub(r"[^\w.]+", "-", f"{of} {name}")
+            if len(title) > 80:  # a name of a file has 255 bytes, of up to four a character here
+                title = f"{title[:40]}-{hashlib.sha256(title.encode()).hexdigest()[:16]}"
             path = folder / f"{PICTURE}{title}.png"
             plots.confusion(one.confusion, one.labels, f"{name}, {report.rows} rows of {report.data}", path)
             paths.append(path)
@@ -205,9 +215,9 @@ def _write_down(folder: Path, report: Report, say: Say) -> None:
     """Into an artifact as a whole, so that it is valid at every moment; into the files of a finetuned checkpoint."""
     try:
         if (folder / MANIFEST_NAME).is_file():
-            _into_artifact(ModelArtifact.open(folder), report)
+            placed = _into_artifact(ModelArtifact.open(folder), report)
         elif (folder / "metrics.json").is_file() and (folder / "recipe.yaml").is_file():
-            _into_checkpoint(folder, report)
+            placed = _into_checkpoint(folder, report)
         else:
             return
     except OSError as error:
@@ -215,25 +225,35 @@ def _write_down(folder: Path, report: Report, say: Say) -> None:
             raise
         say(f"{folder} is read-only: what was measured is not written into it")
         return
-    say(f"wrote it into {folder}")
+    say(f"wrote it into {folder}{placed}")
 
 
-def _into_artifact(artifact: ModelArtifact, report: Report) -> None:
+def _placed(report: Report, taken: Mapping[str, Any]) -> str:
+    """What became of an earlier measurement among `taken`, if there is one of these data or of their name."""
+    plain, name = report.name(), report.name(taken)
+    if name in taken:
+        return f", in the place of what was measured on {name} before"
+    return f" as {name}: the {plain} that was measured before is another" if name != plain else ""
+
+
+def _into_artifact(artifact: ModelArtifact, report: Report) -> str:
     manifest = artifact.manifest
+    measured_on = report.name(manifest.metrics)
     with staging(artifact.path) as folder:
         finished = folder / "artifact"
         finished.mkdir()
         for name in manifest.files:
             _link(artifact.path / name, finished / name)
-        pictures = _draw(report, report.measured, finished, lambda _line: None)
+        pictures = _draw(report, measured_on, finished, lambda _line: None)
         card = finished / "README.md"
         text = card.read_text(encoding="utf-8") if card.is_file() else ""
         card.unlink(missing_ok=True)  # it is the published one's too
-        text = with_measured(text, report, [path.name for path in pictures])
+        text = with_measured(text, report, measured_on, [path.name for path in pictures])
         card.write_text(text, encoding="utf-8")
         _remove_unshown(finished, text)
-        measured = {**manifest.metrics, report.data: report.as_json()}
+        measured = {**manifest.metrics, measured_on: report.as_json()}
         publish(finished, replace(manifest, metrics=measured), artifact.path)
+    return _placed(report, manifest.metrics)
 
 
 def _link(source: Path, target: Path) -> None:
@@ -243,16 +263,19 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _into_checkpoint(folder: Path, report: Report) -> None:
+def _into_checkpoint(folder: Path, report: Report) -> str:
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    metrics.setdefault("measured", {})[report.data] = report.as_json()
+    taken = metrics.get("measured", {})
+    measured_on = report.name(taken)
+    metrics["measured"] = {**taken, measured_on: report.as_json()}
     _replace(folder / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
-    pictures = _draw(report, report.measured, folder, lambda _line: None)
+    pictures = _draw(report, measured_on, folder, lambda _line: None)
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    text = with_measured(text, report, [path.name for path in pictures])
+    text = with_measured(text, report, measured_on, [path.name for path in pictures])
     _replace(card, text)
     _remove_unshown(folder, text)
+    return _placed(report, taken)
 
 
 def _remove_unshown(folder: Path, card: str) -> None:

@@ -59,14 +59,17 @@ def download(model: str, revision: str | None, *, allow_pickle: bool, progress: 
     )
     from requests.exceptions import RequestException
 
+    from stores.time_limit import time_limit
+
     where = endpoint()
     at = f"{model}@{revision}" if revision else model
     try:
-        info = HfApi(endpoint=where).model_info(model, revision=revision, files_metadata=True)
-        files = _selection(at, {one.rfilename: one.size or 0 for one in info.siblings or []}, allow_pickle)
-        progress(f"fetching {at} ({str(info.sha)[:8]}, {sum(files.values()) / 1e6:.0f} MB in {len(files)} files)")
-        # By the name that was asked for, which the cache remembers for times without a network.
-        return _snapshot(model, revision=revision, endpoint=where, allow_patterns=list(files))
+        with time_limit():
+            info = HfApi(endpoint=where).model_info(model, revision=revision, files_metadata=True)
+            files = _selection(at, {one.rfilename: one.size or 0 for one in info.siblings or []}, allow_pickle)
+            progress(f"fetching {at} ({str(info.sha)[:8]}, {sum(files.values()) / 1e6:.0f} MB in {len(files)} files)")
+            # By the name that was asked for, which the cache remembers for times without a network.
+            return _snapshot(model, revision=revision, endpoint=where, allow_patterns=list(files))
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:  # a gated one among the first
         raise CheckpointError(explained(error, model, revision)) from None
     except (OfflineModeIsEnabled, LocalEntryNotFoundError, RequestException) as error:  # HTTP errors among the last

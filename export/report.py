@@ -1,9 +1,12 @@
 """Report: what systems were worth on some rows, as a table for the terminal, as Markdown for a card, and as JSON."""
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from export.scores import Measured, interval
@@ -13,13 +16,31 @@ _SECTION = re.compile(r"\n## Measured on .*?(?=\n## (?!Measured on )|\Z)", re.DO
 
 @dataclass(frozen=True)
 class Report:
-    """`measured` by the name of each system, on the same `rows` of the file `data`, whose sha256 in hex is `digest`."""
+    """`measured` by the name of each system, on the same `rows` of the file `data`, whose sha256 in hex is `digest`.
+
+    `settings` say how, where it was not on all rows or not as a system answers by itself.
+    """
 
     data: str
     digest: str | None
     rows: int
     measured: Mapping[str, Measured]
     resamples: int
+    settings: tuple[str, ...] = ()
+
+    def name(self, taken: Mapping[str, Any] = MappingProxyType({})) -> str:
+        """What this is called beside the measurements `taken` (by name, as `as_json`): its data and settings, and the
+        sha256 where that name is one of other data already.
+        """
+        plain = _named(self.data, self.settings)
+        earlier = taken.get(plain)
+        if earlier is None or (isinstance(earlier, Mapping) and earlier.get("sha256") == self.digest):
+            return plain
+        return _named(self.data, (*self.settings, f"sha256 {self._short_digest}"))
+
+    @property
+    def _short_digest(self) -> str:
+        return (self.digest or "unknown")[:16]
 
     @cached_property
     def scores(self) -> dict[str, dict[str, tuple[float, float, float]]]:
@@ -65,17 +86,17 @@ class Report:
 
     def text(self) -> str:
         """For the terminal."""
-        lines = [f"{self.data}: {self.rows} rows; in brackets 95% intervals from {self.resamples} bootstrap draws"]
+        lines = [f"{self.name()}: {self.rows} rows; in brackets 95% intervals from {self.resamples} bootstrap draws"]
         lines += _aligned(list(self._table()))
         for name, one in self.measured.items():
             if one.table:
                 lines += ["", *_aligned(list(_label_table(name, one)))]
         return "\n".join(lines)
 
-    def markdown(self, pictures: Sequence[str]) -> str:
-        """A section of a card."""
-        lines = [f"## Measured on {self.data}", ""]
-        lines += [f"{self.rows} rows (sha256 {(self.digest or 'unknown')[:16]}); 95% intervals by bootstrap.", ""]
+    def markdown(self, name: str, pictures: Sequence[str]) -> str:
+        """A section of a card, headed by `name`."""
+        lines = [f"## Measured on {name}", ""]
+        lines += [f"{self.rows} rows (sha256 {self._short_digest}); 95% intervals by bootstrap.", ""]
         lines += _piped(list(self._table()))
         for name, one in self.measured.items():
             if one.table:
@@ -91,14 +112,39 @@ class Report:
             yield [score, *cells, *([_cell(difference[score], signed=True)] if score in difference else [])]
 
 
-def with_measured(card: str, report: Report, pictures: Sequence[str]) -> str:
-    """The card with the report's section in it, before its `Use`, in the place of an older one about the same data."""
-    heading = f"\n## Measured on {report.data}\n"
+def _files(data: str) -> list[Path]:
+    """The data's file, or both of parallel texts; none where it is a data set of the Hub."""
+    parts = [data] if Path(data).exists() else data.split(",")
+    return [Path(part.strip()) for part in parts if Path(part.strip()).is_file()]
+
+
+def data_name(data: str) -> str:
+    """Of files their names, without the folders of this machine; of a data set of the Hub the whole."""
+    return ", ".join(file.name for file in _files(data)) or data
+
+
+def data_digest(data: str) -> str | None:
+    """The sha256 of the data's files, one after the other, so that figures can be told apart; None of the Hub's."""
+    digest = hashlib.sha256()
+    for path in _files(data):
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest() if _files(data) else None
+
+
+def with_measured(card: str, report: Report, name: str, pictures: Sequence[str]) -> str:
+    """The card with the report's section in it, before its `Use`, in the place of an older one of the same name."""
+    heading = f"\n## Measured on {name}\n"
     older = [part for part in _sections(card) if not part.startswith(heading)]
     rest = _SECTION.sub("", card).rstrip() + "\n"
-    sections = "".join(f"{part.rstrip()}\n" for part in [*older, f"\n{report.markdown(pictures)}\n"])
+    sections = "".join(f"{part.rstrip()}\n" for part in [*older, f"\n{report.markdown(name, pictures)}\n"])
     before, use, after = rest.partition("\n## Use\n")
     return f"{before.rstrip()}\n{sections}{use}{after}" if use else f"{rest}{sections}"
+
+
+def _named(data: str, settings: Sequence[str]) -> str:
+    return f"{data} ({'; '.join(settings)})" if settings else data
 
 
 def _sections(card: str) -> list[str]:

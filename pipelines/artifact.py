@@ -122,7 +122,8 @@ class Manifest:
     `prompt_template` holds `{text}` (and, for translation, `{src_lang}` and `{tgt_lang}`) where a decoder-only
     model does the task by instruction; it is the model's chat template, rendered once at export. `chat_template` is
     that template itself (Jinja, as transformers reads it) where the task is text-generation and the model has one.
-    `metrics` is what `sextet evaluate` measured, by the name of the data file (export.report).
+    `metrics` is what `sextet evaluate` measured, by the name of the data file, with the sha256 of those that came later
+    with a name of another (export.report).
     """
 
     task: str

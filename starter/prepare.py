@@ -20,12 +20,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from english_names import english_rows
+
 from export.e5 import PackedE5, tokenizer_of
 from export.gguf_file import GgufFile
 from export.smollm2 import packaged_file
 
 ENTITY_TYPES = {"PS": "PER", "LC": "LOC", "OG": "ORG", "DT": "DATE", "TI": "TIME", "QT": "QUANTITY"}
 SST2 = ("stsa.binary.train", "stsa.binary.dev")
+ENGLISH_NER_ROWS = 9_000
 QAMR_TRAIN_ROWS = 6_000
 KOREAN_QUESTIONS = {  # the word for what is asked for, then ends of a question
     "PER": ("누구", "사람은?", "인물은?", "사람은 누구인가?", "사람의 이름은?"),
@@ -138,10 +141,12 @@ def klue_sentences(data: Path) -> list[dict[str, Any]]:
 
 
 def ner(data: Path, output: Path) -> None:
-    """KLUE-NER dev (Korean): 10% of the sentences held out."""
+    """KLUE-NER dev (Korean), 10% of the sentences held out; and sentences with names made from Tatoeba's (English)."""
     rows = klue_sentences(data)
-    write(output / "ner" / "train.jsonl", (row for row in rows if not held_out(row["text"], 0.1)))
+    write(output / "ner" / "train.ko.jsonl", (row for row in rows if not held_out(row["text"], 0.1)))
     write(output / "ner" / "validation.jsonl", (row for row in rows if held_out(row["text"], 0.1)))
+    sentences = (line.split("\t")[0] for line in lines(data / "tatoeba_eng_fra" / "fra.txt.gz"))
+    write(output / "ner" / "train.en.jsonl", english_rows(sentences, ENGLISH_NER_ROWS))
 
 
 def qa(data: Path, output: Path) -> None:

@@ -22,6 +22,9 @@ from stores.address import UrlAddress
 from stores.hub import missing_package
 from stores.listing import Listing, unwritable
 
+MANIFEST_LIMIT = 16 * 2**20
+"""Bytes; those that `sextet export` writes have a few thousand."""
+_CHUNK = 8 * 2**20
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -46,7 +49,7 @@ def fetch(address: UrlAddress, say: Callable[[str], None]) -> tuple[Path, UrlAdd
                 return kept, address
     filesystem, root = opened(address)
     with explained(address):
-        manifest = filesystem.cat_file(f"{root}/{MANIFEST_NAME}")
+        manifest = read_manifest(filesystem, root, address)
     digest = hashlib.sha256(manifest).hexdigest()
     if address.sha256 not in (None, digest):
         raise ArtifactError(f"{address}: its {MANIFEST_NAME} has the sha256 {digest}: it was altered, or replaced")
@@ -56,7 +59,7 @@ def fetch(address: UrlAddress, say: Callable[[str], None]) -> tuple[Path, UrlAdd
     if _is_whole(listing, manifest, folder):
         return folder, pinned  # also where the cache is part of an image, and read-only
     try:
-        with _locked(cache() / f".{digest}.lock"):
+        with _locked(cache() / f".{digest}.lock", lambda: say(f"waiting for another process to fetch {address}")):
             if not _is_whole(listing, manifest, folder):  # another process may have been here meanwhile
                 if folder.exists():
                     shutil.rmtree(folder)  # damaged; those who have it open do not notice
@@ -80,6 +83,16 @@ def opened(address: UrlAddress) -> tuple[Any, str]:
     except ValueError as error:
         raise ConfigurationError(f"{address}: {error}") from None
     return filesystem, root.rstrip("/")
+
+
+def read_manifest(filesystem: Any, root: str, address: UrlAddress) -> bytes:
+    """The bytes of an artifact.json; raises ArtifactError for a file that has too many to be one."""
+    manifest: bytes = filesystem.cat_file(f"{root}/{MANIFEST_NAME}", start=0, end=MANIFEST_LIMIT + 1)
+    if len(manifest) > MANIFEST_LIMIT:
+        raise ArtifactError(
+            f"{MANIFEST_NAME} of {address} is longer than the {MANIFEST_LIMIT} bytes of a manifest; publish it again"
+        )
+    return manifest
 
 
 @contextmanager
@@ -118,8 +131,12 @@ def _download(
     try:
         listing.require_space(missing, partial)
         for name in missing:
+            left = listing.digests[name].size
             with (partial / name).open("wb") as file:
-                for chunk in _chunks(filesystem, f"{root}/{name}", address):
+                for chunk in _chunks(filesystem, f"{root}/{name}", address, left + 1):
+                    left -= len(chunk)
+                    if left < 0:
+                        raise listing.too_long(name)
                     file.write(chunk)
             if not listing.is_whole(partial, name):
                 raise listing.altered(name)
@@ -131,19 +148,27 @@ def _download(
     partial.rename(folder)
 
 
-def _chunks(filesystem: Any, path: str, address: UrlAddress, size: int = 8 * 2**20) -> Iterator[bytes]:
-    """The bytes of a remote file; apart from the writing, so that a full disk is not taken for a lost connection."""
-    with explained(address), filesystem.open(path, "rb", block_size=size, cache_type="readahead") as file:
-        while chunk := file.read(size):
+def _chunks(filesystem: Any, path: str, address: UrlAddress, limit: int) -> Iterator[bytes]:
+    """The first `limit` bytes of a remote file; apart from the writing, so that a full disk is not taken for a lost
+    connection.
+    """
+    block = min(limit, _CHUNK)
+    with explained(address), filesystem.open(path, "rb", block_size=block, cache_type="readahead") as file:
+        while chunk := file.read(min(limit, block)):
+            limit -= len(chunk)
             yield chunk
 
 
 @contextmanager
-def _locked(file: Path) -> Iterator[None]:
+def _locked(file: Path, waiting: Callable[[], None]) -> Iterator[None]:
     """Whoever is inside is alone on this node, also after a process that was killed in here."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 

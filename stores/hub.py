@@ -45,6 +45,7 @@ def fetch(address: HubAddress, say: Callable[[str], None]) -> tuple[Path, HubAdd
         if missing:
             say(f"fetching {address} ({pinned.revision[:8]}, {listing.size / 1e6:.1f} MB in {len(missing)} files)")
             listing.require_space(missing, folder)
+            _require_length(pinned, listing, missing)
         for name in missing:
             _file(pinned, name)
             if not listing.is_whole(folder, name):
@@ -97,6 +98,19 @@ def explained(error: Exception, model: str, revision: str | None) -> str:
 def missing_package(address: str, error: ModuleNotFoundError) -> ConfigurationError:
     """The error for an address whose client is not installed."""
     return ConfigurationError(f"{address} needs {error.name}: pip install 'sextet[remote]'")
+
+
+def _require_length(address: HubAddress, listing: Listing, names: list[str]) -> None:
+    """Raise ArtifactError for a file of which the Hub has more than the manifest says, before it is downloaded."""
+    from huggingface_hub import HfApi, constants
+
+    info = HfApi(endpoint=endpoint()).model_info(
+        address.repository, revision=address.revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
+    )
+    sizes = {one.rfilename: one.size or 0 for one in info.siblings or []}
+    for name in names:
+        if sizes.get(name, 0) > listing.digests[name].size:
+            raise listing.too_long(name)
 
 
 def _file(address: HubAddress, name: str, **options: Any) -> Path:

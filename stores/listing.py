@@ -54,6 +54,13 @@ class Listing:
             "it was altered after the export; publish it again"
         )
 
+    def too_long(self, name: str) -> ArtifactError:
+        """The error for a file of which there is more than the manifest describes."""
+        return ArtifactError(
+            f"{name} of {self.address} is longer than the {self.digests[name].size} bytes that its manifest says: "
+            "it was altered after the export; publish it again"
+        )
+
 
 def unwritable(address: str, folder: Path, error: OSError) -> ArtifactError:
     """The error for a cache that cannot be written."""

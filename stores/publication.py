@@ -5,16 +5,20 @@ published that would be refused when it is served, nor anything of which nobody 
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.artifact import MANIFEST_NAME, ModelArtifact
 from pipelines.errors import ArtifactError, ConfigurationError
 from stores import filesystem
 from stores.address import HubAddress, UrlAddress, remote
 from stores.hub import endpoint, explained, missing_package
-from stores.listing import Listing
+from stores.listing import Listing, unwritable
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 Say = Callable[[str], None]
 _CARD_FILES = {"README.md", ".gitattributes", ".gitignore", "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE"}
@@ -47,50 +51,66 @@ def publish(folder: Path, to: str, *, private: bool = False, say: Say = lambda _
 
 def _to_hub(artifact: ModelArtifact, address: HubAddress, private: bool, say: Say) -> HubAddress:
     try:
-        from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RevisionNotFoundError
+        from huggingface_hub import HfApi, constants
+        from huggingface_hub.errors import HFValidationError
     except ModuleNotFoundError as error:
         raise missing_package(str(address), error) from None
     from requests.exceptions import RequestException
 
+    from stores.time_limit import time_limit
+
     if constants.HF_HUB_OFFLINE:
         raise ArtifactError("HF_HUB_OFFLINE is set: nothing is published")
-    api, repository, branch = HfApi(endpoint=endpoint()), address.repository, address.revision
-    files = _files(artifact)
+    os.environ.setdefault("HF_XET_CLIENT_RETRY_MAX_ATTEMPTS", "2")  # of 5, half an hour passes until it gives up
     try:
-        api.create_repo(repository, private=private or None, exist_ok=True)
-        try:
-            info = api.model_info(repository, revision=branch)
-        except RevisionNotFoundError:
-            api.create_branch(repository, branch=branch)
-            info = api.model_info(repository, revision=branch)
-        if private and not info.private:
-            raise ArtifactError(
-                f"{address} is there already, for everybody to see, and --private does not change that; "
-                f"make it private in its settings, at {endpoint()}/{repository}/settings, or leave --private out"
-            )
-        there = {one.rfilename for one in info.siblings or []}
-        old = (
-            Path(api.hf_hub_download(repository, MANIFEST_NAME, revision=info.sha)) if MANIFEST_NAME in there else None
-        )
-        stale = _replaced(str(address), there, old.read_bytes() if old else None) - set(files)
-        say(f"uploading {len(files)} files ({_megabytes(files.values())} MB) to {endpoint()}/{repository}")
-        commit = api.create_commit(
-            repository,
-            [
-                *(CommitOperationAdd(name, file) for name, file in files.items()),
-                *(CommitOperationDelete(name) for name in sorted(stale & there)),
-            ],
-            commit_message=f"Publish {artifact.path.name}: {artifact.manifest.task}, {artifact.manifest.precision}",
-            revision=branch,
-            parent_commit=info.sha,
-        )
+        with time_limit():
+            return _commit(HfApi(endpoint=endpoint()), artifact, address, private, say)
     except HFValidationError:
         raise ConfigurationError(
-            f"--to is {repository!r}; allowed: owner/name, of letters, digits, . - and _"
+            f"--to is {address.repository!r}; allowed: owner/name, of letters, digits, . - and _"
         ) from None
-    except (HfHubHTTPError, RequestException, ConnectionError, RuntimeError) as error:
+    except (RequestException, ConnectionError, TimeoutError, FileNotFoundError, RuntimeError, ValueError) as error:
         raise ArtifactError(_unpublished(error, address)) from None
+    except OSError as error:  # of the manifest that is there, which is downloaded
+        raise unwritable(str(address), Path(constants.HF_HUB_CACHE), error) from None
+
+
+def _commit(api: "HfApi", artifact: ModelArtifact, address: HubAddress, private: bool, say: Say) -> HubAddress:
+    """One commit, on top of the one that was looked at; raises what the client raises, and ArtifactError."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    repository, branch = address.repository, address.revision
+    files = _files(artifact)
+    api.create_repo(repository, private=private or None, exist_ok=True)
+    try:
+        info = api.model_info(repository, revision=branch)
+    except RevisionNotFoundError:
+        api.create_branch(repository, branch=branch)
+        info = api.model_info(repository, revision=branch)
+    if private and not info.private:
+        raise ArtifactError(
+            f"{address} is there already, for everybody to see, and --private does not change that; "
+            f"make it private in its settings, at {endpoint()}/{repository}/settings, or leave --private out"
+        )
+    there = {one.rfilename for one in info.siblings or []}
+    if ".gitignore" in there:
+        raise ArtifactError(
+            f"{address} has a .gitignore, and the Hub leaves out in silence what that names; remove it there first"
+        )
+    old = Path(api.hf_hub_download(repository, MANIFEST_NAME, revision=info.sha)) if MANIFEST_NAME in there else None
+    stale = _replaced(str(address), there, old.read_bytes() if old else None) - set(files)
+    say(f"uploading {len(files)} files ({_megabytes(files.values())} MB) to {endpoint()}/{repository}")
+    commit = api.create_commit(
+        repository,
+        [
+            *(CommitOperationAdd(name, file) for name, file in files.items()),
+            *(CommitOperationDelete(name) for name in sorted(stale & there)),
+        ],
+        commit_message=f"Publish {artifact.path.name}: {artifact.manifest.task}, {artifact.manifest.precision}",
+        revision=branch,
+        parent_commit=info.sha,
+    )
     return HubAddress(repository, commit.oid)
 
 
@@ -100,7 +120,7 @@ def _to_url(artifact: ModelArtifact, address: UrlAddress, say: Say) -> UrlAddres
     with filesystem.explained(address):
         system.makedirs(root, exist_ok=True)
         there = {path.rstrip("/").rpartition("/")[2] for path in system.ls(root, detail=False, refresh=True)}
-        old = system.cat_file(f"{root}/{MANIFEST_NAME}") if MANIFEST_NAME in there else None
+        old = filesystem.read_manifest(system, root, address) if MANIFEST_NAME in there else None
         stale = _replaced(str(address), there, old) - set(files)
         say(f"uploading {len(files)} files ({_megabytes(files.values())} MB) to {address}")
         for name, file in files.items():  # the manifest is the last: whoever has read it finds what it names
@@ -130,12 +150,19 @@ def _replaced(address: str, there: set[str], manifest: bytes | None) -> set[str]
 def _unpublished(error: Exception, address: HubAddress) -> str:
     cause: Any = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
     status = getattr(getattr(cause, "response", None), "status_code", None)
+    if status is None and "timed out" in str(cause):
+        from stores.time_limit import limit_s
+
+        silence = f"{endpoint()} did not answer within {limit_s():g} s"
+        return f"{silence}, and {address} may not be published; look there, or publish it again"
     if status in (401, 403):
         token = "HF_TOKEN to a token that may write there"
         return f"{endpoint()} refuses to write {address.repository} ({status}); set {token}"
     if status is not None:
         reason = getattr(cause, "server_message", None) or str(cause).strip().split("\n", 1)[0]
         return f"{endpoint()} did not take {address} ({status}: {reason[:200]})"
+    if isinstance(cause, ValueError):  # of the client, about an answer that refuses a file or that it cannot read
+        return f"{endpoint()} did not take {address} ({' '.join(str(cause).split())[:200]})"
     return explained(cause, address.repository, None).replace(", and it is not in the cache", "")
 
 

@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from time import time
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -40,6 +41,7 @@ class Hub(LocalServer):
         super().__init__(_Handler)
 
     def __exit__(self, *error: object) -> None:
+        self.uploads.over.set()
         super().__exit__(*error)
         self.uploads.disk.cleanup()
 
@@ -86,6 +88,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, *, with_body: bool) -> None:
         hub: Hub = self.server.service  # type: ignore[attr-defined]
         path = unquote(urlsplit(self.path).path)
+        if self._is_silent(hub, path):
+            return None
+        if hub.uploads.xet is not None and re.fullmatch(r"/api/models/.+/xet-write-token/[^/]+", path):
+            hour = str(int(time()) + 3600)
+            headers = {"X-Xet-Cas-Url": hub.uploads.xet, "X-Xet-Access-Token": "xet", "X-Xet-Token-Expiration": hour}
+            return self._send(200, b"{}", headers, with_body)
         if match := re.fullmatch(r"/api/models/(.+?)(?:/revision/([^/]+))?", path):
             model, name, file = match[1], match[2] or "main", None
         elif match := re.fullmatch(r"/(.+?)/resolve/([^/]+)/(.+)", path):
@@ -113,14 +121,27 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _write(self) -> None:
         hub: Hub = self.server.service  # type: ignore[attr-defined]
+        path = unquote(urlsplit(self.path).path)
+        if hub.uploads.unread and self._is_silent(hub, path):
+            return
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self._is_silent(hub, path):
+            return
         try:
-            status, answer = self._written(hub, unquote(urlsplit(self.path).path), body)
+            status, answer = self._written(hub, path, body)
         except RefusalError as refusal:
             content = json.dumps({"error": refusal.message}).encode()
             headers = {"X-Error-Code": refusal.code, "X-Error-Message": refusal.message}
             return self._send(refusal.status, content, headers, with_body=True)
         self._send(status, json.dumps(answer).encode(), {}, with_body=True)
+
+    def _is_silent(self, hub: Hub, path: str) -> bool:
+        """Whether this request has no answer, after its client has waited long enough."""
+        if hub.uploads.silent is None or not re.fullmatch(hub.uploads.silent, path):
+            return False
+        self.close_connection = True
+        hub.uploads.over.wait(60)
+        return True
 
     def _written(self, hub: Hub, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
         uploads, authorization = hub.uploads, self.headers.get("Authorization")

@@ -6,6 +6,7 @@ POST /api/models/ID/preupload/BRANCH          which files go where: *.onnx to la
 POST /ID.git/info/lfs/objects/batch           where to put large files that are not there yet
 PUT  /lfs/OID                                 the bytes of one; refused where they are others
 POST /lfs/OID/verify
+GET  /api/models/ID/xet-write-token/BRANCH    where hf-xet puts large files, and what lets it in
 POST /api/models/ID/branch/BRANCH             a new branch
 POST /api/models/ID/commit/BRANCH             lines of JSON: a header, files, large files, deleted files
 """
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event
 from typing import Any
 
 import yaml
@@ -36,12 +38,21 @@ class RefusalError(Exception):
 
 @dataclass
 class Uploads:
-    """`accounts` maps a token to the user who may write below that name; `received` lists the large files that came."""
+    """`accounts` maps a token to the user who may write below that name; `received` lists the large files that came.
+    Large files are refused with the message `quota`, or go to the server `xet` through hf-xet.
+
+    A request whose path matches `silent` is never answered (until `over`); with `unread` its body is not taken either.
+    """
 
     accounts: dict[str, str] = field(default_factory=dict)
     large: dict[str, bytes] = field(default_factory=dict)
     received: list[str] = field(default_factory=list)
     private: set[str] = field(default_factory=set)
+    quota: str | None = None
+    xet: str | None = None
+    silent: str | None = None
+    unread: bool = False
+    over: Event = field(default_factory=Event)
     disk: "TemporaryDirectory[str]" = field(default_factory=TemporaryDirectory)
 
     def require(self, authorization: str | None, namespace: str | None = None) -> None:
@@ -58,12 +69,15 @@ class Uploads:
         self.received.append(oid)
 
     def batch(self, request: dict[str, Any], url: str) -> dict[str, Any]:
-        objects = []
+        objects: list[dict[str, Any]] = []
         for one in request["objects"]:
+            if self.quota is not None:
+                objects.append({**one, "error": {"code": 422, "message": self.quota}})
+                continue
             here = f"{url}/lfs/{one['oid']}"
             actions = {"upload": {"href": here}, "verify": {"href": f"{here}/verify"}}
             objects.append(one if one["oid"] in self.large else {**one, "actions": actions})
-        return {"transfer": "basic", "objects": objects}
+        return {"transfer": "xet" if self.xet and "xet" in request["transfers"] else "basic", "objects": objects}
 
     def first(self) -> Path:
         """The folder of a new repository's first revision."""

@@ -13,11 +13,12 @@ from tests.local_server import LocalServer
 
 
 class S3(LocalServer):
-    """`fetched` lists the keys that were read; `key` is the access key that may read, None for any."""
+    """`fetched` lists the keys that were read, `sent` counts bytes; `key` is the access key that may, None for any."""
 
     def __init__(self, folder: Path, key: str | None = None) -> None:
         self.folder, self.key = folder, key
         self.fetched: list[str] = []
+        self.sent = 0
         super().__init__(_Handler)
 
 
@@ -64,4 +65,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if with_body:
+            s3: S3 = self.server.service  # type: ignore[attr-defined]
+            s3.sent += len(body)
             self.wfile.write(body)

@@ -1,5 +1,6 @@
 """A node of a Ray cluster as an operator starts it: `ray start`, with what `sextet environment` prints."""
 
+import contextlib
 import os
 import shlex
 import signal
@@ -48,15 +49,14 @@ class RayNode:
         parent = psutil.Process(self.process.pid)
         return [*parent.children(recursive=True), parent]
 
-    def replicas(self, task: str) -> int:
-        """How many replicas of a task run on this node."""
-        count = 0
+    def replicas(self, task: str) -> list[psutil.Process]:
+        """The replicas of a task that run on this node."""
+        found = []
         for one in self.tree():
-            try:
-                count += " ".join(one.cmdline()).startswith(f"ray::ServeReplica:{task}:")
-            except psutil.NoSuchProcess:
-                continue
-        return count
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if " ".join(one.cmdline()).startswith(f"ray::ServeReplica:{task}:"):
+                    found.append(one)
+        return found
 
     def kill(self) -> None:
         """As when a machine loses its power."""

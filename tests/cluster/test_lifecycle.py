@@ -3,6 +3,7 @@
 import signal
 import socket
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -54,6 +55,7 @@ def test_a_cluster_applies_changes_ends_without_a_trace_and_starts_again_at_once
     serving.wait_for(f"not applied: user_config of {TASK}: limits has no key 'max_input' (did you mean 'max_inputs'?)")
     assert httpx.post(f"{serving.url}/{TASK}", json=BODY, timeout=60).status_code == 413
 
+    asking = requests_inside(serving.url, replica)
     replica.kill()
     late = httpx.post(f"{serving.url}/{TASK}", json=BODY, headers={"x-request-timeout-seconds": "0.1"}, timeout=60)
     assert late.status_code in (408, 503), "nobody is there who could answer in time"
@@ -62,6 +64,7 @@ def test_a_cluster_applies_changes_ends_without_a_trace_and_starts_again_at_once
         assert (answer.status_code, answer.json()["error_type"]) == (503, "overloaded")
         assert time.monotonic() < give_up_at
         time.sleep(0.1)
+    assert [one.result(READY_S) for one in asking] == [200] * len(asking), "the next replica answers them"
 
     tree = serving.tree()
     inside, body = request_inside(serving.url)
@@ -90,8 +93,25 @@ def test_a_cluster_applies_changes_ends_without_a_trace_and_starts_again_at_once
     assert not folder.exists()
 
 
+def requests_inside(url: str, replica: psutil.Process) -> list[Future[int]]:
+    """The statuses of requests on connections that are kept, which are in `replica`, and it does not go on."""
+    clients = [httpx.Client(base_url=url, timeout=READY_S) for _ in range(4)]
+
+    def ask(client: httpx.Client) -> int:
+        return client.post(f"/{TASK}", json={"inputs": "good"}).status_code
+
+    assert [ask(client) for client in clients] == [200] * len(clients)
+    replica.suspend()
+    pool = ThreadPoolExecutor(len(clients))
+    asking = [pool.submit(ask, client) for client in clients]
+    pool.shutdown(wait=False)
+    time.sleep(0.5)
+    assert not any(one.done() for one in asking)
+    return asking
+
+
 def request_inside(url: str) -> tuple[socket.socket, bytes]:
-    """A connection on which a replica waits for the body of a request, and that body."""
+    """A connection on which HAProxy waits for the body of a request, and that body."""
     body = b'{"inputs": "good"}'
     connection = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=STOP_S)
     head = f"POST /{TASK} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\nexpect: 100-continue\r\n\r\n"

@@ -51,6 +51,15 @@ def ask(app: Any, headers: dict[str, str]) -> tuple[int, bytes]:
     return start["status"], b"".join(one["body"] for one in bodies)
 
 
+def test_the_head_of_an_answer_is_not_sent_before_there_is_a_body() -> None:
+    """A replica that dies in between has said nothing: another one can be asked."""
+
+    async def die(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    assert exchange(die, {}) == []
+
+
 @pytest.fixture(autouse=True)
 def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deadline_header, "GRACE_S", 0.0)

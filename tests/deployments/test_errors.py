@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 
-from deployments.errors import Failure, MethodNotAllowedError
+from deployments.errors import Failure, MethodNotAllowedError, UnavailableError
 from pipelines.errors import (
     DeadlineExceededError,
     InputTooLongError,
@@ -23,6 +23,7 @@ from pipelines.errors import (
         (InputTooLongError("too long"), 422, "validation"),
         (DeadlineExceededError("late"), 408, "timeout"),
         (OverloadedError("full", 2.2), 429, "overloaded"),
+        (UnavailableError("gone", 5.0), 503, "overloaded"),
     ],
 )
 def test_an_error_has_the_status_of_its_nearest_class(error: Exception, status: int, error_type: str) -> None:

@@ -1,5 +1,6 @@
 """The wrapper around HAProxy, run as Ray Serve runs it, with the bundled binary checking the result."""
 
+import os
 import socket
 import subprocess
 import threading
@@ -12,16 +13,21 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deployments import haproxy
+from deployments import exchange, haproxy
+from deployments.ray_environment import TUNED
 
 CONFIG = """global
     stats socket {folder}/admin.sock mode 666 level admin expose-fd listeners
 defaults
     mode http
+    errorfile 502 {folder}/500.http
     errorfile 503 {folder}/500.http
     timeout client 5s
     timeout server 5s
     timeout connect 5s
+    option redispatch 1
+    retry-on {retry_on}
+    retries {retries}
 frontend prometheus
     bind :{metrics}
 frontend http_frontend
@@ -31,11 +37,15 @@ frontend http_frontend
 backend nobody
     server gone 127.0.0.1:9
 backend replica
+    http-reuse always
     server slow 127.0.0.1:{replica}
 listen stats
   bind *:{stats}
   stats enable
 """
+
+RETRIES = int(TUNED["RAY_SERVE_HAPROXY_RETRIES"])
+REPEATING = {"retry_on": TUNED["RAY_SERVE_HAPROXY_RETRY_ON"], "retries": RETRIES}
 
 
 @pytest.fixture
@@ -56,7 +66,7 @@ def test_a_binary_that_is_forbidden_or_not_there_is_none(monkeypatch: pytest.Mon
 
 def test_the_wrapper_moves_the_pages_to_loopback_and_leaves_the_ingress(binary: Path, tmp_path: Path) -> None:
     config = tmp_path / "haproxy.cfg"
-    config.write_text(CONFIG.format(folder=tmp_path, metrics=19101, public=18000, stats=18404, replica=9))
+    config.write_text(CONFIG.format(folder=tmp_path, metrics=19101, public=18000, stats=18404, replica=9, **REPEATING))
     wrapper = haproxy.write_wrapper(binary, tmp_path)
 
     checked = subprocess.run(
@@ -96,7 +106,7 @@ def ingress(binary: Path, tmp_path: Path) -> Iterator[Ingress]:
         one.close()
     config = tmp_path / "haproxy.cfg"
     ports = {"metrics": metrics, "public": public, "stats": stats, "replica": replica.getsockname()[1]}
-    config.write_text(CONFIG.format(folder=tmp_path, **ports))
+    config.write_text(CONFIG.format(folder=tmp_path, **ports, **REPEATING))
     command = [str(haproxy.write_wrapper(binary, tmp_path)), "-db", "-f", str(config)]
     environment = {"RAY_SERVE_HAPROXY_STATS_PORT": str(stats)}
     started = Ingress(public, replica, lambda *more: subprocess.Popen([*command, *more], env=environment))
@@ -149,6 +159,110 @@ def test_draining_waits_for_a_request_inside_whichever_process_it_is_in(
         assert client.recv(65536).endswith(b"ok")
     draining.join(30)
     assert not draining.is_alive()
+
+
+def test_draining_waits_for_a_request_that_still_arrives_and_for_no_connection_that_is_only_kept(
+    ingress: Ingress, tmp_path: Path
+) -> None:
+    with (
+        socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as kept,
+        socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as client,
+    ):
+        kept.sendall(b"GET /translation HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert b"503" in kept.recv(65536)
+        _send_head(client)
+        draining = threading.Thread(target=haproxy.drain, args=(tmp_path, 30.0))
+        draining.start()
+        draining.join(0.5)
+        assert draining.is_alive()
+
+        client.sendall(b"body")
+        _answer_as_replica(_request_inside(ingress.replica))
+        assert client.recv(65536).endswith(b"ok")
+        draining.join(30)
+        assert not draining.is_alive()
+
+
+def test_a_request_whose_replica_dies_is_answered_by_the_next_one_though_it_came_in_parts(ingress: Ingress) -> None:
+    """On a connection that is kept, as the replica's is: without another try it would be closed without a word."""
+    with socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as client:
+        _send_in_parts(client)
+        inside = _request_inside(ingress.replica)
+        _answer_as_replica(inside)
+        assert client.recv(65536).endswith(b"ok")
+
+        _send_in_parts(client)
+        _receive(inside)
+        inside.close()
+        _answer_as_replica(_request_inside(ingress.replica))
+        assert client.recv(65536).endswith(b"ok")
+
+
+def test_a_request_that_kills_its_replicas_is_given_up_after_so_many_of_them(ingress: Ingress) -> None:
+    with socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as client:
+        _send_in_parts(client)
+        for _ in range(1 + RETRIES):
+            _request_inside(ingress.replica).close()
+
+        assert client.recv(65536).startswith(b"HTTP/1.1 503 ")
+    ingress.replica.settimeout(0.5)
+    with pytest.raises(TimeoutError):
+        ingress.replica.accept()
+
+
+def test_the_machine_of_a_replica_is_asked_for_a_sign_while_its_answer_is_awaited(ingress: Ingress) -> None:
+    """The kernel does that: it has a timer (02) that ends in 10 s at most on HAProxy's end of the connection."""
+    with socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as client:
+        _send_in_parts(client)
+        with _request_inside(ingress.replica) as inside:
+            ends = [f"0100007F:{port:04X}" for _, port in (inside.getpeername(), inside.getsockname())]
+            rows = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()]
+            (timer,) = [row[5].split(":") for row in rows if row[1:3] == ends]
+
+    assert timer[0] == "02"
+    assert int(timer[1], 16) <= 10 * os.sysconf("SC_CLK_TCK")
+
+
+def test_a_request_that_does_not_arrive_in_time_is_told_so_in_json(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setattr(exchange, "BODY_S", 1.0)
+    ingress = request.getfixturevalue("ingress")
+    with socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as client:
+        _send_head(client)
+        answer = client.recv(65536)
+
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert answer.endswith(b'{"error":"the request was not complete after 1 s","error_type":"timeout"}')
+
+
+def _send_head(client: socket.socket) -> None:
+    """Of a POST to the replica, up to its body; HAProxy has it then."""
+    client.sendall(b"POST /translation/slow HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n")
+    assert b" 100 Continue" in client.recv(65536)
+
+
+def _send_in_parts(client: socket.socket) -> None:
+    _send_head(client)
+    client.sendall(b"body")
+
+
+def _request_inside(replica: socket.socket) -> socket.socket:
+    """A new connection to the replica, on which it has received a whole request."""
+    replica.settimeout(30)
+    inside, _ = replica.accept()
+    _receive(inside)
+    return inside
+
+
+def _receive(inside: socket.socket) -> None:
+    received = b""
+    while not received.endswith(b"body"):
+        received += inside.recv(65536)
+
+
+def _answer_as_replica(inside: socket.socket) -> None:
+    inside.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
 
 
 def _answering(folder: Path) -> int:

@@ -242,6 +242,30 @@ def test_requests_that_are_inside_finish_under_the_configuration_they_began_with
     assert after.status_code == 413
 
 
+def test_a_request_that_has_not_reached_the_queue_yet_outlives_a_change_too(model: Path) -> None:
+    server = started(TASK, model)
+    changed = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"inputs": '
+        await changed.wait()
+        yield b'["a", "b"]}'
+
+    async def ask(client: httpx.AsyncClient) -> httpx.Response:
+        inside = asyncio.create_task(client.post(f"/{TASK}", content=body()))
+        old = server._now
+        while not old.inside:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        await server.reconfigure({"model": str(model), "limits": {"max_inputs": 1}})
+        await asyncio.sleep(0.01)  # what was there before may end now
+        changed.set()
+        return await inside
+
+    response = asking(server, ask)
+
+    assert (response.status_code, len(response.json())) == (200, 2)
+
+
 def test_a_changed_model_replaces_the_old_one_and_a_bad_one_does_not(
     model: Path, exported: Callable[..., Path], tmp_path: Path
 ) -> None:

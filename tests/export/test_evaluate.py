@@ -1,9 +1,14 @@
 """`sextet evaluate`: the same numbers for a checkpoint, its artifact and a served task; kept with the artifact."""
 
+import hashlib
 import json
 import math
+import resource
 import shutil
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import pipelines
 from deployments.protocols import huggingface
 from export.evaluate import EvaluateArgs, evaluate, pairs
-from export.report import Report
+from export.report import Report, data_name
 from pipelines.artifact import ModelArtifact
 from pipelines.errors import ConfigurationError, InvalidInputError, SextetError
 from tests.export import labelled
@@ -44,6 +49,12 @@ def data(tmp_path: Path) -> Callable[[str], str]:
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def artifact(tmp_path: Path, exported: Make) -> Path:
+    """A copy that a test may write into."""
+    return Path(shutil.copytree(exported("bert", "text-classification"), tmp_path / "reviews"))
 
 
 def measured(*systems: str | Path, data: str, post: Any = None, **changes: Any) -> Report:
@@ -119,36 +130,153 @@ def test_an_artifact_is_measured_beside_its_checkpoint_and_keeps_what_was_found(
     card = (artifact / "README.md").read_text()
     assert card.count("## Measured on text-classification.jsonl") == 1
     assert card.index("## Measured on") < card.index("## Use")
-    assert "(confusion-text-classification-int8-artifact.png)" in card
-    assert (artifact / "confusion-text-classification-int8-artifact.png").read_bytes().startswith(b"\x89PNG")
+    assert "(confusion-text-classification.jsonl-int8-artifact.png)" in card
+    assert (artifact / "confusion-text-classification.jsonl-int8-artifact.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "report" / "report.json").read_text()) == json.loads(json.dumps(kept))
     table = report.text().splitlines()
     assert table[1].split() == ["score", "PyTorch", "int8", "artifact", "difference"]
 
 
-def test_sections_about_other_data_stay_in_the_card(data: Callable[[str], str], tmp_path: Path, exported: Make) -> None:
-    artifact = tmp_path / "reviews"
-    shutil.copytree(exported("bert", "text-classification"), artifact)
+def test_sections_about_other_data_stay_in_the_card(data: Callable[[str], str], tmp_path: Path, artifact: Path) -> None:
     one = data("text-classification")
     other = str(shutil.copy(one, tmp_path / "other.jsonl"))
     for name in (one, other, one):
         measured(artifact, data=name, alone=True)
     card = (artifact / "README.md").read_text()
     assert card.count("## Measured on") == 2
-    pictures = {f"confusion-{stem}-fp32-artifact.png" for stem in ("text-classification", "other")}
+    pictures = {f"confusion-{name}.jsonl-fp32-artifact.png" for name in ("text-classification", "other")}
     assert {path.name for path in artifact.glob("*.png")} == pictures  # each of its own rows
     assert all(f"({picture})" in card for picture in pictures)
     assert card.rstrip().endswith("and `sextet serve cluster.yaml`.")
     assert set(ModelArtifact.open(artifact).manifest.metrics) == {"text-classification.jsonl", "other.jsonl"}
 
 
-def test_an_artifact_whose_checkpoint_is_gone_is_measured_alone(
+def test_files_of_one_name_and_other_content_have_a_place_each(
+    data: Callable[[str], str], tmp_path: Path, artifact: Path
+) -> None:
+    first = Path(data("text-classification"))
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "other").mkdir()
+    copy = shutil.copy(first, tmp_path / "copy")
+    other = tmp_path / "other" / first.name
+    other.write_text("".join(first.read_text(encoding="utf-8").splitlines(keepends=True)[:2]), encoding="utf-8")
+    said: list[str] = []
+    for name in (first, other, copy, other):
+        evaluate(EvaluateArgs((str(artifact),), str(name), resamples=5, alone=True), lambda *_: None, said.append)
+
+    digest = hashlib.sha256(other.read_bytes()).hexdigest()
+    second = f"text-classification.jsonl (sha256 {digest[:16]})"
+    kept = ModelArtifact.open(artifact).manifest.metrics
+    assert {name: found["rows"] for name, found in kept.items()} == {"text-classification.jsonl": 4, second: 2}
+    assert kept[second]["sha256"] == digest
+    card = (artifact / "README.md").read_text()
+    headings = [line.removeprefix("## Measured on ") for line in card.splitlines() if line.startswith("## Measured on")]
+    assert sorted(headings) == ["text-classification.jsonl", second]
+    pictures = [path.name for path in artifact.glob("*.png")]
+    assert len(pictures) == 2
+    assert all(f"({picture})" in card for picture in pictures)
+    assert [line for line in said if line.startswith("wrote it into")] == [
+        f"wrote it into {artifact}",
+        f"wrote it into {artifact} as {second}: the text-classification.jsonl that was measured before is another",
+        f"wrote it into {artifact}, in the place of what was measured on text-classification.jsonl before",
+        f"wrote it into {artifact}, in the place of what was measured on {second} before",
+    ]
+
+
+def test_what_cannot_be_written_into_an_artifact_is_refused_before_the_measuring(
+    tmp_path: Path, artifact: Path
+) -> None:
+    (artifact / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigurationError, match=r"holds notes\.txt, which no export wrote; move it away first"):
+        measured(artifact, data=str(tmp_path / "absent.csv"), alone=True)
+
+
+def test_figures_that_a_full_disk_keeps_out_of_the_artifact_are_said(
+    data: Callable[[str], str], artifact: Path
+) -> None:
+    said: list[str] = []
+    args = EvaluateArgs((str(artifact),), data("text-classification"), resamples=5, alone=True)
+    with small_files(1000), pytest.raises(ConfigurationError, match="what was measured cannot be kept: File too large"):
+        evaluate(args, lambda *_: None, said.append)
+
+    assert any("accuracy" in line for line in said)
+    ModelArtifact.open(artifact)
+
+
+@contextmanager
+def small_files(size: int) -> Iterator[None]:
+    """A limit on the size of files stands for the disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+
+
+def test_a_picture_of_data_with_a_long_name_has_a_shorter_one(
+    data: Callable[[str], str], tmp_path: Path, artifact: Path
+) -> None:
+    name = str(shutil.copy(data("text-classification"), tmp_path / f"{'영화' * 40}.jsonl"))
+    measured(artifact, data=name, alone=True)
+
+    [picture] = artifact.glob("*.png")
+    assert f"({picture.name})" in (artifact / "README.md").read_text()
+
+
+def test_a_sample_and_other_parameters_take_the_place_of_nothing(
     data: Callable[[str], str], tmp_path: Path, exported: Make
 ) -> None:
-    from dataclasses import replace
+    artifact, name = tmp_path / "writer", data("text-generation")
+    shutil.copytree(exported(ARCHITECTURES["text-generation"], "text-generation"), artifact)
+    rows = len(ROWS["text-generation"])
+    for changes in ({}, {"parameters": {"max_length": 8}}, {"max_samples": 1, "seed": 7}, {"max_samples": rows}):
+        measured(artifact, data=name, alone=True, **changes)
 
-    artifact = tmp_path / "reviews"
-    shutil.copytree(exported("bert", "text-classification"), artifact)
+    assert set(ModelArtifact.open(artifact).manifest.metrics) == {
+        "text-generation.jsonl",
+        "text-generation.jsonl (max_length=8)",
+        "text-generation.jsonl (1 rows drawn with seed 7)",
+    }
+
+
+def test_what_is_no_single_file_has_the_name_of_all_of_it(tmp_path: Path, exported: Make) -> None:
+    artifact = tmp_path / "translation"
+    shutil.copytree(exported(ARCHITECTURES["translation"], "translation"), artifact)
+    digests = set()
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.en").write_text(f"Number {folder}\n")
+        (tmp_path / folder / "a.fr").write_text("Nombre\n")
+        names = f"{tmp_path / folder / 'a.en'}, {tmp_path / folder / 'a.fr'}"
+        report = measured(artifact, data=names, alone=True, parameters=fast("translation"))
+        digests.add(report.digest)
+
+    assert report.data == "a.en, a.fr"
+    assert None not in digests
+    assert len(digests) == len(ModelArtifact.open(artifact).manifest.metrics) == 2
+
+
+def test_a_data_set_of_the_hub_is_named_with_its_owner() -> None:
+    assert data_name("someone/reviews:klue/validation") == "someone/reviews:klue/validation"
+
+
+def test_what_an_older_release_measured_stays_where_it_is(data: Callable[[str], str], artifact: Path) -> None:
+    manifest = ModelArtifact.open(artifact).manifest
+    older = {"text-classification.jsonl": {"rows": 9}, "other.csv": {"rows": 1}}
+    (artifact / "artifact.json").write_text(replace(manifest, metrics=older).to_json())
+    measured(artifact, data=data("text-classification"), alone=True)
+
+    kept = dict(ModelArtifact.open(artifact).manifest.metrics)
+    assert {name: kept.pop(name) for name in older} == older
+    assert [found["rows"] for found in kept.values()] == [4]
+
+
+def test_an_artifact_whose_checkpoint_is_gone_is_measured_alone(
+    data: Callable[[str], str], tmp_path: Path, artifact: Path
+) -> None:
     manifest = ModelArtifact.open(artifact).manifest
     gone = replace(manifest, source=replace(manifest.source, checkpoint=str(tmp_path / "gone" / "x")))
     (artifact / "artifact.json").write_text(gone.to_json())

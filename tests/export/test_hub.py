@@ -14,6 +14,7 @@ from export.build import ExportArgs, export_checkpoint
 from export.checkpoint import ResolvedCheckpoint, resolve
 from pipelines.errors import CheckpointError
 from tests.hub import Hub
+from tests.local_server import silent_server
 
 
 @pytest.fixture
@@ -169,3 +170,15 @@ def test_an_artifact_is_not_taken_for_a_checkpoint(hub: Hub, folder: Path) -> No
     assert refusal("someone/bert") == (
         "someone/bert is an artifact, not a checkpoint: name it as model: in cluster.yaml"
     )
+
+
+@pytest.mark.timeout(60)
+def test_a_hub_that_never_answers_is_given_up(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stores.time_limit.LIMIT_S", 0.2)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
+    with silent_server() as url:
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        line = refusal("someone/bert")
+
+    assert line.startswith(f"{url} cannot be reached for someone/bert (")
+    assert "Read timed out. (read timeout=0.2)" in line

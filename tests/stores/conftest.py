@@ -27,3 +27,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder in which this node keeps what it fetched from URLs, empty at first."""
     monkeypatch.setenv("SEXTET_CACHE", str(tmp_path / "sextet"))
     return tmp_path / "sextet" / "artifacts"
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client of the Hub waits half a minute in all before it has tried everything again; here it does not."""
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _s: None)

@@ -1,5 +1,6 @@
 """Artifacts from the Hub and from URLs: fetched once, whole, and refused in one line where they are not."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ from stores.fetch import fetch
 from tests.artifacts import write_artifact
 from tests.google_storage import GoogleStorage
 from tests.hub import Hub
+from tests.local_server import silent_server
 from tests.s3 import S3
 
 UNREACHABLE = "http://127.0.0.1:9"
@@ -26,12 +28,6 @@ UNREACHABLE = "http://127.0.0.1:9"
 @pytest.fixture
 def artifact(tmp_path: Path) -> Path:
     return write_artifact(tmp_path / "bucket" / "sentiment")
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client of the Hub tries again five times, half a minute in all; here without waiting in between."""
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _s: None)
 
 
 def refusal(name: str) -> str:
@@ -160,8 +156,29 @@ def test_no_network_and_offline_mode_are_said_so(hub: Hub, monkeypatch: pytest.M
     assert line.startswith("HF_HUB_OFFLINE is set and someone/sentiment at revision 'main' is not in the cache")
 
 
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.timeout(60)
+def test_a_hub_that_never_answers_is_given_up(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_ETAG_TIMEOUT", 0.2)
+    with silent_server() as url:
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        assert refusal("someone/sentiment@main").startswith(f"{url} cannot be reached for someone/sentiment at")
+
+
+def test_a_file_that_is_longer_on_the_hub_than_its_manifest_says_is_not_downloaded(hub: Hub, artifact: Path) -> None:
+    with (artifact / "model.onnx").open("ab") as file:
+        file.write(b"more")
+    hub.add("someone/sentiment", artifact)
+
+    assert refusal("someone/sentiment@main") == (
+        "model.onnx of someone/sentiment@main is longer than the 5000 bytes that its manifest says: "
+        "it was altered after the export; publish it again"
+    )
+    assert hub.fetched == ["someone/sentiment/artifact.json"]
+
+
 def test_a_file_that_was_altered_on_the_hub_is_refused(hub: Hub, artifact: Path) -> None:
-    (artifact / "model.onnx").write_bytes(b"poisoned")
+    (artifact / "model.onnx").write_bytes(b"poison" + b"graph" * 998)
     hub.add("someone/sentiment", artifact)
 
     assert refusal("someone/sentiment@main") == (
@@ -226,6 +243,37 @@ def test_a_file_that_was_altered_behind_a_url_is_refused_and_not_kept(artifact: 
     assert [file.suffix for file in cache.iterdir()] == [".lock"]
 
 
+def test_a_file_that_is_longer_behind_a_url_than_its_manifest_says_is_given_up_at_that_length(
+    url: str, artifact: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk has room for the file that was promised, and for no byte of another."""
+    graph = artifact / "model.onnx"
+    graph.write_bytes(graph.read_bytes() * 5000)
+    if url.startswith("memory"):
+        fsspec.filesystem("memory").pipe_file("/bucket/model.onnx", graph.read_bytes())
+    written: list[int] = []
+    monkeypatch.setattr("stores.filesystem.shutil.rmtree", lambda folder, **_: written.append(size(folder)))
+
+    assert refusal(url) == (
+        f"model.onnx of {url} is longer than the 5000 bytes that its manifest says: "
+        "it was altered after the export; publish it again"
+    )
+    assert written[0] <= 5000 + sum(file.stat().st_size for file in artifact.iterdir() if file != graph)
+
+
+def size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def test_a_manifest_without_an_end_is_given_up(artifact: Path, cache: Path) -> None:
+    with (artifact / "artifact.json").open("r+b") as file:
+        file.truncate(2**40)  # of zeros, and sparse
+
+    assert refusal(artifact.as_uri()) == (
+        f"artifact.json of {artifact.as_uri()} is longer than the 16777216 bytes of a manifest; publish it again"
+    )
+
+
 def test_a_copy_that_was_damaged_heals(artifact: Path, cache: Path) -> None:
     fetched = fetch(artifact.as_uri())
     (fetched.folder / "model.onnx").write_bytes(b"damaged")
@@ -253,6 +301,21 @@ def test_a_download_that_was_killed_goes_on_where_it_ended(artifact: Path, cache
     assert same_files(fetch(artifact.as_uri(), said.append).folder, artifact)
     assert said == [f"fetching {artifact.as_uri()} (0.0 MB in 2 files)"]
     assert not partial.exists()
+
+
+def test_who_waits_for_the_download_of_another_process_says_so(artifact: Path, cache: Path) -> None:
+    cache.mkdir(parents=True)
+    other = (cache / f".{digest(artifact)}.lock").open("w")
+    fcntl.flock(other, fcntl.LOCK_EX)
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        fcntl.flock(other, fcntl.LOCK_UN)
+
+    assert same_files(fetch(artifact.as_uri(), say).folder, artifact)
+    assert said[0] == f"waiting for another process to fetch {artifact.as_uri()}"
+    other.close()
 
 
 @pytest.mark.parametrize("name", ["../../outside", "/etc/passwd", "a/b", "artifact.json"])
@@ -351,6 +414,30 @@ def test_an_artifact_in_a_bucket_is_fetched_once(artifact: Path, cache: Path, mo
     assert same_files(first.folder, artifact)
     assert fetched == [f"bucket/sentiment/{name}" for name in sorted(os.listdir(artifact))]
     assert sorted(s3.fetched) == sorted([*fetched, "bucket/sentiment/artifact.json"])
+
+
+@pytest.mark.usefixtures("aws")
+def test_a_file_that_is_longer_in_a_bucket_than_its_manifest_says_is_not_downloaded_whole(
+    artifact: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (artifact / "model.onnx").open("ab") as file:
+        file.truncate(64 * 2**20)
+    with S3(artifact.parents[1], key="reader") as s3:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", s3.url)
+        assert "model.onnx of s3://bucket/sentiment is longer than the 5000 bytes" in refusal("s3://bucket/sentiment")
+
+    assert s3.sent < 2 * 2**20
+
+
+@pytest.mark.usefixtures("aws")
+@pytest.mark.timeout(60)
+def test_a_bucket_that_never_answers_is_given_up(artifact: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import s3fs
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "read_timeout", 0.2)
+    with silent_server() as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        assert refusal("s3://bucket/sentiment").startswith("s3://bucket/sentiment cannot be reached (")
 
 
 @pytest.mark.usefixtures("aws")

@@ -1,7 +1,10 @@
 """Publishing with the real huggingface_hub client: what arrives is what is fetched, and what must not go out stays."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from stores.fetch import fetch
 from stores.publication import publish
 from tests.artifacts import MANIFEST, write_artifact
 from tests.hub import Hub
+from tests.local_server import silent_server
 
 
 @pytest.fixture
@@ -157,6 +161,77 @@ def test_no_network_and_offline_mode_are_said_so(hub: Hub, artifact: Path, monke
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert refusal(artifact) == "HF_HUB_OFFLINE is set: nothing is published"
+
+
+def test_a_repository_that_ignores_files_gets_no_artifact_without_them(
+    writable: Hub, artifact: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "ignoring").mkdir()
+    (tmp_path / "ignoring" / ".gitignore").write_text("*.onnx")
+    writable.add("someone/sentiment", tmp_path / "ignoring")
+
+    assert refusal(artifact) == (
+        "someone/sentiment@main has a .gitignore, and the Hub leaves out in silence what that names; "
+        "remove it there first"
+    )
+
+
+def test_a_large_file_that_the_hub_refuses_is_one_line(writable: Hub, artifact: Path) -> None:
+    writable.uploads.quota = "Private repository storage limit reached"
+
+    line = refusal(artifact)
+
+    assert line.startswith(f"{writable.url} did not take someone/sentiment@main (LFS batch API returned errors: ")
+    assert "Private repository storage limit reached" in line
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("silent", "unread"),
+    [
+        ("/api/repos/create", False),
+        ("/api/models/.*/revision/main", False),
+        ("/api/models/.*/preupload/main", False),
+        (".*/info/lfs/objects/batch", False),
+        (r"/lfs/\w+", False),
+        (r"/lfs/\w+", True),
+        (r"/lfs/\w+/verify", False),
+        ("/api/models/.*/commit/main", False),
+    ],
+)
+def test_a_hub_that_takes_a_request_and_never_answers_is_given_up(
+    writable: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: str, unread: bool
+) -> None:
+    monkeypatch.setattr("stores.time_limit.LIMIT_S", 0.2)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
+    writable.uploads.silent, writable.uploads.unread = silent, unread
+    artifact = write_artifact(tmp_path / "large", bytes(16 * 2**20))  # more than the buffers between the two hold
+
+    line = refusal(artifact)
+
+    assert line == (
+        f"{writable.url} did not answer within 0.2 s, and someone/sentiment@main may not be published; "
+        "look there, or publish it again"
+    )
+    assert not writable.repositories or published(writable) == {".gitattributes"}
+
+
+@pytest.mark.timeout(60)
+def test_a_storage_behind_the_hub_that_never_answers_is_given_up_by_the_limits_of_hf_xet(
+    writable: Hub, artifact: Path
+) -> None:
+    """It reads them once in a process, so that this one is of its own."""
+    limits = {"HF_XET_CLIENT_READ_TIMEOUT": "300ms", "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "0"}
+    command = [sys.executable, "-m", "sextet", "publish", str(artifact), "--to", "someone/sentiment"]
+    with silent_server() as writable.uploads.xet:
+        run = subprocess.run(command, env=os.environ | limits, capture_output=True, text=True)
+
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1].startswith(
+        f"sextet: {writable.url} cannot be reached for someone/sentiment (Network error: "
+    )
+    assert published(writable) == {".gitattributes"}
 
 
 @pytest.mark.parametrize("to", ["", "sentiment", "a/b/c", "./a/b@c", "s3://bucket/a@sha256:" + "0" * 64, "so--me/x"])
