@@ -111,7 +111,7 @@ def save(
         folder = Path(base.name).expanduser()  # a relative one would be another, or a Hub id, from elsewhere
         adapter.base_model_name_or_path = str(folder.resolve()) if folder.exists() else base.name
         adapter.revision = None if base.revision.startswith("sha256:") else base.revision
-        model.save_pretrained(output / "adapter")
+        model.save_pretrained(output / "adapter", save_embedding_layers=False)  # those are the base's
         model = model.merge_and_unload()
         # An adapter names neither labels nor architecture; `save_pretrained` of the model would set the latter.
         model.config.architectures = [type(model).__name__]

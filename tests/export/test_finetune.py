@@ -23,6 +23,7 @@ from export.build import ExportArgs, export_checkpoint
 from export.checkpoint import resolve
 from export.finetune import FinetuneArgs, LoraArgs, finetune
 from export.objective import TextGeneration
+from export.trainee import save
 from export.trainer import class_weights, last_whole_checkpoint, weighted_loss
 from pipelines.errors import CheckpointError, ConfigurationError, SextetError, TrainingError
 from tests.export.labelled import ARCHITECTURES, ROWS, SENTENCES
@@ -161,6 +162,23 @@ def test_generation_parameters_that_contradict_each_other_stay_as_they_are_in_th
     output = finetune(recipe("text-generation", model=str(base), lora=lora, **steps))
 
     assert json.loads((output / "generation_config.json").read_text())["temperature"] == 0.7
+
+
+def test_an_adapter_is_saved_under_the_name_of_its_starter_without_a_word(
+    checkpoint: Checkpoint, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    base = resolve(str(checkpoint("bert", "text-classification")))
+    plain = AutoModelForSequenceClassification.from_pretrained(base.path)
+    model = get_peft_model(plain, LoraConfig(task_type="SEQ_CLS"))
+    recwarn.clear()
+
+    save(model, AutoTokenizer.from_pretrained(base.path), dataclasses.replace(base, name="starter:encoder"), tmp_path)
+
+    assert [str(one.message) for one in recwarn] == []
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "starter:encoder"
 
 
 def test_in_a_log_file_every_logging_step_is_a_line(recipe: Callable[..., FinetuneArgs]) -> None:
