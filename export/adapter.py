@@ -37,7 +37,7 @@ class Adapter:
     config: Mapping[str, Any]
 
     @classmethod
-    def read(cls, name: str, path: Path, *, allow_pickle: bool) -> Self | None:
+    def read(cls, name: str, path: Path) -> Self | None:
         """The adapter in the folder `path`, None where that holds none; CheckpointError where it cannot be used."""
         file = path / CONFIG_NAME
         if not file.is_file():
@@ -51,15 +51,16 @@ class Adapter:
             raise CheckpointError(f"{CONFIG_NAME} of {name} has the revision {config['revision']!r}, which is no text")
         if not isinstance(base, str) or not base:
             raise CheckpointError(f"{CONFIG_NAME} of {name} names no base (base_model_name_or_path is {base!r})")
-        if not (path / SAFETENSORS).is_file():
-            if not (path / PICKLE).is_file():
-                raise CheckpointError(f"{name} is an adapter without weights ({SAFETENSORS})")
-            if not allow_pickle:
-                raise CheckpointError(
-                    f"{name} has only pickled weights ({PICKLE}), which can run code when loaded; "
-                    "convert them to safetensors, or trust them with --allow-pickle"
-                )
-        return cls(name, path, base, config.get("revision"), config)
+        found = cls(name, path, base, config.get("revision"), config)
+        if not found.weights.is_file():
+            raise CheckpointError(f"{name} is an adapter without weights ({SAFETENSORS})")
+        return found
+
+    @property
+    def weights(self) -> Path:
+        """The file that PEFT would load: safetensors, else a pickle."""
+        safe = self.path / SAFETENSORS
+        return safe if safe.is_file() else self.path / PICKLE
 
     def unread(self) -> list[str]:
         """Settings that this release of PEFT does not know; raises CheckpointError where it is the kind of adapter."""

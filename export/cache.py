@@ -1,6 +1,5 @@
 """Cache: checkpoint folders that take a while to make and depend on nothing but their ingredients: made once."""
 
-import os
 import shutil
 import tempfile
 import time
@@ -10,13 +9,9 @@ from pathlib import Path
 
 from export.disk import full_disk
 from pipelines.errors import ConfigurationError
+from stores.filesystem import cache_folder
 
 _ABANDONED_S = 24 * 3600.0  # a killed process leaves its half folder; nobody works on one for so long
-
-
-def cache_folder() -> Path:
-    """$SEXTET_CACHE, or ~/.cache/sextet."""
-    return Path(os.environ.get("SEXTET_CACHE") or Path.home() / ".cache" / "sextet").expanduser()
 
 
 def made_once(name: str, build: Callable[[Path], None]) -> Path:

@@ -96,7 +96,8 @@ def resolve(
 def _folder(
     name: str, path: Path, allow_pickle: bool, progress: Callable[[str], None], above: tuple[Path, ...] = ()
 ) -> ResolvedCheckpoint:
-    if (adapter := Adapter.read(name, path, allow_pickle=allow_pickle)) is not None:
+    if (adapter := Adapter.read(name, path)) is not None:
+        _check_trusted(name, adapter.weights, allow_pickle)
         return _merged(adapter, allow_pickle, progress, above)
     config = _config(name, path)
     weights = _weights(path)
@@ -104,12 +105,16 @@ def _folder(
         raise CheckpointError(
             f"{name} has no PyTorch weights (model.safetensors); convert them with transformers first"
         )
-    if not allow_pickle and any(file.suffix == ".bin" for file in weights):
+    _check_trusted(name, weights[0], allow_pickle)
+    return ResolvedCheckpoint(name, path, config, content_hash(path), licence=_licence(path))
+
+
+def _check_trusted(name: str, weights: Path, allow_pickle: bool) -> None:
+    if weights.suffix == ".bin" and not allow_pickle:
         raise CheckpointError(
-            f"{name} has only pickled weights ({weights[0].name}), which can run code when loaded; "
+            f"{name} has only pickled weights ({weights.name}), which can run code when loaded; "
             "convert them to safetensors, or trust them with --allow-pickle"
         )
-    return ResolvedCheckpoint(name, path, config, content_hash(path), licence=_licence(path))
 
 
 def _merged(

@@ -91,7 +91,7 @@ def _encoder(name: str, directory: Path) -> None:
 
 
 def _merged(name: str, directory: Path) -> None:
-    found = Adapter.read(f"starter:{name}", _weights(name), allow_pickle=False)
+    found = Adapter.read(f"starter:{name}", _weights(name))
     assert found is not None
     found.merge(materialize("encoder"), directory)
     tokenizer = AutoTokenizer.from_pretrained(directory)

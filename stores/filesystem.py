@@ -28,9 +28,14 @@ _CHUNK = 8 * 2**20
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def cache_folder() -> Path:
+    """$SEXTET_CACHE, or ~/.cache/sextet: what can be fetched or made again."""
+    return Path(os.environ.get("SEXTET_CACHE") or "~/.cache/sextet").expanduser()
+
+
 def cache() -> Path:
     """Where downloaded artifacts are kept on this node."""
-    return Path(os.environ.get("SEXTET_CACHE") or "~/.cache/sextet").expanduser() / "artifacts"
+    return cache_folder() / "artifacts"
 
 
 def fetch(address: UrlAddress, say: Callable[[str], None]) -> tuple[Path, UrlAddress]:
