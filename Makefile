@@ -32,19 +32,19 @@ check: $(VENV)/dev.installed
 	$(BIN)/mypy
 
 measure: $(VENV)/dev.installed models
-	$(BIN)/python -m benchmarks.footprint cluster.yaml
+	$(BIN)/python -m benchmarks.suites.footprint cluster.yaml
 
 bench-encoders: $(VENV)/dev.installed
-	$(BIN)/python -m benchmarks.encoders
+	$(BIN)/python -m benchmarks.suites.encoders
 
 bench-generation: $(VENV)/dev.installed
-	$(BIN)/python -m benchmarks.generation
+	$(BIN)/python -m benchmarks.suites.generation
 
 soak: $(VENV)/dev.installed
-	$(BIN)/python -m benchmarks.soak
+	$(BIN)/python -m benchmarks.suites.soak
 
 soak-generation: $(VENV)/dev.installed
-	$(BIN)/python -m benchmarks.soak_generation
+	$(BIN)/python -m benchmarks.suites.soak_generation
 
 $(VENV)/serve.installed: pyproject.toml starter/requirements.txt
 	@echo "installing into $(VENV) (some minutes, once)"

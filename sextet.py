@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.artifact import TASKS
 from pipelines.errors import ConfigurationError, SextetError
+from pipelines.runtime.artifact import TASKS
 
 app = typer.Typer(
     add_completion=False,
@@ -84,7 +84,7 @@ def serve(
     ] = None,
 ) -> None:
     """Start the cluster, answer one real question per task, serve until SIGINT or SIGTERM."""
-    from deployments.launch import serve as run
+    from deployments.cluster.launch import serve as run
 
     run(cluster, host=host, port=port, address=address, platform=platform, task=task, progress=_say)
 
@@ -96,8 +96,8 @@ def environment(
     ] = Path("~/.cache/sextet/haproxy"),
 ) -> None:
     """Print what `ray start` needs on every node of a cluster: eval "$(sextet environment)"."""
-    from deployments.haproxy import find_binary
-    from deployments.ray_environment import of_node
+    from deployments.cluster.ray_environment import of_node
+    from deployments.ingress.haproxy import find_binary
 
     folder = folder.expanduser().absolute()
     if (binary := find_binary()) is None:
@@ -139,8 +139,8 @@ def finetune(
 
     Every key of a recipe is an option too, such as --num_train_epochs 3 or --lora.r 8: see docs/finetuning.md.
     """
-    from export.finetune import FinetuneArgs
-    from export.finetune import finetune as run
+    from training.finetune import FinetuneArgs
+    from training.finetune import finetune as run
 
     given = {"model": model, "task": task, "train": train, "validation": validation, "output": output}
     flags = [part for name, value in given.items() if value is not None for part in (f"--{name}", value)]
@@ -169,8 +169,8 @@ def evaluate(
 ) -> None:
     """Measure checkpoints, artifacts or running tasks on labelled rows, side by side."""
     from deployments.ask import post
-    from export.evaluate import EvaluateArgs, pairs
-    from export.evaluate import evaluate as run
+    from evaluation.evaluate import EvaluateArgs, pairs
+    from evaluation.evaluate import evaluate as run
 
     args = EvaluateArgs(
         systems=tuple(systems),

@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from benchmarks.bodies import BodyConfig, calls
-from benchmarks.compare import cautions, compare
-from benchmarks.generator import Load
-from benchmarks.lengths import Lengths
-from benchmarks.page import write_page
+from benchmarks.figures.compare import cautions, compare
+from benchmarks.figures.page import write_page
+from benchmarks.figures.result import Result, default_path
+from benchmarks.figures.table import table
+from benchmarks.load.bodies import BodyConfig, calls
+from benchmarks.load.generator import Load
+from benchmarks.load.lengths import Lengths
+from benchmarks.load.texts import counter, from_file, synthetic
 from benchmarks.raw import RawPipeline
-from benchmarks.result import Result, default_path
 from benchmarks.scenarios import SCENARIOS, ScenarioConfig, bottlenecks
-from benchmarks.table import table
-from benchmarks.texts import counter, from_file, synthetic
-from pipelines.artifact import TASKS, ModelArtifact
 from pipelines.errors import ConfigurationError
+from pipelines.runtime.artifact import TASKS, ModelArtifact
 
 LONGEST_TOKENS = 512  # of a synthetic text, where no artifact says what its model reads
 AGAINST = ("raw",)

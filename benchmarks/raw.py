@@ -11,8 +11,8 @@ from time import perf_counter
 from typing import Any
 
 import pipelines
-from benchmarks.bodies import BodyConfig, huggingface
-from benchmarks.histogram import Histogram
+from benchmarks.load.bodies import BodyConfig, huggingface
+from benchmarks.load.histogram import Histogram
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 TRIAL_SHARE = 0.5  # of a measurement's time that each batch size gets while the best one is looked for

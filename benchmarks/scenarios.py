@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from benchmarks.generator import BAD_SHARE, Load, measure
+from benchmarks.load.generator import BAD_SHARE, Load, measure
+from benchmarks.load.tally import Tally
 from benchmarks.raw import RawPipeline
-from benchmarks.replicas import MemoryWatch
 from benchmarks.search import Trial, highest_rate
-from benchmarks.tally import Tally
+from benchmarks.suites.replicas import MemoryWatch
 from pipelines.errors import ConfigurationError
 
 OFFLINE_CONCURRENCY = 64

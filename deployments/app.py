@@ -8,10 +8,10 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
+from deployments.cluster.platform import Platform
 from deployments.config import check_task, unknown_key
 from deployments.gateway import Gateway
-from deployments.metrics import BatchMetrics
-from deployments.platform import Platform
+from deployments.observability.metrics import BatchMetrics
 from deployments.task_server import TaskServer
 from pipelines.errors import ConfigurationError
 

@@ -19,10 +19,10 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-from pipelines.artifact import TASKS
-from pipelines.batching import BatchingConfig
 from pipelines.errors import ConfigurationError
-from pipelines.generation.slots import SlotsConfig
+from pipelines.generation.slots.config import SlotsConfig
+from pipelines.runtime.artifact import TASKS
+from pipelines.scheduling.padded import BatchingConfig
 from stores.address import remote
 
 ConfigT = TypeVar("ConfigT")

@@ -21,13 +21,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from deployments.console.page import page
-from deployments.errors import Failure, RouteNotFoundError
-from deployments.exchange import Timings, require_method, route_of
+from deployments.http.errors import Failure, RouteNotFoundError
+from deployments.http.relay import Relayed, relay
+from deployments.http.request import Timings, require_method, route_of
 from deployments.protocols.open_inference import server_metadata
-from deployments.protocols.openai_error import failure_body
-from deployments.relay import Relayed, relay
-from pipelines.artifact import TASKS
-from pipelines.parameters import shown
+from deployments.protocols.openai.errors import failure_body
+from pipelines.runtime.artifact import TASKS
+from pipelines.tasks.parameters import shown
 
 DESCRIBE_TIMEOUT_S = 2.0  # a task that is starting or busy is listed without its model
 METHODS = "GET, HEAD"

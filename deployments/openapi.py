@@ -6,11 +6,11 @@ from http import HTTPStatus
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from deployments.demo import QUESTIONS
-from deployments.errors import STATUSES
+from deployments.http.errors import STATUSES
 from pipelines import pipeline_class
-from pipelines.artifact import TASKS
-from pipelines.completion import CompletionParameters
-from pipelines.parameters import Parameters
+from pipelines.runtime.artifact import TASKS
+from pipelines.tasks.completion import CompletionParameters
+from pipelines.tasks.parameters import Parameters
 
 Schema = dict[str, Any]
 TEXT: Schema = {"type": "string", "minLength": 1}

@@ -21,18 +21,15 @@ from starlette.responses import Response
 from starlette.types import Message
 
 import pipelines
+from deployments.cluster.platform import Platform
 from deployments.config import LimitsConfig, TaskConfig
-from deployments.errors import BodyTooLargeError, Failure, logger
-from deployments.exchange import Timings, deadline_of, read_body
-from deployments.merging import numbered
-from deployments.platform import Platform
+from deployments.http.errors import BodyTooLargeError, Failure, logger
+from deployments.http.event_stream import EventStream
+from deployments.http.merging import numbered
+from deployments.http.relayed import Exchange, answer
+from deployments.http.request import Timings, deadline_of, read_body
 from deployments.protocols.protocol import Protocol, Reply, TaskRequest, json_reply
 from deployments.protocols.routes import Routes
-from deployments.relayed import Exchange, answer
-from deployments.streaming import EventStream
-from pipelines.base import Cancelled, Pipeline, Row
-from pipelines.batching import BatchingConfig, BatchReport, TokenBudgetBatcher
-from pipelines.cost_model import CostModel
 from pipelines.errors import (
     ConfigurationError,
     DeadlineExceededError,
@@ -40,6 +37,9 @@ from pipelines.errors import (
     InputTooLongError,
     InvalidInputError,
 )
+from pipelines.scheduling.cost_model import CostModel
+from pipelines.scheduling.padded import BatchingConfig, BatchReport, TokenBudgetBatcher
+from pipelines.tasks.pipeline import Cancelled, Pipeline, Row
 from stores.fetch import fetch
 
 T = TypeVar("T")

@@ -10,24 +10,24 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from export import seq2seq_slot_graph, slot_graph
-from export.attention import fuse_attention
+from checkpoints.checkpoint import ResolvedCheckpoint, resolve
+from checkpoints.disk import full_disk
+from checkpoints.quiet import Progress, quiet
 from export.card import model_card
-from export.checkpoint import ResolvedCheckpoint, resolve
-from export.convert import check_task, convert, load_model, map_to_unknown, merge, opset
-from export.disk import full_disk
-from export.optimize import check_options, default_level, optimize, supports
-from export.outliers import outlier_matrices
+from export.graphs import seq2seq_slot_graph, slot_graph
+from export.graphs.attention import fuse_attention
+from export.graphs.convert import check_task, convert, load_model, map_to_unknown, merge, opset
+from export.graphs.optimize import check_options, default_level, optimize, supports
+from export.graphs.sharing import share_weights
+from export.parity.samples import TEXTS
+from export.parity.validate import validate
 from export.prompt import chat_template, prompt_template
 from export.publish import check_output, publish, staging
-from export.quantize import quantization, to_fp16, to_int4, to_int8
-from export.quiet import Progress, quiet
-from export.samples import TEXTS
-from export.sharing import share_weights
-from export.tokenizer import load_tokenizer, write_tokenizer
-from export.validate import validate
-from pipelines.artifact import GENERATING, TASKS, Manifest, ModelArtifact, Parity, Source
+from export.quantization.outliers import outlier_matrices
+from export.quantization.quantize import quantization, to_fp16, to_int4, to_int8
+from export.tokenizers.tokenizer import load_tokenizer, write_tokenizer
 from pipelines.errors import ArtifactError, CheckpointError, ConfigurationError
+from pipelines.runtime.artifact import GENERATING, TASKS, Manifest, ModelArtifact, Parity, Source
 
 _TOOLS = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxruntime", "tokenizers")
 _COPIES = 4  # of the weights on the disk at once: exported decoders, rewritten ones, the merged one

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipelines.artifact import Manifest
+from pipelines.runtime.artifact import Manifest
 
 
 def model_card(manifest: Manifest, output: Path, size_bytes: int) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from export.checkpoint import ResolvedCheckpoint
+from checkpoints.checkpoint import ResolvedCheckpoint
 from pipelines.errors import CheckpointError
 
 _INSTRUCTIONS = {

@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import mkdtemp
 
-from pipelines.artifact import MANIFEST_NAME, FileDigest, Manifest, ModelArtifact
 from pipelines.errors import ConfigurationError
+from pipelines.runtime.artifact import MANIFEST_NAME, FileDigest, Manifest, ModelArtifact
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2

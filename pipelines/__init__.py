@@ -11,20 +11,20 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.artifact import GENERATING, ModelArtifact
 from pipelines.errors import ConfigurationError
+from pipelines.runtime.artifact import GENERATING, ModelArtifact
 
 if TYPE_CHECKING:
-    from pipelines.generation.slots import SlotsConfig
-    from pipelines.session import Device
+    from pipelines.generation.slots.config import SlotsConfig
+    from pipelines.runtime.session import Device
 
 _CLASSES = {
-    "text-classification": ("pipelines.text_classification", "TextClassificationPipeline"),
-    "question-answering": ("pipelines.question_answering", "QuestionAnsweringPipeline"),
-    "token-classification": ("pipelines.token_classification", "TokenClassificationPipeline"),
-    "translation": ("pipelines.text2text", "TranslationPipeline"),
-    "summarization": ("pipelines.text2text", "SummarizationPipeline"),
-    "text-generation": ("pipelines.text_generation", "TextGenerationPipeline"),
+    "text-classification": ("pipelines.tasks.text_classification", "TextClassificationPipeline"),
+    "question-answering": ("pipelines.tasks.question_answering", "QuestionAnsweringPipeline"),
+    "token-classification": ("pipelines.tasks.token_classification", "TokenClassificationPipeline"),
+    "translation": ("pipelines.tasks.text2text", "TranslationPipeline"),
+    "summarization": ("pipelines.tasks.text2text", "SummarizationPipeline"),
+    "text-generation": ("pipelines.tasks.text_generation", "TextGenerationPipeline"),
 }
 
 
@@ -39,13 +39,13 @@ def load(
     allow_unverified: bool = False,
     slots: "SlotsConfig | None" = None,
 ) -> Any:
-    """The pipeline of an artifact: a `pipelines.base.Pipeline` for the task it was exported for.
+    """The pipeline of an artifact: a `pipelines.tasks.pipeline.Pipeline` for the task it was exported for.
 
     `threads` are intra-op threads of each session, which up to `concurrency` forwards of an encoder share when they
     run at once; `slots` is for models that write text. `task` refuses an artifact of another task. Raises ArtifactError
     for a folder that must not be served, ConfigurationError for a device that this machine does not have.
     """
-    from pipelines.session import SessionConfig
+    from pipelines.runtime.session import SessionConfig
 
     artifact = ModelArtifact.open(path, task=task, allow_unverified=allow_unverified)
     config = SessionConfig(device, threads, concurrency, gpu_mem_limit_bytes)
@@ -58,6 +58,6 @@ def load(
 
 
 def pipeline_class(task: str) -> Any:
-    """The `pipelines.base.Pipeline` subclass of a task."""
+    """The `pipelines.tasks.pipeline.Pipeline` subclass of a task."""
     module, name = _CLASSES[task]
     return getattr(import_module(module), name)

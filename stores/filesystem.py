@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipelines.artifact import MANIFEST_NAME
 from pipelines.errors import ArtifactError, ConfigurationError
+from pipelines.runtime.artifact import MANIFEST_NAME
 from stores.address import UrlAddress
 from stores.hub import missing_package
 from stores.listing import Listing, unwritable

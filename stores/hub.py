@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipelines.artifact import MANIFEST_NAME
 from pipelines.errors import ArtifactError, ConfigurationError
+from pipelines.runtime.artifact import MANIFEST_NAME
 from stores.address import HubAddress
 from stores.listing import Listing, unwritable
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from pipelines.artifact import FileDigest, Manifest
 from pipelines.errors import ArtifactError
+from pipelines.runtime.artifact import FileDigest, Manifest
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.artifact import MANIFEST_NAME, ModelArtifact
 from pipelines.errors import ArtifactError, ConfigurationError
+from pipelines.runtime.artifact import MANIFEST_NAME, ModelArtifact
 from stores import filesystem
 from stores.address import HubAddress, UrlAddress, remote
 from stores.hub import endpoint, explained, missing_package

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipelines.artifact import MANIFEST_NAME, FileDigest, Manifest, Parity, Source, TokenizerSettings
+from pipelines.runtime.artifact import MANIFEST_NAME, FileDigest, Manifest, Parity, Source, TokenizerSettings
 
 MANIFEST = Manifest(
     task="text-classification",

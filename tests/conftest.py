@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.checkpoints import tiny_checkpoint
+from tests.tiny_checkpoints import tiny_checkpoint
 
 
 @pytest.fixture(scope="session")

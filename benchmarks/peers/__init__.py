@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from benchmarks.client import request_bytes
-from benchmarks.generator import Call, Load, measure
+from benchmarks.load.client import request_bytes
+from benchmarks.load.generator import Call, Load, measure
 from benchmarks.peers.agreement import Agreement
 from benchmarks.peers.catalog import PEERS, RAY_SERVE_TRANSFORMERS
 from benchmarks.peers.peer import Peer, PeerError, Top

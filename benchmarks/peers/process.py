@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.cluster import free_port
 from benchmarks.peers.peer import Peer, PeerError
+from benchmarks.suites.cluster import free_port
 
 HOST = "127.0.0.1"
 START_S = 180.0

@@ -12,10 +12,10 @@ because both hold by themselves: nothing is cached, and only loaded models get r
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deployments.exchange import decode_json
+from deployments.http.request import decode_json
 from deployments.protocols.protocol import Protocol, Reply, TaskRequest, json_reply
 from pipelines.errors import InvalidInputError
-from pipelines.parameters import shown
+from pipelines.tasks.parameters import shown
 
 OPTIONS = ("use_cache", "wait_for_model")
 ALIASES = {"generation_parameters": "generate_parameters"}

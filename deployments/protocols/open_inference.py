@@ -13,11 +13,11 @@ from typing import Any
 
 import orjson
 
-from deployments.exchange import decode_json
+from deployments.http.request import decode_json
 from deployments.protocols.byte_tensors import ByteTensor, packed
 from deployments.protocols.protocol import JSON, Protocol, Reply, TaskRequest
 from pipelines.errors import InvalidInputError
-from pipelines.parameters import shown
+from pipelines.tasks.parameters import shown
 
 VERSION = "1"
 OUTPUT = "output"

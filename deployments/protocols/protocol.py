@@ -15,9 +15,9 @@ from typing import Any
 
 import orjson
 
-from deployments.errors import Failure
-from pipelines.base import Pipeline
+from deployments.http.errors import Failure
 from pipelines.errors import InvalidInputError
+from pipelines.tasks.pipeline import Pipeline
 
 JSON = "application/json"
 

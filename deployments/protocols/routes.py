@@ -13,15 +13,15 @@ from typing import Any
 
 from starlette.requests import Request
 
-from deployments.errors import RouteNotFoundError
-from deployments.exchange import require_method, route_of
-from deployments.platform import Platform
+from deployments.cluster.platform import Platform
+from deployments.http.errors import RouteNotFoundError
+from deployments.http.request import require_method, route_of
 from deployments.protocols.huggingface import HuggingFace
 from deployments.protocols.open_inference import VERSION, OpenInference, model_metadata, server_metadata
 from deployments.protocols.protocol import Protocol
-from pipelines.base import Pipeline
-from pipelines.text_classification import TextClassificationPipeline
-from pipelines.text_generation import TextGenerationPipeline
+from pipelines.tasks.pipeline import Pipeline
+from pipelines.tasks.text_classification import TextClassificationPipeline
+from pipelines.tasks.text_generation import TextGenerationPipeline
 
 READING = "GET, HEAD"
 
@@ -91,11 +91,11 @@ class Routes:
         self.pages[platform.health_route] = {"status": "ready"}
 
     def _add_openai(self, pipeline: TextGenerationPipeline) -> None:
-        from deployments.chat_template import ChatTemplate
-        from deployments.protocols.openai import model_card
-        from deployments.protocols.openai_chat import ChatCompletions
-        from deployments.protocols.openai_completions import Completions
-        from pipelines.completion import CompletionPipeline
+        from deployments.protocols.openai.chat import ChatCompletions
+        from deployments.protocols.openai.chat_template import ChatTemplate
+        from deployments.protocols.openai.completions import Completions
+        from deployments.protocols.openai.protocol import model_card
+        from pipelines.tasks.completion import CompletionPipeline
 
         manifest, completion = pipeline.artifact.manifest, CompletionPipeline(pipeline)
         template = manifest.chat_template and ChatTemplate(manifest.chat_template, pipeline.generator.tokenizer)

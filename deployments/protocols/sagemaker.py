@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deployments.errors import NotAcceptableError
+from deployments.http.errors import NotAcceptableError
 from deployments.protocols.huggingface import HuggingFace
 from deployments.protocols.protocol import JSON, Reply, TaskRequest
 

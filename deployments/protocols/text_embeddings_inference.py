@@ -9,12 +9,12 @@ is too long is refused unless `truncate` is true.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deployments.exchange import decode_json
+from deployments.http.request import decode_json
 from deployments.protocols.protocol import Protocol, Reply, TaskRequest, json_reply
 from pipelines.errors import InputTooLongError, InvalidInputError
-from pipelines.parameters import shown
-from pipelines.text_classification import TextClassificationPipeline
-from pipelines.tokenizer import TextOrPair
+from pipelines.runtime.tokenizer import TextOrPair
+from pipelines.tasks.parameters import shown
+from pipelines.tasks.text_classification import TextClassificationPipeline
 
 _KEYS = ("inputs", "raw_scores", "truncate", "truncation_direction")
 _ALLOWED = "a text, a pair of texts, or a list of lists of one or two"

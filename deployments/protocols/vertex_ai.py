@@ -8,11 +8,11 @@ An instance is one input of the Hugging Face task API, a prediction the answer t
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deployments.exchange import decode_json
+from deployments.http.request import decode_json
 from deployments.protocols import huggingface
 from deployments.protocols.protocol import Protocol, Reply, TaskRequest, json_reply
 from pipelines.errors import InvalidInputError
-from pipelines.parameters import shown
+from pipelines.tasks.parameters import shown
 
 _KEYS = ("instances", "parameters")
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from benchmarks.client import request_bytes
-from benchmarks.generator import Call, Load
+from benchmarks.load.client import request_bytes
+from benchmarks.load.generator import Call, Load
 from tests.benchmarks.local_server import LocalServer
 
 CALL = Call(request_bytes("127.0.0.1", "/", b"{}"))

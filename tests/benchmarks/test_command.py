@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.command import BenchArgs, bench
-from benchmarks.result import Result
+from benchmarks.figures.result import Result
 from pipelines.errors import ConfigurationError, SextetError
 from sextet import app
 from tests.benchmarks.local_server import LocalServer, response

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from deployments.ask import AskError, ask
-from pipelines.artifact import TASKS
+from pipelines.runtime.artifact import TASKS
 from tests.cluster.serving import Serving
 
 pytestmark = pytest.mark.cluster

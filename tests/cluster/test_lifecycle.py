@@ -10,7 +10,7 @@ import httpx
 import psutil
 import pytest
 
-from deployments.local_ray import remove_stale
+from deployments.cluster.local_ray import remove_stale
 from tests.cluster.serving import (
     READY_S,
     STOP_S,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from export.quantize import has_exact_int8
+from export.quantization.quantize import has_exact_int8
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "README.ko.md")

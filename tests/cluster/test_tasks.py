@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 import pipelines
 from deployments.ask import post
-from export.evaluate import EvaluateArgs, evaluate
-from pipelines.artifact import TASKS
+from evaluation.evaluate import EvaluateArgs, evaluate
+from pipelines.runtime.artifact import TASKS
 from tests.cluster.serving import Serving
-from tests.export.labelled import ROWS
+from tests.evaluation.labelled import ROWS
 
 pytestmark = pytest.mark.cluster
 Client = Callable[[str], Any]  # an InferenceClient for a task; its methods return unions that a test has to tell apart

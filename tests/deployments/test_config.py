@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from deployments.config import TaskConfig, model_sources, read_tasks
-from pipelines.artifact import TASKS
-from pipelines.batching import BatchingConfig
 from pipelines.errors import ConfigurationError
+from pipelines.runtime.artifact import TASKS
+from pipelines.scheduling.padded import BatchingConfig
 
 SHIPPED = Path(__file__).parents[2] / "cluster.yaml"
 

@@ -7,7 +7,8 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "module", ["deployments.config", "deployments.ask", "deployments.launch", "deployments.worker_setup"]
+    "module",
+    ["deployments.config", "deployments.ask", "deployments.cluster.launch", "deployments.cluster.worker_setup"],
 )
 def test_a_module_that_every_command_reads_imports_no_framework(module: str) -> None:
     code = (
@@ -28,7 +29,7 @@ def test_a_replica_imports_no_training_framework() -> None:
 
 def test_a_worker_that_was_set_up_has_serve_without_pandas_and_its_servers_on_loopback() -> None:
     code = (
-        "import sys; from deployments.worker_setup import set_up; set_up(); print('pandas' in sys.modules);"
+        "import sys; from deployments.cluster.worker_setup import set_up; set_up(); print('pandas' in sys.modules);"
         "import grpc, ray.serve; from concurrent.futures import ThreadPoolExecutor;"
         "from ray.serve._private.replica import add_port_to_grpc_server as bind;"
         "port = bind(grpc.server(ThreadPoolExecutor(1)), '[::]:0');"

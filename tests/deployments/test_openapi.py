@@ -1,9 +1,9 @@
 """The API's document says what the code does: parameters, defaults, statuses."""
 
-from deployments.errors import STATUSES
+from deployments.http.errors import STATUSES
 from deployments.openapi import document
 from pipelines import pipeline_class
-from pipelines.artifact import TASKS
+from pipelines.runtime.artifact import TASKS
 
 
 def test_every_task_has_its_parameters_with_their_types_and_defaults() -> None:

@@ -14,10 +14,10 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 import pipelines
-from deployments import exchange
+from deployments.http import request as exchange
 from deployments.task_server import TaskServer
 from pipelines.errors import ArtifactError, ConfigurationError
-from tests.checkpoints import CORPUS
+from tests.tiny_checkpoints import CORPUS
 
 Ask = Callable[[httpx.AsyncClient], Awaitable[Any]]
 TASK = "text-classification"

@@ -16,8 +16,8 @@ import pytest
 
 from export.build import ExportArgs, export_checkpoint
 from export.publish import check_output, publish, staging
-from pipelines.artifact import ModelArtifact
 from pipelines.errors import ConfigurationError
+from pipelines.runtime.artifact import ModelArtifact
 
 Make = Callable[..., Path]
 

@@ -10,15 +10,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("pipelines", "stores", "deployments", "export", "benchmarks")
+# Imports go down this list only. deployments and benchmarks stand beside the rooms of the exporter.
 # benchmarks asks servers over HTTP; pipelines is the in-process reference that it compares them with.
 ALLOWED: dict[str, tuple[str, ...]] = {
     "pipelines": (),
     "stores": ("pipelines",),
+    "checkpoints": ("pipelines", "stores", "export", "training"),
+    "export": ("pipelines", "stores", "checkpoints"),
+    "evaluation": ("pipelines", "stores", "checkpoints", "export"),
+    "training": ("pipelines", "stores", "checkpoints", "export", "evaluation"),
     "deployments": ("pipelines", "stores"),
-    "export": ("pipelines", "stores"),
     "benchmarks": ("pipelines",),
 }
+PACKAGES = tuple(ALLOWED)
 THIRD_PARTY_OF_PIPELINES = {"numpy", "tokenizers", "onnxruntime"}
 HEAVY = ("torch", "transformers", "ray", "optimum", "huggingface_hub", "onnx", "starlette", "fastapi")
 

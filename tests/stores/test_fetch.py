@@ -13,8 +13,8 @@ import fsspec
 import huggingface_hub.constants
 import pytest
 
-from pipelines.artifact import ModelArtifact
 from pipelines.errors import SextetError
+from pipelines.runtime.artifact import ModelArtifact
 from stores.fetch import fetch
 from tests.artifacts import write_artifact
 from tests.google_storage import GoogleStorage

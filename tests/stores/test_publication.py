@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 import pipelines
 import sextet
-from pipelines.artifact import Parity, Source
 from pipelines.errors import SextetError
+from pipelines.runtime.artifact import Parity, Source
 from stores.fetch import fetch
 from stores.publication import publish
 from tests.artifacts import MANIFEST, write_artifact

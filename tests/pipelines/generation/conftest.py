@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from pipelines.artifact import ModelArtifact
-from pipelines.generation.decoder import CausalDecoder, open_decoder
-from pipelines.generation.engine import Engine
-from pipelines.generation.slot_engine import SlotEngine, open_engine
-from pipelines.generation.slots import SlotsConfig
-from pipelines.session import InferenceSession, SessionConfig
-from tests.checkpoints import DECODERS
+from pipelines.generation.plain.decoder import CausalDecoder, open_decoder
+from pipelines.generation.plain.engine import Engine
+from pipelines.generation.slots.config import SlotsConfig
+from pipelines.generation.slots.slot_engine import SlotEngine, open_engine
+from pipelines.runtime.artifact import ModelArtifact
+from pipelines.runtime.session import InferenceSession, SessionConfig
 from tests.pipelines.generation.models import SLOTS, WINDOW, changes_of, task_of
+from tests.tiny_checkpoints import DECODERS
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.checkpoints import DECODERS
+from tests.tiny_checkpoints import DECODERS
 
 WINDOW = 100
 """Every tiny model reads at least that many tokens."""

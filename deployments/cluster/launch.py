@@ -1,0 +1,219 @@
+"""`sextet serve`: check, start Ray, deploy cluster.yaml, wait, demonstrate, keep serving, stop cleanly."""
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.request import Request
+
+from deployments import demo
+from deployments.ask import AskError, exchange
+from deployments.cluster.local_ray import connected, environment, metrics_url, started
+from deployments.cluster.platform import Platform
+from deployments.cluster.progress import Say, step
+from deployments.cluster.signals import Signals, Stopped
+from deployments.config import TaskConfig, located, user_configs
+from pipelines.errors import ArtifactError, ConfigurationError, SextetError
+from pipelines.runtime.artifact import ModelArtifact
+from stores.fetch import fetch
+
+HEARTBEAT_S = 1.0
+REACHABLE_S = 30.0  # how long HAProxy may take to know replicas that are up
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A cluster.yaml, where to listen instead of where it says, and whom to tell how it goes.
+
+    With `platform` it is cut down to `task`, or to its only one, for a container of that platform.
+    """
+
+    cluster: Path
+    host: str | None
+    port: int | None
+    say: Say
+    platform: Platform | None = None
+    task: str | None = None
+
+    def content(self) -> dict[str, Any]:
+        """The file as it is now, its paths absolute; raises ConfigurationError."""
+        content = located(self.cluster)
+        given = content.get("http_options") or {}
+        if not isinstance(given, dict):
+            raise ConfigurationError(f"http_options is {given!r}; allowed: a mapping")
+        if self.platform is not None:
+            content = self.platform.cut(content, self.task)
+            given = content["http_options"]
+        chosen = {key: value for key, value in (("host", self.host), ("port", self.port)) if value is not None}
+        return content | {"http_options": {"host": "127.0.0.1", "port": 8000} | given | chosen}
+
+
+def serve(
+    cluster: Path,
+    host: str | None = None,
+    port: int | None = None,
+    address: str | None = None,
+    platform: str | None = None,
+    task: str | None = None,
+    progress: Say = print,
+) -> None:
+    """Serve `cluster` until SIGINT, SIGTERM or SIGHUP; at SIGUSR1, apply the file as it is then.
+
+    With `address`, deploy onto that Ray cluster and return when it answers. `host` and `port` override the file's
+    http_options. With `platform`, answer its contract for one task, on every interface. Progress goes to `progress`;
+    `ready URL`, and a question and its answer for each task, to stdout. Raises a SextetError of one line, having
+    cleaned up.
+    """
+    if task is not None and platform is None:
+        raise ConfigurationError("--task chooses what a container serves; it needs --platform")
+    if platform is not None and address is not None:
+        raise ConfigurationError("--platform is for a container of its own; leave --address out")
+    contract = Platform.of(platform, os.environ) if platform is not None else None
+    launch, signals = Launch(cluster, host, port, progress, contract, task), Signals()
+    signals.install()
+    try:
+        if address is None:
+            _serve_here(launch, signals)
+        else:
+            _deploy_there(launch, address)
+    except (Stopped, SystemExit):  # Ray turns a SIGTERM during its own start into SystemExit
+        progress("stopped")
+    except Exception:
+        if not signals.stop_was_asked:
+            raise
+        progress("stopped")  # a signal that arrives inside Ray's C code comes out as one of Ray's errors
+
+
+def _serve_here(launch: Launch, signals: Signals) -> None:
+    content = launch.content()
+    _check_port(content["http_options"]["host"], content["http_options"]["port"])
+    _fetch_artifacts(content, launch.say)
+    with environment(launch.say) as folder:
+        from deployments.cluster.serve_config import validated  # imports ray, which reads the environment
+
+        config = validated(content)
+        with started(folder, signals, launch.say) as check_alive:
+            try:
+                url = _roll_out(config, launch.say, check_alive)
+                launch.say(f"metrics {metrics_url()}")
+                _introduce(config, url)
+                while True:
+                    check_alive()
+                    if signals.reload_was_asked():
+                        _reload(launch, check_alive)
+                    time.sleep(HEARTBEAT_S)
+            except Stopped:
+                launch.say("stopping: requests that are inside may finish")
+                raise
+
+
+def _deploy_there(launch: Launch, address: str) -> None:
+    from deployments.cluster.serve_config import validated
+
+    config = validated(launch.content())
+    with connected(address):
+        url = _roll_out(config, launch.say, check_alive=lambda: None)
+        _introduce(config, url)
+    launch.say("the cluster keeps serving; `serve shutdown` takes it down")
+
+
+def _reload(launch: Launch, check_alive: Callable[[], None]) -> None:
+    """Apply the file as it is now; what is wrong with it is told, and what was right goes on serving."""
+    from deployments.cluster.serve_config import validated
+
+    launch.say(f"reading {launch.cluster} again")
+    try:
+        content = launch.content()
+        _fetch_artifacts(content, launch.say)
+        config = validated(content)
+        _roll_out(config, launch.say, check_alive)
+    except SextetError as error:
+        launch.say(f"not applied: {error}")
+    else:
+        launch.say(f"applied {launch.cluster}")
+
+
+def _roll_out(config: Any, say: Say, check_alive: Callable[[], None]) -> str:
+    from deployments.cluster import rollout
+
+    with step("deploying", say):
+        url = rollout.deploy(config)
+    rollout.wait(config, say, check_alive)
+    for address in _addresses(config, url).values():
+        _until_reachable(address)
+    return url
+
+
+def _introduce(config: Any, url: str) -> None:
+    """Say that the cluster is ready, and let each task answer a question."""
+    print(f"ready {url}", flush=True)
+    for task, address in _addresses(config, url).items():
+        try:
+            answer = demo.answer(task, address)
+        except AskError as error:  # the others are fine, and so may be other questions
+            answer = f"no answer: {error}"
+        print(f"{task}\n  {demo.QUESTIONS[task]}\n  -> {answer}", flush=True)
+
+
+def _addresses(config: Any, url: str) -> dict[str, str]:
+    """The URL of each task."""
+    prefixes = {application.name: application.route_prefix for application in config.applications}
+    return {task: f"{url}{prefixes[task].rstrip('/')}" for task in demo.QUESTIONS if task in prefixes}
+
+
+def _until_reachable(url: str) -> None:
+    """Wait until a request reaches the task's replica: a GET there is refused by the task itself."""
+    give_up_at = time.monotonic() + REACHABLE_S
+    while True:
+        try:
+            status, _ = exchange(Request(url), timeout_s=5.0)
+        except AskError:
+            status = 0
+        if status == 405:
+            return
+        if time.monotonic() > give_up_at:
+            raise ConfigurationError(f"{url} does not reach its replica (last status {status})")
+        time.sleep(0.1)
+
+
+def _fetch_artifacts(content: dict[str, Any], say: Say) -> None:
+    """Have every artifact on this node, and name it in `content` so that no replica ever gets another one.
+
+    Raises ArtifactError for the first that cannot be had, or that a replica would refuse, before anything is started.
+    """
+    given = user_configs(content)
+    tasks = {task: TaskConfig.from_user_config(user_config, task) for task, user_config in given.items()}
+    errors = []
+    with step(f"checking {len(tasks)} artifacts", say):
+        for task, config in tasks.items():
+            try:
+                fetched = fetch(config.model, say)
+                ModelArtifact.open(fetched.folder, task=task, allow_unverified=config.allow_unverified)
+                given[task]["model"] = fetched.pinned
+            except ArtifactError as error:
+                errors.append(error)
+    if errors:
+        others = f" (and {len(errors) - 1} more; `sextet export --all` makes what is missing)" if errors[1:] else ""
+        raise ArtifactError(f"{errors[0]}{others}")
+
+
+def _check_port(host: Any, port: Any) -> None:
+    """Raise ConfigurationError unless something can listen there."""
+    if not isinstance(host, str):
+        raise ConfigurationError(f"http_options.host is {host!r}; allowed: an address")
+    if not isinstance(port, int) or not 1 <= port <= 65535:
+        raise ConfigurationError(f"http_options.port is {port!r}; allowed: 1 to 65535")
+    try:
+        family = socket.getaddrinfo(host, port)[0][0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            probe.listen()
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigurationError(
+            f"cannot listen on {host} port {port} ({reason}); stop what is there, or choose another with --port"
+        ) from None

@@ -1,0 +1,134 @@
+"""ChatTemplate: messages to the token ids of a prompt, by the model's own template, as transformers renders it.
+
+Special tokens that the template writes (`<|im_end|>`) become themselves. The same characters in a message stay
+characters: nobody can end a message, or begin one in another's name, by writing so.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import Any, NoReturn
+
+from jinja2 import Environment, TemplateError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from pipelines.errors import InvalidInputError
+from pipelines.runtime.artifact import TokenizerSettings
+from pipelines.runtime.tokenizer import Tokenizer
+
+Message = Mapping[str, str]
+_MARKS = range(0xE000, 0xF8FF)  # Unicode's private use area: one that no message has stands around each of them
+
+
+class ChatTemplate:
+    """A template in Jinja's sandbox, with the functions and settings that transformers gives it.
+
+    `encode` raises InvalidInputError for messages that the template refuses, or cannot render.
+    """
+
+    def __init__(self, template: str, tokenizer: Tokenizer) -> None:
+        self._template, self._tokenizer = template, tokenizer
+        self._special_tokens = _special_tokens(tokenizer.settings, tokenizer.token)
+
+    def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """The ids of the prompt that asks for the assistant's next message."""
+        if not any(self._special.search(text) for message in messages for text in message.values()):
+            (encoding,) = self._tokenizer.encode([self._rendered(messages)], add_special_tokens=False, offsets=False)
+            return tuple(encoding.ids)
+        texts = "".join(text for message in messages for text in message.values())
+        mark = next(chr(code) for code in _MARKS if chr(code) not in texts and chr(code) not in self._template)
+        return tuple(self._encode_marked(self._rendered([_marked(message, mark) for message in messages]), mark))
+
+    def _encode_marked(self, prompt: str, mark: str) -> list[int]:
+        """Ids of a prompt in which `mark` stands at both ends of what was sent: no special token comes from there."""
+        (encoding,) = self._tokenizer.encode([prompt], add_special_tokens=False)
+        ids: list[int] = []
+        position = 0
+        for token_id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            is_template = prompt.count(mark, 0, start) % 2 == 0
+            if token_id in self._special_ids and is_template and mark not in prompt[start:end]:
+                ids += self._literally(prompt[position:start].replace(mark, ""))
+                ids.append(token_id)
+                position = end
+        return ids + self._literally(prompt[position:].replace(mark, ""))
+
+    def _literally(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode_literally(text).ids if text else []
+        for special in self._special_ids.intersection(ids):
+            token = self._tokenizer.token(special)
+            raise InvalidInputError(f"messages has {token!r}, which cannot be read as text here; allowed: without it")
+        return ids
+
+    def _rendered(self, messages: Sequence[Message]) -> str:
+        try:
+            text: str = self._compiled.render(messages=messages, add_generation_prompt=True, **self._special_tokens)
+        except Exception as error:  # whatever a template raises over messages that it was not written for
+            reason = str(error) or type(error).__name__
+            raise InvalidInputError(f"messages cannot be put into the model's chat template: {reason}") from None
+        return text
+
+    @cached_property
+    def _compiled(self) -> Any:
+        return _environment().from_string(self._template)
+
+    @cached_property
+    def _special_ids(self) -> frozenset[int]:
+        return self._tokenizer.special_ids - {self._tokenizer.settings.unk_token_id}
+
+    @cached_property
+    def _special(self) -> re.Pattern[str]:
+        tokens = sorted(filter(None, map(self._tokenizer.token, self._special_ids)), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, tokens)) or r"(?!)", re.IGNORECASE)
+
+
+class _Generation(Extension):
+    """`{% generation %}`, which marks the assistant's words for training; here its content is what it is."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        body: list[nodes.Node] = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return body
+
+
+def _environment() -> Environment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment
+
+
+def _raise(message: str) -> NoReturn:
+    raise TemplateError(message)
+
+
+def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **layout: Any) -> str:
+    """Jinja's own filter would escape what HTML does not like."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **layout)
+
+
+def _special_tokens(settings: TokenizerSettings, token: Callable[[int], str]) -> dict[str, str]:
+    """`bos_token` and the like, by the names that templates use; those that the model lacks are undefined."""
+    ids = {name: getattr(settings, f"{name}_id") for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
+    return {name: token(token_id) for name, token_id in ids.items() if token_id is not None}
+
+
+def _marked(message: Message, mark: str) -> dict[str, str]:
+    """A message whose texts begin and end with `mark`, inside of the spaces that templates trim away."""
+    return {name: text if name == "role" else _around(text, mark) for name, text in message.items()}
+
+
+def _around(text: str, mark: str) -> str:
+    core = text.strip()
+    if not core:
+        return text
+    start = text.index(core)
+    return f"{text[:start]}{mark}{core}{mark}{text[start + len(core) :]}"

@@ -1,0 +1,164 @@
+"""Attention: the many nodes that an exporter writes for it become one operator where an encoder runs on a CPU.
+
+ONNX Runtime's MultiHeadAttention computes it block by block, without ever holding the scores of all pairs of tokens,
+as long as there is no mask. (That is FlashAttention, Dao et al. 2022, https://arxiv.org/abs/2205.14135.) A batch whose
+rows all have one length needs none, so the graph looks at its mask once and then decides:
+
+    If(no padding) then MultiHeadAttention(query, key, value) else MultiHeadAttention(query, key, value, mask)
+
+What has another shape (relative positions, disentangled attention) does not match, or does not compare, and stays.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.graphs.graph import Graph
+
+_SPLIT = [0, 2, 1, 3]  # (rows, tokens, heads, width) <-> (rows, heads, tokens, width)
+_SPLIT_TRANSPOSED = [0, 2, 3, 1]
+_TRANSPOSED = [0, 1, 3, 2]
+_SCALED = ("Mul", "Div", "Cast")
+_MASKED = ("Add", "Where", *_SCALED)
+_UNPADDED, _MASK = "attention_is_unpadded", "attention_mask_int32"
+_LARGEST_FILE_BYTES = 1_900_000_000  # a protobuf holds no more than 2 GiB
+TOLERANCE = 1e-4
+"""How far outputs may be from those of the graph before, per unit of their largest value."""
+
+
+def fuse_attention(graph: Path, heads: int) -> int:
+    """Rewrite an encoder's graph in place; how many attentions were found.
+
+    0, and the file as it was, where there is none that matches, or where the outputs for padded and unpadded batches
+    would not be those of before.
+    """
+    import onnx
+
+    model = onnx.load(graph)
+    if "attention_mask" not in [one.name for one in model.graph.input]:
+        return 0
+    found = _fuse(Graph(model), heads)
+    if found:
+        model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+        rewritten = graph.with_name(f"fused_{graph.name}")
+        _save(model, rewritten)
+        if not _agree(graph, rewritten):
+            found = 0
+        else:
+            _remove(graph)
+            _save(model, graph)  # anew, and not renamed: a large file knows the name of the one that holds its weights
+        _remove(rewritten)
+    return found
+
+
+def _fuse(graph: Graph, heads: int) -> int:
+    from onnx import TensorProto, helper
+
+    found = 0
+    for softmax in graph.of_type("Softmax"):
+        match = _match(graph, softmax)
+        if match is not None:
+            join, projections = match
+            graph.replace([join], [_attention(join, projections, heads)])
+            found += 1
+    if found:
+        least = f"{_UNPADDED}_least"
+        graph.begin_with(
+            [
+                helper.make_node("ReduceMin", ["attention_mask"], [least], least, keepdims=0),
+                helper.make_node("Cast", [least], [_UNPADDED], _UNPADDED, to=TensorProto.BOOL),
+                helper.make_node("Cast", ["attention_mask"], [_MASK], _MASK, to=TensorProto.INT32),
+            ]
+        )
+        graph.save()
+    return found
+
+
+def _match(graph: Graph, softmax: Any) -> tuple[Any, list[str]] | None:
+    """The node that joins the heads again, and the names of query, key and value; None where this is no attention."""
+    scores = graph.behind(softmax.input[0], "MatMul", _MASKED)
+    context = graph.only_reader(softmax, "MatMul")
+    split = context and graph.only_reader(context, "Transpose")
+    join = split and graph.only_reader(split, "Reshape")
+    if scores is None or join is None or _permutation(split) != _SPLIT:
+        return None
+    projections = [
+        _projection(graph, scores.input[0], [_SPLIT]),
+        _projection(graph, scores.input[1], [_SPLIT_TRANSPOSED], [_SPLIT, _TRANSPOSED]),
+        _projection(graph, context.input[1], [_SPLIT]),
+    ]
+    found = [name for name in projections if name is not None]
+    return (join, found) if len(found) == len(projections) else None
+
+
+def _projection(graph: Graph, name: str, *permutations: list[list[int]]) -> str | None:
+    """What is split into heads as `name`, in one of some ways of Transpose after Transpose; None in another one."""
+    transpose = graph.behind(name, "Transpose", _SCALED)
+    seen: list[list[int]] = []
+    while transpose is not None and transpose.op_type == "Transpose":
+        seen.insert(0, _permutation(transpose))
+        transpose = graph.makers.get(transpose.input[0])
+    splits = transpose is not None and transpose.op_type == "Reshape" and seen in permutations
+    return str(transpose.input[0]) if splits else None
+
+
+def _attention(join: Any, projections: list[str], heads: int) -> Any:
+    """Query, key and value, each (rows, tokens, heads * width), to what `join` made: the same shape."""
+    from onnx import TensorProto, helper
+
+    branches = {}
+    for branch, mask in (("then_branch", []), ("else_branch", ["", _MASK])):
+        made = f"{join.output[0]}_{branch}"
+        node = helper.make_node(
+            "MultiHeadAttention", [*projections, *mask], [made], made, domain="com.microsoft", num_heads=heads
+        )
+        output = helper.make_tensor_value_info(made, TensorProto.FLOAT, None)
+        branches[branch] = helper.make_graph([node], made, [], [output])
+    return helper.make_node("If", [_UNPADDED], list(join.output), f"{join.name}_attention", **branches)
+
+
+def _permutation(transpose: Any) -> list[int]:
+    return next((list(one.ints) for one in transpose.attribute if one.name == "perm"), [])
+
+
+def _agree(before: Path, after: Path) -> bool:
+    """Whether both graphs make the same of a batch without and one with padding."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what cannot be run is simply not used
+    try:
+        sessions = [onnxruntime.InferenceSession(str(graph), options) for graph in (before, after)]
+        answers = [[session.run(None, feeds) for session in sessions] for feeds in _batches(sessions[0])]
+    except Exception:  # onnxruntime raises a type of its own per failure, all of them plain Exceptions
+        return False
+    return all(
+        np.abs(one - other).max() <= TOLERANCE * max(1.0, float(np.abs(one).max()))
+        for plain, fused in answers
+        for one, other in zip(plain, fused, strict=True)
+    )
+
+
+def _batches(session: Any) -> Iterator[Mapping[str, np.ndarray]]:
+    """A batch without padding, and one with."""
+    names = [one.name for one in session.get_inputs()]
+    ids = np.arange(3, 27, dtype=np.int64).reshape(3, 8)
+    for length in (8, 5):
+        mask = np.ones_like(ids)
+        mask[0, length:] = 0
+        feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        yield {name: feeds[name] for name in names}
+
+
+def _save(model: Any, path: Path) -> None:
+    import onnx
+
+    large = model.ByteSize() > _LARGEST_FILE_BYTES
+    onnx.save(model, path, save_as_external_data=large, location=f"{path.name}_data")
+
+
+def _remove(path: Path) -> None:
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()

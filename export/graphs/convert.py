@@ -1,0 +1,175 @@
+"""Convert: a checkpoint into a PyTorch model, and that into fp32 ONNX graphs, by Optimum's exporter if not in slots."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from checkpoints.checkpoint import ResolvedCheckpoint
+from checkpoints.gguf_tokens import GgufTokens
+from export.graphs.seq2seq_slot_graph import convert_seq2seq_to_slots
+from export.graphs.slot_graph import convert_to_slots
+from pipelines.errors import CheckpointError, ConfigurationError
+from pipelines.runtime.artifact import TASKS
+
+Graphs = dict[str, Path]
+"""ONNX file by role: `model`, or `encoder` and `decoder`; Optimum's `decoder` is the first step, and
+`decoder_with_past` the others."""
+
+# transformers' loader, and how the names of the classes end whose heads do the task.
+_HEADS = {
+    "text-classification": ("AutoModelForSequenceClassification", ("ForSequenceClassification",)),
+    "question-answering": ("AutoModelForQuestionAnswering", ("ForQuestionAnswering", "ForQuestionAnsweringSimple")),
+    "token-classification": ("AutoModelForTokenClassification", ("ForTokenClassification",)),
+}
+_GENERATORS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "MTModel")
+
+
+def check_task(checkpoint: ResolvedCheckpoint, task: str, *, allow_untrained_head: bool = False) -> None:
+    """Raises CheckpointError where the architecture cannot do `task`, or was trained with the head of another one."""
+    import optimum.exporters.onnx.model_configs  # noqa: F401  (importing it registers the architectures)
+    from optimum.exporters.tasks import TasksManager
+
+    config, name = checkpoint.config, checkpoint.name
+    if config.is_encoder_decoder and task == "text-generation":
+        raise CheckpointError(
+            f"{name} is an encoder-decoder ({config.model_type}): it does translation or summarization"
+        )
+    try:
+        supported = TasksManager.get_supported_tasks_for_model_type(
+            config.model_type, "onnx", library_name="transformers"
+        )
+    except KeyError:
+        raise CheckpointError(f"{name}: Optimum cannot export the architecture {config.model_type!r}") from None
+    if _optimum_task(task, config) not in supported:
+        possible = [other for other in TASKS if _optimum_task(other, config) in supported]
+        if config.is_encoder_decoder and "text-generation" in possible:
+            possible.remove("text-generation")
+        does = " or ".join(possible) if possible else "none of the six tasks"
+        raise CheckpointError(f"{name} is a {config.model_type} checkpoint, which cannot do {task}; it does {does}")
+    trained_for = (config.architectures or [""])[0]
+    endings = _HEADS[task][1] if task in _HEADS else _GENERATORS
+    if trained_for and not trained_for.endswith(endings) and not allow_untrained_head:
+        raise _untrained(name, task, f"it was saved as {trained_for}")
+
+
+def load_model(checkpoint: ResolvedCheckpoint, task: str, *, allow_untrained_head: bool = False) -> Any:
+    """The PyTorch model in fp32, ready for inference. Raises CheckpointError where weights are missing or misshapen."""
+    import torch
+    import transformers
+
+    loader = getattr(transformers, _loader(task, checkpoint.config))
+    try:
+        model, loading = loader.from_pretrained(
+            checkpoint.path, dtype=torch.float32, output_loading_info=True, local_files_only=True, **checkpoint.loading
+        )
+    except Exception as error:  # by the file: safetensors, pickle, zip, OS or transformers' own errors
+        reason = str(error).strip().split("\n", 1)[0]
+        raise CheckpointError(f"the weights of {checkpoint.name} cannot be loaded: {reason}") from error
+    missing = sorted(loading["missing_keys"])
+    if missing and not allow_untrained_head:
+        raise _untrained(checkpoint.name, task, f"the checkpoint lacks {missing[0]} ({len(missing)} tensors in all)")
+    if checkpoint.gguf:
+        GgufTokens.read(checkpoint.gguf).correct_model(model)
+    return model.eval()
+
+
+def convert(model: Any, task: str, folder: Path, cache: str = "plain") -> Graphs:
+    """Write the graphs of `model` into `folder`; `cache` is the manifest's."""
+    if cache == "slots" and model.config.is_encoder_decoder:
+        graphs = {role: folder / f"{role}_model.onnx" for role in ("encoder", "decoder")}
+        convert_seq2seq_to_slots(model, **graphs)
+        return graphs
+    if cache == "slots":
+        convert_to_slots(model, folder / "model.onnx")
+        return {"model": folder / "model.onnx"}
+    from optimum.exporters.onnx import onnx_export_from_model
+
+    onnx_export_from_model(
+        model,
+        folder,
+        task=_optimum_task(task, model.config),
+        custom_onnx_configs=_one_segment(model, task) if getattr(model.config, "type_vocab_size", 0) == 1 else None,
+        preprocessors=[],
+        do_validation=False,
+        no_post_process=True,  # merged decoders and tied weights stand in the way of quantization: both come after it
+        device="cpu",
+    )
+    if model.config.is_encoder_decoder:
+        model.get_encoder().config.use_cache = False  # the exporter sets it for all parts; T5 then fails outside of it
+        roles = ("encoder", "decoder", "decoder_with_past")
+        return {role: folder / f"{role}_model.onnx" for role in roles}
+    return {"model": folder / "model.onnx"}
+
+
+def _one_segment(model: Any, task: str) -> dict[str, Any]:
+    """Optimum's example inputs have two segments; the token_type_ids of a model that knows one must all be 0."""
+    from optimum.exporters.tasks import TasksManager
+    from optimum.utils import DummyTextInputGenerator
+
+    class OneSegment(DummyTextInputGenerator):  # type: ignore[misc]
+        def generate(self, input_name: str, *arguments: Any, **options: Any) -> Any:
+            example = super().generate(input_name, *arguments, **options)
+            return example * 0 if input_name == "token_type_ids" else example
+
+    optimum_task = _optimum_task(task, model.config)
+    config = TasksManager.get_exporter_config_constructor("onnx", model=model, task=optimum_task)(model.config)
+    config.DUMMY_INPUT_GENERATOR_CLASSES = (OneSegment,)
+    return {"model": config}
+
+
+def merge(graphs: Graphs, folder: Path) -> Graphs:
+    """One decoder out of two, which share their weights; graphs without a second one stay as they are."""
+    from optimum.onnx import merge_decoders
+
+    if "decoder_with_past" not in graphs:
+        return graphs
+    merged = folder / "decoder_model_merged.onnx"
+    merge_decoders(graphs["decoder"], graphs["decoder_with_past"], save_path=merged, strict=False)
+    return {"encoder": graphs["encoder"], "decoder": merged}
+
+
+def map_to_unknown(graph: Path, outside: int, unknown: int) -> None:
+    """Let the graph read every id of `outside` or above as `unknown` (see export.tokenizers.pieces)."""
+    import numpy as np
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load(graph)
+    for node in model.graph.node:
+        node.input[:] = ["known_input_ids" if name == "input_ids" else name for name in node.input]
+    constants = {"first_outside_id": outside, "unknown_id": unknown}
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.array(value, dtype=np.int64), name) for name, value in constants.items()
+    )
+    model.graph.node.insert(0, helper.make_node("Less", ["input_ids", "first_outside_id"], ["is_known"]))
+    model.graph.node.insert(1, helper.make_node("Where", ["is_known", "input_ids", "unknown_id"], ["known_input_ids"]))
+    onnx.save(model, graph)
+
+
+def opset(graphs: Mapping[str, Path]) -> int:
+    """The ONNX opset that the graphs use."""
+    import onnx
+
+    graph = onnx.load(next(iter(graphs.values())), load_external_data=False)
+    return next(int(one.version) for one in graph.opset_import if one.domain in ("", "ai.onnx"))
+
+
+def _optimum_task(task: str, config: Any) -> str:
+    if task in _HEADS:
+        return task
+    if task not in TASKS:
+        raise ConfigurationError(f"task is {task!r}; allowed: {', '.join(TASKS)}")
+    return "text2text-generation-with-past" if config.is_encoder_decoder else "text-generation-with-past"
+
+
+def _loader(task: str, config: Any) -> str:
+    if task in _HEADS:
+        return _HEADS[task][0]
+    return "AutoModelForSeq2SeqLM" if config.is_encoder_decoder else "AutoModelForCausalLM"
+
+
+def _untrained(name: str, task: str, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"{name} has no trained head for {task}: {why}; its answers would be random. Name a checkpoint that was "
+        "fine-tuned for it, fine-tune this one (`sextet finetune`), or pass --allow-untrained-head"
+    )

@@ -1,0 +1,89 @@
+"""Optimize: fuse the nodes of an exported graph, by Optimum's ORTOptimizer.
+
+O1 is ONNX Runtime's basic rewriting, O2 adds its extended fusions and those for transformers, O3 approximates Gelu as
+well, and O4 is O3 in fp16 for CUDA.
+"""
+
+from export.graphs.convert import Graphs
+from pipelines.errors import CheckpointError, ConfigurationError
+
+LEVELS = ("O1", "O2", "O3", "O4")
+PRECISIONS = ("fp32", "fp16", "int8", "int4")
+DEVICES = ("cpu", "cuda")
+
+
+def check_options(precision: str, optimize: str | None, device: str) -> None:
+    """Raises ConfigurationError, with the reason, for a value that does not exist and for pairs that do not work."""
+    for name, value, allowed in (("precision", precision, PRECISIONS), ("device", device, DEVICES)):
+        if value not in allowed:
+            raise ConfigurationError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
+    if optimize not in (None, *LEVELS):
+        raise ConfigurationError(f"optimize is {optimize!r}; allowed: {', '.join(LEVELS)}")
+    if precision == "int8" and device == "cuda":
+        raise ConfigurationError(
+            "precision int8 is for the CPU: CUDA has no kernels for dynamically quantized matrices, "
+            "they would run on the CPU; use --precision fp16 with --device cuda"
+        )
+    if precision == "int4" and device == "cuda":
+        raise ConfigurationError(
+            "precision int4 is for the CPU: its activations become int8 there, which CUDA does not do; "
+            "use --precision fp16 with --device cuda"
+        )
+    if precision == "int4" and optimize is not None:
+        raise ConfigurationError(
+            f"precision int4 is for graphs that decode in slots, and optimize {optimize} does not know these; "
+            "leave --optimize out, or use --precision int8"
+        )
+    if precision == "fp16" and device == "cpu":
+        raise ConfigurationError(
+            "precision fp16 is for CUDA: a CPU converts every fp16 tensor to fp32 and back; "
+            "use --precision int8 or fp32 with --device cpu"
+        )
+    if (optimize == "O4") != (precision == "fp16" and optimize is not None):
+        raise ConfigurationError(
+            f"optimize O4 and precision fp16 belong together (got {optimize} with {precision}); "
+            "leave --optimize out, or choose O1, O2 or O3 for fp32 and int8"
+        )
+
+
+def default_level(precision: str, *, generates: bool) -> str | None:
+    """The level that is used where none is asked for.
+
+    fp32 encoders gain from O2's fusions and stay exact. Dynamic int8 is faster from the plain graph, whose fusions
+    ONNX Runtime does itself after quantization. Decoders with a cache have no pattern that the fusions know.
+    """
+    if precision == "fp16":
+        return "O4"
+    return "O2" if precision == "fp32" and not generates else None
+
+
+def optimize(graphs: Graphs, level: str, architecture: str, device: str) -> None:
+    """Rewrite the graphs in place; their folder holds the config.json. Raises CheckpointError where it fails."""
+    from optimum.onnxruntime import AutoOptimizationConfig, ORTOptimizer
+    from optimum.onnxruntime.utils import ORTConfigManager
+
+    if not supports(architecture):
+        known = ", ".join(ORTConfigManager._conf)
+        raise CheckpointError(
+            f"optimize {level} is not known for the architecture {architecture!r}; it is for: {known}"
+        )
+    folder = next(iter(graphs.values())).parent
+    # O4 is O3 and fp16, and fp16 is a precision (export.quantization.quantize), also for architectures without fusions.
+    settings = AutoOptimizationConfig.with_optimization_level(level.replace("O4", "O3"), for_gpu=device == "cuda")
+    settings.disable_shape_inference = True  # it stumbles over symbolic dimensions, and only fp16 wants it
+    settings.disable_rotary_embeddings = True  # the fused operator ends at a fixed position
+    try:
+        optimizer = ORTOptimizer.from_pretrained(folder, file_names=[graph.name for graph in graphs.values()])
+        optimizer.optimize(settings, save_dir=folder, file_suffix="")
+    except Exception as error:  # fusions fail in onnx, in protobuf or in onnxruntime, each with types of its own
+        reason = str(error).strip().split("\n", 1)[0]
+        raise CheckpointError(
+            f"optimize {level} fails on this {architecture} graph ({reason}); choose another"
+        ) from error
+
+
+def supports(architecture: str) -> bool:
+    """Whether ORTOptimizer knows the architecture."""
+    from optimum.onnxruntime.utils import ORTConfigManager
+
+    return architecture in ORTConfigManager._conf

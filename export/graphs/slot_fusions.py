@@ -1,0 +1,160 @@
+"""Slot fusions: a traced slot graph in fewer nodes, which compute the same.
+
+A step of one token takes the time of its nodes' dispatch as much as that of their arithmetic. ONNX Runtime fuses much
+when it loads a graph, but not this:
+
+* Views of heads cancel out around GroupQueryAttention, which takes and gives (rows, tokens, heads x head_dim).
+* Products of one input are one product: query, key and value, which the operator takes packed, and gate and up of a
+  gated feed-forward network, which are split after it.
+* A sum that a root mean square norm reads is one operator with it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from export.graphs.graph import Graph
+
+_DOMAIN = "com.microsoft"
+ROOT_MEAN_SQUARE = "RootMeanSquareNorm"
+"""What export.graphs.slot_graph traces such a norm to: (values, weight) -> values, with `epsilon`."""
+
+
+def fuse(model: Any) -> None:
+    """Rewrite the graph of an ONNX model in place."""
+    graph = Graph(model)
+    for attention in graph.of_type("GroupQueryAttention"):
+        for index in range(3):
+            attention.input[index] = _before_views(graph, attention.input[index])
+        _read_before_views(graph, attention.output[0])
+    graph.drop_unread()
+    for attention in graph.of_type("GroupQueryAttention"):
+        _pack(graph, attention)
+    for product in graph.of_type("MatMul"):
+        _join_pair(graph, product)
+    for norm in graph.of_type(ROOT_MEAN_SQUARE):
+        _name_norm(graph, norm)
+    graph.save()
+
+
+def _before_views(graph: Graph, name: str) -> str:
+    """What a tensor (rows, tokens, width) was before it was only reshaped, with the same shape."""
+    seen = name
+    while (maker := graph.makers.get(seen)) is not None and maker.op_type == "Reshape":
+        seen = maker.input[0]
+        if _axes(graph, seen) == 3:
+            name = seen
+    return name
+
+
+def _read_before_views(graph: Graph, name: str) -> None:
+    """Let whoever reads a reshaped (rows, tokens, width) of the same shape read it itself."""
+    seen = name
+    while len(views := [one for one in graph.readers.get(seen, []) if one.op_type != "Shape"]) == 1:
+        if views[0].op_type != "Reshape":
+            return
+        seen = views[0].output[0]
+        if _axes(graph, seen) == 3:
+            graph.read_instead(seen, name)
+            seen = name
+
+
+def _axes(graph: Graph, name: str) -> int | None:
+    """How many axes a tensor has, where that is easily known."""
+    maker = graph.makers.get(name)
+    if maker is None:
+        return None
+    if maker.op_type == "Reshape":
+        shape = graph.makers.get(maker.input[1])
+        return len(shape.input) if shape is not None and shape.op_type == "Concat" else None
+    if maker.op_type == "Split":
+        return _axes(graph, maker.input[0])
+    if maker.op_type == "Add":
+        return max((_axes(graph, one) or 0 for one in maker.input), default=0) or None
+    return 3 if maker.op_type == "MatMul" and maker.input[1] in graph.weights else None  # Gemm alone has 2
+
+
+def _pack(graph: Graph, attention: Any) -> None:
+    """Give the operator query, key and value as one tensor."""
+    from onnx import helper
+
+    names = list(attention.input[:3])
+    split = graph.makers.get(names[0])
+    if split is not None and split.op_type == "Split" and list(split.output) == names:
+        packed = split.input[0]
+    else:
+        biases = [_bias(graph, name) for name in names]
+        products = [name if bias is None else bias[0] for name, bias in zip(names, biases, strict=True)]
+        if len({bias is None for bias in biases}) != 1 or not (joined := _join(graph, products)):
+            return
+        packed, old, new = joined
+        if added := [bias[1] for bias in biases if bias is not None]:
+            old += [graph.makers[name] for name in names]
+            new.append(helper.make_node("Add", [packed, graph.side_by_side(added)], [f"{packed}_biased"]))
+            packed = f"{packed}_biased"
+        graph.replace(old, new)
+    attention.input[:3] = [packed, "", ""]
+    graph.drop_unread()
+
+
+def _bias(graph: Graph, name: str) -> tuple[str, str] | None:
+    """What was added to what, where a tensor is a sum with a weight."""
+    maker = graph.makers.get(name)
+    if maker is None or maker.op_type != "Add":
+        return None
+    weights = [one for one in maker.input if one in graph.weights]
+    others = [one for one in maker.input if one not in graph.weights]
+    return (others[0], weights[0]) if len(weights) == 1 else None
+
+
+def _join(graph: Graph, names: Sequence[str]) -> tuple[str, list[Any], list[Any]] | None:
+    """A product in place of several of one input: its output, the old nodes and the new ones. None for others."""
+    from onnx import helper
+
+    makers = [graph.makers.get(name) for name in names]
+    products = [one for one in makers if one is not None and one.op_type == "MatMul" and one.input[1] in graph.weights]
+    if len(products) != len(names) or len({one.input[0] for one in products}) != 1:
+        return None
+    weight = graph.side_by_side([one.input[1] for one in products])
+    output = f"{names[0]}_joined"
+    return output, products, [helper.make_node("MatMul", [products[0].input[0], weight], [output], output)]
+
+
+def _join_pair(graph: Graph, product: Any) -> None:
+    """One product where two have one input, as gate and up have; what it gives is split."""
+    from onnx import helper, numpy_helper
+
+    names = [one.output[0] for one in graph.readers[product.input[0]] if one.op_type == "MatMul"]
+    if len(names) != 2 or not (joined := _join(graph, names)):
+        return
+    output, old, new = joined
+    widths = np.asarray([graph.values(one.input[1]).shape[-1] for one in old])
+    sizes = "widths " + " ".join(map(str, widths))
+    graph.weights[sizes] = numpy_helper.from_array(widths, sizes)
+    new.append(helper.make_node("Split", [output, sizes], names, f"{output}_Split", axis=-1))
+    graph.replace(old, new)
+
+
+def _name_norm(graph: Graph, norm: Any) -> None:
+    """The operators that ONNX Runtime has for such a norm: alone, or of a sum, which it then gives as well."""
+    from onnx import helper
+
+    values, weight = norm.input
+    (epsilon,) = [helper.get_attribute_value(one) for one in norm.attribute]
+    added = graph.makers.get(values)
+    if added is None or added.op_type != "Add" or any(one in graph.weights for one in added.input):
+        new = helper.make_node(
+            "SimplifiedLayerNormalization", [values, weight], norm.output, norm.name, axis=-1, epsilon=epsilon
+        )
+        graph.replace([norm], [new])
+        return
+    new = helper.make_node(
+        "SkipSimplifiedLayerNormalization",
+        [*added.input, weight],
+        [norm.output[0], "", "", values],
+        norm.name,
+        domain=_DOMAIN,
+        epsilon=epsilon,
+    )
+    graph.replace([added, norm], [new])

@@ -1,0 +1,320 @@
+"""Validate: exported graphs against the PyTorch model that they were made from, on inputs of many kinds.
+
+Differences are absolute, on logits of unit scale: both sides are divided by the reference's standard deviation where
+that is above one. An answer is confident where the reference finds it at least twice as likely as the next best.
+"""
+
+import math
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from export.parity.greedy import Step, decoder_steps, encoder_decoder_steps
+from export.parity.perplexity import Perplexity
+from export.parity.samples import QUESTIONS, TEXTS
+from pipelines.runtime.artifact import ModelArtifact, Parity, TokenizerSettings
+from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.runtime.tokenizer import TextOrPair, Tokenizer
+
+TOLERANCE = 1e-4
+LEAD = math.log(2)
+AGREEMENT = 0.98
+INT4_AGREEMENT = 0.5  # catches a broken graph; perplexity says more: a close choice that flips changes all that follows
+MOST_SURPRISED = {"int8": 0.15, "int4": 0.5}
+"""The increase of perplexity, over PyTorch's, that a precision may bring where it generates."""
+INPUTS = 64
+_BATCH_SIZES = (1, 2, 4, 9, 16, 32)  # INPUTS in all
+# What bounds the time this takes: tokens of one input of an encoder, words of one prompt, tokens that follow it.
+_LONGEST_TOKENS = 384
+_LONGEST_WORDS = 24
+_NEW_TOKENS = 6
+_LONGEST_SPAN = 15
+_WINDOW_TOKENS = 32  # of context in a window
+_NAMED = 20
+
+
+@dataclass(frozen=True)
+class _Batch:
+    names: list[str]
+    encodings: list[Any]
+
+
+@dataclass
+class _Comparison:
+    """What was seen so far: `decisions` are the labels, spans and tokens on which the two sides were asked."""
+
+    settings: TokenizerSettings
+    outside: int | None = None
+    largest: float = 0.0
+    unit: float = 1.0
+    confident: list[bool] = field(default_factory=list)
+    agreed: list[bool] = field(default_factory=list)
+    disagreements: list[str] = field(default_factory=list)
+    perplexity: Perplexity = field(default_factory=Perplexity)
+
+    def differ(self, reference: np.ndarray, exported: np.ndarray) -> None:
+        """Record the difference of two arrays of logits; `unit` becomes what counts as one on their scale."""
+        self.unit = max(1.0, float(reference.std()))
+        # NaN compares as no difference at all, so it is one without bound.
+        difference = float(np.abs(reference - exported).max()) if np.isfinite(exported).all() else math.inf
+        self.largest = max(self.largest, difference / self.unit)
+
+    def decide(self, name: str, lead: float, expected: object, got: object, shortfall: float) -> None:
+        """Record one answer; `lead` and `shortfall` (of `got` behind `expected`) are logits of the reference."""
+        equal = expected == got or shortfall <= 4 * TOLERANCE * self.unit
+        self.confident.append(lead >= LEAD)
+        self.agreed.append(equal)
+        if not equal:
+            sure = "confident" if lead >= LEAD else "close"
+            self.disagreements.append(f"{name}: {expected} became {got} ({sure})")
+
+
+def validate(artifact: ModelArtifact, model: Any, outside: int | None = None) -> Parity:
+    """Compare the graphs of an unpublished artifact with `model`: plain fp32 has to be exact, the rest to agree.
+
+    `outside` is the first id that the tokenizer has and the model has not (see export.tokenizers.pieces).
+    """
+    manifest = artifact.manifest
+    compared = _Comparison(manifest.tokenizer, outside)
+    config = SessionConfig(device="cpu", threads=_threads())
+    sessions = {role: InferenceSession(artifact.graph(role), config) for role in manifest.graphs}
+    batches = list(_batches(artifact, _inputs(artifact)))
+    for batch in batches:
+        if manifest.task == "question-answering":
+            _compare_spans(compared, batch, sessions["model"], model)
+        elif manifest.labels:
+            _compare_labels(compared, batch, sessions["model"], model, manifest.labels)
+        else:
+            _compare_tokens(compared, batch, sessions, model)
+    if manifest.cache == "slots" and "model" in sessions:  # decoder-only: what it reads is what it writes
+        texts = [encoding.ids for batch in batches for encoding in batch.encodings if len(encoding) > 1]
+        compared.perplexity.read(model, sessions["model"], texts)
+    exact = manifest.precision == "fp32" and manifest.optimization != "O3"  # O3 approximates Gelu
+    least = INT4_AGREEMENT if manifest.precision == "int4" else AGREEMENT
+    parity = _verdict(compared, exact, least, sum(len(batch.names) for batch in batches))
+    return _bounded(parity, MOST_SURPRISED.get(manifest.precision))
+
+
+def _bounded(parity: Parity, most: float | None) -> Parity:
+    """With a bound on what perplexity may have gained, where it was measured."""
+    increase = parity.perplexity_increase
+    if increase is None or most is None:
+        return parity
+    return replace(
+        parity,
+        threshold=f"{parity.threshold}, and perplexity at most {most:.0%} above PyTorch's",
+        passed=parity.passed and increase <= most,
+    )
+
+
+def _verdict(compared: _Comparison, exact: bool, least: float, inputs: int) -> Parity:
+    confident, agreed = np.array(compared.confident), np.array(compared.agreed)
+    counted = agreed[confident] if confident.any() else agreed
+    agreement = float(counted.mean())
+    if exact:
+        threshold = f"logits within {TOLERANCE:g}, and equal answers everywhere"
+        passed = compared.largest <= TOLERANCE and bool(agreed.all())
+    else:
+        threshold = f"at least {least:.0%} of {len(counted)} confident answers equal"
+        passed = agreement >= least and bool(np.isfinite(compared.largest))
+    named = sorted(compared.disagreements, key=lambda name: name.endswith("(close)"))
+    shown = tuple(named[:_NAMED])
+    return Parity(passed, inputs, compared.largest, agreement, threshold, shown, compared.perplexity.values())
+
+
+# --- inputs ---
+
+
+def _inputs(artifact: ModelArtifact) -> list[TextOrPair]:
+    """At least 64 inputs: whole samples, their beginnings, several of them in a row, and pairs."""
+    rng = random.Random(0)
+    inputs: list[TextOrPair] = []
+    if artifact.manifest.task == "question-answering":
+        inputs += QUESTIONS
+        while len(inputs) < INPUTS:
+            (question, _), (_, context) = rng.choice(QUESTIONS), rng.choice(QUESTIONS)
+            inputs.append((question, " ".join([context, *rng.sample(TEXTS, rng.choice([0, 1, 3, 8]))])))
+        return inputs
+    longest = _LONGEST_WORDS if _generates(artifact) else sys.maxsize
+    inputs += [_first_words(text, longest) for text in TEXTS]
+    if artifact.manifest.task == "text-classification":
+        inputs += [(rng.choice(TEXTS), rng.choice(TEXTS)) for _ in range(8)]
+    while len(inputs) < INPUTS:
+        text = " ".join(rng.sample(TEXTS, rng.choice([1, 1, 2, 4, 12])))
+        inputs.append(_first_words(text, min(longest, rng.randint(1, len(text.split())))))
+    return inputs
+
+
+def _batches(artifact: ModelArtifact, inputs: Sequence[TextOrPair]) -> Iterator[_Batch]:
+    """Batches of several sizes, each with short and long inputs."""
+    manifest = artifact.manifest
+    template = manifest.prompt_template
+    prompts = [template.replace("{text}", str(one)) if template else one for one in inputs]
+    longest = manifest.tokenizer.max_length if template else min(manifest.tokenizer.max_length, _LONGEST_TOKENS)
+    encodings = Tokenizer(artifact).encode(prompts, max_length=longest, add_special_tokens=template is None)
+    start = 0
+    for size in _BATCH_SIZES:
+        rows = range(start, start + size)
+        names = [_name(row, inputs[row], len(encodings[row]), size) for row in rows]
+        yield _Batch(names, [encodings[row] for row in rows])
+        start = rows.stop
+    if manifest.task == "question-answering":
+        yield from _windows(artifact, inputs)
+
+
+def _windows(artifact: ModelArtifact, inputs: Sequence[TextOrPair]) -> Iterator[_Batch]:
+    """What the pipeline makes of the longest context: a tokenizer may see its later windows in another way."""
+    longest = max(inputs, key=lambda pair: len(pair[1]))
+    question = len(Tokenizer(artifact).encode([longest[0]])[0])
+    (encodings,) = Tokenizer(artifact).windows(
+        [longest], max_length=question + _WINDOW_TOKENS, stride=_WINDOW_TOKENS // 4, sequence=1
+    )
+    names = [f"{_name(0, longest, len(one), len(encodings))} window {n}" for n, one in enumerate(encodings)]
+    yield _Batch(names, list(encodings))
+
+
+def _generates(artifact: ModelArtifact) -> bool:
+    return artifact.manifest.task in ("translation", "summarization", "text-generation")
+
+
+def _first_words(text: str, count: int) -> str:
+    return " ".join(text.split()[:count])
+
+
+def _name(index: int, given: TextOrPair, tokens: int, batch: int) -> str:
+    text = given if isinstance(given, str) else " | ".join(given)
+    shown = text if len(text) <= 40 else text[:37] + "..."
+    return f"input {index} ({tokens} tokens, batch of {batch}) {shown!r}"
+
+
+# --- one batch, by kind of answer ---
+
+
+def _both(
+    compared: _Comparison, batch: _Batch, session: InferenceSession, model: Any
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]:
+    """Outputs of the reference and of the graph, by name, and the mask (rows, tokens) of what is not padding."""
+    import torch
+
+    longest = max(map(len, batch.encodings))
+    feeds = {
+        "input_ids": np.full((len(batch.encodings), longest), compared.settings.pad_token_id, dtype=np.int64),
+        "attention_mask": np.zeros((len(batch.encodings), longest), dtype=np.int64),
+        "token_type_ids": np.zeros((len(batch.encodings), longest), dtype=np.int64),
+    }
+    for row, encoding in enumerate(batch.encodings):
+        feeds["input_ids"][row, : len(encoding)] = encoding.ids
+        feeds["attention_mask"][row, : len(encoding)] = 1
+        if compared.settings.token_type_ids:
+            feeds["token_type_ids"][row, : len(encoding)] = encoding.type_ids
+    feeds = {name: feeds[name] for name in session.input_names}
+    with torch.no_grad():
+        outputs = model(**{name: torch.from_numpy(array) for name, array in feeds.items()})
+    exported = session.run(feeds)
+    return {name: outputs[name].numpy() for name in exported}, exported, feeds["attention_mask"].astype(bool)
+
+
+def _compare_labels(
+    compared: _Comparison, batch: _Batch, session: InferenceSession, model: Any, labels: Sequence[str]
+) -> None:
+    """One answer per text or token, or per label where labels do not exclude each other."""
+    reference, exported, mask = _both(compared, batch, session, model)
+    expected, got = reference["logits"], exported["logits"]  # (rows, labels) or (rows, tokens, labels)
+    names = np.array(batch.names, dtype=object)
+    if expected.ndim == 3:
+        positions = np.broadcast_to(np.arange(mask.shape[1]), mask.shape)[mask]
+        names = np.array(
+            [f"{batch.names[row]} token {t}" for row, t in zip(np.nonzero(mask)[0], positions, strict=True)]
+        )
+        expected, got = expected[mask], got[mask]
+    compared.differ(expected, got)
+    kind = model.config.problem_type
+    if kind == "regression" or len(labels) == 1:
+        for name, one, other in zip(names, expected, got, strict=True):
+            far = float(np.abs(one - other).max()) / compared.unit
+            compared.decide(str(name), LEAD, f"{one[0]:.3f}", f"{one[0] if far <= 0.1 else other[0]:.3f}", far)
+    elif kind == "multi_label_classification":
+        for name, one, other in zip(names, expected, got, strict=True):
+            for label, before, after in zip(labels, one, other, strict=True):
+                expects, gets = (f"{label}: {'yes' if value > 0 else 'no'}" for value in (before, after))
+                compared.decide(str(name), abs(float(before)), expects, gets, abs(float(before)))
+    else:
+        for name, one, other in zip(names, expected, got, strict=True):
+            _decide_choice(compared, str(name), one, other, labels)
+
+
+def _compare_spans(compared: _Comparison, batch: _Batch, session: InferenceSession, model: Any) -> None:
+    """One answer per question: the best span of the context."""
+    reference, exported, mask = _both(compared, batch, session, model)
+    sides = {name: (reference[name], exported[name]) for name in ("start_logits", "end_logits")}
+    for before, after in sides.values():
+        compared.differ(before[mask], after[mask])
+    for row, (name, encoding) in enumerate(zip(batch.names, batch.encodings, strict=True)):
+        context = np.array([sequence == 1 for sequence in encoding.sequence_ids])
+        scores = [
+            _span_scores(sides["start_logits"][side][row], sides["end_logits"][side][row], context) for side in (0, 1)
+        ]
+        expects, gets = (f"tokens {divmod(int(one.argmax()), one.shape[1])}" for one in scores)
+        best, second = np.sort(scores[0], axis=None)[[-1, -2]]
+        compared.decide(name, float(best - second), expects, gets, float(best - scores[0].flat[scores[1].argmax()]))
+
+
+def _span_scores(start: np.ndarray, end: np.ndarray, context: np.ndarray) -> np.ndarray:
+    """(first token, last token) -> start + end logit; far below all others where that is no span of the context."""
+    tokens = len(context)
+    length = np.arange(tokens)[None, :] - np.arange(tokens)[:, None] + 1
+    allowed = context[:, None] & context[None, :] & (length >= 1) & (length <= _LONGEST_SPAN)
+    return np.where(allowed, start[:tokens, None] + end[None, :tokens], -1e9)
+
+
+def _compare_tokens(compared: _Comparison, batch: _Batch, sessions: dict[str, InferenceSession], model: Any) -> None:
+    """One answer per decoding step: the most likely token."""
+    rows = [encoding.ids for encoding in batch.encodings]
+    pad = compared.settings.pad_token_id
+    steps: Iterator[Step]
+    in_slots = "model" in sessions and "seqlens_k" in sessions["model"].input_names
+    if "model" in sessions:
+        steps = decoder_steps(model, sessions["model"], rows, pad=pad, steps=_NEW_TOKENS)
+    else:
+        forced = model.generation_config.forced_bos_token_id
+        target = [forced] if forced is not None else list(compared.settings.languages.values())[:1]
+        steps = encoder_decoder_steps(
+            model,
+            sessions["encoder"],
+            sessions["decoder"],
+            rows,
+            pad=pad,
+            forced=target,
+            steps=_NEW_TOKENS,
+            outside=compared.outside,
+            unknown=compared.settings.unk_token_id or 0,
+        )
+    for number, step in enumerate(steps):
+        compared.differ(step.reference[step.alive], step.exported[step.alive])
+        if not in_slots:
+            chosen = step.reference[step.alive].argmax(-1)
+            compared.perplexity.observe(step.reference[step.alive], step.exported[step.alive], chosen)
+        for row in np.flatnonzero(step.alive):
+            name = f"{batch.names[row]} step {number}"
+            _decide_choice(compared, name, step.reference[row], step.exported[row], None)
+
+
+def _decide_choice(
+    compared: _Comparison, name: str, expected: np.ndarray, got: np.ndarray, labels: Sequence[str] | None
+) -> None:
+    """The highest of several logits."""
+    best, chosen = int(expected.argmax()), int(got.argmax())
+    second = float(np.partition(expected, -2)[-2])
+    expects, gets = (labels[index] if labels else f"token {index}" for index in (best, chosen))
+    lead, shortfall = float(expected[best]) - second, float(expected[best] - expected[chosen])
+    compared.decide(name, lead, expects, gets, shortfall)
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()

@@ -1,0 +1,140 @@
+"""tokenizer.json for every checkpoint, and the settings that it does not hold."""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from checkpoints.checkpoint import ResolvedCheckpoint
+from checkpoints.gguf_tokens import GgufTokens
+from export.parity.samples import ODD_TEXTS, TEXTS
+from export.tokenizers.pieces import PieceTokenizer, build, surround
+from pipelines.errors import CheckpointError
+from pipelines.runtime.artifact import TokenizerSettings
+
+_UNSET_LENGTH = 1_000_000  # transformers writes 1e30 where a tokenizer knows no limit
+_DEFAULT_LENGTH = 512
+
+
+@dataclass(frozen=True)
+class ExportedTokenizer:
+    """What was written. Ids from `outside` on stand for the unknown token (see pieces); None: there are none."""
+
+    settings: TokenizerSettings
+    outside: int | None
+
+
+def load_tokenizer(checkpoint: ResolvedCheckpoint) -> Any:
+    """The checkpoint's transformers tokenizer, the fast one where there is one."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, local_files_only=True, **checkpoint.loading)
+    except Exception as error:  # whatever a broken file raises, in transformers, tokenizers or sentencepiece
+        reason = str(error).strip().split("\n", 1)[0]
+        raise CheckpointError(f"the tokenizer of {checkpoint.name} cannot be read: {reason}") from error
+    if checkpoint.gguf:
+        GgufTokens.read(checkpoint.gguf).correct_tokenizer(tokenizer)
+    return tokenizer
+
+
+def write_tokenizer(tokenizer: Any, model: Any, folder: Path) -> ExportedTokenizer:
+    """Write tokenizer.json into `folder`. Raises CheckpointError where no fast tokenizer equals the slow one."""
+    outside = None
+    if tokenizer.is_fast:
+        backend = tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+    else:
+        fast = convert_slow(tokenizer)
+        prove_equal(fast, tokenizer)
+        backend, outside = fast.backend, fast.outside
+    backend.save(str(folder / "tokenizer.json"))
+    settings = TokenizerSettings(
+        max_length=max_length(tokenizer, model),
+        pad_token_id=next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        cls_token_id=tokenizer.cls_token_id,
+        unk_token_id=tokenizer.unk_token_id,
+        padding_side=tokenizer.padding_side,
+        truncation_side=tokenizer.truncation_side,
+        clean_up_tokenization_spaces=bool(tokenizer.clean_up_tokenization_spaces),
+        token_type_ids="token_type_ids" in tokenizer.model_input_names,
+        languages=_languages(tokenizer),
+    )
+    return ExportedTokenizer(settings, outside)
+
+
+def max_length(tokenizer: Any, model: Any) -> int:
+    """The longest input in tokens, special tokens included, that both tokenizer and position embeddings allow."""
+    limits = [tokenizer.model_max_length] if tokenizer.model_max_length < _UNSET_LENGTH else []
+    for name in ("max_position_embeddings", "n_positions"):
+        if positions := getattr(model.config, name, None):
+            limits.append(positions - _first_position(model))
+            break
+    return int(min(limits, default=_DEFAULT_LENGTH))
+
+
+def _first_position(model: Any) -> int:
+    """RoBERTa and its descendants number positions from the padding index on, which costs them two."""
+    for name, module in model.named_modules():
+        padding = getattr(module, "padding_idx", None)
+        if name.endswith("embeddings.position_embeddings") and padding is not None:
+            return int(padding) + 1
+    return 0
+
+
+def _languages(tokenizer: Any) -> dict[str, int]:
+    """Language code -> token id, of multilingual translation models."""
+    codes: dict[str, int] = dict(getattr(tokenizer, "lang_code_to_id", None) or {})
+    return codes
+
+
+def convert_slow(tokenizer: Any) -> PieceTokenizer:
+    """A fast tokenizer for a slow one. Raises CheckpointError for kinds other than Marian's and M2M100's."""
+    name = type(tokenizer).__name__
+    if name == "MarianTokenizer" and not tokenizer.separate_vocabs:
+        codes = tokenizer.supported_language_codes
+        fast = build(
+            Path(tokenizer.spm_files[0]),
+            tokenizer.encoder,
+            special=[token for token in tokenizer.all_special_tokens if token not in codes],
+            split=codes,
+            unknown=tokenizer.unk_token,
+        )
+        surround(fast.backend, [], [tokenizer.eos_token], tokenizer.encoder)
+        return fast
+    if name == "M2M100Tokenizer":
+        ids = tokenizer.encoder | tokenizer.lang_token_to_id
+        # Fairseq padded the vocabulary with these. Ids must have no gaps; no text has them, and decoding skips them.
+        unused = {f"\uffff{index}": len(ids) + index for index in range(tokenizer.num_madeup_words)}
+        ids |= unused
+        special = [*tokenizer.all_special_tokens, *unused]
+        fast = build(Path(tokenizer.spm_file), ids, special=special, split=[], unknown=tokenizer.unk_token)
+        surround(fast.backend, [tokenizer.get_lang_token(tokenizer.src_lang)], [tokenizer.eos_token], ids)
+        return fast
+    raise CheckpointError(
+        f"{name} has no fast version in transformers; slow tokenizers are converted for Marian (with one vocabulary "
+        "for both languages) and M2M100"
+    )
+
+
+def prove_equal(fast: PieceTokenizer, slow: Any) -> None:
+    """Raises CheckpointError naming the first text that they encode, or ids that they decode, differently."""
+    texts = [*TEXTS, *ODD_TEXTS, " ".join(TEXTS)]
+    texts += [f"{code} {text}" for code in getattr(slow, "supported_language_codes", [])[:5] for text in TEXTS[:3]]
+    for text in texts:
+        expected = slow(text).input_ids
+        got = [slow.unk_token_id if fast.outside and i >= fast.outside else i for i in fast.backend.encode(text).ids]
+        if got != expected:
+            raise CheckpointError(f"no fast tokenizer equals {type(slow).__name__}: it encodes {text!r} differently")
+    rng = random.Random(0)
+    known = range(len(slow.get_vocab()))
+    sequences = [slow(text).input_ids for text in texts]
+    sequences += [rng.choices(known, k=length) for length in np.tile([1, 2, 5, 20], 25)]
+    for ids in sequences:
+        if fast.backend.decode(ids) != slow.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False):
+            raise CheckpointError(f"no fast tokenizer equals {type(slow).__name__}: it decodes {ids} differently")

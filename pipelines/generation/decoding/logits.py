@@ -1,0 +1,149 @@
+"""Logits processors: what the tokens so far forbid, or make less likely, for the next one.
+
+Each takes `ids`, the tokens of every row so far, prompt included, (rows, tokens) int64, and `scores`, (rows, vocab)
+float32, which it changes in place. They equal transformers' LogitsProcessor of the same name, and run in its order.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from pipelines.errors import GenerationError, InvalidInputError, SextetError
+from pipelines.generation.decoding.config import GenerationConfig
+
+_CACHED = 2**16  # numbers at a time: what is made of them stays near the processor
+
+LogitsProcessor = Callable[[np.ndarray, np.ndarray], None]
+
+
+def logits_processors(config: GenerationConfig, prompt_tokens: int) -> list[LogitsProcessor]:
+    """The processors that a resolved config asks for, in order; empty where the model's word is final."""
+    processors: list[LogitsProcessor] = []
+    if config.repetition_penalty != 1.0:
+        processors.append(_repetition_penalty(config.repetition_penalty))
+    if config.frequency_penalty != 0.0:
+        processors.append(_frequency_penalty(config.frequency_penalty))
+    if config.presence_penalty != 0.0 or config.count_penalty != 0.0:
+        processors.append(_answer_penalties(config.presence_penalty, config.count_penalty, prompt_tokens))
+    if config.no_repeat_ngram_size > 0:
+        processors.append(_no_repeat_ngram(config.no_repeat_ngram_size))
+    if words := [word for word in config.bad_words_ids if word not in {(eos,) for eos in config.eos_token_id}]:
+        processors.append(_bad_words(words))
+    if config.min_length > prompt_tokens and config.eos_token_id:
+        processors.append(_min_length(config.min_length, config.eos_token_id))
+    if config.forced_bos_token_id is not None:
+        processors.append(_forced(1, (config.forced_bos_token_id,)))
+    if config.forced_eos_token_id and config.max_length is not None:
+        processors.append(_forced(config.max_length - 1, config.forced_eos_token_id))
+    if config.suppress_tokens:
+        processors.append(_suppressed(config.suppress_tokens))
+    if config.begin_suppress_tokens:
+        # A forced first token takes the first place; what must not begin an answer comes after it.
+        after_forced = prompt_tokens == 1 and config.forced_bos_token_id is not None
+        processors.append(_suppressed(config.begin_suppress_tokens, only_at=prompt_tokens + after_forced))
+    return processors
+
+
+def log_softmax(scores: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Log-probabilities over the last axis, float32; in `out` where it is given, which may be `scores`."""
+    normalized: np.ndarray = np.subtract(scores, scores.max(axis=-1, keepdims=True), out=out, order="C")
+    rows = normalized.reshape(-1, normalized.shape[-1])
+    step = max(1, _CACHED // rows.shape[1])
+    for start in range(0, len(rows), step):
+        some = rows[start : start + step]
+        some -= np.log(np.exp(some).sum(axis=-1, keepdims=True))
+    return normalized
+
+
+def nothing_left(best: float) -> SextetError:
+    """Why no token can be chosen where the best of them has this score.
+
+    (Transformers then takes token 0 where it is greedy, and fails where it samples.)
+    """
+    if best == -np.inf:
+        return InvalidInputError(
+            "parameters forbid every token, by suppress_tokens, bad_words_ids, no_repeat_ngram_size or a forced token; "
+            "allowed: to leave one"
+        )
+    return GenerationError("the model's logits are not finite: there is no token to choose")
+
+
+def _repetition_penalty(penalty: float) -> LogitsProcessor:
+    def process(ids: np.ndarray, scores: np.ndarray) -> None:
+        seen = np.take_along_axis(scores, ids, axis=1)
+        np.put_along_axis(scores, ids, np.where(seen < 0, seen * penalty, seen / penalty), axis=1)
+
+    return process
+
+
+def _frequency_penalty(penalty: float) -> LogitsProcessor:
+    """As text-generation-inference: the penalty times the token's share of all tokens so far, prompt included."""
+
+    def process(ids: np.ndarray, scores: np.ndarray) -> None:
+        for row, row_scores in zip(ids, scores, strict=True):
+            tokens, counts = np.unique(row, return_counts=True)
+            row_scores[tokens] -= (penalty * counts / len(row)).astype(scores.dtype)
+
+    return process
+
+
+def _answer_penalties(presence: float, count: float, prompt_tokens: int) -> LogitsProcessor:
+    """As OpenAI states them: of each token that the answer has, `presence`, and `count` for each time."""
+
+    def process(ids: np.ndarray, scores: np.ndarray) -> None:
+        for row, row_scores in zip(ids[:, prompt_tokens:], scores, strict=True):
+            tokens, counts = np.unique(row, return_counts=True)
+            row_scores[tokens] -= (presence + count * counts).astype(scores.dtype)
+
+    return process
+
+
+def _no_repeat_ngram(size: int) -> LogitsProcessor:
+    def process(ids: np.ndarray, scores: np.ndarray) -> None:
+        if ids.shape[1] < size:
+            return
+        ngrams = sliding_window_view(ids, size, axis=1)  # (rows, tokens - size + 1, size)
+        begun = ids[:, None, ids.shape[1] - size + 1 :]  # the last size - 1 tokens
+        rows, places = (ngrams[:, :, :-1] == begun).all(axis=2).nonzero()
+        scores[rows, ngrams[rows, places, -1]] = -np.inf
+
+    return process
+
+
+def _bad_words(words: Sequence[Sequence[int]]) -> LogitsProcessor:
+    always = [word[0] for word in words if len(word) == 1]
+    longer = [np.asarray(word) for word in words if len(word) > 1]
+
+    def process(ids: np.ndarray, scores: np.ndarray) -> None:
+        scores[:, always] = -np.inf
+        for word in longer:
+            if len(word) <= ids.shape[1]:  # transformers asks for room for the whole word, not for its beginning
+                scores[(ids[:, 1 - len(word) :] == word[:-1]).all(axis=1), word[-1]] = -np.inf
+
+    return process
+
+
+def _min_length(min_length: int, eos: Sequence[int]) -> LogitsProcessor:
+    def process(ids: np.ndarray, scores: np.ndarray) -> None:
+        if ids.shape[1] < min_length:
+            scores[:, list(eos)] = -np.inf
+
+    return process
+
+
+def _forced(at_length: int, tokens: Sequence[int]) -> LogitsProcessor:
+    def process(ids: np.ndarray, scores: np.ndarray) -> None:
+        if ids.shape[1] == at_length:
+            scores.fill(-np.inf)
+            scores[:, list(tokens)] = 0.0
+
+    return process
+
+
+def _suppressed(tokens: Sequence[int], only_at: int | None = None) -> LogitsProcessor:
+    def process(ids: np.ndarray, scores: np.ndarray) -> None:
+        if only_at is None or ids.shape[1] == only_at:
+            scores[:, list(tokens)] = -np.inf
+
+    return process

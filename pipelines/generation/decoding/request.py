@@ -1,0 +1,71 @@
+"""Request: what is asked of an engine, in token ids, and what becomes of it."""
+
+from dataclasses import dataclass
+
+from pipelines.generation.decoding.config import GenerationConfig
+from pipelines.generation.decoding.stopping import FinishReason, StopCriterion
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt to go on from, and everything that decides how; a row of a batch.
+
+    `source` is what an encoder reads first, empty for decoder-only models. `config` is resolved for this prompt.
+    `top_tokens` is how many alternatives to report beside each token; it and `prompt_logprobs` need `logprobs`.
+    """
+
+    prompt: tuple[int, ...]
+    config: GenerationConfig
+    source: tuple[int, ...] = ()
+    seed: int = 0
+    stop: StopCriterion | None = None
+    logprobs: bool = False
+    top_tokens: int = 0
+    prompt_logprobs: bool = False
+
+    @property
+    def n_tokens(self) -> int:
+        """What this request may hold in the cache at its end: source, prompt and answer of all its sequences."""
+        return len(self.source) + self.max_length * self.config.n_sequences
+
+    @property
+    def max_length(self) -> int:
+        """Prompt and answer together, in tokens."""
+        assert self.config.max_length is not None, "the config of a request is resolved"
+        return self.config.max_length
+
+
+@dataclass(frozen=True)
+class Step:
+    """One new token. `logprob` is the model's own, before penalties and sampling; None where nobody asked for it.
+
+    `top` are the most likely tokens and their logprobs, best first. `finish_reason` is set on a sequence's last step.
+    """
+
+    token_id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One finished sequence, without its prompt; `finish_reason` is None where decoding was cancelled."""
+
+    steps: tuple[Step, ...]
+
+    @property
+    def token_ids(self) -> list[int]:
+        return [step.token_id for step in self.steps]
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        return self.steps[-1].finish_reason if self.steps else None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a request: its sequences, best first, and the logprob of each prompt token after the first."""
+
+    generations: tuple[Generation, ...]
+    prompt_logprobs: tuple[float, ...] = ()

@@ -1,0 +1,147 @@
+"""Decoder: an artifact's graphs as two calls, `prefill` a prompt and `step` by one token per row.
+
+decoder-only     model.onnx: prompt and answer in one sequence; without a shared buffer, a slot graph does the same
+encoder-decoder  encoder_model.onnx once per source, decoder_model_merged.onnx per token; its `use_cache_branch`
+                 chooses between computing the source's keys and values and using those of the cache. Slot graphs
+                 (seq2seq_slots) compute them in the encoder
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from pipelines.generation.plain.kv_cache import CacheLayout, KvCache, empty_cache
+from pipelines.generation.slots.seq2seq_slots import Seq2SeqDecoder, Seq2SeqSessions
+from pipelines.runtime.artifact import ModelArtifact
+from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.tasks.pipeline import Cancelled, never
+
+PREFILL_CHUNK_TOKENS = 512
+"""A prompt is read in chunks of this size: the graph gives logits for every token it reads, and those of a long
+prompt times a large vocabulary would be gigabytes."""
+
+
+_PLAIN_INPUTS = ("input_ids", "attention_mask", "position_ids")
+_SLOT_INPUTS = ("seqlens_k", "total_sequence_length", "logits_at")
+
+
+class Decoder(Protocol):
+    """Logits are float32, caches belong to one request."""
+
+    def prefill(
+        self,
+        prompt: Sequence[int],
+        source: Sequence[int],
+        cancelled: Cancelled = never,
+        on_logits: Callable[[int, np.ndarray], None] | None = None,
+    ) -> tuple[np.ndarray, KvCache]:
+        """Read a prompt of at least one token: the logits after its last one, (1, vocab), and a cache of one row.
+
+        `on_logits(start, logits)` is given those of all tokens, (tokens, vocab), from `start` on.
+        """
+
+    def step(self, tokens: np.ndarray, cache: KvCache) -> tuple[np.ndarray, KvCache]:
+        """Read one token per row, (rows,) int64: logits (rows, vocab) and the cache that holds them too."""
+
+
+def open_decoder(artifact: ModelArtifact, config: SessionConfig) -> Decoder:
+    """The decoder of an artifact; raises ArtifactError for graphs that are not decoders as export makes them."""
+    if "decoder" in artifact.manifest.graphs:
+        if artifact.manifest.cache == "slots":
+            return Seq2SeqDecoder(Seq2SeqSessions.of(artifact, config))
+        return EncoderDecoder(artifact, config)
+    return CausalDecoder(InferenceSession(artifact.graph("model"), config))
+
+
+class CausalDecoder:
+    """A decoder-only model in one graph."""
+
+    def __init__(self, session: InferenceSession, prefill_chunk_tokens: int = PREFILL_CHUNK_TOKENS) -> None:
+        self._session = session
+        self._layout = CacheLayout.of(session, _PLAIN_INPUTS + _SLOT_INPUTS)
+        self._chunk_tokens = prefill_chunk_tokens
+
+    def prefill(
+        self,
+        prompt: Sequence[int],
+        source: Sequence[int] = (),
+        cancelled: Cancelled = never,
+        on_logits: Callable[[int, np.ndarray], None] | None = None,
+    ) -> tuple[np.ndarray, KvCache]:
+        cache = empty_cache(self._layout, rows=1)
+        ids = np.asarray([prompt], np.int64)
+        for start in range(0, len(prompt), self._chunk_tokens):
+            logits, cache = self._run(ids[:, start : start + self._chunk_tokens], cache)
+            if on_logits is not None:
+                on_logits(start, logits[0])
+            if cancelled():
+                break
+        return logits[:, -1], cache
+
+    def step(self, tokens: np.ndarray, cache: KvCache) -> tuple[np.ndarray, KvCache]:
+        logits, cache = self._run(tokens[:, None], cache)
+        return logits[:, -1], cache
+
+    def _run(self, ids: np.ndarray, cache: KvCache) -> tuple[np.ndarray, KvCache]:
+        """Read `ids`, (rows, tokens): their logits, (rows, tokens, vocab)."""
+        rows, tokens = ids.shape
+        total = cache.n_tokens + tokens
+        feeds = {
+            "input_ids": ids,
+            "attention_mask": np.ones((rows, total), np.int64),
+            "position_ids": np.tile(np.arange(cache.n_tokens, total), (rows, 1)),
+            "seqlens_k": np.full(rows, total - 1, np.int32),
+            "total_sequence_length": np.asarray(total, np.int32),
+            "logits_at": np.arange(tokens),
+            **cache.growing,
+        }
+        outputs = self._session.run({name: feeds[name] for name in self._session.input_names})
+        return outputs["logits"].astype(np.float32, copy=False), cache.grown(outputs, tokens)
+
+
+class EncoderDecoder:
+    """An encoder and Optimum's merged decoder."""
+
+    def __init__(self, artifact: ModelArtifact, config: SessionConfig) -> None:
+        self._encoder = InferenceSession(artifact.graph("encoder"), config)
+        self._decoder = InferenceSession(artifact.graph("decoder"), config)
+        fed = ("input_ids", "encoder_hidden_states", "encoder_attention_mask", "use_cache_branch")
+        self._layout = CacheLayout.of(self._decoder, fed)
+
+    def prefill(
+        self,
+        prompt: Sequence[int],
+        source: Sequence[int],
+        cancelled: Cancelled = never,
+        on_logits: Callable[[int, np.ndarray], None] | None = None,
+    ) -> tuple[np.ndarray, KvCache]:
+        mask = np.ones((1, len(source)), np.int64)
+        encoded = self._encoder.run({"input_ids": np.asarray([source], np.int64), "attention_mask": mask})
+        cache = empty_cache(
+            self._layout,
+            rows=1,
+            fixed={
+                "encoder_hidden_states": encoded["last_hidden_state"],
+                "encoder_attention_mask": mask,
+            },
+        )
+        logits, cache = self._run(np.asarray([prompt], np.int64), cache)
+        if on_logits is not None:
+            on_logits(0, logits[0])
+        return logits[:, -1], cache
+
+    def step(self, tokens: np.ndarray, cache: KvCache) -> tuple[np.ndarray, KvCache]:
+        logits, cache = self._run(tokens[:, None], cache)
+        return logits[:, -1], cache
+
+    def _run(self, ids: np.ndarray, cache: KvCache) -> tuple[np.ndarray, KvCache]:
+        """Read `ids`, (rows, tokens): their logits, (rows, tokens, vocab)."""
+        feeds = {
+            "input_ids": ids,
+            "use_cache_branch": np.asarray([cache.n_tokens > 0]),
+            **cache.growing,
+            **cache.fixed,
+        }
+        outputs = self._decoder.run({name: feeds[name] for name in self._decoder.input_names})
+        return outputs["logits"].astype(np.float32, copy=False), cache.grown(outputs, ids.shape[1])

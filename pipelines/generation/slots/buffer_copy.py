@@ -1,0 +1,55 @@
+"""BufferCopy: slots of buffers to other slots, in memory of a device that only ONNX Runtime reaches."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnxruntime
+
+from pipelines.generation.slots.identity_graph import identity_graph
+from pipelines.runtime.session import InferenceSession, SessionConfig
+
+_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_Parts = dict[str, int]
+"""Where a slot's part of each buffer begins, by the buffer's name."""
+
+
+class BufferCopy:
+    """`buffers`, by name, have slots as their first dimension. Whole slots are copied: on a GPU that costs little."""
+
+    def __init__(self, buffers: Mapping[str, onnxruntime.OrtValue], config: SessionConfig) -> None:
+        self._buffers = buffers
+        self._dtypes = {name: np.dtype(_DTYPES[buffer.data_type()]) for name, buffer in buffers.items()}
+        graph = identity_graph(tuple(buffers), tuple(self._dtypes.values()))
+        self._session = InferenceSession(graph, config)
+
+    def __call__(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """As SlottedDecoder.copy: what would be overwritten too early is kept beside the buffers meanwhile."""
+        kept = {slot: self._spare() for slot in set(sources) & set(targets)}
+        spared = {slot: {name: value.data_ptr() for name, value in spare.items()} for slot, spare in kept.items()}
+        for slot, spare in spared.items():
+            self._copy(self._parts(slot), spare)
+        for source, target in zip(sources, targets, strict=True):
+            self._copy(spared.get(source) or self._parts(source), self._parts(target))
+
+    def _parts(self, slot: int) -> _Parts:
+        return {
+            name: buffer.data_ptr() + slot * self._size(name) * self._dtypes[name].itemsize
+            for name, buffer in self._buffers.items()
+        }
+
+    def _size(self, name: str) -> int:
+        """How many numbers a slot has in a buffer."""
+        return int(np.prod(self._buffers[name].shape()[1:]))
+
+    def _spare(self) -> dict[str, onnxruntime.OrtValue]:
+        """Memory for one slot more."""
+        make = onnxruntime.OrtValue.ortvalue_from_shape_and_type
+        return {name: make([self._size(name)], self._dtypes[name], self._session.memory, 0) for name in self._buffers}
+
+    def _copy(self, source: _Parts, target: _Parts) -> None:
+        binding, memory = self._session.binding(), self._session.memory
+        for name, dtype in self._dtypes.items():
+            shape = (self._size(name),)
+            binding.bind_input(name, memory, 0, dtype, shape, source[name])
+            binding.bind_output(f"{name}.copy", memory, 0, dtype, shape, target[name])
+        self._session.run_bound(binding)

@@ -1,0 +1,239 @@
+"""Completion: what goes on from a prompt, as OpenAI's API has it, on a loaded text-generation pipeline.
+
+It shares the model with `TextGenerationPipeline`, whose words are text-generation-inference's and transformers', and
+differs in what the words mean: sampling at temperature 1 from the whole vocabulary by default, an answer that may
+fill the window, penalties on the tokens of the answer alone, and a text that ends before its stop string.
+"""
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from pipelines.errors import GenerationError, InputTooLongError, InvalidInputError
+from pipelines.generation.decoding.config import MAX_SEQUENCES
+from pipelines.generation.decoding.request import Answer, Step
+from pipelines.generation.decoding.stopping import StopStrings
+from pipelines.generation.text.detokenizer import Detokenizer
+from pipelines.generation.text.visible_text import VisibleText
+from pipelines.runtime.tokenizer import clean_up_spaces
+from pipelines.tasks.generator import SEED_BITS
+from pipelines.tasks.inputs import parse_text
+from pipelines.tasks.parameters import Parameters, require
+from pipelines.tasks.pipeline import Cancelled, Pipeline, never
+from pipelines.tasks.text_generation import PromptRow, TextGenerationPipeline
+
+Prompt = str | tuple[int, ...]
+FinishReason = Literal["stop", "length"]
+
+MAX_TOP_LOGPROBS = 20
+_MAX_STOPS = 16
+_LARGEST_SEED = 2**63 - 1
+_NEUTRAL: Mapping[str, Any] = {"do_sample": False, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": None}
+
+
+@dataclass(frozen=True)
+class CompletionParameters(Parameters):
+    """Named as OpenAI names them, and as vLLM those that OpenAI lacks. `max_tokens` None is what the window holds;
+    `max_tokens` 0 takes `echo`. A `temperature` of 0 is greedy. `seed` None draws a new one for each prompt.
+    """
+
+    max_tokens: int | None = None
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: bool = False
+    top_logprobs: int = 0
+    echo: bool = False
+
+    def __post_init__(self) -> None:
+        least = 0 if self.echo else 1
+        require(self.max_tokens is None or self.max_tokens >= least, "max_tokens", self.max_tokens, f"from {least}")
+        require(1 <= self.n <= MAX_SEQUENCES, "n", self.n, f"1 to {MAX_SEQUENCES}")
+        require(0 <= self.temperature <= 2, "temperature", self.temperature, "0 to 2")
+        require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
+        require(self.top_k >= 0, "top_k", self.top_k, "an integer from 0, which keeps all tokens")
+        require(0 <= self.min_p <= 1, "min_p", self.min_p, "0 to 1")
+        for name in ("presence_penalty", "frequency_penalty"):
+            require(-2 <= getattr(self, name) <= 2, name, getattr(self, name), "-2 to 2")
+        in_range = self.seed is None or -_LARGEST_SEED <= self.seed <= _LARGEST_SEED
+        require(in_range, "seed", self.seed, "an integer of 64 bits")
+        require(all(self.stop) and len(self.stop) <= _MAX_STOPS, "stop", self.stop, f"up to {_MAX_STOPS} texts")
+        top = self.top_logprobs
+        require(0 <= top <= MAX_TOP_LOGPROBS, "top_logprobs", top, f"0 to {MAX_TOP_LOGPROBS}")
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """The fields of GenerationConfig that these parameters set."""
+        chosen: dict[str, Any] = {
+            "presence_penalty": self.presence_penalty,
+            "count_penalty": self.frequency_penalty,
+        }
+        if self.repetition_penalty is not None:
+            chosen["repetition_penalty"] = self.repetition_penalty
+        if self.temperature > 0:
+            chosen |= {"do_sample": True, "temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
+            chosen |= {"min_p": self.min_p} if self.min_p else {}
+        return chosen
+
+
+@dataclass(frozen=True)
+class ScoredToken:
+    """A token's text and logprob (None for a prompt's first), and the likeliest in its place, best first.
+
+    `offset` is where it begins, in characters, in what is answered.
+    """
+
+    text: str
+    offset: int
+    logprob: float | None
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a choice gained: a token's settled text, or all of it. `completion_tokens` counts from its beginning."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    tokens: tuple[ScoredToken, ...] = ()
+    finish_reason: FinishReason | None = None
+
+
+class CompletionPipeline(Pipeline[Prompt, CompletionParameters, PromptRow, Answer]):
+    """Answers a prompt with its choices, each one Piece; `stream` gives one choice as pieces."""
+
+    task = "text-generation"
+    parameters_type = CompletionParameters
+
+    def __init__(self, model: TextGenerationPipeline) -> None:
+        super().__init__(model.artifact)
+        self._model = model
+        self._generator = model.generator
+        self._tokenizer = model.generator.tokenizer
+        self._vocab_size = int(model.artifact.config()["vocab_size"])
+        self._clean_up = clean_up_spaces if self._tokenizer.settings.clean_up_tokenization_spaces else None
+
+    def parse(self, raw: Any) -> Prompt:
+        """A text, or a tuple of token ids."""
+        if not isinstance(raw, tuple):
+            return parse_text(raw)
+        for token_id in raw:
+            if not isinstance(token_id, int) or not 0 <= token_id < self._vocab_size:
+                raise InvalidInputError(f"inputs has the token {token_id!r}; allowed: 0 to {self._vocab_size - 1}")
+        return raw
+
+    def preprocess(self, inputs: Sequence[Prompt], parameters: CompletionParameters) -> list[list[PromptRow]]:
+        """`n` rows for each prompt."""
+        texts = [one for one in inputs if isinstance(one, str)]
+        encodings = iter(self._tokenizer.encode(texts, offsets=False) if texts else ())
+        prompts = [tuple(next(encodings).ids) if isinstance(one, str) else one for one in inputs]
+        return [self._rows(given, ids, parameters) for given, ids in zip(inputs, prompts, strict=True)]
+
+    def forward(self, rows: Sequence[PromptRow], cancelled: Cancelled = never) -> list[Answer]:
+        return self._model.forward(rows, cancelled)
+
+    def postprocess(
+        self, given: Prompt, rows: Sequence[PromptRow], outputs: Sequence[Answer], parameters: CompletionParameters
+    ) -> list[Piece]:
+        """The choices, whole."""
+        return [self._choice(row, answer, parameters) for row, answer in zip(rows, outputs, strict=True)]
+
+    def stream(self, row: PromptRow, parameters: CompletionParameters, cancelled: Cancelled = never) -> Iterator[Piece]:
+        """One piece per token, of whole characters only, the last one with its `finish_reason`.
+
+        Ends without that once `cancelled()` is true. Raises InvalidInputError for what only the whole answer has.
+        """
+        if parameters.echo and parameters.logprobs:
+            raise InvalidInputError("parameters.echo is true; allowed with stream and logprobs: false")
+        if parameters.max_tokens == 0:
+            raise InvalidInputError("parameters.max_tokens is 0; allowed with stream: from 1")
+        return self._pieces(row, self._generator.engine.stream(row, cancelled), parameters)
+
+    def _rows(self, given: Prompt, ids: tuple[int, ...], parameters: CompletionParameters) -> list[PromptRow]:
+        defaults, window = self._generator.defaults, self._generator.window
+        if not ids:
+            if defaults.bos_token_id is None:
+                raise InvalidInputError("inputs has no tokens; allowed: a text of at least one")
+            ids = (defaults.bos_token_id,)
+        room = window - len(ids)
+        if room < 1:
+            raise InputTooLongError(f"inputs has {len(ids)} tokens; allowed: at most {window - 1}")
+        budget = room if parameters.max_tokens is None else max(1, parameters.max_tokens)
+        if budget > room:
+            raise InputTooLongError(
+                f"parameters.max_tokens is {budget}; allowed: at most {room}, as the model has a window of {window} "
+                f"tokens and the prompt has {len(ids)}"
+            )
+        config = replace(defaults, **_NEUTRAL, typical_p=1.0, num_return_sequences=1, max_new_tokens=budget)
+        config = config.with_request(parameters.decoding).for_prompt(len(ids), window)
+        row = PromptRow(
+            prompt=ids,
+            config=config,
+            stop=StopStrings(parameters.stop, self._decode_all) if parameters.stop else None,
+            logprobs=parameters.logprobs,
+            top_tokens=parameters.top_logprobs if parameters.logprobs else 0,
+            prompt_logprobs=parameters.echo and parameters.logprobs,
+            text=given if isinstance(given, str) else self._decode(given),
+        )
+        seed = secrets.randbits(SEED_BITS) if parameters.seed is None else parameters.seed
+        return [replace(row, seed=(seed + choice) % 2**64) for choice in range(parameters.n)]
+
+    def _choice(self, row: PromptRow, answer: Answer, parameters: CompletionParameters) -> Piece:
+        if not answer.generations:
+            raise GenerationError("decoding was cancelled before its first token")
+        echoed = self._echoed(row, answer) if row.prompt_logprobs else ()
+        if parameters.max_tokens == 0:
+            return Piece(row.text, len(row.prompt), 0, echoed, "length")
+        pieces = list(self._pieces(row, iter(answer.generations[0].steps), parameters))
+        if not pieces:
+            raise GenerationError("decoding was cancelled before its first token")
+        tokens = (*echoed, *(token for piece in pieces for token in piece.tokens))
+        return replace(pieces[-1], text="".join(piece.text for piece in pieces), tokens=tokens)
+
+    def _echoed(self, row: PromptRow, answer: Answer) -> tuple[ScoredToken, ...]:
+        detokenizer, offset = Detokenizer((), self._decode_all), 0
+        echoed = []
+        for token_id, logprob in zip(row.prompt, (None, *answer.prompt_logprobs), strict=True):
+            echoed.append(ScoredToken(detokenizer.push(token_id), offset, logprob))
+            offset += len(echoed[-1].text)
+        return tuple(echoed)
+
+    def _pieces(self, row: PromptRow, steps: Iterator[Step], parameters: CompletionParameters) -> Iterator[Piece]:
+        detokenizer = Detokenizer(row.prompt, self._decode, self._clean_up)
+        visible = VisibleText(parameters.stop)
+        echo = row.text if parameters.echo else ""
+        offset = len(echo)
+        for count, step in enumerate(steps, 1):
+            top = tuple((detokenizer.peek(token_id), logprob) for token_id, logprob in step.top)
+            text = detokenizer.push(step.token_id)
+            if step.finish_reason is not None:
+                text += detokenizer.finish()
+            tokens = (ScoredToken(text, offset, step.logprob, top),) if parameters.logprobs else ()
+            offset += len(text)
+            shown = visible.push(text)
+            reason: FinishReason | None = None
+            if visible.stopped or step.finish_reason in ("eos_token", "stop_sequence"):
+                reason = "stop"
+            elif step.finish_reason is not None:
+                reason = "length"
+            if reason is not None:
+                shown += visible.finish()
+            yield Piece(echo + shown, len(row.prompt), count, tokens, reason)
+            if reason is not None:
+                return
+            echo = ""
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
+    def _decode_all(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -1,0 +1,183 @@
+"""Generator: what every model that writes text is made of, whatever the task: tokenizer, engine, defaults, window."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pipelines.errors import ArtifactError, ConfigurationError, InputTooLongError, InvalidInputError
+from pipelines.generation.decoding.config import GenerationConfig
+from pipelines.generation.decoding.request import Answer, Request
+from pipelines.generation.slots.config import SlotsConfig
+from pipelines.generation.slots.slot_engine import SlotEngine, open_engine
+from pipelines.runtime.artifact import ModelArtifact
+from pipelines.runtime.session import SessionConfig
+from pipelines.runtime.tokenizer import Tokenizer
+from pipelines.tasks.parameters import Parameters, require
+from pipelines.tasks.pipeline import Cancelled
+
+SEED_BITS = 32
+"""Of a seed that is drawn because the caller gave none: every JSON reader keeps that many."""
+
+_LARGEST_SEED = 2**64 - 1
+_OF_TOKENS = (
+    "bad_words_ids",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+)
+_UNBOUNDED_WINDOW = 2048  # relative positions have no end; this bounds what one request may cost
+
+
+@dataclass(frozen=True)
+class GenerateParameters(Parameters):
+    """What a caller may set on any model that writes text; names and meanings are those of `model.generate`.
+
+    None means what the checkpoint, then the task, says. `seed` None draws a new one for each input.
+    """
+
+    max_new_tokens: int | None = None
+    min_new_tokens: int | None = None
+    do_sample: bool | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    repetition_penalty: float | None = None
+    renormalize_logits: bool | None = None
+    no_repeat_ngram_size: int | None = None
+    bad_words_ids: tuple[tuple[int, ...], ...] | None = None
+    suppress_tokens: tuple[int, ...] | None = None
+    begin_suppress_tokens: tuple[int, ...] | None = None
+    forced_bos_token_id: int | None = None
+    forced_eos_token_id: tuple[int, ...] | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        require(all(self.bad_words_ids or ()), "bad_words_ids", self.bad_words_ids, "words of at least one token")
+        in_range = self.seed is None or 0 <= self.seed <= _LARGEST_SEED
+        require(in_range, "seed", self.seed, f"an integer from 0 to {_LARGEST_SEED}")
+
+    def chosen(self) -> dict[str, Any]:
+        """The fields of GenerationConfig that the caller set."""
+        names = GenerationConfig.__dataclass_fields__
+        return {name: value for name, value in vars(self).items() if name in names and value is not None}
+
+
+@dataclass(frozen=True)
+class SearchParameters(GenerateParameters):
+    """What a caller may set besides where the whole answer is decoded before any of it is returned."""
+
+    max_length: int | None = None
+    min_length: int | None = None
+    num_beams: int | None = None
+    num_return_sequences: int | None = None
+    length_penalty: float | None = None
+    early_stopping: Literal[True, False, "never"] | None = None
+
+
+class Generator:
+    """A loaded model that writes text; thread-safe.
+
+    `defaults` are what `transformers.pipeline` decodes with for this checkpoint and task; `window` is how many tokens
+    a decoder's prompt and answer have together at most; a slot holds no more than its `max_tokens`.
+    """
+
+    def __init__(
+        self, artifact: ModelArtifact, session: SessionConfig, slots: SlotsConfig, task_defaults: Mapping[str, Any]
+    ) -> None:
+        self.tokenizer = Tokenizer(artifact)
+        self._model = artifact.generation_config()
+        self._task_defaults = task_defaults
+        self._specific: Mapping[str, Any] = artifact.config().get("task_specific_params") or {}
+        self.encodes_source = "decoder" in artifact.manifest.graphs
+        self.defaults = self.defaults_of(artifact.manifest.task)
+        if self.encodes_source and self.decoder_start_token_id is None:
+            raise ArtifactError(f"{artifact.path} has neither decoder_start_token_id nor bos_token_id; export it again")
+        positions = _positions(artifact.config(), decoder_only=not self.encodes_source)
+        self.window: int = positions or max(_UNBOUNDED_WINDOW, self.defaults.max_length or 0)
+        self._vocabulary = int(artifact.config()["vocab_size"])
+        self.engine = open_engine(artifact, session, slots)
+        self.slots = 0
+        if isinstance(self.engine, SlotEngine):
+            self.slots = self.engine.slots
+            self.window = min(self.window, slots.max_tokens)
+            if self.defaults.num_beams > self.slots:
+                raise ConfigurationError(
+                    f"slots is {self.slots}, but {artifact.path} searches with {self.defaults.num_beams} beams by "
+                    "default; allowed: a slot for each beam"
+                )
+
+    @property
+    def decoder_start_token_id(self) -> int | None:
+        """What an encoder-decoder's answer begins with."""
+        start = self.defaults.decoder_start_token_id
+        return self.defaults.bos_token_id if start is None else start
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names in `task_specific_params` of config.json, as `translation_en_to_de`, in its order."""
+        return tuple(self._specific)
+
+    def defaults_of(self, task: str) -> GenerationConfig:
+        """The defaults under another name in `task_specific_params`."""
+        return GenerationConfig.of_checkpoint(self._model, self._task_defaults, self._specific.get(task))
+
+    def prefix_of(self, task: str) -> str | None:
+        """What a name in `task_specific_params` puts before every text; None where it says nothing."""
+        return (self._specific.get(task) or {}).get("prefix")
+
+    def resolved(
+        self, config: GenerationConfig, prompt_tokens: int, asked: Mapping[str, Any], remedy: str = ""
+    ) -> GenerationConfig:
+        """`config` with lengths in tokens for a prompt of the decoder; a default budget is cut to what fits.
+
+        Raises InputTooLongError where nothing fits after the prompt (`remedy` says what the caller may do), or not
+        the budget that was `asked` for; InvalidInputError for tokens that the model does not have.
+        """
+        self._require_tokens(asked)
+        longest = asked.get("max_length") or prompt_tokens + (asked.get("max_new_tokens") or 0)
+        resolved = config.for_prompt(prompt_tokens, self.window)
+        assert resolved.max_length is not None
+        if prompt_tokens >= resolved.max_length and self.encodes_source:
+            raise InvalidInputError(
+                f"parameters.max_length is {resolved.max_length}; allowed: an integer from {prompt_tokens + 1}, "
+                "as it counts the token that every answer begins with"
+            )
+        if prompt_tokens >= resolved.max_length:
+            raise InputTooLongError(
+                f"inputs has {prompt_tokens} tokens; allowed: at most {resolved.max_length - 1}{remedy}"
+            )
+        if longest > self.window:
+            name = "max_length" if "max_length" in asked else "max_new_tokens"
+            most = self.window - (0 if name == "max_length" else prompt_tokens)
+            raise InputTooLongError(
+                f"parameters.{name} is {asked[name]}; allowed: at most {most}, as the model has a window of "
+                f"{self.window} tokens" + ("" if self.encodes_source else f" and inputs has {prompt_tokens}")
+            )
+        least = next((name for name in ("min_length", "min_new_tokens") if name in asked), None)
+        if least is not None and resolved.min_length > resolved.max_length:
+            most = resolved.max_length - (0 if least == "min_length" else prompt_tokens)
+            raise InvalidInputError(
+                f"parameters.{least} is {asked[least]}; allowed: at most {most}, where the answer ends at the latest"
+            )
+        return resolved
+
+    def _require_tokens(self, asked: Mapping[str, Any]) -> None:
+        for name in _OF_TOKENS:
+            words = asked.get(name, ())
+            for word in words if isinstance(words, tuple) else (words,):
+                for token in word if isinstance(word, tuple) else (word,):
+                    allowed = f"token ids from 0 to {self._vocabulary - 1}"
+                    require(0 <= token < self._vocabulary, name, token, allowed)
+
+    def run(self, rows: Sequence[Request], cancelled: Cancelled) -> list[Answer]:
+        """One answer per row; once `cancelled()` is true, what there is so far."""
+        return self.engine.generate_all(rows, cancelled)
+
+
+def _positions(config: Mapping[str, Any], *, decoder_only: bool) -> int | None:
+    """How many positions a decoder knows; None for relative ones. (T5 states `n_positions` and has none.)"""
+    names = ("max_position_embeddings", "n_positions") if decoder_only else ("max_position_embeddings",)
+    return next((int(config[name]) for name in names if config.get(name)), None)

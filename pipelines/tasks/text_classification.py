@@ -1,0 +1,91 @@
+"""Text classification: labels with scores for a text, or for a pair of texts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+
+from pipelines.runtime.artifact import ModelArtifact
+from pipelines.runtime.padding import EncoderRow
+from pipelines.runtime.session import SessionConfig
+from pipelines.runtime.tokenizer import TextOrPair
+from pipelines.tasks.activation import Activation, activate
+from pipelines.tasks.encoder import EncoderPipeline
+from pipelines.tasks.inputs import parse_fields, parse_text
+from pipelines.tasks.parameters import Parameters, require
+from pipelines.tasks.pipeline import Cancelled, never
+
+
+@dataclass(frozen=True)
+class TextClassificationParameters(Parameters):
+    """`function_to_apply` None: what the model was trained with. `top_k` None: all labels."""
+
+    function_to_apply: Activation | None = None
+    top_k: int | None = None
+
+    def __post_init__(self) -> None:
+        require(self.top_k is None or self.top_k >= 1, "top_k", self.top_k, "1 and above")
+
+
+class TextClassificationPipeline(EncoderPipeline[TextOrPair, TextClassificationParameters, np.ndarray]):
+    """Over-long inputs are cut to the model's length; of a pair, the longer text first.
+
+    An answer is a list of `{"label", "score"}`, best first, of all labels unless `top_k` bounds it. That is the shape
+    over HTTP. A call from Python answers as `transformers.pipeline` does, whose shape depends on whether `top_k` was
+    given: `pipe(text)` is a list of the best label, `pipe([text])` one flat list of each text's best label, and
+    `pipe({"text": ..., "text_pair": ...})` the best label by itself; with `top_k` (None for all) each input has a list.
+    """
+
+    task = "text-classification"
+    parameters_type = TextClassificationParameters
+
+    def __init__(self, artifact: ModelArtifact, config: SessionConfig) -> None:
+        super().__init__(artifact, config)
+        self._labels = artifact.manifest.labels
+        self._activation = _trained_activation(artifact.manifest.problem_type, len(self._labels))
+
+    def __call__(self, inputs: Any, **parameters: Any) -> Any:
+        if "top_k" in parameters:
+            return super().__call__(inputs, **parameters)
+        answer = super().__call__(inputs, top_k=1, **parameters)
+        if isinstance(inputs, list):
+            return [best for (best,) in answer]
+        return answer if isinstance(inputs, str) else answer[0]
+
+    def parse(self, raw: Any) -> TextOrPair:
+        """A text, or `{"text", "text_pair"}`; an empty second text counts as none."""
+        if not isinstance(raw, dict):
+            return parse_text(raw)
+        texts = parse_fields(raw, required=("text",), optional=("text_pair",))
+        return (texts["text"], texts["text_pair"]) if texts.get("text_pair") else texts["text"]
+
+    def preprocess(
+        self, inputs: Sequence[TextOrPair], parameters: TextClassificationParameters
+    ) -> list[list[EncoderRow]]:
+        tokenizer = self._encoder.tokenizer
+        encodings = tokenizer.encode(inputs, max_length=tokenizer.settings.max_length, offsets=False)
+        return [[row] for row in self._encoder.rows(encodings)]
+
+    def forward(self, rows: Sequence[EncoderRow], cancelled: Cancelled = never) -> list[np.ndarray]:
+        """The logits of each row, (labels,) float32."""
+        return list(self._encoder.run(rows)["logits"])
+
+    def postprocess(
+        self,
+        given: TextOrPair,
+        rows: Sequence[EncoderRow],
+        outputs: Sequence[np.ndarray],
+        parameters: TextClassificationParameters,
+    ) -> list[dict[str, Any]]:
+        (logits,) = outputs
+        scores = activate(logits, parameters.function_to_apply or self._activation).tolist()
+        ranked = sorted(zip(self._labels, scores, strict=True), key=itemgetter(1), reverse=True)
+        return [{"label": label, "score": score} for label, score in ranked[: parameters.top_k]]
+
+
+def _trained_activation(problem_type: str | None, n_labels: int) -> Activation:
+    if problem_type == "regression":
+        return "none"
+    return "sigmoid" if problem_type == "multi_label_classification" or n_labels == 1 else "softmax"

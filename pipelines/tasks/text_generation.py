@@ -1,0 +1,244 @@
+"""Text generation: a prompt goes on, at once or token by token."""
+
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tokenizers import Encoding
+
+from pipelines.errors import ArtifactError, GenerationError, InvalidInputError, UnusedParametersError
+from pipelines.generation.decoding.request import Answer, Generation, Request, Step
+from pipelines.generation.decoding.stopping import StopStrings
+from pipelines.generation.slots.config import SlotsConfig
+from pipelines.generation.text.detokenizer import Detokenizer
+from pipelines.runtime.artifact import ModelArtifact
+from pipelines.runtime.session import SessionConfig
+from pipelines.runtime.tokenizer import clean_up_spaces
+from pipelines.tasks.generator import SEED_BITS, GenerateParameters, Generator
+from pipelines.tasks.inputs import parse_text
+from pipelines.tasks.parameters import require
+from pipelines.tasks.pipeline import Cancelled, Pipeline, never
+
+_DEFAULTS = {"max_new_tokens": 256, "do_sample": True, "temperature": 0.7}  # transformers.pipeline's
+_MAX_BEST_OF = 8
+_MAX_TOP_TOKENS = 20
+_MAX_STOPS = 16
+
+
+@dataclass(frozen=True)
+class TextGenerationParameters(GenerateParameters):
+    """As text-generation-inference names them. `top_n_tokens` and `decoder_input_details` imply `details`.
+
+    `presence_penalty`, and `count_penalty`, which it calls frequency_penalty, are OpenAI's.
+
+    `watermark`, `adapter_id` and `grammar` are known, so that clients may send their neutral values, and refused.
+    """
+
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    count_penalty: float | None = None
+    stop: tuple[str, ...] = ()
+    truncate: int | None = None
+    return_full_text: bool = True
+    best_of: int = 1
+    details: bool = False
+    decoder_input_details: bool = False
+    top_n_tokens: int = 0
+    watermark: bool = False
+    adapter_id: object = None
+    grammar: object = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if refused := [name for name in ("watermark", "adapter_id", "grammar") if getattr(self, name)]:
+            raise UnusedParametersError(refused)
+        require(self.truncate is None or self.truncate >= 1, "truncate", self.truncate, "an integer from 1")
+        require(1 <= self.best_of <= _MAX_BEST_OF, "best_of", self.best_of, f"1 to {_MAX_BEST_OF}")
+        require(0 <= self.top_n_tokens <= _MAX_TOP_TOKENS, "top_n_tokens", self.top_n_tokens, f"0 to {_MAX_TOP_TOKENS}")
+        require(all(self.stop) and len(self.stop) <= _MAX_STOPS, "stop", self.stop, f"up to {_MAX_STOPS} texts")
+
+    @property
+    def wants_details(self) -> bool:
+        return self.details or self.decoder_input_details or self.top_n_tokens > 0
+
+
+@dataclass(frozen=True)
+class PromptRow(Request):
+    """A request and the text that it goes on from, as it was given."""
+
+    text: str = ""
+
+
+class TextGenerationPipeline(Pipeline[str, TextGenerationParameters, PromptRow, Answer]):
+    """Without parameters an answer is sampled as `transformers.pipeline` does it (256 tokens, temperature 0.7).
+
+    The default budget is cut to the model's window; a budget that was asked for and does not fit is refused, and so
+    is a prompt that fills the window, unless `truncate` keeps its last tokens only. The text goes up to and with a
+    stop string and leaves out special tokens. Logprobs are the model's own, before penalties and sampling.
+    """
+
+    task = "text-generation"
+    parameters_type = TextGenerationParameters
+
+    def __init__(self, artifact: ModelArtifact, config: SessionConfig, slots: SlotsConfig | None = None) -> None:
+        super().__init__(artifact)
+        self.generator = Generator(artifact, config, slots or SlotsConfig(), _DEFAULTS)
+        self._tokenizer = self.generator.tokenizer
+        self.slots = self.generator.slots
+        if self.generator.defaults.num_beams > 1:
+            raise ArtifactError(f"{artifact.path}: generation_config.json sets num_beams, which cannot be streamed")
+        if artifact.config().get("prefix") or self.generator.prefix_of(self.task):
+            raise ArtifactError(f"{artifact.path}: config.json sets a prefix, which text-generation does not support")
+
+    def parse(self, raw: Any) -> str:
+        return parse_text(raw)
+
+    def preprocess(self, inputs: Sequence[str], parameters: TextGenerationParameters) -> list[list[PromptRow]]:
+        encodings = self._tokenizer.encode(inputs, offsets=False)
+        return [[self._row(text, encoding, parameters)] for text, encoding in zip(inputs, encodings, strict=True)]
+
+    def forward(self, rows: Sequence[PromptRow], cancelled: Cancelled = never) -> list[Answer]:
+        return self.generator.run(rows, cancelled)
+
+    def postprocess(
+        self, given: str, rows: Sequence[PromptRow], outputs: Sequence[Answer], parameters: TextGenerationParameters
+    ) -> list[dict[str, Any]]:
+        (row,), (answer,) = rows, outputs
+        if not answer.generations:
+            raise GenerationError("decoding was cancelled before its first token")
+        best, *others = sorted(answer.generations, key=_mean_logprob, reverse=True)
+        result: dict[str, Any] = {"generated_text": self._text(row, best.token_ids, parameters)}
+        if parameters.wants_details:
+            prefill = self._prefill(row, answer)
+            result["details"] = self._details(row, best.steps) | {"prefill": prefill} | self._tokens(row, best)
+            if others:
+                result["details"]["best_of_sequences"] = [
+                    {"generated_text": self._text(row, other.token_ids, parameters)}
+                    | self._details(row, other.steps)
+                    | {"prefill": prefill}
+                    | self._tokens(row, other)
+                    for other in others
+                ]
+        return [result]
+
+    def stream(
+        self, row: PromptRow, parameters: TextGenerationParameters, cancelled: Cancelled = never
+    ) -> Iterator[dict[str, Any]]:
+        """One event per token as it comes, the last one with the whole text and the details.
+
+        A token's `text` is what it settles: whole characters only, so it may be "" and the next one hold more. All of
+        them together are the generated text without its prompt. Ends without a last event once `cancelled()` is true.
+        Raises InvalidInputError for what only the end, or only the prompt, can tell.
+        """
+        if parameters.best_of > 1:
+            raise InvalidInputError(f"parameters.best_of is {parameters.best_of}; allowed with stream: 1")
+        if parameters.decoder_input_details:
+            raise InvalidInputError("parameters.decoder_input_details is true; allowed with stream: false")
+        return self._events(replace(row, logprobs=True), parameters, cancelled)
+
+    def _events(
+        self, row: PromptRow, parameters: TextGenerationParameters, cancelled: Cancelled
+    ) -> Iterator[dict[str, Any]]:
+        detokenizer = self._detokenizer(row)
+        steps: list[Step] = []
+        for step in self.generator.engine.stream(row, cancelled):
+            steps.append(step)
+            token, top_tokens = self._token(detokenizer, step)
+            event = {"index": len(steps), "token": token}
+            if parameters.top_n_tokens:
+                event["top_tokens"] = top_tokens
+            event |= {"generated_text": None, "details": None}
+            if step.finish_reason is not None:
+                event["generated_text"] = self._text(row, [step.token_id for step in steps], parameters)
+                event["details"] = self._details(row, steps) | {"input_length": len(row.prompt)}
+            yield event
+
+    def _row(self, text: str, encoding: Encoding, parameters: TextGenerationParameters) -> PromptRow:
+        ids = _last_tokens(encoding, parameters.truncate)
+        if not ids:  # some tokenizers add nothing to an empty text
+            if self.generator.defaults.bos_token_id is None:
+                raise InvalidInputError("inputs has no tokens; allowed: a text of at least one")
+            ids = [self.generator.defaults.bos_token_id]
+        asked = parameters.chosen()
+        config = self.generator.defaults.with_request(asked)
+        if parameters.best_of > 1:
+            if not config.do_sample:
+                raise InvalidInputError(f"parameters.best_of is {parameters.best_of}; allowed with do_sample false: 1")
+            config = replace(config, num_return_sequences=parameters.best_of)
+        remedy = ", or parameters.truncate to keep the last tokens only"
+        return PromptRow(
+            prompt=tuple(ids),
+            config=self.generator.resolved(config, len(ids), asked, remedy),
+            seed=secrets.randbits(SEED_BITS) if parameters.seed is None else parameters.seed,
+            stop=StopStrings(parameters.stop, self._decode_all) if parameters.stop else None,
+            logprobs=parameters.wants_details or parameters.best_of > 1,
+            top_tokens=parameters.top_n_tokens,
+            prompt_logprobs=parameters.decoder_input_details,
+            text=text,
+        )
+
+    def _text(self, row: PromptRow, new: Sequence[int], parameters: TextGenerationParameters) -> str:
+        """What decoding adds to the prompt: cleaned up as a whole, as transformers does, which may touch both."""
+        prompt = clean_up_spaces(self._decode(row.prompt))
+        text = clean_up_spaces(self._decode([*row.prompt, *new]))[len(prompt) :]
+        return row.text + text if parameters.return_full_text else text
+
+    def _details(self, row: PromptRow, steps: Sequence[Step]) -> dict[str, Any]:
+        return {
+            "finish_reason": steps[-1].finish_reason,
+            "generated_tokens": len(steps),
+            "seed": row.seed if row.config.do_sample else None,
+        }
+
+    def _prefill(self, row: PromptRow, answer: Answer) -> list[dict[str, Any]]:
+        """The prompt's tokens where they were asked for; nothing comes before the first, so it has no logprob."""
+        if not row.prompt_logprobs:
+            return []
+        detokenizer = Detokenizer((), self._decode_all)
+        return [
+            {"id": token_id, "text": detokenizer.push(token_id), "logprob": logprob}
+            for token_id, logprob in zip(row.prompt, (None, *answer.prompt_logprobs), strict=True)
+        ]
+
+    def _tokens(self, row: PromptRow, generation: Generation) -> dict[str, Any]:
+        detokenizer = self._detokenizer(row)
+        described = [self._token(detokenizer, step) for step in generation.steps]
+        tokens: dict[str, Any] = {"tokens": [token for token, _ in described]}
+        return tokens | ({"top_tokens": [top for _, top in described]} if row.top_tokens else {})
+
+    def _token(self, detokenizer: Detokenizer, step: Step) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """A step's token and the most likely ones in its place."""
+        top = [self._described(index, detokenizer.peek(index), logprob) for index, logprob in step.top]
+        text = detokenizer.push(step.token_id)
+        if step.finish_reason is not None:
+            text += detokenizer.finish()
+        return self._described(step.token_id, text, step.logprob), top
+
+    def _described(self, token_id: int, text: str, logprob: float | None) -> dict[str, Any]:
+        special = token_id in self._tokenizer.special_ids
+        return {"id": token_id, "text": text, "logprob": logprob, "special": special}
+
+    def _detokenizer(self, row: PromptRow) -> Detokenizer:
+        return Detokenizer(row.prompt, self._decode, clean_up_spaces)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
+    def _decode_all(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+def _last_tokens(encoding: Encoding, count: int | None) -> list[int]:
+    """The ids of an encoding, or the last `count` of them; special tokens at its beginning stay."""
+    ids: list[int] = encoding.ids
+    if count is None or len(ids) <= count:
+        return ids
+    kept = min(encoding.special_tokens_mask.index(0) if 0 in encoding.special_tokens_mask else 0, count - 1)
+    return ids[:kept] + ids[len(ids) - count + kept :]
+
+
+def _mean_logprob(generation: Generation) -> float:
+    """What best_of compares: the logprob per token, which does not favour short answers."""
+    logprobs = [step.logprob for step in generation.steps if step.logprob is not None]
+    return sum(logprobs) / len(logprobs) if logprobs else 0.0

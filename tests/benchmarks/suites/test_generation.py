@@ -1,0 +1,133 @@
+import json
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from benchmarks.figures.report import GENERATION_FIGURES
+from benchmarks.load.sentences import passages, sentences
+from benchmarks.peers.entrants import Entrants
+from benchmarks.peers.peer import PeerError
+from benchmarks.peers.writers import WRITERS, Writer, WriterModel, writing
+from benchmarks.suites.generation import SLOTS
+from benchmarks.suites.local_engine import LocalEngine
+from benchmarks.suites.rates import Rates
+from benchmarks.suites.soak_generation import questions
+
+
+@pytest.mark.parametrize("writer", WRITERS, ids=lambda writer: writer.name)
+def test_every_writer_has_a_program_and_either_pins_or_the_projects_own_packages(writer: Writer) -> None:
+    assert writer.script.is_file()
+    assert writer.requirements.is_file() != bool(writer.needs)
+
+
+def test_passages_have_exactly_so_many_tokens_and_come_again_with_the_seed() -> None:
+    def made() -> list[list[int]]:
+        return passages(3, 40, 7, lambda text: [len(word) for word in text.split()])
+
+    assert [len(one) for one in made()] == [40, 40, 40]
+    assert made() == made()
+    assert len(set(sentences(64, 0))) == 64
+
+
+def test_a_writer_goes_on_from_prompts_as_transformers_does(
+    checkpoint: Callable[..., Path], exported: Callable[..., Path]
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = checkpoint("llama", "text-generation")
+    (writer,) = [one for one in WRITERS if one.name == "transformers"]
+    prompts = [[5, 60, 70, 80], [9, 50, 40, 30]]
+
+    with writing(writer, WriterModel("llama", folder, folder / "tokenizer.json", 1)) as running:
+        written = running.write(prompts, 6)
+
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    given = torch.tensor(prompts)
+    expected = model.generate(
+        given, attention_mask=torch.ones_like(given), do_sample=False, max_new_tokens=6, min_new_tokens=6
+    )
+    assert written.tokens == expected[:, 4:].tolist()
+    assert written.seconds > 0
+    local = LocalEngine(exported("llama", "text-generation"), 1, SLOTS)
+    assert [local.write(prompt, 1) for prompt in prompts] == [one[:1] for one in written.tokens]
+
+
+def test_a_writer_that_ends_says_why(tmp_path: Path) -> None:
+    script = tmp_path / "write.py"
+    script.write_text("raise SystemExit('no such model')", encoding="utf-8")
+    writer = Writer(name="broken", serves="nothing", script=script, needs=("json",))
+
+    assert writer.python == Path(sys.executable)
+    with (
+        pytest.raises(PeerError, match="ended: no such model"),
+        writing(writer, WriterModel("none", tmp_path, tmp_path / "tokenizer.json", 1)),
+    ):
+        pass
+
+
+def test_a_writer_that_is_killed_says_by_which_signal(tmp_path: Path) -> None:
+    script = tmp_path / "write.py"
+    script.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", encoding="utf-8")
+    writer = Writer(name="broken", serves="nothing", script=script, needs=("json",))
+
+    with (
+        pytest.raises(PeerError, match=r"nothing was written \(SIGSEGV\)"),
+        writing(writer, WriterModel("none", tmp_path, tmp_path / "tokenizer.json", 1)),
+    ):
+        pass
+
+
+def test_ratios_are_taken_repetition_by_repetition() -> None:
+    rates = Rates()
+    for ours, theirs in ((10.0, 5.0), (12.0, 4.0)):
+        rates.keep("w", {"Sextet": ours, "other": theirs})
+
+    rates.ratio("one_stream_over_genai", ("w", "Sextet"), ("w", "other"))
+    rates.ratio("served_over_optimum", ("w", "Sextet"), ("w", "absent"))
+
+    assert rates.figures == {"one_stream_over_genai": [2.0, 3.0]}
+    assert set(rates.figures) <= set(GENERATION_FIGURES)
+
+
+def test_a_writer_that_fails_or_is_another_model_drops_out_and_the_result_says_why(tmp_path: Path) -> None:
+    script = tmp_path / "write.py"
+    script.write_text(
+        "import json, sys\nprint(json.dumps('ready'), flush=True)\n"
+        "for line in sys.stdin:\n    print(json.dumps({'tokens': [[1]], 'seconds': 2.0}), flush=True)\n    break\n",
+        encoding="utf-8",
+    )
+    rates = Rates()
+    entrants = Entrants(WriterModel("model", tmp_path, tmp_path / "tokenizer.json", 1), rates, lambda line: None)
+    one, other = (Writer(name=name, serves="", script=script, needs=("json",)) for name in ("one", "other"))
+    with ExitStack() as stack:
+        entrants.enter(stack, one, lambda running: 1.0)
+        entrants.enter(stack, other, lambda running: 0.25)
+        assert entrants.names == ["one"]
+        assert entrants.seconds("one", "w", [[[5]]], 1) == 2.0
+        assert entrants.seconds("one", "w", [[[5]]], 1) is None
+
+    assert entrants.names == []
+    assert set(rates.missing) == {("model", "other"), ("w", "one")}
+    assert "25%" in rates.missing["model", "other"]
+
+
+def test_the_engine_is_measured_with_all_clients_at_work(exported: Callable[..., Path]) -> None:
+    local = LocalEngine(exported("llama", "text-generation"), 1, SLOTS)
+
+    assert local.tokens_per_s([[5, 60, 70], [9, 50, 40]], 64, clients=4, warm_up_s=0.1, window_s=0.5) > 0
+    assert local.engine.free_slots == local.engine.slots
+
+
+def test_questions_of_a_soak_are_of_many_kinds_and_come_again_with_the_seed() -> None:
+    made = questions(24, 0)
+
+    assert made == questions(24, 0)
+    parameters = [one["parameters"] for one in made]
+    assert any("stop" in one for one in parameters)
+    assert {one["do_sample"] for one in parameters} == {True, False}
+    assert all("seed" in one for one in parameters if one["do_sample"])
+    assert json.dumps(made)

@@ -1,0 +1,281 @@
+"""The wrapper around HAProxy, run as Ray Serve runs it, with the bundled binary checking the result."""
+
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+
+from deployments.cluster.ray_environment import TUNED
+from deployments.http import request as exchange
+from deployments.ingress import haproxy
+
+CONFIG = """global
+    stats socket {folder}/admin.sock mode 666 level admin expose-fd listeners
+defaults
+    mode http
+    errorfile 502 {folder}/500.http
+    errorfile 503 {folder}/500.http
+    timeout client 5s
+    timeout server 5s
+    timeout connect 5s
+    option redispatch 1
+    retry-on {retry_on}
+    retries {retries}
+frontend prometheus
+    bind :{metrics}
+frontend http_frontend
+    bind *:{public}
+    use_backend replica if {{ path /translation/slow }}
+    default_backend nobody
+backend nobody
+    server gone 127.0.0.1:9
+backend replica
+    http-reuse always
+    server slow 127.0.0.1:{replica}
+listen stats
+  bind *:{stats}
+  stats enable
+"""
+
+RETRIES = int(TUNED["RAY_SERVE_HAPROXY_RETRIES"])
+REPEATING = {"retry_on": TUNED["RAY_SERVE_HAPROXY_RETRY_ON"], "retries": RETRIES}
+
+
+@pytest.fixture
+def binary() -> Path:
+    found = haproxy.find_binary()
+    assert found is not None
+    return found
+
+
+def test_a_binary_that_is_forbidden_or_not_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert haproxy.find_binary() is not None
+    monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "0")
+    assert haproxy.find_binary() is None
+    monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "1")
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", "/nonexistent")
+    assert haproxy.find_binary() is None
+
+
+def test_the_wrapper_moves_the_pages_to_loopback_and_leaves_the_ingress(binary: Path, tmp_path: Path) -> None:
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(CONFIG.format(folder=tmp_path, metrics=19101, public=18000, stats=18404, replica=9, **REPEATING))
+    wrapper = haproxy.write_wrapper(binary, tmp_path)
+
+    checked = subprocess.run(
+        [str(wrapper), "-db", "-f", str(config), "-c"],
+        env={"RAY_SERVE_HAPROXY_STATS_PORT": "18404", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+
+    assert checked.returncode == 0, checked.stderr
+    binds = [line.strip() for line in config.read_text(encoding="utf-8").splitlines() if "bind" in line]
+    assert binds == ["bind 127.0.0.1:19101", "bind *:18000", "bind 127.0.0.1:18404"]
+
+
+@dataclass
+class Ingress:
+    """HAProxy as Ray Serve runs it: only the last of `processes` accepts connections."""
+
+    port: int
+    replica: socket.socket
+    start: Callable[..., "subprocess.Popen[bytes]"]
+    processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+
+    def reload(self) -> None:
+        """Another process takes over; the one before finishes what is inside it."""
+        before = [str(process.pid) for process in self.processes]
+        self.processes.append(self.start("-sf", *before) if before else self.start())
+
+
+@pytest.fixture
+def ingress(binary: Path, tmp_path: Path) -> Iterator[Ingress]:
+    """Two paths: one to a server that does not exist, one to a replica that the test plays."""
+    listening = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
+    replica, *others = listening
+    metrics, public, stats = [one.getsockname()[1] for one in others]
+    for one in others:
+        one.close()
+    config = tmp_path / "haproxy.cfg"
+    ports = {"metrics": metrics, "public": public, "stats": stats, "replica": replica.getsockname()[1]}
+    config.write_text(CONFIG.format(folder=tmp_path, **ports, **REPEATING))
+    command = [str(haproxy.write_wrapper(binary, tmp_path)), "-db", "-f", str(config)]
+    environment = {"RAY_SERVE_HAPROXY_STATS_PORT": str(stats)}
+    started = Ingress(public, replica, lambda *more: subprocess.Popen([*command, *more], env=environment))
+    started.reload()
+    while not _connects(public):
+        assert started.processes[0].poll() is None
+    with replica:
+        yield started
+    assert started.processes[-1].poll() is None
+    for process in started.processes:
+        process.kill()
+        process.wait()
+
+
+def test_where_no_replica_answers_it_is_a_503_in_json_that_says_when_to_come_back(ingress: Ingress) -> None:
+    response = httpx.get(f"http://127.0.0.1:{ingress.port}/translation")
+
+    assert (response.status_code, response.json()["error_type"]) == (503, "overloaded")
+    assert int(response.headers["retry-after"]) > 0
+
+
+def test_draining_closes_the_ingress_and_an_empty_folder_needs_none(ingress: Ingress, tmp_path: Path) -> None:
+    assert _connects(ingress.port)
+
+    haproxy.drain(tmp_path / "elsewhere", limit_s=5)
+    assert _connects(ingress.port)
+
+    haproxy.drain(tmp_path, limit_s=5)
+    assert not _connects(ingress.port)
+
+
+@pytest.mark.parametrize("reloads", [0, 1, 2])
+def test_draining_waits_for_a_request_inside_whichever_process_it_is_in(
+    ingress: Ingress, tmp_path: Path, reloads: int
+) -> None:
+    with socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as client:
+        client.sendall(b"GET /translation/slow HTTP/1.1\r\nhost: x\r\n\r\n")
+        inside, _ = ingress.replica.accept()
+        for _ in range(reloads):
+            ingress.reload()
+            while _answering(tmp_path) != ingress.processes[-1].pid:
+                assert ingress.processes[-1].poll() is None
+        draining = threading.Thread(target=haproxy.drain, args=(tmp_path, 30.0))
+        draining.start()
+        draining.join(0.5)
+        assert draining.is_alive()
+
+        with inside:
+            inside.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        assert client.recv(65536).endswith(b"ok")
+    draining.join(30)
+    assert not draining.is_alive()
+
+
+def test_draining_waits_for_a_request_that_still_arrives_and_for_no_connection_that_is_only_kept(
+    ingress: Ingress, tmp_path: Path
+) -> None:
+    with (
+        socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as kept,
+        socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as client,
+    ):
+        kept.sendall(b"GET /translation HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert b"503" in kept.recv(65536)
+        _send_head(client)
+        draining = threading.Thread(target=haproxy.drain, args=(tmp_path, 30.0))
+        draining.start()
+        draining.join(0.5)
+        assert draining.is_alive()
+
+        client.sendall(b"body")
+        _answer_as_replica(_request_inside(ingress.replica))
+        assert client.recv(65536).endswith(b"ok")
+        draining.join(30)
+        assert not draining.is_alive()
+
+
+def test_a_request_whose_replica_dies_is_answered_by_the_next_one_though_it_came_in_parts(ingress: Ingress) -> None:
+    """On a connection that is kept, as the replica's is: without another try it would be closed without a word."""
+    with socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as client:
+        _send_in_parts(client)
+        inside = _request_inside(ingress.replica)
+        _answer_as_replica(inside)
+        assert client.recv(65536).endswith(b"ok")
+
+        _send_in_parts(client)
+        _receive(inside)
+        inside.close()
+        _answer_as_replica(_request_inside(ingress.replica))
+        assert client.recv(65536).endswith(b"ok")
+
+
+def test_a_request_that_kills_its_replicas_is_given_up_after_so_many_of_them(ingress: Ingress) -> None:
+    with socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as client:
+        _send_in_parts(client)
+        for _ in range(1 + RETRIES):
+            _request_inside(ingress.replica).close()
+
+        assert client.recv(65536).startswith(b"HTTP/1.1 503 ")
+    ingress.replica.settimeout(0.5)
+    with pytest.raises(TimeoutError):
+        ingress.replica.accept()
+
+
+def test_the_machine_of_a_replica_is_asked_for_a_sign_while_its_answer_is_awaited(ingress: Ingress) -> None:
+    """The kernel does that: it has a timer (02) that ends in 10 s at most on HAProxy's end of the connection."""
+    with socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as client:
+        _send_in_parts(client)
+        with _request_inside(ingress.replica) as inside:
+            ends = [f"0100007F:{port:04X}" for _, port in (inside.getpeername(), inside.getsockname())]
+            rows = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()]
+            (timer,) = [row[5].split(":") for row in rows if row[1:3] == ends]
+
+    assert timer[0] == "02"
+    assert int(timer[1], 16) <= 10 * os.sysconf("SC_CLK_TCK")
+
+
+def test_a_request_that_does_not_arrive_in_time_is_told_so_in_json(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setattr(exchange, "BODY_S", 1.0)
+    ingress = request.getfixturevalue("ingress")
+    with socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as client:
+        _send_head(client)
+        answer = client.recv(65536)
+
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert answer.endswith(b'{"error":"the request was not complete after 1 s","error_type":"timeout"}')
+
+
+def _send_head(client: socket.socket) -> None:
+    """Of a POST to the replica, up to its body; HAProxy has it then."""
+    client.sendall(b"POST /translation/slow HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n")
+    assert b" 100 Continue" in client.recv(65536)
+
+
+def _send_in_parts(client: socket.socket) -> None:
+    _send_head(client)
+    client.sendall(b"body")
+
+
+def _request_inside(replica: socket.socket) -> socket.socket:
+    """A new connection to the replica, on which it has received a whole request."""
+    replica.settimeout(30)
+    inside, _ = replica.accept()
+    _receive(inside)
+    return inside
+
+
+def _receive(inside: socket.socket) -> None:
+    received = b""
+    while not received.endswith(b"body"):
+        received += inside.recv(65536)
+
+
+def _answer_as_replica(inside: socket.socket) -> None:
+    inside.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+
+
+def _answering(folder: Path) -> int:
+    """The process id of the HAProxy that has the admin socket now, 0 where none has it."""
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as admin:
+        admin.connect(str(folder / "admin.sock"))
+        admin.sendall(b"show info\n")
+        lines = b"".join(iter(partial(admin.recv, 65536), b"")).decode().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("Pid:"))
+    return 0
+
+
+def _connects(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0

@@ -1,0 +1,61 @@
+"""A slot decoder that keeps what it was asked, and fails when it is told to."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from pipelines.generation.slots.slotted_decoder import SlottedDecoder
+
+
+def broken_after(times: int) -> Callable[[], bool]:
+    """A caller's question whether it has gone away: no, so many times, and then it fails."""
+    asked: list[int] = []
+
+    def broken() -> bool:
+        asked.append(1)
+        if len(asked) > times:
+            raise ZeroDivisionError("who knows")
+        return False
+
+    return broken
+
+
+class RecordingDecoder:
+    """`reads` are the tokens of each read, (rows, tokens); `copies` the slots and the number of tokens of each copy;
+    `opened`, for each source, how many reads came before it and its length.
+
+    `fails` and `copy_fails`, asked before each read, or copy, with how many there were, make it raise.
+    """
+
+    def __init__(self, decoder: SlottedDecoder) -> None:
+        self._decoder = decoder
+        self.slots, self.max_tokens, self.vocab = decoder.slots, decoder.max_tokens, decoder.vocab
+        self.reads: list[tuple[int, int]] = []
+        self.copies: list[tuple[int, int]] = []
+        self.opened: list[tuple[int, int]] = []
+        self.fails: Callable[[int], bool] = lambda _reads: False
+        self.copy_fails: Callable[[int], bool] = lambda _copies: False
+
+    @property
+    def prompt_tokens(self) -> int:
+        """How many tokens were read in chunks of prompts."""
+        return sum(tokens for _, tokens in self.reads if tokens > 1)
+
+    def read(self, first: int, ids: np.ndarray, lengths: np.ndarray, logits_at: np.ndarray) -> np.ndarray:
+        assert (lengths + ids.shape[1] <= self.max_tokens).all()
+        rows, tokens = ids.shape
+        self.reads.append((rows, tokens))
+        if self.fails(len(self.reads)):
+            raise FloatingPointError("the decoder failed")
+        return self._decoder.read(first, ids, lengths, logits_at)
+
+    def open(self, sources: Mapping[int, Sequence[int]]) -> Mapping[int, Exception]:
+        self.opened += [(len(self.reads), len(source)) for source in sources.values()]
+        return self._decoder.open(sources)
+
+    def copy(self, sources: Sequence[int], targets: Sequence[int], tokens: int, start: int = 0) -> None:
+        assert len(set(targets)) == len(targets)
+        self.copies.append((len(targets), tokens - start))
+        if self.copy_fails(len(self.copies)):
+            raise FloatingPointError("the decoder failed")
+        self._decoder.copy(sources, targets, tokens, start)

@@ -1,0 +1,65 @@
+"""ModelArtifact: what a folder must be before it is served."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipelines.errors import ArtifactError
+from pipelines.runtime.artifact import MANIFEST_NAME, ModelArtifact
+from tests.artifacts import MANIFEST, write_artifact
+
+
+def test_a_manifest_survives_writing_and_reading(tmp_path: Path) -> None:
+    folder = write_artifact(tmp_path, labels=("부정", "긍정"))
+    artifact = ModelArtifact.open(folder, task="text-classification")
+
+    assert artifact.manifest.labels == ("부정", "긍정")
+    assert replace(artifact.manifest, files={}) == replace(MANIFEST, labels=("부정", "긍정"))
+    assert artifact.graph("model") == tmp_path / "model.onnx"
+
+
+def test_a_folder_without_a_manifest_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="not a model artifact.*sextet export"):
+        ModelArtifact.open(tmp_path)
+
+
+def test_an_altered_file_is_refused(tmp_path: Path) -> None:
+    (write_artifact(tmp_path) / "model.onnx").write_bytes(b"other")
+
+    with pytest.raises(ArtifactError, match=r"model\.onnx was altered"):
+        ModelArtifact.open(tmp_path)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    (write_artifact(tmp_path) / "model.onnx").unlink()
+
+    with pytest.raises(ArtifactError, match=r"lacks model\.onnx"):
+        ModelArtifact.open(tmp_path)
+
+
+def test_another_task_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="exported for text-classification, not for translation"):
+        ModelArtifact.open(write_artifact(tmp_path), task="translation")
+
+
+def test_a_failed_parity_is_refused_unless_allowed(tmp_path: Path) -> None:
+    write_artifact(tmp_path, parity=replace(MANIFEST.parity, passed=False))
+
+    with pytest.raises(ArtifactError, match="failed its parity check"):
+        ModelArtifact.open(tmp_path)
+    assert not ModelArtifact.open(tmp_path, allow_unverified=True).manifest.parity.passed
+
+
+@pytest.mark.parametrize(
+    "change", [{"schema_version": 1}, {"surprise": 1}, {"tokenizer": None}, {"parity": {"passed": True}}]
+)
+def test_a_manifest_of_another_shape_is_refused_in_one_line(tmp_path: Path, change: dict[str, object]) -> None:
+    write_artifact(tmp_path)
+    raw = json.loads((tmp_path / MANIFEST_NAME).read_text(encoding="utf-8"))
+    (tmp_path / MANIFEST_NAME).write_text(json.dumps(raw | change), encoding="utf-8")
+
+    with pytest.raises(ArtifactError, match="cannot be read.*export it again") as caught:
+        ModelArtifact.open(tmp_path)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,439 @@
+"""TokenBudgetBatcher on real worker threads and numpy: what it cuts, whom it fails, and that it never hangs."""
+
+import asyncio
+import random
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.errors import ConfigurationError, DeadlineExceededError, GenerationError, OverloadedError
+from pipelines.scheduling.padded import BatchingConfig, Completed, TokenBudgetBatcher
+from pipelines.tasks.pipeline import Cancelled
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of `n_tokens` ones; its output is their sum."""
+
+    n_tokens: int
+    poisonous: bool = False
+
+
+class Model:
+    """Pads, sums, and keeps the shape of each batch. `gate` holds a batch back until the test opens it."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.started = threading.Event()
+
+    def forward(self, rows: Sequence[Line], cancelled: Cancelled) -> list[int]:
+        self.batches.append([row.n_tokens for row in rows])
+        self.started.set()
+        while not self.gate.wait(0.002):
+            if cancelled():
+                return []
+        if any(row.poisonous for row in rows):
+            raise ValueError("poison")
+        padded = np.zeros((len(rows), max(row.n_tokens for row in rows)), dtype=np.int64)
+        for index, row in enumerate(rows):
+            padded[index, : row.n_tokens] = 1
+        return [int(total) for total in padded.sum(axis=1)]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Yield to the loop until something holds; the test's own timeout is the limit."""
+    while not condition():  # noqa: ASYNC110  (worker threads change what is waited for)
+        await asyncio.sleep(0.001)
+
+
+def run(scenario: Callable[[], Awaitable[T]]) -> T:
+    """Run a scenario; one that hangs fails in seconds, not at the suite's limit."""
+
+    async def limited() -> T:
+        async with asyncio.timeout(20):
+            return await scenario()
+
+    return asyncio.run(limited())
+
+
+async def held(model: Model, batcher: TokenBudgetBatcher[Line, int]) -> "asyncio.Task[Any]":
+    """Occupy the only worker, so that whatever is submitted next has to wait."""
+    model.gate.clear()
+    model.started.clear()
+    task = asyncio.create_task(batcher.submit([Line(1)]))
+    await until(model.started.is_set)
+    return task
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    requests=st.lists(st.lists(st.integers(1, 40), max_size=8), max_size=12),
+    budget=st.integers(1, 100),
+    size=st.integers(1, 6),
+)
+def test_every_row_gets_its_own_output_and_no_batch_exceeds_the_padded_budget(
+    requests: list[list[int]], budget: int, size: int
+) -> None:
+    model = Model()
+
+    async def scenario() -> list[list[int]]:
+        batcher = TokenBudgetBatcher(model.forward, BatchingConfig(max_batch_tokens=budget, max_batch_size=size))
+        submitted = [batcher.submit([Line(n) for n in lengths]) for lengths in requests]
+        completed = await asyncio.gather(*submitted)
+        await batcher.close()
+        return [one.outputs for one in completed]
+
+    assert run(scenario) == requests
+    for lengths in model.batches:
+        assert len(lengths) <= size
+        assert len(lengths) == 1 or max(lengths) * len(lengths) <= budget
+
+
+def test_the_oldest_row_goes_first_and_takes_rows_of_its_own_length_along() -> None:
+    model = Model()
+
+    async def scenario() -> None:
+        batcher = TokenBudgetBatcher(model.forward, BatchingConfig(max_batch_tokens=640, max_batch_size=3))
+        first = await held(model, batcher)
+        waiting = [asyncio.create_task(batcher.submit([Line(n)])) for n in (100, 600, 110, 2, 90)]
+        await until(lambda: batcher.waiting_tokens == 902)
+        model.gate.set()
+        await asyncio.gather(first, *waiting)
+
+    run(scenario)
+    assert model.batches == [[1], [100, 110], [600], [2], [90]]  # two of five: for more, those two would wait too long
+
+
+def test_a_short_row_is_not_padded_to_a_long_one_though_the_budget_has_room() -> None:
+    model = Model()
+
+    async def scenario() -> None:
+        batcher = TokenBudgetBatcher(model.forward, BatchingConfig(max_batch_tokens=4096))
+        first = await held(model, batcher)
+        waiting = [asyncio.create_task(batcher.submit([Line(n)])) for n in (500, 3)]
+        await until(lambda: batcher.waiting_tokens == 503)
+        model.gate.set()
+        await asyncio.gather(first, *waiting)
+
+    run(scenario)
+    assert model.batches == [[1], [500], [3]]
+
+
+def test_an_idle_batcher_starts_at_once_and_one_with_a_wait_collects_company() -> None:
+    async def sizes(config: BatchingConfig) -> list[list[int]]:
+        model = Model()
+        batcher = TokenBudgetBatcher(model.forward, config)
+        first = asyncio.create_task(batcher.submit([Line(4)]))
+        await asyncio.sleep(0)
+        second = asyncio.create_task(batcher.submit([Line(5)]))
+        await asyncio.gather(first, second)
+        return model.batches
+
+    assert run(lambda: sizes(BatchingConfig())) == [[4], [5]]
+    assert run(lambda: sizes(BatchingConfig(batch_wait_timeout_s=0.2))) == [[4, 5]]
+    assert run(lambda: sizes(BatchingConfig(batch_wait_timeout_s=10, max_batch_size=2))) == [[4, 5]]
+
+
+def test_a_completed_request_tells_its_queue_and_inference_time_and_batch_sizes() -> None:
+    model = Model()
+
+    async def scenario() -> tuple[Any, Any]:
+        batcher = TokenBudgetBatcher(model.forward, BatchingConfig(max_batch_size=2))
+        first = await held(model, batcher)
+        second = asyncio.create_task(batcher.submit([Line(3), Line(3), Line(3)]))
+        await until(lambda: batcher.waiting_tokens == 9)
+        await asyncio.sleep(0.05)
+        model.gate.set()
+        return await first, await second
+
+    first, second = run(scenario)
+    assert first.batch_sizes == (1,)
+    assert first.inference_s >= 0.05
+    assert second.batch_sizes == (2, 2, 1)
+    assert second.queue_s >= 0.05
+    assert second.inference_s > 0
+
+
+def test_a_poisonous_row_fails_alone_and_its_neighbours_are_answered() -> None:
+    model = Model()
+
+    async def scenario() -> list[Any]:
+        batcher = TokenBudgetBatcher(model.forward)
+        first = await held(model, batcher)
+        rows = [[Line(3)], [Line(3, poisonous=True)], [Line(3), Line(4)]]
+        waiting = [asyncio.create_task(batcher.submit(one)) for one in rows]
+        await until(lambda: batcher.waiting_tokens == 13)
+        model.gate.set()
+        await first
+        return await asyncio.gather(*waiting, return_exceptions=True)
+
+    good, poisoned, also_good = run(scenario)
+    assert good.outputs == [3]
+    assert isinstance(poisoned, ValueError)
+    assert also_good.outputs == [3, 4]
+    assert model.batches[1] == [3, 3, 3, 4]
+
+
+def test_a_forward_that_raises_stop_iteration_or_loses_rows_is_an_error_and_not_a_hang() -> None:
+    def stops(rows: Sequence[Line], cancelled: Cancelled) -> list[int]:
+        return [next(iter([])) for _ in rows]
+
+    def loses(rows: Sequence[Line], cancelled: Cancelled) -> list[int]:
+        return []
+
+    async def scenario() -> None:
+        for forward in (stops, loses):
+            with pytest.raises(GenerationError):
+                await TokenBudgetBatcher(forward).submit([Line(2)])
+
+    run(scenario)
+
+
+def test_a_cancelled_request_leaves_the_queue_and_the_others_are_answered() -> None:
+    model = Model()
+
+    async def scenario() -> list[Any]:
+        batcher = TokenBudgetBatcher(model.forward)
+        first = await held(model, batcher)
+        waiting = [asyncio.create_task(batcher.submit([Line(n)])) for n in (5, 6, 7)]
+        await until(lambda: batcher.waiting_tokens == 18)
+        waiting[1].cancel()
+        await until(lambda: batcher.waiting_tokens == 12)
+        model.gate.set()
+        return await asyncio.gather(first, *waiting, return_exceptions=True)
+
+    first, one, gone, other = run(scenario)
+    assert [first.outputs, one.outputs, other.outputs] == [[1], [5], [7]]
+    assert isinstance(gone, asyncio.CancelledError)
+    assert model.batches == [[1], [5, 7]]
+
+
+def test_a_batch_is_cancelled_only_when_nobody_in_it_waits_any_more() -> None:
+    model = Model()
+
+    async def scenario() -> bool:
+        batcher = TokenBudgetBatcher(model.forward)
+        first = await held(model, batcher)
+        waiting = [asyncio.create_task(batcher.submit([Line(n)])) for n in (5, 6)]
+        await until(lambda: batcher.waiting_tokens == 11)
+        first.cancel()  # the only one in its batch: forward sees it although the gate stays shut
+        await until(lambda: len(model.batches) == 2)
+        waiting[0].cancel()
+        await asyncio.sleep(0.05)
+        still_running = batcher.running_batches == 1
+        waiting[1].cancel()
+        await until(lambda: batcher.running_batches == 0)
+        return still_running
+
+    assert run(scenario)
+    assert model.batches == [[1], [5, 6]]
+
+
+def test_a_storm_of_cancellations_leaves_an_idle_batcher_that_still_answers() -> None:
+    async def scenario() -> None:
+        model = Model()
+        batcher = TokenBudgetBatcher(model.forward, BatchingConfig(max_batch_size=4, concurrency=2))
+        dice = random.Random(7)
+        for _ in range(20):
+            tasks = [
+                asyncio.create_task(batcher.submit([Line(dice.randint(1, 30)) for _ in range(dice.randint(1, 4))]))
+                for _ in range(30)
+            ]
+            for task in tasks:
+                if dice.random() < 0.6:
+                    await asyncio.sleep(0)
+                    task.cancel()
+            for done in await asyncio.gather(*tasks, return_exceptions=True):
+                assert isinstance(done, asyncio.CancelledError | Completed)
+        await until(lambda: batcher.running_batches == 0)
+        assert batcher.waiting_tokens == 0
+        assert (await batcher.submit([Line(9)])).outputs == [9]
+
+    run(scenario)
+
+
+def test_a_request_whose_deadline_runs_out_fails_and_frees_the_queue() -> None:
+    model = Model()
+
+    async def scenario() -> None:
+        batcher = TokenBudgetBatcher(model.forward)
+        first = await held(model, batcher)
+        with pytest.raises(DeadlineExceededError):
+            await batcher.submit([Line(5)], deadline=asyncio.get_running_loop().time() + 0.02)
+        assert batcher.waiting_tokens == 0
+        model.gate.set()
+        assert (await first).outputs == [1]
+
+    run(scenario)
+
+
+def test_a_request_that_cannot_meet_its_deadline_is_refused_at_once_with_the_time_to_wait() -> None:
+    model = Model()
+
+    async def scenario() -> OverloadedError:
+        batcher = TokenBudgetBatcher(model.forward)
+        slow = await held(model, batcher)
+        await asyncio.sleep(0.1)
+        model.gate.set()
+        await slow
+        second = await held(model, batcher)
+        with pytest.raises(OverloadedError, match="deadline cannot be met") as refused:
+            await batcher.submit([Line(5)], deadline=asyncio.get_running_loop().time() + 0.001)
+        model.gate.set()
+        await second
+        # idle again: the same deadline is worth a try, or a slow past would refuse for ever
+        with pytest.raises(DeadlineExceededError):
+            await batcher.submit([Line(5)], deadline=asyncio.get_running_loop().time() - 1)
+        return refused.value
+
+    assert run(scenario).retry_after_s > 0.01
+
+
+def test_a_batch_that_goes_on_though_nobody_waits_is_counted_from_the_last_departure() -> None:
+    gate = threading.Event()
+
+    def deaf(rows: Sequence[Line], cancelled: Cancelled) -> list[int]:
+        gate.wait(10)
+        return [0] * len(rows)
+
+    async def scenario() -> None:
+        batcher = TokenBudgetBatcher(deaf)
+        task = asyncio.create_task(batcher.submit([Line(1)]))
+        await until(lambda: batcher.running_batches == 1)
+        assert batcher.abandoned_s == 0.0
+        task.cancel()
+        await until(lambda: batcher.abandoned_s > 0.01)
+        gate.set()
+        await until(lambda: batcher.running_batches == 0)
+        assert batcher.abandoned_s == 0.0
+
+    run(scenario)
+
+
+def test_a_full_queue_refuses_with_its_size_and_a_request_larger_than_the_queue_is_admitted_alone() -> None:
+    model = Model()
+
+    async def scenario() -> None:
+        batcher = TokenBudgetBatcher(model.forward, BatchingConfig(max_queue_tokens=10))
+        first = await held(model, batcher)
+        large = asyncio.create_task(batcher.submit([Line(8), Line(9)]))
+        await until(lambda: batcher.waiting_tokens == 17)
+        with pytest.raises(OverloadedError, match="17 tokens wait and the request has 1; allowed: 10"):
+            await batcher.submit([Line(1)])
+        model.gate.set()
+        await first
+        assert (await large).outputs == [8, 9]
+
+    run(scenario)
+
+
+def test_close_drains_what_is_inside_and_refuses_what_comes_after() -> None:
+    model = Model()
+
+    async def scenario() -> None:
+        batcher = TokenBudgetBatcher(model.forward)
+        first = await held(model, batcher)
+        second = asyncio.create_task(batcher.submit([Line(2)]))
+        await until(lambda: batcher.waiting_tokens == 2)
+        closing = asyncio.create_task(batcher.close(drain_s=10))
+        await asyncio.sleep(0)
+        with pytest.raises(OverloadedError, match="shutting down"):
+            await batcher.submit([Line(1)])
+        model.gate.set()
+        assert (await first).outputs == [1]
+        assert (await second).outputs == [2]
+        await closing
+        await batcher.close()
+
+    run(scenario)
+
+
+def test_close_fails_whoever_is_left_when_the_time_to_drain_is_over() -> None:
+    model = Model()
+
+    async def scenario() -> list[Any]:
+        batcher = TokenBudgetBatcher(model.forward)
+        first = await held(model, batcher)
+        second = asyncio.create_task(batcher.submit([Line(2)]))
+        await until(lambda: batcher.waiting_tokens == 2)
+        await batcher.close(drain_s=0.02)
+        left: list[Any] = list(await asyncio.gather(first, second, return_exceptions=True))
+        await until(lambda: batcher.running_batches == 0)
+        return left
+
+    assert [type(error) for error in run(scenario)] == [OverloadedError, OverloadedError]
+
+
+def test_a_stream_hands_items_over_as_they_come_and_shares_the_queue() -> None:
+    gate = threading.Event()
+
+    def items(row: Line, cancelled: Cancelled) -> Iterator[int]:
+        for index in range(row.n_tokens):
+            yield index
+            gate.wait(10)
+
+    async def scenario() -> list[int]:
+        batcher: TokenBudgetBatcher[Line, int] = TokenBudgetBatcher(Model().forward)
+        stream = batcher.stream(Line(3), items)
+        received = [await anext(stream)]
+        queued = asyncio.create_task(batcher.submit([Line(5)]))
+        await until(lambda: batcher.waiting_tokens == 5)
+        gate.set()
+        received += [item async for item in stream]
+        assert (await queued).outputs == [5]
+        return received
+
+    assert run(scenario) == [0, 1, 2]
+
+
+def test_closing_a_stream_ends_its_iteration_at_the_next_step() -> None:
+    ended = threading.Event()
+
+    def items(row: Line, cancelled: Cancelled) -> Iterator[int]:
+        try:
+            while not cancelled():
+                yield 1
+        finally:
+            ended.set()
+
+    async def scenario() -> None:
+        batcher: TokenBudgetBatcher[Line, int] = TokenBudgetBatcher(Model().forward)
+        stream = batcher.stream(Line(3), items)
+        assert await anext(stream) == 1
+        await stream.aclose()
+        await until(ended.is_set)
+        await until(lambda: batcher.running_batches == 0)
+        assert (await batcher.submit([Line(4)])).outputs == [4]
+
+    run(scenario)
+
+
+def test_an_error_in_a_stream_comes_after_the_items_before_it() -> None:
+    def items(row: Line, cancelled: Cancelled) -> Iterator[int]:
+        yield 7
+        raise GenerationError("no more")
+
+    async def scenario() -> int:
+        batcher: TokenBudgetBatcher[Line, int] = TokenBudgetBatcher(Model().forward)
+        stream = batcher.stream(Line(3), items)
+        first = await anext(stream)
+        with pytest.raises(GenerationError, match="no more"):
+            await anext(stream)
+        return first
+
+    assert run(scenario) == 7
+
+
+def test_a_limit_below_one_is_refused_by_name() -> None:
+    with pytest.raises(ConfigurationError, match="max_batch_size is 0; allowed: an integer from 1"):
+        BatchingConfig(max_batch_size=0)

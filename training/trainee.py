@@ -1,0 +1,121 @@
+"""Trainee: the model that is to be trained, from its checkpoint to its folder; with a LoRA adapter or without."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import transformers
+from datasets import Dataset
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from checkpoints import marian
+from checkpoints.checkpoint import ResolvedCheckpoint, resolve
+from checkpoints.generation import keep_generation_parameters
+from checkpoints.gguf_tokens import GgufTokens
+from export.tokenizers.tokenizer import load_tokenizer, max_length
+from pipelines.errors import CheckpointError, ConfigurationError
+from training.objective import Objective
+from training.recipe import FinetuneArgs, LoraArgs
+
+
+def create(
+    args: FinetuneArgs, objective: type[Objective], labels: tuple[str, ...], train: Dataset, say: Callable[[str], None]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, ResolvedCheckpoint | None]:
+    """The model to be trained, with a new head where the task needs one, its tokenizer, and what both come from."""
+    if isinstance(args.model, marian.MarianArgs):
+        texts = (row[side] for row in train for side in ("source", "target"))
+        return *marian.create(args.model, texts, Path(args.output) / "checkpoints" / "vocabulary"), None
+    checkpoint = resolve(args.model, progress=say)
+    names: dict[str, Any] = {}
+    if labels:
+        names = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+    if args.task == "text-classification":
+        names["problem_type"] = args.problem_type or "single_label_classification"
+    try:
+        config = AutoConfig.from_pretrained(checkpoint.path, **names, **checkpoint.loading)
+        tokenizer = load_tokenizer(checkpoint)
+        model = objective.model_class.from_pretrained(
+            checkpoint.path, config=config, ignore_mismatched_sizes=True, dtype=torch.float32, **checkpoint.loading
+        )
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{args.model} cannot be loaded for {args.task}: {str(error).splitlines()[0]}") from None
+    if checkpoint.gguf:
+        GgufTokens.read(checkpoint.gguf).correct_model(model)
+    keep_generation_parameters(model)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token  # GPT-2 has none; the collator only needs something to fill with
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    if args.max_length > (longest := max_length(tokenizer, model)):
+        raise ConfigurationError(f"max_length is {args.max_length}; {args.model} reads {longest} tokens at most")
+    set_window(tokenizer, args)
+    return model, tokenizer, checkpoint
+
+
+def set_window(tokenizer: PreTrainedTokenizerBase, args: FinetuneArgs) -> None:
+    """Let question-answering read contexts in windows of the length that it learned from; longer ones cost much.
+
+    `model_max_length` is where transformers' pipeline takes the length of its windows from.
+    """
+    if args.task == "question-answering":
+        tokenizer.model_max_length = args.max_length
+
+
+def trainable(args: FinetuneArgs, model: PreTrainedModel, objective: type[Objective]) -> PreTrainedModel:
+    """The model with everything frozen that the recipe does not train."""
+    if args.lora is not None:
+        names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+        config = peft.LoraConfig(
+            r=args.lora.r,
+            lora_alpha=args.lora.alpha,
+            lora_dropout=args.lora.dropout,
+            target_modules=_linear_layers(model, args.lora, objective.heads),
+            modules_to_save=[head for head in objective.heads if head in names] or None,
+            task_type=objective.peft_type,
+        )
+        model = peft.get_peft_model(model, config)
+    if args.freeze_embeddings:
+        model.get_input_embeddings().requires_grad_(False)
+    return model
+
+
+def _linear_layers(model: PreTrainedModel, lora: LoraArgs, heads: tuple[str, ...]) -> list[str]:
+    """Full names of the layers that get an adapter: those named in the recipe, outside of the new head."""
+    everything = "all-linear" in lora.target_modules
+    output = model.get_output_embeddings()
+    chosen = [
+        name
+        for name, module in model.named_modules()
+        if not set(name.split(".")) & set(heads)
+        and module is not output
+        and (_is_linear(module) if everything else name.rsplit(".", 1)[-1] in lora.target_modules)
+    ]
+    if not chosen:
+        raise ConfigurationError(f"lora.target_modules {', '.join(lora.target_modules)}: the model has no such layer")
+    return chosen
+
+
+def _is_linear(module: torch.nn.Module) -> bool:
+    return isinstance(module, (torch.nn.Linear, transformers.pytorch_utils.Conv1D))
+
+
+def save(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, base: ResolvedCheckpoint | None, output: Path
+) -> None:
+    """Write the checkpoint, and of a LoRA run the adapter beside it, under the name of its base that everyone has."""
+    if isinstance(model, peft.PeftModel):
+        assert base is not None
+        adapter = model.active_peft_config
+        folder = Path(base.name).expanduser()  # a relative one would be another, or a Hub id, from elsewhere
+        adapter.base_model_name_or_path = str(folder.resolve()) if folder.exists() else base.name
+        adapter.revision = None if base.revision.startswith("sha256:") else base.revision
+        model.save_pretrained(output / "adapter", save_embedding_layers=False)  # those are the base's
+        model = model.merge_and_unload()
+        # An adapter names neither labels nor architecture; `save_pretrained` of the model would set the latter.
+        model.config.architectures = [type(model).__name__]
+        model.config.save_pretrained(output / "adapter")
+        tokenizer.save_pretrained(output / "adapter")
+    model.save_pretrained(output)
+    tokenizer.save_pretrained(output)
