@@ -10,22 +10,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from checkpoints.checkpoint import ResolvedCheckpoint, resolve
-from checkpoints.disk import full_disk
-from checkpoints.quiet import Progress, quiet
+from checkpoints.checkpoint import ResolvedCheckpoint, load_model, load_tokenizer
+from checkpoints.frameworks import Progress, full_disk, quiet
+from checkpoints.resolve import resolve
 from export.card import model_card
 from export.graphs import seq2seq_slot_graph, slot_graph
 from export.graphs.attention import fuse_attention
-from export.graphs.convert import check_task, convert, load_model, map_to_unknown, merge, opset
+from export.graphs.convert import check_task, convert, map_to_unknown, merge, opset
+from export.graphs.graph import share_weights
 from export.graphs.optimize import check_options, default_level, optimize, supports
-from export.graphs.sharing import share_weights
 from export.parity.samples import TEXTS
 from export.parity.validate import validate
 from export.prompt import chat_template, prompt_template
-from export.publish import check_output, publish, staging
 from export.quantization.outliers import outlier_matrices
 from export.quantization.quantize import quantization, to_fp16, to_int4, to_int8
-from export.tokenizers.tokenizer import load_tokenizer, write_tokenizer
+from export.staging import check_output, publish, staging
+from export.tokenizers.tokenizer import write_tokenizer
 from pipelines.errors import ArtifactError, CheckpointError, ConfigurationError
 from pipelines.runtime.artifact import Manifest, ModelArtifact, Parity, Source
 from pipelines.tasks import TASKS
@@ -211,7 +211,7 @@ def _level(args: ExportArgs, architecture: str, cache: str) -> str | None:
 
 
 def _labels(task: str, config: Any) -> tuple[str, ...]:
-    if task not in ("text-classification", "token-classification"):
+    if not TASKS[task].labelled:
         return ()
     return tuple(str(config.id2label[index]) for index in range(config.num_labels))
 

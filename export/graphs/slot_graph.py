@@ -20,8 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from export.graphs.contrib import contrib
 from export.graphs.slot_fusions import ROOT_MEAN_SQUARE, fuse
+from export.graphs.tracing import contrib
 
 ARCHITECTURES = ("gpt2", "gpt_neo", "llama", "qwen2")
 _NAME = "sextet_slots"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from export.build import ExportArgs, export_checkpoint
-from export.publish import check_output, publish, staging
+from export.staging import check_output, publish, staging
 from pipelines.errors import ConfigurationError
 from pipelines.runtime.artifact import ModelArtifact
 
