@@ -7,7 +7,6 @@ Where it names a PEFT adapter, the adapter is merged into its base.
 import hashlib
 import inspect
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +16,7 @@ from checkpoints import hub
 from checkpoints.adapter import Adapter
 from checkpoints.cache import made_once
 from checkpoints.checkpoint import ResolvedCheckpoint, weight_files
-from checkpoints.frameworks import first_line, quiet
+from checkpoints.frameworks import Progress, first_line, full_disk, quiet
 from checkpoints.gguf import metadata
 from pipelines.errors import CheckpointError
 from stores.address import HubAddress, remote
@@ -30,7 +29,7 @@ def resolve(
     revision: str | None = None,
     *,
     allow_pickle: bool = False,
-    progress: Callable[[str], None] = lambda _line: None,
+    progress: Progress = lambda _line: None,
     above: tuple[Path, ...] = (),
 ) -> ResolvedCheckpoint:
     """Find `checkpoint`, downloading it where it is on the Hub and not in its cache.
@@ -38,6 +37,22 @@ def resolve(
     `above` are the folders of the adapters that it is the base of. Raises CheckpointError in one line that says what
     to do: not found, not reachable, pickled weights without `allow_pickle`, code of its own, unreadable files.
     """
+    try:
+        return _found(checkpoint, revision, allow_pickle, progress, above)
+    except OSError as error:
+        if full_disk(error) is not None:  # of a download
+            raise
+        file = f" ({error.filename})" if error.filename else ""
+        raise CheckpointError(f"{checkpoint} cannot be read: {error.strerror or first_line(error)}{file}") from error
+
+
+def _found(
+    checkpoint: str,
+    revision: str | None,
+    allow_pickle: bool,
+    progress: Progress,
+    above: tuple[Path, ...],
+) -> ResolvedCheckpoint:
     path = Path(checkpoint).expanduser()
     if isinstance(address := remote(checkpoint), HubAddress) and not path.exists():
         if revision not in (None, address.revision):
@@ -66,7 +81,7 @@ def resolve(
 
 
 def _folder(
-    name: str, path: Path, allow_pickle: bool, progress: Callable[[str], None], above: tuple[Path, ...] = ()
+    name: str, path: Path, allow_pickle: bool, progress: Progress, above: tuple[Path, ...] = ()
 ) -> ResolvedCheckpoint:
     if (adapter := Adapter.read(name, path)) is not None:
         _check_trusted(name, adapter.weights, allow_pickle)
@@ -89,9 +104,7 @@ def _check_trusted(name: str, weights: Path, allow_pickle: bool) -> None:
         )
 
 
-def _merged(
-    adapter: Adapter, allow_pickle: bool, progress: Callable[[str], None], above: tuple[Path, ...]
-) -> ResolvedCheckpoint:
+def _merged(adapter: Adapter, allow_pickle: bool, progress: Progress, above: tuple[Path, ...]) -> ResolvedCheckpoint:
     """What an adapter makes of its base, which is found as any checkpoint is; made once."""
     above = (*above, adapter.path.resolve())
     if above[-1] in above[:-1]:

@@ -28,7 +28,7 @@ from evaluation.rows import BadRows, DataArgs, read
 from evaluation.scores import RESAMPLES, Scored
 from evaluation.systems import ArtifactSystem, ServedSystem, System, TorchSystem, task_of
 from export.graphs.convert import check_task
-from export.staging import check_output, publish, staging
+from export.staging import check_output, place, staging
 from pipelines.errors import CheckpointError, ConfigurationError, SextetError
 from pipelines.runtime.artifact import MANIFEST_NAME, ModelArtifact
 from pipelines.tasks import TASKS
@@ -254,7 +254,7 @@ def _into_artifact(artifact: ModelArtifact, report: Report) -> str:
         card.write_text(text, encoding="utf-8")
         _remove_unshown(finished, text)
         measured = {**manifest.metrics, measured_on: report.as_json()}
-        publish(finished, replace(manifest, metrics=measured), artifact.path)
+        place(finished, replace(manifest, metrics=measured), artifact.path)
     return _placed(report, manifest.metrics)
 
 
