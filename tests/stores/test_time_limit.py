@@ -2,7 +2,8 @@
 
 import threading
 
-from huggingface_hub.utils import _http, get_session
+from huggingface_hub import get_session
+from huggingface_hub.utils import _http
 
 from stores.time_limit import time_limit
 
