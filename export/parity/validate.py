@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from export.parity.greedy import Step, decoder_steps, encoder_decoder_steps
+from export.parity.greedy import CausalSlots, ExportedDecoder, exported_decoder, torch_answer
 from export.parity.perplexity import Perplexity
 from export.parity.samples import QUESTIONS, TEXTS
 from pipelines.runtime.artifact import ModelArtifact, Parity, TokenizerSettings
+from pipelines.runtime.padding import EncoderRow, pad
 from pipelines.runtime.session import InferenceSession, SessionConfig
 from pipelines.runtime.tokenizer import TextOrPair, Tokenizer
+from pipelines.tasks import TASKS
 
 TOLERANCE = 1e-4
 LEAD = math.log(2)
@@ -81,18 +83,23 @@ def validate(artifact: ModelArtifact, model: Any, outside: int | None = None) ->
     manifest = artifact.manifest
     compared = _Comparison(manifest.tokenizer, outside)
     config = SessionConfig(device="cpu", threads=_threads())
-    sessions = {role: InferenceSession(artifact.graph(role), config) for role in manifest.graphs}
     batches = list(_batches(artifact, _inputs(artifact)))
-    for batch in batches:
-        if manifest.task == "question-answering":
-            _compare_spans(compared, batch, sessions["model"], model)
-        elif manifest.labels:
-            _compare_labels(compared, batch, sessions["model"], model, manifest.labels)
-        else:
-            _compare_tokens(compared, batch, sessions, model)
-    if manifest.cache == "slots" and "model" in sessions:  # decoder-only: what it reads is what it writes
-        texts = [encoding.ids for batch in batches for encoding in batch.encodings if len(encoding) > 1]
-        compared.perplexity.read(model, sessions["model"], texts)
+    if TASKS[manifest.task].generates:
+        start = model.generation_config.decoder_start_token_id if model.config.is_encoder_decoder else None
+        decoder = exported_decoder(artifact, config, start)
+        in_slots = isinstance(decoder, CausalSlots)
+        for batch in batches:
+            _compare_tokens(compared, batch, decoder, model, in_slots=in_slots)
+        if isinstance(decoder, CausalSlots):  # decoder-only: what it reads is what it writes
+            texts = [encoding.ids for batch in batches for encoding in batch.encodings if len(encoding) > 1]
+            compared.perplexity.read(model, decoder.session, texts)
+    else:
+        session = InferenceSession(artifact.graph("model"), config)
+        for batch in batches:
+            if "start_logits" in session.output_names:
+                _compare_spans(compared, batch, session, model)
+            else:
+                _compare_labels(compared, batch, session, model, manifest.labels)
     exact = manifest.precision == "fp32" and manifest.optimization != "O3"  # O3 approximates Gelu
     least = INT4_AGREEMENT if manifest.precision == "int4" else AGREEMENT
     parity = _verdict(compared, exact, least, sum(len(batch.names) for batch in batches))
@@ -133,15 +140,16 @@ def _inputs(artifact: ModelArtifact) -> list[TextOrPair]:
     """At least 64 inputs: whole samples, their beginnings, several of them in a row, and pairs."""
     rng = random.Random(0)
     inputs: list[TextOrPair] = []
-    if artifact.manifest.task == "question-answering":
+    task = TASKS[artifact.manifest.task]
+    if len(task.text_fields) > 1:
         inputs += QUESTIONS
         while len(inputs) < INPUTS:
             (question, _), (_, context) = rng.choice(QUESTIONS), rng.choice(QUESTIONS)
             inputs.append((question, " ".join([context, *rng.sample(TEXTS, rng.choice([0, 1, 3, 8]))])))
         return inputs
-    longest = _LONGEST_WORDS if _generates(artifact) else sys.maxsize
+    longest = _LONGEST_WORDS if task.generates else sys.maxsize
     inputs += [_first_words(text, longest) for text in TEXTS]
-    if artifact.manifest.task == "text-classification":
+    if "text_pair" in task.optional_columns:
         inputs += [(rng.choice(TEXTS), rng.choice(TEXTS)) for _ in range(8)]
     while len(inputs) < INPUTS:
         text = " ".join(rng.sample(TEXTS, rng.choice([1, 1, 2, 4, 12])))
@@ -162,7 +170,7 @@ def _batches(artifact: ModelArtifact, inputs: Sequence[TextOrPair]) -> Iterator[
         names = [_name(row, inputs[row], len(encodings[row]), size) for row in rows]
         yield _Batch(names, [encodings[row] for row in rows])
         start = rows.stop
-    if manifest.task == "question-answering":
+    if len(TASKS[manifest.task].text_fields) > 1:
         yield from _windows(artifact, inputs)
 
 
@@ -175,10 +183,6 @@ def _windows(artifact: ModelArtifact, inputs: Sequence[TextOrPair]) -> Iterator[
     )
     names = [f"{_name(0, longest, len(one), len(encodings))} window {n}" for n, one in enumerate(encodings)]
     yield _Batch(names, list(encodings))
-
-
-def _generates(artifact: ModelArtifact) -> bool:
-    return artifact.manifest.task in ("translation", "summarization", "text-generation")
 
 
 def _first_words(text: str, count: int) -> str:
@@ -200,22 +204,17 @@ def _both(
     """Outputs of the reference and of the graph, by name, and the mask (rows, tokens) of what is not padding."""
     import torch
 
-    longest = max(map(len, batch.encodings))
-    feeds = {
-        "input_ids": np.full((len(batch.encodings), longest), compared.settings.pad_token_id, dtype=np.int64),
-        "attention_mask": np.zeros((len(batch.encodings), longest), dtype=np.int64),
-        "token_type_ids": np.zeros((len(batch.encodings), longest), dtype=np.int64),
-    }
-    for row, encoding in enumerate(batch.encodings):
-        feeds["input_ids"][row, : len(encoding)] = encoding.ids
-        feeds["attention_mask"][row, : len(encoding)] = 1
-        if compared.settings.token_type_ids:
-            feeds["token_type_ids"][row, : len(encoding)] = encoding.type_ids
-    feeds = {name: feeds[name] for name in session.input_names}
+    typed = compared.settings.token_type_ids
+    rows = [
+        EncoderRow(one, np.asarray(one.ids, np.int64), np.asarray(one.type_ids, np.int64) if typed else None)
+        for one in batch.encodings
+    ]
+    feeds = pad(rows, compared.settings.pad_token_id, session.input_names)
+    mask = pad(rows, 0, ("attention_mask",))["attention_mask"].astype(bool)
     with torch.no_grad():
         outputs = model(**{name: torch.from_numpy(array) for name, array in feeds.items()})
     exported = session.run(feeds)
-    return {name: outputs[name].numpy() for name in exported}, exported, feeds["attention_mask"].astype(bool)
+    return {name: outputs[name].numpy() for name in exported}, exported, mask
 
 
 def _compare_labels(
@@ -271,36 +270,35 @@ def _span_scores(start: np.ndarray, end: np.ndarray, context: np.ndarray) -> np.
     return np.where(allowed, start[:tokens, None] + end[None, :tokens], -1e9)
 
 
-def _compare_tokens(compared: _Comparison, batch: _Batch, sessions: dict[str, InferenceSession], model: Any) -> None:
+def _compare_tokens(
+    compared: _Comparison, batch: _Batch, decoder: ExportedDecoder, model: Any, *, in_slots: bool
+) -> None:
     """One answer per decoding step: the most likely token."""
-    rows = [encoding.ids for encoding in batch.encodings]
-    pad = compared.settings.pad_token_id
-    steps: Iterator[Step]
-    in_slots = "model" in sessions and "seqlens_k" in sessions["model"].input_names
-    if "model" in sessions:
-        steps = decoder_steps(model, sessions["model"], rows, pad=pad, steps=_NEW_TOKENS)
-    else:
-        forced = model.generation_config.forced_bos_token_id
-        target = [forced] if forced is not None else list(compared.settings.languages.values())[:1]
-        steps = encoder_decoder_steps(
-            model,
-            sessions["encoder"],
-            sessions["decoder"],
-            rows,
-            pad=pad,
-            forced=target,
-            steps=_NEW_TOKENS,
-            outside=compared.outside,
-            unknown=compared.settings.unk_token_id or 0,
-        )
-    for number, step in enumerate(steps):
-        compared.differ(step.reference[step.alive], step.exported[step.alive])
+    inputs = [encoding.ids for encoding in batch.encodings]
+    forced = _forced_token(compared.settings, model)
+    steps = _NEW_TOKENS + (forced is not None)
+    answers = [torch_answer(model, _known(compared, ids), steps, forced) for ids in inputs]
+    exported = decoder.logits(inputs, [answer.tokens for answer in answers])
+    for name, answer, logits in zip(batch.names, answers, exported, strict=True):
+        compared.differ(answer.logits, logits)
         if not in_slots:
-            chosen = step.reference[step.alive].argmax(-1)
-            compared.perplexity.observe(step.reference[step.alive], step.exported[step.alive], chosen)
-        for row in np.flatnonzero(step.alive):
-            name = f"{batch.names[row]} step {number}"
-            _decide_choice(compared, name, step.reference[row], step.exported[row], None)
+            compared.perplexity.observe(answer.logits, logits, answer.logits.argmax(-1))
+        for step, (expected, got) in enumerate(zip(answer.logits, logits, strict=True)):
+            _decide_choice(compared, f"{name} step {step}", expected, got, None)
+
+
+def _forced_token(settings: TokenizerSettings, model: Any) -> int | None:
+    """The token that every answer of an encoder-decoder begins with, such as that of a language."""
+    if not model.config.is_encoder_decoder:
+        return None
+    forced: int | None = model.generation_config.forced_bos_token_id
+    return forced if forced is not None else next(iter(settings.languages.values()), None)
+
+
+def _known(compared: _Comparison, ids: Sequence[int]) -> Sequence[int]:
+    """The ids as the model knows them: the exported graph reads those from `outside` on as the unknown token."""
+    unknown = compared.settings.unk_token_id or 0
+    return ids if compared.outside is None else [one if one < compared.outside else unknown for one in ids]
 
 
 def _decide_choice(
