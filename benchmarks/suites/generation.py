@@ -173,9 +173,9 @@ def _measure_waiting(rates: Rates, pace: Pace, local: LocalEngine, say: Say) -> 
         chunk_s = (perf_counter() - began_at) / chunks
         waits = [_wait_beside(local, next(long), next(short), chunk_s) for _ in range(pace.short_prompts)]
         rates.figure("ttft_p99_chunks", float(np.percentile(waits, 99)) / chunk_s)
-        before = (local.engine.steps, local.engine.step_s, local.engine.decoder_s)
+        before = (local.engine.rounds, local.engine.round_s, local.engine.model_s)
         local.tokens_per_s(prompts, NEW_TOKENS, CLIENTS, 0.0, pace.window_s / 2)
-        after = (local.engine.steps, local.engine.step_s, local.engine.decoder_s)
+        after = (local.engine.rounds, local.engine.round_s, local.engine.model_s)
         _, step_s, decoder_s = (now - then for now, then in zip(after, before, strict=True))
         rates.figure("step_overhead", 1 - decoder_s / step_s)
         say(

@@ -8,8 +8,9 @@ from time import perf_counter
 
 from pipelines.generation.decoding.config import GenerationConfig
 from pipelines.generation.decoding.request import Request
+from pipelines.generation.open import open_engine
 from pipelines.generation.slots.config import SlotsConfig
-from pipelines.generation.slots.slot_engine import SlotEngine, open_engine
+from pipelines.generation.slots.engine import SlotEngine
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import SessionConfig
 from pipelines.runtime.tokenizer import Tokenizer

@@ -35,7 +35,7 @@ sending would see a broken connection instead of the 413."""
 
 @dataclass
 class Timings:
-    """Where the time of one request went; `compute_tokens` counts the tokens that the model read, without padding."""
+    """Where the time of one request went; `compute_tokens` are those that the model read and wrote, without padding."""
 
     started_at: float = field(default_factory=time.perf_counter)
     queue_s: float = 0.0

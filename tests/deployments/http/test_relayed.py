@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from deployments.http.merging import numbered
 from deployments.http.relayed import Exchange
 from deployments.task_server import TaskServer
 from tests.deployments.test_task_server import started
@@ -45,7 +44,7 @@ def test_a_relayed_request_is_answered_in_messages(exported: Callable[..., Path]
 
 def test_whoever_leaves_a_relayed_stream_ends_its_decoding(exported: Callable[..., Path]) -> None:
     server = server_of(exported)
-    engine: Any = server._now.pipeline.generator.engine  # type: ignore[attr-defined]
+    engine: Any = server._now.pipeline.generator._engine  # type: ignore[attr-defined]
 
     async def scenario() -> None:
         messages = server.relayed(exchange({"prompt": "a", "max_tokens": 240, "stream": True, "temperature": 0}))
@@ -59,33 +58,3 @@ def test_whoever_leaves_a_relayed_stream_ends_its_decoding(exported: Callable[..
                 await asyncio.sleep(0.001)
 
     asyncio.run(scenario())
-
-
-def test_an_error_in_one_of_several_streams_ends_and_closes_them_all() -> None:
-    closed = []
-
-    async def endless() -> Any:
-        try:
-            while True:
-                yield "a"
-                await asyncio.sleep(0.001)
-        finally:
-            closed.append(True)
-
-    async def failing() -> Any:
-        yield "b"
-        raise ValueError("no more")
-
-    async def scenario() -> list[Any]:
-        seen: list[Any] = []
-        try:
-            async for item in numbered([endless(), failing()]):
-                seen.append(item)  # noqa: PERF401
-        except ValueError as error:
-            seen.append(str(error))
-        return seen
-
-    *items, error = asyncio.run(scenario())
-
-    assert {(0, "a"), (1, "b")} == set(items)
-    assert (error, closed) == ("no more", [True])

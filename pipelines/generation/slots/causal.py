@@ -1,11 +1,11 @@
-"""SlotDecoder: a slot graph (export.graphs.slot_graph) over one key-value buffer that lives as long as the decoder.
+"""CausalSlots: a slot graph (export.graphs.slot_graph) over one key-value buffer that lives as long as the decoder.
 
 A slot is a row of that buffer, `max_tokens` long. A step reads new tokens into neighbouring slots, each at its own
 length: nothing is padded, and neither joining, nor leaving, nor growing copies anything.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from pipelines.runtime.session import InferenceSession
 _FED = ("input_ids", "position_ids", "seqlens_k", "total_sequence_length", "logits_at")
 
 
-class SlotDecoder:
+class CausalSlots:
     """Raises ArtifactError for a graph that is no slot graph. Not thread-safe: one thread may read at a time."""
 
     def __init__(self, session: InferenceSession, slots: int, max_tokens: int) -> None:
@@ -44,10 +44,11 @@ class SlotDecoder:
         What a slot held after its length is overwritten, or never read again.
         """
         rows, tokens = ids.shape
-        seqlens_k = (lengths + tokens - 1).astype(np.int32)
+        # A full slot that is in between reads a token too: it must not write beyond its end.
+        seqlens_k = np.minimum(lengths + tokens, self.max_tokens).astype(np.int32) - 1
         feeds = {
             "input_ids": ids,
-            "position_ids": lengths[:, None] + np.arange(tokens),
+            "position_ids": np.minimum(lengths[:, None] + np.arange(tokens), self.max_tokens - 1),
             "seqlens_k": seqlens_k,
             "total_sequence_length": np.asarray(seqlens_k.max() + 1, np.int32),
             "logits_at": logits_at,
@@ -62,15 +63,29 @@ class SlotDecoder:
         return logits
 
     def open(self, sources: Mapping[int, Sequence[int]]) -> Mapping[int, Exception]:
-        """As SlottedDecoder.open: nothing, as there is no encoder."""
+        """As SlotModel.open: nothing, as there is no encoder."""
         return {}
 
     def copy(self, sources: Sequence[int], targets: Sequence[int], tokens: int, start: int = 0) -> None:
-        """As SlottedDecoder.copy."""
+        """As SlotModel.copy."""
         if self._copy is not None:
             self._copy(sources, targets)
         for array in self._arrays.values():
             array[targets, :, start:tokens] = array[sources, :, start:tokens]  # the right side is a copy
+
+    def save(self, slot: int, tokens: int) -> Any:
+        """As SlotModel.save."""
+        if self._copy is not None:
+            return self._copy.save(slot)
+        return {name: array[slot, :, :tokens].copy() for name, array in self._arrays.items()}
+
+    def restore(self, slot: int, saved: Any) -> None:
+        """As SlotModel.restore."""
+        if self._copy is not None:
+            self._copy.restore(slot, saved)
+            return
+        for name, array in self._arrays.items():
+            array[slot, :, : saved[name].shape[1]] = saved[name]
 
     def _buffer(self, name: str) -> "onnxruntime.OrtValue":
         import onnxruntime

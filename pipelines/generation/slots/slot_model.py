@@ -1,21 +1,21 @@
-"""SlottedDecoder: what an engine of slots asks of a model, decoder-only or encoder-decoder.
+"""SlotModel: what the slot engine asks of a model, decoder-only or encoder-decoder.
 
-A slot holds what one sequence has read: the keys and values of its tokens, and of its source where the model has an
-encoder. The engine knows which tokens those are; a decoder knows nothing of requests.
+A KV cache slot holds what one sequence has read: the keys and values of its tokens, and of its source where the model
+has an encoder. The engine knows which tokens those are; the model knows nothing of requests.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 
-class SlottedDecoder(Protocol):
-    """One thread at a time calls any of these. A call that raises leaves slots that it was not told about as they were.
+class SlotModel(Protocol):
+    """One thread at a time calls any of these. A call that raises changes no slot but those that it names.
 
-    Rows are slots next to each other, and some of them may be nobody's: free, or of a sequence that waits. They read
-    a token too, which costs time and means nothing: it lands behind what the slot holds and is overwritten later. So
-    any slot must bear that, one that was never opened as well.
+    A read covers neighbouring slots. Slots in between that no sequence reads from, free or waiting, read a token too:
+    it is written behind what the slot holds and overwritten later. So every slot must allow that, also one that was
+    never opened.
     """
 
     @property
@@ -24,7 +24,7 @@ class SlottedDecoder(Protocol):
 
     @property
     def max_tokens(self) -> int:
-        """How many tokens, prompt and answer, a slot holds. (What is read into a full slot may not be written.)"""
+        """How many tokens, prompt and answer, a slot holds. A full slot in between is not written beyond its end."""
 
     @property
     def vocab(self) -> int:
@@ -52,3 +52,9 @@ class SlottedDecoder(Protocol):
         `start` 0 the cache of the source's encoder output comes too; above 0, it and the tokens before `start` are the
         same in both slots already.
         """
+
+    def save(self, slot: int, tokens: int) -> Any:
+        """The content of a slot that holds `tokens` tokens, copied out of it, bit for bit."""
+
+    def restore(self, slot: int, saved: Any) -> None:
+        """Put what `save` returned into a slot, whichever it is now."""

@@ -1,11 +1,11 @@
-"""SlotEncoderDecoder: the slot graphs of an encoder-decoder (export.graphs.seq2seq_slot_graph) over buffers that stay.
+"""Seq2SeqSlots: the slot graphs of an encoder-decoder (export.graphs.seq2seq_slot_graph) over buffers that stay.
 
 A slot has a past of up to `max_tokens`, as a decoder-only model's has, and the keys and values of one source, which
 `open` computes. A step reads a token of neighbouring slots, each at its own length and with its own source: it costs
 what these lengths cost, whatever the buffers could hold.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     import onnxruntime
 
 from pipelines.errors import ArtifactError, InputTooLongError
-from pipelines.generation.decoding.request import Cancelled, never
-from pipelines.generation.plain.kv_cache import CacheLayout, KvCache, empty_cache
 from pipelines.generation.slots.lazy_zeros import lazy_zeros
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import InferenceSession, SessionConfig
@@ -51,7 +49,7 @@ class Seq2SeqSessions:
         return self.encoder.run({"input_ids": ids, "attention_mask": mask})["cross_key_values"]
 
 
-class SlotEncoderDecoder:
+class Seq2SeqSlots:
     """Sources have at most `max_source_tokens`. Not thread-safe: one thread may use it at a time."""
 
     def __init__(self, sessions: Seq2SeqSessions, slots: int, max_tokens: int, max_source_tokens: int) -> None:
@@ -68,7 +66,7 @@ class SlotEncoderDecoder:
         self._bound: dict[tuple[int, int], _Bound] = {}
 
     def open(self, sources: Mapping[int, Sequence[int]]) -> Mapping[int, Exception]:
-        """As SlottedDecoder.open; sources of similar lengths together, as a batch costs its longest times its rows."""
+        """As SlotModel.open; sources of similar lengths together, as a batch costs its longest times its rows."""
         longest = self._cross.shape[3]
         failed: dict[int, Exception] = {
             slot: InputTooLongError(f"inputs has {len(source)} tokens; allowed: at most {longest}")
@@ -118,6 +116,24 @@ class SlotEncoderDecoder:
             self._ends[:, goals] = self._ends[:, origins]
             self._source_lengths[goals] = self._source_lengths[origins]
             self._sources[goals] = self._sources[origins]
+
+    def save(self, slot: int, tokens: int) -> "_Saved":
+        """As SlotModel.save."""
+        longest = int(self._source_lengths[slot])
+        return _Saved(
+            self._own[:, slot, :, :tokens].copy(),
+            self._cross[:, slot, :, :longest].copy(),
+            self._ends[:, slot].copy(),
+            longest,
+            int(self._sources[slot]),
+        )
+
+    def restore(self, slot: int, saved: "_Saved") -> None:
+        """As SlotModel.restore."""
+        self._own[:, slot, :, : saved.own.shape[2]] = saved.own
+        self._cross[:, slot, :, : saved.source_length] = saved.cross
+        self._ends[:, slot] = saved.ends
+        self._source_lengths[slot], self._sources[slot] = saved.source_length, saved.source
 
     def _encode(self, batch: Sequence[tuple[int, Sequence[int]]]) -> dict[int, Exception]:
         """Give some slots a source each; the slots for which that failed, and why."""
@@ -199,41 +215,12 @@ class _Bound:
         return (self.ids, self.seqlens_k, self.total, self.source_seqlens_k, self.source_total)
 
 
-class Seq2SeqDecoder:
-    """A `decoder.Decoder` on the same graphs, without shared buffers: each step copies the cache."""
+@dataclass(frozen=True)
+class _Saved:
+    """A slot's content: `own` and `cross` (parts, heads, tokens, head_dim), `ends` (parts, 1, heads x head_dim)."""
 
-    def __init__(self, sessions: Seq2SeqSessions) -> None:
-        self._sessions = sessions
-        self._layout = CacheLayout.of(sessions.decoder, sessions.fed)
-
-    def prefill(
-        self,
-        prompt: Sequence[int],
-        source: Sequence[int],
-        cancelled: Cancelled = never,
-        on_logits: Callable[[int, np.ndarray], None] | None = None,
-    ) -> tuple[np.ndarray, KvCache]:
-        encoded = self._sessions.encode([source])  # (parts, 1, heads, tokens, head_dim)
-        fixed = dict(zip(self._sessions.cross, encoded, strict=True))
-        fixed |= zip(self._sessions.ends, encoded[:, :, :, -1].reshape(len(encoded), 1, 1, -1), strict=True)
-        fixed["source_seqlens_k"] = np.asarray([len(source) - 1], np.int32)
-        cache = empty_cache(self._layout, rows=1, fixed=fixed)
-        for start, token in enumerate(prompt):
-            logits, cache = self.step(np.asarray([token], np.int64), cache)
-            if on_logits is not None:
-                on_logits(start, logits)
-            if cancelled():
-                break
-        return logits, cache
-
-    def step(self, tokens: np.ndarray, cache: KvCache) -> tuple[np.ndarray, KvCache]:
-        feeds = {
-            "input_ids": tokens[:, None],
-            "seqlens_k": np.full(len(tokens), cache.n_tokens, np.int32),
-            "total_sequence_length": np.asarray(cache.n_tokens + 1, np.int32),
-            "source_total_sequence_length": np.asarray(cache.fixed["source_seqlens_k"].max() + 1, np.int32),
-            **cache.growing,
-            **cache.fixed,
-        }
-        outputs = self._sessions.decoder.run(feeds)
-        return outputs["logits"], cache.grown(outputs, 1)
+    own: np.ndarray
+    cross: np.ndarray
+    ends: np.ndarray
+    source_length: int
+    source: int
