@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.hub_data import Reference
+from evaluation.readers import Reference
 from tests.data_hub import DataHub
 
 READ = """
 import sys
-from evaluation.datasets import DataArgs, read
+from evaluation.rows import DataArgs, read
 from pipelines.errors import SextetError
 try:
     for row in read([sys.argv[1]], DataArgs("text-classification")):

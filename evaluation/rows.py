@@ -1,4 +1,4 @@
-"""Labelled data: files or a data set of the Hub in, rows out, and a bad row named by file and line.
+"""Rows: labelled text from files or a data set of the Hub, checked; a bad row is named by file and line.
 
 | task                 | a row                                                                               |
 |----------------------|-------------------------------------------------------------------------------------|
@@ -10,8 +10,8 @@
 | translation, summarization | `source`, `target`                                                            |
 | text-generation      | `text`                                                                              |
 
-Each row has `where` besides: `FILE:LINE`. Formats are those of `readers`. A field is in the column of its name, in the
-one that `columns` says, or in the only one whose name means the same.
+Each row also has `where`: `FILE:LINE`. evaluation.readers lists the formats. A field is read from the column of its
+name, from the column that `columns` says, or from the only column whose name means the same.
 """
 
 import math
@@ -24,19 +24,11 @@ from typing import Any
 
 from datasets import Dataset
 
-from evaluation import hub_data
-from evaluation.readers import KNOWN, Columns, Line, Row, lines, suffix_of
+from checkpoints.heads import MULTI_LABEL, REGRESSION
+from evaluation.readers import KNOWN, Columns, Line, Reference, Row, hub_lines, lines, suffix_of
 from pipelines.errors import InvalidInputError
+from pipelines.tasks import TASKS
 
-FIELDS = {
-    "text-classification": ("text", "label"),
-    "token-classification": ("text", "entities"),
-    "question-answering": ("question", "context", "answers"),
-    "translation": ("source", "target"),
-    "summarization": ("source", "target"),
-    "text-generation": ("text",),
-}
-OPTIONAL_FIELDS = {"text-classification": ("text_pair",)}
 SAME_MEANING = {
     "text": (
         "sentence",
@@ -60,12 +52,12 @@ SAME_MEANING = {
     "source": ("src", "article", "document", "dialogue", "text", "body"),
     "target": ("tgt", "summary", "highlights", "abstract", "headline"),
 }
-"""Column names that are taken for a field which has no column of its own name."""
+"""Columns that are taken for a field where no column has the field's name."""
 
 
 @dataclass(frozen=True)
 class DataArgs:
-    """How files become rows. `labels` renames labels; up to `max_bad_rows` bad rows are reported and left out."""
+    """How files become rows of a task. `labels` renames labels; up to `max_bad_rows` bad rows are left out."""
 
     task: str
     columns: Columns = field(default_factory=dict)
@@ -77,7 +69,7 @@ class DataArgs:
 
 
 class BadRows:
-    """Those that were left out so far: every one is said aloud, and one too many ends the reading."""
+    """Counts the rows that are left out: each is reported, and one more than `limit` ends the reading."""
 
     def __init__(self, limit: int, say: Callable[[str], None]) -> None:
         self.count = 0
@@ -101,10 +93,11 @@ def read(files: Sequence[str | Path], args: DataArgs, bad: BadRows | None = None
     if not rows:
         left_out = f" but {bad.count} bad ones" if bad.count else ""
         raise InvalidInputError(f"{', '.join(map(str, files)) or 'no file'}: no rows{left_out}")
-    # Of a column that not all rows have, Dataset.from_list keeps what the first row says: all of it or nothing.
-    lacking = [row["where"] for row in rows if not row.keys() >= {*OPTIONAL_FIELDS.get(args.task, ())}]
-    if 0 < len(lacking) < len(rows):
-        raise InvalidInputError(f"{lacking[0]}: no 'text_pair', which other rows have; all need it, or none")
+    # Dataset.from_list keeps or drops a column by the first row alone.
+    for name in TASKS[args.task].optional_columns:
+        lacking = [row["where"] for row in rows if name not in row]
+        if 0 < len(lacking) < len(rows):
+            raise InvalidInputError(f"{lacking[0]}: no {name!r}, which other rows have; all need it, or none")
     return Dataset.from_list(rows)
 
 
@@ -127,22 +120,22 @@ def _rows(name: str, args: DataArgs, bad: BadRows) -> Iterator[Row]:
 
 def _lines(name: str, args: DataArgs) -> Iterator[Line]:
     on_hub = not Path(name).exists() and suffix_of(Path(name)) not in KNOWN and "," not in name
-    if on_hub and args.format is None and (reference := hub_data.Reference.parse(name)):
-        return hub_data.lines(reference)
+    if on_hub and args.format is None and (reference := Reference.parse(name)):
+        return hub_lines(reference)
     return lines(name, args.columns, args.encoding, args.format)
 
 
 def _renamed(raw: Row, args: DataArgs, guess: dict[str, str]) -> Row:
-    """The row with its fields under their own names; `guess` remembers what was found out about the file."""
-    if isinstance(raw.get("translation"), dict):  # as data sets of the Hub have it, by language
+    """The row with its fields under their own names; `guess` keeps the columns that were chosen for the file."""
+    if isinstance(raw.get("translation"), dict):  # data sets of the Hub hold one text per language in it
         raw = raw | raw["translation"]
     if args.columns:
         raw = raw | {name: raw[str(column)] for name, column in args.columns.items() if str(column) in raw}
         absent = next((str(column) for column in args.columns.values() if str(column) not in raw), None)
         if absent is not None and not isinstance(raw.get("tokens"), list):
             raise ValueError(f"no column {absent!r}; the columns are {', '.join(raw)}")
-    wanted = [*FIELDS[args.task], *OPTIONAL_FIELDS.get(args.task, ())]
-    if args.task == "token-classification" and "entities" not in raw:
+    wanted = [*TASKS[args.task].columns, *TASKS[args.task].optional_columns]
+    if "entities" in wanted and "entities" not in raw:
         wanted = ["tokens", "tags"]
     for name in wanted:
         if name not in raw:
@@ -162,18 +155,17 @@ def _same_meaning(name: str, raw: Row) -> str:
 
 def _checked(raw: Row, args: DataArgs) -> Row:
     """The fields of the task, or ValueError."""
-    task = args.task
-    if task == "token-classification" and "entities" not in raw and "tokens" in raw:
+    fields, optional = TASKS[args.task].columns, TASKS[args.task].optional_columns
+    if "entities" in fields and "entities" not in raw and "tokens" in raw:
         for name in ("tokens", "tags"):
             if not isinstance(raw.get(name), list) or not all(isinstance(one, str) for one in raw[name]):
                 raise ValueError(f"{name!r} is {_shown(raw.get(name))}, not a list of texts")
         raw = from_tags(raw["tokens"], raw["tags"])
-    fields = FIELDS[task]
     missing = [name for name in fields if raw.get(name) is None]
     if missing:
         columns = ", ".join(raw) or "none"
         raise ValueError(f"no {missing[0]!r}; the columns are {columns}; choose one with --columns {missing[0]}=NAME")
-    row = {name: raw[name] for name in (*fields, *OPTIONAL_FIELDS.get(task, ())) if raw.get(name) is not None}
+    row = {name: raw[name] for name in (*fields, *optional) if raw.get(name) is not None}
     if "label" in row:
         row["label"] = _label(row["label"], args)
     for name in row.keys() - {"entities", "answers", "label"}:
@@ -204,7 +196,7 @@ def _undecoded(character: str, encoding: str) -> str:
 
 
 def _label(value: Any, args: DataArgs) -> str | float | list[str]:
-    if args.problem_type == "regression":
+    if args.problem_type == REGRESSION:
         try:
             number = float(value)
         except (TypeError, ValueError):
@@ -212,7 +204,7 @@ def _label(value: Any, args: DataArgs) -> str | float | list[str]:
         if not math.isfinite(number):
             raise ValueError(f"'label' is {_shown(value)}, not a number")
         return number
-    if args.problem_type == "multi_label_classification":
+    if args.problem_type == MULTI_LABEL:
         several = value if isinstance(value, list) else re.split(r"[|,;]", str(value))
         names = [args.labels.get(name, name) for name in (_name(one, args) for one in several)]
         return [name for name in dict.fromkeys(names) if name]

@@ -1,7 +1,7 @@
-"""Publish: an artifact appears under its name whole, or not at all.
+"""Staging: an artifact appears under its name whole, or not at all.
 
-It is written into a staging folder beside its final place, which a rename puts there at once. A staging folder holds a
-lock for as long as its process lives, so the next export can tell and remove what a killed one left behind.
+An export writes into a staging folder beside the output; one rename puts it in place. The process holds a lock on its
+staging folder, so that the next export finds and removes the folders of processes that were killed.
 """
 
 import ctypes
@@ -45,7 +45,7 @@ def check_output(output: Path) -> None:
 
 @contextmanager
 def staging(output: Path) -> Iterator[Path]:
-    """An empty folder beside `output` on the same filesystem, gone at the end unless `publish` renamed it."""
+    """An empty folder beside `output` on the same filesystem, gone at the end unless `place` renamed it."""
     output.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(output)
     folder = Path(mkdtemp(prefix=_prefix(output), dir=output.parent))
@@ -58,7 +58,16 @@ def staging(output: Path) -> Iterator[Path]:
         os.close(lock)
 
 
-def publish(folder: Path, manifest: Manifest, output: Path) -> ModelArtifact:
+def written_by(output: Path, file: Path) -> bool:
+    """Whether an export to `output` writes `file`: its staging folder, the output itself, or a folder above it."""
+    file, output = file.absolute(), output.absolute()
+    inside = file.is_relative_to(output) or any(
+        part.name.startswith(_prefix(output)) and part.parent == output.parent for part in (file, *file.parents)
+    )
+    return inside or output.is_relative_to(file)
+
+
+def place(folder: Path, manifest: Manifest, output: Path) -> ModelArtifact:
     """Complete `folder` with its manifest, put it on the disk for good and in the place of `output`."""
     for path in folder.iterdir():
         path.chmod(0o644)

