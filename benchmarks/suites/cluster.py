@@ -47,12 +47,12 @@ class Running:
     process_id: int
 
 
-def shipped_source(task: str) -> dict[str, str]:
-    """What the shipped cluster makes the model of a task from."""
+def shipped_user_config(task: str) -> dict[str, Any]:
+    """What the shipped cluster says of a task's model and how it is served."""
     applications = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))["applications"]
     (deployment,) = next(one["deployments"] for one in applications if one["name"] == task)
-    source: dict[str, str] = deployment["user_config"]["source"]
-    return source
+    user_config: dict[str, Any] = deployment["user_config"]
+    return user_config
 
 
 def cut_down(

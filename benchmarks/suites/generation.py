@@ -30,7 +30,7 @@ from benchmarks.load.sentences import passages, sentences
 from benchmarks.peers.entrants import Entrants
 from benchmarks.peers.writers import CTRANSLATE2, GENAI, OPTIMUM, WRITERS, WriterModel
 from benchmarks.peers.writers import Running as RunningWriter
-from benchmarks.suites.cluster import Running, cut_down, running, shipped_source
+from benchmarks.suites.cluster import Running, cut_down, running, shipped_user_config
 from benchmarks.suites.local_engine import LocalEngine
 from benchmarks.suites.rates import Rates
 from benchmarks.suites.shapes import ensure_export, packaged_gguf, starter
@@ -97,9 +97,10 @@ def run(options: Options, say: Say) -> Measured:
 
 
 def artifact_of(task: str, say: Say, precision: str | None = None) -> Path:
-    """The model that cluster.yaml serves for a task, under models/bench, or the same in another precision."""
-    source = shipped_source(task)
-    output = MODELS / (f"{task}-{precision}" if precision else task)
+    """The model that cluster.yaml serves for a task, or the same in another precision; exported where missing."""
+    shipped = shipped_user_config(task)
+    source = shipped["source"]
+    output = MODELS / f"{task}-{precision}" if precision else ROOT / shipped["model"]
     return ensure_export(source["checkpoint"], task, precision or source["precision"], output, say)
 
 

@@ -68,7 +68,7 @@ def main(name: str, description: str, run: Callable[[Options, Say], Measured]) -
     result = Result(
         name=name,
         scenario=name,
-        command=shlex.join(["python", "-m", f"benchmarks.{name}", *given]) if given else f"make bench-{name}",
+        command=shlex.join(["python", "-m", f"benchmarks.suites.{name}", *given]) if given else f"make bench-{name}",
         load=measured.load,
         figures=measured.figures,
         points=measured.points,

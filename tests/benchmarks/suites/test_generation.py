@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.figures.report import GENERATION_FIGURES
+from benchmarks.figures.bars import GENERATION_FIGURES
 from benchmarks.load.sentences import passages, sentences
 from benchmarks.peers.entrants import Entrants
 from benchmarks.peers.peer import PeerError
