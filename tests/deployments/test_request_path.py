@@ -38,7 +38,7 @@ class Trace:
             yield
         finally:
             sys.setprofile(None)
-            threading.setprofile(None)  # type: ignore[arg-type]  # typeshed has None from Python 3.12
+            threading.setprofile(None)
 
     @contextmanager
     def recording(self) -> Iterator[None]:
