@@ -11,13 +11,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from benchmarks.figures.compare import cautions, compare
-from benchmarks.figures.page import write_page
+from benchmarks.figures.page import table, write_page
 from benchmarks.figures.result import Result, default_path
-from benchmarks.figures.table import table
 from benchmarks.load.bodies import BodyConfig, calls
 from benchmarks.load.generator import Load
-from benchmarks.load.lengths import Lengths
-from benchmarks.load.texts import counter, from_file, synthetic
+from benchmarks.load.texts import Lengths, counter, from_file, synthetic
 from benchmarks.raw import RawPipeline
 from benchmarks.scenarios import SCENARIOS, ScenarioConfig, bottlenecks
 from pipelines.errors import ConfigurationError
@@ -25,6 +23,7 @@ from pipelines.runtime.artifact import ModelArtifact
 from pipelines.tasks import TASKS
 
 LONGEST_TOKENS = 512  # of a synthetic text, where no artifact says what its model reads
+DEFAULT_TASK = next(iter(TASKS))
 AGAINST = ("raw",)
 
 
@@ -34,7 +33,7 @@ class BenchArgs:
 
     scenario: str
     url: str = "http://127.0.0.1:8000"
-    task: str = "text-classification"
+    task: str = DEFAULT_TASK
     protocol: str = "huggingface"
     texts: Path | None = None
     lengths: str = "lognormal:24,200"
@@ -106,7 +105,7 @@ def prepare(args: BenchArgs) -> tuple[ScenarioConfig, RawPipeline | None]:
     load = Load(
         host=host,
         port=port,
-        calls=calls(f"{host}:{port}", prefix, args.task, texts, args.inputs_per_request, body),
+        calls=calls(f"{host}:{port}", prefix, TASKS[args.task], texts, args.inputs_per_request, body),
         duration_s=args.duration_s,
         warm_up_s=args.warm_up_s,
         seed=args.seed,

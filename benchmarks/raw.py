@@ -12,7 +12,8 @@ from typing import Any
 
 import pipelines
 from benchmarks.load.bodies import BodyConfig, huggingface
-from benchmarks.load.histogram import Histogram
+from benchmarks.load.tally import Histogram
+from pipelines.tasks import TASKS
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 TRIAL_SHARE = 0.5  # of a measurement's time that each batch size gets while the best one is looked for
@@ -35,7 +36,7 @@ class RawPipeline:
 
     def __init__(self, artifact: Path, threads: int, texts: Sequence[str], body: BodyConfig | None = None) -> None:
         self._pipeline = pipelines.load(artifact, threads=threads)
-        task = self._pipeline.task
+        task = TASKS[self._pipeline.task]
         bodies = [huggingface(task, [text], body or BodyConfig())[1] for text in texts]
         self._inputs = [self._pipeline.parse(one["inputs"]) for one in bodies]
         self._parameters = self._pipeline.parameters(bodies[0]["parameters"])

@@ -17,8 +17,8 @@ from typing import Any
 from benchmarks.load.generator import BAD_SHARE, Load, measure
 from benchmarks.load.tally import Tally
 from benchmarks.raw import RawPipeline
+from benchmarks.replicas import MemoryWatch
 from benchmarks.search import Trial, highest_rate
-from benchmarks.suites.replicas import MemoryWatch
 from pipelines.errors import ConfigurationError
 
 OFFLINE_CONCURRENCY = 64
@@ -41,7 +41,7 @@ class ScenarioConfig:
     trial_requests: int = 200
     repetitions: int = 3
     processes: int | None = None
-    task: str = "text-classification"
+    task: str | None = None  # whose replicas a soak watches; None: all
     server_pid: int | None = None
 
 

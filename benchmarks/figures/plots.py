@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 
 from benchmarks.figures.result import Result
-from benchmarks.load.histogram import Histogram
+from benchmarks.load.tally import Histogram
 
 matplotlib.use("Agg")
 from matplotlib import pyplot

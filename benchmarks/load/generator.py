@@ -18,8 +18,7 @@ from time import perf_counter
 
 import uvloop
 
-from benchmarks.load.alarm import Alarm
-from benchmarks.load.arrivals import poisson
+from benchmarks.load.arrivals import Alarm, poisson
 from benchmarks.load.client import Exchange, Pool
 from benchmarks.load.tally import BUSY_CPU_SHARE, Tally
 

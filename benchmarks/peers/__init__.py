@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from benchmarks.load.asker import HOST, Asker
 from benchmarks.load.client import request_bytes
 from benchmarks.load.generator import Call, Load, measure
 from benchmarks.peers.agreement import Agreement
 from benchmarks.peers.catalog import PEERS, RAY_SERVE_TRANSFORMERS
 from benchmarks.peers.peer import Peer, PeerError, Top
-from benchmarks.peers.process import HOST, ask, running
+from benchmarks.peers.process import running
 
 __all__ = ["PEERS", "RAY_SERVE_TRANSFORMERS", "Peer", "PeerThroughput", "Workload", "peer_throughputs"]
 
@@ -84,10 +85,15 @@ def _inputs_per_s(peer: Peer, batch_size: int, workload: Workload, agreement: Ag
         return json.dumps(peer.body(text)).encode()
 
     def answers(port: int) -> None:
-        def top(text: str) -> Top:
-            return peer.top(json.loads(ask(port, peer.path, bodies(text))))
+        asker = Asker(port)
 
-        agreement.check(peer, top)
+        def top(text: str) -> Top:
+            return peer.top(json.loads(asker.ask(peer.path, bodies(text))))
+
+        try:
+            agreement.check(peer, top)
+        finally:
+            asker.close()
 
     with running(peer, model, batch_size, answers) as port:
         load = Load(

@@ -5,8 +5,7 @@ from contextlib import ExitStack
 
 from benchmarks.peers.peer import PeerError
 from benchmarks.peers.writers import Running, Writer, WriterModel, writing
-from benchmarks.suites.rates import Rates
-from benchmarks.suites.suite import Say
+from benchmarks.suites.suite import Rates, Say
 
 SAME_START = 0.5
 """Of the answers that have to begin as ours do, which rounding may change at any place: below, it is another model."""

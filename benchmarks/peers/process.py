@@ -7,17 +7,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPException
 from pathlib import Path
 
 import psutil
 
 from benchmarks.peers.peer import Peer, PeerError
-from benchmarks.suites.cluster import free_port
+from deployments.cluster.ray_environment import spare_port
 
-HOST = "127.0.0.1"
 START_S = 180.0
-ASK_S = 60.0
 POLL_S = 0.5
 STOP_S = 20.0
 SETTINGS = ("RAY_", "PYTHON")  # prefixes of variables that may have been set for this project's own processes
@@ -30,7 +28,7 @@ def running(peer: Peer, model: Path, batch_size: int, answers: Callable[[int], N
     `answers` is called with the port until it returns. It raises OSError or HTTPException as long as nothing serves
     there yet, PeerError when what serves is of no use.
     """
-    port = free_port()
+    port = spare_port()
     with tempfile.TemporaryDirectory(prefix="sextet-peer-") as folder:
         log = Path(folder) / "log.txt"
         with log.open("w", encoding="utf-8") as output:
@@ -47,20 +45,6 @@ def running(peer: Peer, model: Path, batch_size: int, answers: Callable[[int], N
             yield port
         finally:
             _stop(process)
-
-
-def ask(port: int, path: str, body: bytes) -> bytes:
-    """The answer to one POST; raises OSError without a server and HTTPException for any status but 200."""
-    connection = HTTPConnection(HOST, port, timeout=ASK_S)
-    try:
-        connection.request("POST", path, body, {"content-type": "application/json"})
-        response = connection.getresponse()
-        content = response.read()
-    finally:
-        connection.close()
-    if response.status != 200:
-        raise HTTPException(f"{response.status} {content[:200].decode(errors='replace')}")
-    return content
 
 
 def _environment(peer: Peer, model: Path, batch_size: int, port: int) -> dict[str, str]:

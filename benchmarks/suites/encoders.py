@@ -18,8 +18,7 @@ from typing import Any
 
 from benchmarks.load.bodies import BodyConfig, calls
 from benchmarks.load.generator import Load, measure
-from benchmarks.load.lengths import Lengths
-from benchmarks.load.texts import counter, synthetic
+from benchmarks.load.texts import Lengths, counter, synthetic
 from benchmarks.peers import PEERS, RAY_SERVE_TRANSFORMERS, PeerThroughput, Workload, peer_throughputs
 from benchmarks.raw import RawPipeline
 from benchmarks.scenarios import (
@@ -30,12 +29,12 @@ from benchmarks.scenarios import (
     server,
     single_stream,
 )
-from benchmarks.suites.cluster import Running, cut_down, running
+from benchmarks.suites.cluster import CLASSIFY, Running, measured_cluster, running
 from benchmarks.suites.shapes import BERT_BASE, MINILM_L6, Shape, ensure, ensure_optimum
 from benchmarks.suites.suite import Measured, Options, Repeated, Say, main
 from pipelines.runtime.artifact import ModelArtifact
 
-TASK = "text-classification"
+TASK = CLASSIFY
 MIXED = "lognormal:24,200"
 SLO_SERVICE_TIMES = 8  # the objective of Server: so many times what one request takes alone
 COUNT_BATCH = 8  # what servers cut that batch by count
@@ -97,7 +96,7 @@ def run(options: Options, say: Say) -> Measured:
         findings.figures |= over_peers(findings.throughputs, peers)
         ours = [PeerThroughput("Sextet", name, rates) for name, rates in findings.throughputs.items()]
         findings.peers = [asdict(one) for one in (*ours, *peers)]
-    load = {"task": TASK, "threads": THREADS, "pace": vars(pace)}
+    load = {"task": TASK.name, "threads": THREADS, "pace": vars(pace)}
     return Measured(load, findings.figures, findings.points, findings.peers, findings.raw)
 
 
@@ -178,7 +177,7 @@ def _measure_minilm(
 def _served(shape: Shape, *, noop: bool = False) -> Iterator[Running]:
     with (
         tempfile.TemporaryDirectory(prefix="sextet-bench-") as folder,
-        running(cut_down({TASK: shape.artifact}, THREADS, noop=noop), Path(folder)) as cluster,
+        running(measured_cluster({TASK.name: shape.artifact}, THREADS, noop=noop), Path(folder)) as cluster,
     ):
         yield cluster
 
@@ -189,13 +188,14 @@ def _texts(artifact: Path, lengths: str, pace: Pace) -> list[str]:
 
 
 def _config(pace: Pace, cluster: Running, texts: list[str]) -> ScenarioConfig:
-    return ScenarioConfig(_load(pace, cluster, texts), repetitions=pace.repetitions, processes=1, task=TASK)
+    return ScenarioConfig(_load(pace, cluster, texts), repetitions=pace.repetitions, processes=1, task=TASK.name)
 
 
 def _load(pace: Pace, cluster: Running, texts: list[str], path: str | None = None) -> Load:
     made = calls(f"127.0.0.1:{cluster.port}", "", TASK, texts, 1, BodyConfig())
     if path is not None:
-        made = [replace(call, request=call.request.replace(f"/{TASK}".encode(), path.encode(), 1)) for call in made]
+        ours, theirs = f"/{TASK.name}".encode(), path.encode()
+        made = [replace(call, request=call.request.replace(ours, theirs, 1)) for call in made]
     return Load("127.0.0.1", cluster.port, made, duration_s=pace.duration_s, warm_up_s=pace.warm_up_s)
 
 

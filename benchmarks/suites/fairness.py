@@ -37,19 +37,17 @@ import psutil
 from benchmarks.load.asker import Asker
 from benchmarks.load.client import request_bytes
 from benchmarks.load.generator import Call, Load, measure
-from benchmarks.load.lengths import Lengths
-from benchmarks.load.sentences import sentences
 from benchmarks.load.tally import Tally
-from benchmarks.load.texts import counter, synthetic
-from benchmarks.suites.cluster import Running, cut_down, running
+from benchmarks.load.texts import Lengths, counter, sentences, synthetic
+from benchmarks.replicas import find
+from benchmarks.suites.cluster import CLASSIFY, WRITE, Running, measured_cluster, running
 from benchmarks.suites.crowd import Crowd
 from benchmarks.suites.generation import artifact_of
-from benchmarks.suites.replicas import find
 from benchmarks.suites.suite import Measured, Options, Repeated, Say, main
 from pipelines.errors import SextetError
 from pipelines.runtime.artifact import ModelArtifact
 
-CLASSIFY, WRITE, NOOP = "text-classification", "text-generation", "noop"
+NOOP = "noop"
 SENTENCE = "The acting was wonderful and the story moved everybody in the room."
 LIST_INPUTS, LIST_WORDS = 1024, 400
 SHORT_PER_S = 20.0
@@ -99,14 +97,14 @@ class Findings:
 def run(options: Options, say: Say) -> Measured:
     """All figures; raises SextetError."""
     pace, findings = options.pace(Pace(), QUICK), Findings()
-    models = {task: artifact_of(task, say) for task in (CLASSIFY, WRITE)}
+    models = {task.name: artifact_of(task, say) for task in (CLASSIFY, WRITE)}
     with (
         tempfile.TemporaryDirectory(prefix="sextet-bench-") as folder,
-        running(cut_down(models, noop=True), Path(folder)) as cluster,
+        running(measured_cluster(models, noop=True), Path(folder)) as cluster,
     ):
         for repetition in range(pace.repetitions):
             say(f"repetition {repetition + 1} of {pace.repetitions}")
-            _measure_loop(findings, pace, cluster, models[CLASSIFY], say)
+            _measure_loop(findings, pace, cluster, models[CLASSIFY.name], say)
             _measure_beside_list(findings, pace, cluster, repetition, say)
             _measure_beside_streams(findings, pace, cluster, repetition, say)
     load = {
@@ -142,7 +140,7 @@ def thread_cpu_s(process_id: int) -> dict[int, float]:
 
 
 def _measure_beside_list(findings: Findings, pace: Pace, cluster: Running, repetition: int, say: Say) -> None:
-    path, content = f"/{CLASSIFY}", list_body(repetition)
+    path, content = f"/{CLASSIFY.name}", list_body(repetition)
     load = Load(
         "127.0.0.1",
         cluster.port,
@@ -186,7 +184,7 @@ def _short(findings: Findings, label: str, load: Load, window_s: float) -> tuple
 
 
 def _measure_beside_streams(findings: Findings, pace: Pace, cluster: Running, repetition: int, say: Say) -> None:
-    path = f"/{WRITE}"
+    path = f"/{WRITE.name}"
     prompts = sentences(STREAMS + 2 * pace.generations, repetition)
     streamed, alone, beside = prompts[:STREAMS], prompts[STREAMS::2], prompts[STREAMS + 1 :: 2]
 
@@ -217,7 +215,7 @@ def _generate(findings: Findings, label: str, cluster: Running, prompts: Sequenc
     for prompt in prompts:
         began_at = perf_counter()
         try:
-            asker.ask(f"/{WRITE}", _written(prompt, SHORT_TOKENS))
+            asker.ask(f"/{WRITE.name}", _written(prompt, SHORT_TOKENS))
         except (OSError, HTTPException):  # refused, or not answered in time
             waits_ms.append(1000 * window_s)
         else:
@@ -235,12 +233,12 @@ def _generate(findings: Findings, label: str, cluster: Running, prompts: Sequenc
 def _measure_loop(findings: Findings, pace: Pace, cluster: Running, artifact: Path, say: Say) -> None:
     opened = ModelArtifact.open(artifact)
     texts = synthetic(Lengths.parse(f"fixed:{CPU_TOKENS}"), CPU_TEXTS, 0, counter(opened), CPU_TOKENS)
-    cpu_ms = {name: _loop_ms(findings, pace, cluster, name, texts) for name in (CLASSIFY, NOOP)}
-    above_ms = cpu_ms[CLASSIFY] - cpu_ms[NOOP]
+    classify_ms = _loop_ms(findings, pace, cluster, CLASSIFY.name, texts)
+    noop_ms = _loop_ms(findings, pace, cluster, NOOP, texts)
     findings.note(
-        classify_loop_cpu_ms=above_ms, loop_cpu_of_classify_ms=cpu_ms[CLASSIFY], loop_cpu_of_noop_ms=cpu_ms[NOOP]
+        classify_loop_cpu_ms=classify_ms - noop_ms, loop_cpu_of_classify_ms=classify_ms, loop_cpu_of_noop_ms=noop_ms
     )
-    say(f"event loop: {cpu_ms[CLASSIFY]:.3f} ms for a request, {cpu_ms[NOOP]:.3f} ms for one of a replica without work")
+    say(f"event loop: {classify_ms:.3f} ms for a request, {noop_ms:.3f} ms for one of a replica that does nothing")
 
 
 def _loop_ms(findings: Findings, pace: Pace, cluster: Running, name: str, texts: Sequence[str]) -> float:

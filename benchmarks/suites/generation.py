@@ -26,18 +26,18 @@ import pipelines
 from benchmarks.figures.report import ROOT
 from benchmarks.load.bodies import BodyConfig, calls
 from benchmarks.load.generator import Load, measure
-from benchmarks.load.sentences import passages, sentences
+from benchmarks.load.texts import passages, sentences
 from benchmarks.peers.entrants import Entrants
 from benchmarks.peers.writers import CTRANSLATE2, GENAI, OPTIMUM, WRITERS, WriterModel
 from benchmarks.peers.writers import Running as RunningWriter
-from benchmarks.suites.cluster import Running, cut_down, running, shipped_user_config
+from benchmarks.suites.cluster import TRANSLATE, WRITE, Running, measured_cluster, running, shipped_user_config
 from benchmarks.suites.local_engine import LocalEngine
-from benchmarks.suites.rates import Rates
 from benchmarks.suites.shapes import ensure_export, packaged_gguf, starter
-from benchmarks.suites.suite import Measured, Options, Repeated, Say, main
+from benchmarks.suites.suite import Measured, Options, Rates, Repeated, Say, main
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.tokenizer import Tokenizer
+from pipelines.tasks.task import Task
 
 MODELS = ROOT / "models" / "bench"
 THREADS = 2
@@ -69,9 +69,9 @@ QUICK = Pace(repetitions=1, window_s=3.0, warm_up_s=1.0, singles=1, short_prompt
 def run(options: Options, say: Say) -> Measured:
     """All figures."""
     pace, rates = options.pace(Pace(), QUICK), Rates()
-    written, translated = artifact_of("text-generation", say), artifact_of("translation", say)
+    written, translated = artifact_of(WRITE, say), artifact_of(TRANSLATE, say)
     local = LocalEngine(written, THREADS, SLOTS)
-    local_int4 = LocalEngine(artifact_of("text-generation", say, "int4"), THREADS, SLOTS)
+    local_int4 = LocalEngine(artifact_of(WRITE, say, "int4"), THREADS, SLOTS)
     _measure_waiting(rates, pace, local, say)
     with ExitStack() as stack:
         writers, translators = Entrants(_smollm2(written), rates, say), Entrants(_marian(translated), rates, say)
@@ -81,9 +81,8 @@ def run(options: Options, say: Say) -> Measured:
             for writer in (one for one in WRITERS if one.name == CTRANSLATE2):
                 translators.enter(stack, writer, lambda running: _translates_alike(translated, running))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sextet-bench-")))
-        configuration = cut_down(
-            {"text-generation": written, "translation": translated}, slots={"text-generation": SLOTS}
-        )
+        models = {WRITE.name: written, TRANSLATE.name: translated}
+        configuration = measured_cluster(models, slots={WRITE.name: SLOTS})
         served = _Served(stack.enter_context(running(configuration, folder)), pace, rates)
         for repetition in range(pace.repetitions):
             say(f"repetition {repetition + 1} of {pace.repetitions}")
@@ -96,12 +95,12 @@ def run(options: Options, say: Say) -> Measured:
     return Measured(load, rates.figures, rates.points, rates.entries())
 
 
-def artifact_of(task: str, say: Say, precision: str | None = None) -> Path:
+def artifact_of(task: Task, say: Say, precision: str | None = None) -> Path:
     """The model that cluster.yaml serves for a task, or the same in another precision; exported where missing."""
     shipped = shipped_user_config(task)
     source = shipped["source"]
-    output = MODELS / f"{task}-{precision}" if precision else ROOT / shipped["model"]
-    return ensure_export(source["checkpoint"], task, precision or source["precision"], output, say)
+    output = MODELS / f"{task.name}-{precision}" if precision else Path(shipped["model"])
+    return ensure_export(source["checkpoint"], task.name, precision or source["precision"], output, say)
 
 
 def _compare(rates: Rates) -> None:
@@ -140,7 +139,7 @@ def _smollm2(artifact: Path) -> WriterModel:
 
 
 def _marian(artifact: Path) -> WriterModel:
-    return WriterModel("translation", starter("translation-en-fr"), artifact / "tokenizer.json", THREADS)
+    return WriterModel(TRANSLATE.name, starter("translation-en-fr"), artifact / "tokenizer.json", THREADS)
 
 
 def _goes_on_alike(local: LocalEngine, running: RunningWriter) -> float:
@@ -229,9 +228,9 @@ def _measure_sixteen(
     prompts = _prompts(local, PROMPTS, tokens)
     per_s = {"Sextet, in-process": local.tokens_per_s(prompts, NEW_TOKENS, CLIENTS, pace.warm_up_s, pace.window_s)}
     texts = [local.tokenizer.decode(prompt) for prompt in prompts]
-    streams = served.load("text-generation", texts, _written(stream=True), concurrency=CLIENTS)
+    streams = served.load(WRITE, texts, _written(stream=True), concurrency=CLIENTS)
     per_s["Sextet, served streams"] = streams["streamed_tokens"]
-    poisson = served.load("text-generation", texts, _written(), rate_per_s=OVERLOAD * streams["requests"])
+    poisson = served.load(WRITE, texts, _written(), rate_per_s=OVERLOAD * streams["requests"])
     per_s["Sextet, served"] = NEW_TOKENS * poisson["requests"]
     for name in writers.of_batches:
         if seconds := writers.seconds(name, _sixteen(tokens), [_batch(prompts, repetition)], NEW_TOKENS):
@@ -247,8 +246,8 @@ def _measure_translation(
     batches = [sources[start : start + CLIENTS] for start in range(0, len(sources), CLIENTS)]
     for name, beams in (("greedy", 1), ("beam4", 4)):
         asked = {"num_beams": beams, "max_new_tokens": MOST_TRANSLATED, "do_sample": False}
-        body = BodyConfig(parameters={"generate_parameters": asked})
-        per_s = {"Sextet, served": served.load("translation", texts, body, concurrency=CLIENTS)["inputs"]}
+        body = BodyConfig(parameters={str(TRANSLATE.generate_key): asked})
+        per_s = {"Sextet, served": served.load(TRANSLATE, texts, body, concurrency=CLIENTS)["inputs"]}
         how: dict[str, Any] = {"new_tokens": MOST_TRANSLATED, "beams": beams, "exact": False}
         for engine in translators.names:
             translators.seconds(engine, _translation(name), batches[:1], **how)
@@ -275,7 +274,7 @@ class _Served:
     pace: Pace
     rates: Rates
 
-    def load(self, task: str, texts: list[str], body: BodyConfig, **how: Any) -> Mapping[str, float]:
+    def load(self, task: Task, texts: list[str], body: BodyConfig, **how: Any) -> Mapping[str, float]:
         """What it answered per second, 0 of what it did not; raises SextetError where a request failed."""
         made = calls(f"127.0.0.1:{self.cluster.port}", "", task, texts, 1, body)
         load = Load(
@@ -286,7 +285,7 @@ class _Served:
             warm_up_s=self.pace.warm_up_s,
             **how,
         )
-        tally = self.rates.keep_tally(measure(load), f"{task}, {how}")
+        tally = self.rates.keep_tally(measure(load), f"{task.name}, {how}")
         return defaultdict(float, tally.per_s)
 
 

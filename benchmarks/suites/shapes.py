@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.figures.report import ROOT
 from benchmarks.load.texts import WORDS
+from benchmarks.suites.cluster import CLASSIFY
 from pipelines.errors import ArtifactError, SextetError
 from pipelines.runtime.artifact import ModelArtifact
 
@@ -58,9 +59,7 @@ def ensure(shape: Shape, say: Callable[[str], None]) -> Path:
     """The int8 artifact of a shape for text-classification, made where it is missing; raises ShapeError."""
     if not (shape.checkpoint / "config.json").exists():
         _write_checkpoint(shape)
-    return ensure_export(
-        str(shape.checkpoint), "text-classification", "int8", shape.artifact, say, "--allow-untrained-head"
-    )
+    return ensure_export(str(shape.checkpoint), CLASSIFY.name, "int8", shape.artifact, say, "--allow-untrained-head")
 
 
 def ensure_export(
@@ -109,7 +108,7 @@ def ensure_optimum(shape: Shape, say: Callable[[str], None]) -> Path:
 
         unfinished = shape.optimum.with_name(f".{shape.name}")
         shutil.rmtree(unfinished, ignore_errors=True)
-        main_export(str(shape.checkpoint), unfinished / "fp32", task="text-classification", do_validation=False)
+        main_export(str(shape.checkpoint), unfinished / "fp32", task=CLASSIFY.name, do_validation=False)
         quantizer = ORTQuantizer.from_pretrained(unfinished / "fp32", file_name="model.onnx")
         settings = AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=True)
         quantizer.quantize(save_dir=unfinished / "int8", quantization_config=settings, file_suffix="")

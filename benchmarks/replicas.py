@@ -38,9 +38,9 @@ def resident_bytes(process_id: int) -> int | None:
 
 
 class MemoryWatch:
-    """Samples the resident memory of a task's replicas in a thread, from `start` until `stop`."""
+    """Samples the resident memory of a task's replicas, or of all, in a thread from `start` until `stop`."""
 
-    def __init__(self, task: str, parent: int | None = None) -> None:
+    def __init__(self, task: str | None, parent: int | None = None) -> None:
         self._task, self._parent = task, parent
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -81,7 +81,7 @@ class MemoryWatch:
             now = perf_counter()
             if now >= find_at:
                 for process_id, task in find(self._parent).items():
-                    if task == self._task:
+                    if self._task in (None, task):
                         self.samples.setdefault(process_id, [])
                 find_at = now + FIND_S
             for process_id, series in self.samples.items():
