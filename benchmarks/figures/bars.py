@@ -41,10 +41,10 @@ class Figure:
         margin = f" by {abs(value / number - 1):.0%}" if number and value != number else ""
         if self.bar.met(value):
             return f"met{margin}"
-        reasons = [self.reason(result)] if self.reason else []
+        reasons = [self.reason(result) if self.reason else f"from {min(values):.3g} to {max(values):.3g}"]
         if met := sum(map(self.bar.met, values)):
             reasons.append(f"{met} of {len(values)} repetitions meet it")
-        return f"**missed**{margin}" + (f": {'; '.join(reasons)}" if reasons else "")
+        return f"**missed**{margin}: {'; '.join(reasons)}"
 
 
 def at_least(number: float) -> Bar:
@@ -99,14 +99,12 @@ def _share_of_the_model(label: str) -> Callable[[Result], str]:
     return share
 
 
-def _alone_and_beside(alone: str, beside: str) -> Callable[[Result], str]:
-    """The two times that a ratio is made of."""
+def _made_of(**figures: str) -> Callable[[Result], str]:
+    """The medians of the times, in ms, that a figure is made of."""
 
     def times(result: Result) -> str:
-        figures = result["figures"]
-        if alone not in figures or beside not in figures:
-            return ""
-        return f"{median(figures[beside]):.0f} ms beside them, {median(figures[alone]):.0f} ms alone"
+        parts = [f"{median(result['figures'][name]):.3g} ms {what}" for what, name in figures.items()]
+        return ", ".join(part.replace("_", " ") for part in parts)
 
     return times
 
@@ -182,17 +180,18 @@ FAIRNESS_FIGURES = {
         "p99 of a sentence to classify, Poisson arrivals of 20/s, beside one list of 1,024 texts of 400 words, over "
         "its p99 alone",
         at_most(6),
-        _alone_and_beside("short_p99_alone_ms", "short_p99_beside_list_ms"),
+        _made_of(alone="short_p99_alone_ms", beside_it="short_p99_beside_list_ms"),
     ),
     "short_refused_beside_list": Figure("of those beside the list, how many were not answered", exactly(0)),
     "short_generation_p50_beside_streams": Figure(
         "p50 of 8 new tokens beside 8 streams of 2,000 in 8 slots, over its p50 alone",
         at_most(8),
-        _alone_and_beside("short_generation_p50_alone_ms", "short_generation_p50_beside_streams_ms"),
+        _made_of(alone="short_generation_p50_alone_ms", beside_them="short_generation_p50_beside_streams_ms"),
     ),
     "classify_loop_cpu_ms": Figure(
         "CPU time of the replica's event loop per request of 16 tokens, less that of a replica that does nothing",
         at_most(0.2),
+        _made_of(a_request="loop_cpu_of_classify_ms", one_of_a_replica_that_does_nothing="loop_cpu_of_noop_ms"),
     ),
 }
 SOAK_FIGURES = {

@@ -1,14 +1,12 @@
 """Report: docs/performance.md, generated from the result files. Nothing in it is written by hand."""
 
 import json
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from benchmarks.figures.bars import FIGURES, Figure
+from benchmarks.figures.result import RESULTS, ROOT
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "performance.md"
 
 INTRODUCTION = """# Performance

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.figures.report import ROOT
+from benchmarks.figures.result import ROOT
 from pipelines.errors import SextetError
 
 ENVIRONMENTS = ROOT / ".peers"

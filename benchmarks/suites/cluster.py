@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.figures.report import ROOT
+from benchmarks.figures.result import ROOT
 from deployments.cluster.ray_environment import spare_port
 from deployments.config import cut_down, located, read_yaml, user_configs
 from pipelines.errors import SextetError

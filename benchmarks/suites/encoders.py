@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
+from benchmarks.figures.bars import ENCODER_FIGURES
 from benchmarks.load.bodies import BodyConfig, calls
 from benchmarks.load.generator import Load, measure
 from benchmarks.load.texts import Lengths, counter, synthetic
@@ -31,7 +31,7 @@ from benchmarks.scenarios import (
 )
 from benchmarks.suites.cluster import CLASSIFY, Running, measured_cluster, running
 from benchmarks.suites.shapes import BERT_BASE, MINILM_L6, Shape, ensure, ensure_optimum
-from benchmarks.suites.suite import Measured, Options, Repeated, Say, main
+from benchmarks.suites.suite import Findings, Options, Repeated, Say, main
 from pipelines.runtime.artifact import ModelArtifact
 
 TASK = CLASSIFY
@@ -60,25 +60,21 @@ QUICK = Pace(duration_s=1.0, trial_s=1.0, warm_up_s=0.5, trial_requests=10, repe
 
 
 @dataclass
-class Findings:
-    """`figures`: one value per repetition. `throughputs`: inputs per second of our own server, by workload."""
+class EncoderFindings(Findings):
+    """Also `throughputs`: inputs per second of our own server, by workload."""
 
-    figures: dict[str, list[float]] = field(default_factory=dict)
-    points: list[dict[str, Any]] = field(default_factory=list)
-    raw: list[dict[str, Any]] = field(default_factory=list)
     throughputs: dict[str, list[float]] = field(default_factory=dict)
-    peers: list[dict[str, Any]] = field(default_factory=list)
 
-    def take(self, measurement: str, outcome: Outcome) -> Outcome:
+    def keep(self, measurement: str, outcome: Outcome) -> Outcome:
         """Keep everything that was measured, under the name of what it was measured for."""
         self.points += [{**point, "label": f"{measurement}, {point['label']}"} for point in outcome.points]
         self.raw += [{"measurement": measurement, **run} for run in outcome.raw]
         return outcome
 
 
-def run(options: Options, say: Say) -> Measured:
+def run(options: Options, say: Say) -> EncoderFindings:
     """All figures."""
-    pace, findings = options.pace(Pace(), QUICK), Findings()
+    pace, findings = options.pace(Pace(), QUICK), EncoderFindings()
     artifacts = {shape.name: ensure(shape, say) for shape in (BERT_BASE, MINILM_L6)}
     fixed = _texts(artifacts[BERT_BASE.name], "fixed:128", pace)
     mixed = _texts(artifacts[BERT_BASE.name], MIXED, pace)
@@ -96,8 +92,8 @@ def run(options: Options, say: Say) -> Measured:
         findings.figures |= over_peers(findings.throughputs, peers)
         ours = [PeerThroughput("Sextet", name, rates) for name, rates in findings.throughputs.items()]
         findings.peers = [asdict(one) for one in (*ours, *peers)]
-    load = {"task": TASK.name, "threads": THREADS, "pace": vars(pace)}
-    return Measured(load, findings.figures, findings.points, findings.peers, findings.raw)
+    findings.load = {"task": TASK.name, "threads": THREADS, "pace": vars(pace)}
+    return findings
 
 
 def over_peers(ours: dict[str, list[float]], peers: Sequence[PeerThroughput]) -> dict[str, list[float]]:
@@ -121,12 +117,12 @@ def over_peers(ours: dict[str, list[float]], peers: Sequence[PeerThroughput]) ->
 
 
 def _measure_bert(
-    findings: Findings, pace: Pace, cluster: Running, fixed: list[str], mixed: list[str], say: Say
+    findings: EncoderFindings, pace: Pace, cluster: Running, fixed: list[str], mixed: list[str], say: Say
 ) -> None:
     say("bert-base, 128 tokens, Offline")
     raw = RawPipeline(BERT_BASE.artifact, THREADS, fixed)
     config = _config(pace, cluster, fixed)
-    outcome = findings.take("bert-base 128 offline", offline(config, raw, say))
+    outcome = findings.keep("bert-base 128 offline", offline(config, raw, say))
     findings.figures["offline_served_over_raw"] = outcome.figures["served_over_raw"]
     findings.throughputs["bert-base 128"] = outcome.figures["inputs_per_s"]
 
@@ -141,23 +137,23 @@ def _measure_bert(
         raw_batch_size=batch_size,
         trial_requests=pace.trial_requests,
     )
-    outcome = findings.take("bert-base 128 server", server(searching, raw, say))
+    outcome = findings.keep("bert-base 128 server", server(searching, raw, say))
     findings.figures["server_rate_over_raw"] = outcome.figures["rate_over_raw"]
 
     say(f"bert-base, {MIXED} tokens, Offline, against batches of {COUNT_BATCH} by arrival")
     raw = RawPipeline(BERT_BASE.artifact, THREADS, mixed)
     config = replace(_config(pace, cluster, mixed), raw_batch_size=COUNT_BATCH)
-    outcome = findings.take("bert-base mixed offline", offline(config, raw, say))
+    outcome = findings.keep("bert-base mixed offline", offline(config, raw, say))
     findings.figures["mixed_over_count_batching"] = outcome.figures["served_over_raw"]
 
 
 def _measure_minilm(
-    findings: Findings, pace: Pace, cluster: Running, short: list[str], mixed: list[str], say: Say
+    findings: EncoderFindings, pace: Pace, cluster: Running, short: list[str], mixed: list[str], say: Say
 ) -> None:
     say("minilm-l6, 16 tokens, one request at a time")
     raw = RawPipeline(MINILM_L6.artifact, THREADS, short)
     config = _config(pace, cluster, short)
-    outcome = findings.take("minilm-l6 16 single-stream", single_stream(config, raw, say))
+    outcome = findings.keep("minilm-l6 16 single-stream", single_stream(config, raw, say))
     findings.figures["added_p50_ms"] = outcome.figures["added_p50_ms"]
 
     say(f"minilm-l6, 16 tokens, c={NOOP_CONCURRENCY}, against a replica that does nothing")
@@ -165,11 +161,11 @@ def _measure_minilm(
     for _ in range(pace.repetitions):
         noop = measure(replace(_load(pace, cluster, short, path="/noop"), concurrency=NOOP_CONCURRENCY))
         small = replace(config, repetitions=1, concurrencies=(NOOP_CONCURRENCY,))
-        outcome = findings.take("minilm-l6 16 offline", offline(small, None, say))
+        outcome = findings.keep("minilm-l6 16 offline", offline(small, None, say))
         ratios.append(outcome.points[0]["requests_per_s"] / noop.per_s["requests"])
 
     say(f"minilm-l6, {MIXED} tokens, Offline")
-    outcome = findings.take("minilm-l6 mixed offline", offline(_config(pace, cluster, mixed), None, say))
+    outcome = findings.keep("minilm-l6 mixed offline", offline(_config(pace, cluster, mixed), None, say))
     findings.throughputs["minilm-l6 mixed"] = outcome.figures["inputs_per_s"]
 
 
@@ -214,4 +210,4 @@ def _workload(name: str, shape: Shape, texts: list[str], pace: Pace, say: Say) -
 
 
 if __name__ == "__main__":
-    main("encoders", "The figures of encoders, against the same artifacts in-process.", run)
+    main("encoders", "The figures of encoders, against the same artifacts in-process.", run, ENCODER_FIGURES)

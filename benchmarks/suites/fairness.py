@@ -25,25 +25,24 @@ Writes benchmarks/results/fairness.json and docs/performance.md, and prints one 
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
 from statistics import median
 from time import perf_counter, sleep
-from typing import Any
 
 import psutil
 
+from benchmarks.figures.bars import FAIRNESS_FIGURES
 from benchmarks.load.asker import Asker
 from benchmarks.load.client import request_bytes
 from benchmarks.load.generator import Call, Load, measure
-from benchmarks.load.tally import Tally
 from benchmarks.load.texts import Lengths, counter, sentences, synthetic
 from benchmarks.replicas import find
 from benchmarks.suites.cluster import CLASSIFY, WRITE, Running, measured_cluster, running
 from benchmarks.suites.crowd import Crowd
 from benchmarks.suites.generation import artifact_of
-from benchmarks.suites.suite import Measured, Options, Repeated, Say, main
+from benchmarks.suites.suite import Findings, Options, Repeated, Say, main
 from pipelines.errors import SextetError
 from pipelines.runtime.artifact import ModelArtifact
 
@@ -76,25 +75,7 @@ class Pace(Repeated):
 QUICK = Pace(repetitions=1, alone_s=3.0, beside_s=5.0, generations=5, cpu_s=2.0)
 
 
-@dataclass
-class Findings:
-    """`figures`: one value per repetition. `points`: what a load generator saw; `raw`: the waits of single requests."""
-
-    figures: dict[str, list[float]] = field(default_factory=dict)
-    points: list[dict[str, Any]] = field(default_factory=list)
-    raw: list[dict[str, Any]] = field(default_factory=list)
-
-    def note(self, **figures: float) -> None:
-        for name, value in figures.items():
-            self.figures.setdefault(name, []).append(value)
-
-    def take(self, label: str, load: Load) -> Tally:
-        tally = measure(load)
-        self.points.append({"label": label, **tally.summary()})
-        return tally
-
-
-def run(options: Options, say: Say) -> Measured:
+def run(options: Options, say: Say) -> Findings:
     """All figures; raises SextetError."""
     pace, findings = options.pace(Pace(), QUICK), Findings()
     models = {task.name: artifact_of(task, say) for task in (CLASSIFY, WRITE)}
@@ -107,14 +88,14 @@ def run(options: Options, say: Say) -> Measured:
             _measure_loop(findings, pace, cluster, models[CLASSIFY.name], say)
             _measure_beside_list(findings, pace, cluster, repetition, say)
             _measure_beside_streams(findings, pace, cluster, repetition, say)
-    load = {
+    findings.load = {
         "list": f"{LIST_INPUTS} x {LIST_WORDS} words",
         "streams": f"{STREAMS} x {STREAM_TOKENS} tokens",
         "short_per_s": SHORT_PER_S,
         "cpu_clients": CPU_CLIENTS,
         "pace": vars(pace),
     }
-    return Measured(load, findings.figures, findings.points, [], findings.raw)
+    return findings
 
 
 def list_body(seed: int) -> bytes:
@@ -174,7 +155,7 @@ def _measure_beside_list(findings: Findings, pace: Pace, cluster: Running, repet
 
 def _short(findings: Findings, label: str, load: Load, window_s: float) -> tuple[float, int, float]:
     """p99 in ms, the number that was not answered, and p50 in ms of those that were."""
-    tally = findings.take(label, replace(load, duration_s=window_s, timeout_s=window_s))
+    tally = findings.keep_tally(measure(replace(load, duration_s=window_s, timeout_s=window_s)), label)
     refused = tally.requests - tally.statuses["200"]
     p99_ms = tally.latency.percentile_ms(99) if refused <= tally.requests / 100 else 1000 * window_s
     return p99_ms, refused, tally.latency.percentile_ms(50)
@@ -250,7 +231,7 @@ def _loop_ms(findings: Findings, pace: Pace, cluster: Running, name: str, texts:
     made = [Call(request_bytes("127.0.0.1", f"/{name}", _body(text))) for text in texts]
     load = Load("127.0.0.1", cluster.port, made, pace.cpu_s, warm_up_s=0.0, concurrency=CPU_CLIENTS)
     before_s = thread_cpu_s(process_id)[thread]
-    tally = findings.take(f"event loop of {name}", load)
+    tally = findings.keep_tally(measure(load), f"event loop of {name}")
     return 1000 * (thread_cpu_s(process_id)[thread] - before_s) / tally.requests
 
 
@@ -287,4 +268,4 @@ def _settle(pace: Pace, cluster: Running, path: str, body: bytes, alone_ms: floa
 
 
 if __name__ == "__main__":
-    main("fairness", "A short request beside large ones, and the event loop's CPU time.", run)
+    main("fairness", "A short request beside large ones, and the event loop's CPU time.", run, FAIRNESS_FIGURES)

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import pipelines
-from benchmarks.figures.report import RESULTS, write_report
-from benchmarks.figures.result import describe
+from benchmarks.figures.report import write_report
+from benchmarks.figures.result import default_path, describe
 from benchmarks.load.asker import Asker
 from benchmarks.replicas import find, resident_bytes
 from benchmarks.suites.cluster import running
@@ -43,8 +43,7 @@ def main() -> None:
         result = run(parser.parse_args().cluster)
     except (SextetError, OSError, HTTPException) as error:
         sys.exit(f"footprint: {error}")
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "footprint.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    default_path("footprint").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     write_report()
     print(json.dumps(result))
 

@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 import pipelines
-from benchmarks.figures.report import ROOT
+from benchmarks.figures.bars import GENERATION_FIGURES
+from benchmarks.figures.result import ROOT
 from benchmarks.load.bodies import BodyConfig, calls
 from benchmarks.load.generator import Load, measure
 from benchmarks.load.texts import passages, sentences
@@ -33,7 +34,7 @@ from benchmarks.peers.writers import Running as RunningWriter
 from benchmarks.suites.cluster import TRANSLATE, WRITE, Running, measured_cluster, running, shipped_user_config
 from benchmarks.suites.local_engine import LocalEngine
 from benchmarks.suites.shapes import ensure_export, packaged_gguf, starter
-from benchmarks.suites.suite import Measured, Options, Rates, Repeated, Say, main
+from benchmarks.suites.suite import Options, Rates, Repeated, Say, main
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.tokenizer import Tokenizer
@@ -66,7 +67,7 @@ class Pace(Repeated):
 QUICK = Pace(repetitions=1, window_s=3.0, warm_up_s=1.0, singles=1, short_prompts=3)
 
 
-def run(options: Options, say: Say) -> Measured:
+def run(options: Options, say: Say) -> Rates:
     """All figures."""
     pace, rates = options.pace(Pace(), QUICK), Rates()
     written, translated = artifact_of(WRITE, say), artifact_of(TRANSLATE, say)
@@ -91,8 +92,9 @@ def run(options: Options, say: Say) -> Measured:
                 _measure_sixteen(rates, pace, repetition, local, writers, tokens, served, say)
             _measure_translation(rates, repetition, translators, translated, served, say)
     _compare(rates)
-    load = {"clients": CLIENTS, "new_tokens": NEW_TOKENS, "threads": THREADS, **vars(SLOTS), "pace": vars(pace)}
-    return Measured(load, rates.figures, rates.points, rates.entries())
+    rates.load = {"clients": CLIENTS, "new_tokens": NEW_TOKENS, "threads": THREADS, **vars(SLOTS), "pace": vars(pace)}
+    rates.peers = rates.entries()
+    return rates
 
 
 def artifact_of(task: Task, say: Say, precision: str | None = None) -> Path:
@@ -172,12 +174,12 @@ def _measure_waiting(rates: Rates, pace: Pace, local: LocalEngine, say: Say) -> 
         local.write(next(long), 1)
         chunk_s = (perf_counter() - began_at) / chunks
         waits = [_wait_beside(local, next(long), next(short), chunk_s) for _ in range(pace.short_prompts)]
-        rates.figure("ttft_p99_chunks", float(np.percentile(waits, 99)) / chunk_s)
+        rates.note(ttft_p99_chunks=float(np.percentile(waits, 99)) / chunk_s)
         before = (local.engine.steps, local.engine.step_s, local.engine.decoder_s)
         local.tokens_per_s(prompts, NEW_TOKENS, CLIENTS, 0.0, pace.window_s / 2)
         after = (local.engine.steps, local.engine.step_s, local.engine.decoder_s)
         _, step_s, decoder_s = (now - then for now, then in zip(after, before, strict=True))
-        rates.figure("step_overhead", 1 - decoder_s / step_s)
+        rates.note(step_overhead=1 - decoder_s / step_s)
         say(
             f"ttft {rates.figures['ttft_p99_chunks'][-1]:.2f} chunks of {1000 * chunk_s:.0f} ms, "
             f"step overhead {rates.figures['step_overhead'][-1]:.3f}"
@@ -290,4 +292,4 @@ class _Served:
 
 
 if __name__ == "__main__":
-    main("generation", "The figures of models that write, against other engines.", run)
+    main("generation", "The figures of models that write, against other engines.", run, GENERATION_FIGURES)

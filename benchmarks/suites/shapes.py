@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.figures.report import ROOT
+from benchmarks.figures.result import ROOT
 from benchmarks.load.texts import WORDS
 from benchmarks.suites.cluster import CLASSIFY
 from pipelines.errors import ArtifactError, SextetError
