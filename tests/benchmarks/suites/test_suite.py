@@ -13,7 +13,13 @@ from benchmarks.suites import suite
 from benchmarks.suites.suite import Findings, Options, Say, main
 
 EXPECTED = {"ours": Figure("ours"), "over_peer": Figure("over the peer")}
-ABSENT: dict[str, Any] = {"workload": "w", "peer": "other", "inputs_per_s": [], "missing": "not installed", "batch_size": None}
+ABSENT: dict[str, Any] = {
+    "workload": "w",
+    "peer": "other",
+    "inputs_per_s": [],
+    "missing": "not installed",
+    "batch_size": None,
+}
 
 
 def run(options: Options, _say: Say) -> Findings:
