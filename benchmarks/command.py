@@ -22,7 +22,7 @@ from pipelines.errors import ConfigurationError
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.tasks import TASKS
 
-LONGEST_TOKENS = 512  # of a synthetic text, where no artifact says what its model reads
+LONGEST_TOKENS = 512  # of a synthetic text without an artifact, which knows the limit of its model
 DEFAULT_TASK = next(iter(TASKS))
 AGAINST = ("raw",)
 
@@ -60,7 +60,7 @@ class BenchArgs:
 def bench(args: BenchArgs, say: Callable[[str], None]) -> None:
     """Measure and write; progress goes to `say`, the table and the last line to stdout.
 
-    Raises ConfigurationError for options that make no sense, UnreachableError where no server is.
+    Raises ConfigurationError for options that are not allowed, UnreachableError where nothing listens.
     """
     config, raw = prepare(args)
     outcome = SCENARIOS[args.scenario](config, raw, say)
@@ -96,7 +96,7 @@ def bench_compare(before: Path, after: Path) -> None:
 
 
 def prepare(args: BenchArgs) -> tuple[ScenarioConfig, RawPipeline | None]:
-    """The load and, where it is measured too, the raw pipeline; raises ConfigurationError."""
+    """The load, and the raw pipeline with `--against raw`; raises ConfigurationError."""
     _check(args)
     artifact = ModelArtifact.open(args.artifact, task=args.task) if args.artifact else None
     texts = _texts(args, artifact)

@@ -1,4 +1,4 @@
-"""Replicas: the processes that serve the tasks on this machine, and the memory they hold."""
+"""Replicas: the processes that serve the tasks on this machine, and their resident memory."""
 
 import re
 import threading
@@ -8,8 +8,8 @@ from typing import Any
 import psutil
 
 SAMPLE_S = 1.0
-FIND_S = 10.0  # a replica that the autoscaler adds is seen this late
-EDGE = 0.1  # of a soak's samples that its first and its last level are the median of
+FIND_S = 10.0  # a replica that the autoscaler adds is found after this time at most
+EDGE = 0.1  # of the samples: the first and the last level are the medians of so many
 
 
 def find(parent: int | None = None) -> dict[int, str]:
@@ -54,7 +54,7 @@ class MemoryWatch:
         self._thread.join()
 
     def growth(self, after_s: float) -> float | None:
-        """The largest growth, as a share, of a replica that lived from `after_s` to the end; None without one."""
+        """The largest growth, as a share, of the replicas that lived from `after_s` to the end; None without any."""
         growths = []
         last_at = max((series[-1][0] for series in self.samples.values()), default=0.0)
         for series in self.samples.values():

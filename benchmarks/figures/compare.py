@@ -17,7 +17,7 @@ SIGNIFICANCE = 0.05
 
 @dataclass(frozen=True)
 class Difference:
-    """One figure in both results. `beyond_noise` None where there are too few repetitions to tell."""
+    """One figure of both results. `beyond_noise` is None where there are too few repetitions to tell."""
 
     figure: str
     before: float
@@ -44,7 +44,7 @@ def compare(before: Result, after: Result) -> list[Difference]:
 
 
 def cautions(before: Result, after: Result) -> list[str]:
-    """What differs besides the figures and may be their reason."""
+    """Differences of machine and load, which may be the reason for those of the figures."""
     differing = [
         f"{name}: {before.machine.get(name)} | {after.machine.get(name)}"
         for name in before.machine

@@ -13,7 +13,7 @@ _LATENCIES = ("p50", "p90", "p99", "max")
 
 
 def table(result: Result) -> str:
-    """One line per measured window, the figures over all repetitions, and what should make one doubt them."""
+    """One line per measured window, the figures with all repetitions, and the warnings."""
     rows = [["load", "requests/s", "inputs/s", *(f"{name} ms" for name in _LATENCIES), "queue", "infer", "errors"]]
     rows += [_row(point) for point in result.points]
     lines = [_aligned(rows), ""]

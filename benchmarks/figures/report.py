@@ -1,4 +1,4 @@
-"""Report: docs/performance.md, generated from the result files. Nothing in it is written by hand."""
+"""Report: docs/performance.md, generated from the result files alone."""
 
 import json
 from statistics import median
@@ -67,7 +67,7 @@ def _peer(entry: dict[str, Any]) -> str:
 
 
 def footprint(result: dict[str, Any]) -> str:
-    """The section on what it costs to run Sextet at all."""
+    """The section of the footprint: seconds to ready, memory and latency of each replica without load."""
     lines = [
         "## Footprint",
         "",

@@ -15,8 +15,8 @@ import numpy as np
 def poisson(rate_per_s: float, duration_s: float, seed: int) -> np.ndarray:
     """Ascending times in [0, duration_s), float64 seconds, of a Poisson process.
 
-    The same seed gives the same arrivals, and at another rate the same ones on another time scale, so that two rates
-    differ in nothing else.
+    The same seed gives the same arrivals. At another rate they are the same on another time scale, so two rates differ
+    in nothing else.
     """
     random = np.random.default_rng(seed)
     expected = rate_per_s * duration_s
@@ -42,7 +42,7 @@ class _Setting(ctypes.Structure):
 
 
 class Alarm:
-    """Calls `ring` in the running event loop at the time last set; Linux only."""
+    """Calls `ring` in the running event loop at the time that was set last. Linux only."""
 
     def __init__(self, ring: Callable[[], None]) -> None:
         self._ring = ring
@@ -53,7 +53,7 @@ class Alarm:
         self._loop.add_reader(self._fd, self._expired)
 
     def set(self, at: float) -> None:
-        """Ring at this time of `time.perf_counter`, at once if it is over."""
+        """Ring at this time of `time.perf_counter`, or at once where it has passed."""
         nanoseconds = max(int(at * 1e9), 1)  # zero would disarm it
         setting = _Setting(0, 0, *divmod(nanoseconds, 1_000_000_000))
         if _libc.timerfd_settime(self._fd, _ABSOLUTE, ctypes.byref(setting), None):

@@ -1,7 +1,7 @@
-"""Bodies: a text of the load as the request of a task, in the words of a protocol.
+"""Bodies: the requests of a load, in the format of a protocol.
 
-A protocol is one function from (task, texts, settings) to a path and a JSON body; another one joins by an entry in
-PROTOCOLS. A request carries one text, or a list of them where the protocol has lists.
+A protocol is one function from (task, texts, settings) to a path and a JSON body, entered in PROTOCOLS. A request has
+one text, or a list of texts.
 """
 
 import json
@@ -15,12 +15,12 @@ from pipelines.errors import ConfigurationError
 from pipelines.tasks import TASKS
 from pipelines.tasks.task import Task
 
-OTHER_TEXT = "What is it about?"  # in front of the load's text where an input has two; lengths are those of the load
+OTHER_TEXT = "What is it about?"  # the first text of an input that has two; the second is the load's
 
 
 @dataclass(frozen=True)
 class BodyConfig:
-    """What each request says besides its text. `parameters` go over those that bound the generating tasks."""
+    """What each request has besides its texts. `parameters` override those that bound the length of an answer."""
 
     protocol: str = "huggingface"
     stream: bool = False
@@ -34,7 +34,7 @@ Protocol = Callable[[Task, Sequence[str], BodyConfig], tuple[str, Any]]
 def calls(
     host: str, prefix: str, task: Task, texts: Sequence[str], inputs_per_request: int, config: BodyConfig
 ) -> list[Call]:
-    """Ready requests, `inputs_per_request` texts in each (the last takes what is left); paths begin with `prefix`."""
+    """Requests of `inputs_per_request` texts each, fewer in the last one, at paths that begin with `prefix`."""
     if config.protocol not in PROTOCOLS:
         raise ConfigurationError(f"protocol is {config.protocol!r}; allowed: {', '.join(PROTOCOLS)}")
     if config.stream and (not task.streams or inputs_per_request > 1):

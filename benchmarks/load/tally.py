@@ -15,7 +15,7 @@ _DIGITS = 3
 
 
 class Histogram:
-    """Durations in seconds go in, milliseconds come out; NaN where nothing was recorded. Merges and travels as text."""
+    """Records durations in seconds and reports milliseconds, NaN without any. Histograms merge and encode as text."""
 
     def __init__(self) -> None:
         self._hdr = HdrHistogram(1, _LONGEST_US, _DIGITS)
@@ -30,7 +30,7 @@ class Histogram:
         self._hdr.add(other._hdr)
 
     def percentile_ms(self, percentile: float) -> float:
-        """The duration that `percentile` per cent of the recorded ones do not exceed."""
+        """The duration in ms that `percentile` per cent of the recorded ones do not exceed."""
         return self._hdr.get_value_at_percentile(percentile) / 1000 if len(self) else float("nan")
 
     def mean_ms(self) -> float:
@@ -62,16 +62,16 @@ class Histogram:
 
 
 BUSY_CPU_SHARE = 0.9  # of one core: a generator above it may be what limits the rate
-LATE_SHARE = 0.1  # of the p99 latency that the generator's own lateness may make up
-LATE_MS = 2.0  # lateness that is not worth a word
+LATE_SHARE = 0.1  # of the p99 latency: more lateness of the generator than this is reported
+LATE_MS = 2.0  # lateness below this is not reported
 
 
 @dataclass
 class Tally:
     """Counts and histograms of one measured window; those of several generator processes merge.
 
-    `answered` and what follows it are of the successes that ended in the window; `close` makes rates of them.
-    `statuses`, `good` and the histograms are of the requests that belong to the window.
+    `answered` counts the successes that ended in the window, and `per_s` is the same per second, set by `close`.
+    `statuses`, `good` (successes within the objective) and the histograms are of the requests that are due in it.
     """
 
     slo_s: float | None = None
@@ -122,12 +122,12 @@ class Tally:
         return self.requests - self.good
 
     def close(self, duration_s: float, cpu_share: float) -> None:
-        """The window was open for so long, and this process took that share of a core in it."""
+        """End the window: it lasted `duration_s`, and this process used `cpu_share` of a core in it."""
         self.per_s = Counter({name: count / duration_s for name, count in self.answered.items()})
         self.cpu_shares.append(cpu_share)
 
     def merge(self, other: "Tally") -> None:
-        """Add what another generator saw in the same window."""
+        """Add the tally of another generator process for the same window."""
         for name in ("statuses", "answered", "per_s", "good", "cpu_shares"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("latency", "first_token", "between_tokens", "late"):

@@ -25,7 +25,7 @@ _P95_DEVIATIONS = 1.6448536269514722  # of a normal distribution
 
 @dataclass(frozen=True)
 class Lengths:
-    """A distribution; `named` is how it was asked for."""
+    """A distribution of lengths in tokens; `named` is the text that it was parsed from."""
 
     named: str
     _draw: Callable[[np.random.Generator, int], np.ndarray]
@@ -54,7 +54,7 @@ class Lengths:
 CountTokens = Callable[[Sequence[str]], list[int]]
 """The length of each text as the model will read it, special tokens included."""
 
-MOST_TOKENS = 12  # of one of WORDS in any tokenizer
+MOST_TOKENS = 12  # that any tokenizer makes of one of WORDS
 
 _LINES = (
     "the of and to in is that it was for on are with as be at one have this from by but some what there we can out "
@@ -86,7 +86,7 @@ def from_file(path: Path) -> list[str]:
 def synthetic(lengths: Lengths, count: int, seed: int, count_tokens: CountTokens, longest: int) -> list[str]:
     """`count` texts whose lengths are drawn from `lengths`, cut at `longest`; the same seed gives the same texts.
 
-    A text is one token off where no word fits into what is left of it, and at least one word long.
+    A text has at least one word. It can be one token short where no word fits into the rest.
     """
     alone, twice = count_tokens(WORDS), count_tokens([f"{word} {word}" for word in WORDS])
     costs = {word: both - one for word, one, both in zip(WORDS, alone, twice, strict=True)}
@@ -148,7 +148,7 @@ WHEN = ["today", "every morning", "after work", "before dinner", "in the summer"
 
 
 def sentences(count: int, seed: int) -> list[str]:
-    """Different ones, of six to fifteen words; the same seed gives the same ones."""
+    """`count` different sentences of six to fifteen words; the same seed gives the same ones."""
     chosen = random.Random(seed)
     made: dict[str, None] = {}
     while len(made) < count:

@@ -5,7 +5,7 @@
 
 `peer_throughputs` is what `make bench-encoders` calls. For each peer and workload it starts the peer's service, waits
 until it answers as the artifact's own pipeline does, sends it the closed loop that our own server got, and stops it.
-A peer that cannot run here is reported with its reason and measured as nothing.
+A peer that cannot run here has no rate, and the result says why.
 """
 
 import json
@@ -108,7 +108,7 @@ def _inputs_per_s(peer: Peer, batch_size: int, workload: Workload, agreement: Ag
 
 
 def _measured(load: Load) -> float:
-    """Inputs per second; raises PeerError where requests failed: what remains is then another load."""
+    """Inputs per second; raises PeerError where requests failed, because the server then had less to do."""
     tally = measure(load)
     failed = {status: count for status, count in tally.statuses.items() if status != "200"}
     if failed or not tally.requests:

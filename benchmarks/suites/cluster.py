@@ -1,4 +1,4 @@
-"""Cluster: a real `sextet serve` for a measurement, of the shipped cluster.yaml cut down to what is measured."""
+"""Cluster: runs `sextet serve` for a measurement, with the shipped cluster.yaml cut down to the measured tasks."""
 
 import os
 import shlex
@@ -42,7 +42,7 @@ NOOP = {
 
 
 class ClusterError(SextetError):
-    """`sextet serve` ended before it was ready; it has said why."""
+    """`sextet serve` ended before it was ready; its own message is on stderr."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Running:
 
 
 def shipped_user_config(task: Task) -> dict[str, Any]:
-    """What the shipped cluster says of a task's model, its folder made absolute, and of how it is served."""
+    """The `user_config` of a task in the shipped cluster.yaml, with the absolute path of its model."""
     user_config: dict[str, Any] = user_configs(located(SHIPPED))[task.name]
     return user_config
 

@@ -1,11 +1,11 @@
 """Encoders: the figures of text classification, in one run.
 
     python -m benchmarks.suites.encoders                  what `make bench-encoders` does
-    python -m benchmarks.suites.encoders --quick          with windows of a second: whether it works, not how fast
+    python -m benchmarks.suites.encoders --quick          windows of a second, to see whether it works
 
-Models of well-known shapes are made by the real export, served by the real `sextet serve`, and measured against the
-same artifacts in this process, repetition by repetition in turn. Writes benchmarks/results/encoders.json and
-docs/performance.md, and prints one line of JSON last.
+Models of well-known shapes are exported by `sextet export`, served by `sextet serve`, and measured in turn with the
+same artifacts in this process. Writes benchmarks/results/encoders.json and docs/performance.md, and prints one line of
+JSON last.
 """
 
 import tempfile
@@ -37,7 +37,7 @@ from pipelines.runtime.artifact import ModelArtifact
 TASK = CLASSIFY
 MIXED = "lognormal:24,200"
 SLO_SERVICE_TIMES = 8  # the objective of Server: so many times what one request takes alone
-COUNT_BATCH = 8  # what servers cut that batch by count
+COUNT_BATCH = 8  # a usual size of servers that batch by count
 NOOP_CONCURRENCY = 32
 THREADS = 2
 WITHOUT_OUR_GRAPH = {peer.name for peer in PEERS if peer.model != "artifact"}
@@ -45,7 +45,7 @@ WITHOUT_OUR_GRAPH = {peer.name for peer in PEERS if peer.model != "artifact"}
 
 @dataclass(frozen=True)
 class Pace(Repeated):
-    """How long and how often. A Server trial needs more requests than the others: its figure is a p99."""
+    """How long and how often. A trial of Server needs more requests, because its figure is a p99."""
 
     duration_s: float = 10.0
     trial_s: float = 15.0
@@ -66,7 +66,7 @@ class EncoderFindings(Findings):
     throughputs: dict[str, list[float]] = field(default_factory=dict)
 
     def keep(self, measurement: str, outcome: Outcome) -> Outcome:
-        """Keep everything that was measured, under the name of what it was measured for."""
+        """Keep the points of an outcome, labelled with the measurement."""
         self.points += [{**point, "label": f"{measurement}, {point['label']}"} for point in outcome.points]
         self.raw += [{"measurement": measurement, **run} for run in outcome.raw]
         return outcome

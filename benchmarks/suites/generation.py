@@ -1,12 +1,12 @@
 """Generation: the figures of models that write, in one run.
 
     python -m benchmarks.suites.generation                what `make bench-generation` does
-    python -m benchmarks.suites.generation --quick        the same with few repetitions: whether it works, not how fast
+    python -m benchmarks.suites.generation --quick        one repetition of seconds, to see whether it works
 
 SmolLM2-135M and the translation starter are exported and served as cluster.yaml says (SmolLM2 with sixteen slots), and
 measured in turn with other engines on the same weights, prompts and lengths. One stream alone is measured in int4 as
-well: its time is that of reading the weights. No prompt comes twice while a slot may still hold it: nothing is answered
-from what an earlier request left there. Writes benchmarks/results/generation.json and docs/performance.md, and prints
+well, because reading the weights takes most of its time. No prompt is repeated while a KV cache slot may still hold it,
+so each is prefilled whole. Writes benchmarks/results/generation.json and docs/performance.md, and prints
 one line of JSON last.
 """
 
@@ -131,7 +131,7 @@ def _prompts(local: LocalEngine, count: int, tokens: int) -> list[list[int]]:
 
 
 def _batch(prompts: Sequence[list[int]], number: int) -> list[list[int]]:
-    """Sixteen of them, others for each number."""
+    """Sixteen of `prompts`, different ones for each number."""
     start = number * CLIENTS % len(prompts)
     return list(prompts[start : start + CLIENTS])
 
@@ -163,7 +163,7 @@ def _translates_alike(artifact: Path, running: RunningWriter) -> float:
 
 
 def _measure_waiting(rates: Rates, pace: Pace, local: LocalEngine, say: Say) -> None:
-    """What needs nobody else: waiting for a chunk of somebody's prompt, and time outside of ONNX Runtime."""
+    """Time to first token beside the prefill of a long prompt, and the share of time outside of ONNX Runtime."""
     prompts = _prompts(local, PROMPTS, PROMPT_TOKENS[0])
     long = iter(_prompts(local, pace.repetitions * (pace.short_prompts + 1) + 1, LONG_TOKENS))
     short = iter(prompt[-SHORT_TOKENS:] for prompt in _prompts(local, PROMPTS, 2 * SHORT_TOKENS))
@@ -187,7 +187,7 @@ def _measure_waiting(rates: Rates, pace: Pace, local: LocalEngine, say: Say) -> 
 
 
 def _wait_beside(local: LocalEngine, long: list[int], short: list[int], chunk_s: float) -> float:
-    """Seconds to the first token of a short prompt that comes while a long one is read."""
+    """Seconds to the first token of a short prompt that arrives while a long one is prefilled."""
     reading = threading.Thread(target=local.write, args=(long, 1))
     reading.start()
     threading.Event().wait(1.5 * chunk_s)
@@ -270,14 +270,14 @@ def _written(*, stream: bool = False) -> BodyConfig:
 
 @dataclass(frozen=True)
 class _Served:
-    """The cluster under load."""
+    """The cluster, and the pace at which loads are sent to it."""
 
     cluster: Running
     pace: Pace
     rates: Rates
 
     def load(self, task: Task, texts: list[str], body: BodyConfig, **how: Any) -> Mapping[str, float]:
-        """What it answered per second, 0 of what it did not; raises SextetError where a request failed."""
+        """Answers of each kind per second; raises SextetError where a request failed."""
         made = calls(f"127.0.0.1:{self.cluster.port}", "", task, texts, 1, body)
         load = Load(
             "127.0.0.1",

@@ -1,7 +1,6 @@
-"""Shapes: models of well-known sizes with random weights, to measure what a server adds to any model of that size.
+"""Shapes: models of well-known sizes with random weights. A forward's cost depends on the shape, not on the weights.
 
-The checkpoint is made from a config alone and goes through the real `sextet export`; both are kept under models/bench
-and used again. What a forward costs depends on the shape, not on the weights.
+The checkpoint is made from a config and exported by `sextet export`. Checkpoint and artifact stay under models/bench.
 """
 
 import shutil
@@ -18,14 +17,14 @@ from pipelines.errors import ArtifactError, SextetError
 from pipelines.runtime.artifact import ModelArtifact
 
 FOLDER = ROOT / "models" / "bench"
-VOCABULARY = 30_522  # of bert-base-uncased: the embeddings have its size, too
+VOCABULARY = 30_522  # of bert-base-uncased, for embeddings of the same size
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_TOKENS = 512
 HEAD_SCALE = 25.0  # makes the logits of random weights differ enough to be compared with PyTorch
 
 
 class ShapeError(SextetError):
-    """The export refused what was made for it; it has said why."""
+    """An export failed; its own message is on stderr."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def packaged_gguf() -> Path:
 
 
 def _asked(program: str) -> Path:
-    """The path that a program of the exporter prints: it is no part of what measures."""
+    """The path that a program prints which imports the exporter; benchmarks does not import it."""
     finished = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     if finished.returncode:
         raise ShapeError("a checkpoint could not be made; the exporter's own message is above")
@@ -98,7 +97,7 @@ def _asked(program: str) -> Path:
 def ensure_optimum(shape: Shape, say: Callable[[str], None]) -> Path:
     """What Optimum alone makes of a shape's checkpoint for text-classification, made where it is missing.
 
-    Its exporter, and its dynamic quantization per channel for a CPU with VNNI: what people serve who do not have us.
+    It uses Optimum's exporter, and its dynamic quantization per channel for a CPU with VNNI.
     """
     if not (shape.optimum / "model.onnx").exists():
         say(f"making {shape.optimum.relative_to(ROOT)}")

@@ -1,4 +1,4 @@
-"""Soak: ten minutes at 70% of what the server can do, and how much memory a replica gained.
+"""Soak: ten minutes at 70% of the server's capacity, and how much the memory of a replica grew.
 
     python -m benchmarks.suites.soak                      what `make soak` does
     python -m benchmarks.suites.soak --duration-s 20      whether it works
@@ -33,7 +33,7 @@ THREADS = 2
 SHARE = 0.7  # of the capacity
 CAPACITY_S = 10.0
 DURATION_S = 600.0
-WARM_UP_SHARE = 0.05  # of the duration: a memory arena has grown to its size by then
+WARM_UP_SHARE = 0.05  # of the duration, after which memory arenas have grown to their size
 
 
 def main() -> None:

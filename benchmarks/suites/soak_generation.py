@@ -1,11 +1,11 @@
-"""Soak of generation: clients that come, go, stop and draw at random, for ten minutes over HTTP.
+"""Soak of generation: ten minutes of clients that join, leave, stop and sample at random, over HTTP.
 
     python -m benchmarks.suites.soak_generation                    what `make soak-generation` does
     python -m benchmarks.suites.soak_generation --duration-s 60    whether it works
 
-Each client asks one of a few dozen questions, reads the answer or leaves in the middle of it, and asks another. Every
-whole answer has to be the one that the same question got when nobody else was there; a replica's memory has to stay
-what it was; and at the end every slot has to be free. Ends with status 1 where one of these fails.
+Each client sends one of a few dozen requests, reads the answer or drops the connection in the middle of it, and sends
+another. Every whole answer has to equal the answer to the same request alone, the memory of the replica must not grow,
+and at the end every slot has to be free. The command ends with status 1 where one of these fails.
 """
 
 import argparse
@@ -38,14 +38,14 @@ CLIENTS = 20  # more than slots: some wait
 QUESTIONS = 24
 LEAVES = 0.3  # share of the requests whose reader goes away
 MOST_GROWTH = 0.05
-SETTLED_SHARE = 0.2  # of the duration: arenas have grown to their size by then
-LAST_TOKENS = 48  # of the streams that have to run all at once at the end
+SETTLED_SHARE = 0.2  # of the duration, after which memory arenas have grown to their size
+LAST_TOKENS = 48  # of each stream at the end, all of which have to run at once
 ANSWER_S = 120.0
 
 
 @dataclass
 class Seen:
-    """What became of the requests; `different` names answers that were not those of the same question alone."""
+    """Outcomes of the requests; `different` lists answers that differ from the answer to the same request alone."""
 
     counts: Counter[str]
     different: list[str]

@@ -20,7 +20,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Repeated:
-    """How often each measurement is made; what a suite's own pace adds is how long."""
+    """How often each measurement is made. The pace of a suite adds durations."""
 
     repetitions: int
 
@@ -30,14 +30,14 @@ PaceT = TypeVar("PaceT", bound=Repeated)
 
 @dataclass(frozen=True)
 class Options:
-    """`quick`: short windows. `peers`: measure what it is compared with. `repetitions` None: as many as usual."""
+    """`quick`: short windows. `peers`: measure other servers, too. `repetitions` None: the number of the suite."""
 
     quick: bool
     peers: bool
     repetitions: int | None
 
     def pace(self, usual: PaceT, quick: PaceT) -> PaceT:
-        """The one that was asked for."""
+        """The pace that the options ask for."""
         chosen = quick if self.quick else usual
         return chosen if self.repetitions is None else replace(chosen, repetitions=self.repetitions)
 
@@ -93,7 +93,7 @@ class Rates(Findings):
             self.figures[name] = values
 
     def entries(self) -> list[dict[str, Any]]:
-        """As a report shows them, workload by workload."""
+        """The entries of `Result.peers`, workload by workload."""
         entries = [
             {"workload": workload, "peer": engine, "inputs_per_s": rates, "missing": None, "batch_size": None}
             for (workload, engine), rates in self.per_s.items()
@@ -151,5 +151,5 @@ def absent(peers: Sequence[Mapping[str, Any]]) -> str:
 
 
 def say(line: str) -> None:
-    """Progress, where it does not mix with the last line."""
+    """Write progress to stderr; stdout has only the last line."""
     print(line, file=sys.stderr, flush=True)
