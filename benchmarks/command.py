@@ -4,12 +4,13 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from benchmarks import Say
 from benchmarks.figures.compare import cautions, compare
 from benchmarks.figures.page import table, write_page
 from benchmarks.figures.result import Result, default_path
@@ -57,7 +58,7 @@ class BenchArgs:
     output: Path | None = None
 
 
-def bench(args: BenchArgs, say: Callable[[str], None]) -> None:
+def bench(args: BenchArgs, say: Say) -> None:
     """Measure and write; progress goes to `say`, the table and the last line to stdout.
 
     Raises ConfigurationError for options that are not allowed, UnreachableError where nothing listens.

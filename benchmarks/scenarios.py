@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from benchmarks import Say
 from benchmarks.load.generator import BAD_SHARE, Load, measure
 from benchmarks.load.tally import Tally
 from benchmarks.raw import RawPipeline
@@ -24,7 +25,6 @@ from pipelines.errors import ConfigurationError
 OFFLINE_CONCURRENCY = 64
 SEARCH_HEADROOM = 1.1  # times the rate of the closed loop, which may have been measured in a slow moment
 MAX_TRIAL_S = 60.0  # of a trial that needs longer than the duration for its requests
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

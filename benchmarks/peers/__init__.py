@@ -9,11 +9,12 @@ A peer that cannot run here has no rate, and the result says why.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from benchmarks import Say
 from benchmarks.load.asker import HOST, Asker
 from benchmarks.load.client import request_bytes
 from benchmarks.load.generator import Call, Load, measure
@@ -54,9 +55,7 @@ class PeerThroughput:
     batch_size: int | None = None
 
 
-def peer_throughputs(
-    workloads: Sequence[Workload], say: Callable[[str], None], peers: Sequence[Peer] = PEERS
-) -> list[PeerThroughput]:
+def peer_throughputs(workloads: Sequence[Workload], say: Say, peers: Sequence[Peer] = PEERS) -> list[PeerThroughput]:
     """One entry for each peer and workload."""
     entries = []
     for workload in workloads:

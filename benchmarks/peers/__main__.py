@@ -7,14 +7,15 @@ for servers that run on a CPU. How an installation ended is kept beside it, and 
 import argparse
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from benchmarks import Say
 from benchmarks.peers.catalog import PEERS
 from benchmarks.peers.peer import Installed, PeerError
 from benchmarks.peers.writers import WRITERS
 
 
-def install(peers: Sequence[Installed], say: Callable[[str], None]) -> None:
+def install(peers: Sequence[Installed], say: Say) -> None:
     """Install each anew; raises PeerError at the end for those that failed."""
     failed = []
     for peer in peers:

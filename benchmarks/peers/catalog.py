@@ -1,7 +1,7 @@
 """Catalog: the peers, each on two cores.
 
-A batch by count, padded to its longest text, helps where all texts have one length and hurts where lengths differ. Peers
-that batch by count are therefore measured with batches of 1, too.
+A batch by count, padded to its longest text, helps where all texts have one length and hurts where lengths differ.
+Peers that batch by count are therefore measured with batches of 1, too.
 """
 
 import json

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
+from benchmarks import Say
 from benchmarks.peers.peer import PeerError
 from benchmarks.peers.writers import Running, Writer, WriterModel, writing
-from benchmarks.suites.suite import Rates, Say
+from benchmarks.suites.suite import Rates
 
 SAME_START = 0.5
 """Of the answers that have to begin as ours do, which rounding may change at any place: below, it is another model."""

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
+from benchmarks import Say
 from benchmarks.figures.bars import ENCODER_FIGURES
 from benchmarks.load.bodies import BodyConfig, calls
 from benchmarks.load.generator import Load, measure
@@ -31,7 +32,7 @@ from benchmarks.scenarios import (
 )
 from benchmarks.suites.cluster import CLASSIFY, Running, measured_cluster, running
 from benchmarks.suites.shapes import BERT_BASE, MINILM_L6, Shape, ensure, ensure_optimum
-from benchmarks.suites.suite import Findings, Options, Repeated, Say, main
+from benchmarks.suites.suite import Findings, Options, Repeated, main
 from pipelines.runtime.artifact import ModelArtifact
 
 TASK = CLASSIFY

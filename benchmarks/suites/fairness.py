@@ -33,6 +33,7 @@ from time import perf_counter, sleep
 
 import psutil
 
+from benchmarks import Say
 from benchmarks.figures.bars import FAIRNESS_FIGURES
 from benchmarks.load.asker import Asker
 from benchmarks.load.client import request_bytes
@@ -42,7 +43,7 @@ from benchmarks.replicas import find
 from benchmarks.suites.cluster import CLASSIFY, WRITE, Running, measured_cluster, running
 from benchmarks.suites.crowd import Crowd
 from benchmarks.suites.generation import artifact_of
-from benchmarks.suites.suite import Findings, Options, Repeated, Say, main
+from benchmarks.suites.suite import Findings, Options, Repeated, main
 from pipelines.errors import SextetError
 from pipelines.runtime.artifact import ModelArtifact
 

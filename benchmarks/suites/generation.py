@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 import pipelines
+from benchmarks import Say
 from benchmarks.figures.bars import GENERATION_FIGURES
 from benchmarks.figures.result import ROOT
 from benchmarks.load.bodies import BodyConfig, calls
@@ -34,7 +35,7 @@ from benchmarks.peers.writers import Running as RunningWriter
 from benchmarks.suites.cluster import TRANSLATE, WRITE, Running, measured_cluster, running, shipped_user_config
 from benchmarks.suites.local_engine import LocalEngine
 from benchmarks.suites.shapes import ensure_export, packaged_gguf, starter
-from benchmarks.suites.suite import Options, Rates, Repeated, Say, main
+from benchmarks.suites.suite import Options, Rates, Repeated, main
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.tokenizer import Tokenizer

@@ -6,10 +6,10 @@ The checkpoint is made from a config and exported by `sextet export`. Checkpoint
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import Say
 from benchmarks.figures.result import ROOT
 from benchmarks.load.texts import WORDS
 from benchmarks.suites.cluster import CLASSIFY
@@ -54,16 +54,14 @@ BERT_BASE = Shape("bert-base", layers=12, hidden=768, heads=12, intermediate=307
 MINILM_L6 = Shape("minilm-l6", layers=6, hidden=384, heads=12, intermediate=1536)
 
 
-def ensure(shape: Shape, say: Callable[[str], None]) -> Path:
+def ensure(shape: Shape, say: Say) -> Path:
     """The int8 artifact of a shape for text-classification, made where it is missing; raises ShapeError."""
     if not (shape.checkpoint / "config.json").exists():
         _write_checkpoint(shape)
     return ensure_export(str(shape.checkpoint), CLASSIFY.name, "int8", shape.artifact, say, "--allow-untrained-head")
 
 
-def ensure_export(
-    checkpoint: str, task: str, precision: str, output: Path, say: Callable[[str], None], *options: str
-) -> Path:
+def ensure_export(checkpoint: str, task: str, precision: str, output: Path, say: Say, *options: str) -> Path:
     """The artifact of a checkpoint, made by `sextet export` where it cannot be served; raises ShapeError."""
     try:
         ModelArtifact.open(output, task=task)
@@ -94,7 +92,7 @@ def _asked(program: str) -> Path:
     return Path(finished.stdout.split()[-1])
 
 
-def ensure_optimum(shape: Shape, say: Callable[[str], None]) -> Path:
+def ensure_optimum(shape: Shape, say: Say) -> Path:
     """What Optimum alone makes of a shape's checkpoint for text-classification, made where it is missing.
 
     It uses Optimum's exporter, and its dynamic quantization per channel for a CPU with VNNI.

@@ -8,14 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from benchmarks import Say
 from benchmarks.figures.bars import Figure
 from benchmarks.figures.report import write_report
 from benchmarks.figures.result import IN_SOURCE_TREE, Result, default_path
 from benchmarks.load.tally import Tally
 from benchmarks.scenarios import bottlenecks
 from pipelines.errors import SextetError
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks import Say
 from benchmarks.figures import result
 from benchmarks.figures.bars import Figure
 from benchmarks.suites import suite
-from benchmarks.suites.suite import Findings, Options, Say, main
+from benchmarks.suites.suite import Findings, Options, main
 
 EXPECTED = {"ours": Figure("ours"), "over_peer": Figure("over the peer")}
 ABSENT: dict[str, Any] = {
