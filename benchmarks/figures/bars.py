@@ -38,13 +38,23 @@ class Figure:
         if self.bar is None:
             return ""
         value, number = median(values), self.bar.number
-        margin = f" by {abs(value / number - 1):.0%}" if number and value != number else ""
+        margin = f" by {_difference(value / number)}" if number and value != number else ""
         if self.bar.met(value):
             return f"met{margin}"
-        reasons = [self.reason(result) if self.reason else f"from {min(values):.3g} to {max(values):.3g}"]
+        reasons = [self.reason(result) if self.reason else f"from {shown(min(values))} to {shown(max(values))}"]
         if met := sum(map(self.bar.met, values)):
             reasons.append(f"{met} of {len(values)} repetitions meet it")
         return f"**missed**{margin}: {'; '.join(reasons)}"
+
+
+def shown(value: float) -> str:
+    """A number with three digits, or all of those before the decimal point."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _difference(ratio: float) -> str:
+    """How far a ratio is from 1: as a percentage, or as a factor where that is easier to read."""
+    return f"{abs(ratio - 1):.0%}" if ratio < 2 else f"a factor of {shown(ratio)}"
 
 
 def at_least(number: float) -> Bar:
@@ -103,7 +113,7 @@ def _made_of(**figures: str) -> Callable[[Result], str]:
     """The medians of the times, in ms, that a figure is made of."""
 
     def times(result: Result) -> str:
-        parts = [f"{median(result['figures'][name]):.3g} ms {what}" for what, name in figures.items()]
+        parts = [f"{shown(median(result['figures'][name]))} ms {what}" for what, name in figures.items()]
         return ", ".join(part.replace("_", " ") for part in parts)
 
     return times
@@ -193,6 +203,12 @@ FAIRNESS_FIGURES = {
         at_most(0.2),
         _made_of(a_request="loop_cpu_of_classify_ms", one_of_a_replica_that_does_nothing="loop_cpu_of_noop_ms"),
     ),
+    "loop_cpu_of_classify_ms": Figure("the same, of the replica that classifies"),
+    "loop_cpu_of_noop_ms": Figure("the same, of the replica that does nothing"),
+    "short_p99_alone_ms": Figure("p99 of the sentence alone"),
+    "short_p99_beside_list_ms": Figure("p99 of the sentence beside the list; 25,000 where more than 1% had no answer"),
+    "short_generation_p50_alone_ms": Figure("p50 of the 8 new tokens alone"),
+    "short_generation_p50_beside_streams_ms": Figure("p50 of them beside the streams; 25,000 where most had no answer"),
 }
 SOAK_FIGURES = {
     "soak_memory_growth": Figure("a replica's resident memory after 10 minutes at 70% of its capacity", at_most(0.03)),

@@ -4,7 +4,7 @@ import json
 from statistics import median
 from typing import Any
 
-from benchmarks.figures.bars import FIGURES, Figure
+from benchmarks.figures.bars import FIGURES, Figure, shown
 from benchmarks.figures.result import RESULTS, ROOT
 
 PAGE = ROOT / "docs" / "performance.md"
@@ -39,10 +39,10 @@ def measured(result: dict[str, Any]) -> str:
     ]
     for name, values in result["figures"].items():
         figure = FIGURES.get(name, Figure())
-        repetitions = ", ".join(f"{value:.3g}" for value in values)
+        repetitions = ", ".join(map(shown, values))
         verdict = figure.verdict(result, values)
         bar = figure.bar or ""
-        lines.append(f"| `{name}` | {median(values):.3g} | {repetitions} | {bar} | {verdict} | {figure.what} |")
+        lines.append(f"| `{name}` | {shown(median(values))} | {repetitions} | {bar} | {verdict} | {figure.what} |")
     lines += [
         f"| `{name}` | not measured | | {FIGURES[name].bar or ''} | | {FIGURES[name].what} |"
         for name in result.get("missing", [])
