@@ -11,7 +11,7 @@ Everything else in cluster.yaml is Ray Serve's own and is checked by Ray Serve's
 """
 
 import types
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -147,6 +147,12 @@ def user_configs(content: Mapping[str, Any]) -> dict[str, Any]:
     if not found:
         raise ConfigurationError(f"no application has args: {{task: ...}}; tasks: {', '.join(TASKS)}")
     return found
+
+
+def cut_down(content: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """A cluster.yaml with the applications of these names alone, in its order and not copied."""
+    kept = [one for one in content["applications"] if isinstance(one, dict) and one.get("name") in names]
+    return {**content, "applications": kept}
 
 
 def check_task(task: Any) -> None:

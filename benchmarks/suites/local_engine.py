@@ -1,4 +1,4 @@
-"""LocalEngine: our engine of slots in this process, asked in token ids."""
+"""LocalEngine: the slot engine in this process, without HTTP; prompts and answers are token ids."""
 
 import threading
 from collections.abc import Sequence
@@ -36,9 +36,8 @@ class LocalEngine:
     ) -> float:
         """Of `clients` threads, each with a request under way all the time; they take the prompts in turn.
 
-        The window is that of a load generator's closed loop: from the first answer after the warm-up to the first one
-        after a further `window_s`. Sixteen answers of one length come at once, and a window cut anywhere would count
-        them all or none.
+        The window begins and ends with an answer, as in the closed loop of the load generator: answers of one length
+        arrive in groups, and a window that ended at any time would count a whole group more or less.
         """
         turns, lock = cycle(prompts), threading.Lock()
         answered: list[float] = []

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import psutil
 
-from tests.cluster.serving import clean_environment, free_port
+from deployments.cluster.ray_environment import spare_port
+from tests.cluster.serving import clean_environment
 
 TOOLS = Path(sys.executable).parent
 ADDRESS = "127.0.0.1"
@@ -27,7 +28,7 @@ def environment(folder: Path) -> dict[str, str]:
     """What `eval "$(sextet environment)"` leaves, and ports that no other cluster on this machine has."""
     pairs = [shlex.split(line)[1].split("=", 1) for line in printed_environment(folder / "haproxy").splitlines()]
     own = ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT")
-    return clean_environment() | dict(pairs) | {name: str(free_port()) for name in own} | {"RAY_AUTH_MODE": "disabled"}
+    return clean_environment() | dict(pairs) | {name: str(spare_port()) for name in own} | {"RAY_AUTH_MODE": "disabled"}
 
 
 @dataclass
@@ -40,7 +41,7 @@ class RayNode:
     def start(cls, folder: Path, environment: dict[str, str], *options: str) -> "RayNode":
         """In `folder`, where the models of cluster.yaml are looked for."""
         command = [str(TOOLS / "ray"), "start", "--block", f"--node-ip-address={ADDRESS}", "--disable-usage-stats"]
-        command += [f"--dashboard-agent-listen-port={free_port()}", *options]
+        command += [f"--dashboard-agent-listen-port={spare_port()}", *options]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         return cls(subprocess.Popen(command, cwd=folder, env=environment, **quiet))  # type: ignore[call-overload]
 

@@ -3,7 +3,7 @@ import pickle
 import numpy as np
 import pytest
 
-from benchmarks.load.histogram import Histogram
+from benchmarks.load.tally import Histogram
 
 
 def recorded(durations_s: np.ndarray) -> Histogram:

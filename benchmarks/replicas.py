@@ -1,4 +1,4 @@
-"""Replicas: the processes that serve the tasks on this machine, and the memory they hold."""
+"""Replicas: the processes that serve the tasks on this machine, and their resident memory."""
 
 import re
 import threading
@@ -8,8 +8,8 @@ from typing import Any
 import psutil
 
 SAMPLE_S = 1.0
-FIND_S = 10.0  # a replica that the autoscaler adds is seen this late
-EDGE = 0.1  # of a soak's samples that its first and its last level are the median of
+FIND_S = 10.0  # a replica that the autoscaler adds is found after this time at most
+EDGE = 0.1  # of the samples: the first and the last level are the medians of so many
 
 
 def find(parent: int | None = None) -> dict[int, str]:
@@ -38,9 +38,9 @@ def resident_bytes(process_id: int) -> int | None:
 
 
 class MemoryWatch:
-    """Samples the resident memory of a task's replicas in a thread, from `start` until `stop`."""
+    """Samples the resident memory of a task's replicas, or of all, in a thread from `start` until `stop`."""
 
-    def __init__(self, task: str, parent: int | None = None) -> None:
+    def __init__(self, task: str | None, parent: int | None = None) -> None:
         self._task, self._parent = task, parent
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -54,7 +54,7 @@ class MemoryWatch:
         self._thread.join()
 
     def growth(self, after_s: float) -> float | None:
-        """The largest growth, as a share, of a replica that lived from `after_s` to the end; None without one."""
+        """The largest growth, as a share, of the replicas that lived from `after_s` to the end; None without any."""
         growths = []
         last_at = max((series[-1][0] for series in self.samples.values()), default=0.0)
         for series in self.samples.values():
@@ -81,7 +81,7 @@ class MemoryWatch:
             now = perf_counter()
             if now >= find_at:
                 for process_id, task in find(self._parent).items():
-                    if task == self._task:
+                    if self._task in (None, task):
                         self.samples.setdefault(process_id, [])
                 find_at = now + FIND_S
             for process_id, series in self.samples.items():
