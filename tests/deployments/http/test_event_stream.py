@@ -10,9 +10,10 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Message
 
-from deployments.http.event_stream import EventStream
+from deployments.http.event_stream import EventStream, numbered
 from deployments.task_server import TaskServer
 from pipelines.errors import GenerationError
+from tests.deployments.test_task_server import started
 
 TASK = "text-generation"
 
@@ -133,3 +134,52 @@ def test_a_client_that_leaves_ends_its_decoding_and_frees_the_worker(server: Tas
             return await scenario()
 
     assert asyncio.run(limited()) < 200
+
+
+def test_a_client_that_leaves_frees_its_slot(exported: Callable[..., Path]) -> None:
+    server = started(TASK, exported("llama", TASK), slots={"slots": 1, "max_tokens": 250, "prefill_chunk_tokens": 16})
+    engine: Any = server._now.pipeline.generator.engine  # type: ignore[attr-defined]
+
+    async def scenario() -> None:
+        messages: list[Message] = []
+        leaving = asyncio.create_task(exchange(server, body(240), messages))
+        while len(messages) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        assert engine.free_slots == 0
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        async with asyncio.timeout(20):
+            while not engine.free_slots:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+
+    asyncio.run(scenario())
+
+
+def test_an_error_in_one_of_several_streams_ends_and_closes_them_all() -> None:
+    closed = []
+
+    async def endless() -> Any:
+        try:
+            while True:
+                yield "a"
+                await asyncio.sleep(0.001)
+        finally:
+            closed.append(True)
+
+    async def failing() -> Any:
+        yield "b"
+        raise ValueError("no more")
+
+    async def scenario() -> list[Any]:
+        seen: list[Any] = []
+        try:
+            async for item in numbered([endless(), failing()]):
+                seen.append(item)  # noqa: PERF401
+        except ValueError as error:
+            seen.append(str(error))
+        return seen
+
+    *items, error = asyncio.run(scenario())
+
+    assert {(0, "a"), (1, "b")} == set(items)
+    assert (error, closed) == ("no more", [True])

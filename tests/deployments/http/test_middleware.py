@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from deployments.http import middleware as deadline_header
-from deployments.http.middleware import PRIVATE, PUBLIC, RenameDeadline
+from deployments.http import middleware
+from deployments.http.middleware import RenameDeadline
+from deployments.http.request import DEADLINE_HEADER as PUBLIC
+from deployments.http.request import HIDDEN_DEADLINE_HEADER as PRIVATE
 
 
 async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,7 +64,7 @@ def test_the_head_of_an_answer_is_not_sent_before_there_is_a_body() -> None:
 
 @pytest.fixture(autouse=True)
 def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deadline_header, "GRACE_S", 0.0)
+    monkeypatch.setattr(middleware, "GRACE_S", 0.0)
 
 
 def test_the_deadline_has_another_name_inside_that_nobody_can_send_from_outside() -> None:
