@@ -18,7 +18,7 @@ WRAPPER = """\
 #!/bin/sh
 # Ray Serve starts this as HAProxy: -db -f CONFIG ...
 for argument; do [ "$previous" = -f ] && config=$argument; previous=$argument; done
-REWRITE "$config" || exit 1
+[ -z "$config" ] || REWRITE "$config" || exit 1
 # HAProxy must not outlive the actor that started it.
 exec DIE_WITH_PARENT BINARY "$@"
 """
