@@ -1,4 +1,4 @@
-"""The other dialects, with their own clients unmodified: at the task and, by an alias that HAProxy rewrites, at the root."""
+"""The other dialects, with their own clients unmodified: at the task, and at the root by an alias of it."""
 
 import json
 from pathlib import Path
