@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.errors import ConfigurationError, SextetError
-from pipelines.runtime.artifact import TASKS
+from pipelines.tasks import TASKS
 
 app = typer.Typer(
     add_completion=False,

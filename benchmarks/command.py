@@ -21,7 +21,8 @@ from benchmarks.load.texts import counter, from_file, synthetic
 from benchmarks.raw import RawPipeline
 from benchmarks.scenarios import SCENARIOS, ScenarioConfig, bottlenecks
 from pipelines.errors import ConfigurationError
-from pipelines.runtime.artifact import TASKS, ModelArtifact
+from pipelines.runtime.artifact import ModelArtifact
+from pipelines.tasks import TASKS
 
 LONGEST_TOKENS = 512  # of a synthetic text, where no artifact says what its model reads
 AGAINST = ("raw",)

@@ -21,8 +21,8 @@ import yaml
 
 from pipelines.errors import ConfigurationError
 from pipelines.generation.slots.config import SlotsConfig
-from pipelines.runtime.artifact import TASKS
 from pipelines.scheduling.padded import BatchingConfig
+from pipelines.tasks import TASKS
 from stores.address import remote
 
 ConfigT = TypeVar("ConfigT")

@@ -30,7 +30,7 @@ from deployments.http.request import Route, Timings
 from deployments.ingress.aliases import of_path
 from deployments.protocols.open_inference import server_metadata
 from deployments.protocols.openai.errors import failure_body
-from pipelines.runtime.artifact import TASKS
+from pipelines.tasks import TASKS
 from pipelines.tasks.parameters import shown
 
 METHODS = "GET, HEAD"

@@ -34,9 +34,10 @@ from pipelines.errors import (
     InputTooLongError,
     InvalidInputError,
 )
+from pipelines.generation.decoding.request import Cancelled
 from pipelines.scheduling.cost_model import CostModel
 from pipelines.scheduling.padded import BatchingConfig, BatchReport, TokenBudgetBatcher
-from pipelines.tasks.pipeline import Cancelled, Pipeline, Row
+from pipelines.tasks.pipeline import Pipeline, Row
 from stores.fetch import fetch
 
 T = TypeVar("T")

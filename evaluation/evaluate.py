@@ -28,7 +28,8 @@ from export.graphs.convert import check_task, load_model
 from export.publish import check_output, publish, staging
 from export.tokenizers.tokenizer import load_tokenizer
 from pipelines.errors import CheckpointError, ConfigurationError, SextetError
-from pipelines.runtime.artifact import MANIFEST_NAME, TASKS, ModelArtifact
+from pipelines.runtime.artifact import MANIFEST_NAME, ModelArtifact
+from pipelines.tasks import TASKS
 
 Say = Callable[[str], None]
 Post = Callable[[str, Any], Any]

@@ -8,8 +8,8 @@ from datasets import Dataset
 from evaluation import scores
 from evaluation.scores import Measured
 from evaluation.systems import System
-from pipelines import pipeline_class
 from pipelines.errors import ConfigurationError, InvalidInputError
+from pipelines.tasks import TASKS
 
 Parameters = Mapping[str, Any]
 Measure = Callable[[System, Dataset, Parameters], Measured]
@@ -133,7 +133,7 @@ def check_parameters(task: str, given: Parameters) -> None:
         if length is not None and (not isinstance(length, int) or length < 2):
             raise InvalidInputError(f"parameters.max_length is {length!r}; allowed: an integer from 2")
         return
-    pipeline_class(task).parameters_type.from_mapping(given)
+    TASKS[task].pipeline.parameters_type.from_mapping(given)
     for name, needed in _SHAPES[task].items():
         value = given.get(name)
         grouped = name == "aggregation_strategy" and value != "none"

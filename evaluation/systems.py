@@ -175,7 +175,7 @@ def _cores() -> int:
 
 def task_of(url: str) -> str:
     """The task at the end of a URL such as http://127.0.0.1:8000/translation."""
-    from pipelines.runtime.artifact import TASKS
+    from pipelines.tasks import TASKS
 
     try:
         name = urlsplit(url).path.rstrip("/").rsplit("/", 1)[-1]

@@ -27,7 +27,8 @@ from export.quantization.outliers import outlier_matrices
 from export.quantization.quantize import quantization, to_fp16, to_int4, to_int8
 from export.tokenizers.tokenizer import load_tokenizer, write_tokenizer
 from pipelines.errors import ArtifactError, CheckpointError, ConfigurationError
-from pipelines.runtime.artifact import GENERATING, TASKS, Manifest, ModelArtifact, Parity, Source
+from pipelines.runtime.artifact import Manifest, ModelArtifact, Parity, Source
+from pipelines.tasks import TASKS
 
 _TOOLS = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxruntime", "tokenizers")
 _COPIES = 4  # of the weights on the disk at once: exported decoders, rewritten ones, the merged one
@@ -121,7 +122,7 @@ def _build(
     if written.outside is not None:
         map_to_unknown(graphs["encoder"], written.outside, tokenizer.unk_token_id)
     heads = getattr(model.config, "num_attention_heads", None)
-    if args.task not in GENERATING and args.device == "cpu" and heads:
+    if not TASKS[args.task].generates and args.device == "cpu" and heads:
         fuse_attention(graphs["model"], heads)
     if level is not None:
         progress(f"optimizing ({level})")
@@ -178,9 +179,9 @@ def _typical(tokenizer: Any, template: str | None, longest: int) -> list[list[in
 
 def _cache(args: ExportArgs, config: Any, progress: Progress) -> str:
     """`slots` where a model that writes text can have them; says why where it cannot."""
-    if config.is_encoder_decoder or args.task not in GENERATING:
+    if config.is_encoder_decoder or not TASKS[args.task].generates:
         _need_slots(args, f"{config.model_type} has none for {args.task}")
-    if args.task not in GENERATING:
+    if not TASKS[args.task].generates:
         return "plain"
     if args.optimize:
         reason: str | None = f"the fusions of {args.optimize} do not know such a graph"
@@ -205,7 +206,7 @@ def _need_slots(args: ExportArgs, reason: str) -> None:
 
 def _level(args: ExportArgs, architecture: str, cache: str) -> str | None:
     """What was asked for; otherwise the default, where the optimizer knows the graph."""
-    default = default_level(args.precision, generates=args.task in GENERATING)
+    default = default_level(args.precision, generates=TASKS[args.task].generates)
     return args.optimize or (default if supports(architecture) and cache == "plain" else None)
 
 

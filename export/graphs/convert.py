@@ -9,7 +9,7 @@ from checkpoints.gguf_tokens import GgufTokens
 from export.graphs.seq2seq_slot_graph import convert_seq2seq_to_slots
 from export.graphs.slot_graph import convert_to_slots
 from pipelines.errors import CheckpointError, ConfigurationError
-from pipelines.runtime.artifact import TASKS
+from pipelines.tasks import TASKS
 
 Graphs = dict[str, Path]
 """ONNX file by role: `model`, or `encoder` and `decoder`; Optimum's `decoder` is the first step, and

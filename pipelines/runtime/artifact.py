@@ -19,16 +19,6 @@ from pipelines.errors import ArtifactError
 
 MANIFEST_NAME = "artifact.json"
 SCHEMA_VERSION = 2
-TASKS = (
-    "text-classification",
-    "question-answering",
-    "token-classification",
-    "translation",
-    "summarization",
-    "text-generation",
-)
-GENERATING = ("translation", "summarization", "text-generation")
-"""The tasks whose answers are decoded token by token."""
 
 
 @dataclass(frozen=True)

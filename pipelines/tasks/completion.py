@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pipelines.errors import GenerationError, InputTooLongError, InvalidInputError
 from pipelines.generation.decoding.config import MAX_SEQUENCES
-from pipelines.generation.decoding.request import Answer, Step
+from pipelines.generation.decoding.request import Answer, Cancelled, Step, never
 from pipelines.generation.decoding.stopping import StopStrings
 from pipelines.generation.text.detokenizer import Detokenizer
 from pipelines.generation.text.visible_text import VisibleText
@@ -20,7 +20,7 @@ from pipelines.runtime.tokenizer import clean_up_spaces
 from pipelines.tasks.generator import SEED_BITS
 from pipelines.tasks.inputs import parse_text
 from pipelines.tasks.parameters import Parameters, require
-from pipelines.tasks.pipeline import Cancelled, Pipeline, never
+from pipelines.tasks.pipeline import Pipeline
 from pipelines.tasks.text_generation import PromptRow, TextGenerationPipeline
 
 Prompt = str | tuple[int, ...]
@@ -111,7 +111,7 @@ class Piece:
 class CompletionPipeline(Pipeline[Prompt, CompletionParameters, PromptRow, Answer]):
     """Answers a prompt with its choices, each one Piece; `stream` gives one choice as pieces."""
 
-    task = "text-generation"
+    task = TextGenerationPipeline.task
     parameters_type = CompletionParameters
 
     def __init__(self, model: TextGenerationPipeline) -> None:

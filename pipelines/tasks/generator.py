@@ -6,14 +6,13 @@ from typing import Any, Literal
 
 from pipelines.errors import ArtifactError, ConfigurationError, InputTooLongError, InvalidInputError
 from pipelines.generation.decoding.config import GenerationConfig
-from pipelines.generation.decoding.request import Answer, Request
+from pipelines.generation.decoding.request import Answer, Cancelled, Request
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.slots.slot_engine import SlotEngine, open_engine
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import SessionConfig
 from pipelines.runtime.tokenizer import Tokenizer
 from pipelines.tasks.parameters import Parameters, require
-from pipelines.tasks.pipeline import Cancelled
 
 SEED_BITS = 32
 """Of a seed that is drawn because the caller gave none: every JSON reader keeps that many."""

@@ -6,20 +6,13 @@ before or after it. That is all a batcher has to know.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+from pipelines.generation.decoding.request import Cancelled, never
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.scheduling.cost_model import UNMEASURED, CostModel
 from pipelines.tasks.parameters import Parameters
-
-Cancelled = Callable[[], bool]
-"""Asked between decoding steps: true once nobody waits for the rows in hand any more."""
-
-
-def never() -> bool:
-    """The `Cancelled` of a caller that always waits."""
-    return False
 
 
 class Row(Protocol):

@@ -8,7 +8,7 @@ from typing import Any
 from tokenizers import Encoding
 
 from pipelines.errors import ArtifactError, GenerationError, InvalidInputError, UnusedParametersError
-from pipelines.generation.decoding.request import Answer, Generation, Request, Step
+from pipelines.generation.decoding.request import Answer, Cancelled, Generation, Request, Step, never
 from pipelines.generation.decoding.stopping import StopStrings
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.text.detokenizer import Detokenizer
@@ -18,7 +18,8 @@ from pipelines.runtime.tokenizer import clean_up_spaces
 from pipelines.tasks.generator import SEED_BITS, GenerateParameters, Generator
 from pipelines.tasks.inputs import parse_text
 from pipelines.tasks.parameters import require
-from pipelines.tasks.pipeline import Cancelled, Pipeline, never
+from pipelines.tasks.pipeline import Pipeline
+from pipelines.tasks.task import Example, Head, Task
 
 _DEFAULTS = {"max_new_tokens": 256, "do_sample": True, "temperature": 0.7}  # transformers.pipeline's
 _MAX_BEST_OF = 8
@@ -242,3 +243,28 @@ def _mean_logprob(generation: Generation) -> float:
     """What best_of compares: the logprob per token, which does not favour short answers."""
     logprobs = [step.logprob for step in generation.steps if step.logprob is not None]
     return sum(logprobs) / len(logprobs) if logprobs else 0.0
+
+
+TASK = Task(
+    name=TextGenerationPipeline.task,
+    pipeline=TextGenerationPipeline,
+    head=Head(
+        auto_class="AutoModelForCausalLM",
+        classes=("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "MTModel"),
+        peft_type="CAUSAL_LM",
+    ),
+    title={"en": "Text generation", "ko": "텍스트 생성"},
+    summary={
+        "en": "Answers a message, or goes on from a text, token by token.",
+        "ko": "메시지에 답하거나 글을 이어 씁니다. 토큰 하나씩 보여 줍니다.",
+    },
+    examples=(
+        Example("en", "The capital of France is", {"max_new_tokens": 12, "do_sample": False}),
+        Example("ko", "대한민국의 수도는", {"max_new_tokens": 12, "do_sample": False}),
+    ),
+    columns=("text",),
+    in_words=lambda answer: " ".join(answer[0]["generated_text"].split()),
+    generates=True,
+    streams=True,
+    tensor="array_inputs",
+)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pipelines.generation.decoding.request import Cancelled, never
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.padding import EncoderRow
 from pipelines.runtime.session import SessionConfig
@@ -16,7 +17,7 @@ from pipelines.tasks.activation import activate
 from pipelines.tasks.encoder import EncoderPipeline
 from pipelines.tasks.inputs import parse_text
 from pipelines.tasks.parameters import Parameters, require
-from pipelines.tasks.pipeline import Cancelled, never
+from pipelines.tasks.task import Example, Head, Task
 
 Aggregation = Literal["none", "simple", "first", "average", "max"]
 Entity = dict[str, Any]
@@ -224,3 +225,31 @@ def _without_overlaps(entities: list[Entity]) -> list[Entity]:
             resolved.append(current)
             current = entity
     return [*resolved, current]
+
+
+TASK = Task(
+    name=TokenClassificationPipeline.task,
+    pipeline=TokenClassificationPipeline,
+    head=Head(
+        auto_class="AutoModelForTokenClassification",
+        classes=("ForTokenClassification",),
+        peft_type="TOKEN_CLS",
+        modules=("classifier", "score"),
+    ),
+    title={"en": "Token classification", "ko": "개체명 인식"},
+    summary={
+        "en": "Marks the names of people, places and organizations.",
+        "ko": "사람, 장소, 기관의 이름을 표시합니다.",
+    },
+    examples=(
+        Example("ko", "정조는 1789년 아버지의 무덤을 서울에서 수원으로 옮겼다.", {"aggregation_strategy": "simple"}),
+        Example(
+            "en",
+            "Anna Smith flew from Paris to Seoul to meet the people of Samsung.",
+            {"aggregation_strategy": "simple"},
+        ),
+    ),
+    columns=("text", "entities"),
+    in_words=lambda answer: ", ".join(f"{one['word']} = {one['entity_group']}" for one in answer) or "no entities",
+    labelled=True,
+)

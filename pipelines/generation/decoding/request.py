@@ -1,9 +1,18 @@
 """Request: what is asked of an engine, in token ids, and what becomes of it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipelines.generation.decoding.config import GenerationConfig
 from pipelines.generation.decoding.stopping import FinishReason, StopCriterion
+
+Cancelled = Callable[[], bool]
+"""Asked between decoding steps: true once nobody waits for the rows in hand any more."""
+
+
+def never() -> bool:
+    """The `Cancelled` of a caller that always waits."""
+    return False
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from typing import Protocol
 
 import numpy as np
 
+from pipelines.generation.decoding.request import Cancelled, never
 from pipelines.generation.plain.kv_cache import CacheLayout, KvCache, empty_cache
 from pipelines.generation.slots.seq2seq_slots import Seq2SeqDecoder, Seq2SeqSessions
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import InferenceSession, SessionConfig
-from pipelines.tasks.pipeline import Cancelled, never
 
 PREFILL_CHUNK_TOKENS = 512
 """A prompt is read in chunks of this size: the graph gives logits for every token it reads, and those of a long

@@ -11,10 +11,9 @@ import numpy as np
 
 from pipelines.generation.decoding.beam_search import BeamSearch
 from pipelines.generation.decoding.continuation import Continuation, prompt_logprobs
-from pipelines.generation.decoding.request import Answer, Generation, Request, Step
+from pipelines.generation.decoding.request import Answer, Cancelled, Generation, Request, Step, never
 from pipelines.generation.plain.decoder import Decoder
 from pipelines.generation.plain.kv_cache import KvCache
-from pipelines.tasks.pipeline import Cancelled, never
 
 
 class Engine:

@@ -1,9 +1,12 @@
 """BufferCopy: slots of buffers to other slots, in memory of a device that only ONNX Runtime reaches."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 from pipelines.generation.slots.identity_graph import identity_graph
 from pipelines.runtime.session import InferenceSession, SessionConfig
@@ -16,7 +19,7 @@ _Parts = dict[str, int]
 class BufferCopy:
     """`buffers`, by name, have slots as their first dimension. Whole slots are copied: on a GPU that costs little."""
 
-    def __init__(self, buffers: Mapping[str, onnxruntime.OrtValue], config: SessionConfig) -> None:
+    def __init__(self, buffers: Mapping[str, "onnxruntime.OrtValue"], config: SessionConfig) -> None:
         self._buffers = buffers
         self._dtypes = {name: np.dtype(_DTYPES[buffer.data_type()]) for name, buffer in buffers.items()}
         graph = identity_graph(tuple(buffers), tuple(self._dtypes.values()))
@@ -41,8 +44,10 @@ class BufferCopy:
         """How many numbers a slot has in a buffer."""
         return int(np.prod(self._buffers[name].shape()[1:]))
 
-    def _spare(self) -> dict[str, onnxruntime.OrtValue]:
+    def _spare(self) -> "dict[str, onnxruntime.OrtValue]":
         """Memory for one slot more."""
+        import onnxruntime
+
         make = onnxruntime.OrtValue.ortvalue_from_shape_and_type
         return {name: make([self._size(name)], self._dtypes[name], self._session.memory, 0) for name in self._buffers}
 

@@ -10,8 +10,7 @@ import numpy as np
 
 from pipelines.generation.decoding.beam_search import BeamSearch
 from pipelines.generation.decoding.continuation import Continuation, advance
-from pipelines.generation.decoding.request import Generation, Request, Step
-from pipelines.tasks.pipeline import Cancelled
+from pipelines.generation.decoding.request import Cancelled, Generation, Request, Step
 
 T = TypeVar("T")
 

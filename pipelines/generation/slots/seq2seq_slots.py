@@ -7,17 +7,19 @@ what these lengths cost, whatever the buffers could hold.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
-import onnxruntime
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 from pipelines.errors import ArtifactError, InputTooLongError
+from pipelines.generation.decoding.request import Cancelled, never
 from pipelines.generation.plain.kv_cache import CacheLayout, KvCache, empty_cache
 from pipelines.generation.slots.lazy_zeros import lazy_zeros
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import InferenceSession, SessionConfig
-from pipelines.tasks.pipeline import Cancelled, never
 
 
 class Seq2SeqSessions:
@@ -184,7 +186,7 @@ def _worth_a_batch(lengths: Sequence[int]) -> int:
 class _Bound:
     """A binding, and the small inputs that are written anew before each run."""
 
-    binding: onnxruntime.IOBinding
+    binding: "onnxruntime.IOBinding"
     ids: np.ndarray
     seqlens_k: np.ndarray
     total: np.ndarray

@@ -5,9 +5,12 @@ length: nothing is padded, and neither joining, nor leaving, nor growing copies 
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 from pipelines.errors import ArtifactError
 from pipelines.generation.slots.buffer_copy import BufferCopy
@@ -69,7 +72,9 @@ class SlotDecoder:
         for array in self._arrays.values():
             array[targets, :, start:tokens] = array[sources, :, start:tokens]  # the right side is a copy
 
-    def _buffer(self, name: str) -> onnxruntime.OrtValue:
+    def _buffer(self, name: str) -> "onnxruntime.OrtValue":
+        import onnxruntime
+
         _, heads, _, width = (int(size) if isinstance(size, int) else 0 for size in self._session.input_shapes[name])
         shape, dtype = [self.slots, heads, self.max_tokens, width], self._session.input_types[name]
         if self._session.memory == "cpu":
@@ -77,7 +82,7 @@ class SlotDecoder:
             return onnxruntime.OrtValue.ortvalue_from_numpy(self._arrays[name])  # the same memory
         return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, dtype, self._session.memory, 0)
 
-    def _binding(self, first: int, rows: int) -> onnxruntime.IOBinding:
+    def _binding(self, first: int, rows: int) -> "onnxruntime.IOBinding":
         """The caches of some slots, bound once: past and present are the same memory."""
         if (first, rows) not in self._bindings:
             binding = self._session.binding()

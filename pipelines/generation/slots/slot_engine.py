@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from pipelines.errors import InputTooLongError, InvalidInputError
-from pipelines.generation.decoding.request import Answer, Generation, Request, Step
+from pipelines.generation.decoding.request import Answer, Cancelled, Generation, Request, Step, never
 from pipelines.generation.plain.decoder import open_decoder
 from pipelines.generation.plain.engine import Engine
 from pipelines.generation.slots.config import SlotsConfig
@@ -14,7 +14,6 @@ from pipelines.generation.slots.seq2seq_slots import Seq2SeqSessions, SlotEncode
 from pipelines.generation.slots.slot_decoder import SlotDecoder
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import InferenceSession, SessionConfig
-from pipelines.tasks.pipeline import Cancelled, never
 
 
 class _Caller:

@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 
-import pipelines
 from benchmarks.load.bodies import BodyConfig, calls
 from deployments.protocols import huggingface
 from deployments.protocols.protocol import TaskRequest
 from pipelines.errors import ConfigurationError
-from pipelines.runtime.artifact import TASKS
+from pipelines.tasks import TASKS
 
 TEXTS = ["The bridge was built in 1894.", "정말 재미있는 영화였어요", 'a "quoted" text']
 
@@ -24,7 +23,7 @@ def parsed(task: str, request: bytes) -> TaskRequest:
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("inputs_per_request", [1, 2])
 def test_the_bodies_of_each_task_are_parsed_by_its_pipeline(task: str, inputs_per_request: int) -> None:
-    cls: Any = pipelines.pipeline_class(task)
+    cls: Any = TASKS[task].pipeline
     pipeline = object.__new__(cls)  # parsing needs no model
 
     made = calls("127.0.0.1:8000", "", task, TEXTS, inputs_per_request, BodyConfig())

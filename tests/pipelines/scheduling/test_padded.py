@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.errors import ConfigurationError, DeadlineExceededError, GenerationError, OverloadedError
+from pipelines.generation.decoding.request import Cancelled
 from pipelines.scheduling.padded import BatchingConfig, Completed, TokenBudgetBatcher
-from pipelines.tasks.pipeline import Cancelled
 
 T = TypeVar("T")
 
