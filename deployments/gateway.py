@@ -14,7 +14,7 @@ Ray Serve's Python proxy serves.
 
 import asyncio
 import posixpath
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import quote
@@ -23,7 +23,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from deployments.catalog import Catalog
+from deployments.cluster.catalog import Catalog
 from deployments.console.page import page
 from deployments.http.errors import Failure, RouteNotFoundError
 from deployments.http.request import Route, Timings
@@ -34,7 +34,7 @@ from pipelines.tasks import TASKS
 from pipelines.tasks.parameters import shown
 
 METHODS = "GET, HEAD"
-LISTED = ("/v1/...", "/v2/models/<task>/...", "/models/<id>/...", "POST /predict")
+ALIASES = ("/v2/models/<task>/...", "/models/<id>/...")
 
 
 class Gateway:
@@ -69,10 +69,15 @@ class Gateway:
             route.require_method(METHODS)
             return console
         if route.path not in self._pages:
-            routes = [f"POST /{task}" for task in TASKS] + [f"GET {path}" for path in self._pages] + list(LISTED)
-            raise RouteNotFoundError(f"{route.url_path} does not exist; routes: {', '.join(routes)}")
+            raise RouteNotFoundError(f"{route.url_path} does not exist; routes: {', '.join(self._listed())}")
         route.require_method(METHODS)
         return await self._pages[route.path](request)
+
+    def _listed(self) -> Iterator[str]:
+        yield from (f"POST /{task}" for task in TASKS)
+        yield from (f"GET {path}" for path in self._pages)
+        yield from (f"{path}/..." for task in TASKS.values() for path in task.root_paths)
+        yield from ALIASES
 
     async def _task_path(self, route: Route) -> str | None:
         """The path of the task that `route` is an alias of; None where it is no alias."""

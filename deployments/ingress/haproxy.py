@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from deployments.ingress import rewrite
-from deployments.ingress.aliases import ALIASES
+from deployments.ingress.aliases import aliases
 from deployments.ingress.rewrite import Settings
 
 WRAPPER = """\
@@ -50,7 +50,7 @@ def write_wrapper(binary: Path, folder: Path, body_s: float) -> Path:
     _write_page(pages["unavailable"], b"503 Service Unavailable\r\nretry-after: 5", UNAVAILABLE)
     _write_page(pages["late"], b"408 Request Timeout\r\nconnection: close", LATE % body_s)
     settings = folder / "settings.json"
-    Settings(int(body_s), str(pages["late"]), str(pages["unavailable"]), ALIASES).write(settings)
+    Settings(int(body_s), str(pages["late"]), str(pages["unavailable"]), aliases()).write(settings)
     setpriv = shutil.which("setpriv")
     die_with_parent = f"{shlex.quote(setpriv)} --pdeathsig KILL" if setpriv else ""
     rewriting = shlex.join([sys.executable, "-IS", rewrite.__file__, str(settings)])

@@ -13,7 +13,7 @@ from ray.exceptions import RayActorError
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from deployments import catalog
+from deployments.cluster import catalog
 from deployments.gateway import Gateway
 
 READY = {"text-classification": 1, "text-generation": 1}

@@ -14,7 +14,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from deployments.http.errors import UnavailableError
-from pipelines.runtime.artifact import TASKS
+from pipelines.tasks import TASKS
 
 T = TypeVar("T")
 FRESH_S = 0.5
