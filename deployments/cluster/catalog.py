@@ -23,6 +23,8 @@ STATUS_TIMEOUT_S = 2.0
 DESCRIBE_TIMEOUT_S = 2.0
 """A task that is starting or busy for longer is listed without its model."""
 RETRY_AFTER_S = 1.0
+ANSWERING = ("RUNNING", "PENDING_MIGRATION")
+"""The states in which Ray Serve sends requests to a replica; it migrates one that answers until the next one runs."""
 
 
 class SingleFlight(Generic[T]):
@@ -93,7 +95,7 @@ async def _status() -> dict[str, bool]:
     applications = (await asyncio.to_thread(serve.status)).applications
     return {
         task: task in applications[task].deployments
-        and applications[task].deployments[task].replica_states.get("RUNNING", 0) > 0
+        and any(applications[task].deployments[task].replica_states.get(state, 0) for state in ANSWERING)
         for task in TASKS
         if task in applications
     }

@@ -135,6 +135,18 @@ def test_while_serve_hangs_a_probe_is_told_so_within_a_bound_and_the_next_one_af
     asyncio.run(scenario())
 
 
+def test_a_task_whose_only_replica_moves_to_another_node_is_ready(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moving = SimpleNamespace(replica_states={"PENDING_MIGRATION": 1, "STARTING": 1})
+    applications = {"translation": SimpleNamespace(deployments={"translation": moving})}
+    monkeypatch.setattr("ray.serve.status", lambda: SimpleNamespace(applications=applications))
+
+    (response,) = asyncio.run(Client().many("/ready", 1))
+
+    assert (response.status_code, response.json()["tasks"]) == (200, ["translation"])
+
+
 def test_serve_without_its_controller_is_a_503_of_one_line(serve: Serve) -> None:
     serve.error = RayActorError()
 
