@@ -65,9 +65,11 @@ def remove_stale() -> None:
     process ids of their own.
     """
     for folder in FOLDERS.glob(f"{FOLDER}[0-9]*-*"):
-        with suppress(OSError), (folder / LOCK).open() as lock:  # locked, another user's, or removed meanwhile
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # it is locked, or was removed meanwhile
+            if folder.stat().st_uid == os.getuid():
+                with (folder / LOCK).open() as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
