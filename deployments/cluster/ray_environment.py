@@ -66,6 +66,15 @@ def node_exports(folder: Path, haproxy: Path | None) -> list[str]:
     return [*exports, 'export RAY_AUTH_MODE="${RAY_AUTH_MODE:-token}"']
 
 
+def lacks_token() -> bool:
+    """Whether Ray would find no token where it asks for one; `ray start` then ends with a traceback."""
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        return False
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    file = Path(named) if named else Path.home() / ".ray" / "auth_token"
+    return not os.environ.get("RAY_AUTH_TOKEN") and not file.is_file()
+
+
 def _proxy(folder: Path, haproxy: Path | None) -> dict[str, str]:
     if haproxy is None:
         return PYTHON_PROXY

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.cluster.ray_environment import SPARE_PORTS, node_exports, prepare
+from deployments.cluster.ray_environment import SPARE_PORTS, lacks_token, node_exports, prepare
 from deployments.ingress.haproxy import find_binary
 
 
@@ -41,3 +41,28 @@ def test_the_nodes_of_a_cluster_ask_for_a_token_unless_their_operator_says_other
     assert exported(tmp_path, RAY_AUTH_MODE="disabled")["RAY_AUTH_MODE"] == "disabled"
     assert exported(tmp_path, RAY_AUTH_TOKEN="given")["RAY_AUTH_TOKEN"] == "given"
     assert "RAY_AUTH_TOKEN" not in exported(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "lacks"),
+    [
+        ({}, True),
+        ({"RAY_AUTH_TOKEN": "given"}, False),
+        ({"RAY_AUTH_MODE": "disabled"}, False),
+        ({"RAY_AUTH_TOKEN_PATH": "{folder}/token"}, False),
+        ({"RAY_AUTH_TOKEN_PATH": "{folder}/nothing"}, True),
+    ],
+    ids=str,
+)
+def test_an_operator_learns_that_there_is_no_token_before_ray_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], lacks: bool
+) -> None:
+    (tmp_path / "token").touch()
+    variables = {name: value.format(folder=tmp_path) for name, value in given.items()}
+    monkeypatch.setattr("os.environ", {"HOME": str(tmp_path), **variables})
+
+    assert lacks_token() == lacks
+
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").touch()
+    assert lacks_token() == (lacks and "RAY_AUTH_TOKEN_PATH" in given)
