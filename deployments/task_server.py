@@ -20,14 +20,12 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Message
 
 import pipelines
 from deployments.cluster.platform import Platform
 from deployments.config import LimitsConfig, TaskConfig
 from deployments.http.errors import BodyTooLargeError, Failure, logger
 from deployments.http.event_stream import EventStream
-from deployments.http.relayed import Exchange, answer
 from deployments.http.request import Timings, deadline_of, read_body
 from deployments.protocols.protocol import Protocol, Reply, TaskRequest, json_reply
 from deployments.protocols.routes import Routes
@@ -180,12 +178,6 @@ class TaskServer:
             response = self._failed(request, Failure.of(error))
         response.raw_headers += timings.headers()
         return response
-
-    async def relayed(self, exchange: Exchange) -> AsyncGenerator[Message, None]:
-        """The ASGI messages of the answer to a request that came to the gateway."""
-        async with aclosing(answer(exchange, self)) as messages:
-            async for message in messages:
-                yield message
 
     async def _answer(self, request: Request, timings: Timings) -> Response:
         serving = self._now

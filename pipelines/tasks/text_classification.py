@@ -114,4 +114,5 @@ TASK = Task(
     in_words=lambda answer: f"{answer[0][0]['label']} ({answer[0][0]['score']:.2f})",
     labelled=True,
     wraps_answer=True,
+    root_paths=("/predict",),  # text-embeddings-inference's clients
 )

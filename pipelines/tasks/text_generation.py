@@ -272,5 +272,6 @@ TASK = Task(
     in_words=lambda answer: " ".join(answer[0]["generated_text"].split()),
     generates=True,
     streams=True,
+    root_paths=("/v1",),  # OpenAI's clients
     tensor="array_inputs",
 )

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-import shlex
+import secrets
 import signal
 import subprocess
 import sys
@@ -25,10 +25,14 @@ def printed_environment(folder: Path) -> str:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """What `eval "$(sextet environment)"` leaves, and ports that no other cluster on this machine has."""
-    pairs = [shlex.split(line)[1].split("=", 1) for line in printed_environment(folder / "haproxy").splitlines()]
+    """What `eval "$(sextet environment)"` leaves, a token of the operator, and ports that no other cluster here has."""
+    token = folder / "token"
+    token.write_text(secrets.token_hex(32), encoding="ascii")
     own = ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT")
-    return clean_environment() | dict(pairs) | {name: str(spare_port()) for name in own} | {"RAY_AUTH_MODE": "disabled"}
+    before = clean_environment() | {name: str(spare_port()) for name in own} | {"RAY_AUTH_TOKEN_PATH": str(token)}
+    shell = ["bash", "-c", f"{printed_environment(folder / 'haproxy')}\nenv -0"]
+    after = subprocess.check_output(shell, env=before, text=True)
+    return dict(variable.split("=", 1) for variable in after.rstrip("\0").split("\0"))
 
 
 @dataclass

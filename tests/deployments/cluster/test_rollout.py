@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from deployments.cluster.serve_config import validated
+from deployments.cluster.rollout import validated
 from deployments.config import read_yaml
 from pipelines.errors import ConfigurationError
 
