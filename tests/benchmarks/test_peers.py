@@ -28,7 +28,10 @@ TINY = Peer(
 
 
 @pytest.fixture
-def workload(exported: Callable[..., Path], checkpoint: Callable[..., Path]) -> Workload:
+def workload(
+    exported: Callable[..., Path], checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> Workload:
+    monkeypatch.setattr("benchmarks.peers.process.STOP_S", 1.0)  # what a peer starts is not told to stop, and sleeps on
     asked = ("bert", "text-classification")
     artifact = exported(*asked)
     return Workload("tiny", checkpoint(*asked), artifact, artifact, TEXTS, 4, 0.3, 0.1, repetitions=2)

@@ -253,7 +253,7 @@ def test_haproxy_sends_an_alias_to_the_replica_of_its_task_and_everything_else_a
 
 def test_haproxy_that_knows_no_application_yet_says_to_come_back(written: Written, tmp_path: Path) -> None:
     public = spare_port()
-    ports = {"metrics_port": spare_port(), "stats_port": free_port()}
+    ports = {"metrics_port": spare_port(), "stats_port": spare_port()}
     file = written({}, http_options=HTTPOptions(host="127.0.0.1", port=public), **ports)
     binary = haproxy.find_binary()
     assert binary is not None

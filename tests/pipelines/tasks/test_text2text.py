@@ -278,15 +278,16 @@ def test_the_lengths_asked_of_an_instruct_model_are_those_of_its_answer(loaded: 
     assert (row.config.max_length, row.config.min_length) == (len(row.prompt) + 9, len(row.prompt) + 4)
 
 
-def test_a_decoder_without_instructions_is_not_served_for_a_text_task(exported: Callable[..., Path]) -> None:
+def test_a_decoder_without_instructions_is_not_served_for_a_text_task(
+    exported: Callable[..., Path], tmp_path: Path
+) -> None:
     import json
     import shutil
 
     from pipelines.errors import ArtifactError
 
-    folder = exported("qwen2", "summarization", **CHATTY)
-    copy = folder.with_name("without-template")
-    shutil.copytree(folder, copy)
+    copy = tmp_path / "without-template"
+    shutil.copytree(exported("qwen2", "summarization", **CHATTY), copy)
     manifest = json.loads((copy / "artifact.json").read_text())
     (copy / "artifact.json").write_text(json.dumps(manifest | {"prompt_template": None}))
     with pytest.raises(ArtifactError, match="decoder-only model without a prompt template; export it again"):
