@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipelines.generation.plain.decoder import open_decoder
-from pipelines.generation.slots.seq2seq_slots import Seq2SeqSessions, SlotEncoderDecoder
-from pipelines.generation.slots.slot_decoder import SlotDecoder
+from pipelines.generation.slots.causal import CausalSlots
+from pipelines.generation.slots.seq2seq import Seq2SeqSessions, Seq2SeqSlots
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import InferenceSession, SessionConfig
 
@@ -64,8 +64,8 @@ def exported_decoder(artifact: ModelArtifact, config: SessionConfig, start: int 
     if artifact.manifest.cache != "slots":
         return _Plain(artifact, config, start)
     if "decoder" in artifact.manifest.graphs:
-        return _Seq2SeqSlots(Seq2SeqSessions.of(artifact, config), start or 0)
-    return CausalSlots(InferenceSession(artifact.graph("model"), config))
+        return _SourceSlots(Seq2SeqSessions.of(artifact, config), start or 0)
+    return PromptSlots(InferenceSession(artifact.graph("model"), config))
 
 
 class _Plain:
@@ -87,7 +87,7 @@ class _Plain:
         return np.concatenate(found)
 
 
-class CausalSlots:
+class PromptSlots:
     """A slot for each prompt."""
 
     def __init__(self, session: InferenceSession) -> None:
@@ -95,13 +95,13 @@ class CausalSlots:
 
     def logits(self, inputs: Sequence[Sequence[int]], answers: Sequence[np.ndarray]) -> list[np.ndarray]:
         steps = max(map(len, answers))
-        decoder = SlotDecoder(self.session, len(inputs), max(map(len, inputs)) + steps)
+        decoder = CausalSlots(self.session, len(inputs), max(map(len, inputs)) + steps)
         first = np.stack([_read_prompt(decoder, slot, prompt) for slot, prompt in enumerate(inputs)])
         lengths = np.asarray([len(prompt) for prompt in inputs], np.int64)
         return _step_together(decoder, lengths, answers, [first])
 
 
-class _Seq2SeqSlots:
+class _SourceSlots:
     """A slot for each source."""
 
     def __init__(self, sessions: Seq2SeqSessions, start: int) -> None:
@@ -109,14 +109,14 @@ class _Seq2SeqSlots:
 
     def logits(self, inputs: Sequence[Sequence[int]], answers: Sequence[np.ndarray]) -> list[np.ndarray]:
         steps = max(map(len, answers))
-        decoder = SlotEncoderDecoder(self._sessions, len(inputs), steps, max(map(len, inputs)))
+        decoder = Seq2SeqSlots(self._sessions, len(inputs), steps, max(map(len, inputs)))
         for failure in decoder.open(dict(enumerate(inputs))).values():
             raise failure
         started = [np.concatenate([[self._start], answer]) for answer in answers]
         return _step_together(decoder, np.zeros(len(inputs), np.int64), started, [])
 
 
-def _read_prompt(decoder: SlotDecoder, slot: int, prompt: Sequence[int]) -> np.ndarray:
+def _read_prompt(decoder: CausalSlots, slot: int, prompt: Sequence[int]) -> np.ndarray:
     """The logits (vocab,) after a prompt that is read into a slot chunk by chunk."""
     for start in range(0, len(prompt), _CHUNK_TOKENS):
         ids = np.asarray([prompt[start : start + _CHUNK_TOKENS]], np.int64)
@@ -126,7 +126,7 @@ def _read_prompt(decoder: SlotDecoder, slot: int, prompt: Sequence[int]) -> np.n
 
 
 def _step_together(
-    decoder: SlotDecoder | SlotEncoderDecoder, lengths: np.ndarray, fed: Sequence[np.ndarray], found: list[np.ndarray]
+    decoder: CausalSlots | Seq2SeqSlots, lengths: np.ndarray, fed: Sequence[np.ndarray], found: list[np.ndarray]
 ) -> list[np.ndarray]:
     """Feed each slot its tokens but the last one, all slots together; the logits of each, with those `found` before.
 

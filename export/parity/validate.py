@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from export.parity.greedy import CausalSlots, ExportedDecoder, exported_decoder, torch_answer
+from export.parity.greedy import ExportedDecoder, PromptSlots, exported_decoder, torch_answer
 from export.parity.perplexity import Perplexity
 from export.parity.samples import QUESTIONS, TEXTS
 from pipelines.runtime.artifact import ModelArtifact, Parity, TokenizerSettings
@@ -87,10 +87,10 @@ def validate(artifact: ModelArtifact, model: Any, outside: int | None = None) ->
     if TASKS[manifest.task].generates:
         start = model.generation_config.decoder_start_token_id if model.config.is_encoder_decoder else None
         decoder = exported_decoder(artifact, config, start)
-        in_slots = isinstance(decoder, CausalSlots)
+        in_slots = isinstance(decoder, PromptSlots)
         for batch in batches:
             _compare_tokens(compared, batch, decoder, model, in_slots=in_slots)
-        if isinstance(decoder, CausalSlots):  # decoder-only: what it reads is what it writes
+        if isinstance(decoder, PromptSlots):  # decoder-only: what it reads is what it writes
             texts = [encoding.ids for batch in batches for encoding in batch.encodings if len(encoding) > 1]
             compared.perplexity.read(model, decoder.session, texts)
     else:

@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 # Imports go down only: training -> evaluation -> export -> checkpoints -> stores -> pipelines, and deployments and
-# benchmarks beside them. benchmarks asks servers over HTTP; pipelines is its in-process reference.
+# benchmarks beside them. benchmarks asks servers over HTTP; pipelines is its in-process reference, and deployments
+# reads and cuts down the cluster.yaml that is measured.
 ALLOWED: dict[str, tuple[str, ...]] = {
     "pipelines": (),
     "stores": ("pipelines",),
@@ -21,7 +22,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "evaluation": ("pipelines", "stores", "checkpoints", "export"),
     "training": ("pipelines", "stores", "checkpoints", "export", "evaluation"),
     "deployments": ("pipelines", "stores"),
-    "benchmarks": ("pipelines",),
+    "benchmarks": ("pipelines", "deployments"),
 }
 PACKAGES = tuple(ALLOWED)
 THIRD_PARTY_OF_PIPELINES = {"numpy", "tokenizers", "onnxruntime"}
