@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from pipelines.tasks import TASKS
 
 Say = Callable[[str], None]
 Post = Callable[[str, Any], Any]
+IntoCard = Callable[[str, Report, str, Sequence[str]], str]
 PICTURE = "confusion-"
 
 
@@ -88,7 +90,7 @@ def evaluate(args: EvaluateArgs, post: Post, say: Say, *, write_down: bool = Tru
     settings = (*drawn, *(f"{name}={json.dumps(value)}" for name, value in sorted(args.parameters.items())))
     report = Report(data_name(args.data), data_digest(args.data), len(rows), measured, args.resamples, settings)
     try:
-        _keep(report, args.output, args.systems if write_down else (), say)
+        _keep(report, task, args.output, args.systems if write_down else (), say)
     except (OSError, SextetError) as error:
         say(report.text())  # it may have taken hours
         if isinstance(error, SextetError):
@@ -98,13 +100,15 @@ def evaluate(args: EvaluateArgs, post: Post, say: Say, *, write_down: bool = Tru
     return report
 
 
-def _keep(report: Report, output: Path | None, systems: Sequence[str], say: Say) -> None:
+def _keep(report: Report, task: str, output: Path | None, systems: Sequence[str], say: Say) -> None:
     if output is not None:
         text = json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n"
         (output / "report.json").write_text(text, encoding="utf-8")
         _draw(report, report.name(), output, say)
-    for name in systems:
-        _write_down(Path(name), report, say)
+    # An artifact that is named alone has the column of its checkpoint before its own.
+    columns = list(report.measured)[-len(systems) :] if systems else []
+    for name, column in zip(systems, columns, strict=True):
+        _write_down(Path(name), report, say, task=task, column=column)
 
 
 def _task(args: EvaluateArgs) -> str:
@@ -213,13 +217,17 @@ def _draw(report: Report, of: str, folder: Path, say: Say) -> list[Path]:
     return paths
 
 
-def _write_down(folder: Path, report: Report, say: Say) -> None:
-    """Into an artifact as a whole, so that it is valid at every moment; into the files of a finetuned checkpoint."""
+def _write_down(folder: Path, report: Report, say: Say, *, task: str, column: str) -> None:
+    """Write the report into an artifact as a whole, so that it is valid at every moment, or into a checkpoint's files.
+
+    `column` is the folder's own among the systems of the report.
+    """
+    into_card = partial(with_measured, task=task, model=folder.resolve().name, column=column)
     try:
         if (folder / MANIFEST_NAME).is_file():
-            placed = _into_artifact(ModelArtifact.open(folder), report)
+            placed = _into_artifact(ModelArtifact.open(folder), report, into_card)
         elif (folder / "metrics.json").is_file() and (folder / "recipe.yaml").is_file():
-            placed = _into_checkpoint(folder, report)
+            placed = _into_checkpoint(folder, report, into_card)
         else:
             return
     except OSError as error:
@@ -238,7 +246,7 @@ def _placed(report: Report, taken: Mapping[str, Any]) -> str:
     return f" as {name}: the {plain} that was measured before is another" if name != plain else ""
 
 
-def _into_artifact(artifact: ModelArtifact, report: Report) -> str:
+def _into_artifact(artifact: ModelArtifact, report: Report, into_card: IntoCard) -> str:
     manifest = artifact.manifest
     measured_on = report.name(manifest.metrics)
     with staging(artifact.path) as folder:
@@ -250,7 +258,7 @@ def _into_artifact(artifact: ModelArtifact, report: Report) -> str:
         card = finished / "README.md"
         text = card.read_text(encoding="utf-8") if card.is_file() else ""
         card.unlink(missing_ok=True)  # it is the published one's too
-        text = with_measured(text, report, measured_on, [path.name for path in pictures])
+        text = into_card(text, report, measured_on, [path.name for path in pictures])
         card.write_text(text, encoding="utf-8")
         _remove_unshown(finished, text)
         measured = {**manifest.metrics, measured_on: report.as_json()}
@@ -265,7 +273,7 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _into_checkpoint(folder: Path, report: Report) -> str:
+def _into_checkpoint(folder: Path, report: Report, into_card: IntoCard) -> str:
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     taken = metrics.get("measured", {})
     measured_on = report.name(taken)
@@ -274,7 +282,7 @@ def _into_checkpoint(folder: Path, report: Report) -> str:
     pictures = _draw(report, measured_on, folder, lambda _line: None)
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    text = with_measured(text, report, measured_on, [path.name for path in pictures])
+    text = into_card(text, report, measured_on, [path.name for path in pictures])
     _replace(card, text)
     _remove_unshown(folder, text)
     return _placed(report, taken)

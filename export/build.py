@@ -24,11 +24,10 @@ from export.graphs.graph import share_weights
 from export.graphs.optimize import check_options, default_level, optimize, supports
 from export.parity.samples import TEXTS
 from export.parity.validate import validate
-from export.prompt import chat_template, prompt_template
 from export.quantization.outliers import outlier_matrices
 from export.quantization.quantize import quantization, to_fp16, to_int4, to_int8
 from export.staging import check_output, place, staging, written_by
-from export.tokenizers.tokenizer import write_tokenizer
+from export.tokenizers.tokenizer import chat_template, prompt_template, write_tokenizer
 from pipelines.errors import ArtifactError, CheckpointError, ConfigurationError, SextetError
 from pipelines.runtime.artifact import FileDigest, Manifest, ModelArtifact, Parity, Source
 from pipelines.tasks import TASKS

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from export.parity.greedy import ExportedDecoder, PromptSlots, exported_decoder, torch_answer
-from export.parity.perplexity import Perplexity
+from export.parity.generation import ExportedDecoder, Perplexity, PromptSlots, exported_decoder, torch_answer
 from export.parity.samples import QUESTIONS, TEXTS
 from pipelines.runtime.artifact import ModelArtifact, Parity, TokenizerSettings
 from pipelines.runtime.padding import EncoderRow, pad

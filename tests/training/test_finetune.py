@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, pipeline
 
@@ -106,6 +107,8 @@ def test_four_korean_sentences_and_three_epochs_from_the_command_line(tmp_path: 
     assert (results / "learning-curve.png").read_bytes().startswith(b"\x89PNG")
     card = (results / "README.md").read_text()
     assert "| validation | 2 |" in card
+    shown = {one.metric_type: one.metric_value for one in ModelCard(card).data.eval_results or []}
+    assert shown == {name: one for name, one in metrics["validation"]["validation"].items() if name != "rows"}
     assert "sextet export results --task text-classification" in card
     answers = pipeline("text-classification", model=str(results))(list(SENTENCES))
     assert {answer["label"] for answer in answers} <= {"negative", "positive"}

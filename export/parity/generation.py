@@ -1,4 +1,4 @@
-"""Greedy decoding on both sides: PyTorch chooses the most likely tokens, the exported graphs give logits for the same.
+"""Generation on both sides: PyTorch chooses the most likely tokens, the exported graphs give logits for the same ones.
 
 PyTorch is asked as serving asks: `model.generate` for one request, without padding. The graphs run in the decoders of
 `pipelines.generation`. With a KV cache in slots, each prompt is read into a slot in chunks, and all slots step
@@ -6,12 +6,13 @@ together; with a plain cache, requests run one at a time. The graphs read the to
 difference does not make all later steps incomparable.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from pipelines.generation.decoding.logits import log_softmax
 from pipelines.generation.plain.decoder import open_decoder
 from pipelines.generation.slots.causal import CausalSlots
 from pipelines.generation.slots.seq2seq import Seq2SeqSessions, Seq2SeqSlots
@@ -142,3 +143,34 @@ def _step_together(
     together = np.stack(found, 1)  # (rows, steps, vocab)
     ends = [len(own) - 1 + len(found) - tokens.shape[1] for own in fed]
     return [row[:end] for row, end in zip(together, ends, strict=True)]
+
+
+class Perplexity:
+    """exp of the mean negative logprob of tokens, for the PyTorch model and for its export."""
+
+    def __init__(self) -> None:
+        self._losses: list[np.ndarray] = []  # (tokens, 2) float64: reference, exported
+
+    def observe(self, reference: np.ndarray, exported: np.ndarray, tokens: np.ndarray) -> None:
+        """Add tokens (n,) and the logits (n, vocab) of both sides from which they were predicted."""
+        rows = np.arange(len(tokens))
+        both = [-log_softmax(logits.astype(np.float64))[rows, tokens] for logits in (reference, exported)]
+        self._losses.append(np.stack(both, -1))
+
+    def read(self, model: Any, session: InferenceSession, texts: Iterable[Sequence[int]]) -> None:
+        """Add texts, ids of at least two tokens each, that a decoder-only model and its slot graph read."""
+        import torch
+
+        for ids in texts:
+            with torch.no_grad():
+                reference = model(torch.tensor([ids])).logits[0].numpy()
+            decoder = CausalSlots(session, 1, len(ids))
+            exported = decoder.read(0, np.asarray([ids], np.int64), np.zeros(1, np.int64), np.arange(len(ids)))[0]
+            self.observe(reference[:-1], exported[:-1], np.asarray(ids[1:]))
+
+    def values(self) -> tuple[float, float] | None:
+        """The perplexity of PyTorch and of the export; None where there were no tokens."""
+        if not self._losses:
+            return None
+        reference, exported = np.exp(np.concatenate(self._losses).mean(0))
+        return float(reference), float(exported)
