@@ -1,6 +1,6 @@
-"""Hub: a model repository on the Hugging Face Hub, or on a server that speaks its protocol (HF_ENDPOINT).
+"""Hub: a model repository of the Hugging Face Hub, or of a server that speaks its protocol (HF_ENDPOINT).
 
-The real huggingface_hub client does the work: its cache, HF_TOKEN, HF_HUB_OFFLINE, resumed downloads.
+The huggingface_hub client does the work, with its cache, HF_TOKEN, HF_HUB_OFFLINE and resumed downloads.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,7 +22,7 @@ _ADAPTERS = (adapter.SAFETENSORS, adapter.PICKLE)
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A downloaded revision: `commit` is what the branch, tag or commit that was asked for stood for."""
+    """A downloaded revision; `commit` is that of the branch or tag that was asked for."""
 
     path: Path
     commit: str
@@ -68,7 +68,7 @@ def download(model: str, revision: str | None, *, allow_pickle: bool, progress: 
             info = HfApi(endpoint=where).model_info(model, revision=revision, files_metadata=True)
             files = _selection(at, {one.rfilename: one.size or 0 for one in info.siblings or []}, allow_pickle)
             progress(f"fetching {at} ({str(info.sha)[:8]}, {sum(files.values()) / 1e6:.0f} MB in {len(files)} files)")
-            # By the name that was asked for, which the cache remembers for times without a network.
+            # By the name that was asked for: the cache remembers it for times without a network.
             return _snapshot(model, revision=revision, endpoint=where, allow_patterns=list(files))
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:  # a gated one among the first
         raise CheckpointError(explained(error, model, revision)) from None

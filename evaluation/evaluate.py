@@ -1,7 +1,7 @@
-"""`sextet evaluate X --data FILE`: how good a checkpoint, an artifact or a running task is, on labelled rows.
+"""`sextet evaluate X --data FILE`: score a checkpoint, an artifact or a running task on labelled rows.
 
-An artifact is measured beside the checkpoint that it was made from, so that the price of its precision is seen, and
-what was measured is written into its manifest and card; into metrics.json and card of a checkpoint of `finetune`.
+An artifact is scored beside the checkpoint that it was made from, which shows the price of its precision. The scores
+are written into its manifest and card, or into metrics.json and card of a checkpoint of `sextet finetune`.
 """
 
 import errno
@@ -42,7 +42,7 @@ PICTURE = "confusion-"
 
 @dataclass(frozen=True)
 class EvaluateArgs:
-    """`systems` are folders, names of checkpoints or URLs, a column each; `parameters` go along with every question."""
+    """`systems` are folders, names of checkpoints or URLs, a column each; `parameters` go with every question."""
 
     systems: tuple[str, ...]
     data: str
@@ -63,9 +63,9 @@ class EvaluateArgs:
 
 
 def evaluate(args: EvaluateArgs, post: Post, say: Say, *, write_down: bool = True) -> Report:
-    """Measure every system on the same rows, and (unless told not to) write it into artifacts and checkpoints.
+    """Score every system on the same rows; `write_down` writes the scores into artifacts and checkpoints.
 
-    `post` asks a URL. Raises SextetError for data, systems or a task that do not fit each other.
+    `post` sends a body to a URL. Raises SextetError for data, systems or a task that do not fit each other.
     """
     check_problem_type(args.problem_type)
     for name, least in {"resamples": 1, "max_samples": 1, "max_bad_rows": 0, "seed": 0}.items():
@@ -79,7 +79,7 @@ def evaluate(args: EvaluateArgs, post: Post, say: Say, *, write_down: bool = Tru
         _make(args.output)
     for name in args.systems if write_down else ():
         if (Path(name) / MANIFEST_NAME).is_file():
-            check_output(Path(name))  # before the measuring, which would be in vain
+            check_output(Path(name))  # before hours of scoring
     systems = _systems(args, task, post, say)
     problem_type = args.problem_type or next((one.problem_type for one in systems if one.problem_type), None)
     rows, drawn = _read(args, task, problem_type, say)
@@ -92,7 +92,7 @@ def evaluate(args: EvaluateArgs, post: Post, say: Say, *, write_down: bool = Tru
     try:
         _keep(report, task, args.output, args.systems if write_down else (), say)
     except (OSError, SextetError) as error:
-        say(report.text())  # it may have taken hours
+        say(report.text())  # hours of scoring must not be lost
         if isinstance(error, SextetError):
             raise
         detail = f" ({error.filename})" if error.filename else ""
@@ -132,7 +132,7 @@ def _task(args: EvaluateArgs) -> str:
 
 
 def _make(output: Path) -> None:
-    """The folder of a report, before the measuring that is to go into it."""
+    """Make the folder of the report before anything is scored."""
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -144,7 +144,7 @@ def _is_url(name: str) -> bool:
 
 
 def _systems(args: EvaluateArgs, task: str, post: Post, say: Say) -> list[System]:
-    """What was named; an artifact that is named alone comes after its checkpoint."""
+    """The systems that `args` names; an artifact that is named alone comes after its checkpoint."""
     found: list[System] = []
     for name in args.systems:
         if _is_url(name):
@@ -188,7 +188,7 @@ def _torch(checkpoint: ResolvedCheckpoint, task: str, say: Say) -> TorchSystem:
 
 
 def _read(args: EvaluateArgs, task: str, problem_type: str | None, say: Say) -> tuple[Dataset, list[str]]:
-    """The rows, and how they were drawn where they are a part of all."""
+    """The rows, and how they were drawn where not all are used."""
     data = DataArgs(task, args.columns, args.labels, problem_type, args.encoding, args.format, args.max_bad_rows)
     rows = read([args.data], data, BadRows(args.max_bad_rows, say))
     if args.max_samples is None or args.max_samples >= len(rows):
@@ -203,12 +203,12 @@ def _distinct(name: str, taken: Mapping[str, Any]) -> str:
 
 
 def _draw(report: Report, of: str, folder: Path, say: Say) -> list[Path]:
-    """A confusion matrix for every system that has one, under a name of its own for each of `of` and system."""
+    """Draw the confusion matrices into `folder`; the file names hold `of` and the system."""
     paths = []
     for name, one in report.measured.items():
         if one.confusion is not None:
             title = re.sub(r"[^\w.]+", "-", f"{of} {name}")
-            if len(title) > 80:  # a name of a file has 255 bytes, of up to four a character here
+            if len(title) > 80:  # file names have at most 255 bytes, and a character up to four
                 title = f"{title[:40]}-{hashlib.sha256(title.encode()).hexdigest()[:16]}"
             path = folder / f"{PICTURE}{title}.png"
             plots.confusion(one.confusion, one.labels, f"{name}, {report.rows} rows of {report.data}", path)
@@ -239,7 +239,7 @@ def _write_down(folder: Path, report: Report, say: Say, *, task: str, column: st
 
 
 def _placed(report: Report, taken: Mapping[str, Any]) -> str:
-    """What became of an earlier measurement among `taken`, if there is one of these data or of their name."""
+    """The end of the report line: which earlier scores among `taken` were replaced, or have the same name."""
     plain, name = report.name(), report.name(taken)
     if name in taken:
         return f", in the place of what was measured on {name} before"
@@ -257,7 +257,7 @@ def _into_artifact(artifact: ModelArtifact, report: Report, into_card: IntoCard)
         pictures = _draw(report, measured_on, finished, lambda _line: None)
         card = finished / "README.md"
         text = card.read_text(encoding="utf-8") if card.is_file() else ""
-        card.unlink(missing_ok=True)  # it is the published one's too
+        card.unlink(missing_ok=True)  # a hard link: writing it would change the artifact
         text = into_card(text, report, measured_on, [path.name for path in pictures])
         card.write_text(text, encoding="utf-8")
         _remove_unshown(finished, text)
@@ -289,7 +289,7 @@ def _into_checkpoint(folder: Path, report: Report, into_card: IntoCard) -> str:
 
 
 def _remove_unshown(folder: Path, card: str) -> None:
-    """Pictures of an earlier measurement whose place in the card another one took."""
+    """Remove pictures that the card no longer shows."""
     for path in folder.glob(f"{PICTURE}*.png"):
         if f"({path.name})" not in card:
             path.unlink()

@@ -17,9 +17,9 @@ _SECTION = re.compile(r"\n## Measured on .*?(?=\n## (?!Measured on )|\Z)", re.DO
 
 @dataclass(frozen=True)
 class Report:
-    """`measured` by the name of each system, on the same `rows` of the file `data`, whose sha256 in hex is `digest`.
+    """`measured` are the scores by system, on the same `rows` of the file `data`, whose sha256 in hex is `digest`.
 
-    `settings` say how, where it was not on all rows or not as a system answers by itself.
+    `settings` tell which rows were drawn and which parameters were sent, where these are not the defaults.
     """
 
     data: str
@@ -30,8 +30,8 @@ class Report:
     settings: tuple[str, ...] = ()
 
     def name(self, taken: Mapping[str, Any] = MappingProxyType({})) -> str:
-        """What this is called beside the measurements `taken` (by name, as `as_json`): its data and settings, and the
-        sha256 where that name is one of other data already.
+        """The name of this report beside the reports `taken` (by name, as `as_json`): its data and settings, and the
+        sha256 where other data have that name already.
         """
         plain = _named(self.data, self.settings)
         earlier = taken.get(plain)
@@ -54,7 +54,7 @@ class Report:
 
     @cached_property
     def differences(self) -> dict[str, tuple[float, float, float]]:
-        """The last system less the first, where there are several: both were drawn alike, so chance cancels out."""
+        """The scores of the last system minus those of the first, with paired bootstrap intervals."""
         if len(self.measured) < 2:
             return {}
         first, *_, last = self.measured
@@ -114,18 +114,18 @@ class Report:
 
 
 def _files(data: str) -> list[Path]:
-    """The data's file, or both of parallel texts; none where it is a data set of the Hub."""
+    """The file of the data, or both files of parallel text; empty for a data set of the Hub."""
     parts = [data] if Path(data).exists() else data.split(",")
     return [Path(part.strip()) for part in parts if Path(part.strip()).is_file()]
 
 
 def data_name(data: str) -> str:
-    """Of files their names, without the folders of this machine; of a data set of the Hub the whole."""
+    """The names of the files without their folders, or the whole name of a data set of the Hub."""
     return ", ".join(file.name for file in _files(data)) or data
 
 
 def data_digest(data: str) -> str | None:
-    """The sha256 of the data's files, one after the other, so that figures can be told apart; None of the Hub's."""
+    """The sha256 of the concatenated files of the data; None for a data set of the Hub."""
     digest = hashlib.sha256()
     for path in _files(data):
         with path.open("rb") as file:

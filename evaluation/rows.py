@@ -235,7 +235,7 @@ def _entity(entity: Any, text: str, args: DataArgs) -> Row:
 
 
 def _check_apart(entities: list[Row]) -> None:
-    """Each token has one tag; what is listed twice is harmless."""
+    """Raise ValueError for entities that overlap: each token has one tag. Equal entities are harmless."""
     for one, two in pairwise(sorted(entities, key=lambda entity: (entity["start"], entity["end"]))):
         if two["start"] < one["end"] and one != two:
             first, second = (f"{each['label']} at {each['start']}..{each['end']}" for each in (one, two))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pipelines.runtime.artifact import Manifest
 
@@ -61,7 +62,7 @@ or as `model:` of the task `{manifest.task}` in cluster.yaml, and `sextet serve 
     return with_metadata(body, license=source.licence or "other", pipeline_tag=manifest.task, library_name="onnx")
 
 
-def with_metadata(body: str, **metadata: str) -> str:
+def with_metadata(body: str, **metadata: Any) -> str:
     """A card whose front matter holds the metadata, named as in huggingface_hub's ModelCardData."""
     from huggingface_hub import ModelCardData
 
@@ -81,7 +82,8 @@ def with_results(card: str, task: str, model: str, data: str, name: str, scores:
         found = ModelCard(card if card.startswith("---\n") else f"---\n{{}}\n---\n\n{card}")
     except (ValueError, yaml.YAMLError):
         return card
-    kept = [one for one in found.data.eval_results or [] if one.dataset_name != name]
+    metadata: Any = found.data
+    kept = [one for one in metadata.eval_results or [] if one.dataset_name != name]
     new = [
         EvalResult(
             task_type=task,
@@ -93,8 +95,8 @@ def with_results(card: str, task: str, model: str, data: str, name: str, scores:
         for metric, value in scores.items()
         if math.isfinite(value)
     ]
-    found.data.model_name = found.data.model_name or model
-    found.data.eval_results = [*kept, *new]
+    metadata.model_name = metadata.model_name or model
+    metadata.eval_results = [*kept, *new]
     return str(found)
 
 

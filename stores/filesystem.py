@@ -1,9 +1,9 @@
 """Filesystem: artifacts behind URLs (s3://, gs://, file://, ...), read through fsspec and kept in a cache on this disk.
 
 <SEXTET_CACHE, or ~/.cache/sextet>/artifacts/
-    DIGEST           an artifact, under the sha256 of its artifact.json: the same for every URL that leads to it
-    .DIGEST.partial  one that is being downloaded, or was when its process was killed: the next one goes on there
-    .DIGEST.lock     held by whoever downloads it; the other replicas of the node wait and find it done
+    DIGEST           an artifact, named by the sha256 of its artifact.json, whatever URL leads to it
+    .DIGEST.partial  a download; after its process was killed, the next one continues it
+    .DIGEST.lock     held by the process that downloads; the other replicas of the node wait
 """
 
 import errno
@@ -23,13 +23,13 @@ from stores.hub import missing_package
 from stores.listing import Listing, unwritable
 
 MANIFEST_LIMIT = 16 * 2**20
-"""Bytes; those that `sextet export` writes have a few thousand."""
+"""Bytes. Manifests of `sextet export` have a few thousand."""
 _CHUNK = 8 * 2**20
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def cache_folder() -> Path:
-    """$SEXTET_CACHE, or ~/.cache/sextet: what can be fetched or made again."""
+    """$SEXTET_CACHE, or ~/.cache/sextet: files that can be fetched or made again."""
     return Path(os.environ.get("SEXTET_CACHE") or "~/.cache/sextet").expanduser()
 
 
@@ -67,7 +67,7 @@ def fetch(address: UrlAddress, say: Callable[[str], None]) -> tuple[Path, UrlAdd
         with _locked(cache() / f".{digest}.lock", lambda: say(f"waiting for another process to fetch {address}")):
             if not _is_whole(listing, manifest, folder):  # another process may have been here meanwhile
                 if folder.exists():
-                    shutil.rmtree(folder)  # damaged; those who have it open do not notice
+                    shutil.rmtree(folder)  # damaged; processes that have its files open keep them
                 _download(filesystem, root, listing, manifest, folder, address, say)
     except OSError as error:
         raise unwritable(str(address), cache(), error) from None
@@ -91,7 +91,7 @@ def opened(address: UrlAddress) -> tuple[Any, str]:
 
 
 def read_manifest(filesystem: Any, root: str, address: UrlAddress) -> bytes:
-    """The bytes of an artifact.json; raises ArtifactError for a file that has too many to be one."""
+    """The bytes of an artifact.json; raises ArtifactError for a file that is too long to be one."""
     manifest: bytes = filesystem.cat_file(f"{root}/{MANIFEST_NAME}", start=0, end=MANIFEST_LIMIT + 1)
     if len(manifest) > MANIFEST_LIMIT:
         raise ArtifactError(
@@ -102,7 +102,7 @@ def read_manifest(filesystem: Any, root: str, address: UrlAddress) -> bytes:
 
 @contextmanager
 def explained(address: UrlAddress) -> Iterator[None]:
-    """What a filesystem raises while it reads or writes, as an ArtifactError: each client has errors of its own."""
+    """Word whatever a filesystem raises as an ArtifactError: each client has its own errors."""
     try:
         yield
     except FileNotFoundError as error:
@@ -154,9 +154,7 @@ def _download(
 
 
 def _chunks(filesystem: Any, path: str, address: UrlAddress, limit: int) -> Iterator[bytes]:
-    """The first `limit` bytes of a remote file; apart from the writing, so that a full disk is not taken for a lost
-    connection.
-    """
+    """The first `limit` bytes of a remote file. Writing is done elsewhere: a full disk is no lost connection."""
     block = min(limit, _CHUNK)
     with explained(address), filesystem.open(path, "rb", block_size=block, cache_type="readahead") as file:
         while chunk := file.read(min(limit, block)):
@@ -166,7 +164,7 @@ def _chunks(filesystem: Any, path: str, address: UrlAddress, limit: int) -> Iter
 
 @contextmanager
 def _locked(file: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Whoever is inside is alone on this node, also after a process that was killed in here."""
+    """Exclusive on this node; the lock of a killed process is free again."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as handle:
         try:

@@ -1,7 +1,7 @@
-"""Validate: exported graphs against the PyTorch model that they were made from, on inputs of many kinds.
+"""Validate: compare exported graphs with the PyTorch model that they were made from, on inputs of many kinds.
 
 Differences are absolute, on logits of unit scale: both sides are divided by the reference's standard deviation where
-that is above one. An answer is confident where the reference finds it at least twice as likely as the next best.
+it is above one. An answer is confident where the reference finds it at least twice as likely as the second best.
 """
 
 import math
@@ -24,12 +24,12 @@ from pipelines.tasks import TASKS
 TOLERANCE = 1e-4
 LEAD = math.log(2)
 AGREEMENT = 0.98
-INT4_AGREEMENT = 0.5  # catches a broken graph; perplexity says more: a close choice that flips changes all that follows
+INT4_AGREEMENT = 0.5  # finds broken graphs; perplexity measures the rest: one close choice changes all later tokens
 MOST_SURPRISED = {"int8": 0.15, "int4": 0.5}
-"""The increase of perplexity, over PyTorch's, that a precision may bring where it generates."""
+"""The largest increase of perplexity over PyTorch's, by precision, for models that generate."""
 INPUTS = 64
 _BATCH_SIZES = (1, 2, 4, 9, 16, 32)  # INPUTS in all
-# What bounds the time this takes: tokens of one input of an encoder, words of one prompt, tokens that follow it.
+# Bounds of the time: tokens of an encoder's input, words of a prompt, generated tokens.
 _LONGEST_TOKENS = 384
 _LONGEST_WORDS = 24
 _NEW_TOKENS = 6
@@ -46,7 +46,7 @@ class _Batch:
 
 @dataclass
 class _Comparison:
-    """What was seen so far: `decisions` are the labels, spans and tokens on which the two sides were asked."""
+    """The comparisons so far; `confident` and `agreed` have an entry for each compared label, span or token."""
 
     settings: TokenizerSettings
     outside: int | None = None
@@ -58,14 +58,16 @@ class _Comparison:
     perplexity: Perplexity = field(default_factory=Perplexity)
 
     def differ(self, reference: np.ndarray, exported: np.ndarray) -> None:
-        """Record the difference of two arrays of logits; `unit` becomes what counts as one on their scale."""
+        """Record the difference of two arrays of logits; `unit` becomes their scale."""
         self.unit = max(1.0, float(reference.std()))
-        # NaN compares as no difference at all, so it is one without bound.
+        # max() ignores NaN: an output with NaN counts as infinitely different.
         difference = float(np.abs(reference - exported).max()) if np.isfinite(exported).all() else math.inf
         self.largest = max(self.largest, difference / self.unit)
 
     def decide(self, name: str, lead: float, expected: object, got: object, shortfall: float) -> None:
-        """Record one answer; `lead` and `shortfall` (of `got` behind `expected`) are logits of the reference."""
+        """Record one answer. In logits of the reference, `lead` is that of the best over the second best answer, and
+        `shortfall` is how far `got` lies behind `expected`.
+        """
         equal = expected == got or shortfall <= 4 * TOLERANCE * self.unit
         self.confident.append(lead >= LEAD)
         self.agreed.append(equal)
@@ -75,7 +77,7 @@ class _Comparison:
 
 
 def validate(artifact: ModelArtifact, model: Any, outside: int | None = None) -> Parity:
-    """Compare the graphs of an unpublished artifact with `model`: plain fp32 has to be exact, the rest to agree.
+    """Compare the graphs of an artifact with `model`: plain fp32 must be exact, the others must agree.
 
     `outside` is the first id that the tokenizer has and the model has not (see export.tokenizers.pieces).
     """
@@ -89,7 +91,7 @@ def validate(artifact: ModelArtifact, model: Any, outside: int | None = None) ->
         in_slots = isinstance(decoder, PromptSlots)
         for batch in batches:
             _compare_tokens(compared, batch, decoder, model, in_slots=in_slots)
-        if isinstance(decoder, PromptSlots):  # decoder-only: what it reads is what it writes
+        if isinstance(decoder, PromptSlots):  # decoder-only: reading a text predicts each of its tokens
             texts = [encoding.ids for batch in batches for encoding in batch.encodings if len(encoding) > 1]
             compared.perplexity.read(model, decoder.session, texts)
     else:
@@ -106,7 +108,7 @@ def validate(artifact: ModelArtifact, model: Any, outside: int | None = None) ->
 
 
 def _bounded(parity: Parity, most: float | None) -> Parity:
-    """With a bound on what perplexity may have gained, where it was measured."""
+    """The verdict with a bound on the increase of perplexity, where it was measured."""
     increase = parity.perplexity_increase
     if increase is None or most is None:
         return parity
@@ -174,7 +176,7 @@ def _batches(artifact: ModelArtifact, inputs: Sequence[TextOrPair]) -> Iterator[
 
 
 def _windows(artifact: ModelArtifact, inputs: Sequence[TextOrPair]) -> Iterator[_Batch]:
-    """What the pipeline makes of the longest context: a tokenizer may see its later windows in another way."""
+    """The windows of the longest context: a tokenizer may treat the later ones in another way."""
     longest = max(inputs, key=lambda pair: len(pair[1]))
     question = len(Tokenizer(artifact).encode([longest[0]])[0])
     (encodings,) = Tokenizer(artifact).windows(

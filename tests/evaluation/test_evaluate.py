@@ -129,7 +129,8 @@ def test_an_artifact_is_measured_beside_its_checkpoint_and_keeps_what_was_found(
     assert set(kept["difference"]) == set(report.scores["PyTorch"])
     assert manifest.files["model.onnx"] == before.files["model.onnx"]
     card = (artifact / "README.md").read_text()
-    (kept_result,) = [one for one in ModelCard(card).data.eval_results or [] if one.metric_type == "accuracy"]
+    metadata: Any = ModelCard(card).data
+    (kept_result,) = [one for one in metadata.eval_results if one.metric_type == "accuracy"]
     assert kept_result.task_type == "text-classification"
     assert kept_result.dataset_name == "text-classification.jsonl"
     assert kept_result.metric_value == round(report.scores["int8 artifact"]["accuracy"][0], 4)

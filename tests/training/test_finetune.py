@@ -24,10 +24,11 @@ from checkpoints.resolve import resolve
 from export.build import ExportArgs, export_checkpoint
 from pipelines.errors import CheckpointError, ConfigurationError, SextetError, TrainingError
 from tests.evaluation.labelled import ARCHITECTURES, ROWS, SENTENCES
+from training.callbacks import last_whole_checkpoint
 from training.finetune import FinetuneArgs, LoraArgs, finetune
 from training.objective import TextGeneration
 from training.trainee import save
-from training.trainer import class_weights, last_whole_checkpoint, weighted_loss
+from training.trainer import class_weights, weighted_loss
 
 Checkpoint = Callable[..., Path]
 
@@ -107,7 +108,8 @@ def test_four_korean_sentences_and_three_epochs_from_the_command_line(tmp_path: 
     assert (results / "learning-curve.png").read_bytes().startswith(b"\x89PNG")
     card = (results / "README.md").read_text()
     assert "| validation | 2 |" in card
-    shown = {one.metric_type: one.metric_value for one in ModelCard(card).data.eval_results or []}
+    metadata: Any = ModelCard(card).data
+    shown = {one.metric_type: one.metric_value for one in metadata.eval_results}
     assert shown == {name: one for name, one in metrics["validation"]["validation"].items() if name != "rows"}
     assert "sextet export results --task text-classification" in card
     answers = pipeline("text-classification", model=str(results))(list(SENTENCES))
