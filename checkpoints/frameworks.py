@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 Progress = Callable[[str], None]
+"""Takes a line for the user."""
 exclusive = threading.RLock()
 """Held by whoever changes state of the whole process. The thread that holds it may take it again."""
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)

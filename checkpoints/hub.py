@@ -3,13 +3,14 @@
 The huggingface_hub client does the work, with its cache, HF_TOKEN, HF_HUB_OFFLINE and resumed downloads.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from checkpoints import adapter
+from checkpoints.frameworks import Progress
 from pipelines.errors import CheckpointError
 from pipelines.runtime.artifact import MANIFEST_NAME
 from stores.hub import endpoint, explained
@@ -45,7 +46,7 @@ def is_wanted(file: str) -> bool:
     return any(fnmatch(file, pattern) for pattern in (*_TEXT_FILES, *_SAFETENSORS, *_PICKLES, *_ADAPTERS))
 
 
-def download(model: str, revision: str | None, *, allow_pickle: bool, progress: Callable[[str], None]) -> Snapshot:
+def download(model: str, revision: str | None, *, allow_pickle: bool, progress: Progress) -> Snapshot:
     """The files of `model` that an export reads: no pickles where there are safetensors, nothing of other frameworks.
 
     Without network, or with HF_HUB_OFFLINE, a revision in the cache is used. Raises CheckpointError.

@@ -19,7 +19,7 @@ from typing import Any
 from datasets import Dataset
 
 from checkpoints.checkpoint import ResolvedCheckpoint, load_model, load_tokenizer
-from checkpoints.frameworks import quiet
+from checkpoints.frameworks import Progress, quiet
 from checkpoints.heads import ENCODER_DECODER, REGRESSION
 from checkpoints.resolve import resolve
 from evaluation import plots
@@ -34,7 +34,6 @@ from pipelines.errors import CheckpointError, ConfigurationError, SextetError
 from pipelines.runtime.artifact import MANIFEST_NAME, ModelArtifact
 from pipelines.tasks import TASKS
 
-Say = Callable[[str], None]
 Post = Callable[[str, Any], Any]
 IntoCard = Callable[[str, Report, str, Sequence[str]], str]
 PICTURE = "confusion-"
@@ -62,7 +61,7 @@ class EvaluateArgs:
     output: Path | None = None
 
 
-def evaluate(args: EvaluateArgs, post: Post, say: Say, *, write_down: bool = True) -> Report:
+def evaluate(args: EvaluateArgs, post: Post, say: Progress, *, write_down: bool = True) -> Report:
     """Score every system on the same rows; `write_down` writes the scores into artifacts and checkpoints.
 
     `post` sends a body to a URL. Raises SextetError for data, systems or a task that do not fit each other.
@@ -100,7 +99,7 @@ def evaluate(args: EvaluateArgs, post: Post, say: Say, *, write_down: bool = Tru
     return report
 
 
-def _keep(report: Report, task: str, output: Path | None, systems: Sequence[str], say: Say) -> None:
+def _keep(report: Report, task: str, output: Path | None, systems: Sequence[str], say: Progress) -> None:
     if output is not None:
         text = json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n"
         (output / "report.json").write_text(text, encoding="utf-8")
@@ -143,7 +142,7 @@ def _is_url(name: str) -> bool:
     return name.startswith(("http://", "https://"))
 
 
-def _systems(args: EvaluateArgs, task: str, post: Post, say: Say) -> list[System]:
+def _systems(args: EvaluateArgs, task: str, post: Post, say: Progress) -> list[System]:
     """The systems that `args` names; an artifact that is named alone comes after its checkpoint."""
     found: list[System] = []
     for name in args.systems:
@@ -162,7 +161,7 @@ def _systems(args: EvaluateArgs, task: str, post: Post, say: Say) -> list[System
     return found
 
 
-def _source(artifact: ModelArtifact, task: str, say: Say) -> list[System]:
+def _source(artifact: ModelArtifact, task: str, say: Progress) -> list[System]:
     source = artifact.manifest.source
     try:
         checkpoint = resolve(source.checkpoint, source.requested, progress=say)
@@ -174,7 +173,7 @@ def _source(artifact: ModelArtifact, task: str, say: Say) -> list[System]:
         return []
 
 
-def _torch(checkpoint: ResolvedCheckpoint, task: str, say: Say) -> TorchSystem:
+def _torch(checkpoint: ResolvedCheckpoint, task: str, say: Progress) -> TorchSystem:
     import torch
 
     check_task(checkpoint, task)
@@ -187,7 +186,7 @@ def _torch(checkpoint: ResolvedCheckpoint, task: str, say: Say) -> TorchSystem:
         return TorchSystem("PyTorch", task, model, load_tokenizer(checkpoint))
 
 
-def _read(args: EvaluateArgs, task: str, problem_type: str | None, say: Say) -> tuple[Dataset, list[str]]:
+def _read(args: EvaluateArgs, task: str, problem_type: str | None, say: Progress) -> tuple[Dataset, list[str]]:
     """The rows, and how they were drawn where not all are used."""
     data = DataArgs(task, args.columns, args.labels, problem_type, args.encoding, args.format, args.max_bad_rows)
     rows = read([args.data], data, BadRows(args.max_bad_rows, say))
@@ -202,7 +201,7 @@ def _distinct(name: str, taken: Mapping[str, Any]) -> str:
     return next(one for one in (name, *(f"{name} {n}" for n in range(2, 99))) if one not in taken)
 
 
-def _draw(report: Report, of: str, folder: Path, say: Say) -> list[Path]:
+def _draw(report: Report, of: str, folder: Path, say: Progress) -> list[Path]:
     """Draw the confusion matrices into `folder`; the file names hold `of` and the system."""
     paths = []
     for name, one in report.measured.items():
@@ -217,7 +216,7 @@ def _draw(report: Report, of: str, folder: Path, say: Say) -> list[Path]:
     return paths
 
 
-def _write_down(folder: Path, report: Report, say: Say, *, task: str, column: str) -> None:
+def _write_down(folder: Path, report: Report, say: Progress, *, task: str, column: str) -> None:
     """Write the report into an artifact as a whole, so that it is valid at every moment, or into a checkpoint's files.
 
     `column` is the folder's own among the systems of the report.

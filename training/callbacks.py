@@ -3,7 +3,7 @@
 import json
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -12,6 +12,7 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from checkpoints.frameworks import Progress
 from pipelines.errors import TrainingError
 
 
@@ -27,7 +28,7 @@ class Bar(ProgressCallback):  # type: ignore[misc]
 class Lines(TrainerCallback):  # type: ignore[misc]
     """A line every `logging_steps`, for output that goes to a file."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Progress) -> None:
         self._say = say
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
@@ -64,7 +65,7 @@ class EpochTable:
 class Interruption(TrainerCallback):  # type: ignore[misc]
     """On SIGINT or SIGTERM: finish the step, write a checkpoint, stop. A second signal ends the process at once."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Progress) -> None:
         self._say = say
         self._asked = False
 

@@ -31,7 +31,7 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from checkpoints.frameworks import full_disk
+from checkpoints.frameworks import Progress, full_disk
 from checkpoints.heads import MULTI_LABEL, REGRESSION
 from evaluation import plots
 from evaluation.measures import check_labels, measure_of
@@ -49,7 +49,6 @@ from training.trainer import WorkshopTrainer, class_weights, weighted_loss
 
 __all__ = ["FinetuneArgs", "LoraArgs", "finetune"]
 
-Say = Callable[[str], None]
 LENGTH_OF_TRAINING = {
     "num_train_epochs",
     "max_steps",
@@ -62,7 +61,7 @@ LENGTH_OF_TRAINING = {
 """Keys that may differ between a run and the run that continues it."""
 
 
-def finetune(args: FinetuneArgs, say: Say = lambda line: print(line, file=sys.stderr)) -> Path:
+def finetune(args: FinetuneArgs, say: Progress = lambda line: print(line, file=sys.stderr)) -> Path:
     """Train, score on the validation files and write `args.output`; returns it.
 
     A run that was killed continues at its last checkpoint and ends as the uninterrupted one would have. Raises
@@ -141,7 +140,7 @@ def _disk(output: Path) -> Iterator[None]:
         ) from error
 
 
-def _read(args: FinetuneArgs, say: Say) -> tuple[Dataset, dict[str, Dataset], int]:
+def _read(args: FinetuneArgs, say: Progress) -> tuple[Dataset, dict[str, Dataset], int]:
     data = DataArgs(
         args.task, args.columns, args.labels, args.problem_type, args.encoding, args.format, args.max_bad_rows
     )
@@ -158,7 +157,7 @@ def _read(args: FinetuneArgs, say: Say) -> tuple[Dataset, dict[str, Dataset], in
     return train, validation, bad.count
 
 
-def _say_cut(objective: Objective, data: Mapping[str, Dataset], say: Say) -> None:
+def _say_cut(objective: Objective, data: Mapping[str, Dataset], say: Progress) -> None:
     for name, rows in data.items():
         if where := objective.cut(rows):
             say(
@@ -199,7 +198,7 @@ def _train(
     objective: Objective,
     train: Dataset,
     validation: Mapping[str, Dataset],
-    say: Say,
+    say: Progress,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     checkpoints = Path(args.output) / "checkpoints"
     measure = measure_of(args.task)

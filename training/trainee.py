@@ -1,6 +1,5 @@
 """Trainee: the model to train, from its checkpoint to its folder, with or without a LoRA adapter."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from checkpoints.checkpoint import (
     max_length,
     set_window,
 )
+from checkpoints.frameworks import Progress, first_line
 from checkpoints.gguf import GgufTokens
 from checkpoints.heads import SINGLE_LABEL
 from checkpoints.resolve import resolve
@@ -28,7 +28,7 @@ from training.recipe import FinetuneArgs, LoraArgs
 
 
 def create(
-    args: FinetuneArgs, objective: type[Objective], labels: tuple[str, ...], train: Dataset, say: Callable[[str], None]
+    args: FinetuneArgs, objective: type[Objective], labels: tuple[str, ...], train: Dataset, say: Progress
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, ResolvedCheckpoint | None]:
     """The model to train (with a new head where the task needs one), its tokenizer, and the checkpoint of both."""
     if isinstance(args.model, marian.MarianArgs):
@@ -47,7 +47,7 @@ def create(
             checkpoint.path, config=config, ignore_mismatched_sizes=True, dtype=torch.float32, **checkpoint.loading
         )
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{args.model} cannot be loaded for {args.task}: {str(error).splitlines()[0]}") from None
+        raise CheckpointError(f"{args.model} cannot be loaded for {args.task}: {first_line(error)}") from None
     if checkpoint.gguf:
         GgufTokens.read(checkpoint.gguf).correct_model(model)
     keep_generation_parameters(model)
