@@ -20,8 +20,21 @@ app = typer.Typer(
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.", envvar="SEXTET_DEBUG")]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"sextet {version('sextet')}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", help="Print the version and end.", callback=_print_version, is_eager=True)
+]
+
+
 @app.callback()
-def root(debug: Debug = False) -> None:
+def root(debug: Debug = False, version: Version = False) -> None:
     os.environ["SEXTET_DEBUG"] = "1" if debug else ""
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from deployments.config import check_task, user_configs
+from deployments.config import check_task, cut_down, user_configs
 from pipelines.errors import ConfigurationError
 
 NAMES = ("sagemaker", "vertex")
@@ -56,10 +56,11 @@ class Platform:
             raise ConfigurationError(
                 f"--task is {chosen!r}, which the file does not serve; allowed: {', '.join(tasks)}"
             )
-        (application,) = [one for one in content["applications"] if one.get("name") == chosen]
+        cut = cut_down(content, [chosen])
+        (application,) = cut["applications"]
         args = {"task": chosen, "platform": asdict(self)}
         return {
-            **content,
+            **cut,
             "http_options": {**content.get("http_options", {}), "host": EVERY_INTERFACE, "port": self.port},
             "applications": [application | {"route_prefix": "/", "args": args}],
         }

@@ -98,16 +98,24 @@ def _haproxy_files(folder: Path) -> dict[str, str]:
 
 
 def free_port(preferred: int) -> str:
-    """`preferred`, or one of SPARE_PORTS where that is taken.
+    """`preferred`, or another port where that is taken."""
+    return str(preferred if _is_free(preferred) else spare_port())
+
+
+def spare_port() -> int:
+    """A port that nothing listens on.
 
     HAProxy binds it half a minute later: a port that the system hands out could be another Ray process's by then.
     """
-    for port in (preferred, *random.sample(SPARE_PORTS, 100)):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("0.0.0.0", port))
-            except OSError:
-                continue
-            return str(port)
-    return str(preferred)
+    tried = random.sample(SPARE_PORTS, 100)
+    return next((port for port in tried if _is_free(port)), tried[0])
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("0.0.0.0", port))
+        except OSError:
+            return False
+    return True

@@ -1,8 +1,6 @@
 """Server-sent events: a response that sends each event as it comes, and several streams merged into one."""
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, TypeVar
 
 import orjson
@@ -43,38 +41,3 @@ class EventStream(Response):
 
 def _event(data: bytes) -> dict[str, Any]:
     return {"type": "http.response.body", "body": b"data: " + data + b"\n\n", "more_body": True}
-
-
-async def numbered(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T], None]:
-    """The items of all streams as they come, each with its stream's index.
-
-    An exception in one stream is raised here and closes all of them.
-    """
-    if len(streams) == 1:  # needs no task and no queue
-        async with aclosing(streams[0]) as only:
-            async for first in only:
-                yield 0, first
-        return
-    arrived: asyncio.Queue[tuple[int, T] | asyncio.Task[None]] = asyncio.Queue()
-
-    async def read(number: int, stream: AsyncGenerator[T, None]) -> None:
-        async with aclosing(stream):
-            async for item in stream:
-                arrived.put_nowait((number, item))
-
-    tasks = [asyncio.create_task(read(number, stream)) for number, stream in enumerate(streams)]
-    for task in tasks:
-        task.add_done_callback(arrived.put_nowait)
-    running = len(tasks)
-    try:
-        while running:
-            item = await arrived.get()
-            if isinstance(item, asyncio.Task):
-                running -= 1
-                item.result()
-            else:
-                yield item
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -70,7 +70,7 @@ def require_method(request: Request, allow: str) -> None:
 
 @dataclass
 class Timings:
-    """Where the time of one request went. `compute_tokens` counts the tokens of its rows, without padding."""
+    """Where the time of one request went; `compute_tokens` are those that the model read and wrote, without padding."""
 
     started_at: float = field(default_factory=time.perf_counter)
     queue_s: float = 0.0

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.generation.decoding.request import Cancelled, never
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.padding import EncoderRow
 from pipelines.runtime.session import SessionConfig
@@ -69,7 +68,7 @@ class TextClassificationPipeline(EncoderPipeline[TextOrPair, TextClassificationP
         encodings = tokenizer.encode(inputs, max_length=tokenizer.settings.max_length, offsets=False)
         return [[row] for row in self._encoder.rows(encodings)]
 
-    def forward(self, rows: Sequence[EncoderRow], cancelled: Cancelled = never) -> list[np.ndarray]:
+    def forward(self, rows: Sequence[EncoderRow]) -> list[np.ndarray]:
         """The logits of each row, (labels,) float32."""
         return list(self._encoder.run(rows)["logits"])
 

@@ -12,8 +12,9 @@ import httpx
 import pytest
 import yaml
 
+from deployments.cluster.ray_environment import spare_port
 from tests.cluster.ray_node import ADDRESS, TOOLS, RayNode, environment
-from tests.cluster.serving import READY_S, free_port, is_listening, write_cluster
+from tests.cluster.serving import READY_S, is_listening, write_cluster
 
 pytestmark = pytest.mark.cluster
 
@@ -64,7 +65,7 @@ def answers(url: str) -> bool:
 def nodes(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     file = write_cluster(tmp_path_factory.mktemp("nodes"), {TASK: models[TASK]})
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    gcs, dashboard, port = free_port(), free_port(), free_port()
+    gcs, dashboard, port = spare_port(), spare_port(), spare_port()
     # Both nodes have one address here, where only one of them can listen on the ingress's port.
     content |= {"proxy_location": "HeadOnly", "http_options": {"host": ADDRESS, "port": port}}
     (deployment,) = next(one for one in content["applications"] if one["name"] == TASK)["deployments"]

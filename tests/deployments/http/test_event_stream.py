@@ -10,7 +10,7 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Message
 
-from deployments.http.event_stream import EventStream, numbered
+from deployments.http.event_stream import EventStream
 from deployments.task_server import TaskServer
 from pipelines.errors import GenerationError
 from tests.deployments.test_task_server import started
@@ -116,7 +116,7 @@ def test_what_fails_in_mid_stream_is_a_last_event() -> None:
     assert events(messages) == [{"index": 1}, {"error": "no more", "error_type": "generation"}]
 
 
-def test_a_client_that_leaves_ends_its_decoding_and_frees_the_worker(server: TaskServer) -> None:
+def test_a_client_that_leaves_ends_its_decoding_and_frees_its_slot(server: TaskServer) -> None:
     async def scenario() -> int:
         messages: list[Message] = []
         leaving = asyncio.create_task(post(server, body(200), messages))
@@ -125,7 +125,7 @@ def test_a_client_that_leaves_ends_its_decoding_and_frees_the_worker(server: Tas
         leaving.cancel()
         await asyncio.gather(leaving, return_exceptions=True)
         received = len(messages)
-        while server._now.batcher.running_batches:  # noqa: ASYNC110
+        while server._now.pipeline.generator._engine._decoding:  # type: ignore[attr-defined]  # noqa: ASYNC110
             await asyncio.sleep(0.001)
         return received
 
@@ -153,33 +153,3 @@ def test_a_client_that_leaves_frees_its_slot(exported: Callable[..., Path]) -> N
                 await asyncio.sleep(0.001)
 
     asyncio.run(scenario())
-
-
-def test_an_error_in_one_of_several_streams_ends_and_closes_them_all() -> None:
-    closed = []
-
-    async def endless() -> Any:
-        try:
-            while True:
-                yield "a"
-                await asyncio.sleep(0.001)
-        finally:
-            closed.append(True)
-
-    async def failing() -> Any:
-        yield "b"
-        raise ValueError("no more")
-
-    async def scenario() -> list[Any]:
-        seen: list[Any] = []
-        try:
-            async for item in numbered([endless(), failing()]):
-                seen.append(item)  # noqa: PERF401
-        except ValueError as error:
-            seen.append(str(error))
-        return seen
-
-    *items, error = asyncio.run(scenario())
-
-    assert {(0, "a"), (1, "b")} == set(items)
-    assert (error, closed) == ("no more", [True])

@@ -14,10 +14,10 @@ import pytest
 from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
 from ray.serve.config import HTTPOptions, gRPCOptions
 
+from deployments.cluster.ray_environment import spare_port
 from deployments.ingress import haproxy
 from deployments.ingress.aliases import aliases
 from deployments.ingress.rewrite import Alias, RewriteError, Settings, rewrite
-from tests.cluster.serving import free_port
 
 SETTINGS = Settings(60, "/pages/late.http", "/pages/unavailable.http", (Alias("/v1", "text-generation", "/v1"),))
 APPLICATIONS = {"text-generation": "/text-generation", "text-classification": "/text-classification", "gateway": "/"}
@@ -196,12 +196,12 @@ def url(written: Written, tmp_path: Path) -> Iterator[str]:
     """HAProxy on Ray's file with the shipped aliases, in front of a replica of each application."""
     replicas = {name: Replica(name) for name in APPLICATIONS}
     ports = {name: replica.server_address[1] for name, replica in replicas.items()}
-    public = free_port()
+    public = spare_port()
     file = written(
         ports=ports,
         http_options=HTTPOptions(host="127.0.0.1", port=public),
-        metrics_port=free_port(),
-        stats_port=free_port(),
+        metrics_port=spare_port(),
+        stats_port=spare_port(),
         timeout_connect_s=5,
         timeout_client_s=5,
         timeout_server_s=5,
@@ -253,8 +253,8 @@ def test_haproxy_sends_an_alias_to_the_replica_of_its_task_and_everything_else_a
 
 
 def test_haproxy_that_knows_no_application_yet_says_to_come_back(written: Written, tmp_path: Path) -> None:
-    public = free_port()
-    ports = {"metrics_port": free_port(), "stats_port": free_port()}
+    public = spare_port()
+    ports = {"metrics_port": spare_port(), "stats_port": spare_port()}
     file = written({}, http_options=HTTPOptions(host="127.0.0.1", port=public), **ports)
     binary = haproxy.find_binary()
     assert binary is not None
