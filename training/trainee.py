@@ -20,7 +20,7 @@ from checkpoints.checkpoint import (
 from checkpoints.gguf import GgufTokens
 from checkpoints.heads import SINGLE_LABEL
 from checkpoints.resolve import resolve
-from pipelines.errors import CheckpointError, ConfigurationError
+from pipelines.errors import CheckpointError, ConfigurationError, first_line
 from pipelines.tasks import TASKS
 from training import marian
 from training.objective import Objective
@@ -47,7 +47,7 @@ def create(
             checkpoint.path, config=config, ignore_mismatched_sizes=True, dtype=torch.float32, **checkpoint.loading
         )
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{args.model} cannot be loaded for {args.task}: {str(error).splitlines()[0]}") from None
+        raise CheckpointError(f"{args.model} cannot be loaded for {args.task}: {first_line(error)}") from None
     if checkpoint.gguf:
         GgufTokens.read(checkpoint.gguf).correct_model(model)
     keep_generation_parameters(model)

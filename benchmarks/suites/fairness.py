@@ -64,12 +64,12 @@ class FairnessError(SextetError):
 class Pace(Repeated):
     """How long and how often."""
 
-    repetitions: int = 3
-    alone_s: float = 15.0
-    beside_s: float = 25.0
+    repetitions: int = 5
+    alone_s: float = 12.0
+    beside_s: float = 15.0
     list_head_start_s: float = 3.0
     generations: int = 40  # at most, in a window
-    cpu_s: float = 6.0
+    cpu_s: float = 4.0
     settle_s: float = 180.0  # at most
 
 

@@ -5,7 +5,7 @@ well, and O4 is O3 in fp16 for CUDA.
 """
 
 from export.graphs.convert import Graphs
-from pipelines.errors import CheckpointError, ConfigurationError
+from pipelines.errors import CheckpointError, ConfigurationError, first_line
 
 LEVELS = ("O1", "O2", "O3", "O4")
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
@@ -76,9 +76,8 @@ def optimize(graphs: Graphs, level: str, architecture: str, device: str) -> None
         optimizer = ORTOptimizer.from_pretrained(folder, file_names=[graph.name for graph in graphs.values()])
         optimizer.optimize(settings, save_dir=folder, file_suffix="")
     except Exception as error:  # fusions fail in onnx, in protobuf or in onnxruntime, each with types of its own
-        reason = str(error).strip().split("\n", 1)[0]
         raise CheckpointError(
-            f"optimize {level} fails on this {architecture} graph ({reason}); choose another"
+            f"optimize {level} fails on this {architecture} graph ({first_line(error)}); choose another"
         ) from error
 
 
