@@ -40,14 +40,13 @@ from benchmarks.load.client import request_bytes
 from benchmarks.load.generator import Call, Load, measure
 from benchmarks.load.texts import Lengths, counter, sentences, synthetic
 from benchmarks.replicas import find
-from benchmarks.suites.cluster import CLASSIFY, WRITE, Running, measured_cluster, running
+from benchmarks.suites.cluster import CLASSIFY, NOOP, WRITE, Running, measured_cluster, running
 from benchmarks.suites.crowd import Crowd
 from benchmarks.suites.generation import artifact_of
 from benchmarks.suites.suite import Findings, Options, Repeated, main
 from pipelines.errors import SextetError
 from pipelines.runtime.artifact import ModelArtifact
 
-NOOP = "noop"
 SENTENCE = "The acting was wonderful and the story moved everybody in the room."
 LIST_INPUTS, LIST_WORDS = 1024, 400
 SHORT_PER_S = 20.0
