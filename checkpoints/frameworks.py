@@ -63,8 +63,3 @@ def full_disk(error: BaseException | None) -> OSError | None:
                 return OSError(number, os.strerror(number))
         error = error.__cause__ or error.__context__
     return None
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text; the name of its type where it has none."""
-    return str(error).strip().split("\n", 1)[0] or type(error).__name__

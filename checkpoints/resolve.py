@@ -16,9 +16,9 @@ from checkpoints import hub
 from checkpoints.adapter import Adapter
 from checkpoints.cache import made_once
 from checkpoints.checkpoint import ResolvedCheckpoint, weight_files
-from checkpoints.frameworks import Progress, first_line, full_disk, quiet
+from checkpoints.frameworks import Progress, full_disk, quiet
 from checkpoints.gguf import metadata
-from pipelines.errors import CheckpointError
+from pipelines.errors import CheckpointError, first_line
 from stores.address import HubAddress, remote
 
 _STARTER = "starter:"

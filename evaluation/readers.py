@@ -32,8 +32,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import IO, Any, Self, cast
 
-from checkpoints.frameworks import first_line
-from pipelines.errors import InvalidInputError
+from pipelines.errors import InvalidInputError, first_line
 
 Row = dict[str, Any]
 Columns = Mapping[str, str | int]
@@ -246,7 +245,8 @@ def _parquet(path: Path) -> Iterator[Line]:
         with tempfile.TemporaryDirectory() as cache:
             table = datasets.Dataset.from_parquet(str(path), cache_dir=cache, keep_in_memory=True)
     except Exception as error:  # pyarrow's own, wrapped by datasets in several ways
-        raise InvalidInputError(f"{path}: not Parquet ({first_line(error.__cause__ or error)})") from None
+        cause = error.__cause__ or error
+        raise InvalidInputError(f"{path}: not Parquet ({first_line(cause)})") from None
     yield from table_rows(table, f"{path}:row ")
 
 
@@ -336,8 +336,8 @@ def _load(reference: Reference) -> tuple[Any, str]:
         found = datasets.load_dataset(name, reference.config, revision=reference.revision)
     except Exception as error:  # from a dozen libraries, as the cause may be
         raise InvalidInputError(
-            f"{name}: no such file, and as a data set of the Hub it cannot be had ({first_line(error)[:200]}); "
-            "check the id, the network, HF_TOKEN"
+            f"{name}: no such file, and as a data set of the Hub it cannot be had ({first_line(error)[:200]}); check "
+            "the id, the network, HF_TOKEN"
         ) from None
     splits = ", ".join(found)
     split = reference.split or (next(iter(found)) if len(found) == 1 else None)

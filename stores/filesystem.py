@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import ArtifactError, ConfigurationError
+from pipelines.errors import ArtifactError, ConfigurationError, first_line
 from pipelines.runtime.artifact import MANIFEST_NAME
 from stores.address import UrlAddress
 from stores.hub import missing_package
@@ -83,8 +83,7 @@ def opened(address: UrlAddress) -> tuple[Any, str]:
     try:
         filesystem, root = fsspec.url_to_fs(address.url)
     except ImportError as error:
-        package = str(error).strip().split("\n", 1)[0]
-        raise ConfigurationError(f"{address} needs a package that is not installed: {package}") from None
+        raise ConfigurationError(f"{address} needs a package that is not installed: {first_line(error)}") from None
     except ValueError as error:
         raise ConfigurationError(f"{address}: {error}") from None
     return filesystem, root.rstrip("/")
@@ -108,11 +107,15 @@ def explained(address: UrlAddress) -> Iterator[None]:
     except FileNotFoundError as error:
         raise ArtifactError(f"{address} is not a model artifact: there is no {_named(error)}") from None
     except PermissionError as error:
-        raise ArtifactError(f"no access to {address} ({_line(error)}); check the credentials of this node") from None
+        raise ArtifactError(
+            f"no access to {address} ({first_line(error)}); check the credentials of this node"
+        ) from None
     except ArtifactError:
         raise
     except Exception as error:
-        raise ArtifactError(f"{address} cannot be reached ({type(error).__name__}: {_line(error)[:120]})") from None
+        raise ArtifactError(
+            f"{address} cannot be reached ({type(error).__name__}: {first_line(error)[:120]})"
+        ) from None
 
 
 def _is_whole(listing: Listing, manifest: bytes, folder: Path) -> bool:
@@ -177,7 +180,3 @@ def _locked(file: Path, waiting: Callable[[], None]) -> Iterator[None]:
 
 def _named(error: FileNotFoundError) -> str:
     return str(error.filename or error.args[0] if error.args else MANIFEST_NAME)
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0] or type(error).__name__

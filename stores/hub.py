@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import ArtifactError, ConfigurationError
+from pipelines.errors import ArtifactError, ConfigurationError, first_line
 from pipelines.runtime.artifact import MANIFEST_NAME
 from stores.address import HubAddress
 from stores.listing import Listing, unwritable
@@ -88,7 +88,7 @@ def explained(error: Exception, model: str, revision: str | None) -> str:
     if constants.HF_HUB_OFFLINE:
         why = f"HF_HUB_OFFLINE is set and {asked} is not in the cache {constants.HF_HUB_CACHE}"
         return f"{why}; unset it once to download the model"
-    reason = str(error.__cause__ or error).strip().split("\n", 1)[0]
+    reason = first_line(error.__cause__ or error)
     return (
         f"{where} cannot be reached for {asked} ({reason[:120]}), and it is not in the cache; "
         "check the network, or set HF_ENDPOINT"

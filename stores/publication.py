@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.errors import ArtifactError, ConfigurationError
+from pipelines.errors import ArtifactError, ConfigurationError, first_line
 from pipelines.runtime.artifact import MANIFEST_NAME, ModelArtifact
 from stores import filesystem
 from stores.address import HubAddress, UrlAddress, remote
@@ -159,7 +159,7 @@ def _unpublished(error: Exception, address: HubAddress) -> str:
         token = "HF_TOKEN to a token that may write there"
         return f"{endpoint()} refuses to write {address.repository} ({status}); set {token}"
     if status is not None:
-        reason = getattr(cause, "server_message", None) or str(cause).strip().split("\n", 1)[0]
+        reason = getattr(cause, "server_message", None) or first_line(cause)
         return f"{endpoint()} did not take {address} ({status}: {reason[:200]})"
     if isinstance(cause, ValueError):  # of the client, about an answer that refuses a file or that it cannot read
         return f"{endpoint()} did not take {address} ({' '.join(str(cause).split())[:200]})"

@@ -16,11 +16,11 @@ from checkpoints.checkpoint import (
     max_length,
     set_window,
 )
-from checkpoints.frameworks import Progress, first_line
+from checkpoints.frameworks import Progress
 from checkpoints.gguf import GgufTokens
 from checkpoints.heads import SINGLE_LABEL
 from checkpoints.resolve import resolve
-from pipelines.errors import CheckpointError, ConfigurationError
+from pipelines.errors import CheckpointError, ConfigurationError, first_line
 from pipelines.tasks import TASKS
 from training import marian
 from training.objective import Objective
