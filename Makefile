@@ -5,6 +5,7 @@
 # make measure  seconds to ready, memory, latency of one request: docs/performance.md
 # make bench-encoders   throughput of encoders against the bare runtime and other servers: docs/performance.md
 # make bench-generation throughput of models that write against other engines: docs/performance.md
+# make bench-fairness   short requests beside large ones, CPU time of the event loop: docs/performance.md
 # make soak     ten minutes under load: memory and errors
 # make soak-generation  ten minutes of random joins, cancels, stops and seeds
 # make lock     resolve requirements/*.lock anew after a change of pyproject.toml
@@ -15,7 +16,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: serve test models check measure bench-encoders bench-generation soak soak-generation lock clean
+.PHONY: serve test models check measure bench-encoders bench-generation bench-fairness soak soak-generation lock clean
 
 serve: models
 	@exec $(BIN)/sextet serve cluster.yaml
@@ -41,6 +42,9 @@ bench-encoders: $(VENV)/dev.installed
 
 bench-generation: $(VENV)/dev.installed
 	$(BIN)/python -m benchmarks.suites.generation
+
+bench-fairness: $(VENV)/dev.installed
+	$(BIN)/python -m benchmarks.suites.fairness
 
 soak: $(VENV)/dev.installed
 	$(BIN)/python -m benchmarks.suites.soak

@@ -7,8 +7,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from deployments.demo import QUESTIONS
 from deployments.http.errors import STATUSES
-from pipelines import pipeline_class
-from pipelines.runtime.artifact import TASKS
+from pipelines.tasks import TASKS
 from pipelines.tasks.completion import CompletionParameters
 from pipelines.tasks.parameters import Parameters
 
@@ -124,7 +123,7 @@ def _operation(task: str) -> Schema:
     given = INPUTS[task]
     body: dict[str, Schema] = {
         "inputs": {"anyOf": [given, {**_list_of(given), "minItems": 1}]},
-        "parameters": parameters_schema(pipeline_class(task).parameters_type),
+        "parameters": parameters_schema(TASKS[task].pipeline.parameters_type),
     }
     content: dict[str, Schema] = {"application/json": {"schema": {"anyOf": [ANSWERS[task], _list_of(ANSWERS[task])]}}}
     if task == "text-generation":

@@ -7,25 +7,15 @@
 Needs numpy, tokenizers and onnxruntime; never torch, transformers or ray.
 """
 
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import ConfigurationError
-from pipelines.runtime.artifact import GENERATING, ModelArtifact
+from pipelines.runtime.artifact import ModelArtifact
 
 if TYPE_CHECKING:
     from pipelines.generation.slots.config import SlotsConfig
     from pipelines.runtime.session import Device
-
-_CLASSES = {
-    "text-classification": ("pipelines.tasks.text_classification", "TextClassificationPipeline"),
-    "question-answering": ("pipelines.tasks.question_answering", "QuestionAnsweringPipeline"),
-    "token-classification": ("pipelines.tasks.token_classification", "TokenClassificationPipeline"),
-    "translation": ("pipelines.tasks.text2text", "TranslationPipeline"),
-    "summarization": ("pipelines.tasks.text2text", "SummarizationPipeline"),
-    "text-generation": ("pipelines.tasks.text_generation", "TextGenerationPipeline"),
-}
 
 
 def load(
@@ -46,18 +36,14 @@ def load(
     for a folder that must not be served, ConfigurationError for a device that this machine does not have.
     """
     from pipelines.runtime.session import SessionConfig
+    from pipelines.tasks import TASKS
 
     artifact = ModelArtifact.open(path, task=task, allow_unverified=allow_unverified)
     config = SessionConfig(device, threads, concurrency, gpu_mem_limit_bytes)
-    pipeline = pipeline_class(artifact.manifest.task)
+    found = TASKS[artifact.manifest.task]
     if slots is None:
-        return pipeline(artifact, config)
-    if artifact.manifest.task not in GENERATING:
-        raise ConfigurationError(f"slots is set for {artifact.manifest.task}; allowed for: {', '.join(GENERATING)}")
-    return pipeline(artifact, config, slots)
-
-
-def pipeline_class(task: str) -> Any:
-    """The `pipelines.tasks.pipeline.Pipeline` subclass of a task."""
-    module, name = _CLASSES[task]
-    return getattr(import_module(module), name)
+        return found.pipeline(artifact, config)
+    if not found.generates:
+        generating = ", ".join(name for name, other in TASKS.items() if other.generates)
+        raise ConfigurationError(f"slots is set for {found.name}; allowed for: {generating}")
+    return found.pipeline(artifact, config, slots)

@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import onnxruntime
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 from pipelines.errors import ArtifactError, ConfigurationError
 
@@ -54,6 +56,8 @@ class InferenceSession:
 
     def __init__(self, graph: Path | bytes, config: SessionConfig) -> None:
         providers = _providers(config)
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = config.threads
         options.inter_op_num_threads = 1
@@ -88,16 +92,18 @@ class InferenceSession:
         """Every output by name. `feeds` holds exactly `input_names`, each of its type in `input_types`."""
         return dict(zip(self.output_names, self._session.run(None, feeds), strict=True))
 
-    def binding(self) -> onnxruntime.IOBinding:
+    def binding(self) -> "onnxruntime.IOBinding":
         """What `run_bound` takes: inputs and outputs bound to memory of the caller's, on the device `memory`."""
         return self._session.io_binding()
 
-    def run_bound(self, binding: onnxruntime.IOBinding) -> None:
+    def run_bound(self, binding: "onnxruntime.IOBinding") -> None:
         """Run on bound memory, which nobody may touch meanwhile."""
         self._session.run_with_iobinding(binding)
 
 
 def _providers(config: SessionConfig) -> tuple[str, ...]:
+    import onnxruntime
+
     available = onnxruntime.get_available_providers()
     if config.device not in _PROVIDERS:
         raise ConfigurationError(f"device is {config.device!r}; allowed: {', '.join(_PROVIDERS)}")

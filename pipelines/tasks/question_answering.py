@@ -14,7 +14,7 @@ from pipelines.runtime.session import SessionConfig
 from pipelines.tasks.encoder import EncoderPipeline
 from pipelines.tasks.inputs import parse_fields
 from pipelines.tasks.parameters import Parameters, require
-from pipelines.tasks.pipeline import Cancelled, never
+from pipelines.tasks.task import Example, Head, Task
 
 _DEFAULT_SEQ_LEN = 384
 _DEFAULT_STRIDE = 128
@@ -108,7 +108,7 @@ class QuestionAnsweringPipeline(EncoderPipeline[Question, QuestionAnsweringParam
         require(fits, "max_seq_len", max_seq_len, f"at most {self._max_length}, the length of the model")
         return [self._encoder.rows(encodings) for encodings in windows]
 
-    def forward(self, rows: Sequence[EncoderRow], cancelled: Cancelled = never) -> list[SpanLogits]:
+    def forward(self, rows: Sequence[EncoderRow]) -> list[SpanLogits]:
         outputs = self._encoder.run(rows)
         start, end = outputs["start_logits"], outputs["end_logits"]
         return [SpanLogits(start[i, : row.n_tokens], end[i, : row.n_tokens]) for i, row in enumerate(rows)]
@@ -203,3 +203,42 @@ def _best_spans(
     firsts, lasts = best // scores.shape[1], lasts.ravel()[best]
     allowed = candidates[firsts] & candidates[lasts]
     yield from zip(firsts[allowed].tolist(), lasts[allowed].tolist(), (-negated[best[allowed]]).tolist(), strict=True)
+
+
+TASK = Task(
+    name=QuestionAnsweringPipeline.task,
+    pipeline=QuestionAnsweringPipeline,
+    head=Head(
+        auto_class="AutoModelForQuestionAnswering",
+        classes=("ForQuestionAnswering", "ForQuestionAnsweringSimple"),
+        peft_type="QUESTION_ANS",
+        modules=("qa_outputs",),
+    ),
+    title={"en": "Question answering", "ko": "질의응답"},
+    summary={
+        "en": "Finds the words of a text that answer a question.",
+        "ko": "질문의 답이 되는 부분을 글에서 찾습니다.",
+    },
+    examples=(
+        Example(
+            "en",
+            {
+                "question": "Who designed the crane?",
+                "context": "The Suwon Hwaseong Fortress was built between 1794 and 1796 under King Jeongjo of the "
+                "Joseon dynasty. Its wall is 5.7 kilometres long and has four gates. The architect Jeong Yak-yong "
+                "designed a crane that lifted stones of seven tonnes. The fortress became a UNESCO World Heritage Site "
+                "in 1997.",
+            },
+        ),
+        Example(
+            "ko",
+            {
+                "question": "김민수는 어디에서 태어났나요?",
+                "context": "김민수는 1998년 부산에서 태어나 런던에서 공부했다. 지금은 서울에서 일한다.",
+            },
+        ),
+    ),
+    text_fields=Question._fields,
+    columns=("question", "context", "answers"),
+    in_words=lambda answer: f"{answer['answer']} ({answer['score']:.2f})",
+)

@@ -14,13 +14,20 @@ from pipelines.generation.decoding.request import Answer, Request
 from pipelines.generation.decoding.stopping import StopCriterion
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.text.prompt_template import PromptTemplate
-from pipelines.generation.text.sentence_end import SentenceEnd
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import SessionConfig
+from pipelines.scheduling.scheduler import BatchingConfig, OnBatch, QueueConfig, unreported
+from pipelines.scheduling.slots import SlotScheduler
 from pipelines.tasks.generator import SEED_BITS, Generator, SearchParameters
 from pipelines.tasks.inputs import parse_text
-from pipelines.tasks.pipeline import Cancelled, Pipeline, never
+from pipelines.tasks.pipeline import Pipeline
+from pipelines.tasks.task import Head
 
+HEAD = Head(
+    auto_class="AutoModelForSeq2SeqLM",
+    classes=("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "MTModel"),
+    peft_type="SEQ_2_SEQ_LM",
+)
 _DEFAULTS = {"max_new_tokens": 256, "num_beams": 4}  # transformers.pipeline's for encoder-decoders
 _INSTRUCT_DEFAULTS = {"max_new_tokens": 256}
 _ANSWER_LENGTHS = {"max_length": "max_new_tokens", "min_length": "min_new_tokens"}
@@ -57,20 +64,7 @@ class Text2TextParameters(SearchParameters):
 
 
 @dataclass(frozen=True)
-class TranslationParameters(Text2TextParameters):
-    """Languages as the model names them; both or neither."""
-
-    src_lang: str | None = None
-    tgt_lang: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if (self.src_lang is None) != (self.tgt_lang is None):
-            raise InvalidInputError("parameters has one of src_lang and tgt_lang; allowed: both or neither")
-
-
-@dataclass(frozen=True)
-class _Task:
+class Framing:
     """How a text is put to the model: what stands around it, and what its answer begins with."""
 
     config: GenerationConfig
@@ -99,7 +93,6 @@ class Text2TextPipeline(Pipeline[str, ParametersT, Request, Answer]):
         self._generator = Generator(
             artifact, config, slots or SlotsConfig(), _DEFAULTS if template is None else _INSTRUCT_DEFAULTS
         )
-        self.slots = self._generator.slots
         if template is None and not self._generator.encodes_source:
             raise ArtifactError(f"{artifact.path} is a decoder-only model without a prompt template; export it again")
         self._template = None if template is None else PromptTemplate(template, self._generator.tokenizer)
@@ -117,13 +110,21 @@ class Text2TextPipeline(Pipeline[str, ParametersT, Request, Answer]):
         return parse_text(raw)
 
     def preprocess(self, inputs: Sequence[str], parameters: ParametersT) -> list[list[Request]]:
-        task, search = self._told(parameters), parameters.search
+        task, search = self._framing(parameters), parameters.search
         if self._template is not None:
             return [[self._instructed(text, task, parameters, search)] for text in inputs]
         return [[self._encoded(ids, task, search)] for ids in self._sources(inputs, task, parameters)]
 
-    def forward(self, rows: Sequence[Request], cancelled: Cancelled = never) -> list[Answer]:
-        return self._generator.run(rows, cancelled)
+    def forward(self, rows: Sequence[Request]) -> list[Answer]:
+        return self._generator.run(rows)
+
+    def scheduler(
+        self,
+        batching: BatchingConfig | None = None,
+        queue: QueueConfig | None = None,
+        on_batch: OnBatch = unreported,
+    ) -> SlotScheduler:
+        return self._generator.scheduler(queue, on_batch)
 
     def postprocess(
         self, given: str, rows: Sequence[Request], outputs: Sequence[Answer], parameters: ParametersT
@@ -144,15 +145,15 @@ class Text2TextPipeline(Pipeline[str, ParametersT, Request, Answer]):
             texts.append(text.strip() if self._template else text)
         return [{self.answer_key: text} for text in texts]
 
-    def _told(self, parameters: ParametersT) -> _Task:
+    def _framing(self, parameters: ParametersT) -> Framing:
         """What this request asks of the model, apart from its text."""
-        return _Task(self._defaults, self._prefix(self.task))
+        return Framing(self._defaults, self._prefix(self.task))
 
     def _prefix(self, task: str) -> str:
         specific = self._generator.prefix_of(task)
         return (self.artifact.config().get("prefix") or "") if specific is None else specific
 
-    def _sources(self, inputs: Sequence[str], task: _Task, parameters: ParametersT) -> list[tuple[int, ...]]:
+    def _sources(self, inputs: Sequence[str], task: Framing, parameters: ParametersT) -> list[tuple[int, ...]]:
         """The encoder's ids for every text; raises InputTooLongError."""
         tokenizer = self._generator.tokenizer
         own = () if task.before is None else (*task.before, *task.after)
@@ -174,14 +175,14 @@ class Text2TextPipeline(Pipeline[str, ParametersT, Request, Answer]):
                 raise InvalidInputError("inputs has no tokens; allowed: a text of at least one")
         return sources
 
-    def _encoded(self, source: tuple[int, ...], task: _Task, search: SearchParameters) -> Request:
+    def _encoded(self, source: tuple[int, ...], task: Framing, search: SearchParameters) -> Request:
         asked = search.chosen()
         start = self._generator.decoder_start_token_id
         assert start is not None
         config = self._generator.resolved(task.config.with_request(asked), 1, asked)
         return Request(prompt=(start,), source=source, config=config, seed=_seed(search))
 
-    def _instructed(self, text: str, task: _Task, parameters: ParametersT, search: SearchParameters) -> Request:
+    def _instructed(self, text: str, task: Framing, parameters: ParametersT, search: SearchParameters) -> Request:
         assert self._template is not None
         task.config.with_request(search.chosen())
         # Here the prompt is the instruction and the text; what callers mean is the length of the answer.
@@ -199,80 +200,6 @@ class Text2TextPipeline(Pipeline[str, ParametersT, Request, Answer]):
     def _ends_at(self, prompt_tokens: int, config: GenerationConfig) -> StopCriterion | None:
         """Where an instruct model's answer ends before the model ends it."""
         return None
-
-
-class SummarizationPipeline(Text2TextPipeline[Text2TextParameters]):
-    """An instruct model is bad at being brief: its summary ends with a sentence, the first one unless a `min_length` or
-    `min_new_tokens` asks for more.
-    """
-
-    task = "summarization"
-    parameters_type = Text2TextParameters
-    answer_key = "summary_text"
-
-    def _ends_at(self, prompt_tokens: int, config: GenerationConfig) -> StopCriterion | None:
-        return SentenceEnd(self._generator.tokenizer.decode, prompt_tokens, max(prompt_tokens, config.min_length))
-
-
-class TranslationPipeline(Text2TextPipeline[TranslationParameters]):
-    """Languages are needed, refused or optional, depending on the model:
-
-    * one with language tokens (M2M100) needs both, as in transformers;
-    * one whose config.json has tasks such as `translation_en_to_de` (T5) translates in these directions, without
-      languages in the first of them, as `transformers.pipeline("translation")` does;
-    * one that is instructed needs those that its prompt template names;
-    * any other translates in one direction, and refuses languages. (Transformers ignores them.)
-    """
-
-    task = "translation"
-    parameters_type = TranslationParameters
-    answer_key = "translation_text"
-
-    def __init__(self, artifact: ModelArtifact, config: SessionConfig, slots: SlotsConfig | None = None) -> None:
-        super().__init__(artifact, config, slots)
-        languages = artifact.manifest.tokenizer.languages
-        if languages and artifact.manifest.architecture != "m2m_100":
-            raise ArtifactError(
-                f"{artifact.path}: the language tokens of {artifact.manifest.architecture} are not supported; "
-                "allowed: those of m2m_100"
-            )
-        self._directions = {
-            task: _Task(self._generator.defaults_of(task), self._prefix(task))
-            for task in self._generator.tasks
-            if task.startswith("translation")
-        }
-
-    def _told(self, parameters: TranslationParameters) -> _Task:
-        source, target = parameters.src_lang, parameters.tgt_lang
-        if self._template is not None and self._template.fields > {"text"}:
-            if source is None or target is None:
-                raise InvalidInputError("parameters has no src_lang and tgt_lang; allowed: both, as names of languages")
-            return _Task(self._defaults, fields={"src_lang": source, "tgt_lang": target})
-        if self.artifact.manifest.tokenizer.languages:
-            return self._between(source, target)
-        if source is None:
-            return next(iter(self._directions.values()), None) or super()._told(parameters)
-        if not self._directions:
-            raise UnusedParametersError(["src_lang", "tgt_lang"])
-        if (told := self._directions.get(f"translation_{source}_to_{target}")) is None:
-            pairs = ", ".join(sorted(name.removeprefix("translation_") for name in self._directions))
-            raise InvalidInputError(f"parameters.src_lang and tgt_lang are {source!r} and {target!r}; allowed: {pairs}")
-        return told
-
-    def _between(self, source: str | None, target: str | None) -> _Task:
-        """The source's language token before the text, the target's as the forced first token of the answer."""
-        tokenizer = self.artifact.manifest.tokenizer
-        for name, code in (("src_lang", source), ("tgt_lang", target)):
-            if code not in tokenizer.languages:
-                raise InvalidInputError(
-                    f"parameters.{name} is {'missing' if code is None else repr(code)}; "
-                    f"allowed: {', '.join(sorted(tokenizer.languages))}"
-                )
-        assert source is not None
-        assert target is not None
-        after = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
-        config = replace(self._defaults, forced_bos_token_id=tokenizer.languages[target])
-        return _Task(config, before=(tokenizer.languages[source],), after=after)
 
 
 def _seed(search: SearchParameters) -> int:

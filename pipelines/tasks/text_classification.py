@@ -15,7 +15,7 @@ from pipelines.tasks.activation import Activation, activate
 from pipelines.tasks.encoder import EncoderPipeline
 from pipelines.tasks.inputs import parse_fields, parse_text
 from pipelines.tasks.parameters import Parameters, require
-from pipelines.tasks.pipeline import Cancelled, never
+from pipelines.tasks.task import Example, Head, Task
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class TextClassificationPipeline(EncoderPipeline[TextOrPair, TextClassificationP
         encodings = tokenizer.encode(inputs, max_length=tokenizer.settings.max_length, offsets=False)
         return [[row] for row in self._encoder.rows(encodings)]
 
-    def forward(self, rows: Sequence[EncoderRow], cancelled: Cancelled = never) -> list[np.ndarray]:
+    def forward(self, rows: Sequence[EncoderRow]) -> list[np.ndarray]:
         """The logits of each row, (labels,) float32."""
         return list(self._encoder.run(rows)["logits"])
 
@@ -89,3 +89,30 @@ def _trained_activation(problem_type: str | None, n_labels: int) -> Activation:
     if problem_type == "regression":
         return "none"
     return "sigmoid" if problem_type == "multi_label_classification" or n_labels == 1 else "softmax"
+
+
+TASK = Task(
+    name=TextClassificationPipeline.task,
+    pipeline=TextClassificationPipeline,
+    head=Head(
+        auto_class="AutoModelForSequenceClassification",
+        classes=("ForSequenceClassification",),
+        peft_type="SEQ_CLS",
+        modules=("pooler", "classifier", "score", "pre_classifier"),
+    ),
+    title={"en": "Text classification", "ko": "텍스트 분류"},
+    summary={
+        "en": "Which label fits a text, and how surely.",
+        "ko": "글에 맞는 레이블과 그 확신도를 알려 줍니다.",
+    },
+    examples=(
+        Example("ko", "배우들의 연기가 훌륭하고 이야기가 정말 감동적이었어요."),
+        Example("en", "The plot was thin and the ending made no sense."),
+    ),
+    columns=("text", "label"),
+    optional_columns=("text_pair",),
+    in_words=lambda answer: f"{answer[0][0]['label']} ({answer[0][0]['score']:.2f})",
+    labelled=True,
+    wraps_answer=True,
+    root_paths=("/predict",),  # text-embeddings-inference's clients
+)

@@ -16,7 +16,7 @@ from pipelines.tasks.activation import activate
 from pipelines.tasks.encoder import EncoderPipeline
 from pipelines.tasks.inputs import parse_text
 from pipelines.tasks.parameters import Parameters, require
-from pipelines.tasks.pipeline import Cancelled, never
+from pipelines.tasks.task import Example, Head, Task
 
 Aggregation = Literal["none", "simple", "first", "average", "max"]
 Entity = dict[str, Any]
@@ -73,7 +73,7 @@ class TokenClassificationPipeline(EncoderPipeline[str, TokenClassificationParame
         windows = self._tokenizer.windows(inputs, max_length=max_length, stride=parameters.stride)
         return [self._encoder.rows(encodings) for encodings in windows]
 
-    def forward(self, rows: Sequence[EncoderRow], cancelled: Cancelled = never) -> list[np.ndarray]:
+    def forward(self, rows: Sequence[EncoderRow]) -> list[np.ndarray]:
         """The logits of each row, (tokens, labels) float32."""
         logits = self._encoder.run(rows)["logits"]  # (rows, longest row, labels)
         return [logits[index, : row.n_tokens] for index, row in enumerate(rows)]
@@ -224,3 +224,31 @@ def _without_overlaps(entities: list[Entity]) -> list[Entity]:
             resolved.append(current)
             current = entity
     return [*resolved, current]
+
+
+TASK = Task(
+    name=TokenClassificationPipeline.task,
+    pipeline=TokenClassificationPipeline,
+    head=Head(
+        auto_class="AutoModelForTokenClassification",
+        classes=("ForTokenClassification",),
+        peft_type="TOKEN_CLS",
+        modules=("classifier", "score"),
+    ),
+    title={"en": "Token classification", "ko": "개체명 인식"},
+    summary={
+        "en": "Marks the names of people, places and organizations.",
+        "ko": "사람, 장소, 기관의 이름을 표시합니다.",
+    },
+    examples=(
+        Example("ko", "정조는 1789년 아버지의 무덤을 서울에서 수원으로 옮겼다.", {"aggregation_strategy": "simple"}),
+        Example(
+            "en",
+            "Anna Smith flew from Paris to Seoul to meet the people of Samsung.",
+            {"aggregation_strategy": "simple"},
+        ),
+    ),
+    columns=("text", "entities"),
+    in_words=lambda answer: ", ".join(f"{one['word']} = {one['entity_group']}" for one in answer) or "no entities",
+    labelled=True,
+)

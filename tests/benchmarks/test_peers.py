@@ -9,8 +9,8 @@ import psutil
 import pytest
 
 from benchmarks.peers import PEERS, RAY_SERVE_TRANSFORMERS, Peer, PeerThroughput, Workload, peer_throughputs
+from benchmarks.peers.__main__ import install
 from benchmarks.peers.agreement import log_odds
-from benchmarks.peers.install import install
 from benchmarks.peers.peer import PeerError
 from benchmarks.peers.writers import WRITERS
 

@@ -4,6 +4,7 @@ import json
 import re
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import Any
 
@@ -12,7 +13,7 @@ import psutil
 import pytest
 
 from deployments.ask import AskError, ask
-from pipelines.runtime.artifact import TASKS
+from pipelines.tasks import TASKS
 from tests.cluster.serving import Serving
 
 pytestmark = pytest.mark.cluster
@@ -78,6 +79,14 @@ def test_the_gateway_is_healthy_and_every_task_ready(http: httpx.Client) -> None
     assert http.get("/ready").json() == {"status": "ready", "tasks": list(TASKS)}
 
 
+@pytest.mark.parametrize("path", ["/ready", "/", "/v2/health/ready"])
+def test_sixty_probes_at_once_all_get_the_true_answer(cluster: Serving, path: str) -> None:
+    with ThreadPoolExecutor(60) as pool:
+        statuses = list(pool.map(lambda _: httpx.get(f"{cluster.url}{path}", timeout=30).status_code, range(60)))
+
+    assert statuses == [200] * 60
+
+
 def test_the_gateway_describes_every_route_and_parameter(http: httpx.Client) -> None:
     document = http.get("/openapi.json").json()
 
@@ -85,7 +94,7 @@ def test_the_gateway_describes_every_route_and_parameter(http: httpx.Client) -> 
     assert {f"/{task}" for task in TASKS} | {"/", "/health", "/ready", "/openapi.json"} <= set(document["paths"])
     for path, operations in document["paths"].items():  # what is written down is there
         method = "POST" if "post" in operations else "GET"
-        assert http.request(method, path.replace("{task}", TASKS[0]), json={}).status_code != 404, path
+        assert http.request(method, path.replace("{task}", next(iter(TASKS))), json={}).status_code != 404, path
     body = document["paths"]["/question-answering"]["post"]["requestBody"]["content"]["application/json"]
     assert "doc_stride" in body["schema"]["properties"]["parameters"]["properties"]
     for task in TASKS:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import pipelines
 from deployments.ask import post
 from evaluation.evaluate import EvaluateArgs, evaluate
-from pipelines.runtime.artifact import TASKS
+from pipelines.tasks import TASKS
 from tests.cluster.serving import Serving
 from tests.evaluation.labelled import ROWS
 
@@ -191,7 +191,7 @@ def test_bad_bodies_are_refused_and_the_replica_lives_on(http: httpx.Client, tas
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_the_parameters_are_it_is_never_our_fault(http: httpx.Client, task: str, data: st.DataObject) -> None:
-    names = sorted(pipelines.pipeline_class(task).parameters_type.__dataclass_fields__)
+    names = sorted(TASKS[task].pipeline.parameters_type.__dataclass_fields__)
     parameters = data.draw(st.dictionaries(st.sampled_from(names), VALUES, min_size=1, max_size=3))
 
     response = http.post(

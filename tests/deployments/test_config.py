@@ -8,8 +8,8 @@ import yaml
 
 from deployments.config import TaskConfig, model_sources, read_tasks
 from pipelines.errors import ConfigurationError
-from pipelines.runtime.artifact import TASKS
-from pipelines.scheduling.padded import BatchingConfig
+from pipelines.scheduling.scheduler import BatchingConfig
+from pipelines.tasks import TASKS
 
 SHIPPED = Path(__file__).parents[2] / "cluster.yaml"
 
@@ -26,7 +26,7 @@ def written(folder: Path, **user_config: Any) -> Path:
 
 
 def test_the_shipped_cluster_names_all_six_tasks_and_where_their_models_come_from() -> None:
-    assert tuple(read_tasks(SHIPPED)) == TASKS
+    assert list(read_tasks(SHIPPED)) == list(TASKS)
     assert [source["task"] for source in model_sources(SHIPPED)] == list(TASKS)
 
 

@@ -2,8 +2,7 @@
 
 from deployments.http.errors import STATUSES
 from deployments.openapi import document
-from pipelines import pipeline_class
-from pipelines.runtime.artifact import TASKS
+from pipelines.tasks import TASKS
 
 
 def test_every_task_has_its_parameters_with_their_types_and_defaults() -> None:
@@ -12,7 +11,7 @@ def test_every_task_has_its_parameters_with_their_types_and_defaults() -> None:
     for task in TASKS:
         schema = paths[f"/{task}"]["post"]["requestBody"]["content"]["application/json"]["schema"]
         names = set(schema["properties"]["parameters"]["properties"])
-        assert names == set(pipeline_class(task).parameters_type.__dataclass_fields__)
+        assert names == set(TASKS[task].pipeline.parameters_type.__dataclass_fields__)
     questions = paths["/question-answering"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert questions["properties"]["parameters"]["properties"]["max_answer_len"] == {
         "anyOf": [{"type": "integer", "default": 15}, {"type": "null"}]

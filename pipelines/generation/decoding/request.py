@@ -1,9 +1,18 @@
 """Request: what is asked of an engine, in token ids, and what becomes of it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipelines.generation.decoding.config import GenerationConfig
 from pipelines.generation.decoding.stopping import FinishReason, StopCriterion
+
+Cancelled = Callable[[], bool]
+"""Asked between decoding steps: true once nobody waits for the rows in hand any more."""
+
+
+def never() -> bool:
+    """The `Cancelled` of a caller that always waits."""
+    return False
 
 
 @dataclass(frozen=True)
@@ -25,8 +34,13 @@ class Request:
 
     @property
     def n_tokens(self) -> int:
-        """What this request may hold in the cache at its end: source, prompt and answer of all its sequences."""
-        return len(self.source) + self.max_length * self.config.n_sequences
+        """Tokens that the model reads: source and prompt."""
+        return len(self.source) + len(self.prompt)
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Tokens that the model may write at most, in all sequences together."""
+        return max(0, self.max_length - len(self.prompt)) * self.config.n_sequences
 
     @property
     def max_length(self) -> int:

@@ -1,9 +1,12 @@
 """BufferCopy: slots of buffers to other slots, in memory of a device that only ONNX Runtime reaches."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 from pipelines.generation.slots.identity_graph import identity_graph
 from pipelines.runtime.session import InferenceSession, SessionConfig
@@ -16,20 +19,30 @@ _Parts = dict[str, int]
 class BufferCopy:
     """`buffers`, by name, have slots as their first dimension. Whole slots are copied: on a GPU that costs little."""
 
-    def __init__(self, buffers: Mapping[str, onnxruntime.OrtValue], config: SessionConfig) -> None:
+    def __init__(self, buffers: Mapping[str, "onnxruntime.OrtValue"], config: SessionConfig) -> None:
         self._buffers = buffers
         self._dtypes = {name: np.dtype(_DTYPES[buffer.data_type()]) for name, buffer in buffers.items()}
         graph = identity_graph(tuple(buffers), tuple(self._dtypes.values()))
         self._session = InferenceSession(graph, config)
 
     def __call__(self, sources: Sequence[int], targets: Sequence[int]) -> None:
-        """As SlottedDecoder.copy: what would be overwritten too early is kept beside the buffers meanwhile."""
+        """As SlotModel.copy: what would be overwritten too early is kept beside the buffers meanwhile."""
         kept = {slot: self._spare() for slot in set(sources) & set(targets)}
         spared = {slot: {name: value.data_ptr() for name, value in spare.items()} for slot, spare in kept.items()}
         for slot, spare in spared.items():
             self._copy(self._parts(slot), spare)
         for source, target in zip(sources, targets, strict=True):
             self._copy(spared.get(source) or self._parts(source), self._parts(target))
+
+    def save(self, slot: int) -> "dict[str, onnxruntime.OrtValue]":
+        """A slot's part of every buffer, in memory of its own on the device."""
+        saved = self._spare()
+        self._copy(self._parts(slot), {name: value.data_ptr() for name, value in saved.items()})
+        return saved
+
+    def restore(self, slot: int, saved: "dict[str, onnxruntime.OrtValue]") -> None:
+        """Put what `save` returned into a slot."""
+        self._copy({name: value.data_ptr() for name, value in saved.items()}, self._parts(slot))
 
     def _parts(self, slot: int) -> _Parts:
         return {
@@ -41,8 +54,10 @@ class BufferCopy:
         """How many numbers a slot has in a buffer."""
         return int(np.prod(self._buffers[name].shape()[1:]))
 
-    def _spare(self) -> dict[str, onnxruntime.OrtValue]:
+    def _spare(self) -> "dict[str, onnxruntime.OrtValue]":
         """Memory for one slot more."""
+        import onnxruntime
+
         make = onnxruntime.OrtValue.ortvalue_from_shape_and_type
         return {name: make([self._size(name)], self._dtypes[name], self._session.memory, 0) for name in self._buffers}
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from deployments.protocols.huggingface import named, read, write
 from deployments.protocols.protocol import TaskRequest
 from pipelines.errors import InputTooLongError, InvalidInputError
-from pipelines.runtime.artifact import TASKS
+from pipelines.tasks import TASKS
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
@@ -19,7 +19,7 @@ JSON = st.recursive(
 KEYS = st.sampled_from(["inputs", "parameters", "options", "stream", "input", ""])
 
 
-@given(task=st.sampled_from(TASKS), body=JSON | st.dictionaries(KEYS, JSON, max_size=4))
+@given(task=st.sampled_from(list(TASKS)), body=JSON | st.dictionaries(KEYS, JSON, max_size=4))
 def test_every_body_is_a_request_or_an_error_of_one_line(task: str, body: Any) -> None:
     try:
         outcome: TaskRequest | str = read(task, body)

@@ -189,10 +189,11 @@ def test_a_parameter_that_makes_no_sense_is_refused_with_what_is_allowed(
     assert str(refused.value).startswith(message)
 
 
-def test_a_row_tells_what_it_may_hold_at_its_end(loaded: Load) -> None:
+def test_a_row_tells_what_it_reads_and_what_it_may_write(loaded: Load) -> None:
     translate = loaded("bart", "translation", **changes_of("bart"))
     ((row,),) = translate.preprocess(["The film"], translate.parameters({"num_beams": 3}))
-    assert row.n_tokens == len(row.source) + 3 * changes_of("bart")["max_length"]
+    assert row.n_tokens == len(row.source) + 1
+    assert row.max_new_tokens == 3 * (changes_of("bart")["max_length"] - 1)
 
 
 # --- by instruction ---

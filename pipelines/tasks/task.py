@@ -1,0 +1,88 @@
+"""Task: all that is particular to one NLP task. Whatever lists tasks derives from these objects.
+
+A task is one file in this folder, or one module of another package that names its `Task` under the entry point group
+`sextet.tasks`. Nothing here imports a framework: transformers' classes are named as text.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Language = Literal["en", "ko"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One request, as the Hugging Face task API takes it; `language` is that of the text."""
+
+    language: Language
+    inputs: Any
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """The text that is asked, cut to a line."""
+        text = next(iter(self.inputs.values())) if isinstance(self.inputs, dict) else self.inputs
+        return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+@dataclass(frozen=True)
+class Head:
+    """Which transformers models can do a task.
+
+    `auto_class` loads them; the name of a fitting class ends with one of `classes`. `peft_type` is PEFT's name of the
+    task. `modules` are the new layers of a head, which are trained in full beside a LoRA adapter.
+    """
+
+    auto_class: str
+    classes: tuple[str, ...]
+    peft_type: str
+    modules: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One task.
+
+    `name` is the Hugging Face pipeline id. `pipeline` is a subclass of `pipelines.tasks.pipeline.Pipeline`, whose
+    `parameters_type` describes the parameters. `title` and `summary` are by language.
+
+    `examples`: the first one demonstrates the task after a start; there is at least one per language.
+    `text_fields`: the texts of one input; one name stands for a plain string, several for an object with these keys.
+    `columns` and `optional_columns` are those of a labelled row, for fine-tuning and evaluation.
+    `labelled`: the checkpoint's config names the labels. `generates`: answers are decoded token by token.
+    `streams`: one input may be answered by server-sent events.
+    `wraps_answer`: the answer to one text is a list in a list, because clients keep only the first element.
+    `root_paths`: paths at the root of a server that its clients expect this task at, each with all paths below it.
+    `tensor` names the texts in the Open Inference Protocol where `text_fields` is one.
+    `generate_key`: the parameter under which `model.generate` arguments stand; None where they stand beside others.
+    `in_words(answer)` is an answer of the Hugging Face task API in a few words.
+    """
+
+    name: str
+    pipeline: Any
+    head: Head
+    title: Mapping[Language, str]
+    summary: Mapping[Language, str]
+    examples: tuple[Example, ...]
+    columns: tuple[str, ...]
+    in_words: Callable[[Any], str]
+    optional_columns: tuple[str, ...] = ()
+    text_fields: tuple[str, ...] = ("text",)
+    labelled: bool = False
+    generates: bool = False
+    streams: bool = False
+    wraps_answer: bool = False
+    root_paths: tuple[str, ...] = ()
+    tensor: str = "args"
+    generate_key: str | None = None
+
+    def as_input(self, texts: Sequence[str]) -> Any:
+        """`texts`, one for each of `text_fields`, as one input of the Hugging Face task API."""
+        return texts[0] if len(self.text_fields) == 1 else dict(zip(self.text_fields, texts, strict=True))
+
+    def bounded(self, max_new_tokens: int) -> dict[str, Any]:
+        """Parameters for a greedy answer of at most so many tokens; empty where nothing is generated."""
+        if not self.generates:
+            return {}
+        arguments = {"max_new_tokens": max_new_tokens, "do_sample": False}
+        return arguments if self.generate_key is None else {self.generate_key: arguments}
