@@ -26,8 +26,8 @@ from deployments.http.relay import Relayed, relay
 from deployments.http.request import Timings, require_method, route_of
 from deployments.protocols.open_inference import server_metadata
 from deployments.protocols.openai.errors import failure_body
+from pipelines.schema import shown
 from pipelines.tasks import TASKS
-from pipelines.tasks.parameters import shown
 
 DESCRIBE_TIMEOUT_S = 2.0  # a task that is starting or busy is listed without its model
 METHODS = "GET, HEAD"

@@ -1,21 +1,19 @@
 """The OpenAPI 3.1 document of the HTTP API. A task's parameters come from its pipeline's own dataclass."""
 
-import types
-from dataclasses import MISSING, Field, fields
 from http import HTTPStatus
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from deployments.demo import QUESTIONS
 from deployments.http.errors import STATUSES
+from pipelines.schema import components
 from pipelines.tasks import TASKS
 from pipelines.tasks.completion import CompletionParameters
-from pipelines.tasks.parameters import Parameters
+from pipelines.tasks.task import Parameters
 
 Schema = dict[str, Any]
 TEXT: Schema = {"type": "string", "minLength": 1}
 NUMBER: Schema = {"type": "number"}
 INTEGER: Schema = {"type": "integer"}
-TYPES: dict[Any, str] = {str: "string", bool: "boolean", int: "integer", float: "number"}
 
 
 def _object(**properties: Schema) -> Schema:
@@ -92,31 +90,8 @@ def document(version: str) -> Schema:
 
 def parameters_schema(parameters: type[Parameters]) -> Schema:
     """A task's parameters as JSON Schema: every field is optional, null means the default."""
-    hints = get_type_hints(parameters)
-    return {
-        "type": ["object", "null"],
-        "description": " ".join((parameters.__doc__ or "").replace("`", "").split()),
-        "properties": {one.name: _field(one, hints[one.name]) for one in fields(parameters)},
-        "additionalProperties": False,
-    }
-
-
-def _field(one: "Field[Any]", hint: Any) -> Schema:
-    schema = _schema(hint)
-    if one.default is not MISSING and one.default is not None:
-        schema["default"] = list(one.default) if isinstance(one.default, tuple) else one.default
-    return {"anyOf": [schema, {"type": "null"}]}
-
-
-def _schema(hint: Any) -> Schema:
-    origin = get_origin(hint)
-    if origin in (Union, types.UnionType):
-        return _schema(next(one for one in get_args(hint) if one is not types.NoneType))
-    if origin is Literal:
-        return {"enum": list(get_args(hint))}
-    if origin is tuple:
-        return _list_of(_schema(get_args(hint)[0]))
-    return {"type": TYPES.get(hint, "object")}
+    _, found = components([parameters])
+    return found[parameters.__name__]
 
 
 def _operation(task: str) -> Schema:

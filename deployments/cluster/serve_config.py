@@ -12,7 +12,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from deployments.config import unknown_key
 from pipelines.errors import ConfigurationError
-from pipelines.tasks.parameters import shown
+from pipelines.schema import shown
 
 
 def validated(content: Mapping[str, Any]) -> ServeDeploySchema:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.errors import InvalidInputError
-from pipelines.tasks.parameters import shown
+from pipelines.schema import shown
 
 _LENGTH = struct.Struct("<I")
 _KEYS = ("name", "shape", "datatype", "parameters", "data")

@@ -15,7 +15,7 @@ from typing import Any
 from deployments.http.request import decode_json
 from deployments.protocols.protocol import Protocol, Reply, TaskRequest, json_reply
 from pipelines.errors import InvalidInputError
-from pipelines.tasks.parameters import shown
+from pipelines.schema import shown
 
 OPTIONS = ("use_cache", "wait_for_model")
 ALIASES = {"generation_parameters": "generate_parameters"}

@@ -17,7 +17,7 @@ from deployments.http.request import decode_json
 from deployments.protocols.byte_tensors import ByteTensor, packed
 from deployments.protocols.protocol import JSON, Protocol, Reply, TaskRequest
 from pipelines.errors import InvalidInputError
-from pipelines.tasks.parameters import shown
+from pipelines.schema import shown
 
 VERSION = "1"
 OUTPUT = "output"

@@ -13,7 +13,7 @@ from deployments.http.request import decode_json
 from deployments.protocols.protocol import Protocol, Reply, TaskRequest, json_reply
 from pipelines.errors import InputTooLongError, InvalidInputError
 from pipelines.runtime.tokenizer import TextOrPair
-from pipelines.tasks.parameters import shown
+from pipelines.schema import shown
 from pipelines.tasks.text_classification import TextClassificationPipeline
 
 _KEYS = ("inputs", "raw_scores", "truncate", "truncation_direction")

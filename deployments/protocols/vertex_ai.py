@@ -12,7 +12,7 @@ from deployments.http.request import decode_json
 from deployments.protocols import huggingface
 from deployments.protocols.protocol import Protocol, Reply, TaskRequest, json_reply
 from pipelines.errors import InvalidInputError
-from pipelines.tasks.parameters import shown
+from pipelines.schema import shown
 
 _KEYS = ("instances", "parameters")
 

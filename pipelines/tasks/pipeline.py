@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from pipelines.generation.decoding.request import Cancelled, never
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.scheduling.cost_model import UNMEASURED, CostModel
-from pipelines.tasks.parameters import Parameters
+from pipelines.tasks.task import Parameters
 
 
 class Row(Protocol):

@@ -11,10 +11,10 @@ def test_every_task_has_its_parameters_with_their_types_and_defaults() -> None:
     for task in TASKS:
         schema = paths[f"/{task}"]["post"]["requestBody"]["content"]["application/json"]["schema"]
         names = set(schema["properties"]["parameters"]["properties"])
-        assert names == set(TASKS[task].pipeline.parameters_type.__dataclass_fields__)
+        assert names == set(TASKS[task].pipeline.parameters_type.__struct_fields__)
     questions = paths["/question-answering"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert questions["properties"]["parameters"]["properties"]["max_answer_len"] == {
-        "anyOf": [{"type": "integer", "default": 15}, {"type": "null"}]
+        "anyOf": [{"type": "integer", "minimum": 1, "maximum": 512, "default": 15}, {"type": "null"}]
     }
 
 

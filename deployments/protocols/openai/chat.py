@@ -10,9 +10,8 @@ from typing import Any, ClassVar
 from deployments.protocols.openai.chat_template import ChatTemplate
 from deployments.protocols.openai.protocol import OpenAi, _flag
 from pipelines.errors import InvalidInputError
+from pipelines.schema import parse, shown
 from pipelines.tasks.completion import CompletionPipeline, Piece, ScoredToken
-from pipelines.tasks.inputs import parse_text
-from pipelines.tasks.parameters import shown
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _EMPTY: tuple[Any, ...] = (None, [], {}, "")
@@ -107,19 +106,20 @@ def _message(given: Any, where: str) -> dict[str, str]:
         raise InvalidInputError(f"{where}.role is {shown(role)}; allowed: {', '.join(ROLES)}")
     message = {"role": ROLES[role], "content": _content(given.get("content"), f"{where}.content")}
     if given.get("name") is not None:
-        message["name"] = parse_text(given["name"], f"{where}.name")
+        message["name"] = parse(given["name"], str, (f"{where}.name",))
     return message
 
 
 def _content(given: Any, where: str) -> str:
     if not isinstance(given, list):
-        return parse_text(given, where)
+        text: str = parse(given, str, (where,))
+        return text
     texts = []
     for index, part in enumerate(given):
         if not isinstance(part, Mapping) or part.get("type") != "text":
             kind = part.get("type") if isinstance(part, Mapping) else part
             raise InvalidInputError(f"{where}[{index}] is of the type {shown(kind)}; allowed: text")
-        texts.append(parse_text(part.get("text"), f"{where}[{index}].text"))
+        texts.append(parse(part.get("text"), str, (f"{where}[{index}].text",)))
     return "\n".join(texts)
 
 

@@ -5,9 +5,8 @@ from typing import Any, ClassVar
 
 from deployments.protocols.openai.protocol import OpenAi, _flag
 from pipelines.errors import InvalidInputError
+from pipelines.schema import parse, shown
 from pipelines.tasks.completion import Piece
-from pipelines.tasks.inputs import parse_text
-from pipelines.tasks.parameters import shown
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 MOST_LOGPROBS = 5  # OpenAI's
@@ -60,7 +59,8 @@ def _prompt(given: Any, where: str) -> str | tuple[int, ...]:
     if isinstance(given, list) and given and all(_is_number(one) for one in given):
         return tuple(given)
     if isinstance(given, str):
-        return parse_text(given, where)
+        text: str = parse(given, str, (where,))
+        return text
     raise InvalidInputError(f"{where} is {shown(given)}; allowed: {_ALLOWED}")
 
 

@@ -20,9 +20,8 @@ from deployments.protocols.openai.errors import failure_body
 from deployments.protocols.protocol import Protocol, Reply, TaskRequest, json_reply
 from pipelines.errors import InvalidInputError
 from pipelines.runtime.artifact import Manifest
+from pipelines.schema import parse, shown
 from pipelines.tasks.completion import CompletionPipeline, Piece
-from pipelines.tasks.inputs import parse_text
-from pipelines.tasks.parameters import shown
 
 DONE = b"[DONE]"
 
@@ -173,7 +172,7 @@ class OpenAi(Protocol):
                     allowed = " or ".join(orjson.dumps(one).decode() for one in (None, *neutral[name]))
                     raise InvalidInputError(f"{name} is {shown(value)}; allowed, as it is not supported: {allowed}")
             elif name in LABELS:
-                parse_text(value, name)
+                parse(value, str, (name,))
             elif name not in self._allowed:
                 allowed = ", ".join(sorted(self._allowed))
                 raise InvalidInputError(f"{shown(name)[1:-1]} is not a parameter here; allowed: {allowed}")

@@ -87,7 +87,7 @@ def test_the_parameters_are_the_tasks_own(server: TaskServer) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({}, "inputs is None; allowed: a list of tensors"),
+        ({}, "inputs is null; allowed: a list of tensors"),
         ({"inputs": [3]}, "inputs[0] is 3; allowed: an object"),
         ({"inputs": [tensor(TEXTS, shape=[3])]}, "inputs[0] has 2 elements; allowed: 3, as its shape says"),
         ({"inputs": [tensor(TEXTS, shape=[1, 2])]}, "inputs[0].shape is [1, 2]; allowed: [n] or [n, 1]"),
