@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from typing import Any
 
-import orjson
 from ray import serve
 from starlette.requests import Request
 from starlette.responses import Response
@@ -26,7 +25,7 @@ from deployments.http.relay import Relayed, relay
 from deployments.http.request import Timings, require_method, route_of
 from deployments.protocols.open_inference import server_metadata
 from deployments.protocols.openai.errors import failure_body
-from pipelines.schema import shown
+from pipelines.schema import encode, shown
 from pipelines.tasks import TASKS
 
 DESCRIBE_TIMEOUT_S = 2.0  # a task that is starting or busy is listed without its model
@@ -175,4 +174,4 @@ async def _nothing() -> None:
 
 
 def _json(content: Any, status: int = 200) -> Response:
-    return Response(orjson.dumps(content), status, media_type="application/json")
+    return Response(encode(content), status, media_type="application/json")

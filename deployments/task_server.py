@@ -23,7 +23,7 @@ from starlette.types import Message
 import pipelines
 from deployments.cluster.platform import Platform
 from deployments.config import LimitsConfig, TaskConfig
-from deployments.http.errors import BodyTooLargeError, Failure, logger
+from deployments.http.errors import Failure, logger
 from deployments.http.event_stream import EventStream
 from deployments.http.merging import numbered
 from deployments.http.relayed import Exchange, answer
@@ -34,8 +34,6 @@ from pipelines.errors import (
     ConfigurationError,
     DeadlineExceededError,
     GenerationError,
-    InputTooLongError,
-    InvalidInputError,
 )
 from pipelines.generation.decoding.request import Cancelled
 from pipelines.scheduling.cost_model import CostModel
@@ -172,9 +170,11 @@ class TaskServer:
 
     async def _answer(self, request: Request, timings: Timings) -> Response:
         serving = self._now
-        protocol = serving.routes.protocol(request)
+        route = serving.routes.find(request)
+        serving.routes.require(route, request)
+        protocol = route.protocol
         if protocol is None:
-            return _response(json_reply(serving.routes.page(request)))
+            return _response(json_reply(route.page))
         deadline = deadline_of(request)
         try:
             with serving.entered():
@@ -196,23 +196,14 @@ class TaskServer:
 
     def _failed(self, request: Request, failure: Failure) -> Response:
         serving = self._serving
-        return failure.response(None if serving is None else serving.routes.dialect(request).failure(failure))
+        return failure.response(None if serving is None else serving.routes.find(request).errors.failure(failure))
 
     def _prepare(
         self, serving: Serving, protocol: Protocol, body: bytes, headers: Mapping[str, str], timings: Timings
     ) -> Prepared:
         request, pipeline = protocol.read(body, headers), protocol.pipeline
-        limit = serving.config.limits.max_inputs
-        if len(request.inputs) > limit:
-            raise BodyTooLargeError(f"inputs has {len(request.inputs)} elements; allowed: at most {limit} inputs")
-        inputs = []
-        for index, raw in enumerate(request.inputs):
-            try:
-                _require_length(raw, serving.config.limits.max_input_characters)
-                inputs.append(pipeline.parse(raw))
-            except InvalidInputError as error:
-                raise protocol.named(error, request, index) from None
-        parameters = pipeline.parameters(request.parameters)
+        request.check(serving.config.limits)
+        inputs, parameters = protocol.parse(request)
         started_at = time.perf_counter()
         rows = pipeline.preprocess(inputs, parameters)
         timings.tokenization_s = time.perf_counter() - started_at
@@ -287,13 +278,6 @@ def _assigned_cpus() -> int:
     """The whole CPUs that this replica reserves: Ray tells every worker so, in the variable that OpenMP reads."""
     given = os.environ.get("OMP_NUM_THREADS", "")
     return max(1, int(given)) if given.isdecimal() else 1
-
-
-def _require_length(raw: Any, most: int) -> None:
-    texts = raw.values() if isinstance(raw, dict) else [raw]
-    characters = sum(len(text) for text in texts if isinstance(text, str))
-    if characters > most:
-        raise InputTooLongError(f"inputs has {characters} characters; allowed: at most {most}")
 
 
 def _response(reply: Reply) -> Response:

@@ -48,7 +48,7 @@ class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @classmethod
     def unknown(cls, names: Sequence[str], path: Path) -> InvalidInputError:
         """The error for keys that the object at `path` does not have."""
-        return _unknown_key(names[0], cls.__struct_fields__, path)
+        return unknown_key(names[0], cls.__struct_fields__, path)
 
 
 def decode(body: bytes, kind: Any) -> Any:
@@ -129,6 +129,13 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
+def unknown_key(name: object, allowed: Iterable[str], path: Path) -> UnknownKeyError:
+    """The error for a key that the object at `path` does not have, with the nearest that it has."""
+    names = sorted(allowed)
+    problem = f"has no key {shown(name)}{nearest(name, names)}; allowed: {', '.join(names) or 'none'}"
+    return UnknownKeyError(problem, (*path, str(name)))
+
+
 def nearest(name: object, allowed: Iterable[str]) -> str:
     """` (did you mean 'x'?)`, or nothing where no name is near."""
     close = get_close_matches(str(name)[:_SHOWN], list(allowed), n=1)
@@ -195,12 +202,6 @@ def _first_bad_byte(body: bytes) -> int:
     return len(body)
 
 
-def _unknown_key(name: object, allowed: Iterable[str], path: Path) -> UnknownKeyError:
-    names = sorted(allowed)
-    problem = f"has no key {shown(name)}{nearest(name, names)}; allowed: {', '.join(names) or 'none'}"
-    return UnknownKeyError(problem, (*path, str(name)))
-
-
 def _amended(value: Any, info: Any, path: Path, texts: bool) -> Any:
     """`value` without nulls that mean the default, with lists around single elements; refuses unknown keys."""
     if isinstance(info, inspect.Metadata):
@@ -213,13 +214,14 @@ def _amended(value: Any, info: Any, path: Path, texts: bool) -> Any:
     if isinstance(info, _OBJECTS) and isinstance(value, Mapping):
         fields = {field.encode_name: field.type for field in info.fields}
         kept = {field.encode_name for field in info.fields if field.required}
-        if unknown := [str(name) for name in value if name not in fields]:
+        refuses = getattr(info, "forbid_unknown_fields", True)
+        if refuses and (unknown := [str(name) for name in value if name not in fields]):
             words = getattr(info.cls, "unknown", None)
-            raise words(unknown, path) if words else _unknown_key(unknown[0], fields, path)
+            raise words(unknown, path) if words else unknown_key(unknown[0], fields, path)
         return {
             name: _amended(one, fields[name], (*path, name), texts)
             for name, one in value.items()
-            if one is not None or name in kept or _takes_null(fields[name])
+            if name in fields and (one is not None or name in kept or _takes_null(fields[name]))
         }
     if isinstance(info, _LISTS) and isinstance(value, list | tuple):
         return [_amended(one, item, (*path, index), texts) for index, one, item in _items(value, info)]
@@ -358,8 +360,7 @@ def _described(info: Any) -> str:
     """What a type allows, in words."""
     info = _bare(info)
     if isinstance(info, inspect.UnionType):
-        kinds = [_described(one) for one in info.types if not isinstance(_bare(one), inspect.NoneType)]
-        return " or ".join(dict.fromkeys(kinds))
+        return _described_union(info)
     if isinstance(info, _OBJECTS):
         noun = "a mapping" if isinstance(info, inspect.DataclassType) else "an object"  # YAML's word and JSON's
         needs = [field.encode_name for field in info.fields if field.required]
@@ -371,14 +372,13 @@ def _described(info: Any) -> str:
     if isinstance(info, _LISTS):
         least, most = _lengths(info)
         if most == 0:
-            return "an empty list"
+            return "an empty list, as nothing else is supported"
         bounds = f" of at most {most}" if most is not None else " of at least one" if least else ""
         item = getattr(info, "item_type", None)
-        return f"a list{bounds}" + (
-            "" if item is None or isinstance(item, inspect.AnyType) else f": {_described(item)}"
-        )
+        of_what = "" if item is None or isinstance(item, inspect.AnyType) else f", each {_described(item)}"
+        return f"a list{bounds}{of_what}"
     if isinstance(info, inspect.DictType):
-        return "an empty object" if info.max_length == 0 else "an object"
+        return "an empty object, as nothing else is supported" if info.max_length == 0 else "an object"
     if isinstance(info, inspect.StrType):
         noun = "a text" if info.min_length else "a string"
         return noun if info.max_length is None else f"{noun} of at most {info.max_length} characters"
@@ -388,6 +388,17 @@ def _described(info: Any) -> str:
     if isinstance(info, inspect.LiteralType):
         return ", ".join(map(str, _ORDERS.get(frozenset(info.values), info.values)))
     return {inspect.BoolType: "true or false", inspect.NoneType: "null"}.get(type(info), "anything")
+
+
+def _described_union(info: Any) -> str:
+    members = [_bare(one) for one in info.types if not isinstance(_bare(one), inspect.NoneType)]
+    kinds = list(dict.fromkeys(_described(one) for one in members if not isinstance(one, _LISTS)))
+    single = " or ".join(kinds)
+    for one in members:
+        if isinstance(one, _LISTS):
+            is_of_those = single and _described(getattr(one, "item_type", None)) == single
+            kinds.append("a list of those" if is_of_those else _described(one))
+    return " or ".join(kinds)
 
 
 def _is_bounded(info: Any) -> bool:

@@ -2,7 +2,7 @@
 
     route_of(request)          the path below the application's prefix, without a trailing slash
     deadline_of(request)       x-request-timeout-seconds as a time of the loop's clock
-    read_json(request, limit)  the body, or why it is none
+    read_body(request, limit)  the body's bytes
     Timings                    the x-... headers of every response
 
 Serve itself adds `x-request-id` to every response (the client's own, else a new one), so nothing here does.
@@ -14,9 +14,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import orjson
 from starlette.requests import ClientDisconnect, Request
 
 from deployments.http import middleware as deadline_header
@@ -114,15 +112,6 @@ async def read_any_body(request: Request, max_bytes: int) -> bytes:
     if received > max_bytes:
         raise BodyTooLargeError(f"the body has more than {max_bytes} bytes; allowed: at most {max_bytes} bytes")
     return bytes(body)
-
-
-def decode_json(body: bytes) -> Any:
-    """JSON as RFC 8259 has it: UTF-8, no NaN, no lone surrogates; raises InvalidInputError with the place."""
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        reason = str(error) if body.strip() else "it is empty"
-        raise InvalidInputError(f"the body is not valid JSON: {reason}") from None
 
 
 def _ms(seconds: float) -> bytes:

@@ -17,7 +17,7 @@ from pipelines.generation.decoding.request import Answer, Cancelled, Step, never
 from pipelines.generation.decoding.stopping import StopStrings
 from pipelines.generation.text.detokenizer import Detokenizer
 from pipelines.generation.text.visible_text import VisibleText
-from pipelines.runtime.tokenizer import clean_up_spaces
+from pipelines.runtime.tokenizer import Tokenizer, clean_up_spaces
 from pipelines.schema import parse, require
 from pipelines.tasks.generator import SEED_BITS, Count, Factor, Penalty, Sequences, Share, Stop
 from pipelines.tasks.pipeline import Pipeline
@@ -119,6 +119,10 @@ class CompletionPipeline(Pipeline[Prompt, CompletionParameters, PromptRow, Answe
         self._tokenizer = model.generator.tokenizer
         self._vocab_size = int(model.artifact.config()["vocab_size"])
         self._clean_up = clean_up_spaces if self._tokenizer.settings.clean_up_tokenization_spaces else None
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._tokenizer
 
     def parse(self, raw: Any) -> Prompt:
         """A text, or a tuple of token ids."""

@@ -79,6 +79,7 @@ class Task:
     `streams`: one input may be answered by server-sent events.
     `wraps_answer`: the answer to one text is a list in a list, because clients keep only the first element.
     `tensor` names the texts in the Open Inference Protocol where `text_fields` is one.
+    `protocols` are those that this task answers besides the ones that all do, by their names in deployments.protocols.
     `generate_key`: the parameter under which `model.generate` arguments stand; None where they stand beside others.
     `in_words(answer)` is an answer of the Hugging Face task API in a few words.
     """
@@ -101,6 +102,7 @@ class Task:
     wraps_answer: bool = False
     tensor: str = "args"
     generate_key: str | None = None
+    protocols: tuple[str, ...] = ()
 
     def as_input(self, texts: Sequence[str]) -> Any:
         """`texts`, one for each of `text_fields`, as one input of the Hugging Face task API."""

@@ -276,4 +276,5 @@ TASK = Task(
     generates=True,
     streams=True,
     tensor="array_inputs",
+    protocols=("openai",),
 )
