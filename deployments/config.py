@@ -10,7 +10,7 @@
 Everything else in cluster.yaml is Ray Serve's own and is checked by Ray Serve's own schema (launch.py).
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -20,13 +20,14 @@ from msgspec import Meta
 
 from pipelines.errors import ConfigurationError, InvalidInputError, UnknownKeyError
 from pipelines.generation.slots.config import SlotsConfig
-from pipelines.scheduling.padded import BatchingConfig
+from pipelines.scheduling.scheduler import BatchingConfig, QueueConfig
 from pipelines.schema import Text, convert, nearest
 from pipelines.tasks import TASKS
 from stores.address import remote
 
 ConfigT = TypeVar("ConfigT")
 MAX_THREADS = 1024
+MAX_DRAIN_S = 86_400
 
 Count = Annotated[int, Meta(ge=1)]
 
@@ -74,7 +75,9 @@ class TaskConfig:
     gpu_mem_limit_bytes: Count | None = None
     batching: BatchingConfig = field(default_factory=BatchingConfig)
     slots: SlotsConfig | None = None
+    queue: QueueConfig = field(default_factory=QueueConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    drain_timeout_s: Annotated[float, Meta(ge=0, le=MAX_DRAIN_S)] = 300.0
     allow_unverified: bool = False
 
     def __post_init__(self) -> None:
@@ -140,6 +143,12 @@ def user_configs(content: Mapping[str, Any]) -> dict[str, Any]:
     if not found:
         raise ConfigurationError(f"no application has args: {{task: ...}}; tasks: {', '.join(TASKS)}")
     return found
+
+
+def cut_down(content: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """A cluster.yaml with the applications of these names alone, in its order and not copied."""
+    kept = [one for one in content["applications"] if isinstance(one, dict) and one.get("name") in names]
+    return {**content, "applications": kept}
 
 
 def check_task(task: Any) -> None:

@@ -8,7 +8,7 @@ POST, GET                          the predict route and the health route of a p
 """
 
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -20,7 +20,7 @@ from starlette.requests import Request
 from deployments import protocols
 from deployments.cluster.platform import Platform
 from deployments.http.errors import RouteNotFoundError
-from deployments.http.request import require_method, route_of
+from deployments.http.request import Route
 from deployments.protocols.protocol import Mounted, Protocol
 from pipelines.tasks.pipeline import Pipeline
 
@@ -36,48 +36,41 @@ def modules() -> tuple[ModuleType, ...]:
 
 
 @dataclass(frozen=True)
-class Route:
-    """One path: what answers a POST there, or the `page` that a GET has; and the protocol that words its failures."""
+class Endpoint:
+    """What there is at a path: a protocol for POSTs, or a page for GETs; and the protocol that words its failures."""
 
-    path: str
+    route: Route
     protocol: Protocol | None
     page: Any
     errors: Protocol
+    others: Sequence[str]
+
+    def require(self) -> None:
+        """Raise RouteNotFoundError where there is nothing, MethodNotAllowedError for a method that has no answer."""
+        if self.protocol is None and self.page is None:
+            raise RouteNotFoundError(f"{self.route.url_path} does not exist; allowed: {', '.join(self.others)}")
+        self.route.require_method(READING if self.protocol is None else "POST")
 
 
 class Routes:
     """The routes of one pipeline."""
 
     def __init__(self, pipeline: Pipeline[Any, Any, Any, Any], platform: Platform | None = None) -> None:
-        self.task = pipeline.task
         self._mounted: list[Mounted] = [module.mount(pipeline, platform) for module in modules()]
         self.protocols = {path: one for mounted in self._mounted for path, one in mounted.protocols.items()}
         self.pages = {path: page for mounted in self._mounted for path, page in mounted.pages.items()}
-        self._native = self.protocols["/"]
+        posts = [f"POST /{pipeline.task}{path.rstrip('/')}" for path in self.protocols]
+        self._listed = [*posts, *(f"GET /{pipeline.task}{path}" for path in self.pages)]
 
-    def find(self, request: Request) -> Route:
-        """The route of a request, whether or not there is one: `require` tells."""
-        path = route_of(request)
-        protocol = self.protocols.get(path)
-        return Route(path, protocol, self.pages.get(path), protocol or self._errors_at(path))
-
-    def require(self, route: Route, request: Request) -> None:
-        """Raise RouteNotFoundError where nothing answers, MethodNotAllowedError for a method that does not."""
-        if route.protocol is not None:
-            require_method(request, "POST")
-        elif route.path in self.pages:
-            require_method(request, READING)
-        else:
-            raise RouteNotFoundError(f"{request.url.path} does not exist; allowed: {', '.join(self._listed())}")
+    def find(self, request: Request) -> Endpoint:
+        """The endpoint of a request, once for all that is asked of it; it may be that of a path without one."""
+        route = Route.of(request)
+        protocol = self.protocols.get(route.path)
+        errors = protocol or self._errors_at(route.path)
+        return Endpoint(route, protocol, self.pages.get(route.path), errors, self._listed)
 
     def _errors_at(self, path: str) -> Protocol:
         for mounted in self._mounted:
             if mounted.prefix is not None and mounted.errors is not None and path.startswith(mounted.prefix):
                 return mounted.errors
-        return self._native
-
-    def _listed(self) -> Iterator[str]:
-        for path in self.protocols:
-            yield f"POST /{self.task}{path.rstrip('/')}"
-        for path in self.pages:
-            yield f"GET /{self.task}{path}"
+        return self.protocols["/"]

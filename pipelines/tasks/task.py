@@ -78,6 +78,7 @@ class Task:
     `labelled`: the checkpoint's config names the labels. `generates`: answers are decoded token by token.
     `streams`: one input may be answered by server-sent events.
     `wraps_answer`: the answer to one text is a list in a list, because clients keep only the first element.
+    `root_paths`: paths at the root of a server that its clients expect this task at, each with all paths below it.
     `tensor` names the texts in the Open Inference Protocol where `text_fields` is one.
     `protocols` are those that this task answers besides the ones that all do, by their names in deployments.protocols.
     `generate_key`: the parameter under which `model.generate` arguments stand; None where they stand beside others.
@@ -100,6 +101,7 @@ class Task:
     generates: bool = False
     streams: bool = False
     wraps_answer: bool = False
+    root_paths: tuple[str, ...] = ()
     tensor: str = "args"
     generate_key: str | None = None
     protocols: tuple[str, ...] = ()
