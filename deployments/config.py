@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-from pipelines.errors import ConfigurationError
+from pipelines.errors import ConfigurationError, first_line
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.scheduling.scheduler import BatchingConfig, QueueConfig
 from pipelines.tasks import TASKS
@@ -106,7 +106,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigurationError(f"{path}{line}: not valid YAML: {error.problem}") from None
     except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
+        raise ConfigurationError(f"{path}: not valid YAML: {first_line(error)}") from None
     if not isinstance(content, dict) or not isinstance(content.get("applications"), list):
         raise ConfigurationError(f"{path} is not a Ray Serve config: it has no list of applications")
     return content

@@ -75,3 +75,8 @@ class DeadlineExceededError(SextetError):
 
 class GenerationError(SextetError):
     """Decoding failed for this request; the replica goes on."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its type where it has none: a part of a message of ours."""
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__

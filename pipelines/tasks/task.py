@@ -55,6 +55,7 @@ class Task:
     `root_paths`: paths at the root of a server that its clients expect this task at, each with all paths below it.
     `tensor` names the texts in the Open Inference Protocol where `text_fields` is one.
     `generate_key`: the parameter under which `model.generate` arguments stand; None where they stand beside others.
+    `instruction` tells a decoder-only instruct model to do the task; `{text}` in it is the input. None: it needs none.
     `in_words(answer)` is an answer of the Hugging Face task API in a few words.
     """
 
@@ -75,6 +76,7 @@ class Task:
     root_paths: tuple[str, ...] = ()
     tensor: str = "args"
     generate_key: str | None = None
+    instruction: str | None = None
 
     def as_input(self, texts: Sequence[str]) -> Any:
         """`texts`, one for each of `text_fields`, as one input of the Hugging Face task API."""
