@@ -28,6 +28,7 @@ class LocalServer:
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
         self._listening = threading.Event()
+        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
 
     def __enter__(self) -> Self:
@@ -46,8 +47,16 @@ class LocalServer:
         self._listening.set()
         await self._stopped.wait()
         server.close()
+        for writer in self._connections.values():
+            writer.close()
+        if self._connections:
+            await asyncio.wait(self._connections, timeout=1.0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections[task] = writer
+        task.add_done_callback(self._connections.pop)
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
@@ -55,6 +64,8 @@ class LocalServer:
                 writer.write(await self._answer(json.loads(await reader.readexactly(length))))
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
             writer.close()
 
 
