@@ -47,8 +47,10 @@ class LocalServer:
         self._listening.set()
         await self._stopped.wait()
         server.close()
-        for writer in self._connections.values():
-            writer.close()
+        for _ in range(5):  # a connection that was just accepted has no handler yet
+            await asyncio.sleep(0.005)
+            for writer in self._connections.values():
+                writer.transport.abort()
         if self._connections:
             await asyncio.wait(self._connections, timeout=1.0)
 
@@ -66,7 +68,7 @@ class LocalServer:
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
-            writer.close()
+            writer.transport.abort()
 
 
 async def at_once(_body: Any) -> bytes:
