@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from deployments.cluster.ray_environment import SPARE_PORTS
 from tests import kept
 from tests.tiny_checkpoints import tiny_checkpoint
 
-FIRST_CHOSEN_PORT = 16384  # below every system's range of ports for sockets that ask for none
+FIRST_CHOSEN_PORT = SPARE_PORTS.start  # those that `spare_port` draws from; above them lie the system's own
 
 # Tiny models: threads that spin for each other would take longer than the work. Read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
