@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from deployments.ask import ask as send
+from deployments.ask import post, usage
 from pipelines.errors import ConfigurationError, SextetError
 from pipelines.tasks import TASKS
 
@@ -114,12 +116,10 @@ def environment(
 @app.command()
 def ask(
     task: Annotated[str, typer.Argument(help=f"One of {', '.join(TASKS)}.")],
-    text: Annotated[list[str], typer.Argument(help="One or more texts; QUESTION CONTEXT for question-answering.")],
+    text: Annotated[list[str], typer.Argument(help=f"One or more texts; {usage()}.")],
     url: Annotated[str, typer.Option(help="The ingress.", envvar="SEXTET_URL")] = "http://127.0.0.1:8000",
 ) -> None:
     """Ask a running cluster one thing from the terminal."""
-    from deployments.ask import ask as send
-
     _print_json(send(task, text, url=url))
 
 
@@ -168,7 +168,6 @@ def evaluate(
     output: Annotated[Path | None, typer.Option(help="A folder for report.json and the pictures.")] = None,
 ) -> None:
     """Measure checkpoints, artifacts or running tasks on labelled rows, side by side."""
-    from deployments.ask import post
     from evaluation.evaluate import EvaluateArgs, pairs
     from evaluation.evaluate import evaluate as run
 

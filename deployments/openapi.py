@@ -5,7 +5,6 @@ from dataclasses import MISSING, Field, fields
 from http import HTTPStatus
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from deployments.demo import QUESTIONS
 from deployments.http.errors import STATUSES
 from pipelines.tasks import TASKS
 from pipelines.tasks.completion import CompletionParameters
@@ -130,7 +129,8 @@ def _operation(task: str) -> Schema:
         body["stream"] = {"type": "boolean", "default": False, "description": "one text, answered as events"}
         content["text/event-stream"] = {"schema": {"type": "string"}}
     schema = {**_object(**body), "required": ["inputs"]}
-    example = {"inputs": QUESTIONS[task].inputs, "parameters": dict(QUESTIONS[task].parameters)}
+    first = TASKS[task].examples[0]
+    example = {"inputs": first.inputs, "parameters": dict(first.parameters)}
     return {
         "operationId": task,
         "summary": f"{task}: one input, or a list of inputs that is answered by a list in the same order",

@@ -242,4 +242,5 @@ TASK = Task(
     text_fields=Question._fields,
     columns=("question", "context", "answers"),
     in_words=lambda answer: f"{answer['answer']} ({answer['score']:.2f})",
+    form=("top_k", "max_answer_len", "handle_impossible_answer", "align_to_words"),
 )

@@ -46,4 +46,5 @@ TASK = Task(
     generates=True,
     tensor="array_inputs",
     generate_key="generate_parameters",
+    form=("truncation", "max_new_tokens"),
 )

@@ -54,6 +54,9 @@ class Task:
     `wraps_answer`: the answer to one text is a list in a list, because clients keep only the first element.
     `tensor` names the texts in the Open Inference Protocol where `text_fields` is one.
     `generate_key`: the parameter under which `model.generate` arguments stand; None where they stand beside others.
+    `form`: the parameters that a form offers, in its order; None: all that are a number, a text, a choice or a switch.
+    `chats`: first messages of a conversation, for a task that OpenAI's chat API answers too; their parameters are
+    those of that API. Empty: the task has no chat.
     `in_words(answer)` is an answer of the Hugging Face task API in a few words.
     """
 
@@ -73,10 +76,16 @@ class Task:
     wraps_answer: bool = False
     tensor: str = "args"
     generate_key: str | None = None
+    form: tuple[str, ...] | None = None
+    chats: tuple[Example, ...] = ()
 
     def as_input(self, texts: Sequence[str]) -> Any:
         """`texts`, one for each of `text_fields`, as one input of the Hugging Face task API."""
         return texts[0] if len(self.text_fields) == 1 else dict(zip(self.text_fields, texts, strict=True))
+
+    def texts(self, example: Example) -> dict[str, str]:
+        """The texts of an example by the names of `text_fields`."""
+        return dict(example.inputs) if isinstance(example.inputs, Mapping) else {self.text_fields[0]: example.inputs}
 
     def bounded(self, max_new_tokens: int) -> dict[str, Any]:
         """Parameters for a greedy answer of at most so many tokens; empty where nothing is generated."""

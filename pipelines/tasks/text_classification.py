@@ -115,4 +115,5 @@ TASK = Task(
     in_words=lambda answer: f"{answer[0][0]['label']} ({answer[0][0]['score']:.2f})",
     labelled=True,
     wraps_answer=True,
+    form=("top_k", "function_to_apply"),
 )

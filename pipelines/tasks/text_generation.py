@@ -267,4 +267,9 @@ TASK = Task(
     generates=True,
     streams=True,
     tensor="array_inputs",
+    form=("max_new_tokens", "do_sample", "temperature", "top_p", "seed"),
+    chats=(
+        Example("en", "Write a haiku about rivers.", {"max_tokens": 160, "temperature": 0.7}),
+        Example("ko", "하늘이 왜 파란지 두 문장으로 설명해 주세요.", {"max_tokens": 160, "temperature": 0.7}),
+    ),
 )

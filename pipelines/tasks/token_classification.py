@@ -252,4 +252,5 @@ TASK = Task(
     columns=("text", "entities"),
     in_words=lambda answer: ", ".join(f"{one['word']} = {one['entity_group']}" for one in answer) or "no entities",
     labelled=True,
+    form=("aggregation_strategy", "stride"),
 )

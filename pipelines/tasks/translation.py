@@ -99,4 +99,5 @@ TASK = Task(
     generates=True,
     tensor="array_inputs",
     generate_key="generate_parameters",
+    form=("src_lang", "tgt_lang"),
 )
