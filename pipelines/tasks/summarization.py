@@ -46,5 +46,6 @@ TASK = Task(
     generates=True,
     tensor="array_inputs",
     generate_key="generate_parameters",
-    form=("truncation", "max_new_tokens"),
+    client="summarization",
+    form=("truncation", "generate_parameters.max_new_tokens"),
 )

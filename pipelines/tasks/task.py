@@ -54,6 +54,7 @@ class Task:
     `wraps_answer`: the answer to one text is a list in a list, because clients keep only the first element.
     `tensor` names the texts in the Open Inference Protocol where `text_fields` is one.
     `generate_key`: the parameter under which `model.generate` arguments stand; None where they stand beside others.
+    `client`: the method of huggingface_hub's InferenceClient that asks the task; None where it has none.
     `form`: the parameters that a form offers, in its order; None: all that are a number, a text, a choice or a switch.
     `chats`: first messages of a conversation, for a task that OpenAI's chat API answers too; their parameters are
     those of that API. Empty: the task has no chat.
@@ -76,6 +77,7 @@ class Task:
     wraps_answer: bool = False
     tensor: str = "args"
     generate_key: str | None = None
+    client: str | None = None
     form: tuple[str, ...] | None = None
     chats: tuple[Example, ...] = ()
 

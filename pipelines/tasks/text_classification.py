@@ -115,5 +115,6 @@ TASK = Task(
     in_words=lambda answer: f"{answer[0][0]['label']} ({answer[0][0]['score']:.2f})",
     labelled=True,
     wraps_answer=True,
+    client="text_classification",
     form=("top_k", "function_to_apply"),
 )

@@ -267,6 +267,7 @@ TASK = Task(
     generates=True,
     streams=True,
     tensor="array_inputs",
+    client="text_generation",
     form=("max_new_tokens", "do_sample", "temperature", "top_p", "seed"),
     chats=(
         Example("en", "Write a haiku about rivers.", {"max_tokens": 160, "temperature": 0.7}),

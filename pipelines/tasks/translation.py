@@ -99,5 +99,6 @@ TASK = Task(
     generates=True,
     tensor="array_inputs",
     generate_key="generate_parameters",
+    client="translation",
     form=("src_lang", "tgt_lang"),
 )
