@@ -13,9 +13,8 @@ export function shown(answer, text, word) {
   const has = (...names) => items.every((one) => one !== null && typeof one === "object" && names.every((name) => name in one));
   if (!items.length) return [note(word("nothing"))];
   if (has("start", "end")) return spans(items.filter((one) => one.end > one.start), text, word);
-  if (has("label", "score")) return items.map((one) => bar(one.label, one.score));
+  if (has("score")) return items.map((one) => bar(texts(one).join(" · ") || word("score"), one.score));
   if (has() && items.every((one) => texts(one).length === 1)) return items.map((one) => make("p", { className: "prose large", textContent: texts(one)[0] || word("empty") }));
-  if (has("score")) return items.map((one) => bar(word("score"), one.score));
   return [make("pre", { textContent: JSON.stringify(answer, null, 2) })];
 }
 
