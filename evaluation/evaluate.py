@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from datasets import Dataset
 from checkpoints.checkpoint import ResolvedCheckpoint, resolve
 from checkpoints.quiet import quiet
 from evaluation import datasets, plots
+from evaluation.args import EvaluateArgs
 from evaluation.measure import REGRESSION, check_parameters, check_problem_type, measure
 from evaluation.report import Report, data_digest, data_name, with_measured
-from evaluation.scores import RESAMPLES, Measured
+from evaluation.scores import Measured
 from evaluation.systems import ArtifactSystem, ServedSystem, System, TorchSystem, task_of
 from export.graphs.convert import check_task, load_model
 from export.publish import check_output, publish, staging
@@ -31,31 +32,11 @@ from pipelines.errors import CheckpointError, ConfigurationError, SextetError
 from pipelines.runtime.artifact import MANIFEST_NAME, ModelArtifact
 from pipelines.tasks import TASKS
 
+__all__ = ["EvaluateArgs", "evaluate"]
+
 Say = Callable[[str], None]
 Post = Callable[[str, Any], Any]
 PICTURE = "confusion-"
-
-
-@dataclass(frozen=True)
-class EvaluateArgs:
-    """`systems` are folders, names of checkpoints or URLs, a column each; `parameters` go along with every question."""
-
-    systems: tuple[str, ...]
-    data: str
-    task: str | None = None
-    columns: Mapping[str, str | int] = field(default_factory=dict)
-    labels: Mapping[str, str] = field(default_factory=dict)
-    problem_type: str | None = None
-    encoding: str = "utf-8"
-    format: str | None = None
-    max_bad_rows: int = 0
-    max_samples: int | None = None
-    seed: int = 42
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    resamples: int = RESAMPLES
-    alone: bool = False
-    """Leave out the checkpoint that an artifact was made from."""
-    output: Path | None = None
 
 
 def evaluate(args: EvaluateArgs, post: Post, say: Say, *, write_down: bool = True) -> Report:
@@ -290,11 +271,3 @@ def _replace(path: Path, text: str) -> None:
     fresh = path.with_name(f".{path.name}.new")
     fresh.write_text(text, encoding="utf-8")
     fresh.replace(path)
-
-
-def pairs(given: Sequence[str], option: str) -> dict[str, str]:
-    """`NAME=VALUE` options as a mapping."""
-    wrong = next((one for one in given if "=" not in one), None)
-    if wrong is not None:
-        raise ConfigurationError(f"{option} is {wrong!r}; allowed: NAME=VALUE")
-    return dict(one.split("=", 1) for one in given)

@@ -5,7 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from checkpoints.checkpoint import ResolvedCheckpoint, resolve
 from checkpoints.disk import full_disk
 from checkpoints.quiet import Progress, quiet
+from export.args import ExportArgs
 from export.card import model_card
 from export.graphs import seq2seq_slot_graph, slot_graph
 from export.graphs.attention import fuse_attention
@@ -30,25 +31,12 @@ from pipelines.errors import ArtifactError, CheckpointError, ConfigurationError
 from pipelines.runtime.artifact import Manifest, ModelArtifact, Parity, Source
 from pipelines.tasks import TASKS
 
+__all__ = ["ExportArgs", "export_all", "export_checkpoint"]
+
 _TOOLS = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxruntime", "tokenizers")
 _COPIES = 4  # of the weights on the disk at once: exported decoders, rewritten ones, the merged one
 _TYPICAL = 12  # texts on which outliers are looked for
 _NOT_COMPARED = Parity(False, 0, float("inf"), 0.0, "not compared yet")
-
-
-@dataclass(frozen=True)
-class ExportArgs:
-    """One export, as the command line or cluster.yaml asks for it; `optimize` None is the best for the device."""
-
-    checkpoint: str
-    task: str
-    output: Path
-    revision: str | None = None
-    precision: str = "fp32"
-    optimize: str | None = None
-    device: str = "cpu"
-    allow_untrained_head: bool = False
-    allow_pickle: bool = False
 
 
 def export_checkpoint(args: ExportArgs, progress: Progress = lambda _line: None) -> ModelArtifact:
