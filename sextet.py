@@ -19,6 +19,7 @@ from evaluation.args import EvaluateArgs
 from export.args import ExportArgs
 from pipelines.errors import ConfigurationError, SextetError
 from pipelines.tasks import TASKS
+from training.recipe import FinetuneArgs
 
 app = typer.Typer(
     add_completion=False,
@@ -29,23 +30,32 @@ app = typer.Typer(
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.", envvar="SEXTET_DEBUG")]
 
 
-def takes(kind: type[Any], **changes: ParameterInfo | None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorator: an option for each field of a dataclass; the command is called with the values that were given.
+def takes(
+    kind: type[Any], *, as_texts: bool = False, **infos: ParameterInfo
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorator: an option for each field of a dataclass that has a help; the command gets the values that were given.
 
-    A field is `Annotated[type, "its help"]`. `changes` say what typer is to make of a field instead, None for nothing.
+    Such a field is `Annotated[type, "its help"]`; `infos` say what typer makes of it where that is not an option of the
+    same name. With `as_texts` values stay as they were typed, and none is required: a recipe may have them.
     """
-    hints = get_type_hints(kind, include_extras=True)
-    taken = {one.name: one for one in fields(kind) if changes.get(one.name, one) is not None}
-    types = {name: get_args(hints[name])[0] for name in taken}
+    annotated = get_type_hints(kind, include_extras=True)
+    taken = {one.name: one for one in fields(kind) if hasattr(annotated[one.name], "__metadata__")}
+    hints = {name: get_args(annotated[name]) for name in taken}
 
     def decorate(run: Callable[..., None]) -> Callable[..., None]:
         def command(**values: Any) -> None:
             others = {name: values.pop(name) for name in list(values) if name not in taken}
-            # An option that is repeated is an empty list where it is absent.
-            given = {name: _read(name, value, types[name]) for name, value in values.items() if value not in (None, [])}
+            # An option that may be repeated is an empty list where it is absent.
+            given = {name: value for name, value in values.items() if value not in (None, [])}
+            if not as_texts:
+                given = {name: _read(name, value, hints[name][0]) for name, value in given.items()}
             run(given, **others)
 
-        parameters = [_parameter(one, hints[name], changes.get(name)) for name, one in taken.items()]
+        parameters = []
+        for name, one in taken.items():
+            type_, text = (str, hints[name][1]) if as_texts else hints[name]
+            info = infos.get(name) or typer.Option(None if as_texts else ...)
+            parameters.append(_parameter(one, type_, text, info))
         parameters += [one.replace(kind=Parameter.KEYWORD_ONLY) for one in signature(run).parameters.values()][1:]
         command.__name__, command.__doc__ = run.__name__, run.__doc__
         command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
@@ -55,9 +65,7 @@ def takes(kind: type[Any], **changes: ParameterInfo | None) -> Callable[[Callabl
     return decorate
 
 
-def _parameter(one: "Field[Any]", hint: Any, info: ParameterInfo | None) -> Parameter:
-    kind, text = get_args(hint)
-    info = info or typer.Option()
+def _parameter(one: "Field[Any]", kind: Any, text: str, info: ParameterInfo) -> Parameter:
     info.help = text
     if info.default is ...:
         is_required = one.default is MISSING and one.default_factory is MISSING
@@ -191,24 +199,19 @@ def ask(
 @app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": True}
 )
+@takes(FinetuneArgs, as_texts=True)
 def finetune(
+    given: dict[str, str],
     context: typer.Context,
     recipe: Annotated[str, typer.Argument(help="A recipe in YAML; options go on top of it.")] = "",
-    model: Annotated[str | None, typer.Option(help="What to start from: a folder, a Hub id or starter:NAME.")] = None,
-    task: Annotated[str | None, typer.Option(help=f"One of {', '.join(TASKS)}.")] = None,
-    train: Annotated[str | None, typer.Option(help="Labelled rows: a file, SOURCE,TARGET or a Hub data set.")] = None,
-    validation: Annotated[str | None, typer.Option(help="Other rows, on which each epoch is measured.")] = None,
-    output: Annotated[str | None, typer.Option(help="The folder of the finished checkpoint.")] = None,
 ) -> None:
     """Fine-tune a checkpoint on labelled text: RECIPE.yaml, or --model --task --train --validation --output.
 
     Every key of a recipe is an option too, such as --num_train_epochs 3 or --lora.r 8: see docs/finetuning.md.
     """
-    from training.finetune import FinetuneArgs
     from training.finetune import finetune as run
 
-    given = {"model": model, "task": task, "train": train, "validation": validation, "output": output}
-    flags = [part for name, value in given.items() if value is not None for part in (f"--{name}", value)]
+    flags = [part for name, value in given.items() for part in (f"--{name}", value)]
     extra = ([recipe] if recipe.startswith("--") else []) + context.args  # click takes an unknown option for it
     path = None if not recipe or recipe.startswith("--") else Path(recipe)
     _say(f"wrote {run(FinetuneArgs.read(path, [*extra, *flags]), _say)}")
@@ -241,7 +244,7 @@ bench = typer.Typer(no_args_is_help=True, help="Measure a running cluster: laten
 app.add_typer(bench, name="bench")
 
 
-@takes(BenchArgs, scenario=None, url=typer.Option(envvar="SEXTET_URL"))
+@takes(BenchArgs, url=typer.Option(envvar="SEXTET_URL"))
 def _bench(given: dict[str, Any], context: typer.Context) -> None:
     _bench_command().bench(BenchArgs(scenario=str(context.info_name), **given), say=_say)
 

@@ -17,14 +17,14 @@ from checkpoints.gguf_tokens import GgufTokens
 from export.tokenizers.tokenizer import load_tokenizer, max_length
 from pipelines.errors import CheckpointError, ConfigurationError
 from training.objective import Objective
-from training.recipe import FinetuneArgs, LoraArgs
+from training.recipe import FinetuneArgs, LoraArgs, MarianArgs
 
 
 def create(
     args: FinetuneArgs, objective: type[Objective], labels: tuple[str, ...], train: Dataset, say: Callable[[str], None]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, ResolvedCheckpoint | None]:
     """The model to be trained, with a new head where the task needs one, its tokenizer, and what both come from."""
-    if isinstance(args.model, marian.MarianArgs):
+    if isinstance(args.model, MarianArgs):
         texts = (row[side] for row in train for side in ("source", "target"))
         return *marian.create(args.model, texts, Path(args.output) / "checkpoints" / "vocabulary"), None
     checkpoint = resolve(args.model, progress=say)
