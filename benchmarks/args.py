@@ -15,6 +15,8 @@ SCENARIO_HELP = {
     "soak": "One rate held for --duration-s: errors, and the memory of the replicas on this machine.",
 }
 
+_CHATTING = [name for name, task in TASKS.items() if task.chats]
+
 
 @dataclass(frozen=True)
 class BenchArgs:
@@ -23,7 +25,7 @@ class BenchArgs:
     scenario: str
     url: Annotated[str, "The ingress."] = "http://127.0.0.1:8000"
     task: Annotated[str, f"One of {', '.join(TASKS)}."] = next(iter(TASKS))
-    protocol: Annotated[str, "The API to speak: huggingface, or openai (text-generation)."] = "huggingface"
+    protocol: Annotated[str, f"The API to speak: huggingface, or openai ({', '.join(_CHATTING)})."] = "huggingface"
     texts: Annotated[Path | None, "A file with one text per line, instead of --lengths."] = None
     lengths: Annotated[str, "Tokens of synthetic texts: fixed:N, uniform:LOW-HIGH or lognormal:MEDIAN,P95."] = (
         "lognormal:24,200"

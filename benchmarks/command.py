@@ -3,21 +3,20 @@
 import json
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from benchmarks import Say
 from benchmarks.args import BenchArgs
 from benchmarks.figures.compare import cautions, compare
-from benchmarks.figures.page import write_page
+from benchmarks.figures.page import table, write_page
 from benchmarks.figures.result import Result, default_path
-from benchmarks.figures.table import table
 from benchmarks.load.bodies import BodyConfig, calls
 from benchmarks.load.generator import Load
-from benchmarks.load.lengths import Lengths
-from benchmarks.load.texts import counter, from_file, synthetic
+from benchmarks.load.texts import Lengths, counter, from_file, synthetic
 from benchmarks.raw import RawPipeline
 from benchmarks.scenarios import SCENARIOS, ScenarioConfig, bottlenecks
 from pipelines.errors import ConfigurationError
@@ -26,14 +25,14 @@ from pipelines.tasks import TASKS
 
 __all__ = ["BenchArgs", "bench", "bench_compare", "prepare"]
 
-LONGEST_TOKENS = 512  # of a synthetic text, where no artifact says what its model reads
+LONGEST_TOKENS = 512  # of a synthetic text without an artifact, which knows the limit of its model
 AGAINST = ("raw",)
 
 
-def bench(args: BenchArgs, say: Callable[[str], None]) -> None:
+def bench(args: BenchArgs, say: Say) -> None:
     """Measure and write; progress goes to `say`, the table and the last line to stdout.
 
-    Raises ConfigurationError for options that make no sense, UnreachableError where no server is.
+    Raises ConfigurationError for options that are not allowed, UnreachableError where nothing listens.
     """
     config, raw = prepare(args)
     outcome = SCENARIOS[args.scenario](config, raw, say)
@@ -69,7 +68,7 @@ def bench_compare(before: Path, after: Path) -> None:
 
 
 def prepare(args: BenchArgs) -> tuple[ScenarioConfig, RawPipeline | None]:
-    """The load and, where it is measured too, the raw pipeline; raises ConfigurationError."""
+    """The load, and the raw pipeline with `--against raw`; raises ConfigurationError."""
     _check(args)
     artifact = ModelArtifact.open(args.artifact, task=args.task) if args.artifact else None
     texts = _texts(args, artifact)
@@ -78,7 +77,7 @@ def prepare(args: BenchArgs) -> tuple[ScenarioConfig, RawPipeline | None]:
     load = Load(
         host=host,
         port=port,
-        calls=calls(f"{host}:{port}", prefix, args.task, texts, args.inputs_per_request, body),
+        calls=calls(f"{host}:{port}", prefix, TASKS[args.task], texts, args.inputs_per_request, body),
         duration_s=args.duration_s,
         warm_up_s=args.warm_up_s,
         seed=args.seed,

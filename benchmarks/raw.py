@@ -1,7 +1,7 @@
-"""Raw: the same artifact called in this process, without HTTP, queue or batcher. What a server is measured against.
+"""Raw: the same artifact called in this process, without HTTP, queue or batcher, as the reference of a server.
 
-`best_offline` finds the fixed batch size that is fastest on these texts; `run(8, ...)` is what a server does that cuts
-batches by count; `run(1, ...)` is the service time of a request that has the machine to itself.
+`best_offline` finds the fastest fixed batch size for these texts. `run(8, ...)` batches by count, as simple servers do.
+`run(1, ...)` measures the service time of a request alone.
 """
 
 from collections.abc import Sequence
@@ -12,10 +12,11 @@ from typing import Any
 
 import pipelines
 from benchmarks.load.bodies import BodyConfig, huggingface
-from benchmarks.load.histogram import Histogram
+from benchmarks.load.tally import Histogram
+from pipelines.tasks import TASKS
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
-TRIAL_SHARE = 0.5  # of a measurement's time that each batch size gets while the best one is looked for
+TRIAL_SHARE = 0.5  # of a measurement's duration, for each batch size that is tried
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class RawPipeline:
 
     def __init__(self, artifact: Path, threads: int, texts: Sequence[str], body: BodyConfig | None = None) -> None:
         self._pipeline = pipelines.load(artifact, threads=threads)
-        task = self._pipeline.task
+        task = TASKS[self._pipeline.task]
         bodies = [huggingface(task, [text], body or BodyConfig())[1] for text in texts]
         self._inputs = [self._pipeline.parse(one["inputs"]) for one in bodies]
         self._parameters = self._pipeline.parameters(bodies[0]["parameters"])

@@ -1,53 +1,53 @@
-"""Scenarios by MLPerf's names: which loads are sent, and which figures come of them.
+"""Scenarios, with MLPerf's names: the load that each one sends, and the figures that it reports.
 
     single-stream   one request at a time: latency
     offline         as fast as it goes: throughput
     server          Poisson arrivals: the highest rate whose p99 latency meets the objective
     sweep           a list of concurrencies or rates: a curve
-    soak            one rate held: errors, and the replicas' memory
+    soak            one constant rate: errors, and the memory of the replicas
 
-Each runs `repetitions` times, with the raw pipeline before each one where that is asked for: what changes on the
-machine meanwhile changes both, and the spread of the repetitions is the noise.
+Each runs `repetitions` times. Where the raw pipeline is measured too, it runs in turn with the server, so that both see
+the same state of the machine. The spread of the repetitions is the noise.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from benchmarks import Say
 from benchmarks.load.generator import BAD_SHARE, Load, measure
 from benchmarks.load.tally import Tally
 from benchmarks.raw import RawPipeline
+from benchmarks.replicas import MemoryWatch
 from benchmarks.search import Trial, highest_rate
-from benchmarks.suites.replicas import MemoryWatch
 from pipelines.errors import ConfigurationError
 
 OFFLINE_CONCURRENCY = 64
-SEARCH_HEADROOM = 1.1  # above the closed loop's rate, which is a measurement and may have been a slow one
-MAX_TRIAL_S = 60.0  # of a trial that lasts longer than the duration to have its requests
-Say = Callable[[str], None]
+SEARCH_HEADROOM = 1.1  # times the rate of the closed loop, which may have been measured in a slow moment
+MAX_TRIAL_S = 60.0  # of a trial that needs longer than the duration for its requests
 
 
 @dataclass(frozen=True)
 class ScenarioConfig:
-    """How a scenario is run. `load` has neither concurrency nor rate: those are the scenario's.
+    """How a scenario runs. It sets the concurrency or the rate of `load` itself.
 
-    A trial of Server has at least `trial_requests` where MAX_TRIAL_S suffice for them: fewer have no p99.
+    A trial of Server has at least `trial_requests`, as fewer have no meaningful p99, and lasts MAX_TRIAL_S at most.
     """
 
     load: Load
     concurrencies: Sequence[int] = ()
     rates: Sequence[float] = ()
-    raw_batch_size: int | None = None  # the best one is looked for
+    raw_batch_size: int | None = None  # None: search the best one
     trial_requests: int = 200
     repetitions: int = 3
     processes: int | None = None
-    task: str = "text-classification"
+    task: str | None = None  # whose replicas a soak watches; None: all
     server_pid: int | None = None
 
 
 @dataclass
 class Outcome:
-    """`figures`: one value per repetition under each name. `points`: all measurements, as Tally.summary has them."""
+    """`figures` have one value per repetition under each name; `points` are the `Tally.summary` of each measurement."""
 
     figures: dict[str, list[float]] = field(default_factory=dict)
     points: list[dict[str, Any]] = field(default_factory=list)
@@ -60,7 +60,7 @@ class Outcome:
 
 
 def bottlenecks(points: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Where the generator itself may have been what was measured: one reason for each load."""
+    """The loads whose generator may have been the limit instead of the server, each with the reason."""
     named = {point["label"]: point["generator"]["bottleneck"] for point in points if point["generator"]["bottleneck"]}
     return [f"{label}: {reason}" for label, reason in named.items()]
 

@@ -1,10 +1,10 @@
-"""Search: the highest rate at which a server still meets its objective."""
+"""Search: the highest rate at which a server meets its objective."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-FIRST = 0.75  # of the upper bound: where servers usually are
-GIVE_UP = 1 / 256  # of the upper bound: a server that fails there meets the objective at no rate
+FIRST = 0.75  # of the upper bound: the first rate to try
+GIVE_UP = 1 / 256  # of the upper bound: the lowest rate to try
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ def highest_rate(
 ) -> tuple[float, list[Trial]]:
     """Bisect (0, upper_per_s] until the answer is known within `resolution`; 0.0 where no rate meets the objective.
 
-    A rate is given up only when it missed the objective twice: whatever else runs on the machine makes a p99, too.
+    A rate counts as missed only after two trials, because other processes on the machine raise a p99, too.
     """
     met, missed = 0.0, upper_per_s
     trials: list[Trial] = []

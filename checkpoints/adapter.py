@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from checkpoints.disk import full_disk
-from checkpoints.gguf_tokens import GgufTokens
+from checkpoints.checkpoint import keep_generation_parameters
+from checkpoints.frameworks import full_disk
+from checkpoints.gguf import GgufTokens
+from checkpoints.heads import auto_classes
 from pipelines.errors import CheckpointError
 
 CONFIG_NAME = "adapter_config.json"
@@ -79,8 +81,6 @@ class Adapter:
         written does not answer as the adapter on top of its base does.
         """
         import torch
-
-        from checkpoints.generation import keep_generation_parameters
 
         try:
             wrapped, probe = self._wrapped(base, output, loading)
@@ -209,12 +209,10 @@ class Adapter:
         """The transformers class that the adapter was trained on."""
         import transformers
 
-        from training.objective import OBJECTIVES
-
-        by_type = {objective.peft_type: objective.model_class for objective in OBJECTIVES.values()}
+        by_type = auto_classes()
         kind = self.config.get("task_type")
         if kind in by_type:
-            return by_type[kind]
+            return getattr(transformers, by_type[kind])
         named = (self.config.get("auto_mapping") or {}).get("base_model_class") or (config.architectures or [""])[0]
         found = getattr(transformers, named, None) if kind is None else None
         if found is None:

@@ -1,4 +1,4 @@
-"""Cache: checkpoint folders that take a while to make and depend on nothing but their ingredients: made once."""
+"""Cache: checkpoint folders that take a while to make and depend on their ingredients alone are made once."""
 
 import shutil
 import tempfile
@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from checkpoints.disk import full_disk
+from checkpoints.frameworks import full_disk
 from pipelines.errors import ConfigurationError
 from stores.filesystem import cache_folder
 
-_ABANDONED_S = 24 * 3600.0  # a killed process leaves its half folder; nobody works on one for so long
+_ABANDONED_S = 24 * 3600.0  # a killed process leaves its half folder; no build takes this long
 
 
 def made_once(name: str, build: Callable[[Path], None]) -> Path:
-    """The folder `name` of the cache; where it is not there yet, `build` fills an empty one that becomes it.
+    """The folder `name` of the cache; where it is missing, `build` fills an empty folder that becomes it.
 
     Raises ConfigurationError where the cache cannot be written, or is full.
     """
@@ -41,7 +41,7 @@ def made_once(name: str, build: Callable[[Path], None]) -> Path:
 
 @contextmanager
 def _scratch(target: Path) -> Iterator[Path]:
-    """A folder beside `target` that is gone afterwards, as are those that killed processes left."""
+    """A temporary folder beside `target`; removes those that killed processes left."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         for left in target.parent.glob(f".{target.name}-*"):

@@ -1,36 +1,27 @@
-"""Checkpoint: what a user names, found, checked, made local and pinned.
+"""ResolvedCheckpoint: a checkpoint on this disk, and how its PyTorch model and its tokenizer are loaded."""
 
-A name is a folder, a *.gguf file, `starter:NAME`, or the id of a model on the Hugging Face Hub, perhaps `@revision`.
-Where it names a PEFT adapter, the checkpoint is what that makes of its base.
-"""
-
-import hashlib
-import inspect
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from importlib.metadata import version
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from checkpoints import hub
-from checkpoints.adapter import Adapter
-from checkpoints.cache import made_once
-from checkpoints.gguf_tokens import metadata
-from checkpoints.quiet import quiet
+from checkpoints.frameworks import first_line
+from checkpoints.gguf import GgufTokens
+from checkpoints.heads import auto_class
 from pipelines.errors import CheckpointError
-from stores.address import HubAddress, remote
 
-_STARTER = "starter:"
+_UNSET_LENGTH = 1_000_000  # transformers writes 1e30 where a tokenizer knows no limit
+_DEFAULT_LENGTH = 512
 
 
 @dataclass(frozen=True)
 class ResolvedCheckpoint:
     """A checkpoint on this disk, not loaded yet.
 
-    `revision` is a commit on the Hub, or `sha256:` and a digest over the files; `requested` the branch, tag or commit
-    that was asked for. `loading` goes to every `from_pretrained` of it. `base` is NAME@REVISION of what an adapter was
-    merged into.
+    `config` is its transformers config. `revision` is a commit on the Hub, or `sha256:` and a digest over the files;
+    `requested` is the branch, tag or commit that was asked for. `loading` are arguments of every `from_pretrained`.
+    `base` is NAME@REVISION of the checkpoint that an adapter was merged into.
     """
 
     name: str
@@ -44,184 +35,106 @@ class ResolvedCheckpoint:
 
     @property
     def gguf(self) -> Path | None:
-        """The GGUF file, if it is one."""
+        """The GGUF file, where the checkpoint is one."""
         return self.path / self.loading["gguf_file"] if "gguf_file" in self.loading else None
 
     @property
     def weights_bytes(self) -> int:
-        """The size of its weight files."""
-        return sum(file.stat().st_size for file in ([self.gguf] if self.gguf else _weights(self.path)))
+        """The size of the weight files."""
+        return sum(file.stat().st_size for file in ([self.gguf] if self.gguf else weight_files(self.path)))
 
 
-def resolve(
-    checkpoint: str,
-    revision: str | None = None,
-    *,
-    allow_pickle: bool = False,
-    progress: Callable[[str], None] = lambda _line: None,
-    above: tuple[Path, ...] = (),
-) -> ResolvedCheckpoint:
-    """Find `checkpoint`, downloading it where it is on the Hub and not in its cache.
-
-    `above` are the folders of the adapters that it is the base of. Raises CheckpointError in one line that says what
-    to do: not found, not reachable, pickled weights without `allow_pickle`, code of its own, unreadable files.
-    """
-    path = Path(checkpoint).expanduser()
-    if isinstance(address := remote(checkpoint), HubAddress) and not path.exists():
-        if revision not in (None, address.revision):
-            raise CheckpointError(f"{checkpoint} names a revision, and so does --revision {revision}; name it once")
-        checkpoint, revision = address.repository, address.revision
-        path = Path(checkpoint)
-    if revision is not None and (checkpoint.startswith(_STARTER) or path.exists()):
-        raise CheckpointError(f"{checkpoint} has no revisions, got {revision!r}; only models on the Hub have them")
-    if checkpoint.startswith(_STARTER):
-        from checkpoints.starter import materialize
-
-        return _folder(checkpoint, materialize(checkpoint.removeprefix(_STARTER)), allow_pickle, progress, above)
-    if path.is_dir():
-        return _folder(checkpoint, path, allow_pickle, progress, above)
-    if path.suffix == ".gguf":
-        return _gguf(checkpoint, path)
-    if path.exists():
-        raise CheckpointError(f"{checkpoint} is a file; allowed: a folder, a .gguf file, a Hub id or starter:NAME")
-    if hub.is_id(checkpoint):
-        snapshot = hub.download(checkpoint, revision, allow_pickle=allow_pickle, progress=progress)
-        found = _folder(checkpoint, snapshot.path, allow_pickle, progress, above)
-        return replace(found, revision=snapshot.commit, requested=revision)
-    raise CheckpointError(
-        f"there is no folder {checkpoint}, and it is not a Hub id (owner/name) or starter:NAME either"
-    )
-
-
-def _folder(
-    name: str, path: Path, allow_pickle: bool, progress: Callable[[str], None], above: tuple[Path, ...] = ()
-) -> ResolvedCheckpoint:
-    if (adapter := Adapter.read(name, path)) is not None:
-        _check_trusted(name, adapter.weights, allow_pickle)
-        return _merged(adapter, allow_pickle, progress, above)
-    config = _config(name, path)
-    weights = _weights(path)
-    if not weights:
-        raise CheckpointError(
-            f"{name} has no PyTorch weights (model.safetensors); convert them with transformers first"
-        )
-    _check_trusted(name, weights[0], allow_pickle)
-    return ResolvedCheckpoint(name, path, config, content_hash(path), licence=_licence(path))
-
-
-def _check_trusted(name: str, weights: Path, allow_pickle: bool) -> None:
-    if weights.suffix == ".bin" and not allow_pickle:
-        raise CheckpointError(
-            f"{name} has only pickled weights ({weights.name}), which can run code when loaded; "
-            "convert them to safetensors, or trust them with --allow-pickle"
-        )
-
-
-def _merged(
-    adapter: Adapter, allow_pickle: bool, progress: Callable[[str], None], above: tuple[Path, ...]
-) -> ResolvedCheckpoint:
-    """What an adapter makes of its base, which is found as any checkpoint is; made once."""
-    above = (*above, adapter.path.resolve())
-    if above[-1] in above[:-1]:
-        raise CheckpointError(f"{adapter.name} is an adapter on top of itself")
-    on_hub = not adapter.base.startswith(_STARTER) and not Path(adapter.base).expanduser().exists()
-    try:
-        base = resolve(
-            adapter.base,
-            adapter.base_revision if on_hub else None,
-            allow_pickle=allow_pickle,
-            progress=progress,
-            above=above,
-        )
-    except CheckpointError as error:
-        whole = "; remove its adapter_config.json to use the whole weights beside it" if _weights(adapter.path) else ""
-        raise CheckpointError(f"{adapter.name} is an adapter, and its base cannot be had: {error}{whole}") from None
-    code = _sha256(Path(inspect.getfile(Adapter)))
-    ingredients = f"{base.revision} {content_hash(adapter.path)} {code} {version('peft')} {version('transformers')}"
-    name = f"adapter-{hashlib.sha256(ingredients.encode()).hexdigest()[:16]}"
-
-    def build(directory: Path) -> None:
-        progress(f"merging {adapter.name} into {base.name}")
-        if unread := adapter.unread():
-            progress(f"{adapter.name} was saved by another release of PEFT, settings are ignored: {', '.join(unread)}")
-        with quiet(progress):
-            adapter.merge(base.path, directory, **base.loading)
-
-    merged = _folder(adapter.name, made_once(name, build), allow_pickle, progress)
-    return replace(merged, licence=_licence(adapter.path) or base.licence, base=f"{base.name}@{base.revision}")
-
-
-def _config(name: str, path: Path) -> Any:
-    """The transformers config of a folder, refused where it asks for code of its own."""
-    from transformers import CONFIG_MAPPING, AutoConfig, __version__
-
-    file = path / "config.json"
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-        model_type = raw["model_type"]
-    except FileNotFoundError:
-        raise CheckpointError(f"{name} is not a checkpoint: it has no config.json") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"config.json of {name} cannot be read ({type(error).__name__}: {error})") from None
-    for config in (file, path / "tokenizer_config.json"):
-        if config.is_file() and b'"auto_map"' in config.read_bytes():
-            raise CheckpointError(f"{name} needs code of its own (auto_map in {config.name}), which is never run here")
-    if model_type not in CONFIG_MAPPING:
-        raise CheckpointError(f"{name} is a {model_type!r} model, which transformers {__version__} does not know")
-    try:
-        return AutoConfig.from_pretrained(path, local_files_only=True)
-    except Exception as error:  # each config class checks its values in its own way
-        raise CheckpointError(f"config.json of {name} cannot be read: {_first_line(error)}") from error
-
-
-def _gguf(name: str, path: Path) -> ResolvedCheckpoint:
-    from transformers import AutoConfig
-    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
-
-    if not path.is_file():
-        raise CheckpointError(f"there is no file {name}")
-    fields = metadata(path)
-    architecture = fields.get("general.architecture")
-    if architecture not in GGUF_SUPPORTED_ARCHITECTURES:
-        known = ", ".join(sorted(GGUF_SUPPORTED_ARCHITECTURES))
-        raise CheckpointError(f"{name} holds a {architecture!r} model; GGUF files are read of: {known}")
-    loading = {"gguf_file": path.name}
-    try:
-        config = AutoConfig.from_pretrained(path.parent, local_files_only=True, **loading)
-    except Exception as error:  # the reader raises whatever a missing or odd field leads to
-        raise CheckpointError(f"{name} cannot be read: {_first_line(error)}") from error
-    digest = "sha256:" + _sha256(path)
-    return ResolvedCheckpoint(name, path.parent, config, digest, None, fields.get("general.license"), loading)
-
-
-def content_hash(path: Path) -> str:
-    """A digest over the names and contents of the files that make up a local checkpoint."""
-    files = (file for file in sorted(path.iterdir()) if file.is_file() and hub.is_wanted(file.name))
-    digests = "".join(f"{file.name} {_sha256(file)}\n" for file in files)
-    return "sha256:" + hashlib.sha256(digests.encode()).hexdigest()
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-def _weights(path: Path) -> list[Path]:
-    """The weight files that transformers would load: safetensors, else pickles."""
+def weight_files(path: Path) -> list[Path]:
+    """The weight files of a folder that transformers would load: safetensors, else pickles."""
     return sorted(path.glob("model*.safetensors")) or sorted(path.glob("pytorch_model*.bin"))
 
 
-def _licence(path: Path) -> str | None:
-    """`license:` of the model card, where there is one."""
-    from huggingface_hub import metadata_load
+def load_model(checkpoint: ResolvedCheckpoint, task: str, *, allow_untrained_head: bool = False) -> Any:
+    """The PyTorch model in fp32, ready for inference. Raises CheckpointError where weights are missing or misshapen."""
+    import torch
+    import transformers
 
-    card = path / "README.md"
+    loader = getattr(transformers, auto_class(task, checkpoint.config))
     try:
-        licence = (metadata_load(card) or {}).get("license") if card.is_file() else None
-    except Exception:  # a card is prose: broken YAML in it says nothing about the weights
-        licence = None
-    return str(licence) if licence else None
+        model, loading = loader.from_pretrained(
+            checkpoint.path, dtype=torch.float32, output_loading_info=True, local_files_only=True, **checkpoint.loading
+        )
+    except Exception as error:  # of safetensors, pickle, zip, the OS or transformers, by the file
+        raise CheckpointError(f"the weights of {checkpoint.name} cannot be loaded: {first_line(error)}") from error
+    missing = sorted(loading["missing_keys"])
+    if missing and not allow_untrained_head:
+        raise untrained(checkpoint.name, task, f"the checkpoint lacks {missing[0]} ({len(missing)} tensors in all)")
+    if checkpoint.gguf:
+        GgufTokens.read(checkpoint.gguf).correct_model(model)
+    return model.eval()
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0]
+def untrained(name: str, task: str, why: str) -> CheckpointError:
+    """The error for a checkpoint without a head that was trained for the task."""
+    return CheckpointError(
+        f"{name} has no trained head for {task}: {why}; its answers would be random. Name a checkpoint that was "
+        "fine-tuned for it, fine-tune this one (`sextet finetune`), or pass --allow-untrained-head"
+    )
+
+
+def load_tokenizer(checkpoint: ResolvedCheckpoint) -> Any:
+    """The checkpoint's transformers tokenizer, the fast one where there is one. Raises CheckpointError."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, local_files_only=True, **checkpoint.loading)
+    except Exception as error:  # whatever a broken file raises, in transformers, tokenizers or sentencepiece
+        raise CheckpointError(f"the tokenizer of {checkpoint.name} cannot be read: {first_line(error)}") from error
+    if checkpoint.gguf:
+        GgufTokens.read(checkpoint.gguf).correct_tokenizer(tokenizer)
+    return tokenizer
+
+
+def max_length(tokenizer: Any, model: Any) -> int:
+    """The longest input in tokens, special tokens included, that both tokenizer and position embeddings allow."""
+    limits = [tokenizer.model_max_length] if tokenizer.model_max_length < _UNSET_LENGTH else []
+    for name in ("max_position_embeddings", "n_positions"):
+        if positions := getattr(model.config, name, None):
+            limits.append(positions - _first_position(model))
+            break
+    return int(min(limits, default=_DEFAULT_LENGTH))
+
+
+def _first_position(model: Any) -> int:
+    """The number of the first position: RoBERTa and its descendants count from the padding index on."""
+    for name, module in model.named_modules():
+        padding = getattr(module, "padding_idx", None)
+        if name.endswith("embeddings.position_embeddings") and padding is not None:
+            return int(padding) + 1
+    return 0
+
+
+def set_window(tokenizer: Any, max_length: int) -> None:
+    """Let question answering read a long context in windows of `max_length` tokens, as the model was trained.
+
+    transformers' pipeline takes the length of its windows from `model_max_length`.
+    """
+    tokenizer.model_max_length = max_length
+
+
+def keep_generation_parameters(model: Any) -> None:
+    """Let `model` be saved with the generation parameters that it was loaded with.
+
+    Many published checkpoints contradict themselves, such as `{"do_sample": false, "temperature": 0.6}`: transformers
+    reads that with a warning, and refuses to write it.
+    """
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.__class__ = _kept_generation_config()
+
+
+@cache
+def _kept_generation_config() -> type:
+    from transformers import GenerationConfig
+
+    class KeptGenerationConfig(GenerationConfig):  # type: ignore[misc]  # transformers is not typed for mypy
+        """Written by `save_pretrained` whatever it holds."""
+
+        def validate(self, strict: bool = False) -> None:
+            super().validate(strict=False)
+
+    return KeptGenerationConfig

@@ -11,7 +11,7 @@ Everything else in cluster.yaml is Ray Serve's own and is checked by Ray Serve's
 """
 
 import types
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,7 +21,7 @@ import yaml
 
 from pipelines.errors import ConfigurationError
 from pipelines.generation.slots.config import SlotsConfig
-from pipelines.scheduling.padded import BatchingConfig
+from pipelines.scheduling.scheduler import BatchingConfig, QueueConfig
 from pipelines.tasks import TASKS
 from stores.address import remote
 
@@ -50,9 +50,11 @@ class LimitsConfig:
     max_inputs: int = 1024
     max_body_bytes: int = 4 * 2**20
     max_input_characters: int = 200_000
+    max_rows: int = 4096
+    max_tokens: int = 2**21
 
     def __post_init__(self) -> None:
-        for name in ("max_inputs", "max_body_bytes", "max_input_characters"):
+        for name in ("max_inputs", "max_body_bytes", "max_input_characters", "max_rows", "max_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}; allowed: an integer from 1")
 
@@ -71,7 +73,9 @@ class TaskConfig:
     gpu_mem_limit_bytes: int | None = None
     batching: BatchingConfig = field(default_factory=BatchingConfig)
     slots: SlotsConfig | None = None
+    queue: QueueConfig = field(default_factory=QueueConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    drain_timeout_s: float = 300.0
     allow_unverified: bool = False
 
     def __post_init__(self) -> None:
@@ -79,6 +83,8 @@ class TaskConfig:
             raise ConfigurationError(f"source is set, but model is {self.model!r}; allowed with source: a folder")
         if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
             raise ConfigurationError(f"threads is {self.threads}; allowed: 1 to {MOST_THREADS}")
+        if not 0 <= self.drain_timeout_s <= 86_400:
+            raise ConfigurationError(f"drain_timeout_s is {self.drain_timeout_s}; allowed: 0 to 86400 seconds")
         if self.gpu_mem_limit_bytes is not None and self.gpu_mem_limit_bytes < 1:
             raise ConfigurationError(f"gpu_mem_limit_bytes is {self.gpu_mem_limit_bytes}; allowed: an integer from 1")
 
@@ -141,6 +147,12 @@ def user_configs(content: Mapping[str, Any]) -> dict[str, Any]:
     if not found:
         raise ConfigurationError(f"no application has args: {{task: ...}}; tasks: {', '.join(TASKS)}")
     return found
+
+
+def cut_down(content: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """A cluster.yaml with the applications of these names alone, in its order and not copied."""
+    kept = [one for one in content["applications"] if isinstance(one, dict) and one.get("name") in names]
+    return {**content, "applications": kept}
 
 
 def check_task(task: Any) -> None:

@@ -1,45 +1,49 @@
-"""Gateway: the application at `/`. It knows the other applications and answers what is no task's.
+"""Gateway: the application at `/`, for people and probes. It answers what belongs to no task.
 
 GET /               the tasks, their models, whether they are ready (the console for browsers)
 GET /health         200: this process is up
 GET /ready          200 when every task has a ready replica, else 503 with those that have not
 GET /openapi.json   the HTTP API
-GET /console/...    what the page at / is made of
-/v1/...             text-generation's; /predict is text-classification's
-/v2/...             the server's; /v2/models/<task>/... is the task's
-/models/<id>/...    the task's, by its name or by its model's
+GET /console/...    the files of the page at /
+GET /v2, /v2/health/live, /v2/health/ready    the server, as the Open Inference Protocol describes it
+
+HAProxy rewrites the aliases at the root (deployments/ingress/aliases.py), so they do not come here. Two kinds do, and
+get a redirect to the task's own path: /models/<model id>/..., whose ids only the replicas know, and every alias where
+Ray Serve's Python proxy serves.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import posixpath
+from collections.abc import Awaitable, Callable, Iterator
 from importlib.metadata import version
 from typing import Any
+from urllib.parse import quote
 
 import orjson
-from ray import serve
 from starlette.requests import Request
 from starlette.responses import Response
 
+from deployments.cluster.catalog import Catalog
 from deployments.console.page import page
 from deployments.http.errors import Failure, RouteNotFoundError
-from deployments.http.relay import Relayed, relay
-from deployments.http.request import Timings, require_method, route_of
+from deployments.http.request import Route, Timings
+from deployments.ingress.aliases import of_path
 from deployments.protocols.open_inference import server_metadata
 from deployments.protocols.openai.errors import failure_body
 from pipelines.tasks import TASKS
 from pipelines.tasks.parameters import shown
 
-DESCRIBE_TIMEOUT_S = 2.0  # a task that is starting or busy is listed without its model
 METHODS = "GET, HEAD"
-ALIASES = ("/v1/...", "/v2/models/<task>/...", "/models/<id>/...", "POST /predict")
+ALIASES = ("/v2/models/<task>/...", "/models/<id>/...")
 
 
 class Gateway:
-    """Which tasks there are it asks Serve at each request: the answer changes while replicas come and go."""
+    """Answers from `catalog`, which asks Ray Serve."""
 
     def __init__(self) -> None:
-        self._routes: dict[str, Callable[[Request], Awaitable[Response]]] = {
-            "/": self._catalog,
+        self._catalog = Catalog()
+        self._pages: dict[str, Callable[[Request], Awaitable[Response]]] = {
+            "/": self._tasks,
             "/health": self._health,
             "/ready": self._ready,
             "/openapi.json": self._openapi,
@@ -49,52 +53,60 @@ class Gateway:
         }
 
     async def __call__(self, request: Request) -> Response:
-        timings = Timings()
+        timings, route = Timings(), Route.of(request)
         try:
-            response = await self._answer(request)
+            response = await self._answer(request, route)
         except Exception as error:
-            response = self._failed(request, Failure.of(error))
-        if isinstance(response, Relayed):  # it brings the task's own times
-            return response
+            failure = Failure.of(error)
+            response = failure.response(failure_body(failure) if route.path.startswith("/v1/") else None)
         response.raw_headers += timings.headers()
         return response
 
-    async def _answer(self, request: Request) -> Response:
-        route = route_of(request)
-        if (alias := await self._alias(route)) is not None:
-            return await relay(request, *alias)
-        if (console := page(route.removeprefix("/console/"))) is not None and route.startswith("/console/"):
-            require_method(request, METHODS)
+    async def _answer(self, request: Request, route: Route) -> Response:
+        if (target := await self._task_path(route)) is not None:
+            return _redirect(request, target)
+        if (console := page(route.path.removeprefix("/console/"))) is not None and route.path.startswith("/console/"):
+            route.require_method(METHODS)
             return console
-        if route not in self._routes:
-            routes = [f"POST /{task}" for task in TASKS] + [f"GET {path}" for path in self._routes] + list(ALIASES)
-            raise RouteNotFoundError(f"{request.url.path} does not exist; routes: {', '.join(routes)}")
-        require_method(request, METHODS)
-        return await self._routes[route](request)
+        if route.path not in self._pages:
+            raise RouteNotFoundError(f"{route.url_path} does not exist; routes: {', '.join(self._listed())}")
+        route.require_method(METHODS)
+        return await self._pages[route.path](request)
 
-    async def _alias(self, route: str) -> tuple[str, str] | None:
-        """The task that a route is another name of, and the path below it."""
-        first, _, rest = route.removeprefix("/").partition("/")
-        if first == "v1":
-            return "text-generation", route
-        if first == "predict" and not rest:
-            return "text-classification", route
-        if first == "v2" and rest.startswith("models/"):
-            return _known(rest.removeprefix("models/").partition("/")[0]), route
-        if first == "models" and rest:
-            return await _task_of(rest)
+    def _listed(self) -> Iterator[str]:
+        yield from (f"POST /{task}" for task in TASKS)
+        yield from (f"GET {path}" for path in self._pages)
+        yield from (f"{path}/..." for task in TASKS.values() for path in task.root_paths)
+        yield from ALIASES
+
+    async def _task_path(self, route: Route) -> str | None:
+        """The path of the task that `route` is an alias of; None where it is no alias."""
+        if (found := of_path(route.path)) is not None:
+            task, path = found
+            if task not in await self._catalog.readiness():
+                raise RouteNotFoundError(f"{route.url_path} needs the task {task}, which is not deployed")
+            return path
+        if route.path.startswith("/v2/models/"):
+            name = route.path.removeprefix("/v2/models/").partition("/")[0]
+            raise RouteNotFoundError(f"there is no model {shown(name)}; allowed: {', '.join(TASKS)}")
+        if route.path.startswith("/models/"):
+            return await self._model_path(route.path.removeprefix("/models/"))
         return None
 
-    def _failed(self, request: Request, failure: Failure) -> Response:
-        if not route_of(request).startswith("/v1/"):
-            return failure.response()
-        return failure.response(failure_body(failure))
+    async def _model_path(self, path: str) -> str:
+        """The path of the task that serves the model whose id `path` begins with; ids may contain slashes."""
+        # A model that serves several tasks answers for the last of them: the one that generates text.
+        tasks = {model["id"]: task for task, model in (await self._catalog.models()).items() if model}
+        for name in sorted(tasks, key=len, reverse=True):
+            if path == name or path.startswith(f"{name}/"):
+                return f"/{tasks[name]}{path[len(name) :]}"
+        raise RouteNotFoundError(f"there is no model {shown(path)}; allowed: {', '.join([*TASKS, *tasks])}")
 
     async def _live(self, request: Request) -> Response:
         return _json({"live": True})
 
     async def _server_ready(self, request: Request) -> Response:
-        ready = await _readiness()
+        ready = await self._catalog.readiness()
         return _json({"ready": all(ready.values())}, 200 if ready and all(ready.values()) else 503)
 
     async def _server(self, request: Request) -> Response:
@@ -104,21 +116,20 @@ class Gateway:
         return _json({"status": "ok"})
 
     async def _ready(self, request: Request) -> Response:
-        ready = await _readiness()
+        ready = await self._catalog.readiness()
         missing = [task for task, is_ready in ready.items() if not is_ready]
         if missing or not ready:
             error = f"no ready replica: {', '.join(missing)}" if missing else "no task is deployed"
             return _json({"error": error, "error_type": "overloaded", "not_ready": missing}, status=503)
         return _json({"status": "ready", "tasks": list(ready)})
 
-    async def _catalog(self, request: Request) -> Response:
+    async def _tasks(self, request: Request) -> Response:
         if "text/html" in request.headers.get("accept", "") and (console := page("index.html")):
             return console
-        ready = await _readiness()
-        models = await asyncio.gather(*(_model(task) if is_ready else _nothing() for task, is_ready in ready.items()))
+        ready, models = await self._catalog.readiness(), await self._catalog.models()
         tasks = [
-            {"task": task, "route": f"/{task}", "ready": is_ready, "model": model}
-            for (task, is_ready), model in zip(ready.items(), models, strict=True)
+            {"task": task, "route": f"/{task}", "ready": is_ready, "model": models.get(task)}
+            for task, is_ready in ready.items()
         ]
         return _json({"name": "sextet", "version": version("sextet"), "tasks": tasks})
 
@@ -128,50 +139,11 @@ class Gateway:
         return _json(await asyncio.to_thread(document, version("sextet")))
 
 
-async def _readiness() -> dict[str, bool]:
-    """Whether each deployed task has a replica that takes requests, in the order of TASKS."""
-    applications = (await asyncio.to_thread(serve.status)).applications
-    return {
-        task: applications[task].deployments[task].replica_states.get("RUNNING", 0) > 0
-        if task in applications[task].deployments
-        else False
-        for task in TASKS
-        if task in applications
-    }
-
-
-async def _model(task: str) -> dict[str, Any] | None:
-    handle = serve.get_app_handle(task)
-    try:
-        async with asyncio.timeout(DESCRIBE_TIMEOUT_S):
-            described: dict[str, Any] = await handle.describe.remote()
-            return described
-    except Exception:
-        return None
-
-
-def _known(task: str) -> str:
-    if task not in TASKS:
-        raise RouteNotFoundError(f"there is no model {shown(task)}; allowed: {', '.join(TASKS)}")
-    return task
-
-
-async def _task_of(path: str) -> tuple[str, str]:
-    """The task whose name, or whose model's, `path` begins with, and the path below; such names may have slashes."""
-    names = {task: task for task in TASKS}
-    if path.partition("/")[0] not in names:
-        ready = [task for task, is_ready in (await _readiness()).items() if is_ready]
-        models = await asyncio.gather(*map(_model, ready))
-        # A model that serves several tasks answers for the last of them: the one that writes freely.
-        names |= {model["id"]: task for task, model in zip(ready, models, strict=True) if model}
-    for name in sorted(names, key=len, reverse=True):
-        if path == name or path.startswith(f"{name}/"):
-            return names[name], path[len(name) :] or "/"
-    raise RouteNotFoundError(f"there is no model {shown(path)}; allowed: {', '.join(names)}")
-
-
-async def _nothing() -> None:
-    return None
+def _redirect(request: Request, path: str) -> Response:
+    """308 keeps method and body. The location is relative: it also holds behind a proxy that adds a prefix."""
+    location = quote(posixpath.relpath(path, posixpath.dirname(request.scope["path"])))
+    query = request.scope["query_string"].decode("latin-1")
+    return Response(status_code=308, headers={"location": f"{location}?{query}" if query else location})
 
 
 def _json(content: Any, status: int = 200) -> Response:

@@ -1,32 +1,31 @@
-"""TaskServer: one pipeline and one batcher, answering HTTP. A plain class; app.py makes it a Serve deployment.
+"""TaskServer: one pipeline and one scheduler, answering HTTP. A plain class; app.py makes it a Serve deployment.
 
-Behind HAProxy Serve runs `__call__` on the event loop that also reads the sockets, so nothing here may block it:
-JSON, tokenizing and postprocessing go to `_host` threads, the model's forward to the batcher's own. Except that a body
-of a few sentences stays on the loop: going to a thread and back takes longer than the work (a third of the CPU of a
-small request).
+    bytes ──protocol.read──> preprocess ──> scheduler.submit | stream ──> postprocess ──protocol.write──> bytes
+
+Behind HAProxy Serve runs `__call__` on the event loop that also reads the sockets, so nothing here may block it: JSON,
+tokenizing and postprocessing of more than a few sentences go to host threads, the model runs in the scheduler's own. A
+few sentences stay on the loop: going to a thread and back takes longer than the work (a third of the CPU of a small
+request). Large bodies have a thread of their own, so that small ones never wait for them.
 """
 
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Message
 
 import pipelines
 from deployments.cluster.platform import Platform
 from deployments.config import LimitsConfig, TaskConfig
 from deployments.http.errors import BodyTooLargeError, Failure, logger
 from deployments.http.event_stream import EventStream
-from deployments.http.merging import numbered
-from deployments.http.relayed import Exchange, answer
 from deployments.http.request import Timings, deadline_of, read_body
 from deployments.protocols.protocol import Protocol, Reply, TaskRequest, json_reply
 from deployments.protocols.routes import Routes
@@ -37,45 +36,66 @@ from pipelines.errors import (
     InputTooLongError,
     InvalidInputError,
 )
-from pipelines.generation.decoding.request import Cancelled
-from pipelines.scheduling.cost_model import CostModel
-from pipelines.scheduling.padded import BatchingConfig, BatchReport, TokenBudgetBatcher
-from pipelines.tasks.pipeline import Pipeline, Row
+from pipelines.scheduling.scheduler import BatchingConfig, OnBatch, QueueConfig, Row, Scheduler, unreported
+from pipelines.tasks.pipeline import Pipeline
 from stores.fetch import fetch
 
 T = TypeVar("T")
 SMALL_BODY_BYTES = 1024  # tokenized in half a millisecond
-DRAIN_S = 30.0  # how long requests that began under the previous configuration may take to end
-ABANDONED_S = 60.0  # a batch that runs on for so long though everybody left it will not end by itself
+LARGE_BODY_BYTES = 64 * 1024  # tokenized in tens of milliseconds
+SMALL_ANSWER_TOKENS = 512  # read, or written and described, to be postprocessed on the loop
+SLICE_INPUTS = 64  # inputs that are tokenized at once: what they need in between is freed before the next ones
+STALLED_S = 60.0  # a batch that nobody waits for, or a decoding round, that takes so long will not end by itself
 
 
-@dataclass(frozen=True)
 class Serving:
-    """What answers requests now; replaced as a whole by `reconfigure`."""
+    """What answers requests now. `inside` counts those that began under it and have not ended, streams included."""
 
-    config: TaskConfig
-    pipeline: Pipeline[Any, Any, Any, Any]
-    batcher: TokenBudgetBatcher[Any, Any]
-    routes: Routes
-    inside: set[asyncio.Future[None]] = field(default_factory=set)
-    """One for each request that began under it and has no answer yet, done when it has."""
+    def __init__(
+        self,
+        config: TaskConfig,
+        pipeline: Pipeline[Any, Any, Any, Any],
+        scheduler: Scheduler[Any, Any],
+        routes: Routes,
+    ) -> None:
+        self.config, self.pipeline, self.scheduler, self.routes = config, pipeline, scheduler, routes
+        self.inside = 0
+        self._empty = asyncio.Event()
 
-    @contextmanager
-    def entered(self) -> Iterator[None]:
-        """A request is inside."""
-        left = asyncio.get_running_loop().create_future()
-        self.inside.add(left)
+    def enter(self) -> "Visit":
+        """A request is inside until its visit ends."""
+        self.inside += 1
+        return Visit(self)
+
+    def leave(self) -> None:
+        self.inside -= 1
+        if not self.inside:
+            self._empty.set()
+
+    async def retire(self, limit_s: float) -> None:
+        """Let all that is inside end, for `limit_s` at most, then close the scheduler."""
+        ends_at = time.monotonic() + limit_s
         try:
-            yield
-        finally:
-            self.inside.discard(left)
-            left.set_result(None)
+            async with asyncio.timeout(limit_s):
+                while self.inside:
+                    self._empty.clear()
+                    await self._empty.wait()
+        except TimeoutError:
+            logger.warning("%d requests did not end within %.0f s of a new model", self.inside, limit_s)
+        await self.scheduler.drain(max(0.0, ends_at - time.monotonic()))
 
-    async def retire(self) -> None:
-        """Close the batcher once nobody inside can come to it any more."""
-        if self.inside:
-            await asyncio.wait(self.inside, timeout=DRAIN_S)
-        await self.batcher.close(DRAIN_S)
+
+@dataclass
+class Visit:
+    """One request inside; `end` may be called more than once."""
+
+    serving: Serving
+    has_ended: bool = False
+
+    def end(self) -> None:
+        if not self.has_ended:
+            self.has_ended = True
+            self.serving.leave()
 
 
 @dataclass(frozen=True)
@@ -88,19 +108,15 @@ class Prepared:
     parameters: Any
     rows: list[list[Row]]
 
-
-def _unmetered() -> Callable[[BatchReport], None]:
-    return lambda _report: None
+    def all_rows(self) -> list[Any]:
+        return [row for of_input in self.rows for row in of_input]
 
 
 class TaskServer:
     """Answers one task. It has no model until `reconfigure` was called, which Serve does before the first request."""
 
     def __init__(
-        self,
-        task: str,
-        meter: Callable[[], Callable[[BatchReport], None]] = _unmetered,
-        platform: Platform | None = None,
+        self, task: str, meter: Callable[[], OnBatch] = lambda: unreported, platform: Platform | None = None
     ) -> None:
         """`meter` makes, in this process, what is told of every batch; `platform` adds the routes of its contract."""
         self.task = task
@@ -108,34 +124,33 @@ class TaskServer:
         self._on_batch = meter()
         self._serving: Serving | None = None
         self._host = ThreadPoolExecutor(max_workers=2, thread_name_prefix="host")
+        self._bulk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bulk")
         self._retiring: set[asyncio.Task[None]] = set()
 
     async def reconfigure(self, user_config: Any) -> None:
         """Apply a `user_config` in place: a changed model is loaded beside the old one, then takes over.
 
-        Requests that are inside finish under the old configuration. Raises ConfigurationError or ArtifactError.
+        Requests that are inside end under the model they began with, for `drain_timeout_s` at most. Bounds of batches,
+        queue and requests change without a new model. Raises ConfigurationError or ArtifactError.
         """
         config = TaskConfig.from_user_config(user_config, self.task)
         old = self._serving
         if old is not None and _of_model(old.config) == _of_model(config):
-            pipeline, cost, routes = old.pipeline, old.batcher.cost, old.routes
-        else:
-            pipeline, cost = await self._off_loop(lambda: self._load(config))
-            routes = Routes(pipeline, self._platform)
-        batching = config.batching
-        if pipeline.slots:  # it puts rows together itself: each is handed over as soon as a slot is free
-            batching = replace(batching, max_batch_size=1, concurrency=pipeline.slots)
-        batcher = TokenBudgetBatcher(pipeline.forward, batching, cost, self._on_batch)
-        self._serving = Serving(config, pipeline, batcher, routes)
+            old.scheduler.reconfigure(config.batching, config.queue)
+            old.config = config
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="load") as thread:
+            pipeline, scheduler = await _in(thread, lambda: self._load(config))
+        self._serving = Serving(config, pipeline, scheduler, Routes(pipeline, self._platform))
         if old is not None:
-            retiring = asyncio.create_task(old.retire())
+            retiring = asyncio.create_task(old.retire(config.drain_timeout_s))
             self._retiring.add(retiring)
             retiring.add_done_callback(self._retiring.discard)
 
     def check_health(self) -> None:
         """Raises where only a new replica helps."""
-        if self._now.batcher.abandoned_s > ABANDONED_S:
-            raise GenerationError(f"a batch runs on though nobody has waited for it for {ABANDONED_S:.0f} s")
+        if self._now.scheduler.stalled_s > STALLED_S:
+            raise GenerationError(f"the model is busy with something that has not ended for {STALLED_S:.0f} s")
 
     def describe(self) -> dict[str, Any]:
         """What the catalog says of this replica's model."""
@@ -164,59 +179,65 @@ class TaskServer:
         response.raw_headers += timings.headers()
         return response
 
-    async def relayed(self, exchange: Exchange) -> AsyncGenerator[Message, None]:
-        """The ASGI messages of the answer to a request that came to the gateway."""
-        async with aclosing(answer(exchange, self)) as messages:
-            async for message in messages:
-                yield message
-
     async def _answer(self, request: Request, timings: Timings) -> Response:
         serving = self._now
         protocol = serving.routes.protocol(request)
         if protocol is None:
             return _response(json_reply(serving.routes.page(request)))
         deadline = deadline_of(request)
+        visit, is_streaming = serving.enter(), False
         try:
-            with serving.entered():
-                async with asyncio.timeout_at(deadline):
-                    body = await read_body(request, serving.config.limits.max_body_bytes, protocol.media_types)
-                    serving.batcher.refuse_overload(deadline)  # before tokenizing, and again with its tokens
-                    run = _at_once if len(body) <= SMALL_BODY_BYTES else self._off_loop
-                    prepared = await run(lambda: self._prepare(serving, protocol, body, request.headers, timings))
-                    if prepared.request.stream:
-                        events = self._stream(serving, prepared, deadline, timings)
-                        return EventStream(await self._started(events), protocol.failure)
-                    rows = [row for of_input in prepared.rows for row in of_input]
-                    completed = await serving.batcher.submit(rows, deadline)
-                    timings.queue_s, timings.inference_s = completed.queue_s, completed.inference_s
-                    reply = await run(lambda: self._finish(prepared, completed.outputs))
+            async with asyncio.timeout_at(deadline):
+                limits = serving.config.limits
+                body = await read_body(request, limits.max_body_bytes, protocol.media_types)
+                serving.scheduler.admit((), deadline, asyncio.get_running_loop().time())  # and again with its tokens
+                place = self._place_of(body)
+                prepared = await _in(place, lambda: self._prepare(limits, protocol, body, request.headers, timings))
+                if prepared.request.stream:
+                    events = self._events(serving.scheduler, prepared, deadline, timings)
+                    started = await _started(events, visit)
+                    is_streaming = True
+                    return EventStream(started, protocol.failure)
+                completed = await serving.scheduler.submit(prepared.all_rows(), deadline)
+                timings.queue_s, timings.inference_s = completed.queue_s, completed.inference_s
+                timings.compute_tokens = completed.read_tokens + completed.written_tokens
+                if place is None and timings.compute_tokens > SMALL_ANSWER_TOKENS:
+                    place = self._host
+                return _response(await _in(place, lambda: self._finish(prepared, completed.outputs)))
         except TimeoutError:
             raise DeadlineExceededError("the request's deadline ran out before its answer was ready") from None
-        return _response(reply)
+        finally:
+            if not is_streaming:
+                visit.end()
+
+    def _place_of(self, body: bytes) -> Executor | None:
+        """Where a request's own work is done: on the loop, in a host thread, or in the thread of large bodies."""
+        if len(body) <= SMALL_BODY_BYTES:
+            return None
+        return self._host if len(body) <= LARGE_BODY_BYTES else self._bulk
 
     def _failed(self, request: Request, failure: Failure) -> Response:
         serving = self._serving
         return failure.response(None if serving is None else serving.routes.dialect(request).failure(failure))
 
     def _prepare(
-        self, serving: Serving, protocol: Protocol, body: bytes, headers: Mapping[str, str], timings: Timings
+        self, limits: LimitsConfig, protocol: Protocol, body: bytes, headers: Mapping[str, str], timings: Timings
     ) -> Prepared:
         request, pipeline = protocol.read(body, headers), protocol.pipeline
-        limit = serving.config.limits.max_inputs
+        limit = limits.max_inputs
         if len(request.inputs) > limit:
             raise BodyTooLargeError(f"inputs has {len(request.inputs)} elements; allowed: at most {limit} inputs")
         inputs = []
         for index, raw in enumerate(request.inputs):
             try:
-                _require_length(raw, serving.config.limits.max_input_characters)
+                _require_length(raw, limits.max_input_characters)
                 inputs.append(pipeline.parse(raw))
             except InvalidInputError as error:
                 raise protocol.named(error, request, index) from None
         parameters = pipeline.parameters(request.parameters)
         started_at = time.perf_counter()
-        rows = pipeline.preprocess(inputs, parameters)
+        rows = _preprocess(pipeline, inputs, parameters, limits)
         timings.tokenization_s = time.perf_counter() - started_at
-        timings.compute_tokens = sum(row.n_tokens for of_input in rows for row in of_input)
         return Prepared(protocol, request, inputs, parameters, rows)
 
     def _finish(self, prepared: Prepared, outputs: Sequence[Any]) -> Reply:
@@ -227,36 +248,31 @@ class TaskServer:
         ]
         return prepared.protocol.write(prepared.request, answers)
 
-    def _stream(
-        self, serving: Serving, prepared: Prepared, deadline: float | None, timings: Timings
+    async def _events(
+        self, scheduler: Scheduler[Any, Any], prepared: Prepared, deadline: float | None, timings: Timings
     ) -> AsyncGenerator[Any, None]:
-        submitted_at = time.perf_counter()
-        stream = prepared.protocol.pipeline.stream  # type: ignore[attr-defined]
+        """The payloads of a stream, each as it comes."""
+        pipeline = prepared.protocol.pipeline
+        streamed = [pipeline.stream(row, prepared.parameters) for row in prepared.all_rows()]
+        timings.compute_tokens = sum(row.n_tokens for row, _ in streamed)
+        stream = scheduler.stream([row for row, _ in streamed], deadline)
 
-        def events(row: Row, cancelled: Cancelled) -> Iterator[Any]:
-            started_at = time.perf_counter()
-            timings.queue_s = started_at - submitted_at
-            for event in stream(row, prepared.parameters, cancelled):
-                timings.inference_s = time.perf_counter() - started_at
-                yield event
-
-        rows = [row for of_input in prepared.rows for row in of_input]
-        streams = [serving.batcher.stream(row, events, deadline) for row in rows]
-        return prepared.protocol.stream(prepared.request, numbered(streams))
-
-    async def _started(self, events: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-        """The same events, once the first is there: until then an error has a status of its own."""
-        first = await anext(events)
-
-        async def resumed() -> AsyncGenerator[T, None]:
+        async def numbered() -> AsyncGenerator[tuple[int, Any], None]:
             try:
-                yield first
-                async for event in events:
-                    yield event
+                async for index, step in stream:
+                    timings.queue_s, timings.inference_s = stream.queue_s, stream.inference_s
+                    write = streamed[index][1]
+                    # Alternatives to a token are decoded one by one: that may take as long as a short request.
+                    event, is_last = await _in(self._host, lambda: write(step)) if step.top else write(step)  # noqa: B023
+                    if is_last:
+                        stream.stop(index)
+                    yield index, event
             finally:
-                await events.aclose()
+                await stream.aclose()
 
-        return resumed()
+        async with aclosing(numbered()) as events, aclosing(prepared.protocol.stream(prepared.request, events)) as sent:
+            async for payload in sent:
+                yield payload
 
     @property
     def _now(self) -> Serving:
@@ -264,8 +280,8 @@ class TaskServer:
             raise ConfigurationError(f"the deployment {self.task} has no user_config")
         return self._serving
 
-    def _load(self, config: TaskConfig) -> tuple[Pipeline[Any, Any, Any, Any], CostModel]:
-        """A pipeline that is warm, and what its batches cost."""
+    def _load(self, config: TaskConfig) -> tuple[Pipeline[Any, Any, Any, Any], Scheduler[Any, Any]]:
+        """A pipeline that is warm, and its scheduler."""
         pipeline: Pipeline[Any, Any, Any, Any] = pipelines.load(
             fetch(config.model, logger.warning).folder,
             task=self.task,
@@ -276,11 +292,61 @@ class TaskServer:
             allow_unverified=config.allow_unverified,
             slots=config.slots,
         )
-        batching = config.batching
-        return pipeline, pipeline.measure_cost(batching.max_batch_tokens, batching.max_batch_size, batching.concurrency)
+        return pipeline, pipeline.scheduler(config.batching, config.queue, self._on_batch)
 
-    async def _off_loop(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._host, work)
+
+async def _in(place: Executor | None, work: Callable[[], T]) -> T:
+    """Do some work in a thread of `place`, or here."""
+    if place is None:
+        return work()
+
+    def guarded() -> T:
+        try:
+            return work()
+        except StopIteration as error:  # a future cannot carry it: the request would wait for ever
+            raise RuntimeError("an iterator ended early") from error
+
+    return await asyncio.get_running_loop().run_in_executor(place, guarded)
+
+
+async def _started(events: AsyncGenerator[T, None], visit: Visit) -> AsyncGenerator[T, None]:
+    """The same events, once the first is there: until then an error has a status. The visit ends with them."""
+    try:
+        first = await anext(events)
+    except BaseException:
+        await events.aclose()
+        raise
+
+    async def resumed() -> AsyncGenerator[T, None]:
+        try:
+            yield first
+            async for event in events:
+                yield event
+        finally:
+            await events.aclose()
+            visit.end()
+
+    return resumed()
+
+
+def _preprocess(
+    pipeline: Pipeline[Any, Any, Any, Any], inputs: Sequence[Any], parameters: Any, limits: LimitsConfig
+) -> list[list[Row]]:
+    """The rows of all inputs; raises InputTooLongError as soon as they have more tokens than a request may have."""
+    rows: list[list[Row]] = []
+    n_rows = n_tokens = 0
+    for start in range(0, len(inputs), SLICE_INPUTS):
+        some = pipeline.preprocess(inputs[start : start + SLICE_INPUTS], parameters)
+        rows += some
+        n_rows += sum(map(len, some))
+        n_tokens += sum(row.n_tokens + row.max_new_tokens for of_input in some for row in of_input)
+        if n_rows > limits.max_rows:
+            raise InputTooLongError(f"the request has {n_rows} rows or more; allowed: at most {limits.max_rows}")
+        if n_tokens > limits.max_tokens:
+            raise InputTooLongError(
+                f"the request may read and write {n_tokens} tokens or more; allowed: at most {limits.max_tokens}"
+            )
+    return rows
 
 
 def _assigned_cpus() -> int:
@@ -300,11 +366,9 @@ def _response(reply: Reply) -> Response:
     return Response(reply.body, headers=reply.headers or None, media_type=reply.media_type)
 
 
-async def _at_once(work: Callable[[], T]) -> T:
-    return work()
-
-
 def _of_model(config: TaskConfig) -> TaskConfig:
     """The part of a configuration that a loaded pipeline depends on, the rest made equal."""
     batching = BatchingConfig(concurrency=config.batching.concurrency)
-    return replace(config, source=None, batching=batching, limits=LimitsConfig())
+    return replace(
+        config, source=None, batching=batching, queue=QueueConfig(), limits=LimitsConfig(), drain_timeout_s=0.0
+    )

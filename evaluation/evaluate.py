@@ -17,17 +17,19 @@ from typing import Any
 
 from datasets import Dataset
 
-from checkpoints.checkpoint import ResolvedCheckpoint, resolve
-from checkpoints.quiet import quiet
-from evaluation import datasets, plots
+from checkpoints.checkpoint import ResolvedCheckpoint, load_model, load_tokenizer
+from checkpoints.frameworks import quiet
+from checkpoints.heads import ENCODER_DECODER, REGRESSION
+from checkpoints.resolve import resolve
+from evaluation import plots
 from evaluation.args import EvaluateArgs
-from evaluation.measure import REGRESSION, check_parameters, check_problem_type, measure
+from evaluation.measures import check_problem_type, measure_of
 from evaluation.report import Report, data_digest, data_name, with_measured
-from evaluation.scores import Measured
+from evaluation.rows import BadRows, DataArgs, read
+from evaluation.scores import Scored
 from evaluation.systems import ArtifactSystem, ServedSystem, System, TorchSystem, task_of
-from export.graphs.convert import check_task, load_model
-from export.publish import check_output, publish, staging
-from export.tokenizers.tokenizer import load_tokenizer
+from export.graphs.convert import check_task
+from export.staging import check_output, place, staging
 from pipelines.errors import CheckpointError, ConfigurationError, SextetError
 from pipelines.runtime.artifact import MANIFEST_NAME, ModelArtifact
 from pipelines.tasks import TASKS
@@ -50,7 +52,8 @@ def evaluate(args: EvaluateArgs, post: Post, say: Say, *, write_down: bool = Tru
         if number is not None and number < least:
             raise ConfigurationError(f"{name} is {number}; allowed: {least} and above")
     task = _task(args)
-    check_parameters(task, args.parameters)
+    measure = measure_of(task)
+    measure.check_parameters(args.parameters)
     if args.output is not None:
         _make(args.output)
     for name in args.systems if write_down else ():
@@ -59,10 +62,10 @@ def evaluate(args: EvaluateArgs, post: Post, say: Say, *, write_down: bool = Tru
     systems = _systems(args, task, post, say)
     problem_type = args.problem_type or next((one.problem_type for one in systems if one.problem_type), None)
     rows, drawn = _read(args, task, problem_type, say)
-    measured: dict[str, Measured] = {}
+    measured: dict[str, Scored] = {}
     for system in systems:
         system.problem_type = problem_type
-        measured[_distinct(system.name, measured)] = measure(task, system, rows, args.parameters)
+        measured[_distinct(system.name, measured)] = measure.score(system, rows, args.parameters)
     settings = (*drawn, *(f"{name}={json.dumps(value)}" for name, value in sorted(args.parameters.items())))
     report = Report(data_name(args.data), data_digest(args.data), len(rows), measured, args.resamples, settings)
     try:
@@ -152,7 +155,7 @@ def _torch(checkpoint: ResolvedCheckpoint, task: str, say: Say) -> TorchSystem:
     import torch
 
     check_task(checkpoint, task)
-    if task in ("translation", "summarization") and not checkpoint.config.is_encoder_decoder:
+    if TASKS[task].head.auto_class == ENCODER_DECODER and not checkpoint.config.is_encoder_decoder:
         raise CheckpointError(
             f"{checkpoint.name} does {task} by instruction, which transformers has no pipeline for; its artifact can"
         )
@@ -163,10 +166,8 @@ def _torch(checkpoint: ResolvedCheckpoint, task: str, say: Say) -> TorchSystem:
 
 def _read(args: EvaluateArgs, task: str, problem_type: str | None, say: Say) -> tuple[Dataset, list[str]]:
     """The rows, and how they were drawn where they are a part of all."""
-    data = datasets.DataArgs(
-        task, args.columns, args.labels, problem_type, args.encoding, args.format, args.max_bad_rows
-    )
-    rows = datasets.read([args.data], data, datasets.BadRows(args.max_bad_rows, say))
+    data = DataArgs(task, args.columns, args.labels, problem_type, args.encoding, args.format, args.max_bad_rows)
+    rows = read([args.data], data, BadRows(args.max_bad_rows, say))
     if args.max_samples is None or args.max_samples >= len(rows):
         return rows, []
     say(f"{args.data}: {args.max_samples} of {len(rows)} rows, drawn with seed {args.seed}")
@@ -234,7 +235,7 @@ def _into_artifact(artifact: ModelArtifact, report: Report) -> str:
         card.write_text(text, encoding="utf-8")
         _remove_unshown(finished, text)
         measured = {**manifest.metrics, measured_on: report.as_json()}
-        publish(finished, replace(manifest, metrics=measured), artifact.path)
+        place(finished, replace(manifest, metrics=measured), artifact.path)
     return _placed(report, manifest.metrics)
 
 

@@ -1,4 +1,4 @@
-"""Readers: one file format each, as raw rows after the place in the file that each comes from.
+"""Readers: the raw rows of a file, or of a data set of the Hugging Face Hub, each with its place.
 
 | suffix (also with .gz)  | a row is                                                                               |
 |-------------------------|----------------------------------------------------------------------------------------|
@@ -10,33 +10,40 @@
 | .parquet                | a record (not as .gz: it is compressed inside)                                         |
 | `a.en,a.fr`             | line n of the one as `source`, line n of the other as `target`                         |
 
-A row that cannot be read is a ValueError in its place, so that what follows it is read all the same. Bytes that are
-not in the file's encoding stay in the row as lone surrogates, for `datasets` to find.
+A row that cannot be read is a ValueError in the place of the row; reading goes on behind it. Bytes that are not in the
+file's encoding stay in the row as lone surrogates, which evaluation.rows reports.
+
+The `datasets` library reads Parquet and the Hub. Its readers for CSV, JSON and text are not used: they infer types
+("007" becomes 7, a number in a column of texts is an error), stop at the first bad row and do not tell its line. Here a
+bad row is named by file and line, and up to `max_bad_rows` of them are left out.
 """
 
 import csv
 import gzip
 import io
 import json
+import re
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Self, cast
 
 from pipelines.errors import InvalidInputError
 
 Row = dict[str, Any]
 Columns = Mapping[str, str | int]
 Line = tuple[str, Row | ValueError]
-"""Where it is (`FILE:LINE`, or `FILE:` and a path within), and what is there."""
+"""The place of a row (`FILE:LINE`, or `FILE:` and a path within), and the row."""
 
 UNREADABLE = (OSError, EOFError, zlib.error, UnicodeError)
-"""A damaged .gz, or bytes that no surrogate can stand for, as where UTF-16 has an odd number of them."""
+"""What a damaged .gz raises, or bytes that no surrogate can stand for: an odd number of them in UTF-16."""
+_FORM = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?::(?:(?P<config>[\w.-]+)/)?(?P<split>\w+))?")
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
-csv.field_size_limit(2**31 - 1)  # Python's own limit, 131072 characters, is less than many a document to summarize
+csv.field_size_limit(2**31 - 1)  # the csv module's limit, 131072 characters, is shorter than many documents
 
 
 def lines(name: str, columns: Columns, encoding: str = "utf-8", form: str | None = None) -> Iterator[Line]:
@@ -294,3 +301,50 @@ READERS: Mapping[str, Callable[[IO[str], Columns], Numbered]] = {
     ".txt": _plain,
 }
 KNOWN = (*READERS, ".parquet")
+
+
+# --- the Hub ---
+
+
+@dataclass(frozen=True)
+class Reference:
+    """`OWNER/NAME[@REVISION][:[CONFIG/]SPLIT]`, such as `klue/klue:ner/validation`."""
+
+    name: str
+    revision: str | None = None
+    config: str | None = None
+    split: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """None where it has another form."""
+        match = _FORM.fullmatch(text)
+        return cls(**match.groupdict()) if match else None
+
+
+def hub_lines(reference: Reference) -> Iterator[Line]:
+    """The rows of a split; raises InvalidInputError where the Hub, the data set or the split cannot be had."""
+    table, split = _load(reference)
+    yield from table_rows(table, f"{reference.name}:{split} row ")
+
+
+def _load(reference: Reference) -> tuple[Any, str]:
+    import datasets
+
+    name = reference.name
+    try:
+        found = datasets.load_dataset(name, reference.config, revision=reference.revision)
+    except Exception as error:  # from a dozen libraries, as the cause may be
+        reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
+        raise InvalidInputError(
+            f"{name}: no such file, and as a data set of the Hub it cannot be had ({reason[:200]}); check the id, "
+            "the network, HF_TOKEN"
+        ) from None
+    splits = ", ".join(found)
+    split = reference.split or (next(iter(found)) if len(found) == 1 else None)
+    if split is None:
+        first = next(iter(found))
+        raise InvalidInputError(f"{name} has several splits: {splits}; write which one: {name}:{first}")
+    if split not in found:
+        raise InvalidInputError(f"{name} has no split {split!r}; allowed: {splits}")
+    return found[split], split

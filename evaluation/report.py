@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from evaluation.scores import Measured, interval
+from evaluation.scores import Scored, interval
 
 _SECTION = re.compile(r"\n## Measured on .*?(?=\n## (?!Measured on )|\Z)", re.DOTALL)
 
@@ -24,7 +24,7 @@ class Report:
     data: str
     digest: str | None
     rows: int
-    measured: Mapping[str, Measured]
+    measured: Mapping[str, Scored]
     resamples: int
     settings: tuple[str, ...] = ()
 
@@ -162,7 +162,7 @@ def _cell(numbers: tuple[float, float, float], *, signed: bool = False) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def _label_table(name: str, measured: Measured) -> Iterator[list[str]]:
+def _label_table(name: str, measured: Scored) -> Iterator[list[str]]:
     columns = list(next(iter(measured.table.values())))
     yield [f"label ({name})", *columns]
     for label, row in measured.table.items():

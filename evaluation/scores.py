@@ -28,7 +28,7 @@ LOWER_IS_BETTER = ("perplexity", "rmse", "mae", "loss")
 
 
 @dataclass(frozen=True)
-class Measured:
+class Scored:
     """`statistics` (rows, n) float64 and what turns their sum (n,) into named values; `table` for each label."""
 
     statistics: np.ndarray
@@ -62,7 +62,7 @@ def interval(draws: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def classification(expected: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> Measured:
+def classification(expected: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> Scored:
     """One label for each text. A label that neither occurs nor is predicted counts for nothing in the macro scores."""
     from sklearn.metrics import confusion_matrix
 
@@ -71,17 +71,15 @@ def classification(expected: Sequence[str], predicted: Sequence[str], labels: Se
     chosen = np.array([[name == one for name in names] for one in predicted], dtype=float)
     combine = _label_scores(len(names), exclusive=True)
     confusion = confusion_matrix(expected, predicted, labels=names)
-    return Measured(_outcomes(right, chosen), combine, tuple(names), _per_label(right, chosen, names), confusion)
+    return Scored(_outcomes(right, chosen), combine, tuple(names), _per_label(right, chosen, names), confusion)
 
 
-def multi_label(
-    expected: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], labels: Sequence[str]
-) -> Measured:
+def multi_label(expected: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], labels: Sequence[str]) -> Scored:
     """Any number of labels for each text; `accuracy` asks for all of them at once."""
     right = np.array([[name in one for name in labels] for one in expected], dtype=float)
     chosen = np.array([[name in one for name in labels] for one in predicted], dtype=float)
     combine = _label_scores(len(labels), exclusive=False)
-    return Measured(_outcomes(right, chosen), combine, tuple(labels), _per_label(right, chosen, labels))
+    return Scored(_outcomes(right, chosen), combine, tuple(labels), _per_label(right, chosen, labels))
 
 
 def _outcomes(right: np.ndarray, chosen: np.ndarray) -> np.ndarray:
@@ -126,7 +124,7 @@ def _per_label(right: np.ndarray, chosen: np.ndarray, names: Sequence[str]) -> d
     }
 
 
-def regression(expected: Sequence[float], predicted: Sequence[float]) -> Measured:
+def regression(expected: Sequence[float], predicted: Sequence[float]) -> Scored:
     """Errors and Pearson's correlation of numbers."""
     x, y = np.array(expected, dtype=float), np.array(predicted, dtype=float)
     statistics = np.stack([(x - y) ** 2, abs(x - y), x, y, x * x, y * y, x * y, np.ones_like(x)], axis=1)
@@ -137,13 +135,13 @@ def regression(expected: Sequence[float], predicted: Sequence[float]) -> Measure
         pearson = (sxy - sx * sy / n) / math.sqrt(spread) if spread > 0 else 0.0
         return {"rmse": math.sqrt(square / n), "mae": absolute / n, "pearson": pearson}
 
-    return Measured(statistics, combine)
+    return Scored(statistics, combine)
 
 
 Span = tuple[int, int, str]
 
 
-def entities(texts: Sequence[str], expected: Sequence[set[Span]], predicted: Sequence[set[Span]]) -> Measured:
+def entities(texts: Sequence[str], expected: Sequence[set[Span]], predicted: Sequence[set[Span]]) -> Scored:
     """seqeval's strict scores: an entity is right with its type and both ends. Spans are in characters."""
     from seqeval.metrics import classification_report
     from seqeval.scheme import IOB2
@@ -173,7 +171,7 @@ def entities(texts: Sequence[str], expected: Sequence[set[Span]], predicted: Seq
             "f1_macro": float(f1.mean()) if len(f1) else 0.0,
         }
 
-    return Measured(counts, combine, tuple(types), table)
+    return Scored(counts, combine, tuple(types), table)
 
 
 def _tags(length: int, spans: set[Span]) -> list[str]:
@@ -184,7 +182,7 @@ def _tags(length: int, spans: set[Span]) -> list[str]:
     return tags
 
 
-def answers(predicted: Sequence[str], accepted: Sequence[Sequence[str]]) -> Measured:
+def answers(predicted: Sequence[str], accepted: Sequence[Sequence[str]]) -> Scored:
     """SQuAD's exact match and token F1, the best over the accepted answers; no accepted answer means "" is right."""
     rows = []
     for answer, references in zip(predicted, accepted, strict=True):
@@ -200,7 +198,7 @@ def answers(predicted: Sequence[str], accepted: Sequence[Sequence[str]]) -> Meas
         values = {"exact_match": 100 * exact / n, "f1": 100 * f1 / n}
         return values | ({"no_answer_accuracy": 100 * right / without if without else math.nan} if unanswerable else {})
 
-    return Measured(np.array(rows), combine)
+    return Scored(np.array(rows), combine)
 
 
 def _words(text: str) -> list[str]:
@@ -217,7 +215,7 @@ def _overlap_f1(left: list[str], right: list[str]) -> float:
     return 2 * (Counter(left) & Counter(right)).total() / (len(left) + len(right))
 
 
-def translations(predicted: Sequence[str], expected: Sequence[str]) -> Measured:
+def translations(predicted: Sequence[str], expected: Sequence[str]) -> Scored:
     """sacrebleu's BLEU (13a tokens, exponential smoothing) and chrF, over all rows together."""
     from sacrebleu.metrics import BLEU, CHRF
 
@@ -240,7 +238,7 @@ def translations(predicted: Sequence[str], expected: Sequence[str]) -> Measured:
             "exact_match": 100 * float(sums[-2] / sums[-1])
         }
 
-    return Measured(np.hstack([*found.values(), exact]), combine)
+    return Scored(np.hstack([*found.values(), exact]), combine)
 
 
 class UnicodeWords:
@@ -250,7 +248,7 @@ class UnicodeWords:
         return re.findall(r"[^\W_]+", text.lower())
 
 
-def summaries(predicted: Sequence[str], expected: Sequence[str]) -> Measured:
+def summaries(predicted: Sequence[str], expected: Sequence[str]) -> Scored:
     """rouge-score's F1 of words, pairs of words and the longest common subsequence, without stemming."""
     from rouge_score.rouge_scorer import RougeScorer
 
@@ -266,13 +264,13 @@ def summaries(predicted: Sequence[str], expected: Sequence[str]) -> Measured:
         values = {name: float(total / sums[-1]) for name, total in zip(names.values(), sums, strict=False)}
         return values | {"empty": float(sums[-2] / sums[-1])}
 
-    return Measured(np.array(statistics), combine)
+    return Scored(np.array(statistics), combine)
 
 
-def perplexity(losses: Sequence[float], tokens: Sequence[int]) -> Measured:
+def perplexity(losses: Sequence[float], tokens: Sequence[int]) -> Scored:
     """From the summed negative logprobs of each text, and how many of its tokens were predicted."""
 
     def combine(sums: Sums) -> Values:
         return {"perplexity": math.exp(min(sums[0] / sums[1], 700.0)) if sums[1] else math.nan}
 
-    return Measured(np.array([losses, tokens], dtype=float).T, combine)
+    return Scored(np.array([losses, tokens], dtype=float).T, combine)

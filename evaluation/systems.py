@@ -1,6 +1,6 @@
 """Systems: a checkpoint in PyTorch, an artifact in ONNX Runtime or a running task, asked in one way.
 
-`answers` takes what `transformers.pipeline` of the task takes, and answers in its shapes.
+`answers` takes the inputs and parameters of `transformers.pipeline` of the task, and answers in its shapes.
 """
 
 import json
@@ -8,20 +8,22 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from export.tokenizers.tokenizer import max_length as longest_input
+from checkpoints.checkpoint import max_length as longest_input
 from pipelines.errors import ConfigurationError, InvalidInputError, SextetError
+from pipelines.tasks import TASKS
 
 Loss = tuple[float, int]
-"""The summed negative logprob of a text's tokens but the first, and how many these are."""
-_CHUNK = 32  # inputs that go to a system at once
+"""The summed negative logprob of a text's tokens after the first, and the number of these tokens."""
+_CHUNK = 32  # inputs per call of a system
 
 
 class System(ABC):
-    """`name` heads its column; `labels` are those that it can answer, empty where there are none or it cannot tell."""
+    """`name` heads its column. `labels` are those that it can answer; empty where it has none or cannot tell them."""
 
+    in_torch: ClassVar[bool] = False
     name: str
     labels: tuple[str, ...] = ()
     problem_type: str | None = None
@@ -29,9 +31,10 @@ class System(ABC):
     def answers(
         self, task: str, inputs: Sequence[Any], parameters: Mapping[str, Any], where: Sequence[str]
     ) -> list[Any]:
-        """One answer per input, in order; for text-classification every label with its score, best first.
+        """One answer per input, in order.
 
-        Raises InvalidInputError naming the first of `where` whose input cannot be answered, such as a too long one.
+        Raises InvalidInputError naming the first of `where` whose input cannot be answered, such as one that is too
+        long.
         """
         from tqdm import tqdm
 
@@ -51,7 +54,7 @@ class System(ABC):
     def _unanswered(
         self, task: str, inputs: list[Any], parameters: Mapping[str, Any], where: Sequence[str], error: Exception
     ) -> InvalidInputError:
-        """The error for some inputs, with the place of the first that fails by itself, if any does."""
+        """The error for some inputs: it names the first that also fails by itself, if there is one."""
         for one, place in zip(inputs, where, strict=False):
             try:
                 self._answer(task, [one], parameters)
@@ -68,42 +71,40 @@ class System(ABC):
     def _answer(self, task: str, inputs: list[Any], parameters: Mapping[str, Any]) -> list[Any]:
         """The answers to a few inputs."""
 
-    def losses(self, texts: Sequence[str], max_length: int | None, where: Sequence[str]) -> list[Loss]:
-        """Of each text, or of its last `max_length` tokens, from what the model thinks of a prompt."""
+    def losses(self, task: str, texts: Sequence[str], max_length: int | None, where: Sequence[str]) -> list[Loss]:
+        """The loss of each text, or of its last `max_length` tokens: the logprobs of the text as a prompt."""
         parameters = {"max_new_tokens": 1, "decoder_input_details": True, "truncate": max_length, "do_sample": False}
         given = {name: value for name, value in parameters.items() if value is not None}
-        answers = self.answers("text-generation", texts, given, where)
+        answers = self.answers(task, texts, given, where)
         known = [[one["logprob"] for one in answer[0]["details"]["prefill"][1:]] for answer in answers]
         return [(-sum(logprobs), len(logprobs)) for logprobs in known]
 
 
 class TorchSystem(System):
-    """A model of transformers, through its own pipeline."""
+    """A model of transformers, through transformers' pipeline."""
+
+    in_torch = True
 
     def __init__(self, name: str, task: str, model: Any, tokenizer: Any) -> None:
         import transformers
 
         self.name = name
         self.problem_type = model.config.problem_type
-        if task in ("text-classification", "token-classification"):
+        if TASKS[task].labelled:
             self.labels = tuple(str(model.config.id2label[index]) for index in range(model.config.num_labels))
         self._model, self._tokenizer = model, tokenizer
         self._pipeline = transformers.pipeline(task, model=model, tokenizer=tokenizer, device=model.device)
 
     def _answer(self, task: str, inputs: list[Any], parameters: Mapping[str, Any]) -> list[Any]:
         given = {"batch_size": _CHUNK, **parameters}
-        if task == "text-classification":
-            given |= {"truncation": True, "top_k": None}
-        elif task in ("translation", "summarization"):
-            given |= {"truncation": True}
-        if task == "question-answering":
-            questions, contexts = ([one[name] for one in inputs] for name in ("question", "context"))
-            answers = self._pipeline(question=questions, context=contexts, **given)
+        fields = TASKS[task].text_fields
+        if len(fields) > 1:
+            answers = self._pipeline(**{name: [one[name] for one in inputs] for name in fields}, **given)
         else:
             answers = self._pipeline(inputs, **given)
-        return answers if isinstance(answers, list) else [answers]  # QA unpacks a single one
+        return answers if isinstance(answers, list) else [answers]  # a single question is answered without a list
 
-    def losses(self, texts: Sequence[str], max_length: int | None, where: Sequence[str]) -> list[Loss]:
+    def losses(self, task: str, texts: Sequence[str], max_length: int | None, where: Sequence[str]) -> list[Loss]:
         import torch
 
         found = []
@@ -135,7 +136,7 @@ class ArtifactSystem(System):
         self.artifact = self._pipeline.artifact
 
     def _answer(self, task: str, inputs: list[Any], parameters: Mapping[str, Any]) -> list[Any]:
-        answers: list[Any] = self._pipeline(inputs, **_as_served(task, parameters))
+        answers: list[Any] = self._pipeline(inputs, **parameters)
         return answers if isinstance(answers, list) else [answers]
 
 
@@ -147,26 +148,17 @@ class ServedSystem(System):
         self._url, self._post = url.rstrip("/"), post
 
     def _answer(self, task: str, inputs: list[Any], parameters: Mapping[str, Any]) -> list[Any]:
-        answers: list[Any] = self._post(self._url, {"inputs": inputs, "parameters": _as_served(task, parameters)})
+        answers: list[Any] = self._post(self._url, {"inputs": inputs, "parameters": dict(parameters)})
         if not isinstance(answers, list) or len(answers) != len(inputs):
             raise ConfigurationError(f"{self._url} answered {json.dumps(answers)[:80]}; is {task} served there?")
-        if task not in ("translation", "summarization"):
+        key = getattr(TASKS[task].pipeline, "answer_key", None)
+        if key is None:
             return answers
-        # A single text is answered with a list of its own; so is each of several generated ones.
+        # A single text is answered with a list, and so is each text that has several answers.
         found = [one[0] if isinstance(one, list) and one else one for one in answers]
-        key = "translation_text" if task == "translation" else "summary_text"
         if not all(isinstance(one, dict) and key in one for one in found):
             raise ConfigurationError(f"{self._url} answered {json.dumps(answers)[:80]}; is {task} served there?")
         return found
-
-
-def _as_served(task: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    given = dict(parameters)
-    if task == "text-classification":
-        given["top_k"] = None
-    if task in ("translation", "summarization"):
-        given["truncation"] = "longest_first"
-    return given
 
 
 def _cores() -> int:
@@ -175,8 +167,6 @@ def _cores() -> int:
 
 def task_of(url: str) -> str:
     """The task at the end of a URL such as http://127.0.0.1:8000/translation."""
-    from pipelines.tasks import TASKS
-
     try:
         name = urlsplit(url).path.rstrip("/").rsplit("/", 1)[-1]
     except ValueError as error:

@@ -1,39 +1,43 @@
-"""Build: one checkpoint into one artifact, from its name to its manifest."""
+"""Build: one checkpoint becomes one artifact."""
 
 import errno
+import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from checkpoints.checkpoint import ResolvedCheckpoint, resolve
-from checkpoints.disk import full_disk
-from checkpoints.quiet import Progress, quiet
+import checkpoints
+from checkpoints.checkpoint import ResolvedCheckpoint, load_model, load_tokenizer
+from checkpoints.frameworks import Progress, full_disk, quiet
+from checkpoints.resolve import resolve
 from export.args import ExportArgs
 from export.card import model_card
 from export.graphs import seq2seq_slot_graph, slot_graph
 from export.graphs.attention import fuse_attention
-from export.graphs.convert import check_task, convert, load_model, map_to_unknown, merge, opset
+from export.graphs.convert import check_task, convert, map_to_unknown, merge, opset
+from export.graphs.graph import share_weights
 from export.graphs.optimize import check_options, default_level, optimize, supports
-from export.graphs.sharing import share_weights
 from export.parity.samples import TEXTS
 from export.parity.validate import validate
 from export.prompt import chat_template, prompt_template
-from export.publish import check_output, publish, staging
 from export.quantization.outliers import outlier_matrices
 from export.quantization.quantize import quantization, to_fp16, to_int4, to_int8
-from export.tokenizers.tokenizer import load_tokenizer, write_tokenizer
-from pipelines.errors import ArtifactError, CheckpointError, ConfigurationError
-from pipelines.runtime.artifact import Manifest, ModelArtifact, Parity, Source
+from export.staging import check_output, place, staging, written_by
+from export.tokenizers.tokenizer import write_tokenizer
+from pipelines.errors import ArtifactError, CheckpointError, ConfigurationError, SextetError
+from pipelines.runtime.artifact import FileDigest, Manifest, ModelArtifact, Parity, Source
 from pipelines.tasks import TASKS
 
 __all__ = ["ExportArgs", "export_all", "export_checkpoint"]
 
 _TOOLS = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxruntime", "tokenizers")
+_CODE = (Path(__file__).parent, Path(checkpoints.__file__).parent)  # what an export runs
 _COPIES = 4  # of the weights on the disk at once: exported decoders, rewritten ones, the merged one
 _TYPICAL = 12  # texts on which outliers are looked for
 _NOT_COMPARED = Parity(False, 0, float("inf"), 0.0, "not compared yet")
@@ -58,13 +62,12 @@ def export_checkpoint(args: ExportArgs, progress: Progress = lambda _line: None)
             with staging(output) as folder:
                 _check_space(checkpoint, folder)
                 artifact = _build(args, checkpoint, folder, output, progress)
-    except OSError as error:
-        raise _unwritable(output, error) from error
     except ConfigurationError:  # among them a full cache
         raise
     except Exception as error:
-        cause = full_disk(error)
-        raise (_unwritable(output, cause) if cause else error) from error
+        if (explained := _explained(args, output, error)) is None:
+            raise
+        raise explained from error
     parity = artifact.manifest.parity
     progress(
         f"wrote {output} in {time.monotonic() - started:.0f} s ({_megabytes(artifact.manifest)}; largest difference "
@@ -74,10 +77,13 @@ def export_checkpoint(args: ExportArgs, progress: Progress = lambda _line: None)
 
 
 def export_all(exports: Iterable[ExportArgs], progress: Progress = lambda _line: None) -> list[ModelArtifact]:
-    """Export what is missing, altered, or was made from another source or with other options; the rest is kept."""
+    """Export what is missing or altered, or was made from another source, with other options or by other code or tools.
+
+    The other artifacts are kept.
+    """
     artifacts = []
     for args in exports:
-        if args.output.exists():  # digests of its files, and of a local checkpoint's, take seconds
+        if args.output.exists():  # digests of its files, and of those of a local checkpoint, take seconds
             progress(f"checking {args.output}")
         current = _current(args, progress)
         if current is None:
@@ -85,6 +91,16 @@ def export_all(exports: Iterable[ExportArgs], progress: Progress = lambda _line:
             current = export_checkpoint(args, progress)
         artifacts.append(current)
     return artifacts
+
+
+@cache
+def made_with() -> dict[str, str]:
+    """What decides an artifact beside its source and options: versions of the tools, and a digest of this code."""
+    digest = hashlib.sha256()
+    for folder in _CODE:
+        for file in sorted(folder.rglob("*.py")):
+            digest.update(f"{file.relative_to(folder.parent)} {FileDigest.of(file).sha256}\n".encode())
+    return {name: version(name) for name in _TOOLS} | {"exporter": f"sha256:{digest.hexdigest()}"}
 
 
 def _build(
@@ -103,7 +119,7 @@ def _build(
     if model.can_generate():
         (finished / "generation_config.json").write_text(model.generation_config.to_json_string(), encoding="utf-8")
     written = write_tokenizer(tokenizer, model, finished)
-    cache = _cache(args, model.config, progress)
+    cache = _kv_cache(args, model.config, progress)
     level = _level(args, model.config.model_type, cache)
     progress(f"converting {checkpoint.name} ({model.config.model_type}) to ONNX")
     graphs = convert(model, args.task, work, cache)
@@ -147,7 +163,7 @@ def _build(
         problem_type=getattr(model.config, "problem_type", None),
         prompt_template=template,
         chat_template=chat_template(args.task, tokenizer),
-        versions={name: version(name) for name in _TOOLS},
+        versions=made_with(),
     )
     progress(f"comparing {output.name} with PyTorch")
     parity = validate(ModelArtifact(finished, manifest), model, written.outside)
@@ -156,7 +172,7 @@ def _build(
     manifest = replace(manifest, parity=parity)
     size = sum(file.stat().st_size for file in finished.iterdir())
     (finished / "README.md").write_text(model_card(manifest, output, size), encoding="utf-8")
-    return publish(finished, manifest, output)
+    return place(finished, manifest, output)
 
 
 def _typical(tokenizer: Any, template: str | None, longest: int) -> list[list[int]]:
@@ -165,7 +181,7 @@ def _typical(tokenizer: Any, template: str | None, longest: int) -> list[list[in
     return [tokenizer(prompt, add_special_tokens=template is None).input_ids[:longest] for prompt in prompts]
 
 
-def _cache(args: ExportArgs, config: Any, progress: Progress) -> str:
+def _kv_cache(args: ExportArgs, config: Any, progress: Progress) -> str:
     """`slots` where a model that writes text can have them; says why where it cannot."""
     if config.is_encoder_decoder or not TASKS[args.task].generates:
         _need_slots(args, f"{config.model_type} has none for {args.task}")
@@ -199,13 +215,13 @@ def _level(args: ExportArgs, architecture: str, cache: str) -> str | None:
 
 
 def _labels(task: str, config: Any) -> tuple[str, ...]:
-    if task not in ("text-classification", "token-classification"):
+    if not TASKS[task].labelled:
         return ()
     return tuple(str(config.id2label[index]) for index in range(config.num_labels))
 
 
 def _current(args: ExportArgs, progress: Progress) -> ModelArtifact | None:
-    """The artifact that is there already, if it is whole and what `args` describe."""
+    """The artifact that is there already, if it is whole and an export of `args` would make it again."""
     try:
         artifact = ModelArtifact.open(args.output, task=args.task)
     except ArtifactError:
@@ -214,12 +230,23 @@ def _current(args: ExportArgs, progress: Progress) -> ModelArtifact | None:
     made = (manifest.source.checkpoint, manifest.precision, manifest.device, manifest.optimization)
     if made != (args.checkpoint, args.precision, args.device, _level(args, manifest.architecture, manifest.cache)):
         return None
+    if manifest.versions != made_with():
+        progress(f"{args.output} was made by {_first_change(manifest.versions)}")
+        return None
     if (manifest.source.revision or "").startswith("sha256:"):  # local files may have changed under the same name
         with quiet(progress) as progress:
             found = resolve(args.checkpoint, allow_pickle=args.allow_pickle, progress=progress)
         return artifact if found.revision == manifest.source.revision else None
     # A branch may have moved on, but asking the Hub at every start would be neither fast nor possible offline.
     return artifact if args.revision in (manifest.source.requested, manifest.source.revision) else None
+
+
+def _first_change(before: Mapping[str, str]) -> str:
+    """The first tool whose version differs from the one that made the artifact."""
+    name = next(name for name, now in made_with().items() if before.get(name) != now)
+    if name not in _TOOLS or name not in before:
+        return "another release of the exporter"
+    return f"{name} {before[name]}; here is {made_with()[name]}"
 
 
 def _disagreement(args: ExportArgs, parity: Parity) -> str:
@@ -239,6 +266,17 @@ def _check_space(checkpoint: ResolvedCheckpoint, folder: Path) -> None:
     needed, free = _COPIES * checkpoint.weights_bytes, shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB free")
+
+
+def _explained(args: ExportArgs, output: Path, error: Exception) -> SextetError | None:
+    """The error for a full disk, for a write under `output` that failed, or for another OSError: it names the file."""
+    if (full := full_disk(error)) is not None:
+        return _unwritable(output, full)
+    if not isinstance(error, OSError):
+        return None
+    if error.filename is None or written_by(output, Path(os.fsdecode(error.filename))):
+        return _unwritable(output, error)
+    return CheckpointError(f"{args.checkpoint} cannot be exported: {error.filename}: {error.strerror}")
 
 
 def _unwritable(output: Path, error: OSError) -> ConfigurationError:

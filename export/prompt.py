@@ -3,7 +3,9 @@
 from typing import Any
 
 from checkpoints.checkpoint import ResolvedCheckpoint
+from checkpoints.heads import DECODER
 from pipelines.errors import CheckpointError
+from pipelines.tasks import TASKS
 
 _INSTRUCTIONS = {
     "summarization": "Summarize the following text in one or two short sentences.\n\n{text}",
@@ -35,7 +37,7 @@ def prompt_template(checkpoint: ResolvedCheckpoint, task: str, tokenizer: Any) -
 
 def chat_template(task: str, tokenizer: Any) -> str | None:
     """The model's chat template, in Jinja, where the artifact may be asked to chat; None where it has none."""
-    if task != "text-generation":
+    if TASKS[task].head.auto_class != DECODER:
         return None
     template = tokenizer.chat_template
     if isinstance(template, dict):  # several by name: what transformers takes when no tools are given

@@ -22,9 +22,9 @@ from typing import Any
 
 from english_names import english_rows
 
-from checkpoints.e5 import PackedE5, tokenizer_of
-from checkpoints.gguf_file import GgufFile
-from checkpoints.smollm2 import packaged_file
+from checkpoints.gguf import GgufFile
+from checkpoints.starters.e5 import PackedE5, tokenizer_of
+from checkpoints.starters.smollm2 import packaged_file
 
 ENTITY_TYPES = {"PS": "PER", "LC": "LOC", "OG": "ORG", "DT": "DATE", "TI": "TIME", "QT": "QUANTITY"}
 SST2 = ("stsa.binary.train", "stsa.binary.dev")

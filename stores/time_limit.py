@@ -1,12 +1,15 @@
 """Time limit: huggingface_hub downloads with one, but asks and uploads without, and would wait for an answer for ever.
 
-Its setting for that is the session that it asks with (`configure_http_backend`): inside `time_limit()` a request that
-has no limit gets one. Large files go through hf-xet where a Hub offers it, which has limits of its own:
-HF_XET_CLIENT_READ_TIMEOUT, HF_XET_CLIENT_RETRY_MAX_ATTEMPTS.
+The client makes its sessions by a function that `configure_http_backend` sets. Inside `time_limit()` a request that has
+no limit gets one. The client has no public way to ask for the former function, hence the private name. Large files go
+through hf-xet where a Hub offers it, which has limits of its own: HF_XET_CLIENT_READ_TIMEOUT,
+HF_XET_CLIENT_RETRY_MAX_ATTEMPTS.
 """
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import requests
@@ -15,7 +18,10 @@ from huggingface_hub.utils import _http
 from requests.adapters import BaseAdapter
 
 LIMIT_S = 60.0
-"""What the Hub may take over an answer, and what it may leave the next bytes of a request or of an answer waiting."""
+"""The longest wait for an answer of the Hub, and for the next bytes of a request or of an answer."""
+_lock = threading.Lock()
+_former: list[Callable[[], requests.Session]] = []
+"""The former setting, once for each thread that is inside."""
 
 
 def limit_s() -> float:
@@ -25,23 +31,32 @@ def limit_s() -> float:
 
 @contextmanager
 def time_limit() -> Iterator[None]:
-    """Whatever the client does in here ends: a request that is given up raises requests' Timeout or ConnectionError.
+    """Ends each request of the client that stalls: it raises requests' Timeout or ConnectionError.
 
-    Sessions are otherwise what they were, as they may be somebody's own, or those that refuse to leave this machine.
+    The client's setting belongs to the whole process. The first thread that enters sets it, the last one that leaves
+    puts the former setting back. Sessions are otherwise what the former setting makes: somebody's own, or such as
+    refuse to leave this machine.
     """
-    factory = _http._GLOBAL_BACKEND_FACTORY
-
-    def limited() -> requests.Session:
-        session = factory()
-        for prefix, adapter in list(session.adapters.items()):
-            session.mount(prefix, _Limited(adapter))
-        return session
-
-    configure_http_backend(limited)
+    with _lock:
+        if not _former:
+            _former.append(_http._GLOBAL_BACKEND_FACTORY)
+            configure_http_backend(partial(_limited, _former[0]))
+        else:
+            _former.append(_former[0])
     try:
         yield
     finally:
-        configure_http_backend(factory)
+        with _lock:
+            factory = _former.pop()
+            if not _former:
+                configure_http_backend(factory)
+
+
+def _limited(factory: Callable[[], requests.Session]) -> requests.Session:
+    session = factory()
+    for prefix, adapter in list(session.adapters.items()):
+        session.mount(prefix, _Limited(adapter))
+    return session
 
 
 class _Limited(BaseAdapter):

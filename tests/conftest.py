@@ -1,5 +1,6 @@
-"""Fixtures shared by all suites."""
+"""Fixtures shared by all suites, and how many processes run them."""
 
+import os
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -7,45 +8,62 @@ from typing import Any
 
 import pytest
 
+from tests import kept
 from tests.tiny_checkpoints import tiny_checkpoint
+
+# Tiny models: threads that spin for each other would take longer than the work. Read when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Several processes for `-m "not cluster"`; one for clusters, and for a few files, whose output is then seen.
+
+    One more than there are cores: a third of the time a test waits for another process or a time limit.
+    """
+    everything = config.args == config.getini("testpaths") and not config.option.keyword
+    if everything and config.option.markexpr == "not cluster":
+        return min(len(os.sched_getaffinity(0)) + 1, 8)
+    return 0
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`checkpoint(architecture, task, **changes)`: a tiny checkpoint's folder, made once per session."""
-    made: dict[str, Path] = {}
+def checkpoint() -> Callable[..., Path]:
+    """`checkpoint(architecture, task, **changes)`: a tiny checkpoint's folder; to be read only, it outlives the run."""
+    made_from = f"checkpoints-{kept.of_checkpoints()}"
+    kept.tidy(made_from)
 
     def make(architecture: str, task: str, **changes: Any) -> Path:
-        key = repr((architecture, task, sorted(changes.items())))
-        if key not in made:
-            folder = tmp_path_factory.mktemp(f"{architecture}-{task}")
-            made[key] = tiny_checkpoint(architecture, task, folder, **changes)
-        return made[key]
+        name = f"{architecture}-{task}-{kept.digest(repr(sorted(changes.items())))}"
+        return kept.kept(made_from, name, lambda folder: tiny_checkpoint(architecture, task, folder, **changes))
 
     return make
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory, checkpoint: Callable[..., Path]) -> Callable[..., Path]:
-    """`exported(architecture, task, precision="fp32", **changes)`: an artifact's folder, exported once per session.
+def exported(checkpoint: Callable[..., Path]) -> Callable[..., Path]:
+    """`exported(architecture, task, precision="fp32", **changes)`: an artifact's folder, likewise.
 
     Changes that are options of an export (`optimize="O2"`) go there; the others change the tiny checkpoint, which
     `checkpoint` returns for the same arguments.
     """
     from export.build import ExportArgs, export_checkpoint
 
-    made: dict[str, Path] = {}
+    made_from = f"artifacts-{kept.of_artifacts()}"
+    kept.tidy(made_from)
     options = {field.name for field in fields(ExportArgs)}
 
     def make(architecture: str, task: str, precision: str = "fp32", **changes: Any) -> Path:
-        key = repr((architecture, task, precision, sorted(changes.items())))
-        if key not in made:
-            asked = {name: value for name, value in changes.items() if name in options}
-            changed = {name: value for name, value in changes.items() if name not in options}
+        asked = {name: value for name, value in changes.items() if name in options}
+        changed = {name: value for name, value in changes.items() if name not in options}
+
+        def export(folder: Path) -> None:
             source = checkpoint(architecture, task, **changed)
-            output = tmp_path_factory.mktemp("artifacts") / f"{architecture}-{task}"
-            args = ExportArgs(checkpoint=str(source), task=task, output=output, precision=precision, **asked)
-            made[key] = export_checkpoint(args).path
-        return made[key]
+            output = folder / f"{architecture}-{task}"
+            export_checkpoint(ExportArgs(str(source), task, output, precision=precision, **asked))
+
+        name = f"{architecture}-{task}-{kept.digest(precision, repr(sorted(changes.items())))}"
+        return kept.kept(made_from, name, export) / f"{architecture}-{task}"
 
     return make

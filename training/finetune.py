@@ -31,18 +31,21 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from checkpoints.disk import full_disk
-from evaluation import datasets, plots
-from evaluation.measure import check_labels, measure, score_names
+from checkpoints.frameworks import full_disk
+from checkpoints.heads import MULTI_LABEL, REGRESSION
+from evaluation import plots
+from evaluation.measures import check_labels, measure_of
+from evaluation.rows import BadRows, DataArgs, read
 from evaluation.scores import LOWER_IS_BETTER
 from evaluation.systems import TorchSystem
 from pipelines.errors import ConfigurationError, TrainingError
+from pipelines.tasks import TASKS
+from training.card import checkpoint_card
 from training.objective import Objective, objective_of
 from training.progress import Bar, EpochTable, Lines
 from training.recipe import FinetuneArgs, LoraArgs
 from training.trainee import create, save, trainable
 from training.trainer import Interruption, WorkshopTrainer, class_weights, kept, last_whole_checkpoint, weighted_loss
-from training.training_card import checkpoint_card
 
 __all__ = ["FinetuneArgs", "LoraArgs", "finetune"]
 
@@ -68,9 +71,9 @@ def finetune(args: FinetuneArgs, say: Say = lambda line: print(line, file=sys.st
     output = Path(args.output)
     objective_type = objective_of(args.task)
     train, validation, bad_rows = _read(args, say)
-    problem_type = args.problem_type if args.task == "text-classification" else None
+    problem_type = args.problem_type if objective_type.has_problem_type else None
     labels = objective_type.label_names(train, problem_type)
-    for rows in validation.values() if labels and problem_type != "regression" else ():
+    for rows in validation.values() if labels and problem_type != REGRESSION else ():
         check_labels(rows, labels, "the training files have")
     with _disk(output):
         _claim(output, args)
@@ -79,7 +82,7 @@ def finetune(args: FinetuneArgs, say: Say = lambda line: print(line, file=sys.st
         model, tokenizer, base = create(args, objective_type, labels, train, say)
         objective = objective_type(tokenizer, args.max_length, labels, problem_type)
         _say_cut(objective, {"training": train, **validation}, say)
-        trained, metrics = _train(args, trainable(args, model, objective_type), objective, train, validation, say)
+        trained, metrics = _train(args, trainable(args, model), objective, train, validation, say)
         metrics["training"] |= {"bad_rows": bad_rows} if bad_rows else {}
         save(trained, tokenizer, base, output)
         metrics |= {"validation": score(output, args, validation)}
@@ -95,11 +98,12 @@ def score(checkpoint: Path, args: FinetuneArgs, validation: Mapping[str, Dataset
     """The scores of a checkpoint folder on each validation file, through transformers' own pipeline."""
     if not validation:
         return {}
-    model = objective_of(args.task).model_class.from_pretrained(checkpoint, dtype=torch.float32).to(_device())
+    loader = getattr(transformers, TASKS[args.task].head.auto_class)
+    model = loader.from_pretrained(checkpoint, dtype=torch.float32).to(_device())
     system = TorchSystem("PyTorch", args.task, model, AutoTokenizer.from_pretrained(checkpoint))
     found = {}
     for name, rows in validation.items():
-        values = measure(args.task, system, rows, _parameters(args)).values()
+        values = measure_of(args.task).score(system, rows, _parameters(args)).values()
         found[name] = {metric: round(value, 4) for metric, value in values.items()} | {"rows": len(rows)}
     return found
 
@@ -112,10 +116,9 @@ def table(metrics: Mapping[str, Any]) -> str:
 
 
 def _parameters(args: FinetuneArgs) -> dict[str, Any]:
-    """With what a system is asked while training: a half-trained model need not stop writing by itself."""
-    if args.task in ("translation", "summarization"):
-        return {"max_new_tokens": args.max_length}
-    return {"max_length": args.max_length} if args.task == "text-generation" else {}
+    """Parameters of the questions while training: a half-trained model may never end its answer."""
+    name = objective_of(args.task).max_answer
+    return {} if name is None else {name: args.max_length}
 
 
 def _device() -> str:
@@ -139,12 +142,12 @@ def _disk(output: Path) -> Iterator[None]:
 
 
 def _read(args: FinetuneArgs, say: Say) -> tuple[Dataset, dict[str, Dataset], int]:
-    data = datasets.DataArgs(
+    data = DataArgs(
         args.task, args.columns, args.labels, args.problem_type, args.encoding, args.format, args.max_bad_rows
     )
-    bad = datasets.BadRows(args.max_bad_rows, say)
-    train = datasets.read(args.train, data, bad).shuffle(seed=args.seed)
-    validation = {name: datasets.read([file], data, bad) for name, file in args.validation.items()}
+    bad = BadRows(args.max_bad_rows, say)
+    train = read(args.train, data, bad).shuffle(seed=args.seed)
+    validation = {name: read([file], data, bad) for name, file in args.validation.items()}
     if args.max_train_samples is not None:
         train = train.select(range(min(args.max_train_samples, len(train))))
     if args.max_eval_samples is not None:
@@ -199,7 +202,8 @@ def _train(
     say: Say,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     checkpoints = Path(args.output) / "checkpoints"
-    shown = score_names(args.task, objective.problem_type)[:2]
+    measure = measure_of(args.task)
+    shown = measure.score_names(objective.problem_type)[:2]
     features = objective.features(train)
     epochs = EpochTable(shown)
     interruption = Interruption(say)
@@ -208,7 +212,7 @@ def _train(
         """What the model is worth now, by the same path as that of the finished one."""
         plain = model.get_base_model() if isinstance(model, peft.PeftModel) else model
         system = TorchSystem("PyTorch", args.task, plain, objective.tokenizer)
-        return measure(args.task, system, validation[name], _parameters(args)).values()
+        return measure.score(system, validation[name], _parameters(args)).values()
 
     trainer = WorkshopTrainer(
         scores=scores,
@@ -286,7 +290,7 @@ def _best_metric(args: FinetuneArgs, validation: Mapping[str, Dataset]) -> dict[
         raise ConfigurationError(
             "early_stopping_patience and load_best_model_at_end compare evaluations: set validation and eval_strategy"
         )
-    names = ("loss", *score_names(args.task, args.problem_type))
+    names = ("loss", *measure_of(args.task).score_names(args.problem_type))
     wanted = args.metric_for_best_model or "loss"
     allowed = [f"{file}_{name}" for file in validation for name in names]
     full = f"{next(iter(validation))}_{wanted}" if len(validation) == 1 and wanted in names else wanted
@@ -308,7 +312,7 @@ def _loss(args: FinetuneArgs, objective: Objective, features: Dataset) -> Callab
     """The loss in which labels have weights, where the recipe gives them any."""
     if args.class_weights is None:
         return None
-    if not objective.labels or objective.problem_type in ("multi_label_classification", "regression"):
+    if not objective.labels or objective.problem_type in (MULTI_LABEL, REGRESSION):
         raise ConfigurationError("class_weights is set; allowed where each text or token has one of several labels")
     if unknown := [
         name for name in args.class_weights if name not in objective.labels and args.class_weights != "balanced"

@@ -1,7 +1,7 @@
-"""Objective: what fine-tuning has to know about a task.
+"""Objectives: one per task, which fine-tuning reaches for. It turns rows into features for the loss.
 
-Rows (evaluation.datasets) become features: the token ids and labels of each, not yet padded. How good the answers
-become is another matter, and that of evaluation.measure.
+Rows (evaluation.rows) become features: token ids and labels, not yet padded. evaluation.measures scores the answers.
+An objective is a class that names its tasks; defining it registers it.
 """
 
 from abc import ABC, abstractmethod
@@ -12,11 +12,6 @@ from typing import Any, ClassVar
 
 from datasets import Dataset
 from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForQuestionAnswering,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
     DataCollatorForSeq2Seq,
     DataCollatorForTokenClassification,
     DataCollatorWithPadding,
@@ -24,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from evaluation.measure import MULTI_LABEL, REGRESSION
+from checkpoints.heads import MULTI_LABEL, REGRESSION
 from pipelines.errors import ConfigurationError, InvalidInputError
 
 IGNORED = -100  # the label that torch's cross entropy leaves out
@@ -34,17 +29,24 @@ Features = Mapping[str, list[Any]]
 
 @dataclass(frozen=True)
 class Objective(ABC):
-    """A task's way from rows to features; `labels` are the names in id order, empty where there are none."""
+    """How rows of a task become features. `labels` are the names in id order, empty where there are none.
+
+    `has_problem_type`: a row has one label, several, or a number. `windowed`: long contexts are read in windows of
+    max_length. `max_answer`: the parameter that bounds the answers of a model that has not learned to stop.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     max_length: int
     labels: tuple[str, ...] = ()
     problem_type: str | None = None
 
-    model_class: ClassVar[Any]
-    peft_type: ClassVar[str]
-    heads: ClassVar[tuple[str, ...]] = ()
-    """Names of the modules that are new, and so are trained in full beside a LoRA adapter."""
+    tasks: ClassVar[tuple[str, ...]]
+    has_problem_type: ClassVar[bool] = False
+    windowed: ClassVar[bool] = False
+    max_answer: ClassVar[str | None] = None
+
+    def __init_subclass__(cls) -> None:
+        OBJECTIVES.update(dict.fromkeys(cls.tasks, cls))
 
     @classmethod
     def label_names(cls, rows: Dataset, problem_type: str | None = None) -> tuple[str, ...]:
@@ -64,7 +66,9 @@ class Objective(ABC):
         )
 
     def cut(self, rows: Dataset) -> list[str]:
-        """Where the rows are of which the model does not see all."""
+        """The places of the rows that are cut at `max_length`."""
+        if self.windowed:
+            return []
         field = next(name for name in ("text", "source", "question") if name in rows.column_names)
         found: list[str] = []
         for batch in rows.iter(1000):
@@ -77,10 +81,12 @@ class Objective(ABC):
         return {label: index for index, label in enumerate(self.labels)}
 
 
+OBJECTIVES: dict[str, type[Objective]] = {}
+
+
 class TextClassification(Objective):
-    model_class = AutoModelForSequenceClassification
-    peft_type = "SEQ_CLS"
-    heads = ("pooler", "classifier", "score", "pre_classifier")
+    tasks = ("text-classification",)
+    has_problem_type = True
 
     @classmethod
     def label_names(cls, rows: Dataset, problem_type: str | None = None) -> tuple[str, ...]:
@@ -107,9 +113,7 @@ class TextClassification(Objective):
 
 
 class TokenClassification(Objective):
-    model_class = AutoModelForTokenClassification
-    peft_type = "TOKEN_CLS"
-    heads = ("classifier", "score")
+    tasks = ("token-classification",)
 
     @classmethod
     def label_names(cls, rows: Dataset, problem_type: str | None = None) -> tuple[str, ...]:
@@ -125,7 +129,7 @@ class TokenClassification(Objective):
         return {**encoded, "labels": [self._tags(*column) for column in columns]}
 
     def _tags(self, text: str, entities: Sequence[Mapping[str, Any]], offsets: Sequence[tuple[int, int]]) -> list[int]:
-        """A label id for each token; special tokens are ignored, and every subword of an entity is inside it."""
+        """A label id for each token. Special tokens are ignored; each subword of an entity belongs to it."""
         ids = self.ids()
         tags = [IGNORED if start == end else ids["O"] for start, end in offsets]
         for entity in entities:
@@ -142,9 +146,8 @@ class TokenClassification(Objective):
 
 
 class QuestionAnswering(Objective):
-    model_class = AutoModelForQuestionAnswering
-    peft_type = "QUESTION_ANS"
-    heads = ("qa_outputs",)
+    tasks = ("question-answering",)
+    windowed = True
 
     def encode(self, rows: Features) -> Features:
         """Overlapping windows over each context; a window that lacks the answer points at its first token."""
@@ -172,9 +175,6 @@ class QuestionAnswering(Objective):
         starts, ends = zip(*spans, strict=True)
         return {**encoded, "start_positions": list(starts), "end_positions": list(ends)}
 
-    def cut(self, rows: Dataset) -> list[str]:
-        return []  # every context is read whole, in windows
-
     @staticmethod
     def _span(
         answers: Mapping[str, Any], sequence: Sequence[int | None], offsets: Sequence[tuple[int, int]]
@@ -192,10 +192,10 @@ class QuestionAnswering(Objective):
 
 
 class TextToText(Objective):
-    """Translation and summarization: `source` to `target` through an encoder-decoder."""
+    """`source` to `target` through an encoder-decoder."""
 
-    model_class = AutoModelForSeq2SeqLM
-    peft_type = "SEQ_2_SEQ_LM"
+    tasks = ("translation", "summarization")
+    max_answer = "max_new_tokens"
 
     def encode(self, rows: Features) -> Features:
         encoded: Features = self.tokenizer(
@@ -208,8 +208,8 @@ class TextToText(Objective):
 
 
 class TextGeneration(Objective):
-    model_class = AutoModelForCausalLM
-    peft_type = "CAUSAL_LM"
+    tasks = ("text-generation",)
+    max_answer = "max_length"
 
     def encode(self, rows: Features) -> Features:
         """Each text with the end-of-text token, so that the model learns to stop; a long one in several pieces."""
@@ -217,7 +217,7 @@ class TextGeneration(Objective):
         ids = self.tokenizer(texts, verbose=False)["input_ids"]
         size = self.max_length
         pieces = [row[start : start + size] for row in ids for start in range(0, len(row), size)]
-        pieces = [piece for piece in pieces if len(piece) > 1] or [ids[0]]  # of one token nothing is predicted
+        pieces = [piece for piece in pieces if len(piece) > 1] or [ids[0]]  # a single token has no next one to predict
         return {
             "input_ids": pieces,
             "attention_mask": [[1] * len(piece) for piece in pieces],
@@ -231,17 +231,8 @@ class TextGeneration(Objective):
         return DataCollatorForSeq2Seq(self.tokenizer, label_pad_token_id=IGNORED)
 
 
-OBJECTIVES: Mapping[str, type[Objective]] = {
-    "text-classification": TextClassification,
-    "token-classification": TokenClassification,
-    "question-answering": QuestionAnswering,
-    "translation": TextToText,
-    "summarization": TextToText,
-    "text-generation": TextGeneration,
-}
-
-
 def objective_of(task: str) -> type[Objective]:
+    """Raises ConfigurationError for a task that no objective trains."""
     if task not in OBJECTIVES:
         raise ConfigurationError(f"task is {task!r}; allowed: {', '.join(OBJECTIVES)}")
     return OBJECTIVES[task]

@@ -74,7 +74,7 @@ class FinetuneArgs:
     )
     """Named files, or one path; the score of each is reported under its name."""
     columns: Mapping[str, str | int] = field(default_factory=dict)
-    """Where a field of evaluation.datasets is: a column's name, or its number from 0 where there is no header."""
+    """Where a field of evaluation.rows is: a column's name, or its number from 0 where there is no header."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """New names for labels of the files, such as {"0": negative, "1": positive}."""
     problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] | None = None

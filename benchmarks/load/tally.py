@@ -1,23 +1,77 @@
-"""Tally: what a load generator counts while it measures, and the figures that come of it."""
+"""Tally: what a load generator counts while it measures, its latency histograms, and the figures that come of them."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
+
+import numpy as np
+from hdrh.histogram import HdrHistogram
 
 from benchmarks.load.client import PARTS, Exchange
-from benchmarks.load.histogram import Histogram
+
+_LONGEST_US = 3_600_000_000
+_DIGITS = 3
+
+
+class Histogram:
+    """Records durations in seconds and reports milliseconds, NaN without any. Histograms merge and encode as text."""
+
+    def __init__(self) -> None:
+        self._hdr = HdrHistogram(1, _LONGEST_US, _DIGITS)
+
+    def __len__(self) -> int:
+        return int(self._hdr.get_total_count())
+
+    def record(self, duration_s: float) -> None:
+        self._hdr.record_value(min(max(int(duration_s * 1e6), 1), _LONGEST_US))
+
+    def add(self, other: Self) -> None:
+        self._hdr.add(other._hdr)
+
+    def percentile_ms(self, percentile: float) -> float:
+        """The duration in ms that `percentile` per cent of the recorded ones do not exceed."""
+        return self._hdr.get_value_at_percentile(percentile) / 1000 if len(self) else float("nan")
+
+    def mean_ms(self) -> float:
+        return float(self._hdr.get_mean_value()) / 1000 if len(self) else float("nan")
+
+    def summary(self) -> dict[str, float]:
+        """Mean, percentiles and maximum in ms; empty where nothing was recorded."""
+        if not len(self):
+            return {}
+        named = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
+        return {"mean": self.mean_ms()} | {name: self.percentile_ms(value) for name, value in named.items()}
+
+    def distribution(self, percentiles: Sequence[float]) -> np.ndarray:
+        """The percentiles in ms, (len(percentiles),) float64."""
+        return np.array([self.percentile_ms(one) for one in percentiles])
+
+    def encode(self) -> str:
+        """The HDR interchange format (V2, compressed, base64), which HdrHistogram's other tools read."""
+        return str(self._hdr.encode().decode())
+
+    @classmethod
+    def decode(cls, text: str) -> Self:
+        histogram = cls()
+        histogram._hdr.decode_and_add(text.encode())
+        return histogram
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return type(self).decode, (self.encode(),)
+
 
 BUSY_CPU_SHARE = 0.9  # of one core: a generator above it may be what limits the rate
-LATE_SHARE = 0.1  # of the p99 latency that the generator's own lateness may make up
-LATE_MS = 2.0  # lateness that is not worth a word
+LATE_SHARE = 0.1  # of the p99 latency: more lateness of the generator than this is reported
+LATE_MS = 2.0  # lateness below this is not reported
 
 
 @dataclass
 class Tally:
     """Counts and histograms of one measured window; those of several generator processes merge.
 
-    `answered` and what follows it are of the successes that ended in the window; `close` makes rates of them.
-    `statuses`, `good` and the histograms are of the requests that belong to the window.
+    `answered` counts the successes that ended in the window, and `per_s` is the same per second, set by `close`.
+    `statuses`, `good` (successes within the objective) and the histograms are of the requests that are due in it.
     """
 
     slo_s: float | None = None
@@ -68,12 +122,12 @@ class Tally:
         return self.requests - self.good
 
     def close(self, duration_s: float, cpu_share: float) -> None:
-        """The window was open for so long, and this process took that share of a core in it."""
+        """End the window: it lasted `duration_s`, and this process used `cpu_share` of a core in it."""
         self.per_s = Counter({name: count / duration_s for name, count in self.answered.items()})
         self.cpu_shares.append(cpu_share)
 
     def merge(self, other: "Tally") -> None:
-        """Add what another generator saw in the same window."""
+        """Add the tally of another generator process for the same window."""
         for name in ("statuses", "answered", "per_s", "good", "cpu_shares"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("latency", "first_token", "between_tokens", "late"):

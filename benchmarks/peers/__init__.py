@@ -5,21 +5,23 @@
 
 `peer_throughputs` is what `make bench-encoders` calls. For each peer and workload it starts the peer's service, waits
 until it answers as the artifact's own pipeline does, sends it the closed loop that our own server got, and stops it.
-A peer that cannot run here is reported with its reason and measured as nothing.
+A peer that cannot run here has no rate, and the result says why.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from benchmarks import Say
+from benchmarks.load.asker import HOST, Asker
 from benchmarks.load.client import request_bytes
 from benchmarks.load.generator import Call, Load, measure
 from benchmarks.peers.agreement import Agreement
 from benchmarks.peers.catalog import PEERS, RAY_SERVE_TRANSFORMERS
 from benchmarks.peers.peer import Peer, PeerError, Top
-from benchmarks.peers.process import HOST, ask, running
+from benchmarks.peers.process import running
 
 __all__ = ["PEERS", "RAY_SERVE_TRANSFORMERS", "Peer", "PeerThroughput", "Workload", "peer_throughputs"]
 
@@ -53,9 +55,7 @@ class PeerThroughput:
     batch_size: int | None = None
 
 
-def peer_throughputs(
-    workloads: Sequence[Workload], say: Callable[[str], None], peers: Sequence[Peer] = PEERS
-) -> list[PeerThroughput]:
+def peer_throughputs(workloads: Sequence[Workload], say: Say, peers: Sequence[Peer] = PEERS) -> list[PeerThroughput]:
     """One entry for each peer and workload."""
     entries = []
     for workload in workloads:
@@ -84,10 +84,15 @@ def _inputs_per_s(peer: Peer, batch_size: int, workload: Workload, agreement: Ag
         return json.dumps(peer.body(text)).encode()
 
     def answers(port: int) -> None:
-        def top(text: str) -> Top:
-            return peer.top(json.loads(ask(port, peer.path, bodies(text))))
+        asker = Asker(port)
 
-        agreement.check(peer, top)
+        def top(text: str) -> Top:
+            return peer.top(json.loads(asker.ask(peer.path, bodies(text))))
+
+        try:
+            agreement.check(peer, top)
+        finally:
+            asker.close()
 
     with running(peer, model, batch_size, answers) as port:
         load = Load(
@@ -102,7 +107,7 @@ def _inputs_per_s(peer: Peer, batch_size: int, workload: Workload, agreement: Ag
 
 
 def _measured(load: Load) -> float:
-    """Inputs per second; raises PeerError where requests failed: what remains is then another load."""
+    """Inputs per second; raises PeerError where requests failed, because the server then had less to do."""
     tally = measure(load)
     failed = {status: count for status, count in tally.statuses.items() if status != "200"}
     if failed or not tally.requests:

@@ -1,4 +1,4 @@
-"""Agreement: whether a peer serves the same model, before it is compared."""
+"""Agreement: checks that a peer serves the same model before it is measured."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,10 +13,10 @@ FP32_EPSILON = 2.0**-24  # how near to 1 a score can be
 
 
 class Agreement:
-    """What the artifact's own pipeline answers to texts of the load.
+    """The answers of the artifact's own pipeline to texts of the load.
 
-    Scores are compared as log-odds: a model may be so sure of every text that all scores are 1.000, and then a service
-    that reads no text at all would agree. The texts compared are those with the lowest and the highest.
+    Scores are compared as log-odds, which differ also where all scores round to 1.000: a service that does not read
+    the text must not pass. The texts compared are those with the lowest and the highest log-odds.
     """
 
     def __init__(self, artifact: Path, texts: Sequence[str]) -> None:
@@ -27,7 +27,7 @@ class Agreement:
         self._expected: dict[str, Top] = {text: tops[text] for text in (*ordered[:half], *ordered[-half:])}
 
     def check(self, peer: Peer, ask: Callable[[str], Top]) -> None:
-        """Ask for each text alone; raises PeerError where a label or a score is not the artifact's."""
+        """Send each text alone; raises PeerError where a label or a score is not the artifact's."""
         for text, (label, score) in self._expected.items():
             got_label, got_score = ask(text)
             if got_label != label or abs(log_odds(got_score) - log_odds(score)) > peer.log_odds_tolerance:

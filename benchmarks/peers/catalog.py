@@ -1,7 +1,7 @@
-"""Catalog: the peers, each on both cores.
+"""Catalog: the peers, each on two cores.
 
-Batches cut by count and padded to their longest text gain where all have one length and lose where they have many: the
-peers that cut them so are tried without, too.
+A batch by count, padded to its longest text, helps where all texts have one length and hurts where lengths differ.
+Peers that batch by count are therefore measured with batches of 1, too.
 """
 
 import json

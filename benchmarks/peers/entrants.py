@@ -1,19 +1,19 @@
-"""Entrants: the writers of one checkpoint that run here and write what our engine writes, and what they take for it."""
+"""Entrants: the writers of one checkpoint that run here and agree with our engine, and the time that they take."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
+from benchmarks import Say
 from benchmarks.peers.peer import PeerError
 from benchmarks.peers.writers import Running, Writer, WriterModel, writing
-from benchmarks.suites.rates import Rates
-from benchmarks.suites.suite import Say
+from benchmarks.suites.suite import Rates
 
 SAME_START = 0.5
 """Of the answers that have to begin as ours do, which rounding may change at any place: below, it is another model."""
 
 
 class Entrants:
-    """Who fails drops out; the rates say why."""
+    """A writer that fails is dropped, and `Rates.missing` says why."""
 
     def __init__(self, model: WriterModel, rates: Rates, say: Say) -> None:
         self._model, self._rates, self._say = model, rates, say
@@ -26,11 +26,11 @@ class Entrants:
 
     @property
     def of_batches(self) -> list[str]:
-        """Those that take several prompts at once."""
+        """The writers that take several prompts at once."""
         return [name for name in self._running if name not in self._single]
 
     def enter(self, stack: ExitStack, writer: Writer, alike: Callable[[Running], float]) -> None:
-        """Start a writer until `stack` ends; `alike` is the share of some answers of its that begin as ours do."""
+        """Start a writer until `stack` ends; `alike` returns the share of its answers that begin as ours do."""
         try:
             running = stack.enter_context(writing(writer, self._model))
             share = alike(running)
@@ -55,7 +55,7 @@ class Entrants:
         beams: int = 1,
         exact: bool = True,
     ) -> float | None:
-        """What a writer takes for batches of prompts, each after the other; None where it failed."""
+        """The seconds that a writer takes for batches of prompts, one after another; None where it failed."""
         try:
             return sum(
                 self._running[name].write(batch, new_tokens, beams=beams, exact=exact).seconds for batch in batches

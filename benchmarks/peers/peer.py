@@ -1,4 +1,4 @@
-"""Peer: another server of the same model, as its own documentation tells people to write one.
+"""Peer: another server of the same model, written as its own documentation shows.
 
 A peer is a script in services/, run by the Python of the peer's own environment under .peers/. It reads what to serve
 and where from PEER_MODEL (a folder), PEER_PORT and PEER_BATCH_SIZE, and imports nothing of this project.
@@ -11,13 +11,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.figures.report import ROOT
+from benchmarks.figures.result import ROOT
 from pipelines.errors import SextetError
 
 ENVIRONMENTS = ROOT / ".peers"
 REQUIREMENTS = Path(__file__).parent
 SERVICES = Path(__file__).parent / "services"
-SAME_GRAPH = 0.1  # the same ONNX file on the same engine: what the rounding of a score near 1 makes of its log-odds
+SAME_GRAPH = 0.1  # the same ONNX file on the same engine: a score near 1 is rounded
 SAME_WEIGHTS = 0.6  # fp32 against int8 of the same weights: up to 0.54 where a score is within 1e-5 of 1
 
 Top = tuple[str, float]
@@ -25,12 +25,12 @@ Top = tuple[str, float]
 
 
 class PeerError(SextetError):
-    """Why a peer has no figure."""
+    """A peer cannot be measured; the message says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Installed:
-    """An environment of its own, or the project's where that has what it `needs`."""
+    """A program with a Python environment of its own, or with the project's, which then has to have what it `needs`."""
 
     name: str
     needs: tuple[str, ...] = ()
@@ -69,11 +69,10 @@ class Installed:
 class Peer(Installed):
     """How to start a service, how to ask it for one text, and how to read its answer.
 
-    `serves` says, for people, which model runs on which engine and how requests become batches. `model` is the folder
-    that it loads: the exported int8 artifact where its engine is ONNX Runtime, what Optimum alone makes of the
-    checkpoint, in int8 as well, or the checkpoint. It is refused as another model where its scores are further than
-    `log_odds_tolerance` from those of the artifact's own pipeline.
-    `batch_sizes` are tried in turn, and the best counts, as a person who knows the load would choose.
+    `serves` says for people which model runs on which engine, and how requests become batches. `model` is the folder
+    that it loads: our exported int8 artifact, the int8 artifact that Optimum alone makes, or the checkpoint. A service
+    whose scores differ by more than `log_odds_tolerance` from those of the artifact's own pipeline is refused. All
+    `batch_sizes` are measured, and the fastest counts.
     """
 
     serves: str

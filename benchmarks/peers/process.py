@@ -1,4 +1,4 @@
-"""Process: a peer's service from its start to the end of everything that it started."""
+"""Process: starts a peer's service, waits until it answers, and ends it with all of its child processes."""
 
 import os
 import re
@@ -7,30 +7,28 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPException
 from pathlib import Path
 
 import psutil
 
 from benchmarks.peers.peer import Peer, PeerError
-from benchmarks.suites.cluster import free_port
+from deployments.cluster.ray_environment import spare_port
 
-HOST = "127.0.0.1"
 START_S = 180.0
-ASK_S = 60.0
 POLL_S = 0.5
 STOP_S = 20.0
-SETTINGS = ("RAY_", "PYTHON")  # prefixes of variables that may have been set for this project's own processes
+SETTINGS = ("RAY_", "PYTHON")  # prefixes of variables that are not passed on
 
 
 @contextmanager
 def running(peer: Peer, model: Path, batch_size: int, answers: Callable[[int], None]) -> Iterator[int]:
-    """The port at which `peer` serves `model` inside the block; raises PeerError where it does not come to that.
+    """The port at which `peer` serves `model` inside the block; raises PeerError where it does not start.
 
-    `answers` is called with the port until it returns. It raises OSError or HTTPException as long as nothing serves
-    there yet, PeerError when what serves is of no use.
+    `answers(port)` is called until it returns. It raises OSError or HTTPException while the service starts, and
+    PeerError where its answers are wrong.
     """
-    port = free_port()
+    port = spare_port()
     with tempfile.TemporaryDirectory(prefix="sextet-peer-") as folder:
         log = Path(folder) / "log.txt"
         with log.open("w", encoding="utf-8") as output:
@@ -40,7 +38,7 @@ def running(peer: Peer, model: Path, batch_size: int, answers: Callable[[int], N
                 env=_environment(peer, model, batch_size, port),
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # an interrupt of the benchmark is not the service's: it is stopped below
+                start_new_session=True,  # an interrupt of the benchmark does not reach the service: it is ended below
             )
         try:
             _wait(process, lambda: answers(port), log)
@@ -49,22 +47,8 @@ def running(peer: Peer, model: Path, batch_size: int, answers: Callable[[int], N
             _stop(process)
 
 
-def ask(port: int, path: str, body: bytes) -> bytes:
-    """The answer to one POST; raises OSError without a server and HTTPException for any status but 200."""
-    connection = HTTPConnection(HOST, port, timeout=ASK_S)
-    try:
-        connection.request("POST", path, body, {"content-type": "application/json"})
-        response = connection.getresponse()
-        content = response.read()
-    finally:
-        connection.close()
-    if response.status != 200:
-        raise HTTPException(f"{response.status} {content[:200].decode(errors='replace')}")
-    return content
-
-
 def _environment(peer: Peer, model: Path, batch_size: int, port: int) -> dict[str, str]:
-    foreign = SETTINGS[:1] if peer.needs else SETTINGS  # the project's own environment is found as it was found here
+    foreign = SETTINGS[:1] if peer.needs else SETTINGS  # a peer in the project's environment needs PYTHONPATH
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     offline = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     asked = {"PEER_MODEL": str(model.resolve()), "PEER_PORT": str(port), "PEER_BATCH_SIZE": str(batch_size)}
@@ -89,7 +73,7 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
     try:
         parent = psutil.Process(process.pid)
         family = [*parent.children(recursive=True), parent]
-    except psutil.NoSuchProcess:  # it ended by itself; its children have no parent to be found by
+    except psutil.NoSuchProcess:  # it has ended: its children are found by their session
         family = [one for one in psutil.process_iter() if _session(one.pid) == process.pid]
     process.terminate()
     _, alive = psutil.wait_procs(family, timeout=STOP_S)

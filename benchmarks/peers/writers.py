@@ -1,8 +1,8 @@
-"""Writers: other engines that generate, each a program that answers lines of JSON.
+"""Writers: other engines that generate text, each in a program that answers lines of JSON.
 
-A program in services/ runs by the Python of its own environment. It finds the checkpoint in PEER_CHECKPOINT, makes its
-own form of it in PEER_MODEL once, and then answers each line {"prompts": [[ids]], "new_tokens", "beams"} with a line
-{"tokens": [[ids]], "seconds"}. With "exact", it writes exactly `new_tokens`, else it ends where the model does.
+A program in services/ runs in its own Python environment. It converts the checkpoint in PEER_CHECKPOINT to a model in
+PEER_MODEL once, and then answers each line {"prompts": [[ids]], "new_tokens", "beams"} with a line
+{"tokens": [[ids]], "seconds"}. With "exact" it generates exactly `new_tokens`, else until the end-of-sequence token.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from benchmarks.peers.peer import ENVIRONMENTS, SERVICES, Installed, PeerError
 
 READY_S = 420.0  # a model builder takes minutes
 ANSWER_S = 180.0
-ENDING_S = 2.0  # between its last word and its end
+ENDING_S = 2.0  # for the process to end after its output ended
 GENAI, CTRANSLATE2, OPTIMUM = "genai", "ctranslate2", "optimum"
 
 
@@ -85,7 +85,7 @@ class Written:
 
 
 class Running:
-    """A program that is ready for questions."""
+    """A program that is ready for prompts."""
 
     def __init__(self, process: "subprocess.Popen[str]", log: IO[bytes]) -> None:
         self._process, self._log = process, log
@@ -93,7 +93,7 @@ class Running:
     def write(
         self, prompts: Sequence[Sequence[int]], new_tokens: int, *, beams: int = 1, exact: bool = True
     ) -> Written:
-        """Raises PeerError where that fails, or takes too long."""
+        """Generate from token ids; raises PeerError where that fails or takes longer than ANSWER_S."""
         assert self._process.stdin is not None
         asked = {"prompts": prompts, "new_tokens": new_tokens, "beams": beams, "exact": exact}
         try:
@@ -105,7 +105,7 @@ class Running:
         return Written(answer["tokens"], float(answer["seconds"]))
 
     def line(self, timeout_s: float) -> Any:
-        """What it says next."""
+        """The next line of its output, decoded."""
         assert self._process.stdout is not None
         ready, _, _ = select([self._process.stdout], [], [], timeout_s)
         line = self._process.stdout.readline() if ready else ""
@@ -114,7 +114,7 @@ class Running:
         return json.loads(line)
 
     def _last_words(self) -> str:
-        """What it said last, and the signal that ended it."""
+        """The last line of its stderr, and the signal that ended it."""
         self._log.seek(0)
         lines = [line for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
         said = lines[-1].strip() if lines else "nothing was written"
@@ -127,7 +127,7 @@ class Running:
 
 @contextmanager
 def writing(writer: Writer, model: WriterModel) -> Iterator[Running]:
-    """The program, ready; raises PeerError where it does not come to that."""
+    """The program, ready for prompts; raises PeerError where it does not start."""
     if missing := writer.missing():
         raise PeerError(missing)
     made_from = hashlib.sha256(str(model.checkpoint.resolve()).encode()).hexdigest()[:12]

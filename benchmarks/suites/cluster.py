@@ -1,23 +1,29 @@
-"""Cluster: a real `sextet serve` for a measurement, of the shipped cluster.yaml cut down to what is measured."""
+"""Cluster: runs `sextet serve` for a measurement, with the shipped cluster.yaml cut down to the measured tasks."""
 
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import yaml
 
-from benchmarks.figures.report import ROOT
+from benchmarks.figures.result import ROOT
+from deployments.cluster.ray_environment import spare_port
+from deployments.config import cut_down, located, read_yaml, user_configs
 from pipelines.errors import SextetError
 from pipelines.generation.slots.config import SlotsConfig
+from pipelines.tasks import text_classification, text_generation, translation
+from pipelines.tasks.task import Task
 
+CLASSIFY, TRANSLATE, WRITE = text_classification.TASK, translation.TASK, text_generation.TASK
+"""The tasks that suites measure."""
 SHIPPED = ROOT / "cluster.yaml"
 STOP_S = 60.0
 NOOP = {
@@ -36,26 +42,25 @@ NOOP = {
 
 
 class ClusterError(SextetError):
-    """`sextet serve` ended before it was ready; it has said why."""
+    """`sextet serve` ended before it was ready; its own message is on stderr."""
 
 
 @dataclass(frozen=True)
 class Running:
-    """A cluster that answers at `http://127.0.0.1:port`."""
+    """A cluster that answers at `http://127.0.0.1:port`; it took `ready_s` from the command to that."""
 
     port: int
     process_id: int
+    ready_s: float
 
 
-def shipped_source(task: str) -> dict[str, str]:
-    """What the shipped cluster makes the model of a task from."""
-    applications = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))["applications"]
-    (deployment,) = next(one["deployments"] for one in applications if one["name"] == task)
-    source: dict[str, str] = deployment["user_config"]["source"]
-    return source
+def shipped_user_config(task: Task) -> dict[str, Any]:
+    """The `user_config` of a task in the shipped cluster.yaml, with the absolute path of its model."""
+    user_config: dict[str, Any] = user_configs(located(SHIPPED))[task.name]
+    return user_config
 
 
-def cut_down(
+def measured_cluster(
     models: Mapping[str, Path],
     threads: int | None = None,
     *,
@@ -66,29 +71,19 @@ def cut_down(
 
     With `noop`, a replica that does nothing is served at /noop. `threads` and a task's `slots` replace what is shipped.
     """
-    shipped = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
-    kept = []
-    for application in shipped["applications"]:
-        if application["name"] in models:
-            (deployment,) = application["deployments"]
-            deployment.pop("autoscaling_config", None)
-            deployment["num_replicas"] = 1
-            user_config = deployment["user_config"]
-            user_config["model"] = str(models[application["name"]].resolve())
-            user_config.pop("source", None)
-            if threads is not None:
-                user_config["threads"] = threads
-            if slots and application["name"] in slots:
-                user_config["slots"] = asdict(slots[application["name"]])
-            kept.append(application)
-    return {**shipped, "applications": [*kept, *([NOOP] if noop else [])]}
-
-
-def free_port() -> int:
-    """A port of loopback that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    cluster = cut_down(read_yaml(SHIPPED), models)
+    for application in cluster["applications"]:
+        (deployment,) = application["deployments"]
+        deployment.pop("autoscaling_config", None)
+        deployment["num_replicas"] = 1
+        user_config = deployment["user_config"]
+        user_config["model"] = str(models[application["name"]].resolve())
+        user_config.pop("source", None)
+        if threads is not None:
+            user_config["threads"] = threads
+        if slots and application["name"] in slots:
+            user_config["slots"] = asdict(slots[application["name"]])
+    return {**cluster, "applications": [*cluster["applications"], *([NOOP] if noop else [])]}
 
 
 @contextmanager
@@ -96,13 +91,14 @@ def running(configuration: Mapping[str, Any], folder: Path) -> Iterator[Running]
     """Serve `configuration`, written to `folder`, until the end of the block; raises ClusterError."""
     path = folder / "cluster.yaml"
     path.write_text(yaml.safe_dump(dict(configuration)), encoding="utf-8")
-    port = free_port()
+    port = spare_port()
     command = [sys.executable, "-m", "sextet", "serve", str(path), "--port", str(port)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+    started_at = perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:
         _wait_until_ready(process, command)
-        yield Running(port, process.pid)
+        yield Running(port, process.pid, perf_counter() - started_at)
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=STOP_S)

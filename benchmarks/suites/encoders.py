@@ -1,11 +1,11 @@
 """Encoders: the figures of text classification, in one run.
 
     python -m benchmarks.suites.encoders                  what `make bench-encoders` does
-    python -m benchmarks.suites.encoders --quick          with windows of a second: whether it works, not how fast
+    python -m benchmarks.suites.encoders --quick          windows of a second, to see whether it works
 
-Models of well-known shapes are made by the real export, served by the real `sextet serve`, and measured against the
-same artifacts in this process, repetition by repetition in turn. Writes benchmarks/results/encoders.json and
-docs/performance.md, and prints one line of JSON last.
+Models of well-known shapes are exported by `sextet export`, served by `sextet serve`, and measured in turn with the
+same artifacts in this process. Writes benchmarks/results/encoders.json and docs/performance.md, and prints one line of
+JSON last.
 """
 
 import tempfile
@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
+from benchmarks import Say
+from benchmarks.figures.bars import ENCODER_FIGURES
 from benchmarks.load.bodies import BodyConfig, calls
 from benchmarks.load.generator import Load, measure
-from benchmarks.load.lengths import Lengths
-from benchmarks.load.texts import counter, synthetic
+from benchmarks.load.texts import Lengths, counter, synthetic
 from benchmarks.peers import PEERS, RAY_SERVE_TRANSFORMERS, PeerThroughput, Workload, peer_throughputs
 from benchmarks.raw import RawPipeline
 from benchmarks.scenarios import (
@@ -30,15 +30,15 @@ from benchmarks.scenarios import (
     server,
     single_stream,
 )
-from benchmarks.suites.cluster import Running, cut_down, running
+from benchmarks.suites.cluster import CLASSIFY, Running, measured_cluster, running
 from benchmarks.suites.shapes import BERT_BASE, MINILM_L6, Shape, ensure, ensure_optimum
-from benchmarks.suites.suite import Measured, Options, Repeated, Say, main
+from benchmarks.suites.suite import Findings, Options, Repeated, main
 from pipelines.runtime.artifact import ModelArtifact
 
-TASK = "text-classification"
+TASK = CLASSIFY
 MIXED = "lognormal:24,200"
 SLO_SERVICE_TIMES = 8  # the objective of Server: so many times what one request takes alone
-COUNT_BATCH = 8  # what servers cut that batch by count
+COUNT_BATCH = 8  # a usual size of servers that batch by count
 NOOP_CONCURRENCY = 32
 THREADS = 2
 WITHOUT_OUR_GRAPH = {peer.name for peer in PEERS if peer.model != "artifact"}
@@ -46,7 +46,7 @@ WITHOUT_OUR_GRAPH = {peer.name for peer in PEERS if peer.model != "artifact"}
 
 @dataclass(frozen=True)
 class Pace(Repeated):
-    """How long and how often. A Server trial needs more requests than the others: its figure is a p99."""
+    """How long and how often. A trial of Server needs more requests, because its figure is a p99."""
 
     duration_s: float = 10.0
     trial_s: float = 15.0
@@ -61,25 +61,21 @@ QUICK = Pace(duration_s=1.0, trial_s=1.0, warm_up_s=0.5, trial_requests=10, repe
 
 
 @dataclass
-class Findings:
-    """`figures`: one value per repetition. `throughputs`: inputs per second of our own server, by workload."""
+class EncoderFindings(Findings):
+    """Also `throughputs`: inputs per second of our own server, by workload."""
 
-    figures: dict[str, list[float]] = field(default_factory=dict)
-    points: list[dict[str, Any]] = field(default_factory=list)
-    raw: list[dict[str, Any]] = field(default_factory=list)
     throughputs: dict[str, list[float]] = field(default_factory=dict)
-    peers: list[dict[str, Any]] = field(default_factory=list)
 
-    def take(self, measurement: str, outcome: Outcome) -> Outcome:
-        """Keep everything that was measured, under the name of what it was measured for."""
+    def keep(self, measurement: str, outcome: Outcome) -> Outcome:
+        """Keep the points of an outcome, labelled with the measurement."""
         self.points += [{**point, "label": f"{measurement}, {point['label']}"} for point in outcome.points]
         self.raw += [{"measurement": measurement, **run} for run in outcome.raw]
         return outcome
 
 
-def run(options: Options, say: Say) -> Measured:
+def run(options: Options, say: Say) -> EncoderFindings:
     """All figures."""
-    pace, findings = options.pace(Pace(), QUICK), Findings()
+    pace, findings = options.pace(Pace(), QUICK), EncoderFindings()
     artifacts = {shape.name: ensure(shape, say) for shape in (BERT_BASE, MINILM_L6)}
     fixed = _texts(artifacts[BERT_BASE.name], "fixed:128", pace)
     mixed = _texts(artifacts[BERT_BASE.name], MIXED, pace)
@@ -97,8 +93,8 @@ def run(options: Options, say: Say) -> Measured:
         findings.figures |= over_peers(findings.throughputs, peers)
         ours = [PeerThroughput("Sextet", name, rates) for name, rates in findings.throughputs.items()]
         findings.peers = [asdict(one) for one in (*ours, *peers)]
-    load = {"task": TASK, "threads": THREADS, "pace": vars(pace)}
-    return Measured(load, findings.figures, findings.points, findings.peers, findings.raw)
+    findings.load = {"task": TASK.name, "threads": THREADS, "pace": vars(pace)}
+    return findings
 
 
 def over_peers(ours: dict[str, list[float]], peers: Sequence[PeerThroughput]) -> dict[str, list[float]]:
@@ -122,12 +118,12 @@ def over_peers(ours: dict[str, list[float]], peers: Sequence[PeerThroughput]) ->
 
 
 def _measure_bert(
-    findings: Findings, pace: Pace, cluster: Running, fixed: list[str], mixed: list[str], say: Say
+    findings: EncoderFindings, pace: Pace, cluster: Running, fixed: list[str], mixed: list[str], say: Say
 ) -> None:
     say("bert-base, 128 tokens, Offline")
     raw = RawPipeline(BERT_BASE.artifact, THREADS, fixed)
     config = _config(pace, cluster, fixed)
-    outcome = findings.take("bert-base 128 offline", offline(config, raw, say))
+    outcome = findings.keep("bert-base 128 offline", offline(config, raw, say))
     findings.figures["offline_served_over_raw"] = outcome.figures["served_over_raw"]
     findings.throughputs["bert-base 128"] = outcome.figures["inputs_per_s"]
 
@@ -142,23 +138,23 @@ def _measure_bert(
         raw_batch_size=batch_size,
         trial_requests=pace.trial_requests,
     )
-    outcome = findings.take("bert-base 128 server", server(searching, raw, say))
+    outcome = findings.keep("bert-base 128 server", server(searching, raw, say))
     findings.figures["server_rate_over_raw"] = outcome.figures["rate_over_raw"]
 
     say(f"bert-base, {MIXED} tokens, Offline, against batches of {COUNT_BATCH} by arrival")
     raw = RawPipeline(BERT_BASE.artifact, THREADS, mixed)
     config = replace(_config(pace, cluster, mixed), raw_batch_size=COUNT_BATCH)
-    outcome = findings.take("bert-base mixed offline", offline(config, raw, say))
+    outcome = findings.keep("bert-base mixed offline", offline(config, raw, say))
     findings.figures["mixed_over_count_batching"] = outcome.figures["served_over_raw"]
 
 
 def _measure_minilm(
-    findings: Findings, pace: Pace, cluster: Running, short: list[str], mixed: list[str], say: Say
+    findings: EncoderFindings, pace: Pace, cluster: Running, short: list[str], mixed: list[str], say: Say
 ) -> None:
     say("minilm-l6, 16 tokens, one request at a time")
     raw = RawPipeline(MINILM_L6.artifact, THREADS, short)
     config = _config(pace, cluster, short)
-    outcome = findings.take("minilm-l6 16 single-stream", single_stream(config, raw, say))
+    outcome = findings.keep("minilm-l6 16 single-stream", single_stream(config, raw, say))
     findings.figures["added_p50_ms"] = outcome.figures["added_p50_ms"]
 
     say(f"minilm-l6, 16 tokens, c={NOOP_CONCURRENCY}, against a replica that does nothing")
@@ -166,11 +162,11 @@ def _measure_minilm(
     for _ in range(pace.repetitions):
         noop = measure(replace(_load(pace, cluster, short, path="/noop"), concurrency=NOOP_CONCURRENCY))
         small = replace(config, repetitions=1, concurrencies=(NOOP_CONCURRENCY,))
-        outcome = findings.take("minilm-l6 16 offline", offline(small, None, say))
+        outcome = findings.keep("minilm-l6 16 offline", offline(small, None, say))
         ratios.append(outcome.points[0]["requests_per_s"] / noop.per_s["requests"])
 
     say(f"minilm-l6, {MIXED} tokens, Offline")
-    outcome = findings.take("minilm-l6 mixed offline", offline(_config(pace, cluster, mixed), None, say))
+    outcome = findings.keep("minilm-l6 mixed offline", offline(_config(pace, cluster, mixed), None, say))
     findings.throughputs["minilm-l6 mixed"] = outcome.figures["inputs_per_s"]
 
 
@@ -178,7 +174,7 @@ def _measure_minilm(
 def _served(shape: Shape, *, noop: bool = False) -> Iterator[Running]:
     with (
         tempfile.TemporaryDirectory(prefix="sextet-bench-") as folder,
-        running(cut_down({TASK: shape.artifact}, THREADS, noop=noop), Path(folder)) as cluster,
+        running(measured_cluster({TASK.name: shape.artifact}, THREADS, noop=noop), Path(folder)) as cluster,
     ):
         yield cluster
 
@@ -189,13 +185,14 @@ def _texts(artifact: Path, lengths: str, pace: Pace) -> list[str]:
 
 
 def _config(pace: Pace, cluster: Running, texts: list[str]) -> ScenarioConfig:
-    return ScenarioConfig(_load(pace, cluster, texts), repetitions=pace.repetitions, processes=1, task=TASK)
+    return ScenarioConfig(_load(pace, cluster, texts), repetitions=pace.repetitions, processes=1, task=TASK.name)
 
 
 def _load(pace: Pace, cluster: Running, texts: list[str], path: str | None = None) -> Load:
     made = calls(f"127.0.0.1:{cluster.port}", "", TASK, texts, 1, BodyConfig())
     if path is not None:
-        made = [replace(call, request=call.request.replace(f"/{TASK}".encode(), path.encode(), 1)) for call in made]
+        ours, theirs = f"/{TASK.name}".encode(), path.encode()
+        made = [replace(call, request=call.request.replace(ours, theirs, 1)) for call in made]
     return Load("127.0.0.1", cluster.port, made, duration_s=pace.duration_s, warm_up_s=pace.warm_up_s)
 
 
@@ -214,4 +211,4 @@ def _workload(name: str, shape: Shape, texts: list[str], pace: Pace, say: Say) -
 
 
 if __name__ == "__main__":
-    main("encoders", "The figures of encoders, against the same artifacts in-process.", run)
+    main("encoders", "The figures of encoders, against the same artifacts in-process.", run, ENCODER_FIGURES)

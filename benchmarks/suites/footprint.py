@@ -4,59 +4,67 @@
 
 Starts the real cluster with `sextet serve` and measures the seconds until it is ready, the resident memory of each
 replica above its model files, and the latency of one request at a time over HTTP against the same artifact called
-in-process with the same threads. Writes benchmarks/results/footprint.json and docs/performance.md.
+in-process with the same threads. Writes benchmarks/results/footprint.json and docs/performance.md, and prints one line
+of JSON last.
 """
 
 import argparse
 import gc
 import json
-import signal
 import statistics
-import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
-from http.client import HTTPConnection
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import pipelines
-from benchmarks.figures.machine import describe
-from benchmarks.figures.report import RESULTS, write_report
-from benchmarks.load.payloads import PAYLOADS
-from benchmarks.suites.cluster import free_port
-from benchmarks.suites.replicas import find, resident_bytes
+from benchmarks.figures.report import write_report
+from benchmarks.figures.result import default_path, describe
+from benchmarks.load.asker import Asker
+from benchmarks.replicas import find, resident_bytes
+from benchmarks.suites.cluster import running
+from deployments.config import located, user_configs
+from pipelines.errors import SextetError
+from pipelines.tasks import TASKS
 
 MIB = 2**20
-REPETITIONS = {"translation": 60, "summarization": 10, "text-generation": 15}
-DEFAULT_REPETITIONS = 200
+NEW_TOKENS = 32  # of a task that generates
+FEWEST, MOST = 10, 200  # repetitions of a request
+ENOUGH_S = 5.0  # no repetition begins later, unless there are too few
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Seconds to ready, memory per replica, latency against in-process.")
     parser.add_argument("cluster", nargs="?", type=Path, default=Path("cluster.yaml"))
-    cluster = parser.parse_args().cluster
-    port = free_port()
-    command = [sys.executable, "-m", "sextet", "serve", str(cluster), "--port", str(port)]
-    started = time.perf_counter()
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
-        ready_s = _seconds_until_ready(server, started)
-        served = {task: _served(task, port) for task in PAYLOADS}
-        memory = _replica_memory(server.pid)
-    finally:
-        server.send_signal(signal.SIGTERM)
-        stopping = time.perf_counter()
-        server.communicate(timeout=60)
-    stop_s = time.perf_counter() - stopping
+        result = run(parser.parse_args().cluster)
+    except (SextetError, OSError, HTTPException) as error:
+        sys.exit(f"footprint: {error}")
+    default_path("footprint").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_report()
+    print(json.dumps(result))
 
+
+def run(cluster: Path) -> dict[str, Any]:
+    """The figures of a cluster.yaml; raises SextetError, or OSError and HTTPException where a task does not answer."""
+    configuration = located(cluster)
+    configured = user_configs(configuration)
+    with (
+        tempfile.TemporaryDirectory(prefix="sextet-bench-") as folder,
+        running(configuration, Path(folder)) as serving,
+    ):
+        served_ms = {task: _served_ms(task, serving.port) for task in configured}
+        memory = {task: resident_bytes(process_id) or 0 for process_id, task in find(serving.process_id).items()}
+        stopping_at = time.perf_counter()
+    stop_s = time.perf_counter() - stopping_at
     rows = []
-    for task, config in _user_configs(cluster).items():
-        artifact = cluster.parent / config["model"]
+    for task, user_config in configured.items():
+        artifact = Path(user_config["model"])
         files_mib = sum(file.stat().st_size for file in artifact.glob("*.onnx*")) / MIB
-        in_process_ms = _in_process(task, artifact, config.get("threads") or 1)
+        in_process_ms = _in_process_ms(task, artifact, user_config.get("threads") or 1)
         rows.append(
             {
                 "task": task,
@@ -64,75 +72,54 @@ def main() -> None:
                 "resident_mib": memory[task] / MIB,
                 "above_files_mib": memory[task] / MIB - files_mib,
                 "in_process_p50_ms": in_process_ms,
-                "served_p50_ms": served[task],
-                "added_p50_ms": served[task] - in_process_ms,
+                "served_p50_ms": served_ms[task],
+                "added_p50_ms": served_ms[task] - in_process_ms,
             }
         )
-    result = {
+    return {
         "name": "footprint",
         "command": "make measure",
         "machine": describe(),
-        "ready_s": ready_s,
+        "ready_s": serving.ready_s,
         "stop_s": stop_s,
         "tasks": rows,
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "footprint.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    write_report()
-    print(json.dumps(result))
 
 
-def _seconds_until_ready(server: "subprocess.Popen[str]", started: float) -> float:
-    assert server.stdout is not None
-    for line in server.stdout:
-        if line.startswith("ready "):
-            return time.perf_counter() - started
-    sys.exit("footprint: sextet serve ended before it was ready; its own message is above")
+def payload(task: str) -> tuple[Any, dict[str, Any]]:
+    """Input and parameters of the task's first example, with NEW_TOKENS where it generates."""
+    example = TASKS[task].examples[0]
+    return example.inputs, {**example.parameters, **TASKS[task].bounded(NEW_TOKENS)}
 
 
-def _served(task: str, port: int) -> float:
-    payload = PAYLOADS[task]
-    body = json.dumps({"inputs": payload.inputs, "parameters": payload.parameters}).encode()
-    connection = HTTPConnection("127.0.0.1", port)
-
-    def request() -> None:
-        connection.request("POST", f"/{task}", body, {"content-type": "application/json"})
-        response = connection.getresponse()
-        answer = response.read()
-        if response.status != 200:
-            sys.exit(f"footprint: {task} answered {response.status}: {answer.decode()}")
-
-    return _p50_ms(request, REPETITIONS.get(task, DEFAULT_REPETITIONS))
+def _served_ms(task: str, port: int) -> float:
+    inputs, parameters = payload(task)
+    body = json.dumps({"inputs": inputs, "parameters": parameters}).encode()
+    asker = Asker(port)
+    return _p50_ms(lambda: asker.ask(f"/{task}", body))
 
 
-def _in_process(task: str, artifact: Path, threads: int) -> float:
-    payload = PAYLOADS[task]
+def _in_process_ms(task: str, artifact: Path, threads: int) -> float:
+    inputs, parameters = payload(task)
     pipeline = pipelines.load(artifact, threads=threads)
-    return _p50_ms(lambda: pipeline(payload.inputs, **payload.parameters), REPETITIONS.get(task, DEFAULT_REPETITIONS))
+    return _p50_ms(lambda: pipeline(inputs, **parameters))
 
 
-def _p50_ms(call: Callable[[], Any], repetitions: int) -> float:
-    """Median milliseconds of `repetitions` calls, after a tenth of them as warm-up."""
-    for _ in range(max(3, repetitions // 10)):
-        call()
+def _p50_ms(call: Callable[[], Any]) -> float:
+    """Median milliseconds of the calls that fit into ENOUGH_S, after a tenth of that as warm-up."""
+    _times_ms(call, ENOUGH_S / 10, 3)
     gc.collect()
-    times_ms = []
-    for _ in range(repetitions):
-        started = time.perf_counter()
+    return statistics.median(_times_ms(call, ENOUGH_S, FEWEST))
+
+
+def _times_ms(call: Callable[[], Any], enough_s: float, fewest: int) -> list[float]:
+    times_ms: list[float] = []
+    ends_at = time.perf_counter() + enough_s
+    while len(times_ms) < fewest or (len(times_ms) < MOST and time.perf_counter() < ends_at):
+        started_at = time.perf_counter()
         call()
-        times_ms.append((time.perf_counter() - started) * 1000)
-    return statistics.median(times_ms)
-
-
-def _replica_memory(server_pid: int) -> dict[str, int]:
-    """Resident bytes of each task's replica."""
-    return {task: resident_bytes(process_id) or 0 for process_id, task in find(server_pid).items()}
-
-
-def _user_configs(cluster: Path) -> dict[str, dict[str, Any]]:
-    applications = yaml.safe_load(cluster.read_text(encoding="utf-8"))["applications"]
-    deployments = (deployment for application in applications for deployment in application.get("deployments", []))
-    return {one["name"]: one["user_config"] for one in deployments if one["name"] in PAYLOADS}
+        times_ms.append(1000 * (time.perf_counter() - started_at))
+    return times_ms
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """Generation: the figures of models that write, in one run.
 
     python -m benchmarks.suites.generation                what `make bench-generation` does
-    python -m benchmarks.suites.generation --quick        the same with few repetitions: whether it works, not how fast
+    python -m benchmarks.suites.generation --quick        one repetition of seconds, to see whether it works
 
 SmolLM2-135M and the translation starter are exported and served as cluster.yaml says (SmolLM2 with sixteen slots), and
 measured in turn with other engines on the same weights, prompts and lengths. One stream alone is measured in int4 as
-well: its time is that of reading the weights. No prompt comes twice while a slot may still hold it: nothing is answered
-from what an earlier request left there. Writes benchmarks/results/generation.json and docs/performance.md, and prints
+well, because reading the weights takes most of its time. No prompt is repeated while a KV cache slot may still hold it,
+so each is prefilled whole. Writes benchmarks/results/generation.json and docs/performance.md, and prints
 one line of JSON last.
 """
 
@@ -23,21 +23,23 @@ from typing import Any
 import numpy as np
 
 import pipelines
-from benchmarks.figures.report import ROOT
+from benchmarks import Say
+from benchmarks.figures.bars import GENERATION_FIGURES
+from benchmarks.figures.result import ROOT
 from benchmarks.load.bodies import BodyConfig, calls
 from benchmarks.load.generator import Load, measure
-from benchmarks.load.sentences import passages, sentences
+from benchmarks.load.texts import passages, sentences
 from benchmarks.peers.entrants import Entrants
 from benchmarks.peers.writers import CTRANSLATE2, GENAI, OPTIMUM, WRITERS, WriterModel
 from benchmarks.peers.writers import Running as RunningWriter
-from benchmarks.suites.cluster import Running, cut_down, running, shipped_source
+from benchmarks.suites.cluster import TRANSLATE, WRITE, Running, measured_cluster, running, shipped_user_config
 from benchmarks.suites.local_engine import LocalEngine
-from benchmarks.suites.rates import Rates
 from benchmarks.suites.shapes import ensure_export, packaged_gguf, starter
-from benchmarks.suites.suite import Measured, Options, Repeated, Say, main
+from benchmarks.suites.suite import Options, Rates, Repeated, main
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.tokenizer import Tokenizer
+from pipelines.tasks.task import Task
 
 MODELS = ROOT / "models" / "bench"
 THREADS = 2
@@ -66,12 +68,12 @@ class Pace(Repeated):
 QUICK = Pace(repetitions=1, window_s=3.0, warm_up_s=1.0, singles=1, short_prompts=3)
 
 
-def run(options: Options, say: Say) -> Measured:
+def run(options: Options, say: Say) -> Rates:
     """All figures."""
     pace, rates = options.pace(Pace(), QUICK), Rates()
-    written, translated = artifact_of("text-generation", say), artifact_of("translation", say)
+    written, translated = artifact_of(WRITE, say), artifact_of(TRANSLATE, say)
     local = LocalEngine(written, THREADS, SLOTS)
-    local_int4 = LocalEngine(artifact_of("text-generation", say, "int4"), THREADS, SLOTS)
+    local_int4 = LocalEngine(artifact_of(WRITE, say, "int4"), THREADS, SLOTS)
     _measure_waiting(rates, pace, local, say)
     with ExitStack() as stack:
         writers, translators = Entrants(_smollm2(written), rates, say), Entrants(_marian(translated), rates, say)
@@ -81,9 +83,8 @@ def run(options: Options, say: Say) -> Measured:
             for writer in (one for one in WRITERS if one.name == CTRANSLATE2):
                 translators.enter(stack, writer, lambda running: _translates_alike(translated, running))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sextet-bench-")))
-        configuration = cut_down(
-            {"text-generation": written, "translation": translated}, slots={"text-generation": SLOTS}
-        )
+        models = {WRITE.name: written, TRANSLATE.name: translated}
+        configuration = measured_cluster(models, slots={WRITE.name: SLOTS})
         served = _Served(stack.enter_context(running(configuration, folder)), pace, rates)
         for repetition in range(pace.repetitions):
             say(f"repetition {repetition + 1} of {pace.repetitions}")
@@ -92,15 +93,17 @@ def run(options: Options, say: Say) -> Measured:
                 _measure_sixteen(rates, pace, repetition, local, writers, tokens, served, say)
             _measure_translation(rates, repetition, translators, translated, served, say)
     _compare(rates)
-    load = {"clients": CLIENTS, "new_tokens": NEW_TOKENS, "threads": THREADS, **vars(SLOTS), "pace": vars(pace)}
-    return Measured(load, rates.figures, rates.points, rates.entries())
+    rates.load = {"clients": CLIENTS, "new_tokens": NEW_TOKENS, "threads": THREADS, **vars(SLOTS), "pace": vars(pace)}
+    rates.peers = rates.entries()
+    return rates
 
 
-def artifact_of(task: str, say: Say, precision: str | None = None) -> Path:
-    """The model that cluster.yaml serves for a task, under models/bench, or the same in another precision."""
-    source = shipped_source(task)
-    output = MODELS / (f"{task}-{precision}" if precision else task)
-    return ensure_export(source["checkpoint"], task, precision or source["precision"], output, say)
+def artifact_of(task: Task, say: Say, precision: str | None = None) -> Path:
+    """The model that cluster.yaml serves for a task, or the same in another precision; exported where missing."""
+    shipped = shipped_user_config(task)
+    source = shipped["source"]
+    output = MODELS / f"{task.name}-{precision}" if precision else Path(shipped["model"])
+    return ensure_export(source["checkpoint"], task.name, precision or source["precision"], output, say)
 
 
 def _compare(rates: Rates) -> None:
@@ -129,7 +132,7 @@ def _prompts(local: LocalEngine, count: int, tokens: int) -> list[list[int]]:
 
 
 def _batch(prompts: Sequence[list[int]], number: int) -> list[list[int]]:
-    """Sixteen of them, others for each number."""
+    """Sixteen of `prompts`, different ones for each number."""
     start = number * CLIENTS % len(prompts)
     return list(prompts[start : start + CLIENTS])
 
@@ -139,7 +142,7 @@ def _smollm2(artifact: Path) -> WriterModel:
 
 
 def _marian(artifact: Path) -> WriterModel:
-    return WriterModel("translation", starter("translation-en-fr"), artifact / "tokenizer.json", THREADS)
+    return WriterModel(TRANSLATE.name, starter("translation-en-fr"), artifact / "tokenizer.json", THREADS)
 
 
 def _goes_on_alike(local: LocalEngine, running: RunningWriter) -> float:
@@ -161,7 +164,7 @@ def _translates_alike(artifact: Path, running: RunningWriter) -> float:
 
 
 def _measure_waiting(rates: Rates, pace: Pace, local: LocalEngine, say: Say) -> None:
-    """What needs nobody else: waiting for a chunk of somebody's prompt, and time outside of ONNX Runtime."""
+    """Time to first token beside the prefill of a long prompt, and the share of time outside of ONNX Runtime."""
     prompts = _prompts(local, PROMPTS, PROMPT_TOKENS[0])
     long = iter(_prompts(local, pace.repetitions * (pace.short_prompts + 1) + 1, LONG_TOKENS))
     short = iter(prompt[-SHORT_TOKENS:] for prompt in _prompts(local, PROMPTS, 2 * SHORT_TOKENS))
@@ -172,12 +175,12 @@ def _measure_waiting(rates: Rates, pace: Pace, local: LocalEngine, say: Say) -> 
         local.write(next(long), 1)
         chunk_s = (perf_counter() - began_at) / chunks
         waits = [_wait_beside(local, next(long), next(short), chunk_s) for _ in range(pace.short_prompts)]
-        rates.figure("ttft_p99_chunks", float(np.percentile(waits, 99)) / chunk_s)
-        before = (local.engine.steps, local.engine.step_s, local.engine.decoder_s)
+        rates.note(ttft_p99_chunks=float(np.percentile(waits, 99)) / chunk_s)
+        before = (local.engine.rounds, local.engine.round_s, local.engine.model_s)
         local.tokens_per_s(prompts, NEW_TOKENS, CLIENTS, 0.0, pace.window_s / 2)
-        after = (local.engine.steps, local.engine.step_s, local.engine.decoder_s)
+        after = (local.engine.rounds, local.engine.round_s, local.engine.model_s)
         _, step_s, decoder_s = (now - then for now, then in zip(after, before, strict=True))
-        rates.figure("step_overhead", 1 - decoder_s / step_s)
+        rates.note(step_overhead=1 - decoder_s / step_s)
         say(
             f"ttft {rates.figures['ttft_p99_chunks'][-1]:.2f} chunks of {1000 * chunk_s:.0f} ms, "
             f"step overhead {rates.figures['step_overhead'][-1]:.3f}"
@@ -185,7 +188,7 @@ def _measure_waiting(rates: Rates, pace: Pace, local: LocalEngine, say: Say) -> 
 
 
 def _wait_beside(local: LocalEngine, long: list[int], short: list[int], chunk_s: float) -> float:
-    """Seconds to the first token of a short prompt that comes while a long one is read."""
+    """Seconds to the first token of a short prompt that arrives while a long one is prefilled."""
     reading = threading.Thread(target=local.write, args=(long, 1))
     reading.start()
     threading.Event().wait(1.5 * chunk_s)
@@ -228,9 +231,9 @@ def _measure_sixteen(
     prompts = _prompts(local, PROMPTS, tokens)
     per_s = {"Sextet, in-process": local.tokens_per_s(prompts, NEW_TOKENS, CLIENTS, pace.warm_up_s, pace.window_s)}
     texts = [local.tokenizer.decode(prompt) for prompt in prompts]
-    streams = served.load("text-generation", texts, _written(stream=True), concurrency=CLIENTS)
+    streams = served.load(WRITE, texts, _written(stream=True), concurrency=CLIENTS)
     per_s["Sextet, served streams"] = streams["streamed_tokens"]
-    poisson = served.load("text-generation", texts, _written(), rate_per_s=OVERLOAD * streams["requests"])
+    poisson = served.load(WRITE, texts, _written(), rate_per_s=OVERLOAD * streams["requests"])
     per_s["Sextet, served"] = NEW_TOKENS * poisson["requests"]
     for name in writers.of_batches:
         if seconds := writers.seconds(name, _sixteen(tokens), [_batch(prompts, repetition)], NEW_TOKENS):
@@ -246,8 +249,8 @@ def _measure_translation(
     batches = [sources[start : start + CLIENTS] for start in range(0, len(sources), CLIENTS)]
     for name, beams in (("greedy", 1), ("beam4", 4)):
         asked = {"num_beams": beams, "max_new_tokens": MOST_TRANSLATED, "do_sample": False}
-        body = BodyConfig(parameters={"generate_parameters": asked})
-        per_s = {"Sextet, served": served.load("translation", texts, body, concurrency=CLIENTS)["inputs"]}
+        body = BodyConfig(parameters={str(TRANSLATE.generate_key): asked})
+        per_s = {"Sextet, served": served.load(TRANSLATE, texts, body, concurrency=CLIENTS)["inputs"]}
         how: dict[str, Any] = {"new_tokens": MOST_TRANSLATED, "beams": beams, "exact": False}
         for engine in translators.names:
             translators.seconds(engine, _translation(name), batches[:1], **how)
@@ -268,14 +271,14 @@ def _written(*, stream: bool = False) -> BodyConfig:
 
 @dataclass(frozen=True)
 class _Served:
-    """The cluster under load."""
+    """The cluster, and the pace at which loads are sent to it."""
 
     cluster: Running
     pace: Pace
     rates: Rates
 
-    def load(self, task: str, texts: list[str], body: BodyConfig, **how: Any) -> Mapping[str, float]:
-        """What it answered per second, 0 of what it did not; raises SextetError where a request failed."""
+    def load(self, task: Task, texts: list[str], body: BodyConfig, **how: Any) -> Mapping[str, float]:
+        """Answers of each kind per second; raises SextetError where a request failed."""
         made = calls(f"127.0.0.1:{self.cluster.port}", "", task, texts, 1, body)
         load = Load(
             "127.0.0.1",
@@ -285,9 +288,9 @@ class _Served:
             warm_up_s=self.pace.warm_up_s,
             **how,
         )
-        tally = self.rates.keep_tally(measure(load), f"{task}, {how}")
+        tally = self.rates.keep_tally(measure(load), f"{task.name}, {how}")
         return defaultdict(float, tally.per_s)
 
 
 if __name__ == "__main__":
-    main("generation", "The figures of models that write, against other engines.", run)
+    main("generation", "The figures of models that write, against other engines.", run, GENERATION_FIGURES)

@@ -1,4 +1,4 @@
-"""LocalEngine: our engine of slots in this process, asked in token ids."""
+"""LocalEngine: the slot engine in this process, without HTTP; prompts and answers are token ids."""
 
 import threading
 from collections.abc import Sequence
@@ -8,8 +8,9 @@ from time import perf_counter
 
 from pipelines.generation.decoding.config import GenerationConfig
 from pipelines.generation.decoding.request import Request
+from pipelines.generation.open import open_engine
 from pipelines.generation.slots.config import SlotsConfig
-from pipelines.generation.slots.slot_engine import SlotEngine, open_engine
+from pipelines.generation.slots.engine import SlotEngine
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import SessionConfig
 from pipelines.runtime.tokenizer import Tokenizer
@@ -35,9 +36,8 @@ class LocalEngine:
     ) -> float:
         """Of `clients` threads, each with a request under way all the time; they take the prompts in turn.
 
-        The window is that of a load generator's closed loop: from the first answer after the warm-up to the first one
-        after a further `window_s`. Sixteen answers of one length come at once, and a window cut anywhere would count
-        them all or none.
+        The window begins and ends with an answer, as in the closed loop of the load generator: answers of one length
+        arrive in groups, and a window that ended at any time would count a whole group more or less.
         """
         turns, lock = cycle(prompts), threading.Lock()
         answered: list[float] = []

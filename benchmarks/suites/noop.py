@@ -1,4 +1,4 @@
-"""A replica that does nothing: what the ingress and Serve themselves cost a request."""
+"""A replica that does nothing, to measure what the ingress and Ray Serve cost a request."""
 
 from ray import serve
 from starlette.requests import Request
@@ -8,7 +8,7 @@ ANSWER = b'[[{"label":"noop","score":1.0}]]'
 
 
 class Noop:
-    """Reads the body, as every server must, and answers at once."""
+    """Reads the body and answers at once."""
 
     async def __call__(self, request: Request) -> Response:
         await request.body()

@@ -1,30 +1,30 @@
-"""Shapes: models of well-known sizes with random weights, to measure what a server adds to any model of that size.
+"""Shapes: models of well-known sizes with random weights. A forward's cost depends on the shape, not on the weights.
 
-The checkpoint is made from a config alone and goes through the real `sextet export`; both are kept under models/bench
-and used again. What a forward costs depends on the shape, not on the weights.
+The checkpoint is made from a config and exported by `sextet export`. Checkpoint and artifact stay under models/bench.
 """
 
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.figures.report import ROOT
+from benchmarks import Say
+from benchmarks.figures.result import ROOT
 from benchmarks.load.texts import WORDS
+from benchmarks.suites.cluster import CLASSIFY
 from pipelines.errors import ArtifactError, SextetError
 from pipelines.runtime.artifact import ModelArtifact
 
 FOLDER = ROOT / "models" / "bench"
-VOCABULARY = 30_522  # of bert-base-uncased: the embeddings have its size, too
+VOCABULARY = 30_522  # of bert-base-uncased, for embeddings of the same size
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_TOKENS = 512
 HEAD_SCALE = 25.0  # makes the logits of random weights differ enough to be compared with PyTorch
 
 
 class ShapeError(SextetError):
-    """The export refused what was made for it; it has said why."""
+    """An export failed; its own message is on stderr."""
 
 
 @dataclass(frozen=True)
@@ -54,18 +54,14 @@ BERT_BASE = Shape("bert-base", layers=12, hidden=768, heads=12, intermediate=307
 MINILM_L6 = Shape("minilm-l6", layers=6, hidden=384, heads=12, intermediate=1536)
 
 
-def ensure(shape: Shape, say: Callable[[str], None]) -> Path:
+def ensure(shape: Shape, say: Say) -> Path:
     """The int8 artifact of a shape for text-classification, made where it is missing; raises ShapeError."""
     if not (shape.checkpoint / "config.json").exists():
         _write_checkpoint(shape)
-    return ensure_export(
-        str(shape.checkpoint), "text-classification", "int8", shape.artifact, say, "--allow-untrained-head"
-    )
+    return ensure_export(str(shape.checkpoint), CLASSIFY.name, "int8", shape.artifact, say, "--allow-untrained-head")
 
 
-def ensure_export(
-    checkpoint: str, task: str, precision: str, output: Path, say: Callable[[str], None], *options: str
-) -> Path:
+def ensure_export(checkpoint: str, task: str, precision: str, output: Path, say: Say, *options: str) -> Path:
     """The artifact of a checkpoint, made by `sextet export` where it cannot be served; raises ShapeError."""
     try:
         ModelArtifact.open(output, task=task)
@@ -89,17 +85,17 @@ def packaged_gguf() -> Path:
 
 
 def _asked(program: str) -> Path:
-    """The path that a program of the exporter prints: it is no part of what measures."""
+    """The path that a program prints which imports the exporter; benchmarks does not import it."""
     finished = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     if finished.returncode:
         raise ShapeError("a checkpoint could not be made; the exporter's own message is above")
     return Path(finished.stdout.split()[-1])
 
 
-def ensure_optimum(shape: Shape, say: Callable[[str], None]) -> Path:
+def ensure_optimum(shape: Shape, say: Say) -> Path:
     """What Optimum alone makes of a shape's checkpoint for text-classification, made where it is missing.
 
-    Its exporter, and its dynamic quantization per channel for a CPU with VNNI: what people serve who do not have us.
+    It uses Optimum's exporter, and its dynamic quantization per channel for a CPU with VNNI.
     """
     if not (shape.optimum / "model.onnx").exists():
         say(f"making {shape.optimum.relative_to(ROOT)}")
@@ -109,7 +105,7 @@ def ensure_optimum(shape: Shape, say: Callable[[str], None]) -> Path:
 
         unfinished = shape.optimum.with_name(f".{shape.name}")
         shutil.rmtree(unfinished, ignore_errors=True)
-        main_export(str(shape.checkpoint), unfinished / "fp32", task="text-classification", do_validation=False)
+        main_export(str(shape.checkpoint), unfinished / "fp32", task=CLASSIFY.name, do_validation=False)
         quantizer = ORTQuantizer.from_pretrained(unfinished / "fp32", file_name="model.onnx")
         settings = AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=True)
         quantizer.quantize(save_dir=unfinished / "int8", quantization_config=settings, file_suffix="")

@@ -1,4 +1,4 @@
-"""Soak: ten minutes at 70% of what the server can do, and how much memory a replica gained.
+"""Soak: ten minutes at 70% of the server's capacity, and how much the memory of a replica grew.
 
     python -m benchmarks.suites.soak                      what `make soak` does
     python -m benchmarks.suites.soak --duration-s 20      whether it works
@@ -19,22 +19,21 @@ from benchmarks.figures.report import write_report
 from benchmarks.figures.result import Result, default_path
 from benchmarks.load.bodies import BodyConfig, calls
 from benchmarks.load.generator import Load, measure
-from benchmarks.load.lengths import Lengths
-from benchmarks.load.texts import counter, synthetic
+from benchmarks.load.texts import Lengths, counter, synthetic
 from benchmarks.scenarios import OFFLINE_CONCURRENCY, ScenarioConfig, bottlenecks, soak
-from benchmarks.suites.cluster import cut_down, running
+from benchmarks.suites.cluster import CLASSIFY, measured_cluster, running
 from benchmarks.suites.shapes import MINILM_L6, ensure
 from benchmarks.suites.suite import say
 from pipelines.errors import SextetError
 from pipelines.runtime.artifact import ModelArtifact
 
-TASK = "text-classification"
+TASK = CLASSIFY
 LENGTHS = "lognormal:24,200"
 THREADS = 2
 SHARE = 0.7  # of the capacity
 CAPACITY_S = 10.0
 DURATION_S = 600.0
-WARM_UP_SHARE = 0.05  # of the duration: a memory arena has grown to its size by then
+WARM_UP_SHARE = 0.05  # of the duration, after which memory arenas have grown to their size
 
 
 def main() -> None:
@@ -59,7 +58,7 @@ def run(duration_s: float) -> Result:
     texts = synthetic(Lengths.parse(LENGTHS), 512, 0, counter(artifact), artifact.manifest.tokenizer.max_length)
     with (
         tempfile.TemporaryDirectory(prefix="sextet-soak-") as folder,
-        running(cut_down({TASK: artifact.path}, THREADS), Path(folder)) as cluster,
+        running(measured_cluster({TASK.name: artifact.path}, THREADS), Path(folder)) as cluster,
     ):
         made = calls(f"127.0.0.1:{cluster.port}", "", TASK, texts, 1, BodyConfig())
         load = Load("127.0.0.1", cluster.port, made, duration_s=min(CAPACITY_S, duration_s), warm_up_s=2.0)
@@ -67,7 +66,7 @@ def run(duration_s: float) -> Result:
         rate_per_s = SHARE * capacity_per_s
         say(f"capacity {capacity_per_s:.1f} requests/s; holding {rate_per_s:.1f}/s for {duration_s:.0f} s")
         load = replace(load, duration_s=duration_s, warm_up_s=WARM_UP_SHARE * duration_s)
-        config = ScenarioConfig(load, rates=(rate_per_s,), processes=1, task=TASK, server_pid=cluster.process_id)
+        config = ScenarioConfig(load, rates=(rate_per_s,), processes=1, task=TASK.name, server_pid=cluster.process_id)
         outcome = soak(config, None, say)
     growth = outcome.figures.pop("memory_growth", [])
     return Result(
@@ -76,7 +75,13 @@ def run(duration_s: float) -> Result:
         command="make soak"
         if duration_s >= DURATION_S
         else shlex.join(["python", "-m", "benchmarks.suites.soak", *sys.argv[1:]]),
-        load={"task": TASK, "model": MINILM_L6.name, "lengths": LENGTHS, "rate_per_s": rate_per_s, "threads": THREADS},
+        load={
+            "task": TASK.name,
+            "model": MINILM_L6.name,
+            "lengths": LENGTHS,
+            "rate_per_s": rate_per_s,
+            "threads": THREADS,
+        },
         figures={"soak_memory_growth": growth, **outcome.figures} if growth else outcome.figures,
         points=outcome.points,
         memory=outcome.memory,

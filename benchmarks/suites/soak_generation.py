@@ -1,49 +1,51 @@
-"""Soak of generation: clients that come, go, stop and draw at random, for ten minutes over HTTP.
+"""Soak of generation: ten minutes of clients that join, leave, stop and sample at random, over HTTP.
 
     python -m benchmarks.suites.soak_generation                    what `make soak-generation` does
     python -m benchmarks.suites.soak_generation --duration-s 60    whether it works
 
-Each client asks one of a few dozen questions, reads the answer or leaves in the middle of it, and asks another. Every
-whole answer has to be the one that the same question got when nobody else was there; a replica's memory has to stay
-what it was; and at the end every slot has to be free. Ends with status 1 where one of these fails.
+Each client sends one of a few dozen requests, reads the answer or drops the connection in the middle of it, and sends
+another. Every whole answer has to equal the answer to the same request alone, the memory of the replica must not grow,
+and at the end every slot has to be free. The command ends with status 1 where one of these fails.
 """
 
 import argparse
-import asyncio
 import json
 import random
 import shlex
 import sys
 import tempfile
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 from benchmarks.figures.report import write_report
 from benchmarks.figures.result import Result, default_path
-from benchmarks.load.sentences import sentences
-from benchmarks.suites.cluster import Running, cut_down, running
+from benchmarks.load.asker import Asker
+from benchmarks.load.texts import sentences
+from benchmarks.replicas import MemoryWatch
+from benchmarks.suites.cluster import WRITE, Running, measured_cluster, running
 from benchmarks.suites.generation import SLOTS, artifact_of
-from benchmarks.suites.replicas import MemoryWatch
 from benchmarks.suites.suite import say
 from pipelines.errors import SextetError
 
-TASK = "text-generation"
+PATH = f"/{WRITE.name}"
 DURATION_S = 600.0
 CLIENTS = 20  # more than slots: some wait
 QUESTIONS = 24
 LEAVES = 0.3  # share of the requests whose reader goes away
 MOST_GROWTH = 0.05
-SETTLED_SHARE = 0.2  # of the duration: arenas have grown to their size by then
-LAST_TOKENS = 48  # of the streams that have to run all at once at the end
+SETTLED_SHARE = 0.2  # of the duration, after which memory arenas have grown to their size
+LAST_TOKENS = 48  # of each stream at the end, all of which have to run at once
 ANSWER_S = 120.0
 
 
 @dataclass
 class Seen:
-    """What became of the requests; `different` names answers that were not those of the same question alone."""
+    """Outcomes of the requests; `different` lists answers that differ from the answer to the same request alone."""
 
     counts: Counter[str]
     different: list[str]
@@ -56,7 +58,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         result, failed = run(args.duration_s, args.seed)
-    except SextetError as error:
+    except (SextetError, OSError, HTTPException) as error:
         sys.exit(f"soak: {error}")
     if args.duration_s >= DURATION_S:
         result.write(default_path(result.name))
@@ -68,17 +70,17 @@ def main() -> None:
 
 def run(duration_s: float, seed: int) -> tuple[Result, list[str]]:
     """The result, and what failed."""
-    artifact = artifact_of(TASK, say)
-    configuration = cut_down({TASK: artifact}, slots={TASK: SLOTS})
+    artifact = artifact_of(WRITE, say)
+    configuration = measured_cluster({WRITE.name: artifact}, slots={WRITE.name: SLOTS})
     with (
         tempfile.TemporaryDirectory(prefix="sextet-soak-") as folder,
         running(configuration, Path(folder)) as cluster,
     ):
-        watch = MemoryWatch(TASK, cluster.process_id)
+        watch = MemoryWatch(WRITE.name, cluster.process_id)
         watch.start()
         began_at = perf_counter()
         try:
-            seen, at_once = asyncio.run(_soak(cluster, duration_s, seed))
+            seen, at_once = _soak(cluster, duration_s, seed)
         finally:
             watch.stop()
         settled_s = perf_counter() - began_at - (1 - SETTLED_SHARE) * duration_s
@@ -100,7 +102,7 @@ def run(duration_s: float, seed: int) -> tuple[Result, list[str]]:
         if duration_s >= DURATION_S
         else shlex.join(["python", "-m", "benchmarks.suites.soak_generation", *sys.argv[1:]]),
         load={
-            "task": TASK,
+            "task": WRITE.name,
             "clients": CLIENTS,
             "leaves": LEAVES,
             "duration_s": duration_s,
@@ -129,91 +131,73 @@ def questions(count: int, seed: int) -> list[dict[str, Any]]:
     return made
 
 
-async def _soak(cluster: Running, duration_s: float, seed: int) -> tuple[Seen, int]:
-    asked = questions(QUESTIONS, seed)
-    alone = [await _answer(cluster, body) for body in asked]
+def _soak(cluster: Running, duration_s: float, seed: int) -> tuple[Seen, int]:
+    asked = [json.dumps(body).encode() for body in questions(QUESTIONS, seed)]
+    asker = Asker(cluster.port, ANSWER_S)
+    alone = [asker.ask(PATH, body) for body in asked]
+    asker.close()
     say(f"{len(alone)} answers alone; {CLIENTS} clients for {duration_s:.0f} s")
     seen = Seen(Counter(), [])
     ends_at = perf_counter() + duration_s
 
-    async def client(number: int) -> None:
-        chosen = random.Random(1000 * seed + number)
+    def client(number: int) -> None:
+        chosen, asker = random.Random(1000 * seed + number), Asker(cluster.port, ANSWER_S)
         while perf_counter() < ends_at:
             index = chosen.randrange(len(asked))
             try:
                 if chosen.random() < LEAVES:
-                    await _leave(cluster, asked[index], chosen.random())
+                    _leave(cluster, asked[index], chosen.random())
                     seen.counts["left"] += 1
                 else:
-                    answer = await _answer(cluster, asked[index])
+                    answer = asker.ask(PATH, asked[index])
                     seen.counts["answered"] += 1
                     if answer != alone[index]:
                         seen.different.append(f"question {index}: {alone[index]!r} became {answer!r}")
-            except (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError) as error:
+            except (OSError, HTTPException) as error:
                 seen.counts[f"failed: {type(error).__name__} {error}"[:120]] += 1
-                await asyncio.sleep(0.1)
-            await asyncio.sleep(chosen.expovariate(5.0))
+                sleep(0.1)
+            sleep(chosen.expovariate(5.0))
+        asker.close()
 
-    await asyncio.gather(*(client(number) for number in range(CLIENTS)))
-    return seen, await _at_once(cluster)
-
-
-async def _open(cluster: Running, body: dict[str, Any]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A connection whose request was sent and answered with 200; raises ValueError for another status."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", cluster.port)
-    content = json.dumps(body).encode()
-    head = f"POST /{TASK} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\nconnection: close\r\n"
-    writer.write(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)
-    await writer.drain()
-    received = await reader.readuntil(b"\r\n\r\n")
-    if b" 200 " not in received.split(b"\r\n", 1)[0]:
-        writer.close()
-        raise ValueError(received.split(b"\r\n", 1)[0].decode(errors="replace"))
-    return reader, writer
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        list(clients.map(client, range(CLIENTS)))
+    return seen, _at_once(cluster)
 
 
-async def _answer(cluster: Running, body: dict[str, Any]) -> bytes:
-    async with asyncio.timeout(ANSWER_S):
-        reader, writer = await _open(cluster, body)
-        try:
-            return await reader.read()
-        finally:
-            writer.close()
-
-
-async def _leave(cluster: Running, body: dict[str, Any], patience: float) -> None:
-    """Begin to read a stream, or wait a little for an answer, and go away."""
-    streamed = patience < 0.5
+def _leave(cluster: Running, body: bytes, patience: float) -> None:
+    """Begin to read a stream, or wait a little for an answer, and drop the connection; raises HTTPException."""
+    asker = Asker(cluster.port, 0.05 + 2 * patience)
     try:
-        async with asyncio.timeout(0.05 + 2 * patience):
-            reader, writer = await _open(cluster, body | ({"stream": True} if streamed else {}))
-    except TimeoutError:  # left before the answer began: the connection is gone with the task
-        return
-    try:
-        async with asyncio.timeout(patience):
-            await reader.readuntil(b"\n\n")
-    except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        if patience < 0.5:
+            next(asker.events(PATH, _streamed(json.loads(body))), None)
+            sleep(patience)
+        else:
+            asker.ask(PATH, body)
+    except TimeoutError:  # it leaves before the answer
         pass
-    writer.transport.abort()
+    finally:
+        asker.close()
 
 
-async def _at_once(cluster: Running) -> int:
+def _at_once(cluster: Running) -> int:
     """How many of as many streams as there are slots write before any of them has ended."""
     parameters = {"max_new_tokens": LAST_TOKENS, "min_new_tokens": LAST_TOKENS, "do_sample": False}
-    begun: list[float] = []
-    ended: list[float] = []
 
-    async def stream(prompt: str) -> None:
-        reader, writer = await _open(cluster, {"inputs": prompt, "parameters": parameters, "stream": True})
-        await reader.readuntil(b"\n\n")
-        begun.append(perf_counter())
-        await reader.read()
-        ended.append(perf_counter())
-        writer.close()
+    def stream(prompt: str) -> tuple[float, float]:
+        """When its first and its last event came."""
+        asker = Asker(cluster.port, ANSWER_S)
+        came_at = [perf_counter() for _ in asker.events(PATH, _streamed({"inputs": prompt, "parameters": parameters}))]
+        asker.close()
+        return came_at[0], came_at[-1]
 
-    async with asyncio.timeout(ANSWER_S):
-        await asyncio.gather(*(stream(prompt) for prompt in sentences(SLOTS.slots, 99)))
-    return sum(at < min(ended) for at in begun)
+    with ThreadPoolExecutor(SLOTS.slots) as clients:
+        times = list(clients.map(stream, sentences(SLOTS.slots, 99)))
+    first_end = min(ended for _, ended in times)
+    return sum(begun < first_end for begun, _ in times)
+
+
+def _streamed(body: dict[str, Any]) -> bytes:
+    return json.dumps(body | {"stream": True}).encode()
 
 
 if __name__ == "__main__":

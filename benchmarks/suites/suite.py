@@ -1,35 +1,25 @@
-"""Suite: the frame of a benchmark that measures many figures in one run: options, result file, report, last line."""
+"""Suite: the frame of a benchmark that measures many figures in one run: options, findings, result file, report."""
 
 import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from benchmarks import Say
+from benchmarks.figures.bars import Figure
 from benchmarks.figures.report import write_report
-from benchmarks.figures.result import Result, default_path
+from benchmarks.figures.result import IN_SOURCE_TREE, Result, default_path
+from benchmarks.load.tally import Tally
 from benchmarks.scenarios import bottlenecks
 from pipelines.errors import SextetError
-
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a run found, in the terms of `Result`."""
-
-    load: Mapping[str, Any]
-    figures: Mapping[str, list[float]]
-    points: list[dict[str, Any]]
-    peers: list[dict[str, Any]]
-    raw: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Repeated:
-    """How often each measurement is made; what a suite's own pace adds is how long."""
+    """How often each measurement is made. The pace of a suite adds durations."""
 
     repetitions: int
 
@@ -39,20 +29,86 @@ PaceT = TypeVar("PaceT", bound=Repeated)
 
 @dataclass(frozen=True)
 class Options:
-    """`quick`: short windows. `peers`: measure what it is compared with. `repetitions` None: as many as usual."""
+    """`quick`: short windows. `peers`: measure other servers, too. `repetitions` None: the number of the suite."""
 
     quick: bool
     peers: bool
     repetitions: int | None
 
     def pace(self, usual: PaceT, quick: PaceT) -> PaceT:
-        """The one that was asked for."""
+        """The pace that the options ask for."""
         chosen = quick if self.quick else usual
         return chosen if self.repetitions is None else replace(chosen, repetitions=self.repetitions)
 
 
-def main(name: str, description: str, run: Callable[[Options, Say], Measured]) -> None:
-    """Measure with `run(options, say)`; write benchmarks/results/NAME.json and the report unless quick."""
+@dataclass
+class Findings:
+    """What a run found, in the terms of `Result`: what was sent, one value per repetition of each figure, and more.
+
+    `points` hold what a load generator saw, `raw` single measurements, `peers` the rates of every server.
+    """
+
+    load: Mapping[str, Any] = field(default_factory=dict)
+    figures: dict[str, list[float]] = field(default_factory=dict)
+    points: list[dict[str, Any]] = field(default_factory=list)
+    raw: list[dict[str, Any]] = field(default_factory=list)
+    peers: list[dict[str, Any]] = field(default_factory=list)
+
+    def note(self, **figures: float) -> None:
+        """One more repetition of each of these figures."""
+        for name, value in figures.items():
+            self.figures.setdefault(name, []).append(value)
+
+    def keep_tally(self, tally: Tally, label: str) -> Tally:
+        """Keep what a load generator saw."""
+        self.points.append({"label": label, **tally.summary()})
+        return tally
+
+
+@dataclass
+class Rates(Findings):
+    """Also `per_s`: tokens or sentences per second, by workload and engine; `missing` says why an engine has none."""
+
+    per_s: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+    missing: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def keep(self, workload: str, per_s: dict[str, float]) -> None:
+        """The rates of a workload's engines in one repetition."""
+        for engine, rate in per_s.items():
+            self.per_s.setdefault((workload, engine), []).append(rate)
+
+    def keep_tally(self, tally: Tally, label: str) -> Tally:
+        """`keep_tally` that raises SextetError where not everything was answered."""
+        super().keep_tally(tally, label)
+        errors = self.points[-1]["errors"]
+        if errors or not tally.requests:
+            raise SextetError(f"{label}: of {tally.requests} requests failed {errors}")
+        return tally
+
+    def ratio(self, name: str, ours: tuple[str, str], theirs: tuple[str, str]) -> None:
+        """A figure: our rate over theirs, repetition by repetition; none where one is missing."""
+        pairs = zip(self.per_s.get(ours, []), self.per_s.get(theirs, []), strict=False)
+        if values := [one / other for one, other in pairs]:
+            self.figures[name] = values
+
+    def entries(self) -> list[dict[str, Any]]:
+        """The entries of `Result.peers`, workload by workload."""
+        entries = [
+            {"workload": workload, "peer": engine, "inputs_per_s": rates, "missing": None, "batch_size": None}
+            for (workload, engine), rates in self.per_s.items()
+        ]
+        entries += [
+            {"workload": workload, "peer": engine, "inputs_per_s": [], "missing": reason, "batch_size": None}
+            for (workload, engine), reason in self.missing.items()
+        ]
+        return sorted(entries, key=lambda entry: str(entry["workload"]))
+
+
+def main(name: str, description: str, run: Callable[[Options, Say], Findings], expected: Mapping[str, Figure]) -> None:
+    """Measure with `run(options, say)`; write benchmarks/results/NAME.json and the report unless quick.
+
+    The last line of JSON names those of the `expected` figures that could not be measured here as "missing".
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="short windows: whether it works; nothing is written")
     parser.add_argument("--no-peers", action="store_true", help="leave out what it is compared with")
@@ -60,28 +116,39 @@ def main(name: str, description: str, run: Callable[[Options, Say], Measured]) -
     args = parser.parse_args()
     if args.repetitions is not None and args.repetitions < 1:
         parser.error(f"--repetitions is {args.repetitions}; allowed: 1 and above")
+    if not IN_SOURCE_TREE:
+        sys.exit(f"{name}: needs the source tree, whose cluster.yaml it serves; an installation has `sextet bench`")
     try:
-        measured = run(Options(args.quick, not args.no_peers, args.repetitions), say)
+        findings = run(Options(args.quick, not args.no_peers, args.repetitions), say)
     except SextetError as error:
         sys.exit(f"{name}: {error}")
     given = sys.argv[1:]
     result = Result(
         name=name,
         scenario=name,
-        command=shlex.join(["python", "-m", f"benchmarks.{name}", *given]) if given else f"make bench-{name}",
-        load=measured.load,
-        figures=measured.figures,
-        points=measured.points,
-        raw=measured.raw,
-        peers=measured.peers,
-        warnings=bottlenecks(measured.points),
+        command=shlex.join(["python", "-m", f"benchmarks.suites.{name}", *given]) if given else f"make bench-{name}",
+        load=findings.load,
+        figures=findings.figures,
+        points=findings.points,
+        raw=findings.raw,
+        peers=findings.peers,
+        warnings=bottlenecks(findings.points),
+        missing=[figure for figure in expected if figure not in findings.figures],
     )
     if not args.quick:
         result.write(default_path(name))
         write_report()
+    if result.missing:
+        say(f"not measured here: {', '.join(result.missing)}; {absent(findings.peers)}")
     print(json.dumps(result.headline()))
 
 
+def absent(peers: Sequence[Mapping[str, Any]]) -> str:
+    """Why peers have no rate, in one line."""
+    reasons = {peer["peer"]: peer["missing"] for peer in peers if peer["missing"]}
+    return "; ".join(f"{peer}: {reason}" for peer, reason in reasons.items()) or "peers were left out"
+
+
 def say(line: str) -> None:
-    """Progress, where it does not mix with the last line."""
+    """Write progress to stderr; stdout has only the last line."""
     print(line, file=sys.stderr, flush=True)

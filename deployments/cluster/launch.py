@@ -1,4 +1,4 @@
-"""`sextet serve`: check, start Ray, deploy cluster.yaml, wait, demonstrate, keep serving, stop cleanly."""
+"""`sextet serve`: check cluster.yaml, start Ray, deploy, wait until every task answers, serve, stop without a trace."""
 
 import os
 import socket
@@ -12,8 +12,8 @@ from urllib.request import Request
 from deployments.ask import AskError, demonstrate, exchange
 from deployments.cluster.local_ray import connected, environment, metrics_url, started
 from deployments.cluster.platform import Platform
+from deployments.cluster.processes import Signals, StopRequested
 from deployments.cluster.progress import Say, step
-from deployments.cluster.signals import Signals, Stopped
 from deployments.config import TaskConfig, located, user_configs
 from pipelines.errors import ArtifactError, ConfigurationError, SextetError
 from pipelines.runtime.artifact import ModelArtifact
@@ -21,14 +21,14 @@ from pipelines.tasks import TASKS
 from stores.fetch import fetch
 
 HEARTBEAT_S = 1.0
-REACHABLE_S = 30.0  # how long HAProxy may take to know replicas that are up
+REACHABLE_S = 30.0  # how long HAProxy may take to learn of replicas that run
 
 
 @dataclass(frozen=True)
 class Launch:
-    """A cluster.yaml, where to listen instead of where it says, and whom to tell how it goes.
+    """A cluster.yaml and the options of the command line. `host` and `port` override the file's http_options.
 
-    With `platform` it is cut down to `task`, or to its only one, for a container of that platform.
+    With `platform` the file is cut down to `task`, or to its only task, for a container of that platform.
     """
 
     cluster: Path
@@ -64,8 +64,8 @@ def serve(
 
     With `address`, deploy onto that Ray cluster and return when it answers. `host` and `port` override the file's
     http_options. With `platform`, answer its contract for one task, on every interface. Progress goes to `progress`;
-    `ready URL`, and a question and its answer for each task, to stdout. Raises a SextetError of one line, having
-    cleaned up.
+    `ready URL`, and a question and its answer for each task, go to stdout. Raises a SextetError of one line, after
+    everything that was started has ended.
     """
     if task is not None and platform is None:
         raise ConfigurationError("--task chooses what a container serves; it needs --platform")
@@ -79,12 +79,12 @@ def serve(
             _serve_here(launch, signals)
         else:
             _deploy_there(launch, address)
-    except (Stopped, SystemExit):  # Ray turns a SIGTERM during its own start into SystemExit
+    except (StopRequested, SystemExit):  # Ray turns a SIGTERM during its own start into SystemExit
         progress("stopped")
     except Exception:
-        if not signals.stop_was_asked:
+        if not signals.stop_was_requested:
             raise
-        progress("stopped")  # a signal that arrives inside Ray's C code comes out as one of Ray's errors
+        progress("stopped")  # where a signal arrives in Ray's C++ code, Ray raises an error of its own
 
 
 def _serve_here(launch: Launch, signals: Signals) -> None:
@@ -92,68 +92,68 @@ def _serve_here(launch: Launch, signals: Signals) -> None:
     _check_port(content["http_options"]["host"], content["http_options"]["port"])
     _fetch_artifacts(content, launch.say)
     with environment(launch.say) as folder:
-        from deployments.cluster.serve_config import validated  # imports ray, which reads the environment
+        from deployments.cluster.rollout import validated  # imports ray, which reads the environment
 
         config = validated(content)
-        with started(folder, signals, launch.say) as check_alive:
+        with started(folder, signals, launch.say) as raise_if_dead:
             try:
-                url = _roll_out(config, launch.say, check_alive)
+                url = _roll_out(config, launch.say, raise_if_dead)
                 launch.say(f"metrics {metrics_url()}")
                 _introduce(config, url)
                 while True:
-                    check_alive()
-                    if signals.reload_was_asked():
-                        _reload(launch, check_alive)
+                    raise_if_dead()
+                    if signals.reload_was_requested():
+                        _reload(launch, raise_if_dead)
                     time.sleep(HEARTBEAT_S)
-            except Stopped:
+            except StopRequested:
                 launch.say("stopping: requests that are inside may finish")
                 raise
 
 
 def _deploy_there(launch: Launch, address: str) -> None:
-    from deployments.cluster.serve_config import validated
+    from deployments.cluster.rollout import validated
 
     config = validated(launch.content())
     with connected(address):
-        url = _roll_out(config, launch.say, check_alive=lambda: None)
+        url = _roll_out(config, launch.say, raise_if_dead=lambda: None)
         _introduce(config, url)
     launch.say("the cluster keeps serving; `serve shutdown` takes it down")
 
 
-def _reload(launch: Launch, check_alive: Callable[[], None]) -> None:
-    """Apply the file as it is now; what is wrong with it is told, and what was right goes on serving."""
-    from deployments.cluster.serve_config import validated
+def _reload(launch: Launch, raise_if_dead: Callable[[], None]) -> None:
+    """Apply the file as it is now. Where it is wrong, say why; the previous configuration goes on serving."""
+    from deployments.cluster.rollout import validated
 
     launch.say(f"reading {launch.cluster} again")
     try:
         content = launch.content()
         _fetch_artifacts(content, launch.say)
         config = validated(content)
-        _roll_out(config, launch.say, check_alive)
+        _roll_out(config, launch.say, raise_if_dead)
     except SextetError as error:
         launch.say(f"not applied: {error}")
     else:
         launch.say(f"applied {launch.cluster}")
 
 
-def _roll_out(config: Any, say: Say, check_alive: Callable[[], None]) -> str:
+def _roll_out(config: Any, say: Say, raise_if_dead: Callable[[], None]) -> str:
     from deployments.cluster import rollout
 
     with step("deploying", say):
         url = rollout.deploy(config)
-    rollout.wait(config, say, check_alive)
+    rollout.wait(config, say, raise_if_dead)
     for address in _addresses(config, url).values():
         _until_reachable(address)
     return url
 
 
 def _introduce(config: Any, url: str) -> None:
-    """Say that the cluster is ready, and let each task answer a question."""
+    """Print that the cluster is ready, and an answer of each task."""
     print(f"ready {url}", flush=True)
     for task, address in _addresses(config, url).items():
         try:
             answer = demonstrate(TASKS[task], address)
-        except AskError as error:  # the others are fine, and so may be other questions
+        except AskError as error:  # the cluster serves nevertheless
             answer = f"no answer: {error}"
         print(f"{task}\n  {TASKS[task].examples[0]}\n  -> {answer}", flush=True)
 
@@ -180,9 +180,9 @@ def _until_reachable(url: str) -> None:
 
 
 def _fetch_artifacts(content: dict[str, Any], say: Say) -> None:
-    """Have every artifact on this node, and name it in `content` so that no replica ever gets another one.
+    """Fetch every artifact to this node and pin it in `content`: all replicas get the same one, also later ones.
 
-    Raises ArtifactError for the first that cannot be had, or that a replica would refuse, before anything is started.
+    Raises ArtifactError for the first that cannot be fetched or that a replica would refuse.
     """
     given = user_configs(content)
     tasks = {task: TaskConfig.from_user_config(user_config, task) for task, user_config in given.items()}
@@ -201,7 +201,7 @@ def _fetch_artifacts(content: dict[str, Any], say: Say) -> None:
 
 
 def _check_port(host: Any, port: Any) -> None:
-    """Raise ConfigurationError unless something can listen there."""
+    """Raise ConfigurationError where nothing can listen at this address."""
     if not isinstance(host, str):
         raise ConfigurationError(f"http_options.host is {host!r}; allowed: an address")
     if not isinstance(port, int) or not 1 <= port <= 65535:

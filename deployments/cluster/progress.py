@@ -1,4 +1,4 @@
-"""Progress: whatever takes long says so, and says that it goes on."""
+"""Progress on the terminal: what a step does, and every few seconds that it still runs."""
 
 import threading
 import time
@@ -11,7 +11,7 @@ REMINDER_S = 5.0
 
 @contextmanager
 def step(what: str, say: Say) -> Iterator[None]:
-    """Say `what`, and again every few seconds how long it has taken, until the block ends."""
+    """Say `what`, and every REMINDER_S how long it has taken, until the block ends."""
     say(what)
     started_at = time.monotonic()
     ended = threading.Event()

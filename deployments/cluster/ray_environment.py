@@ -1,8 +1,12 @@
-"""The environment of a Ray cluster, on this machine or of each of its nodes. Ray reads it at import: set it before."""
+"""The environment variables of a Ray cluster: of one on this machine, or of each node of a larger one.
+
+Ray reads them when it is imported: set them before.
+"""
 
 import os
 import random
 import secrets
+import shlex
 import socket
 from pathlib import Path
 
@@ -15,15 +19,15 @@ TUNED = {
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a killed HAProxy is back in seconds
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # after the default of 5 a slow machine kills what is starting
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
-    # What was inside a replica that dies is asked of another one, where no answer has begun: inference may be repeated.
-    # Three times at most, so that a request that kills replicas ends too.
+    # HAProxy sends a request whose replica dies before its answer begins to another one: inference may be repeated.
+    # Three times at most, so that a request that kills replicas comes to an end.
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
     "RAY_SERVE_HAPROXY_RETRIES": "3",
-    "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",  # a replica that refuses one connection is gone: no try is lost on it
-    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",  # a request has to fit in here to be asked again; the default is 16384
+    "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",  # one refused connection marks a replica as down
+    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",  # only a request that fits in here can be repeated; the default is 16384
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.http.middleware.middlewares",
-    "RAY_prestart_worker_first_driver": "0",  # workers that start before anybody needs them only delay the others
-    "RAY_worker_niceness": "0",  # by default Ray runs its workers, which are the servers here, behind everything else
+    "RAY_prestart_worker_first_driver": "0",  # workers that start before they are needed delay the others
+    "RAY_worker_niceness": "0",  # by default Ray runs its workers, which are the servers here, at niceness 15
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 HAPROXY = {
@@ -31,19 +35,19 @@ HAPROXY = {
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # one log line through Python for each request
     "RAY_SERVE_HAPROXY_NBTHREAD": "2",
 }
-LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # means: this node's address is 127.0.0.1
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # in effect: this node's address is 127.0.0.1
 PYTHON_PROXY = {
     "RAY_SERVE_ENABLE_HA_PROXY": "0",
-    "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",  # replicas would listen for a proxy that is not there
+    "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",  # replicas would listen for an HAProxy that does not run
 }
-SPARE_PORTS = range(10_000, 30_000)  # below those of replicas, and below those that Linux hands out
+SPARE_PORTS = range(10_000, 30_000)  # below the ports of replicas, and below those that Linux hands out
 
 
 def prepare(folder: Path, haproxy: Path | None) -> None:
-    """Set the environment for a cluster of this machine alone; `folder` is its own and becomes HAProxy's.
+    """Set the environment for a cluster of this machine alone. `folder` is its own and becomes HAProxy's.
 
-    What the user has set stays, except that HAProxy is used exactly if there is one. Ray's own servers are on loopback
-    and behind a token of this cluster's own, wherever the ingress listens.
+    Variables that are set already stay, except that HAProxy is used exactly where `haproxy` names its binary. Ray's own
+    servers listen on loopback and ask for a token of this cluster, wherever the ingress listens.
     """
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     wanted = TUNED | LOOPBACK | token | (_haproxy_files(folder) if haproxy else {})
@@ -51,19 +55,36 @@ def prepare(folder: Path, haproxy: Path | None) -> None:
     os.environ.update(_proxy(folder, haproxy))
 
 
-def of_node(folder: Path, haproxy: Path | None) -> dict[str, str]:
-    """What `ray start` needs to find on each node of a cluster of several; `folder` is the node's own, and stays."""
-    return TUNED | _proxy(folder, haproxy)
+def node_exports(folder: Path, haproxy: Path | None) -> list[str]:
+    """Shell commands that export what `ray start` has to find on each node. `folder` is the node's own and must stay.
+
+    Ray's servers ask for a token, which the operator gives to every node: `ray start` refuses to run without one.
+    RAY_AUTH_MODE stays as it is where it is set.
+    """
+    variables = TUNED | _proxy(folder, haproxy)
+    exports = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    return [*exports, 'export RAY_AUTH_MODE="${RAY_AUTH_MODE:-token}"']
+
+
+def lacks_token() -> bool:
+    """Whether Ray would find no token where it asks for one; `ray start` then ends with a traceback."""
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        return False
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    file = Path(named) if named else Path.home() / ".ray" / "auth_token"
+    return not os.environ.get("RAY_AUTH_TOKEN") and not file.is_file()
 
 
 def _proxy(folder: Path, haproxy: Path | None) -> dict[str, str]:
     if haproxy is None:
         return PYTHON_PROXY
-    return HAPROXY | {"RAY_SERVE_HAPROXY_BINARY_PATH": str(write_wrapper(haproxy, folder))}
+    from deployments.http.request import BODY_S  # imports starlette
+
+    return HAPROXY | {"RAY_SERVE_HAPROXY_BINARY_PATH": str(write_wrapper(haproxy, folder, BODY_S))}
 
 
 def _haproxy_files(folder: Path) -> dict[str, str]:
-    """Files and ports that two clusters on a machine must not share."""
+    """Files and ports that two clusters on one machine must not share."""
     return {
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
@@ -77,16 +98,24 @@ def _haproxy_files(folder: Path) -> dict[str, str]:
 
 
 def free_port(preferred: int) -> str:
-    """`preferred`, or another port where that is taken.
+    """`preferred`, or another port where that is taken."""
+    return str(preferred if _is_free(preferred) else spare_port())
 
-    Not one that the system hands out: it is bound half a minute later, and Ray's processes take such ports meanwhile.
+
+def spare_port() -> int:
+    """A port that nothing listens on.
+
+    HAProxy binds it half a minute later: a port that the system hands out could be another Ray process's by then.
     """
-    for port in (preferred, *random.sample(SPARE_PORTS, 100)):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("0.0.0.0", port))
-            except OSError:
-                continue
-            return str(port)
-    return str(preferred)
+    tried = random.sample(SPARE_PORTS, 100)
+    return next((port for port in tried if _is_free(port)), tried[0])
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("0.0.0.0", port))
+        except OSError:
+            return False
+    return True

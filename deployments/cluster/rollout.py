@@ -1,19 +1,28 @@
-"""Rollout: a configuration becomes running replicas, or a reason why not. Needs a Ray cluster."""
+"""Rollout: a cluster.yaml is checked against Ray Serve's schema, deployed, and awaited until its replicas run.
+
+Imports ray: import it after the environment is set.
+"""
 
 import logging
 import re
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, get_args
 
+from pydantic import BaseModel, ValidationError
 from ray import serve
 from ray.exceptions import RayError
+
+# serve.start() takes no config of the form of cluster.yaml, and cannot deploy one: that is what `serve deploy` calls.
 from ray.serve._private.api import serve_start
+from ray.serve.config import AutoscalingConfig
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ServeDeploySchema
 
 from deployments.cluster.progress import REMINDER_S, Say
-from pipelines.errors import SextetError
+from deployments.config import unknown_key
+from pipelines.errors import ConfigurationError, SextetError
+from pipelines.tasks.parameters import shown
 
 POLL_S = 0.5
 FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
@@ -23,12 +32,30 @@ class RolloutError(SextetError):
     """A replica did not start; the message is its reason."""
 
 
+def validated(content: Mapping[str, Any]) -> ServeDeploySchema:
+    """The configuration as Ray Serve takes it. Serve ignores unknown keys; here they are refused.
+
+    Raises ConfigurationError, one line that names the key.
+    """
+    _check_keys(ServeDeploySchema, content, "cluster.yaml")
+    try:
+        config = ServeDeploySchema.model_validate(content)
+        for application in config.applications:
+            for deployment in application.deployments:
+                _check_autoscaling(f"{application.name}: autoscaling_config", deployment.autoscaling_config)
+        return config
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "cluster.yaml"
+        raise ConfigurationError(f"{where} is {shown(first['input'])}: {first['msg']}") from None
+
+
 def deploy(config: ServeDeploySchema) -> str:
-    """Hand the configuration to Serve, starting Serve if need be; returns the URL at which it listens.
+    """Hand the configuration to Ray Serve, starting Serve where it does not run. Returns the URL of the ingress.
 
     Raises RolloutError where Serve does not start.
     """
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # its progress is told here, in fewer words
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # `wait` reports progress instead
     try:
         client = serve_start(
             http_options=config.http_options.model_dump(),
@@ -42,12 +69,15 @@ def deploy(config: ServeDeploySchema) -> str:
     return f"http://{host}:{client.http_config.port}"
 
 
-def wait(config: ServeDeploySchema, say: Say, check_alive: Callable[[], None]) -> None:
-    """Return when every application runs; raises RolloutError at the first replica that does not start."""
+def wait(config: ServeDeploySchema, say: Say, raise_if_dead: Callable[[], None]) -> None:
+    """Return when every application runs. Raises RolloutError at the first replica that does not start.
+
+    `raise_if_dead` is called at each poll.
+    """
     started_at = reminded_at = time.monotonic()
     waiting = [application.name for application in config.applications]
     while waiting:
-        check_alive()
+        raise_if_dead()
         status = serve.status().applications
         for name in [name for name in waiting if name in status]:
             _raise_failure(name, status[name])
@@ -61,6 +91,37 @@ def wait(config: ServeDeploySchema, say: Say, check_alive: Callable[[], None]) -
         time.sleep(POLL_S)
 
 
+def _check_autoscaling(where: str, given: Any) -> None:
+    """Serve's schema leaves this to its controller, which would only log it."""
+    if isinstance(given, Mapping):
+        try:
+            AutoscalingConfig.model_validate(given)
+        except ValidationError as error:
+            raise ConfigurationError(f"{where}: {error.errors()[0]['msg']}") from None
+
+
+def _check_keys(model: type[BaseModel], given: Mapping[str, Any], where: str) -> None:
+    for key, value in given.items():
+        if key not in model.model_fields:
+            raise unknown_key(key, model.model_fields, where)
+        nested = next(_models(model.model_fields[key].annotation), None)
+        if nested is not None:
+            for index, one in enumerate(value if isinstance(value, list) else [value]):
+                if isinstance(value, list) and not isinstance(one, Mapping):
+                    raise ConfigurationError(f"{where}: {key}[{index}] is {shown(one)}; allowed: a mapping")
+                if isinstance(one, Mapping):
+                    name = one.get("name", index) if isinstance(value, list) else None
+                    _check_keys(nested, one, f"{where}: {key}" if name is None else f"{where}: {key}[{name}]")
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The pydantic models inside an annotation such as `Optional[Union[Dict, AutoscalingConfig]]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models(argument)
+
+
 def _raise_failure(name: str, application: Any) -> None:
     messages = [application.message, *(one.message for one in application.deployments.values())]
     failed = application.status in FAILED or any("failed to start" in message for message in messages)
@@ -69,7 +130,7 @@ def _raise_failure(name: str, application: Any) -> None:
 
 
 def _reason(messages: list[str]) -> str:
-    """The last line of a traceback in Serve's messages: the exception that started it all."""
+    """The exception in the last line of a traceback in Serve's messages, without its module."""
     lines = [line.strip() for message in messages for line in message.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit|Interrupt)\b.*:", line)]
     last = errors[-1] if errors else (lines[-1] if lines else "Serve gives no reason")
@@ -77,7 +138,7 @@ def _reason(messages: list[str]) -> str:
 
 
 def _reason_to_wait(waiting: list[str], status: dict[str, Any]) -> str:
-    """What Serve says about deployments that cannot be scheduled."""
+    """What Serve says about replicas for which no node has resources."""
     for name in waiting:
         for deployment in status[name].deployments.values() if name in status else ():
             if "to be scheduled" in deployment.message:

@@ -1,4 +1,4 @@
-"""Exceptions to HTTP: one table. Whatever is not in it is our fault, is logged with its traceback, and is a 500.
+"""Exceptions to HTTP, in one table. An exception that is not in it is a bug: it is logged with its traceback, as a 500.
 
 {"error": "<what, where, what is allowed>", "error_type": "validation" | "overloaded" | ...}
 """
@@ -20,7 +20,7 @@ from pipelines.errors import (
     SextetError,
 )
 
-logger = logging.getLogger("ray.serve")  # Serve's own: lands in the replica's log file
+logger = logging.getLogger("ray.serve")  # Ray Serve's own: it writes to the replica's log file
 
 
 class RouteNotFoundError(SextetError):
@@ -28,7 +28,7 @@ class RouteNotFoundError(SextetError):
 
 
 class MethodNotAllowedError(SextetError):
-    """The path exists, the method does not; `allow` goes into the header of that name."""
+    """The path does not take this method; `allow` becomes the header of that name."""
 
     def __init__(self, message: str, allow: str) -> None:
         super().__init__(message, allow)
@@ -36,19 +36,19 @@ class MethodNotAllowedError(SextetError):
 
 
 class UnsupportedMediaTypeError(SextetError):
-    """A body that is declared to be something else than JSON."""
+    """The content-type or content-encoding is not one that the path takes."""
 
 
 class NotAcceptableError(SextetError):
-    """A client that accepts only what is not written here."""
+    """The client accepts no media type that the path can answer with."""
 
 
 class BodyTooLargeError(SextetError):
-    """More bytes, or more inputs, than one request may hold."""
+    """The request has more bytes, or more inputs, than allowed."""
 
 
 class UnavailableError(OverloadedError):
-    """Nobody is there who could answer."""
+    """No replica can answer now; `retry_after_s` says when to ask again."""
 
 
 STATUSES: dict[type[BaseException], tuple[int, str]] = {
@@ -78,7 +78,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException) -> "Failure":
-        """Looks the exception up by its nearest class in the table; logs it when it is not there."""
+        """The entry of the exception's nearest class in STATUSES. Logs the exception where there is none."""
         for known in type(error).__mro__:
             if known in STATUSES:
                 status, error_type = STATUSES[known]
@@ -90,7 +90,7 @@ class Failure:
         return orjson.dumps({"error": self.error, "error_type": self.error_type})
 
     def response(self, body: bytes | None = None) -> Response:
-        """With `body` where a protocol has a wording of its own."""
+        """The response; `body` replaces the JSON above where a protocol has its own."""
         return Response(self.body() if body is None else body, self.status, self.headers, "application/json")
 
 

@@ -1,7 +1,7 @@
-"""Server-sent events: a response that sends each event as it comes and tells its source when the client leaves."""
+"""Server-sent events: a response that sends each event as it comes, and several streams merged into one."""
 
 from collections.abc import AsyncGenerator, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from starlette.responses import Response
@@ -9,13 +9,14 @@ from starlette.types import Receive, Scope, Send
 
 from deployments.http.errors import Failure
 
+T = TypeVar("T")
+
 
 class EventStream(Response):
-    """`data: {...}` for each payload of `events`; an exception among them becomes a last event, worded by `failure`.
+    """One `data: ...` event for each payload of `events`: a value, encoded as JSON, or bytes, sent as is.
 
-    A payload is JSON, or bytes that are sent as they are.
-
-    Serve cancels the task that sends when the client disconnects: `events` is closed then, and at the end.
+    An exception from `events` becomes the last event, worded by `failure`. `events` is closed at the end, and when the
+    client disconnects (Ray Serve then cancels the task that sends).
     """
 
     media_type = "text/event-stream"

@@ -1,11 +1,12 @@
-"""Headers that are kept from Serve, because it would answer in plain text, and now and then before us.
+"""ASGI middleware around the HTTP servers of Ray Serve (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH).
 
-Serve cancels a request whose `x-request-timeout-seconds` are over and answers by itself: this middleware, which Serve
-puts around its HTTP servers (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH), hands that header on under another name. The
-replica keeps the deadline; where none takes the request in time (while the only replica of a task is replaced, Serve's
-fallback proxy holds its requests), the answer is given here. Serve fails on an `x-request-id` that is not UTF-8, and on
-a websocket, which none of our routes is: the first is left out (a new id is made), the second closed. As the
-outermost one it also holds the head of an answer back until its body begins.
+Deadline: Serve cancels a request whose `x-request-timeout-seconds` are over, and answers in plain text. The header is
+therefore renamed. The replica keeps the deadline. Where no replica takes the request in time (Serve's fallback proxy
+holds the requests of a task whose only replica is being replaced), the 408 comes from here.
+
+Headers that Serve fails on: an `x-request-id` that is not UTF-8 is dropped (Serve makes a new one), a websocket closed.
+
+Retries: the head of a response is held back until its body begins, so that HAProxy can still ask another replica.
 """
 
 import asyncio
@@ -15,18 +16,17 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.http.errors import Failure
+from deployments.http.request import DEADLINE_HEADER, HIDDEN_DEADLINE_HEADER
 from pipelines.errors import DeadlineExceededError
 
-PUBLIC = "x-request-timeout-seconds"
-PRIVATE = "x-sextet-timeout-seconds"
-_PUBLIC, _PRIVATE, _REQUEST_ID = PUBLIC.encode(), PRIVATE.encode(), b"x-request-id"
-_NOT_SUPPORTED = 1003
-GRACE_S = 0.5  # this answers so much later than a replica would, whose answer has timings
-LONGEST_S = 86_400.0  # a later deadline is none: timers do not reach as far as floats
+GRACE_S = 0.5  # a replica answers at the deadline, with timings; without a replica the answer comes this much later
+LONGEST_S = 86_400.0  # a longer deadline is ignored: the event loop's timers do not reach as far as floats
+_DEADLINE, _HIDDEN, _REQUEST_ID = DEADLINE_HEADER.encode(), HIDDEN_DEADLINE_HEADER.encode(), b"x-request-id"
+_NOT_SUPPORTED = 1003  # a close code of websockets
 
 
 class RenameDeadline:
-    """ASGI middleware: the deadline has another name inside, which nobody can send from outside."""
+    """Renames the deadline header, drops a client's header of the hidden name, and answers where nobody else does."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -37,9 +37,9 @@ class RenameDeadline:
             return
         if scope["type"] == "http":
             scope["headers"] = [
-                (_PRIVATE if name == _PUBLIC else name, value)
+                (_HIDDEN if name == _DEADLINE else name, value)
                 for name, value in scope["headers"]
-                if name != _PRIVATE and (name != _REQUEST_ID or _is_utf8(value))
+                if name != _HIDDEN and (name != _REQUEST_ID or _is_utf8(value))
             ]
         timeout_s, send = _seconds(scope), _head_with_body(send)
         if timeout_s is None:
@@ -48,10 +48,10 @@ class RenameDeadline:
             await self._within(timeout_s, scope, receive, send)
 
     async def _within(self, timeout_s: float, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the application, and answer for it where it has not begun to after `timeout_s`."""
+        """Run the application, and answer in its place where it has not begun to after `timeout_s` and GRACE_S."""
 
-        async def relay(message: Message) -> None:
-            if limit.expired():  # what Serve says of a request that was cancelled
+        async def send_in_time(message: Message) -> None:
+            if limit.expired():  # Serve's own answer to a request that was cancelled
                 return
             limit.reschedule(None)
             await send(message)
@@ -59,19 +59,19 @@ class RenameDeadline:
         limit = asyncio.timeout(timeout_s + GRACE_S)
         try:
             async with limit:
-                await self._app(scope, receive, relay)
+                await self._app(scope, receive, send_in_time)
         except TimeoutError:
             if not limit.expired():
                 raise
         if limit.expired():
             error = DeadlineExceededError("the request's deadline ran out before a replica took it")
             response = Failure.of(error).response()
-            response.headers["x-request-id"] = _request_id(scope)  # Serve's own middleware for it is further inside
+            response.headers["x-request-id"] = _request_id(scope)  # Serve's own middleware for it is not reached
             await response(scope, receive, send)
 
 
 def _head_with_body(send: Send) -> Send:
-    """The head of an answer goes out when its body begins: between them a process that dies could not be replaced."""
+    """Send the head of a response together with the beginning of its body: a head cannot be taken back."""
     head: Message | None = None
 
     async def send_together(message: Message) -> None:
@@ -88,8 +88,8 @@ def _head_with_body(send: Send) -> Send:
 
 
 def _seconds(scope: Scope) -> float | None:
-    """The deadline of a request; None where it has none, or one that the replica will refuse."""
-    given = [value for name, value in scope.get("headers", ()) if name == _PRIVATE]
+    """The seconds of a valid deadline header, else None; the replica refuses an invalid one."""
+    given = [value for name, value in scope.get("headers", ()) if name == _HIDDEN]
     try:
         timeout_s = float(given[0]) if given else 0.0
     except ValueError:
@@ -98,7 +98,7 @@ def _seconds(scope: Scope) -> float | None:
 
 
 def _request_id(scope: Scope) -> str:
-    """The client's own, else a new one."""
+    """The client's own id, else a new one."""
     given = [value.decode() for name, value in scope["headers"] if name == _REQUEST_ID]
     return given[0] if given and given[0].isascii() else str(uuid.uuid4())
 
@@ -112,5 +112,5 @@ def _is_utf8(value: bytes) -> bool:
 
 
 def middlewares() -> list[Middleware]:
-    """What Serve calls in every process that serves HTTP."""
+    """Serve calls this in every process that serves HTTP."""
     return [Middleware(RenameDeadline)]

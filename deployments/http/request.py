@@ -1,11 +1,12 @@
-"""Exchange: one HTTP request while it is answered. What every protocol and route needs of HTTP, and nothing of tasks.
+"""What every task, protocol and gateway route needs of an HTTP request and of the times in its response.
 
-    route_of(request)          the path below the application's prefix, without a trailing slash
-    deadline_of(request)       x-request-timeout-seconds as a time of the loop's clock
-    read_json(request, limit)  the body, or why it is none
-    Timings                    the x-... headers of every response
+    Route.of(request)           where it goes inside the application; made once per request
+    deadline_of(request)        x-request-timeout-seconds as a time of the event loop's clock
+    read_body(request, limit)   the body, bounded in size and time, declared as JSON or as a protocol's own media type
+    decode_json(body)           strict JSON
+    Timings                     the x-... headers of every response
 
-Serve itself adds `x-request-id` to every response (the client's own, else a new one), so nothing here does.
+Ray Serve adds `x-request-id` to every response (the client's own, else a new one).
 """
 
 import asyncio
@@ -19,23 +20,57 @@ from typing import Any
 import orjson
 from starlette.requests import ClientDisconnect, Request
 
-from deployments.http import middleware as deadline_header
 from deployments.http.errors import BodyTooLargeError, MethodNotAllowedError, UnsupportedMediaTypeError
 from pipelines.errors import DeadlineExceededError, InvalidInputError
 
 JSON = ("application/json",)
+DEADLINE_HEADER = "x-request-timeout-seconds"
+HIDDEN_DEADLINE_HEADER = "x-sextet-timeout-seconds"
+"""The same header behind middleware.py, which renames it: Ray Serve would act on the first name."""
 BODY_S = 60.0
 """How long a client may take to send its body."""
 HEAD_START_S = 0.02
-"""Where Serve sees the deadline header too, it answers with plain text when that is over: be earlier by this much."""
+"""Where Ray Serve sees the deadline header, it answers in plain text at the deadline. The task answers earlier."""
 DISCARDED_BODIES = 16
-"""A body above the limit is read to its end and thrown away, up to this many times the limit: a client that is still
-sending would see a broken connection instead of the 413."""
+"""A body above the limit is read and discarded up to this many times the limit. A client that is still sending when the
+connection closes would see a broken connection instead of the 413."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where a request goes inside its application.
+
+    `path` is `/` for the application itself, with or without a trailing slash, else the path below the application's
+    prefix. `url_path` is the path that the client asked for, for error messages.
+    """
+
+    method: str
+    path: str
+    url_path: str
+
+    @classmethod
+    def of(cls, request: Request) -> "Route":
+        scope = request.scope
+        below: str = scope["path"].removeprefix(scope.get("root_path", ""))
+        return cls(scope["method"], "/" + below.strip("/"), scope["path"])
+
+    def require_method(self, allow: str) -> None:
+        """Raise MethodNotAllowedError unless the method is in the comma-separated `allow`."""
+        if self.method not in allow.split(", "):
+            raise MethodNotAllowedError(f"{self.method} is not allowed at {self.url_path}; allowed: {allow}", allow)
+
+
+def route_of(request: Request) -> str:
+    return Route.of(request).path
+
+
+def require_method(request: Request, allow: str) -> None:
+    Route.of(request).require_method(allow)
 
 
 @dataclass
 class Timings:
-    """Where the time of one request went; `compute_tokens` counts the tokens that the model read, without padding."""
+    """Where the time of one request went; `compute_tokens` are those that the model read and wrote, without padding."""
 
     started_at: float = field(default_factory=time.perf_counter)
     queue_s: float = 0.0
@@ -44,7 +79,7 @@ class Timings:
     compute_tokens: int = 0
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """As ASGI has them; all times in milliseconds; `x-total-time` ends now."""
+        """ASGI headers; times in milliseconds. `x-total-time` ends now."""
         return [
             (b"x-queue-time", _ms(self.queue_s)),
             (b"x-tokenization-time", _ms(self.tokenization_s)),
@@ -54,22 +89,10 @@ class Timings:
         ]
 
 
-def route_of(request: Request) -> str:
-    """`/` for the application itself, with or without a trailing slash; else the path below its prefix."""
-    path: str = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
-    return "/" + path.strip("/")
-
-
-def require_method(request: Request, allow: str) -> None:
-    """Raise MethodNotAllowedError unless the method is in the comma-separated `allow`."""
-    if request.method not in allow.split(", "):
-        raise MethodNotAllowedError(f"{request.method} is not allowed at {request.url.path}; allowed: {allow}", allow)
-
-
 def deadline_of(request: Request) -> float | None:
-    """When the answer is no longer wanted, None for never; raises InvalidInputError for a header that is no time."""
-    hidden = request.headers.get(deadline_header.PRIVATE)
-    given = request.headers.get(deadline_header.PUBLIC) if hidden is None else hidden
+    """When the client stops waiting; None for never. Raises InvalidInputError for a header that is not a time."""
+    hidden = request.headers.get(HIDDEN_DEADLINE_HEADER)
+    given = request.headers.get(DEADLINE_HEADER) if hidden is None else hidden
     if given is None:
         return None
     try:
@@ -77,7 +100,7 @@ def deadline_of(request: Request) -> float | None:
     except ValueError:
         timeout_s = math.nan
     if not 0 < timeout_s < math.inf:
-        raise InvalidInputError(f"{deadline_header.PUBLIC} is {given!r}; allowed: a number of seconds above 0")
+        raise InvalidInputError(f"{DEADLINE_HEADER} is {given!r}; allowed: a number of seconds above 0")
     head_start_s = min(HEAD_START_S, timeout_s / 2) if hidden is None else 0.0
     return asyncio.get_running_loop().time() + timeout_s - head_start_s
 
@@ -85,7 +108,7 @@ def deadline_of(request: Request) -> float | None:
 async def read_body(request: Request, max_bytes: int, media_types: Sequence[str] = JSON) -> bytes:
     """The body's bytes, declared as one of `media_types`, or as a kind of JSON.
 
-    Raises BodyTooLargeError, UnsupportedMediaTypeError, and DeadlineExceededError after BODY_S.
+    Raises UnsupportedMediaTypeError, BodyTooLargeError, and DeadlineExceededError after BODY_S.
     """
     media_type = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
     if media_type not in media_types and not re.fullmatch(r"application/[^/]+\+json", media_type):
@@ -93,11 +116,6 @@ async def read_body(request: Request, max_bytes: int, media_types: Sequence[str]
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding != "identity":
         raise UnsupportedMediaTypeError(f"the content-encoding is {encoding!r}; allowed: identity (no compression)")
-    return await read_any_body(request, max_bytes)
-
-
-async def read_any_body(request: Request, max_bytes: int) -> bytes:
-    """The body's bytes, whatever they are declared to be; raises BodyTooLargeError, and DeadlineExceededError."""
     body, received = bytearray(), 0
     try:
         async with asyncio.timeout(BODY_S):

@@ -1,38 +1,26 @@
-"""HAProxy as Ray Serve runs it: which binary, on which addresses, and how to let its requests finish."""
+"""HAProxy as Ray Serve runs it: which binary, with which configuration, and how to let its requests finish."""
 
 import os
 import shlex
 import shutil
 import socket
+import sys
 import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-WRAPPER = r"""#!/bin/sh
-# Ray Serve starts this as HAProxy (-db -f CONFIG ...). Three things are changed in its configuration:
-# - its pages for people and for Prometheus listen on every interface: they are moved to loopback;
-# - where no replica answers it says 500 in plain text: it says 503 in JSON, and when to come back;
-# - what defaults.cfg, beside this, says;
-# and HAProxy must not outlive the actor that started it.
+from deployments.ingress import rewrite
+from deployments.ingress.aliases import aliases
+from deployments.ingress.rewrite import Settings
+
+WRAPPER = """\
+#!/bin/sh
+# Ray Serve starts this as HAProxy: -db -f CONFIG ...
 for argument; do [ "$previous" = -f ] && config=$argument; previous=$argument; done
-stats=$RAY_SERVE_HAPROXY_STATS_PORT folder=${0%/*}
-sed -i -e 's/^\( *bind\) :/\1 127.0.0.1:/' -e "s/^\( *bind\) [*]:$stats$/\1 127.0.0.1:$stats/" \
-    -e "s|^\( *errorfile 50[234]\) .*|\1 \"$folder/unavailable.http\"|" \
-    -e "/^defaults$/r $folder/defaults.cfg" "$config"
+[ -z "$config" ] || REWRITE "$config" || exit 1
+# HAProxy must not outlive the actor that started it.
 exec DIE_WITH_PARENT BINARY "$@"
-"""
-DEFAULTS = """\
-    # Only a request that it has as a whole can HAProxy send to another replica where the first one dies: it waits for
-    # all of it, as far as its buffer goes, instead of handing it on while it arrives.
-    option http-buffer-request
-    timeout http-request BODY_Ss
-    errorfile 408 "FOLDER/late.http"
-    # A machine without power closes no connection: after 25 s without a sign from it, another one is asked.
-    option srvtcpka
-    srvtcpka-idle 10s
-    srvtcpka-intvl 5s
-    srvtcpka-cnt 3
 """
 UNAVAILABLE = b'{"error":"no replica of this task answers now; it is being replaced","error_type":"overloaded"}'
 LATE = b'{"error":"the request was not complete after %d s","error_type":"timeout"}'
@@ -53,24 +41,27 @@ def find_binary() -> Path | None:
         return None
 
 
-def write_wrapper(binary: Path, folder: Path) -> Path:
-    """A script in `folder` that runs `binary` as a cluster of ours needs it."""
-    from deployments.http.request import BODY_S  # imports starlette
+def write_wrapper(binary: Path, folder: Path, body_s: float) -> Path:
+    """A script in `folder` that rewrites the configuration it is given, and runs `binary` with it.
 
+    `body_s` is how long a client may take to send a request.
+    """
+    pages = {"unavailable": folder / "unavailable.http", "late": folder / "late.http"}
+    _write_page(pages["unavailable"], b"503 Service Unavailable\r\nretry-after: 5", UNAVAILABLE)
+    _write_page(pages["late"], b"408 Request Timeout\r\nconnection: close", LATE % body_s)
+    settings = folder / "settings.json"
+    Settings(int(body_s), str(pages["late"]), str(pages["unavailable"]), aliases()).write(settings)
     setpriv = shutil.which("setpriv")
     die_with_parent = f"{shlex.quote(setpriv)} --pdeathsig KILL" if setpriv else ""
-    script = WRAPPER.replace("DIE_WITH_PARENT", die_with_parent).replace("BINARY", shlex.quote(str(binary)))
-    defaults = DEFAULTS.replace("BODY_S", f"{BODY_S:.0f}").replace("FOLDER", str(folder))
-    (folder / "defaults.cfg").write_text(defaults)
-    _write_answer(folder / "unavailable.http", b"503 Service Unavailable\r\nretry-after: 5", UNAVAILABLE)
-    _write_answer(folder / "late.http", b"408 Request Timeout\r\nconnection: close", LATE % BODY_S)
+    rewriting = shlex.join([sys.executable, "-IS", rewrite.__file__, str(settings)])
+    script = WRAPPER.replace("REWRITE", rewriting).replace("DIE_WITH_PARENT", die_with_parent)
     wrapper = folder / "haproxy"
-    wrapper.write_text(script)
+    wrapper.write_text(script.replace("BINARY", shlex.quote(str(binary))), encoding="utf-8")
     wrapper.chmod(0o700)
     return wrapper
 
 
-def _write_answer(file: Path, head: bytes, body: bytes) -> None:
+def _write_page(file: Path, head: bytes, body: bytes) -> None:
     file.write_bytes(
         b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncache-control: no-store\r\ncontent-length: %d\r\n\r\n%s"
         % (head, len(body), body)
@@ -78,10 +69,10 @@ def _write_answer(file: Path, head: bytes, body: bytes) -> None:
 
 
 def drain(folder: Path, limit_s: float) -> None:
-    """Stop accepting connections, then wait until no request is inside any more, `limit_s` at most.
+    """Close the listening sockets, then wait until no request is being answered, for at most `limit_s`.
 
-    `folder` holds the configurations and admin sockets of the cluster's HAProxy processes; where there is none, nothing
-    waits.
+    `folder` holds the configurations and admin sockets of the cluster's HAProxy processes. Without one, this returns
+    at once.
     """
     leave_at = time.monotonic() + limit_s
     admin_sockets = list(folder.rglob("admin.sock"))
@@ -95,10 +86,10 @@ def drain(folder: Path, limit_s: float) -> None:
 
 
 def _running(folder: Path) -> int:
-    """How many HAProxy processes there are on configurations in `folder`.
+    """How many HAProxy processes run on configurations in `folder`.
 
-    At each reload the new process takes over the admin socket; the old one is not seen there, and lives until what is
-    inside it has been answered.
+    At each reload the new process takes over the admin socket. The old one cannot be asked any more, and runs until its
+    requests are answered.
     """
     option, count = f"\0-f\0{folder}/".encode(), 0
     for command_line in Path("/proc").glob("[0-9]*/cmdline"):
@@ -108,12 +99,12 @@ def _running(folder: Path) -> int:
 
 
 def _requests_inside(sessions: str) -> bool:
-    """Whether one arrives or is answered now, from HAProxy's list of such; an idle connection is not there."""
+    """Whether a request arrives or is being answered, from HAProxy's `show sess`, which leaves idle connections out."""
     return " fe=http_frontend " in sessions
 
 
 def _command(admin_socket: Path, command: str) -> str:
-    """HAProxy's answer, empty where it does not listen any more."""
+    """HAProxy's answer; empty where nothing listens on the socket."""
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(1.0)

@@ -1,27 +1,19 @@
-"""Convert: a checkpoint into a PyTorch model, and that into fp32 ONNX graphs, by Optimum's exporter if not in slots."""
+"""Convert: a PyTorch model becomes fp32 ONNX graphs, with a KV cache in slots or by Optimum's exporter."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from checkpoints.checkpoint import ResolvedCheckpoint
-from checkpoints.gguf_tokens import GgufTokens
+from checkpoints.checkpoint import ResolvedCheckpoint, untrained
+from checkpoints.heads import ENCODER_DECODER, fits
 from export.graphs.seq2seq_slot_graph import convert_seq2seq_to_slots
 from export.graphs.slot_graph import convert_to_slots
-from pipelines.errors import CheckpointError, ConfigurationError
+from pipelines.errors import CheckpointError
 from pipelines.tasks import TASKS
 
 Graphs = dict[str, Path]
 """ONNX file by role: `model`, or `encoder` and `decoder`; Optimum's `decoder` is the first step, and
 `decoder_with_past` the others."""
-
-# transformers' loader, and how the names of the classes end whose heads do the task.
-_HEADS = {
-    "text-classification": ("AutoModelForSequenceClassification", ("ForSequenceClassification",)),
-    "question-answering": ("AutoModelForQuestionAnswering", ("ForQuestionAnswering", "ForQuestionAnsweringSimple")),
-    "token-classification": ("AutoModelForTokenClassification", ("ForTokenClassification",)),
-}
-_GENERATORS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "MTModel")
 
 
 def check_task(checkpoint: ResolvedCheckpoint, task: str, *, allow_untrained_head: bool = False) -> None:
@@ -30,10 +22,9 @@ def check_task(checkpoint: ResolvedCheckpoint, task: str, *, allow_untrained_hea
     from optimum.exporters.tasks import TasksManager
 
     config, name = checkpoint.config, checkpoint.name
-    if config.is_encoder_decoder and task == "text-generation":
-        raise CheckpointError(
-            f"{name} is an encoder-decoder ({config.model_type}): it does translation or summarization"
-        )
+    if not fits(task, config):
+        does = " or ".join(other.name for other in TASKS.values() if other.head.auto_class == ENCODER_DECODER)
+        raise CheckpointError(f"{name} is an encoder-decoder ({config.model_type}): it does {does}")
     try:
         supported = TasksManager.get_supported_tasks_for_model_type(
             config.model_type, "onnx", library_name="transformers"
@@ -41,36 +32,12 @@ def check_task(checkpoint: ResolvedCheckpoint, task: str, *, allow_untrained_hea
     except KeyError:
         raise CheckpointError(f"{name}: Optimum cannot export the architecture {config.model_type!r}") from None
     if _optimum_task(task, config) not in supported:
-        possible = [other for other in TASKS if _optimum_task(other, config) in supported]
-        if config.is_encoder_decoder and "text-generation" in possible:
-            possible.remove("text-generation")
-        does = " or ".join(possible) if possible else "none of the six tasks"
+        possible = [other for other in TASKS if _optimum_task(other, config) in supported and fits(other, config)]
+        does = " or ".join(possible) if possible else "none of the tasks here"
         raise CheckpointError(f"{name} is a {config.model_type} checkpoint, which cannot do {task}; it does {does}")
     trained_for = (config.architectures or [""])[0]
-    endings = _HEADS[task][1] if task in _HEADS else _GENERATORS
-    if trained_for and not trained_for.endswith(endings) and not allow_untrained_head:
-        raise _untrained(name, task, f"it was saved as {trained_for}")
-
-
-def load_model(checkpoint: ResolvedCheckpoint, task: str, *, allow_untrained_head: bool = False) -> Any:
-    """The PyTorch model in fp32, ready for inference. Raises CheckpointError where weights are missing or misshapen."""
-    import torch
-    import transformers
-
-    loader = getattr(transformers, _loader(task, checkpoint.config))
-    try:
-        model, loading = loader.from_pretrained(
-            checkpoint.path, dtype=torch.float32, output_loading_info=True, local_files_only=True, **checkpoint.loading
-        )
-    except Exception as error:  # by the file: safetensors, pickle, zip, OS or transformers' own errors
-        reason = str(error).strip().split("\n", 1)[0]
-        raise CheckpointError(f"the weights of {checkpoint.name} cannot be loaded: {reason}") from error
-    missing = sorted(loading["missing_keys"])
-    if missing and not allow_untrained_head:
-        raise _untrained(checkpoint.name, task, f"the checkpoint lacks {missing[0]} ({len(missing)} tensors in all)")
-    if checkpoint.gguf:
-        GgufTokens.read(checkpoint.gguf).correct_model(model)
-    return model.eval()
+    if trained_for and not trained_for.endswith(TASKS[task].head.classes) and not allow_untrained_head:
+        raise untrained(name, task, f"it was saved as {trained_for}")
 
 
 def convert(model: Any, task: str, folder: Path, cache: str = "plain") -> Graphs:
@@ -155,21 +122,6 @@ def opset(graphs: Mapping[str, Path]) -> int:
 
 
 def _optimum_task(task: str, config: Any) -> str:
-    if task in _HEADS:
+    if not TASKS[task].generates:
         return task
-    if task not in TASKS:
-        raise ConfigurationError(f"task is {task!r}; allowed: {', '.join(TASKS)}")
     return "text2text-generation-with-past" if config.is_encoder_decoder else "text-generation-with-past"
-
-
-def _loader(task: str, config: Any) -> str:
-    if task in _HEADS:
-        return _HEADS[task][0]
-    return "AutoModelForSeq2SeqLM" if config.is_encoder_decoder else "AutoModelForCausalLM"
-
-
-def _untrained(name: str, task: str, why: str) -> CheckpointError:
-    return CheckpointError(
-        f"{name} has no trained head for {task}: {why}; its answers would be random. Name a checkpoint that was "
-        "fine-tuned for it, fine-tune this one (`sextet finetune`), or pass --allow-untrained-head"
-    )

@@ -31,8 +31,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export.graphs.contrib import contrib
 from export.graphs.slot_graph import OPSET
+from export.graphs.tracing import contrib
 
 ARCHITECTURES = ("bart", "m2m_100", "marian", "t5")
 _WIDTH_OF_A_HEAD = 8  # GroupQueryAttention takes heads of a multiple of it

@@ -20,8 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from export.graphs.contrib import contrib
+from checkpoints.frameworks import exclusive
 from export.graphs.slot_fusions import ROOT_MEAN_SQUARE, fuse
+from export.graphs.tracing import contrib
 
 ARCHITECTURES = ("gpt2", "gpt_neo", "llama", "qwen2")
 _NAME = "sextet_slots"
@@ -145,7 +146,10 @@ def _slot_decoder(model: Any) -> Any:
 
 @contextmanager
 def _traced(model: Any, decoder: Any) -> Iterator[None]:
-    """Let the model attend, and not rotate, through `decoder`, and name its norms; afterwards all is as it was."""
+    """Let the model attend, and not rotate, through `decoder`, and name its norms; afterwards all is as it was.
+
+    Some of this changes classes and modules of transformers, for all models of the process: one thread at a time.
+    """
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
     from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
 
@@ -158,26 +162,27 @@ def _traced(model: Any, decoder: Any) -> Iterator[None]:
         window = module.config.window_size if local else None
         return decoder.attend(module.layer_id, query, key, value, 1.0, window).transpose(1, 2), None
 
-    modeling: Any = sys.modules[type(model).__module__]
-    chosen, rotate = model.config._attn_implementation, getattr(modeling, "apply_rotary_pos_emb", None)
-    neo = GPTNeoSelfAttention._attn
-    norms = {type(one): type(one).forward for one in model.modules() if type(one).__name__.endswith("RMSNorm")}
-    ALL_ATTENTION_FUNCTIONS.register(_NAME, attend)
-    model.config._attn_implementation = _NAME
-    GPTNeoSelfAttention._attn = attend_in_gpt_neo
-    for norm in norms:
-        norm.forward = _norm
-    if decoder.rotates:
-        modeling.apply_rotary_pos_emb = lambda query, key, *_rotation: (query, key)
-    try:
-        yield
-    finally:
-        model.config._attn_implementation = chosen
-        GPTNeoSelfAttention._attn = neo
-        for norm, forward in norms.items():
-            norm.forward = forward
+    with exclusive:
+        modeling: Any = sys.modules[type(model).__module__]
+        chosen, rotate = model.config._attn_implementation, getattr(modeling, "apply_rotary_pos_emb", None)
+        neo = GPTNeoSelfAttention._attn
+        norms = {type(one): type(one).forward for one in model.modules() if type(one).__name__.endswith("RMSNorm")}
+        ALL_ATTENTION_FUNCTIONS.register(_NAME, attend)
+        model.config._attn_implementation = _NAME
+        GPTNeoSelfAttention._attn = attend_in_gpt_neo
+        for norm in norms:
+            norm.forward = _norm
         if decoder.rotates:
-            modeling.apply_rotary_pos_emb = rotate
+            modeling.apply_rotary_pos_emb = lambda query, key, *_rotation: (query, key)
+        try:
+            yield
+        finally:
+            model.config._attn_implementation = chosen
+            GPTNeoSelfAttention._attn = neo
+            for norm, forward in norms.items():
+                norm.forward = forward
+            if decoder.rotates:
+                modeling.apply_rotary_pos_emb = rotate
 
 
 def _norm(module: Any, values: Any) -> Any:

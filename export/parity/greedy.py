@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.generation.slots.seq2seq_slots import Seq2SeqSessions, SlotEncoderDecoder
-from pipelines.generation.slots.slot_decoder import SlotDecoder
+from pipelines.generation.slots.causal import CausalSlots
+from pipelines.generation.slots.seq2seq import Seq2SeqSessions, Seq2SeqSlots
 from pipelines.runtime.session import InferenceSession
 
 _CHUNK_TOKENS = 16  # so that most prompts take several
@@ -134,7 +134,7 @@ class _SlotDecoder:
     def __init__(self, session: InferenceSession, prompts: Sequence[Sequence[int]], steps: int) -> None:
         self.lengths = np.zeros(len(prompts), np.int64)
         self.prompts = prompts
-        self.decoder = SlotDecoder(session, len(prompts), max(map(len, prompts)) + steps)
+        self.decoder = CausalSlots(session, len(prompts), max(map(len, prompts)) + steps)
 
     def __call__(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
         ids = feeds["input_ids"]
@@ -157,7 +157,7 @@ class _SlotDecoder:
 class _SlotSeq2Seq:
     def __init__(self, sessions: Seq2SeqSessions, sources: Sequence[Sequence[int]], steps: int) -> None:
         self.lengths = np.zeros(len(sources), np.int64)
-        self.decoder = SlotEncoderDecoder(sessions, len(sources), steps, max(map(len, sources)))
+        self.decoder = Seq2SeqSlots(sessions, len(sources), steps, max(map(len, sources)))
         for failure in self.decoder.open(dict(enumerate(sources))).values():
             raise failure
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.generation.decoding.logits import log_softmax
-from pipelines.generation.slots.slot_decoder import SlotDecoder
+from pipelines.generation.slots.causal import CausalSlots
 from pipelines.runtime.session import InferenceSession
 
 
@@ -29,7 +29,7 @@ class Perplexity:
         for ids in texts:
             with torch.no_grad():
                 reference = model(torch.tensor([ids])).logits[0].numpy()
-            decoder = SlotDecoder(session, 1, len(ids))
+            decoder = CausalSlots(session, 1, len(ids))
             exported = decoder.read(0, np.asarray([ids], np.int64), np.zeros(1, np.int64), np.arange(len(ids)))[0]
             self.observe(reference[:-1], exported[:-1], np.asarray(ids[1:]))
 

@@ -7,15 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from checkpoints.checkpoint import ResolvedCheckpoint
-from checkpoints.gguf_tokens import GgufTokens
+from checkpoints.checkpoint import max_length
 from export.parity.samples import ODD_TEXTS, TEXTS
 from export.tokenizers.pieces import PieceTokenizer, build, surround
 from pipelines.errors import CheckpointError
 from pipelines.runtime.artifact import TokenizerSettings
-
-_UNSET_LENGTH = 1_000_000  # transformers writes 1e30 where a tokenizer knows no limit
-_DEFAULT_LENGTH = 512
 
 
 @dataclass(frozen=True)
@@ -24,20 +20,6 @@ class ExportedTokenizer:
 
     settings: TokenizerSettings
     outside: int | None
-
-
-def load_tokenizer(checkpoint: ResolvedCheckpoint) -> Any:
-    """The checkpoint's transformers tokenizer, the fast one where there is one."""
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, local_files_only=True, **checkpoint.loading)
-    except Exception as error:  # whatever a broken file raises, in transformers, tokenizers or sentencepiece
-        reason = str(error).strip().split("\n", 1)[0]
-        raise CheckpointError(f"the tokenizer of {checkpoint.name} cannot be read: {reason}") from error
-    if checkpoint.gguf:
-        GgufTokens.read(checkpoint.gguf).correct_tokenizer(tokenizer)
-    return tokenizer
 
 
 def write_tokenizer(tokenizer: Any, model: Any, folder: Path) -> ExportedTokenizer:
@@ -66,25 +48,6 @@ def write_tokenizer(tokenizer: Any, model: Any, folder: Path) -> ExportedTokeniz
         languages=_languages(tokenizer),
     )
     return ExportedTokenizer(settings, outside)
-
-
-def max_length(tokenizer: Any, model: Any) -> int:
-    """The longest input in tokens, special tokens included, that both tokenizer and position embeddings allow."""
-    limits = [tokenizer.model_max_length] if tokenizer.model_max_length < _UNSET_LENGTH else []
-    for name in ("max_position_embeddings", "n_positions"):
-        if positions := getattr(model.config, name, None):
-            limits.append(positions - _first_position(model))
-            break
-    return int(min(limits, default=_DEFAULT_LENGTH))
-
-
-def _first_position(model: Any) -> int:
-    """RoBERTa and its descendants number positions from the padding index on, which costs them two."""
-    for name, module in model.named_modules():
-        padding = getattr(module, "padding_idx", None)
-        if name.endswith("embeddings.position_embeddings") and padding is not None:
-            return int(padding) + 1
-    return 0
 
 
 def _languages(tokenizer: Any) -> dict[str, int]:

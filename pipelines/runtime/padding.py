@@ -19,6 +19,11 @@ class EncoderRow:
     def n_tokens(self) -> int:
         return len(self.input_ids)
 
+    @property
+    def max_new_tokens(self) -> int:
+        """An encoder writes none."""
+        return 0
+
 
 def padded_tokens(lengths: Sequence[int]) -> int:
     """What a batch of rows of these lengths costs: every row is as long as the longest."""

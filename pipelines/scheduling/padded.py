@@ -1,105 +1,62 @@
-"""TokenBudgetBatcher: rows of many requests, cut into batches by their PADDED tokens. Plain asyncio, no framework.
+"""PaddedScheduler: rows of many requests, cut into batches by their PADDED tokens. Plain asyncio, no framework.
 
-    submit(rows) ──> waiting (oldest first) ──cut──> forward in a worker thread ──> outputs, row by row
-    stream(row)  ──> the same queue and the same worker threads, one row per batch, items as they come
+    submit(rows) ──> FairQueue ──cut──> forward in a worker thread ──> outputs, row by row
 
 Nothing runs while nothing waits: a batch is cut when rows arrive and when a worker becomes free, so there is no
-loop that must be started or could hang. One event loop per batcher; only `forward` leaves it.
+loop that must be started or could hang. All but `forward` belongs to one event loop.
 """
 
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar, cast
+from itertools import count, islice
+from typing import Generic, Protocol, TypeVar, cast
 
-from pipelines.errors import ConfigurationError, DeadlineExceededError, GenerationError, OverloadedError
-from pipelines.runtime.padding import padded_tokens
-from pipelines.scheduling.cost_model import UNMEASURED, CostModel
-from pipelines.scheduling.row_queue import RowQueue
-from pipelines.tasks.pipeline import Cancelled, Row
+from pipelines.errors import ConfigurationError, GenerationError, InvalidInputError
+from pipelines.scheduling.cost_model import SATURATED, UNMEASURED, CostModel
+from pipelines.scheduling.fair import Backlog, FairClock, FairQueue
+from pipelines.scheduling.scheduler import (
+    BatchingConfig,
+    BatchReport,
+    Completed,
+    OnBatch,
+    OutputT,
+    QueueConfig,
+    RowT,
+    Scheduler,
+    Stream,
+    deadline_exceeded,
+    elapsed_s,
+    shutting_down,
+    unreported,
+)
 
-RowT = TypeVar("RowT", bound=Row)
-OutputT = TypeVar("OutputT")
-ItemT = TypeVar("ItemT")
-
-MOST_AT_ONCE = 1024  # batches: each has a thread
-MEMORY = 0.8  # weight of the past in the moving average of how true the cost model is
-
-
-@dataclass(frozen=True)
-class BatchingConfig:
-    """What a batch, and the queue in front of it, may hold.
-
-    `max_batch_tokens` bounds rows x longest row; a row longer than that goes alone. Below these bounds the cost model
-    decides how large a batch becomes. `concurrency` batches run at
-    once: as many as threads keeps a CPU busy. `batch_wait_timeout_s` lets an idle worker wait for company; zero
-    starts at once. `max_queue_tokens` bounds the rows that wait, in real tokens; a request larger than that is
-    admitted only to an empty queue.
-    """
-
-    max_batch_tokens: int = 4096
-    max_batch_size: int = 32
-    batch_wait_timeout_s: float = 0.0
-    max_queue_tokens: int = 262_144
-    concurrency: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("max_batch_tokens", "max_batch_size", "max_queue_tokens", "concurrency"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} is {getattr(self, name)}; allowed: an integer from 1")
-        if self.concurrency > MOST_AT_ONCE:
-            raise ConfigurationError(f"concurrency is {self.concurrency}; allowed: 1 to {MOST_AT_ONCE}")
-        if not 0 <= self.batch_wait_timeout_s <= 10:
-            raise ConfigurationError(f"batch_wait_timeout_s is {self.batch_wait_timeout_s}; allowed: 0 to 10 seconds")
+BATCHES_AHEAD = 8  # full batches of waiting rows that are searched for neighbours of the first row's length
+DRIFT_MEMORY = 0.8  # weight of the past in the moving average of real over predicted seconds
+BULK_S = 0.2  # a request of several rows with more work than that is bulk
+INTERACTIVE_S = 1.0  # a worker stays free of bulk for so long after another request came
 
 
-@dataclass(frozen=True)
-class Completed(Generic[OutputT]):
-    """One output per submitted row, in order, and how they came about.
-
-    `queue_s` ends when the first row starts; `inference_s` is the rest. `batch_sizes` has one entry, in rows, for
-    each of this request's rows: the size of the batch that carried it.
-    """
-
-    outputs: list[OutputT]
-    queue_s: float
-    inference_s: float
-    batch_sizes: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class BatchReport:
-    """A batch that ended: its `rows`, their `tokens`, `padded_tokens` (rows x longest) and how long it took.
-
-    `queue_s` is how long its oldest row had waited.
-    """
-
-    rows: int
-    tokens: int
-    padded_tokens: int
-    queue_s: float
-    inference_s: float
-
-
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Request(Generic[RowT, OutputT]):
-    """One call of `submit` or `stream`. `departed_at` once nobody waits for it any more: left, failed or answered."""
+    """One call of `submit`. `departed_at` is set once nobody waits for it any more: left, failed or answered."""
 
     done: asyncio.Future[None]
-    items: Callable[[RowT, Cancelled], None] | None
+    outputs: list[OutputT | None]
     rows: list["_Waiting[RowT, OutputT]"] = field(default_factory=list)
-    outputs: list[OutputT | None] = field(default_factory=list)
     batch_sizes: list[int] = field(default_factory=list)
     submitted_at: float = field(default_factory=time.perf_counter)
     started_at: float = math.nan
     unanswered: int = 0
+    bulk: bool = False
+    waiting: int = 0
     departed_at: float | None = None
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Waiting(Generic[RowT, OutputT]):
     """One row in the queue or in a batch: the `index`-th of its request."""
 
@@ -107,42 +64,56 @@ class _Waiting(Generic[RowT, OutputT]):
     index: int
     row: RowT
     n_tokens: int
+    cost_s: float
+    tag: float
+    number: int
 
-    @property
-    def alone(self) -> bool:
-        return self.request.items is not None
+
+@dataclass(eq=False, slots=True)
+class _Batch(Generic[RowT, OutputT]):
+    """Rows in a worker thread. `bulk`: its first row belongs to a bulk request."""
+
+    rows: list[_Waiting[RowT, OutputT]]
+    predicted_s: float
+    bulk: bool
+    started_at: float = field(default_factory=time.perf_counter)
 
 
-class TokenBudgetBatcher(Generic[RowT, OutputT]):
-    """Queue, cut, run, fan out. `forward(rows, cancelled)` gives one output per row and runs in a worker thread.
+class PaddedScheduler(Scheduler[RowT, OutputT]):
+    """Queue, cut, run, fan out. `forward(rows)` gives one output per row, in order, and runs in a worker thread.
 
-    `cancelled()` is true once nobody waits for any row of the batch. A batch that raises is run again row by row,
-    so that one poisonous input fails alone.
+    A batch that raises is run again row by row, so that one poisonous input fails alone.
+
+    Where there are several workers and short requests keep coming, bulk requests leave one worker free: a short request
+    then waits for no batch of a long list. Lists give up a part of the machine for that only while others come.
     """
 
     def __init__(
         self,
-        forward: Callable[[Sequence[RowT], Cancelled], list[OutputT]],
+        forward: Callable[[Sequence[RowT]], list[OutputT]],
         config: BatchingConfig | None = None,
         cost: CostModel = UNMEASURED,
-        on_batch: Callable[[BatchReport], None] = lambda _report: None,
+        queue: QueueConfig | None = None,
+        on_batch: OnBatch = unreported,
     ) -> None:
+        super().__init__(queue or QueueConfig(), on_batch)
         self.config = config or BatchingConfig()
         self.cost = cost
         self._forward = forward
-        self._on_batch = on_batch
-        self._workers = ThreadPoolExecutor(max_workers=self.config.concurrency, thread_name_prefix="forward")
-        self._waiting: RowQueue[_Waiting[RowT, OutputT]] = RowQueue(
-            self.config.max_batch_tokens, self.config.max_batch_size, cost
-        )
-        self._running: dict[asyncio.Task[None], list[_Waiting[RowT, OutputT]]] = {}
-        self._drift: float | None = None  # seconds that pass for each that the cost model predicts
-        self._closing = False
+        self._workers = ThreadPoolExecutor(self.config.concurrency, thread_name_prefix="forward")
+        self._waiting: FairQueue[_Waiting[RowT, OutputT]] = FairQueue()
+        self._clock = FairClock()
+        self._numbers = count()
+        self._running: set[_Batch[RowT, OutputT]] = set()
+        self._backlog = Backlog()
+        self._interactive_at = -math.inf
+        # Real seconds for each that the cost model predicts; None until a batch has ended.
+        self._drift: float | None = 1.0 if cost is not UNMEASURED else None
+        self._idle = asyncio.Event()
 
     @property
     def waiting_tokens(self) -> int:
-        """Real tokens of the rows that no worker has started yet."""
-        return self._waiting.tokens
+        return self._backlog.tokens
 
     @property
     def running_batches(self) -> int:
@@ -150,30 +121,25 @@ class TokenBudgetBatcher(Generic[RowT, OutputT]):
         return len(self._running)
 
     @property
-    def abandoned_s(self) -> float:
-        """For how long the batch that nobody waits for any more has been going on all the same; 0.0 for none."""
-        departures = [[one.request.departed_at for one in batch] for batch in self._running.values()]
+    def stalled_s(self) -> float:
+        departures = [[one.request.departed_at for one in batch.rows] for batch in self._running]
         abandoned = [max(filter(None, batch)) for batch in departures if None not in batch]
-        return time.perf_counter() - min(abandoned) if abandoned else 0.0
+        return elapsed_s(min(abandoned)) if abandoned else 0.0
 
-    def expected_wait_s(self) -> float:
-        """How long a row that arrives now waits for a worker, by the cost model and by how true it was; 0.0 when idle.
+    def expected_wait_s(self, rows: Sequence[RowT] = ()) -> float:
+        """By the cost model and by how true it was. Running batches count half: that much of them is left on average.
 
-        Running batches count half: on average that much of them is left.
+        Of a request with several waiting rows, as much counts as a fair share lets go before the last of `rows`.
         """
         if self._drift is None or len(self._running) < self.config.concurrency:
             return 0.0
-        running_s = sum(self._predicted_s(batch) for batch in self._running.values())
-        return self._drift * (running_s / 2 + self._waiting.work_s()) / self.config.concurrency
+        own_s = sum(self.cost.row_s(row.n_tokens) for row in rows)
+        running_s = sum(batch.predicted_s for batch in self._running) / 2
+        before_s = self._backlog.before_s(own_s) / (1 - SATURATED) + running_s
+        return self._drift * before_s / self.config.concurrency
 
     async def submit(self, rows: Sequence[RowT], deadline: float | None = None) -> Completed[OutputT]:
-        """Outputs of `rows`, in order. `deadline` is a time of the running loop's clock.
-
-        Raises OverloadedError when the queue is full, closing, or too slow for the deadline; DeadlineExceededError
-        when it ran out; and whatever `forward` raised for one of these rows. A caller that is cancelled leaves the
-        queue at once.
-        """
-        request = self._admit(rows, deadline, items=None)
+        request = self._enter(rows, deadline)
         try:
             await request.done
         finally:
@@ -184,90 +150,75 @@ class TokenBudgetBatcher(Generic[RowT, OutputT]):
             outputs=cast(list[OutputT], request.outputs),
             queue_s=started_at - request.submitted_at,
             inference_s=ended_at - started_at,
+            read_tokens=sum(one.n_tokens for one in request.rows),
             batch_sizes=tuple(request.batch_sizes),
         )
 
-    async def stream(
-        self, row: RowT, items: Callable[[RowT, Cancelled], Iterator[ItemT]], deadline: float | None = None
-    ) -> AsyncGenerator[ItemT, None]:
-        """What `items(row, cancelled)` yields, iterated in a worker thread, each handed over as it comes.
+    def stream(self, rows: Sequence[RowT], deadline: float | None = None) -> Stream:
+        raise InvalidInputError("stream is true; allowed for models that generate")
 
-        Raises as `submit` does. Closing the iterator makes `cancelled()` true, which ends decoding at its next step.
-        """
-        loop = asyncio.get_running_loop()
-        arrived: asyncio.Queue[Any] = asyncio.Queue()
-        end = object()
-
-        def produce(row: RowT, cancelled: Cancelled) -> None:
-            for item in items(row, cancelled):
-                if cancelled():
-                    return
-                loop.call_soon_threadsafe(arrived.put_nowait, item)
-
-        request = self._admit([row], deadline, items=produce)
-        request.done.add_done_callback(lambda _: arrived.put_nowait(end))
-        try:
-            while (item := await arrived.get()) is not end:
-                yield item
-            await request.done
-        finally:
-            self._leave(request)
-
-    async def close(self, drain_s: float = 0.0) -> None:
-        """Refuse new rows, let those inside finish for `drain_s`, then fail the rest. Safe to call twice."""
-        self._closing = True
+    def reconfigure(self, batching: BatchingConfig, queue: QueueConfig) -> None:
+        """`concurrency` needs a new scheduler, as the sessions of a loaded model depend on it."""
+        if batching.concurrency != self.config.concurrency:
+            raise ConfigurationError(
+                f"concurrency is {batching.concurrency}; the loaded model runs {self.config.concurrency}"
+            )
+        self.config, self.queue = batching, queue
         self._dispatch()
-        leave_at = time.monotonic() + drain_s
-        while self._running and (left_s := leave_at - time.monotonic()) > 0:
-            await asyncio.wait(self._running, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-        for one in [*self._waiting, *(one for batch in self._running.values() for one in batch)]:
-            self._fail(one.request, _closing())
+
+    async def drain(self, limit_s: float = 0.0) -> None:
+        self._draining = True
+        self._dispatch()
+        if self._running:
+            self._idle.clear()
+            try:
+                async with asyncio.timeout(limit_s):
+                    await self._idle.wait()
+            except TimeoutError:
+                pass
+        for one in [*self._waiting, *(one for batch in self._running for one in batch.rows)]:
+            self._fail(one.request, shutting_down())
         self._workers.shutdown(wait=False)
 
-    def _admit(
-        self, rows: Sequence[RowT], deadline: float | None, items: Callable[[RowT, Cancelled], None] | None
-    ) -> _Request[RowT, OutputT]:
+    def _enter(self, rows: Sequence[RowT], deadline: float | None) -> _Request[RowT, OutputT]:
         loop = asyncio.get_running_loop()
-        n_tokens = [row.n_tokens for row in rows]
-        self.refuse_overload(deadline, sum(n_tokens))
-        request: _Request[RowT, OutputT] = _Request(done=loop.create_future(), items=items)
-        request.rows = [_Waiting(request, index, row, n_tokens[index]) for index, row in enumerate(rows)]
-        request.outputs = [None] * len(rows)
-        request.unanswered = len(rows)
+        self.admit(rows, deadline, None if deadline is None else loop.time())
+        request: _Request[RowT, OutputT] = _Request(loop.create_future(), [None] * len(rows))
         if not rows:
             request.done.set_result(None)
-        elif deadline is not None:
-            error = DeadlineExceededError("the request's deadline ran out before its answer was ready")
-            expiry = loop.call_at(deadline, self._fail, request, error)
+            return request
+        if deadline is not None:
+            expiry = loop.call_at(deadline, self._fail, request, deadline_exceeded())
             request.done.add_done_callback(lambda _: expiry.cancel())
+        tag, work_s, tokens = self._clock.arrive(), 0.0, 0
+        for index, row in enumerate(rows):
+            n_tokens = row.n_tokens
+            cost_s = self.cost.row_s(n_tokens)
+            request.rows.append(_Waiting(request, index, row, n_tokens, cost_s, tag + work_s, next(self._numbers)))
+            work_s, tokens = work_s + cost_s, tokens + n_tokens
+        request.unanswered = request.waiting = len(rows)
+        self._backlog.put(request, len(rows), tokens, work_s)
+        request.bulk = len(rows) > 1 and work_s * (self._drift or 1.0) > BULK_S
+        if not request.bulk:
+            self._interactive_at = request.submitted_at
         self._waiting.put(request.rows)
         self._dispatch()
         return request
 
-    def refuse_overload(self, deadline: float | None, n_tokens: int = 1) -> None:
-        """Raise OverloadedError where a request of so many tokens would not be admitted now."""
-        if self._closing:
-            raise _closing()
-        time_left_s = None if deadline is None else deadline - asyncio.get_running_loop().time()
-        wait_s = self.expected_wait_s()
-        if self._waiting and self._waiting.tokens + n_tokens > self.config.max_queue_tokens:
-            raise OverloadedError(
-                f"the queue is full: {self._waiting.tokens} tokens wait and the request has {n_tokens}; "
-                f"allowed: {self.config.max_queue_tokens} together",
-                retry_after_s=wait_s,
-            )
-        if time_left_s is not None and wait_s > max(time_left_s, 0.0):
-            raise OverloadedError(
-                f"the deadline cannot be met: about {wait_s:.2f} s of work wait before it and {time_left_s:.2f} s are "
-                "left",
-                retry_after_s=wait_s,
-            )
+    def _take(self, rows: Sequence[_Waiting[RowT, OutputT]]) -> None:
+        """Remove rows from the queue; those that have left it already are no error."""
+        for one in self._waiting.discard(rows):
+            self._backlog.take(one.request, one.n_tokens, one.cost_s)
+            one.request.waiting -= 1
 
     def _leave(self, request: _Request[RowT, OutputT]) -> None:
-        """Forget a request: its rows leave the queue, and the batches that carry others of its rows may stop."""
-        request.departed_at = request.departed_at or time.perf_counter()
-        if request.unanswered:
-            self._waiting.discard(request.rows)
+        """Forget a request: its rows leave the queue."""
+        if request.departed_at is None:
+            request.departed_at = time.perf_counter()
+            if request.rows:
+                self._clock.leave()
+        if request.waiting:
+            self._take(request.rows)
         if not request.done.done():
             request.done.cancel()
         elif not request.done.cancelled():
@@ -281,98 +232,134 @@ class TokenBudgetBatcher(Generic[RowT, OutputT]):
     def _dispatch(self) -> None:
         """Give every free worker a batch. Called whenever rows arrive or a worker becomes free."""
         while self._waiting and len(self._running) < self.config.concurrency:
-            batch = self._waiting.next_batch()
-            company_s = self._company_s(batch)
+            first = self._first()
+            if first is None:
+                return
+            size = self.config.max_batch_size
+            ahead = () if len(self._waiting) == 1 else islice(self._waiting, BATCHES_AHEAD * size)
+            others = [one for one in ahead if one is not first]
+            rows = cut(first, others, len(self._waiting), self.config, self.cost)
+            company_s = self._company_s(rows)
             if company_s > 0:
                 asyncio.get_running_loop().call_later(company_s, self._dispatch)
                 return
-            self._waiting.discard(batch)
-            task = asyncio.get_running_loop().create_task(self._run(batch))
-            self._running[task] = batch
-            task.add_done_callback(self._finished)
+            self._take(rows)
+            predicted_s = self.cost.batch_s(len(rows), max(one.n_tokens for one in rows))
+            self._clock.advance(sum(one.cost_s for one in rows))
+            batch = _Batch(rows, predicted_s, first.request.bulk)
+            for one in rows:
+                one.request.batch_sizes.append(len(rows))
+                if math.isnan(one.request.started_at):
+                    one.request.started_at = batch.started_at
+            self._running.add(batch)
+            self._workers.submit(self._work, batch, asyncio.get_running_loop())
 
-    def _company_s(self, batch: list[_Waiting[RowT, OutputT]]) -> float:
+    def _first(self) -> _Waiting[RowT, OutputT] | None:
+        """The row around which the next batch is cut; None where only bulk waits and has its workers already."""
+        limit = self.config.concurrency - 1
+        quiet_s = elapsed_s(self._interactive_at)
+        if limit == 0 or quiet_s >= INTERACTIVE_S or sum(batch.bulk for batch in self._running) < limit:
+            return next(iter(self._waiting))
+        first = next((one for one in self._waiting if not one.request.bulk), None)
+        if first is None:
+            asyncio.get_running_loop().call_later(INTERACTIVE_S - quiet_s, self._dispatch)
+        return first
+
+    def _company_s(self, rows: list[_Waiting[RowT, OutputT]]) -> float:
         """How much longer a batch that took everything, and could take more, waits for rows to join it."""
-        if self._closing or len(batch) < len(self._waiting) or len(batch) == self.config.max_batch_size:
+        if self.config.batch_wait_timeout_s == 0 or self._draining:
             return 0.0
-        return self.config.batch_wait_timeout_s - (time.perf_counter() - batch[0].request.submitted_at)
+        if len(rows) < len(self._waiting) or len(rows) == self.config.max_batch_size:
+            return 0.0
+        return self.config.batch_wait_timeout_s - elapsed_s(rows[0].request.submitted_at)
 
-    async def _run(self, batch: list[_Waiting[RowT, OutputT]]) -> None:
-        started_at = time.perf_counter()
-        for one in batch:
-            one.request.batch_sizes.append(len(batch))
-            if math.isnan(one.request.started_at):
-                one.request.started_at = started_at
+    def _work(self, batch: _Batch[RowT, OutputT], loop: asyncio.AbstractEventLoop) -> None:
+        """In a worker thread: run a batch; where it raises, the rows of each request by themselves."""
+        outcomes: list[OutputT | Exception]
         try:
-            outputs = await self._in_worker(batch)
+            outcomes = list(self._outputs([one.row for one in batch.rows]))
         except Exception as error:
-            if len({id(one.request) for one in batch}) == 1:
-                self._fail(batch[0].request, error)
+            if len({id(one.request) for one in batch.rows}) == 1:
+                outcomes = [error] * len(batch.rows)
             else:
-                await self._run_one_by_one(batch)
-        else:
-            # Before anybody is answered: the worker would wait until the loop has written all these answers.
-            self._release()
-            for one, output in zip(batch, outputs, strict=True):
-                self._answer(one, output)
-        inference_s = time.perf_counter() - started_at
-        drift = inference_s / self._predicted_s(batch)
-        self._drift = drift if self._drift is None else MEMORY * self._drift + (1 - MEMORY) * drift
-        lengths = [one.n_tokens for one in batch]
-        queue_s = started_at - batch[0].request.submitted_at
-        self._on_batch(BatchReport(len(batch), sum(lengths), padded_tokens(lengths), queue_s, inference_s))
+                outcomes = [self._alone(one) for one in batch.rows]
+        try:
+            loop.call_soon_threadsafe(self._ended, batch, outcomes)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            return
 
-    def _predicted_s(self, batch: list[_Waiting[RowT, OutputT]]) -> float:
-        return self.cost.batch_s(len(batch), max(one.n_tokens for one in batch))
+    def _alone(self, one: _Waiting[RowT, OutputT]) -> OutputT | Exception:
+        if one.request.departed_at is not None:
+            return shutting_down()  # nobody sees it
+        try:
+            return self._outputs([one.row])[0]
+        except Exception as error:
+            return error
 
-    async def _run_one_by_one(self, batch: list[_Waiting[RowT, OutputT]]) -> None:
-        for one in batch:
-            if one.request.departed_at is None:
-                try:
-                    self._answer(one, (await self._in_worker([one]))[0])
-                except Exception as error:
-                    self._fail(one.request, error)
+    def _outputs(self, rows: list[RowT]) -> list[OutputT]:
+        try:
+            outputs = self._forward(rows)
+        except StopIteration as error:  # a future cannot carry it: the request would wait for ever
+            raise GenerationError("the model stopped without an answer") from error
+        if len(outputs) != len(rows):
+            raise GenerationError(f"the model gave {len(outputs)} outputs for {len(rows)} inputs")
+        return outputs
 
-    async def _in_worker(self, batch: list[_Waiting[RowT, OutputT]]) -> list[Any]:
-        rows = [one.row for one in batch]
-        items = batch[0].request.items
-
-        def cancelled() -> bool:
-            return all(one.request.departed_at is not None for one in batch)
-
-        def work() -> list[Any]:
-            try:
-                outputs: list[Any] = self._forward(rows, cancelled) if items is None else [items(rows[0], cancelled)]
-            except StopIteration as error:  # asyncio cannot carry it: the batch would wait for ever
-                raise GenerationError("the model stopped without an answer") from error
-            if len(outputs) != len(rows) and not cancelled():
-                raise GenerationError(f"the model gave {len(outputs)} outputs for {len(rows)} inputs")
-            return outputs if len(outputs) == len(rows) else [None] * len(rows)
-
-        return await asyncio.get_running_loop().run_in_executor(self._workers, work)
-
-    def _answer(self, one: _Waiting[RowT, OutputT], output: OutputT) -> None:
-        request = one.request
-        request.outputs[one.index] = output
-        request.unanswered -= 1
-        if not request.unanswered and not request.done.done():
-            request.done.set_result(None)
-
-    def _release(self) -> None:
-        """Hand the worker of the running batch over to the next one."""
-        task = asyncio.current_task()
-        assert task is not None
-        del self._running[task]
+    def _ended(self, batch: _Batch[RowT, OutputT], outcomes: Sequence[OutputT | Exception]) -> None:
+        self._running.discard(batch)
+        # Before anybody is answered: the worker would wait until the loop has written all these answers.
         self._dispatch()
+        inference_s = elapsed_s(batch.started_at)
+        for one, outcome in zip(batch.rows, outcomes, strict=True):
+            request = one.request
+            if isinstance(outcome, Exception):
+                self._fail(request, outcome)
+                continue
+            request.outputs[one.index] = outcome
+            request.unanswered -= 1
+            if not request.unanswered and not request.done.done():
+                request.done.set_result(None)
+        drift = inference_s / batch.predicted_s
+        self._drift = drift if self._drift is None else DRIFT_MEMORY * self._drift + (1 - DRIFT_MEMORY) * drift
+        lengths = [one.n_tokens for one in batch.rows]
+        queue_s = batch.started_at - batch.rows[0].request.submitted_at
+        padded = max(lengths) * len(lengths)
+        self._on_batch(BatchReport(len(lengths), sum(lengths), 0, padded, queue_s, inference_s))
+        if not self._running and not self._waiting:
+            self._idle.set()
 
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        batch = self._running.pop(task, [])
-        if task.cancelled():  # the event loop is going down
-            for one in batch:
-                self._fail(one.request, _closing())
-        else:
-            self._dispatch()
+
+class Measured(Protocol):
+    """A row, as far as a batch is concerned."""
+
+    @property
+    def n_tokens(self) -> int: ...
 
 
-def _closing() -> OverloadedError:
-    return OverloadedError("the replica is shutting down", retry_after_s=1.0)
+MeasuredT = TypeVar("MeasuredT", bound=Measured)
+
+
+def cut(
+    first: MeasuredT, others: Sequence[MeasuredT], waiting: int, config: BatchingConfig, cost: CostModel
+) -> list[MeasuredT]:
+    """The batch around `first`: of `others`, those nearest to its length that fit with it. `waiting` counts all rows.
+
+    A row joins where that costs less than a batch of its own, until the batch is large enough: until one more row would
+    hardly make any cheaper, or would cost more than it saves. It keeps every row of the batch waiting for its own part,
+    and saves everyone behind the start of a batch: few who wait are answered soonest by small batches, many by large
+    ones. A row that is longer than `max_batch_tokens` goes alone.
+    """
+    rows, longest = [first], first.n_tokens
+    for one in sorted(others, key=lambda one: abs(one.n_tokens - first.n_tokens)):
+        saved_s = cost.start_s * (waiting - len(rows))
+        if len(rows) == config.max_batch_size or cost.is_saturated(len(rows), longest):
+            break
+        if saved_s < cost.row_s(longest) * len(rows):
+            break
+        padded = max(longest, one.n_tokens)
+        together_s = cost.batch_s(len(rows) + 1, padded)
+        apart_s = cost.batch_s(len(rows), longest) + cost.batch_s(1, one.n_tokens)
+        if padded * (len(rows) + 1) <= config.max_batch_tokens and together_s <= apart_s:
+            rows.append(one)
+            longest = padded
+    return rows

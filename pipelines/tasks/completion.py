@@ -6,21 +6,23 @@ fill the window, penalties on the tokens of the answer alone, and a text that en
 """
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pipelines.errors import GenerationError, InputTooLongError, InvalidInputError
 from pipelines.generation.decoding.config import MAX_SEQUENCES
-from pipelines.generation.decoding.request import Answer, Cancelled, Step, never
+from pipelines.generation.decoding.request import Answer, Step
 from pipelines.generation.decoding.stopping import StopStrings
 from pipelines.generation.text.detokenizer import Detokenizer
 from pipelines.generation.text.visible_text import VisibleText
 from pipelines.runtime.tokenizer import clean_up_spaces
+from pipelines.scheduling.scheduler import BatchingConfig, OnBatch, QueueConfig, unreported
+from pipelines.scheduling.slots import SlotScheduler
 from pipelines.tasks.generator import SEED_BITS
 from pipelines.tasks.inputs import parse_text
 from pipelines.tasks.parameters import Parameters, require
-from pipelines.tasks.pipeline import Pipeline
+from pipelines.tasks.pipeline import Pipeline, StepWriter
 from pipelines.tasks.text_generation import PromptRow, TextGenerationPipeline
 
 Prompt = str | tuple[int, ...]
@@ -138,8 +140,16 @@ class CompletionPipeline(Pipeline[Prompt, CompletionParameters, PromptRow, Answe
         prompts = [tuple(next(encodings).ids) if isinstance(one, str) else one for one in inputs]
         return [self._rows(given, ids, parameters) for given, ids in zip(inputs, prompts, strict=True)]
 
-    def forward(self, rows: Sequence[PromptRow], cancelled: Cancelled = never) -> list[Answer]:
-        return self._model.forward(rows, cancelled)
+    def forward(self, rows: Sequence[PromptRow]) -> list[Answer]:
+        return self._model.forward(rows)
+
+    def scheduler(
+        self,
+        batching: BatchingConfig | None = None,
+        queue: QueueConfig | None = None,
+        on_batch: OnBatch = unreported,
+    ) -> SlotScheduler:
+        return self._generator.scheduler(queue, on_batch)
 
     def postprocess(
         self, given: Prompt, rows: Sequence[PromptRow], outputs: Sequence[Answer], parameters: CompletionParameters
@@ -147,16 +157,16 @@ class CompletionPipeline(Pipeline[Prompt, CompletionParameters, PromptRow, Answe
         """The choices, whole."""
         return [self._choice(row, answer, parameters) for row, answer in zip(rows, outputs, strict=True)]
 
-    def stream(self, row: PromptRow, parameters: CompletionParameters, cancelled: Cancelled = never) -> Iterator[Piece]:
+    def stream(self, row: PromptRow, parameters: CompletionParameters) -> tuple[PromptRow, StepWriter]:
         """One piece per token, of whole characters only, the last one with its `finish_reason`.
 
-        Ends without that once `cancelled()` is true. Raises InvalidInputError for what only the whole answer has.
+        Raises InvalidInputError for what only the whole answer has.
         """
         if parameters.echo and parameters.logprobs:
             raise InvalidInputError("parameters.echo is true; allowed with stream and logprobs: false")
         if parameters.max_tokens == 0:
             raise InvalidInputError("parameters.max_tokens is 0; allowed with stream: from 1")
-        return self._pieces(row, self._generator.engine.stream(row, cancelled), parameters)
+        return row, self._writer(row, parameters)
 
     def _rows(self, given: Prompt, ids: tuple[int, ...], parameters: CompletionParameters) -> list[PromptRow]:
         defaults, window = self._generator.defaults, self._generator.window
@@ -193,7 +203,12 @@ class CompletionPipeline(Pipeline[Prompt, CompletionParameters, PromptRow, Answe
         echoed = self._echoed(row, answer) if row.prompt_logprobs else ()
         if parameters.max_tokens == 0:
             return Piece(row.text, len(row.prompt), 0, echoed, "length")
-        pieces = list(self._pieces(row, iter(answer.generations[0].steps), parameters))
+        pieces, write = [], self._writer(row, parameters)
+        for step in answer.generations[0].steps:
+            piece, is_last = write(step)
+            pieces.append(piece)
+            if is_last:
+                break
         if not pieces:
             raise GenerationError("decoding was cancelled before its first token")
         tokens = (*echoed, *(token for piece in pieces for token in piece.tokens))
@@ -207,12 +222,17 @@ class CompletionPipeline(Pipeline[Prompt, CompletionParameters, PromptRow, Answe
             offset += len(echoed[-1].text)
         return tuple(echoed)
 
-    def _pieces(self, row: PromptRow, steps: Iterator[Step], parameters: CompletionParameters) -> Iterator[Piece]:
+    def _writer(self, row: PromptRow, parameters: CompletionParameters) -> Callable[[Step], tuple[Piece, bool]]:
+        """Steps of a row to pieces, each of which is the last where it has a `finish_reason`."""
         detokenizer = Detokenizer(row.prompt, self._decode, self._clean_up)
         visible = VisibleText(parameters.stop)
         echo = row.text if parameters.echo else ""
         offset = len(echo)
-        for count, step in enumerate(steps, 1):
+        count = 0
+
+        def write(step: Step) -> tuple[Piece, bool]:
+            nonlocal echo, offset, count
+            count += 1
             top = tuple((detokenizer.peek(token_id), logprob) for token_id, logprob in step.top)
             text = detokenizer.push(step.token_id)
             if step.finish_reason is not None:
@@ -227,10 +247,10 @@ class CompletionPipeline(Pipeline[Prompt, CompletionParameters, PromptRow, Answe
                 reason = "length"
             if reason is not None:
                 shown += visible.finish()
-            yield Piece(echo + shown, len(row.prompt), count, tokens, reason)
-            if reason is not None:
-                return
-            echo = ""
+            before, echo = echo, ""
+            return Piece(before + shown, len(row.prompt), count, tokens, reason), reason is not None
+
+        return write
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(ids, clean_up_tokenization_spaces=False)

@@ -11,8 +11,10 @@ from pipelines.runtime.elastic_session import ElasticSession
 from pipelines.runtime.padding import EncoderRow, pad
 from pipelines.runtime.session import SessionConfig
 from pipelines.runtime.tokenizer import Tokenizer
-from pipelines.scheduling.cost_model import CostModel, measure, shapes_within
-from pipelines.tasks.pipeline import InputT, OutputT, ParametersT, Pipeline
+from pipelines.scheduling.cost_model import measure, shapes_within
+from pipelines.scheduling.padded import PaddedScheduler
+from pipelines.scheduling.scheduler import BatchingConfig, OnBatch, OutputT, QueueConfig, unreported
+from pipelines.tasks.pipeline import InputT, ParametersT, Pipeline
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -69,7 +71,15 @@ class EncoderPipeline(Pipeline[InputT, ParametersT, EncoderRow, OutputT]):
     def tokenizer(self) -> Tokenizer:
         return self._encoder.tokenizer
 
-    def measure_cost(self, max_batch_tokens: int, max_batch_size: int, concurrency: int = 1) -> CostModel:
-        shapes = list(shapes_within(self._encoder.tokenizer.settings.max_length, max_batch_tokens, max_batch_size))
+    def scheduler(
+        self,
+        batching: BatchingConfig | None = None,
+        queue: QueueConfig | None = None,
+        on_batch: OnBatch = unreported,
+    ) -> PaddedScheduler[EncoderRow, OutputT]:
+        batching = batching or BatchingConfig()
+        longest = self._encoder.tokenizer.settings.max_length
+        shapes = list(shapes_within(longest, batching.max_batch_tokens, batching.max_batch_size))
         self._encoder.calibrate(sorted({tokens for _, tokens in shapes}))
-        return measure(self.forward, self._encoder.blank_row, shapes, concurrency)
+        cost = measure(self.forward, self._encoder.blank_row, shapes, batching.concurrency)
+        return PaddedScheduler(self.forward, batching, cost, queue, on_batch)

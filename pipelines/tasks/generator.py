@@ -6,12 +6,15 @@ from typing import Any, Literal
 
 from pipelines.errors import ArtifactError, ConfigurationError, InputTooLongError, InvalidInputError
 from pipelines.generation.decoding.config import GenerationConfig
-from pipelines.generation.decoding.request import Answer, Cancelled, Request
+from pipelines.generation.decoding.request import Answer, Request
+from pipelines.generation.open import open_engine
 from pipelines.generation.slots.config import SlotsConfig
-from pipelines.generation.slots.slot_engine import SlotEngine, open_engine
+from pipelines.generation.slots.engine import SlotEngine
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import SessionConfig
 from pipelines.runtime.tokenizer import Tokenizer
+from pipelines.scheduling.scheduler import OnBatch, QueueConfig
+from pipelines.scheduling.slots import SlotScheduler
 from pipelines.tasks.parameters import Parameters, require
 
 SEED_BITS = 32
@@ -97,15 +100,14 @@ class Generator:
         positions = _positions(artifact.config(), decoder_only=not self.encodes_source)
         self.window: int = positions or max(_UNBOUNDED_WINDOW, self.defaults.max_length or 0)
         self._vocabulary = int(artifact.config()["vocab_size"])
-        self.engine = open_engine(artifact, session, slots)
-        self.slots = 0
-        if isinstance(self.engine, SlotEngine):
-            self.slots = self.engine.slots
+        self._engine = open_engine(artifact, session, slots)
+        self._turn_tokens = slots.turn_tokens
+        if isinstance(self._engine, SlotEngine):
             self.window = min(self.window, slots.max_tokens)
-            if self.defaults.num_beams > self.slots:
+            if self.defaults.num_beams > self._engine.slots:
                 raise ConfigurationError(
-                    f"slots is {self.slots}, but {artifact.path} searches with {self.defaults.num_beams} beams by "
-                    "default; allowed: a slot for each beam"
+                    f"slots is {self._engine.slots}, but {artifact.path} searches with {self.defaults.num_beams} beams "
+                    "by default; allowed: a slot for each beam"
                 )
 
     @property
@@ -171,9 +173,13 @@ class Generator:
                     allowed = f"token ids from 0 to {self._vocabulary - 1}"
                     require(0 <= token < self._vocabulary, name, token, allowed)
 
-    def run(self, rows: Sequence[Request], cancelled: Cancelled) -> list[Answer]:
-        """One answer per row; once `cancelled()` is true, what there is so far."""
-        return self.engine.generate_all(rows, cancelled)
+    def run(self, rows: Sequence[Request]) -> list[Answer]:
+        """One answer per row."""
+        return self._engine.generate_all(rows)
+
+    def scheduler(self, queue: QueueConfig | None, on_batch: OnBatch) -> SlotScheduler:
+        """What serves many requests on this model's engine."""
+        return SlotScheduler(self._engine, queue, on_batch, self._turn_tokens)
 
 
 def _positions(config: Mapping[str, Any], *, decoder_only: bool) -> int | None:

@@ -1,31 +1,33 @@
 """Pipeline: preprocess -> forward -> postprocess, the shape that every task shares.
 
 One input becomes one or more rows (a long context becomes several windows). Rows of different requests, with
-different parameters, go through `forward` together; everything that depends on a parameter of the request happens
-before or after it. That is all a batcher has to know.
+different parameters, go through the model together; everything that depends on a parameter of the request happens
+before or after it. That is all a scheduler has to know.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Generic, TypeVar
 
-from pipelines.generation.decoding.request import Cancelled, never
+from pipelines.errors import InvalidInputError
+from pipelines.generation.decoding.request import Step
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.scheduling.cost_model import UNMEASURED, CostModel
+from pipelines.scheduling.scheduler import (
+    BatchingConfig,
+    OnBatch,
+    OutputT,
+    QueueConfig,
+    RowT,
+    Scheduler,
+    unreported,
+)
 from pipelines.tasks.parameters import Parameters
-
-
-class Row(Protocol):
-    """What one line of a batch must tell: its length in tokens, special tokens included."""
-
-    @property
-    def n_tokens(self) -> int: ...
-
 
 InputT = TypeVar("InputT")
 ParametersT = TypeVar("ParametersT", bound=Parameters)
-RowT = TypeVar("RowT", bound=Row)
-OutputT = TypeVar("OutputT")
+
+StepWriter = Callable[[Step], tuple[Any, bool]]
+"""Turns the steps of one row, in order, into what a protocol streams; and whether that is the last of it."""
 
 
 class Pipeline(ABC, Generic[InputT, ParametersT, RowT, OutputT]):
@@ -33,8 +35,6 @@ class Pipeline(ABC, Generic[InputT, ParametersT, RowT, OutputT]):
 
     task: ClassVar[str]
     parameters_type: type[ParametersT]
-    slots: int = 0
-    """How many calls of `forward`, from as many threads, decode together; 0 where only the rows of one call do."""
 
     def __init__(self, artifact: ModelArtifact) -> None:
         self.artifact = artifact
@@ -48,8 +48,8 @@ class Pipeline(ABC, Generic[InputT, ParametersT, RowT, OutputT]):
         """Tokenize all inputs in one call: the rows of each input, at least one row per input."""
 
     @abstractmethod
-    def forward(self, rows: Sequence[RowT], cancelled: Cancelled = never) -> list[OutputT]:
-        """Run the model on one batch of rows: one output per row, in order, padding removed."""
+    def forward(self, rows: Sequence[RowT]) -> list[OutputT]:
+        """Run the model on some rows: one output per row, in order, padding removed."""
 
     @abstractmethod
     def postprocess(
@@ -57,12 +57,21 @@ class Pipeline(ABC, Generic[InputT, ParametersT, RowT, OutputT]):
     ) -> Any:
         """The answer to one input, as JSON-ready Python, from all of its rows."""
 
-    def measure_cost(self, max_batch_tokens: int, max_batch_size: int, concurrency: int = 1) -> CostModel:
-        """What a batch within these bounds costs here and now, which takes seconds and warms the model up.
+    @abstractmethod
+    def scheduler(
+        self,
+        batching: BatchingConfig | None = None,
+        queue: QueueConfig | None = None,
+        on_batch: OnBatch = unreported,
+    ) -> Scheduler[Any, OutputT]:
+        """What serves many requests on this model. An encoder is measured first, which takes seconds and warms it."""
 
-        `UNMEASURED` where the cost of a forward does not follow from its shape: how long a decoder goes on is unknown.
+    def stream(self, row: RowT, parameters: ParametersT) -> tuple[RowT, StepWriter]:
+        """A row as it is decoded for a stream, and the writer of its steps.
+
+        Raises InvalidInputError for a task that does not stream, and for parameters that only a whole answer can have.
         """
-        return UNMEASURED
+        raise InvalidInputError(f"stream is true; {self.task} answers at once: allowed is false")
 
     def parameters(self, given: Mapping[str, Any]) -> ParametersT:
         """The task's parameters from a mapping; raises InvalidInputError or UnusedParametersError."""

@@ -8,7 +8,6 @@ import numpy as np
 from tokenizers import Encoding
 
 from pipelines.errors import InvalidInputError
-from pipelines.generation.decoding.request import Cancelled, never
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.padding import EncoderRow
 from pipelines.runtime.session import SessionConfig
@@ -109,7 +108,7 @@ class QuestionAnsweringPipeline(EncoderPipeline[Question, QuestionAnsweringParam
         require(fits, "max_seq_len", max_seq_len, f"at most {self._max_length}, the length of the model")
         return [self._encoder.rows(encodings) for encodings in windows]
 
-    def forward(self, rows: Sequence[EncoderRow], cancelled: Cancelled = never) -> list[SpanLogits]:
+    def forward(self, rows: Sequence[EncoderRow]) -> list[SpanLogits]:
         outputs = self._encoder.run(rows)
         start, end = outputs["start_logits"], outputs["end_logits"]
         return [SpanLogits(start[i, : row.n_tokens], end[i, : row.n_tokens]) for i, row in enumerate(rows)]

@@ -52,6 +52,7 @@ class Task:
     `labelled`: the checkpoint's config names the labels. `generates`: answers are decoded token by token.
     `streams`: one input may be answered by server-sent events.
     `wraps_answer`: the answer to one text is a list in a list, because clients keep only the first element.
+    `root_paths`: paths at the root of a server that its clients expect this task at, each with all paths below it.
     `tensor` names the texts in the Open Inference Protocol where `text_fields` is one.
     `generate_key`: the parameter under which `model.generate` arguments stand; None where they stand beside others.
     `client`: the method of huggingface_hub's InferenceClient that asks the task; None where it has none.
@@ -75,6 +76,7 @@ class Task:
     generates: bool = False
     streams: bool = False
     wraps_answer: bool = False
+    root_paths: tuple[str, ...] = ()
     tensor: str = "args"
     generate_key: str | None = None
     client: str | None = None

@@ -10,12 +10,14 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pipelines.errors import ArtifactError, GenerationError, InputTooLongError, InvalidInputError, UnusedParametersError
 from pipelines.generation.decoding.config import GenerationConfig
-from pipelines.generation.decoding.request import Answer, Cancelled, Request, never
+from pipelines.generation.decoding.request import Answer, Request
 from pipelines.generation.decoding.stopping import StopCriterion
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.text.prompt_template import PromptTemplate
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import SessionConfig
+from pipelines.scheduling.scheduler import BatchingConfig, OnBatch, QueueConfig, unreported
+from pipelines.scheduling.slots import SlotScheduler
 from pipelines.tasks.generator import SEED_BITS, Generator, SearchParameters
 from pipelines.tasks.inputs import parse_text
 from pipelines.tasks.pipeline import Pipeline
@@ -91,7 +93,6 @@ class Text2TextPipeline(Pipeline[str, ParametersT, Request, Answer]):
         self._generator = Generator(
             artifact, config, slots or SlotsConfig(), _DEFAULTS if template is None else _INSTRUCT_DEFAULTS
         )
-        self.slots = self._generator.slots
         if template is None and not self._generator.encodes_source:
             raise ArtifactError(f"{artifact.path} is a decoder-only model without a prompt template; export it again")
         self._template = None if template is None else PromptTemplate(template, self._generator.tokenizer)
@@ -114,8 +115,16 @@ class Text2TextPipeline(Pipeline[str, ParametersT, Request, Answer]):
             return [[self._instructed(text, task, parameters, search)] for text in inputs]
         return [[self._encoded(ids, task, search)] for ids in self._sources(inputs, task, parameters)]
 
-    def forward(self, rows: Sequence[Request], cancelled: Cancelled = never) -> list[Answer]:
-        return self._generator.run(rows, cancelled)
+    def forward(self, rows: Sequence[Request]) -> list[Answer]:
+        return self._generator.run(rows)
+
+    def scheduler(
+        self,
+        batching: BatchingConfig | None = None,
+        queue: QueueConfig | None = None,
+        on_batch: OnBatch = unreported,
+    ) -> SlotScheduler:
+        return self._generator.scheduler(queue, on_batch)
 
     def postprocess(
         self, given: str, rows: Sequence[Request], outputs: Sequence[Answer], parameters: ParametersT

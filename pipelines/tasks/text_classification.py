@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.generation.decoding.request import Cancelled, never
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.padding import EncoderRow
 from pipelines.runtime.session import SessionConfig
@@ -69,7 +68,7 @@ class TextClassificationPipeline(EncoderPipeline[TextOrPair, TextClassificationP
         encodings = tokenizer.encode(inputs, max_length=tokenizer.settings.max_length, offsets=False)
         return [[row] for row in self._encoder.rows(encodings)]
 
-    def forward(self, rows: Sequence[EncoderRow], cancelled: Cancelled = never) -> list[np.ndarray]:
+    def forward(self, rows: Sequence[EncoderRow]) -> list[np.ndarray]:
         """The logits of each row, (labels,) float32."""
         return list(self._encoder.run(rows)["logits"])
 
@@ -115,6 +114,7 @@ TASK = Task(
     in_words=lambda answer: f"{answer[0][0]['label']} ({answer[0][0]['score']:.2f})",
     labelled=True,
     wraps_answer=True,
+    root_paths=("/predict",),  # text-embeddings-inference's clients
     client="text_classification",
     form=("top_k", "function_to_apply"),
 )

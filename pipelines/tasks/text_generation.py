@@ -1,24 +1,26 @@
 """Text generation: a prompt goes on, at once or token by token."""
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from tokenizers import Encoding
 
 from pipelines.errors import ArtifactError, GenerationError, InvalidInputError, UnusedParametersError
-from pipelines.generation.decoding.request import Answer, Cancelled, Generation, Request, Step, never
+from pipelines.generation.decoding.request import Answer, Generation, Request, Step
 from pipelines.generation.decoding.stopping import StopStrings
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.text.detokenizer import Detokenizer
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import SessionConfig
 from pipelines.runtime.tokenizer import clean_up_spaces
+from pipelines.scheduling.scheduler import BatchingConfig, OnBatch, QueueConfig, unreported
+from pipelines.scheduling.slots import SlotScheduler
 from pipelines.tasks.generator import SEED_BITS, GenerateParameters, Generator
 from pipelines.tasks.inputs import parse_text
 from pipelines.tasks.parameters import require
-from pipelines.tasks.pipeline import Pipeline
+from pipelines.tasks.pipeline import Pipeline, StepWriter
 from pipelines.tasks.task import Example, Head, Task
 
 _DEFAULTS = {"max_new_tokens": 256, "do_sample": True, "temperature": 0.7}  # transformers.pipeline's
@@ -86,7 +88,6 @@ class TextGenerationPipeline(Pipeline[str, TextGenerationParameters, PromptRow, 
         super().__init__(artifact)
         self.generator = Generator(artifact, config, slots or SlotsConfig(), _DEFAULTS)
         self._tokenizer = self.generator.tokenizer
-        self.slots = self.generator.slots
         if self.generator.defaults.num_beams > 1:
             raise ArtifactError(f"{artifact.path}: generation_config.json sets num_beams, which cannot be streamed")
         if artifact.config().get("prefix") or self.generator.prefix_of(self.task):
@@ -99,8 +100,16 @@ class TextGenerationPipeline(Pipeline[str, TextGenerationParameters, PromptRow, 
         encodings = self._tokenizer.encode(inputs, offsets=False)
         return [[self._row(text, encoding, parameters)] for text, encoding in zip(inputs, encodings, strict=True)]
 
-    def forward(self, rows: Sequence[PromptRow], cancelled: Cancelled = never) -> list[Answer]:
-        return self.generator.run(rows, cancelled)
+    def forward(self, rows: Sequence[PromptRow]) -> list[Answer]:
+        return self.generator.run(rows)
+
+    def scheduler(
+        self,
+        batching: BatchingConfig | None = None,
+        queue: QueueConfig | None = None,
+        on_batch: OnBatch = unreported,
+    ) -> SlotScheduler:
+        return self.generator.scheduler(queue, on_batch)
 
     def postprocess(
         self, given: str, rows: Sequence[PromptRow], outputs: Sequence[Answer], parameters: TextGenerationParameters
@@ -123,37 +132,34 @@ class TextGenerationPipeline(Pipeline[str, TextGenerationParameters, PromptRow, 
                 ]
         return [result]
 
-    def stream(
-        self, row: PromptRow, parameters: TextGenerationParameters, cancelled: Cancelled = never
-    ) -> Iterator[dict[str, Any]]:
-        """One event per token as it comes, the last one with the whole text and the details.
+    def stream(self, row: PromptRow, parameters: TextGenerationParameters) -> tuple[PromptRow, StepWriter]:
+        """One event per token, the last one with the whole text and the details.
 
         A token's `text` is what it settles: whole characters only, so it may be "" and the next one hold more. All of
-        them together are the generated text without its prompt. Ends without a last event once `cancelled()` is true.
-        Raises InvalidInputError for what only the end, or only the prompt, can tell.
+        them together are the generated text without its prompt. Raises InvalidInputError for what only the end, or only
+        the prompt, can tell.
         """
         if parameters.best_of > 1:
             raise InvalidInputError(f"parameters.best_of is {parameters.best_of}; allowed with stream: 1")
         if parameters.decoder_input_details:
             raise InvalidInputError("parameters.decoder_input_details is true; allowed with stream: false")
-        return self._events(replace(row, logprobs=True), parameters, cancelled)
-
-    def _events(
-        self, row: PromptRow, parameters: TextGenerationParameters, cancelled: Cancelled
-    ) -> Iterator[dict[str, Any]]:
         detokenizer = self._detokenizer(row)
         steps: list[Step] = []
-        for step in self.generator.engine.stream(row, cancelled):
+
+        def write(step: Step) -> tuple[dict[str, Any], bool]:
             steps.append(step)
             token, top_tokens = self._token(detokenizer, step)
             event = {"index": len(steps), "token": token}
             if parameters.top_n_tokens:
                 event["top_tokens"] = top_tokens
             event |= {"generated_text": None, "details": None}
-            if step.finish_reason is not None:
+            is_last = step.finish_reason is not None
+            if is_last:
                 event["generated_text"] = self._text(row, [step.token_id for step in steps], parameters)
                 event["details"] = self._details(row, steps) | {"input_length": len(row.prompt)}
-            yield event
+            return event, is_last
+
+        return replace(row, logprobs=True), write
 
     def _row(self, text: str, encoding: Encoding, parameters: TextGenerationParameters) -> PromptRow:
         ids = _last_tokens(encoding, parameters.truncate)
@@ -266,6 +272,7 @@ TASK = Task(
     in_words=lambda answer: " ".join(answer[0]["generated_text"].split()),
     generates=True,
     streams=True,
+    root_paths=("/v1",),  # OpenAI's clients
     tensor="array_inputs",
     client="text_generation",
     form=("max_new_tokens", "do_sample", "temperature", "top_p", "seed"),

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipelines.generation.decoding.request import Cancelled, never
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.padding import EncoderRow
 from pipelines.runtime.session import SessionConfig
@@ -74,7 +73,7 @@ class TokenClassificationPipeline(EncoderPipeline[str, TokenClassificationParame
         windows = self._tokenizer.windows(inputs, max_length=max_length, stride=parameters.stride)
         return [self._encoder.rows(encodings) for encodings in windows]
 
-    def forward(self, rows: Sequence[EncoderRow], cancelled: Cancelled = never) -> list[np.ndarray]:
+    def forward(self, rows: Sequence[EncoderRow]) -> list[np.ndarray]:
         """The logits of each row, (tokens, labels) float32."""
         logits = self._encoder.run(rows)["logits"]  # (rows, longest row, labels)
         return [logits[index, : row.n_tokens] for index, row in enumerate(rows)]

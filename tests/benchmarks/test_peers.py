@@ -9,8 +9,8 @@ import psutil
 import pytest
 
 from benchmarks.peers import PEERS, RAY_SERVE_TRANSFORMERS, Peer, PeerThroughput, Workload, peer_throughputs
+from benchmarks.peers.__main__ import install
 from benchmarks.peers.agreement import log_odds
-from benchmarks.peers.install import install
 from benchmarks.peers.peer import PeerError
 from benchmarks.peers.writers import WRITERS
 
@@ -28,7 +28,10 @@ TINY = Peer(
 
 
 @pytest.fixture
-def workload(exported: Callable[..., Path], checkpoint: Callable[..., Path]) -> Workload:
+def workload(
+    exported: Callable[..., Path], checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> Workload:
+    monkeypatch.setattr("benchmarks.peers.process.STOP_S", 1.0)  # what a peer starts is not told to stop, and sleeps on
     asked = ("bert", "text-classification")
     artifact = exported(*asked)
     return Workload("tiny", checkpoint(*asked), artifact, artifact, TEXTS, 4, 0.3, 0.1, repetitions=2)

@@ -21,7 +21,7 @@ from peft import IA3Config, LoraConfig, PromptTuningConfig
 from safetensors.torch import load_file, save_file
 
 import pipelines
-from checkpoints.checkpoint import resolve
+from checkpoints.resolve import resolve
 from export.build import ExportArgs, export_checkpoint
 from pipelines.errors import CheckpointError, ConfigurationError
 from tests.hub import Hub
@@ -409,6 +409,6 @@ def test_a_head_that_nobody_trained_and_a_prompt_are_refused(checkpoint: Callabl
     features = Path(shutil.copytree(headless, tmp_path / "features"))
     name_base(features, str(plain), task_type="FEATURE_EXTRACTION")
     assert refused(features) == (
-        f"{features} was trained for task_type FEATURE_EXTRACTION; allowed: SEQ_CLS, TOKEN_CLS, QUESTION_ANS, "
+        f"{features} was trained for task_type FEATURE_EXTRACTION; allowed: SEQ_CLS, QUESTION_ANS, TOKEN_CLS, "
         "SEQ_2_SEQ_LM, CAUSAL_LM"
     )

@@ -12,9 +12,9 @@ from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
 
 import pipelines
-from checkpoints.checkpoint import resolve
+from checkpoints.checkpoint import load_tokenizer
+from checkpoints.resolve import resolve
 from export.build import ExportArgs, export_checkpoint
-from export.tokenizers.tokenizer import load_tokenizer
 from pipelines.errors import CheckpointError
 from training.finetune import FinetuneArgs, finetune
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
-from checkpoints.checkpoint import ResolvedCheckpoint, resolve
+from checkpoints.checkpoint import ResolvedCheckpoint
+from checkpoints.resolve import resolve
 from export.build import ExportArgs, export_checkpoint
 from pipelines.errors import CheckpointError
 from tests.hub import Hub
@@ -139,7 +140,7 @@ def test_offline_mode_is_read_from_the_environment(hub: Hub, folder: Path) -> No
     commit = hub.add("someone/bert", folder)
     resolve("someone/bert")
 
-    script = "from checkpoints.checkpoint import resolve; print(resolve('someone/bert').revision)"
+    script = "from checkpoints.resolve import resolve; print(resolve('someone/bert').revision)"
     cache = huggingface_hub.constants.HF_HUB_CACHE
     environment = {**os.environ, "HF_HUB_CACHE": cache, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "1"}
     run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)

@@ -11,7 +11,7 @@ import torch
 from huggingface_hub import metadata_load
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, pipeline
 
-from checkpoints import starter
+from checkpoints.starters import starter
 from pipelines.errors import CheckpointError
 
 TRAINED = ("sentiment", "ner", "qa", "translation-en-fr")

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-import shlex
+import secrets
 import signal
 import subprocess
 import sys
@@ -11,7 +11,8 @@ from pathlib import Path
 
 import psutil
 
-from tests.cluster.serving import clean_environment, free_port
+from deployments.cluster.ray_environment import spare_port
+from tests.cluster.serving import clean_environment
 
 TOOLS = Path(sys.executable).parent
 ADDRESS = "127.0.0.1"
@@ -24,10 +25,14 @@ def printed_environment(folder: Path) -> str:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """What `eval "$(sextet environment)"` leaves, and ports that no other cluster on this machine has."""
-    pairs = [shlex.split(line)[1].split("=", 1) for line in printed_environment(folder / "haproxy").splitlines()]
+    """What `eval "$(sextet environment)"` leaves, a token of the operator, and ports that no other cluster here has."""
+    token = folder / "token"
+    token.write_text(secrets.token_hex(32), encoding="ascii")
     own = ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT")
-    return clean_environment() | dict(pairs) | {name: str(free_port()) for name in own} | {"RAY_AUTH_MODE": "disabled"}
+    before = clean_environment() | {name: str(spare_port()) for name in own} | {"RAY_AUTH_TOKEN_PATH": str(token)}
+    shell = ["bash", "-c", f"{printed_environment(folder / 'haproxy')}\nenv -0"]
+    after = subprocess.check_output(shell, env=before, text=True)
+    return dict(variable.split("=", 1) for variable in after.rstrip("\0").split("\0"))
 
 
 @dataclass
@@ -40,7 +45,7 @@ class RayNode:
     def start(cls, folder: Path, environment: dict[str, str], *options: str) -> "RayNode":
         """In `folder`, where the models of cluster.yaml are looked for."""
         command = [str(TOOLS / "ray"), "start", "--block", f"--node-ip-address={ADDRESS}", "--disable-usage-stats"]
-        command += [f"--dashboard-agent-listen-port={free_port()}", *options]
+        command += [f"--dashboard-agent-listen-port={spare_port()}", *options]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         return cls(subprocess.Popen(command, cwd=folder, env=environment, **quiet))  # type: ignore[call-overload]
 

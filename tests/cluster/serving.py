@@ -15,33 +15,22 @@ from typing import Any
 import psutil
 import yaml
 
+from deployments.cluster.ray_environment import spare_port
+from deployments.config import cut_down, read_yaml, user_configs
+
 READY_S = 180.0
 STOP_S = 60.0
 SHIPPED = Path(__file__).parents[2] / "cluster.yaml"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def write_cluster(folder: Path, models: Mapping[str, Path], **changes: Mapping[str, Any]) -> Path:
     """The shipped cluster.yaml cut down to `models`, whose paths become relative to the file; changes by task."""
-    cluster = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
-    kept = []
-    for application in cluster["applications"]:
-        name = application["name"]
-        (deployment,) = application["deployments"]
-        if name in models:
-            (folder / name).symlink_to(models[name])
-            deployment["user_config"] |= {"model": name, "threads": 1, **changes.get(name.replace("-", "_"), {})}
-        elif name != "gateway":
-            continue
-        kept.append(application)
+    cluster = cut_down(read_yaml(SHIPPED), [*models, "gateway"])
+    for name, user_config in user_configs(cluster).items():
+        (folder / name).symlink_to(models[name])
+        user_config |= {"model": name, "threads": 1, **changes.get(name.replace("-", "_"), {})}
     path = folder / "cluster.yaml"
-    path.write_text(yaml.safe_dump(cluster | {"applications": kept}), encoding="utf-8")
+    path.write_text(yaml.safe_dump(cluster), encoding="utf-8")
     return path
 
 
@@ -60,7 +49,7 @@ class Serving:
 
     @classmethod
     def start(cls, cluster: Path, *options: str, port: int | None = None, **environment: str) -> "Serving":
-        port = port or free_port()
+        port = port or spare_port()
         command = [sys.executable, "-m", "sextet", "serve", str(cluster), "--port", str(port), *options]
         process = subprocess.Popen(
             command,

@@ -4,6 +4,7 @@ import json
 import re
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import Any
 
@@ -76,6 +77,14 @@ def test_the_gateway_lists_the_tasks_and_their_models(http: httpx.Client) -> Non
 def test_the_gateway_is_healthy_and_every_task_ready(http: httpx.Client) -> None:
     assert http.get("/health").json() == {"status": "ok"}
     assert http.get("/ready").json() == {"status": "ready", "tasks": list(TASKS)}
+
+
+@pytest.mark.parametrize("path", ["/ready", "/", "/v2/health/ready"])
+def test_sixty_probes_at_once_all_get_the_true_answer(cluster: Serving, path: str) -> None:
+    with ThreadPoolExecutor(60) as pool:
+        statuses = list(pool.map(lambda _: httpx.get(f"{cluster.url}{path}", timeout=30).status_code, range(60)))
+
+    assert statuses == [200] * 60
 
 
 def test_the_gateway_describes_every_route_and_parameter(http: httpx.Client) -> None:

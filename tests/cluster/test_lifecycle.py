@@ -145,7 +145,10 @@ def test_without_haproxy_the_python_proxy_serves_and_says_so(small: Path) -> Non
     response = httpx.post(f"{serving.url}/{TASK}/", json=BODY, timeout=60)
     late = httpx.post(f"{serving.url}/{TASK}", json=BODY, headers={"x-request-timeout-seconds": "0.00001"}, timeout=60)
 
+    alias = httpx.post(f"{serving.url}/predict", json={"inputs": "good"}, timeout=60, follow_redirects=True)
+
     assert (response.status_code, len(response.json())) == (200, 2)
+    assert (alias.status_code, alias.history[0].status_code) == (200, 308)
     assert len(response.headers.get_list("x-request-id")) == 1
     assert (late.status_code, late.json()["error_type"]) == (408, "timeout")
     assert httpx.get(f"{serving.url}/{TASK}/deeper", timeout=60).status_code == 404

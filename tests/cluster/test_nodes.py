@@ -12,8 +12,9 @@ import httpx
 import pytest
 import yaml
 
+from deployments.cluster.ray_environment import spare_port
 from tests.cluster.ray_node import ADDRESS, TOOLS, RayNode, environment
-from tests.cluster.serving import READY_S, free_port, is_listening, write_cluster
+from tests.cluster.serving import READY_S, is_listening, write_cluster
 
 pytestmark = pytest.mark.cluster
 
@@ -29,6 +30,7 @@ class Nodes:
     environment: dict[str, str]
     gcs: int
     url: str
+    api: str
     started: list[RayNode]
 
     @property
@@ -63,7 +65,7 @@ def answers(url: str) -> bool:
 def nodes(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     file = write_cluster(tmp_path_factory.mktemp("nodes"), {TASK: models[TASK]})
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    gcs, dashboard, port = free_port(), free_port(), free_port()
+    gcs, dashboard, port = spare_port(), spare_port(), spare_port()
     # Both nodes have one address here, where only one of them can listen on the ingress's port.
     content |= {"proxy_location": "HeadOnly", "http_options": {"host": ADDRESS, "port": port}}
     (deployment,) = next(one for one in content["applications"] if one["name"] == TASK)["deployments"]
@@ -72,19 +74,32 @@ def nodes(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     file.write_text(yaml.safe_dump(content), encoding="utf-8")
 
     found = environment(file.parent)
-    nodes = Nodes(file, found, gcs, f"http://{ADDRESS}:{port}", [])
+    nodes = Nodes(file, found, gcs, f"http://{ADDRESS}:{port}", f"http://{ADDRESS}:{dashboard}", [])
     try:
         nodes.start("--head", f"--port={gcs}", f"--dashboard-port={dashboard}")
-        api = f"http://{ADDRESS}:{dashboard}"
-        wait_until(lambda: is_listening(api))
+        wait_until(lambda: is_listening(nodes.api))
         nodes.join()
-        deploy = [str(TOOLS / "serve"), "deploy", file.name, "--address", api]
+        deploy = [str(TOOLS / "serve"), "deploy", file.name, "--address", nodes.api]
         wait_until(lambda: subprocess.run(deploy, cwd=file.parent, env=found).returncode == 0)
         wait_until(lambda: answers(nodes.url))
         yield nodes
     finally:
         for node in reversed(nodes.started):
             node.stop()
+
+
+def test_ray_listens_to_nobody_without_the_token(nodes: Nodes) -> None:
+    """Whoever reaches Ray's dashboard, or its control port, could run code on every node."""
+    applications = f"{nodes.api}/api/serve/applications/"
+    token = Path(nodes.environment["RAY_AUTH_TOKEN_PATH"]).read_text(encoding="ascii")
+    stranger = {name: value for name, value in nodes.environment.items() if name != "RAY_AUTH_TOKEN_PATH"}
+    stranger |= {"RAY_AUTH_TOKEN": "guessed"}
+    joining = [str(TOOLS / "ray"), "start", f"--address={ADDRESS}:{nodes.gcs}", "--node-ip-address=127.0.0.1"]
+
+    assert httpx.get(applications).status_code == 401
+    assert httpx.get(applications, headers={"authorization": f"Bearer {token}"}).status_code == 200
+    refused = subprocess.run(joining, env=stranger, capture_output=True, text=True, timeout=READY_S)
+    assert refused.returncode != 0
 
 
 def test_the_file_is_deployed_verbatim_and_then_again_by_our_own_command(nodes: Nodes) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.cluster.serving import READY_S, Serving, free_port, left_over, write_cluster
+from deployments.cluster.ray_environment import spare_port
+from tests.cluster.serving import READY_S, Serving, left_over, write_cluster
 
 pytestmark = pytest.mark.cluster
 TASK = "text-classification"
@@ -37,7 +38,7 @@ def statuses_until_ready(serving: Serving, health: str) -> list[int]:
 def test_a_container_is_healthy_once_its_model_is_ready_and_answers_until_it_is_stopped(
     models: dict[str, Path], tmp_path: Path, platform: str, environment: str, health: str, predict: str, body: object
 ) -> None:
-    port = free_port()
+    port = spare_port()
     given = {environment: str(port), "AIP_HEALTH_ROUTE": health, "AIP_PREDICT_ROUTE": predict}
     cluster = write_cluster(tmp_path, {TASK: models[TASK]})
     serving = Serving.start(cluster, "--platform", platform, port=port, **given)

@@ -1,4 +1,4 @@
-"""The other dialects, with their own clients unmodified: at the task and, through the gateway, at the root."""
+"""The other dialects, with their own clients unmodified: at the task, and at the root by an alias of it."""
 
 import json
 from pathlib import Path
@@ -64,7 +64,7 @@ def test_hugging_faces_client_chats_with_a_base_url(base: str, chat: str) -> Non
     assert whole.choices[0].message.content == chat == "".join(streamed)
 
 
-def test_a_stream_through_the_gateway_comes_token_by_token_and_may_be_left(cluster: Serving) -> None:
+def test_a_stream_at_the_root_comes_token_by_token_and_may_be_left(cluster: Serving) -> None:
     client = openai.OpenAI(base_url=f"{cluster.url}/v1", api_key="none", max_retries=0)
     long: dict[str, Any] = {"model": "m", "prompt": "a", "max_tokens": 200, "temperature": 0}
 
@@ -125,12 +125,31 @@ def test_the_predict_of_text_embeddings_inference_answers_at_the_root_and_at_the
         assert httpx.post(url, json={"inputs": [[one] for one in TEXTS]}).json() == approximately(expected)
 
 
+def test_no_alias_at_the_root_needs_the_gateway(cluster: Serving) -> None:
+    """A Python process on the way would cost every request and every token a hop."""
+    gateway = cluster.replica("gateway")
+    gateway.suspend()
+    try:
+        chat = httpx.post(f"{cluster.url}/v1/chat/completions", json={"model": "m", **ASKED}, timeout=20)
+        metadata = httpx.get(f"{cluster.url}/v2/models/translation", timeout=20)
+        predicted = httpx.post(f"{cluster.url}/predict", json={"inputs": TEXTS[0]}, timeout=20)
+        named = httpx.post(f"{cluster.url}/models/text-classification", json={"inputs": TEXTS[0]}, timeout=20)
+    finally:
+        gateway.resume()
+
+    assert {one.status_code for one in (chat, metadata, predicted, named)} == {200}
+
+
 def test_a_model_is_reached_by_its_own_name_too(cluster: Serving, models: dict[str, Path]) -> None:
     name = pipelines.load(models["text-classification"]).artifact.manifest.source.name
 
     by_name = InferenceClient(model=f"{cluster.url}/models/{name}").text_classification(TEXTS[0])
+    large = httpx.post(
+        f"{cluster.url}/models/{name}", json={"inputs": ["a" * 9_000_000]}, timeout=60, follow_redirects=True
+    )
 
     assert len(by_name) == 3
+    assert (large.status_code, large.history[0].status_code) == (413, 308)  # the task's own limit
     unknown = httpx.post(f"{cluster.url}/models/nobody/knows", json={"inputs": "a"})
     assert (unknown.status_code, "there is no model 'nobody/knows'" in unknown.json()["error"]) == (404, True)
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from deployments.cluster.ray_environment import spare_port
 from stores.fetch import fetch
-from tests.cluster.serving import Serving, free_port
+from tests.cluster.serving import Serving
 from tests.hub import Hub
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -74,7 +75,7 @@ def test_both_pages_show_the_same_commands() -> None:
 
 
 def test_the_model_is_served_answers_and_is_published(folder: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    port = free_port()
+    port = spare_port()
     assert only("serve") == "sextet serve reviews.yaml\n"
     serving = Serving.start(folder / "reviews.yaml", port=port)
     try:

@@ -57,6 +57,15 @@ def test_rays_launcher_takes_its_file() -> None:
     assert prepared["max_workers"] == len(loaded("ray-up.yaml")["provider"]["worker_ips"])
 
 
+def test_every_cluster_that_is_deployed_asks_for_a_token() -> None:
+    """Without one, whoever reaches the dashboard of a head runs code on every node."""
+    assert loaded("kuberay/rayservice.yaml")["spec"]["rayClusterConfig"]["authOptions"] == {"mode": "token"}
+    launched = loaded("ray-up.yaml")
+    assert launched["file_mounts"] == {"~/.ray/auth_token": "~/.ray/auth_token"}
+    for step in ("head_start_ray_commands", "worker_start_ray_commands"):
+        assert '. "$BASH_ENV" && ray start' in launched[step][-1]
+
+
 def test_a_shell_of_the_image_finds_rays_environment_and_a_haproxy_that_runs(tmp_path: Path) -> None:
     """As the Dockerfile and KubeRay do it: printed into the file that BASH_ENV names, read by `bash -c`."""
     printed = tmp_path / "environment.sh"

@@ -8,7 +8,7 @@ import yaml
 
 from deployments.config import TaskConfig, model_sources, read_tasks
 from pipelines.errors import ConfigurationError
-from pipelines.scheduling.padded import BatchingConfig
+from pipelines.scheduling.scheduler import BatchingConfig
 from pipelines.tasks import TASKS
 
 SHIPPED = Path(__file__).parents[2] / "cluster.yaml"

@@ -184,7 +184,7 @@ def test_a_deadline_that_ran_out_is_a_408_and_the_next_request_is_answered(serve
 
 
 def test_a_full_queue_is_a_429_that_says_when_to_come_back(model: Path) -> None:
-    server = started(TASK, model, batching={"max_queue_tokens": 2, "max_batch_size": 1})
+    server = started(TASK, model, batching={"max_batch_size": 1}, queue={"max_queue_tokens": 500})
 
     async def ask(client: httpx.AsyncClient) -> list[httpx.Response]:
         body = {"inputs": ["some text"] * 50}
@@ -203,13 +203,13 @@ def test_a_client_that_leaves_takes_its_rows_out_of_the_queue(model: Path) -> No
 
     async def ask(client: httpx.AsyncClient) -> int:
         leaving = asyncio.create_task(client.post(f"/{TASK}", json={"inputs": ["some text"] * 500}))
-        batcher = server._now.batcher
-        while not batcher.waiting_tokens:  # noqa: ASYNC110
+        scheduler = server._now.scheduler
+        while not scheduler.waiting_tokens:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
         leaving.cancel()
         await asyncio.gather(leaving, return_exceptions=True)
         assert (await client.post(f"/{TASK}", json={"inputs": "a"})).status_code == 200
-        return batcher.waiting_tokens
+        return scheduler.waiting_tokens
 
     assert asking(server, ask) == 0
 
@@ -230,7 +230,7 @@ def test_requests_that_are_inside_finish_under_the_configuration_they_began_with
 
     async def ask(client: httpx.AsyncClient) -> tuple[httpx.Response, httpx.Response]:
         inside = asyncio.create_task(client.post(f"/{TASK}", json={"inputs": ["some text"] * 200}))
-        while not server._now.batcher.waiting_tokens:  # noqa: ASYNC110
+        while not server._now.scheduler.waiting_tokens:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
         await server.reconfigure({"model": str(model), "limits": {"max_inputs": 1}})
         after = await client.post(f"/{TASK}", json={"inputs": ["a", "b"]})

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from export.build import ExportArgs, export_checkpoint
-from export.publish import check_output, publish, staging
+from export.staging import check_output, place, staging
 from pipelines.errors import ConfigurationError
 from pipelines.runtime.artifact import ModelArtifact
 
@@ -32,7 +32,7 @@ def put(artifact: Path, output: Path, **changes: Any) -> None:
     with staging(output) as folder:
         finished = folder / "artifact"
         shutil.copytree(artifact, finished, ignore=shutil.ignore_patterns("artifact.json"))
-        publish(finished, manifest, output)
+        place(finished, manifest, output)
 
 
 @pytest.fixture

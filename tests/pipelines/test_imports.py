@@ -5,22 +5,24 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-# Imports go down this list only. deployments and benchmarks stand beside the rooms of the exporter.
-# benchmarks asks servers over HTTP; pipelines is the in-process reference that it compares them with.
+# Imports go down only: training -> evaluation -> export -> checkpoints -> stores -> pipelines, and deployments and
+# benchmarks beside them. benchmarks asks servers over HTTP; pipelines is its in-process reference, and deployments
+# reads and cuts down the cluster.yaml that is measured.
 ALLOWED: dict[str, tuple[str, ...]] = {
     "pipelines": (),
     "stores": ("pipelines",),
-    "checkpoints": ("pipelines", "stores", "export", "training"),
+    "checkpoints": ("pipelines", "stores"),
     "export": ("pipelines", "stores", "checkpoints"),
     "evaluation": ("pipelines", "stores", "checkpoints", "export"),
     "training": ("pipelines", "stores", "checkpoints", "export", "evaluation"),
     "deployments": ("pipelines", "stores"),
-    "benchmarks": ("pipelines",),
+    "benchmarks": ("pipelines", "deployments"),
 }
 PACKAGES = tuple(ALLOWED)
 THIRD_PARTY_OF_PIPELINES = {"numpy", "tokenizers", "onnxruntime"}
@@ -35,6 +37,14 @@ def imported_names(source: str) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative imports hide who imports whom"
             yield node.module or ""
+
+
+def imported_modules(source: str) -> Iterator[str]:
+    """Every name that a source may mean as a module: `from a import b` is `a` and perhaps `a.b`."""
+    yield from imported_names(source)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def sources(package: str) -> list[Path]:
@@ -55,6 +65,31 @@ def test_packages_import_in_the_allowed_direction_only(package: str) -> None:
             forbidden = top in PACKAGES and top not in (package, *ALLOWED[package])
             assert not forbidden, f"{path.relative_to(ROOT)} imports {name}"
             assert top != "tests", f"{path.relative_to(ROOT)} imports the tests"
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """All product files, with imports inside functions."""
+    tracked = [path for package in (*PACKAGES, "starter") for path in sources(package)] + [ROOT / "sextet.py"]
+    modules = {module_of(path): path for path in tracked}
+    graph = {
+        module: {name for name in imported_modules(path.read_text(encoding="utf-8")) if name in modules} - {module}
+        for module, path in modules.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail("import circle: " + " <- ".join(error.args[1]))
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_a_circle_is_found_wherever_its_imports_stand() -> None:
+    sources = {"a": "from b import c", "b.c": "def f():\n    import a\n"}
+    graph = {module: set(imported_modules(source)) & sources.keys() for module, source in sources.items()}
+    with pytest.raises(CycleError):
+        TopologicalSorter(graph).prepare()
 
 
 def test_pipelines_are_built_on_numpy_tokenizers_and_onnxruntime_alone() -> None:

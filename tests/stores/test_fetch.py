@@ -7,13 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import huggingface_hub.constants
 import pytest
 
-from pipelines.errors import SextetError
+from pipelines.errors import ArtifactError, SextetError
 from pipelines.runtime.artifact import ModelArtifact
 from stores.fetch import fetch
 from tests.artifacts import write_artifact
@@ -455,3 +457,26 @@ def test_a_bucket_without_access_without_the_artifact_or_without_a_network_is_on
     monkeypatch.setenv("AWS_ENDPOINT_URL", UNREACHABLE)
     s3fs.S3FileSystem.clear_instance_cache()
     assert refusal("s3://bucket/sentiment").startswith("s3://bucket/sentiment cannot be reached (")
+
+
+def test_a_start_reads_each_file_of_a_fetched_artifact_once(
+    hub: Hub, artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"someone/sentiment@{hub.add('someone/sentiment', artifact)}"
+    fetch(address)
+    time.sleep(0.1)  # a file that was written a moment ago may change without a trace
+    read: list[str] = []
+    file_digest = hashlib.file_digest
+
+    def counting(file: Any, name: str) -> Any:
+        read.append(Path(file.name).name)
+        return file_digest(file, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", counting)
+    opened = ModelArtifact.open(fetch(address).folder)
+    assert sorted(read) == sorted(opened.manifest.files)
+
+    file = opened.path / next(iter(opened.manifest.files))
+    file.write_bytes(bytes(len(file.read_bytes())))
+    with pytest.raises(ArtifactError, match="was altered"):
+        ModelArtifact.open(opened.path)

@@ -19,7 +19,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, pipeline
 
-from checkpoints.checkpoint import resolve
+from checkpoints.resolve import resolve
 from export.build import ExportArgs, export_checkpoint
 from pipelines.errors import CheckpointError, ConfigurationError, SextetError, TrainingError
 from tests.evaluation.labelled import ARCHITECTURES, ROWS, SENTENCES

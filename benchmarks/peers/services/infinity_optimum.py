@@ -1,8 +1,8 @@
 """infinity-emb with its Optimum engine, which is one command line.
 
-It knows a classifier by the labels in config.json, which has none where they have transformers' default names: so it
-serves links to the files of the artifact, beside a config.json with labels. Its own warm-up is off: it sends a text of
-2,050 tokens, which its classifiers do not truncate and a model of 512 positions cannot read.
+It detects a classifier by the labels in config.json, which transformers leaves out where they have default names. The
+service therefore links the files of the artifact into a folder with a config.json that has labels. Its warm-up is off,
+because that sends a text of 2,050 tokens without truncation to a model of 512 positions.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The lines of JSON that a program which writes text is asked and answers in (see benchmarks/peers/writers.py)."""
+"""The protocol of a program that generates text: a line of JSON in, a line out (see benchmarks/peers/writers.py)."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def made(make: Callable[[Path], None]) -> Path:
 def serve(write: Callable[[list[list[int]], int, int, bool], list[list[int]]]) -> None:
     """Answer until standard input ends; `write` takes prompts, new tokens, beams, and whether exactly as many."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # what libraries print goes to stderr, not into the answers
     _say(answers, "ready")
     for line in sys.stdin:
         asked = json.loads(line)

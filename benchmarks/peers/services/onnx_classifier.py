@@ -1,4 +1,4 @@
-"""The artifact's model.onnx on ONNX Runtime, with the Rust tokenizers: what the hand-written services serve."""
+"""The artifact's model.onnx on ONNX Runtime with the Rust tokenizers, for the services that load a Python class."""
 
 import json
 from pathlib import Path

@@ -14,7 +14,7 @@ def write(prompts: list[list[int]], new_tokens: int, beams: int, exact: bool) ->
         tokens: list[int] = []
         for token in model.generate(prompt, top_k=1, temp=0.0, repeat_penalty=1.0):
             tokens.append(int(token))
-            if len(tokens) == new_tokens:  # it never stops by itself: an end of text is a token to it
+            if len(tokens) == new_tokens:  # it does not stop at the end-of-sequence token
                 break
         answers.append(tokens)
     return answers

@@ -34,8 +34,13 @@ class Request:
 
     @property
     def n_tokens(self) -> int:
-        """What this request may hold in the cache at its end: source, prompt and answer of all its sequences."""
-        return len(self.source) + self.max_length * self.config.n_sequences
+        """Tokens that the model reads: source and prompt."""
+        return len(self.source) + len(self.prompt)
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Tokens that the model may write at most, in all sequences together."""
+        return max(0, self.max_length - len(self.prompt)) * self.config.n_sequences
 
     @property
     def max_length(self) -> int:

@@ -3,7 +3,7 @@
 decoder-only     model.onnx: prompt and answer in one sequence; without a shared buffer, a slot graph does the same
 encoder-decoder  encoder_model.onnx once per source, decoder_model_merged.onnx per token; its `use_cache_branch`
                  chooses between computing the source's keys and values and using those of the cache. Slot graphs
-                 (seq2seq_slots) compute them in the encoder
+                 (slots.seq2seq) compute them in the encoder
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ import numpy as np
 
 from pipelines.generation.decoding.request import Cancelled, never
 from pipelines.generation.plain.kv_cache import CacheLayout, KvCache, empty_cache
-from pipelines.generation.slots.seq2seq_slots import Seq2SeqDecoder, Seq2SeqSessions
+from pipelines.generation.slots.seq2seq import Seq2SeqSessions
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import InferenceSession, SessionConfig
 
@@ -145,3 +145,43 @@ class EncoderDecoder:
         }
         outputs = self._decoder.run({name: feeds[name] for name in self._decoder.input_names})
         return outputs["logits"].astype(np.float32, copy=False), cache.grown(outputs, ids.shape[1])
+
+
+class Seq2SeqDecoder:
+    """The slot graphs of an encoder-decoder, without shared buffers: each step copies the cache."""
+
+    def __init__(self, sessions: Seq2SeqSessions) -> None:
+        self._sessions = sessions
+        self._layout = CacheLayout.of(sessions.decoder, sessions.fed)
+
+    def prefill(
+        self,
+        prompt: Sequence[int],
+        source: Sequence[int],
+        cancelled: Cancelled = never,
+        on_logits: Callable[[int, np.ndarray], None] | None = None,
+    ) -> tuple[np.ndarray, KvCache]:
+        encoded = self._sessions.encode([source])  # (parts, 1, heads, tokens, head_dim)
+        fixed = dict(zip(self._sessions.cross, encoded, strict=True))
+        fixed |= zip(self._sessions.ends, encoded[:, :, :, -1].reshape(len(encoded), 1, 1, -1), strict=True)
+        fixed["source_seqlens_k"] = np.asarray([len(source) - 1], np.int32)
+        cache = empty_cache(self._layout, rows=1, fixed=fixed)
+        for start, token in enumerate(prompt):
+            logits, cache = self.step(np.asarray([token], np.int64), cache)
+            if on_logits is not None:
+                on_logits(start, logits)
+            if cancelled():
+                break
+        return logits, cache
+
+    def step(self, tokens: np.ndarray, cache: KvCache) -> tuple[np.ndarray, KvCache]:
+        feeds = {
+            "input_ids": tokens[:, None],
+            "seqlens_k": np.full(len(tokens), cache.n_tokens, np.int32),
+            "total_sequence_length": np.asarray(cache.n_tokens + 1, np.int32),
+            "source_total_sequence_length": np.asarray(cache.fixed["source_seqlens_k"].max() + 1, np.int32),
+            **cache.growing,
+            **cache.fixed,
+        }
+        outputs = self._sessions.decoder.run(feeds)
+        return outputs["logits"], cache.grown(outputs, 1)

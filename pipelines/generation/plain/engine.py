@@ -1,82 +1,156 @@
-"""Engine: requests in token ids to generations in token ids; it knows no text and no tokenizer.
+"""PlainEngine: decoding on graphs without slots, which hold the KV cache of one sequence at a time.
 
     prefill (the prompt, once) -> step (one token per row) -> choose -> stop?   ... until every row has stopped
 
-Requests are decoded one after the other, so that an answer never depends on its neighbours.
+Up to `slots` requests are under way and take turns, a token each: each has a cache of its own, so an answer never
+depends on its neighbours.
 """
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
 
 import numpy as np
 
 from pipelines.generation.decoding.beam_search import BeamSearch
 from pipelines.generation.decoding.continuation import Continuation, prompt_logprobs
-from pipelines.generation.decoding.request import Answer, Cancelled, Generation, Request, Step, never
+from pipelines.generation.decoding.request import Answer, Generation, Request, Step
+from pipelines.generation.engine import PROMPT_TOKEN, STARTED, DecodeEngine, Job, Share, Steps
 from pipelines.generation.plain.decoder import Decoder
 from pipelines.generation.plain.kv_cache import KvCache
 
+Decoded = Generator[tuple[float, tuple[Step, ...]], None, Answer]
+"""A request's course: after each forward its work and the new steps of its first sequence; in the end the answer."""
 
-class Engine:
-    """Decodes on one model. Thread-safe: all state of a request lives in the call that decodes it."""
 
-    def __init__(self, decoder: Decoder) -> None:
-        self._decoder = decoder
+@dataclass(eq=False)
+class _Run:
+    """A request from the queue to its end."""
 
-    def generate(self, request: Request, cancelled: Cancelled = never) -> Answer:
-        """Decode to the end; what there is so far where `cancelled()` turned true, which is asked at every step."""
-        of_prompt: list[float] = []
-        logits, cache = self._prefill(request, cancelled, of_prompt)
-        if request.config.num_beams > 1:
-            generations = self._search(request, logits, cache, cancelled)
+    job: Job
+    number: int = 0
+    course: Decoded | None = None
+
+    @property
+    def share(self) -> Share:
+        return self.job.share
+
+    @property
+    def has_run(self) -> bool:
+        return self.course is not None
+
+
+class PlainEngine(DecodeEngine[_Run]):
+    """Decodes on one `decoder`, of which calls are made from the decode thread only."""
+
+    def __init__(self, decoder: Decoder, slots: int = 2) -> None:
+        super().__init__()
+        self._decoder, self._slots = decoder, slots
+        self._running: list[_Run] = []
+
+    @property
+    def slots(self) -> int:
+        return self._slots
+
+    def check(self, request: Request) -> None:
+        """Any request fits: the window is checked where its length is resolved."""
+
+    def _queued(self, job: Job) -> tuple[list[_Run], int]:
+        return [_Run(job)], 1
+
+    def _round(self) -> bool:
+        with self._lock:
+            left = [one for one in self._waiting if one.job.cancelled()]
+            for one in left:
+                self._waiting.remove(one)
+            while len(self._running) < self._slots and (admitted := self._next()) is not None:
+                self._waiting.remove(admitted)
+                self._running.append(admitted)
+            alive = self._is_awake = bool(self._running or left)
+        for one in left:
+            self._end(one, Answer(()))
+        for run in list(self._running):
+            self._advance(run)
+        return alive
+
+    def _fail(self, error: Exception) -> None:
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+        for run in (*self._running, *waiting):
+            self._end(run, error)
+
+    def _advance(self, run: _Run) -> None:
+        """One forward of a request."""
+        if run.course is None:
+            run.job.put(STARTED)
+            run.course = self._course(run.job)
+        began = time.perf_counter()
+        try:
+            work, steps = next(run.course)
+        except StopIteration as ended:
+            self._end(run, ended.value)
+        except Exception as error:
+            self._end(run, error)
         else:
-            # All samples go on from the one prefilled cache: a step makes new arrays and leaves its input alone.
-            generations = tuple(
-                Generation(tuple(self._decode(request, logits.copy(), cache, sequence, cancelled)))
-                for sequence in range(request.config.num_return_sequences)
-            )
-        return Answer(generations, tuple(of_prompt))
+            seconds = time.perf_counter() - began
+            self.model_s += seconds
+            self._charge(run.share, work)
+            self._learn("new_token_s" if steps else "prompt_token_s", seconds, max(1, round(work)))
+            if steps and run.job.streams:
+                run.job.put(Steps(steps))
 
-    def generate_all(self, requests: Sequence[Request], cancelled: Cancelled = never) -> list[Answer]:
-        """An answer for each request, one after the other."""
-        return [self.generate(request, cancelled) for request in requests]
+    def _end(self, run: _Run, outcome: Answer | Exception) -> None:
+        if run in self._running:
+            self._running.remove(run)
+        run.course = None
+        run.job.put(outcome)
+        self._sequence_ended(run.share)
 
-    def stream(self, request: Request, cancelled: Cancelled = never) -> Iterator[Step]:
-        """The steps of the first sequence as they come, without beams; ends early where `cancelled()` turns true."""
-        assert request.config.num_beams == 1, "beams are known only at the end"
-        logits, cache = self._prefill(request, cancelled, [])
-        yield from self._decode(request, logits, cache, 0, cancelled)
-
-    def _prefill(self, request: Request, cancelled: Cancelled, of_prompt: list[float]) -> tuple[np.ndarray, KvCache]:
-        """Logits after the prompt, (1, vocab), and its cache; fills `of_prompt` where logprobs are asked for."""
+    def _course(self, job: Job) -> Decoded:
+        request, of_prompt = job.request, []  # type: tuple[Request, list[float]]
 
         def collect(start: int, logits: np.ndarray) -> None:
             of_prompt.extend(prompt_logprobs(request, start, logits))
 
         on_logits = collect if request.prompt_logprobs else None
-        return self._decoder.prefill(request.prompt, request.source, cancelled, on_logits)
+        logits, cache = self._decoder.prefill(request.prompt, request.source, job.cancelled, on_logits)
+        yield max(1.0, PROMPT_TOKEN * (len(request.prompt) + len(request.source))), ()
+        if request.config.num_beams > 1:
+            generations = yield from self._search(job, logits, cache)
+        else:
+            # All samples go on from the one prefilled cache: a step makes new arrays and leaves its input alone.
+            generations = ()
+            for sequence in range(request.config.num_return_sequences):
+                steps = yield from self._sample(job, logits.copy(), cache, sequence)
+                generations += (Generation(steps),)
+        return Answer(generations, tuple(of_prompt))
 
-    def _decode(
-        self, request: Request, logits: np.ndarray, cache: KvCache, sequence: int, cancelled: Cancelled
-    ) -> Iterator[Step]:
+    def _sample(
+        self, job: Job, logits: np.ndarray, cache: KvCache, sequence: int
+    ) -> Generator[tuple[float, tuple[Step, ...]], None, tuple[Step, ...]]:
         """Greedy or sampled steps from a prefilled cache of one row."""
-        continuation = Continuation(request, sequence)
-        while not cancelled():
+        continuation, steps = Continuation(job.request, sequence), []  # type: tuple[Continuation, list[Step]]
+        while not job.cancelled():
             step = continuation.advance(logits)
-            yield step
+            steps.append(step)
+            yield 1.0, (step,) if sequence == 0 else ()
             if step.finish_reason is not None:
-                return
+                break
             logits, cache = self._decoder.step(np.asarray([step.token_id]), cache)
+        return tuple(steps)
 
     def _search(
-        self, request: Request, logits: np.ndarray, cache: KvCache, cancelled: Cancelled
-    ) -> tuple[Generation, ...]:
-        search = BeamSearch(request)
-        logits = np.repeat(logits, request.config.num_beams, axis=0)
-        cache = cache.select(np.zeros(len(logits), np.int64))
+        self, job: Job, logits: np.ndarray, cache: KvCache
+    ) -> Generator[tuple[float, tuple[Step, ...]], None, tuple[Generation, ...]]:
+        search = BeamSearch(job.request)
+        beams = job.request.config.num_beams
+        logits = np.repeat(logits, beams, axis=0)
+        cache = cache.select(np.zeros(beams, np.int64))
         while True:
             came_from, over = search.advance(logits)
-            if over or cancelled():
+            if over or job.cancelled():
                 return search.generations()
             if (came_from != np.arange(len(came_from))).any():
                 cache = cache.select(came_from)
             logits, cache = self._decoder.step(search.last_tokens, cache)
+            yield float(beams), ()

@@ -26,13 +26,23 @@ class BufferCopy:
         self._session = InferenceSession(graph, config)
 
     def __call__(self, sources: Sequence[int], targets: Sequence[int]) -> None:
-        """As SlottedDecoder.copy: what would be overwritten too early is kept beside the buffers meanwhile."""
+        """As SlotModel.copy: what would be overwritten too early is kept beside the buffers meanwhile."""
         kept = {slot: self._spare() for slot in set(sources) & set(targets)}
         spared = {slot: {name: value.data_ptr() for name, value in spare.items()} for slot, spare in kept.items()}
         for slot, spare in spared.items():
             self._copy(self._parts(slot), spare)
         for source, target in zip(sources, targets, strict=True):
             self._copy(spared.get(source) or self._parts(source), self._parts(target))
+
+    def save(self, slot: int) -> "dict[str, onnxruntime.OrtValue]":
+        """A slot's part of every buffer, in memory of its own on the device."""
+        saved = self._spare()
+        self._copy(self._parts(slot), {name: value.data_ptr() for name, value in saved.items()})
+        return saved
+
+    def restore(self, slot: int, saved: "dict[str, onnxruntime.OrtValue]") -> None:
+        """Put what `save` returned into a slot."""
+        self._copy({name: value.data_ptr() for name, value in saved.items()}, self._parts(slot))
 
     def _parts(self, slot: int) -> _Parts:
         return {

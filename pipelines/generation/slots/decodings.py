@@ -1,40 +1,84 @@
-"""Decodings: what takes slots of an engine, from the queue to its end: a sample takes one, a beam search many."""
+"""Decodings: what takes slots of an engine, from the queue to its end: a sample takes one, a beam search several."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from queue import SimpleQueue
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 
 from pipelines.generation.decoding.beam_search import BeamSearch
 from pipelines.generation.decoding.continuation import Continuation, advance
-from pipelines.generation.decoding.request import Cancelled, Generation, Request, Step
-
-T = TypeVar("T")
+from pipelines.generation.decoding.request import Answer, Generation, Request, Step
+from pipelines.generation.engine import STARTED, Job, Share, Steps
 
 
 @dataclass
 class Prompt:
-    """What the decodings of one request share: it is read once."""
+    """What the decodings of one request share: the prompt is read once, and the answer is put together here."""
 
-    request: Request
-    cancelled: Cancelled
+    job: Job
     logits: np.ndarray | None = None
     """After its last token, (1, vocab); None until it was read, and where nobody is to go on from it."""
     logprobs: list[float] = field(default_factory=list)
     followers: "list[Sample]" = field(default_factory=list)
     """Samples that wait until it was read."""
+    generations: dict[int, tuple[Generation, ...]] = field(default_factory=dict)
+    outstanding: int = 0
+    has_started: bool = False
+    has_failed: bool = False
+
+    @property
+    def request(self) -> Request:
+        return self.job.request
+
+    def cancelled(self) -> bool:
+        """Whether nobody waits for what is left of it."""
+        return self.has_failed or self.job.cancelled()
+
+    def start(self) -> None:
+        """A decoding of it got slots."""
+        if not self.has_started:
+            self.has_started = True
+            self.job.put(STARTED)
+
+    def end(self, number: int, generations: tuple[Generation, ...], error: Exception | None) -> None:
+        """One decoding is over; the answer goes out with the last one, the first error at once."""
+        self.outstanding -= 1
+        if self.has_failed:
+            return
+        if error is not None:
+            self.has_failed = True
+            self.job.put(error)
+            return
+        self.generations[number] = generations
+        if not self.outstanding:
+            found = (one for place in sorted(self.generations) for one in self.generations[place])
+            self.job.put(Answer(tuple(found), tuple(self.logprobs)))
 
 
 class Decoding(ABC):
-    """Nothing but what waits for its outcome may be touched by a thread that is not the engine's."""
+    """Belongs to the decode thread.
+
+    `slots` are those it has, `width` of them while it runs; the prompt is read into the first one. `turn_tokens` counts
+    the steps since it got them. `parked` is the content of its slots while it is paused.
+    """
 
     def __init__(self, prompt: Prompt, width: int) -> None:
         self.prompt, self.width = prompt, width
+        self.number = 0
         self.slots: list[int] = []
-        """Those it has, `width` of them; the prompt is read into the first one."""
+        self.turn_tokens = 0
+        self.parked: list[tuple[Any, Any]] = []
+        prompt.outstanding += 1
+
+    @property
+    def share(self) -> Share:
+        return self.prompt.job.share
+
+    @property
+    def has_run(self) -> bool:
+        return bool(self.parked)
 
     @property
     @abstractmethod
@@ -43,45 +87,30 @@ class Decoding(ABC):
 
     @abstractmethod
     def end(self, error: Exception | None = None) -> None:
-        """Tell who waits that nothing more comes, or what failed."""
+        """Hand over what there is, or what failed."""
 
 
 class Sample(Decoding):
-    """One sequence, greedy or sampled.
+    """The `sequence`-th greedy or sampled sequence of a request."""
 
-    Its steps are handed over as they are made where it `streams`, else all at the end: whoever is woken for a step
-    takes the engine's time.
-    """
-
-    def __init__(self, prompt: Prompt, number: int, *, streams: bool = False) -> None:
+    def __init__(self, prompt: Prompt, sequence: int) -> None:
         super().__init__(prompt, width=1)
-        self.continuation = Continuation(prompt.request, number)
-        self._outcome: SimpleQueue[tuple[Step, ...] | Exception | None] = SimpleQueue()
-        self._streams = streams
-        self._steps: list[Step] = []  # that were not handed over yet
+        self.continuation = Continuation(prompt.request, sequence)
+        self._sequence = sequence
+        self._steps: list[Step] = []
 
     @property
     def reading(self) -> tuple[Sequence[int], Sequence[int]]:
         return self.slots, (self.continuation.last_token,)
 
-    def steps(self) -> Iterator[Step]:
-        """Waits for them, to the end, in the thread of whoever asked for them; raises what decoding failed with."""
-        for some in arriving(self._outcome):
-            yield from some
-
-    def go_on(self, step: Step) -> None:
-        """Take the next step."""
+    def take(self, step: Step) -> None:
+        """The next step."""
         self._steps.append(step)
-        if self._streams:
-            self._hand_over()
+        if self.prompt.job.streams and self._sequence == 0:
+            self.prompt.job.put(Steps((step,)))
 
     def end(self, error: Exception | None = None) -> None:
-        self._hand_over()
-        self._outcome.put(error)
-
-    def _hand_over(self) -> None:
-        self._outcome.put(tuple(self._steps))
-        self._steps = []
+        self.prompt.end(self._sequence, (Generation(tuple(self._steps)),), error)
 
 
 def advance_samples(samples: Sequence[Sample], logits: np.ndarray) -> Iterator[tuple[Sample, Exception | bool]]:
@@ -90,12 +119,12 @@ def advance_samples(samples: Sequence[Sample], logits: np.ndarray) -> Iterator[t
         if isinstance(step, Exception):
             yield sample, step
         else:
-            sample.go_on(step)
+            sample.take(step)
             yield sample, step.finish_reason is not None
 
 
 class Beams(Decoding):
-    """A beam search; `outcome` gets its generations at the end, then None, or an error.
+    """A beam search.
 
     A beam goes on in the slot of the one that it continues. Only where several continue the same one, all but one of
     them take slots whose beams nobody continues, and only what these do not hold yet is copied.
@@ -105,7 +134,6 @@ class Beams(Decoding):
         super().__init__(prompt, width=prompt.request.config.num_beams)
         self.search = BeamSearch(prompt.request)
         self.begun = False
-        self.outcome: SimpleQueue[tuple[Generation, ...] | Exception | None] = SimpleQueue()
 
     @property
     def reading(self) -> tuple[Sequence[int], Sequence[int]]:
@@ -136,14 +164,13 @@ class Beams(Decoding):
         return sources, targets
 
     def end(self, error: Exception | None = None) -> None:
-        if error is None:
-            self.outcome.put(self.search.generations())
-        self.outcome.put(error)
+        self.prompt.end(0, () if error is not None else self.search.generations(), error)
 
 
-def arriving(outcome: "SimpleQueue[T | Exception | None]") -> Iterator[T]:
-    """What a decoding hands over, to its end; raises what it failed with."""
-    while (arrived := outcome.get()) is not None:
-        if isinstance(arrived, Exception):
-            raise arrived
-        yield arrived
+def decodings_of(job: Job) -> list[Decoding]:
+    """What decodes a request; all but the first follow it: they wait until it has read the prompt."""
+    prompt = Prompt(job)
+    if job.request.config.num_beams > 1:
+        return [Beams(prompt)]
+    first, *prompt.followers = (Sample(prompt, number) for number in range(job.request.config.num_return_sequences))
+    return [first, *prompt.followers]

@@ -9,8 +9,18 @@ weights make another answer of that, and what a prompt is answered would depend 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a slot holds: its tokens, (tokens,) int64, how many of them were read in chunks, and its source."""
+
+    ids: np.ndarray
+    chunked: int
+    source: tuple[int, ...] | None
 
 
 class SlotTable:
@@ -76,6 +86,17 @@ class SlotTable:
         self._taken.remove(slot)
         self._given_back += 1
         self._used[slot] = self._given_back
+
+    def save(self, slot: int) -> "Held":
+        """What a slot holds, to be restored in any."""
+        length = int(self.lengths[slot])
+        return Held(self._ids[slot, :length].copy(), int(self._chunked[slot]), self._sources[slot])
+
+    def restore(self, slot: int, held: "Held") -> None:
+        """A slot holds what another one held when it was saved."""
+        length = len(held.ids)
+        self._ids[slot, :length] = held.ids
+        self.lengths[slot], self._chunked[slot], self._sources[slot] = length, held.chunked, held.source
 
     def open(self, slot: int, source: tuple[int, ...]) -> None:
         """A slot holds a source, and no tokens."""

@@ -20,6 +20,12 @@ def test_a_difference_beyond_the_spread_of_the_repetitions_is_told_from_noise() 
     assert latency.beyond_noise is False
 
 
+def test_repetitions_that_are_all_equal_differ_where_their_value_does() -> None:
+    before, after = result(a=[1.0, 1.0], b=[0.0, 0.0]), result(a=[2.0, 2.0], b=[0.0, 0.0])
+
+    assert [difference.beyond_noise for difference in compare(before, after)] == [True, False]
+
+
 def test_one_repetition_is_too_few_to_tell() -> None:
     (difference,) = compare(result(rate_per_s=[10.0]), result(rate_per_s=[20.0]))
 

@@ -26,7 +26,7 @@ def test_the_bodies_of_each_task_are_parsed_by_its_pipeline(task: str, inputs_pe
     cls: Any = TASKS[task].pipeline
     pipeline = object.__new__(cls)  # parsing needs no model
 
-    made = calls("127.0.0.1:8000", "", task, TEXTS, inputs_per_request, BodyConfig())
+    made = calls("127.0.0.1:8000", "", TASKS[task], TEXTS, inputs_per_request, BodyConfig())
 
     assert [call.n_inputs for call in made] == ([1, 1, 1] if inputs_per_request == 1 else [2, 1])
     for call in made:
@@ -38,7 +38,7 @@ def test_the_bodies_of_each_task_are_parsed_by_its_pipeline(task: str, inputs_pe
 
 def test_a_streaming_body_asks_for_events_and_for_parameters_of_its_own() -> None:
     config = BodyConfig(stream=True, max_new_tokens=8, parameters={"details": True})
-    (call,) = calls("127.0.0.1:8000", "", "text-generation", TEXTS[:1], 1, config)
+    (call,) = calls("127.0.0.1:8000", "", TASKS["text-generation"], TEXTS[:1], 1, config)
 
     request = parsed("text-generation", call.request)
 
@@ -48,12 +48,12 @@ def test_a_streaming_body_asks_for_events_and_for_parameters_of_its_own() -> Non
 
 def test_only_text_generation_streams() -> None:
     with pytest.raises(ConfigurationError, match="--stream"):
-        calls("127.0.0.1:8000", "", "translation", TEXTS, 1, BodyConfig(stream=True))
+        calls("127.0.0.1:8000", "", TASKS["translation"], TEXTS, 1, BodyConfig(stream=True))
 
 
 def test_openais_bodies_are_greedy_completions_of_a_known_length() -> None:
     config = BodyConfig(protocol="openai", stream=True, max_new_tokens=8)
-    (call,) = calls("127.0.0.1:8000", "", "text-generation", TEXTS[:1], 1, config)
+    (call,) = calls("127.0.0.1:8000", "", TASKS["text-generation"], TEXTS[:1], 1, config)
 
     head, _, body = call.request.partition(b"\r\n\r\n")
 
@@ -61,4 +61,4 @@ def test_openais_bodies_are_greedy_completions_of_a_known_length() -> None:
     expected = {"model": "sextet", "prompt": TEXTS[0], "max_tokens": 8, "temperature": 0, "stream": True}
     assert json.loads(body) == expected
     with pytest.raises(ConfigurationError, match="allowed for translation: huggingface"):
-        calls("127.0.0.1:8000", "", "translation", TEXTS, 1, BodyConfig(protocol="openai"))
+        calls("127.0.0.1:8000", "", TASKS["translation"], TEXTS, 1, BodyConfig(protocol="openai"))

@@ -4,8 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.load.lengths import Lengths
-from benchmarks.load.texts import counter, from_file, synthetic
+from benchmarks.load.texts import Lengths, counter, from_file, synthetic
 from pipelines.errors import ConfigurationError
 from pipelines.runtime.artifact import ModelArtifact
 

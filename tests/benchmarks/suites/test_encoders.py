@@ -7,9 +7,9 @@ from pathlib import Path
 import yaml
 
 from benchmarks.peers import RAY_SERVE_TRANSFORMERS, PeerThroughput
-from benchmarks.suites.cluster import cut_down
+from benchmarks.replicas import MemoryWatch, find
+from benchmarks.suites.cluster import measured_cluster
 from benchmarks.suites.encoders import over_peers
-from benchmarks.suites.replicas import MemoryWatch, find
 
 
 def test_the_smaller_of_the_workloads_counts_over_the_best_peer_that_ran() -> None:
@@ -34,7 +34,7 @@ def test_without_peers_there_is_no_figure() -> None:
 
 
 def test_a_measured_cluster_is_the_shipped_one_with_one_replica(tmp_path: Path) -> None:
-    configuration = cut_down({"text-classification": tmp_path}, threads=2, noop=True)
+    configuration = measured_cluster({"text-classification": tmp_path}, threads=2, noop=True)
 
     task, noop = configuration["applications"]
     (deployment,) = task["deployments"]

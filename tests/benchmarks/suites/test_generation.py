@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.figures.report import GENERATION_FIGURES
-from benchmarks.load.sentences import passages, sentences
+from benchmarks.figures.bars import GENERATION_FIGURES
+from benchmarks.load.texts import passages, sentences
 from benchmarks.peers.entrants import Entrants
 from benchmarks.peers.peer import PeerError
 from benchmarks.peers.writers import WRITERS, Writer, WriterModel, writing
 from benchmarks.suites.generation import SLOTS
 from benchmarks.suites.local_engine import LocalEngine
-from benchmarks.suites.rates import Rates
 from benchmarks.suites.soak_generation import questions
+from benchmarks.suites.suite import Rates
 
 
 @pytest.mark.parametrize("writer", WRITERS, ids=lambda writer: writer.name)

@@ -10,8 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from deployments.cluster.processes import descendants, end
-from deployments.cluster.signals import Signals, Stopped
+from deployments.cluster.processes import Signals, StopRequested, descendants, end
 
 FAMILY = "import subprocess, time; subprocess.Popen(['sleep', '300']); print('ready', flush=True); time.sleep(300)"
 
@@ -63,13 +62,35 @@ def test_the_first_signal_stops_and_further_ones_change_nothing() -> None:
     try:
         signals = Signals()
         signals.install()
-        with pytest.raises(Stopped):
+        with pytest.raises(StopRequested):
             signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGINT)
         signals.install()
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGUSR1)
-        assert [signals.reload_was_asked(), signals.reload_was_asked()] == [True, False]
+        assert [signals.reload_was_requested(), signals.reload_was_requested()] == [True, False]
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("error", [ProcessLookupError, PermissionError])
+def test_a_process_that_cannot_be_killed_does_not_keep_the_others_alive(
+    parent: "subprocess.Popen[bytes]", error: type[OSError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that ends between the look and the kill, or that has become another user's."""
+    first, second = (one for one in [*descendants(os.getpid())] if parent.pid in (one.pid, one.parent))
+    kill = os.kill
+
+    def refuse_first(pid: int, number: int) -> None:
+        if pid == first.pid:
+            raise error
+        kill(pid, number)
+
+    monkeypatch.setattr(os, "kill", refuse_first)
+
+    end([first, second], patience_s=0.0)
+
+    give_up_at = time.monotonic() + 10
+    while second.is_alive():
+        assert time.monotonic() < give_up_at

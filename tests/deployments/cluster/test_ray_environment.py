@@ -2,12 +2,13 @@
 
 import os
 import socket
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from deployments.cluster.ray_environment import SPARE_PORTS, prepare
+from deployments.cluster.ray_environment import SPARE_PORTS, lacks_token, node_exports, prepare
 from deployments.ingress.haproxy import find_binary
 
 
@@ -24,3 +25,44 @@ def test_a_port_that_another_cluster_has_is_replaced_by_one_that_no_process_is_h
         prepare(tmp_path, find_binary())
 
         assert int(os.environ["RAY_SERVE_HAPROXY_STATS_PORT"]) in SPARE_PORTS
+
+
+def exported(folder: Path, **environment: str) -> dict[str, str]:
+    """The environment after a shell has read what `sextet environment` prints."""
+    script = "\n".join(node_exports(folder, find_binary()))
+    shell = subprocess.run(
+        ["bash", "-c", f"{script}\nenv"], env=environment, capture_output=True, text=True, check=True
+    )
+    return dict(line.split("=", 1) for line in shell.stdout.splitlines())
+
+
+def test_the_nodes_of_a_cluster_ask_for_a_token_unless_their_operator_says_otherwise(tmp_path: Path) -> None:
+    assert exported(tmp_path)["RAY_AUTH_MODE"] == "token"
+    assert exported(tmp_path, RAY_AUTH_MODE="disabled")["RAY_AUTH_MODE"] == "disabled"
+    assert exported(tmp_path, RAY_AUTH_TOKEN="given")["RAY_AUTH_TOKEN"] == "given"
+    assert "RAY_AUTH_TOKEN" not in exported(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "lacks"),
+    [
+        ({}, True),
+        ({"RAY_AUTH_TOKEN": "given"}, False),
+        ({"RAY_AUTH_MODE": "disabled"}, False),
+        ({"RAY_AUTH_TOKEN_PATH": "{folder}/token"}, False),
+        ({"RAY_AUTH_TOKEN_PATH": "{folder}/nothing"}, True),
+    ],
+    ids=str,
+)
+def test_an_operator_learns_that_there_is_no_token_before_ray_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], lacks: bool
+) -> None:
+    (tmp_path / "token").touch()
+    variables = {name: value.format(folder=tmp_path) for name, value in given.items()}
+    monkeypatch.setattr("os.environ", {"HOME": str(tmp_path), **variables})
+
+    assert lacks_token() == lacks
+
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").touch()
+    assert lacks_token() == (lacks and "RAY_AUTH_TOKEN_PATH" in given)

@@ -13,6 +13,7 @@ from starlette.types import Message
 from deployments.http.event_stream import EventStream
 from deployments.task_server import TaskServer
 from pipelines.errors import GenerationError
+from tests.deployments.test_task_server import started
 
 TASK = "text-generation"
 
@@ -24,7 +25,7 @@ def server(exported: Callable[..., Path]) -> TaskServer:
     return server
 
 
-async def exchange(server: TaskServer, body: Any, messages: list[Message], **headers: str) -> None:
+async def post(server: TaskServer, body: Any, messages: list[Message], **headers: str) -> None:
     """One POST; what the server sends goes to `messages` as it is sent."""
     scope = {
         "type": "http",
@@ -60,7 +61,7 @@ def body(max_new_tokens: int, **parameters: Any) -> dict[str, Any]:
 def test_each_token_is_an_event_and_the_last_one_has_the_text(server: TaskServer) -> None:
     messages: list[Message] = []
 
-    asyncio.run(exchange(server, body(6), messages))
+    asyncio.run(post(server, body(6), messages))
 
     assert messages[0]["status"] == 200
     received = events(messages)
@@ -72,7 +73,7 @@ def test_each_token_is_an_event_and_the_last_one_has_the_text(server: TaskServer
 def test_a_stream_tells_its_times_and_forbids_caches(server: TaskServer) -> None:
     messages: list[Message] = []
 
-    asyncio.run(exchange(server, body(2), messages))
+    asyncio.run(post(server, body(2), messages))
 
     headers = {name.decode(): value.decode() for name, value in messages[0]["headers"]}
     assert headers["content-type"].startswith("text/event-stream")
@@ -94,7 +95,7 @@ def test_what_fails_before_the_first_token_has_a_status_of_its_own(
 ) -> None:
     messages: list[Message] = []
 
-    asyncio.run(exchange(server, body(4, **parameters), messages, **headers))
+    asyncio.run(post(server, body(4, **parameters), messages, **headers))
 
     assert messages[0]["status"] == status
     assert "error_type" in json.loads(messages[1]["body"])
@@ -115,16 +116,16 @@ def test_what_fails_in_mid_stream_is_a_last_event() -> None:
     assert events(messages) == [{"index": 1}, {"error": "no more", "error_type": "generation"}]
 
 
-def test_a_client_that_leaves_ends_its_decoding_and_frees_the_worker(server: TaskServer) -> None:
+def test_a_client_that_leaves_ends_its_decoding_and_frees_its_slot(server: TaskServer) -> None:
     async def scenario() -> int:
         messages: list[Message] = []
-        leaving = asyncio.create_task(exchange(server, body(200), messages))
+        leaving = asyncio.create_task(post(server, body(200), messages))
         while len(messages) < 3:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
         leaving.cancel()
         await asyncio.gather(leaving, return_exceptions=True)
         received = len(messages)
-        while server._now.batcher.running_batches:  # noqa: ASYNC110
+        while server._now.pipeline.generator._engine._decoding:  # type: ignore[attr-defined]  # noqa: ASYNC110
             await asyncio.sleep(0.001)
         return received
 
@@ -133,3 +134,22 @@ def test_a_client_that_leaves_ends_its_decoding_and_frees_the_worker(server: Tas
             return await scenario()
 
     assert asyncio.run(limited()) < 200
+
+
+def test_a_client_that_leaves_frees_its_slot(exported: Callable[..., Path]) -> None:
+    server = started(TASK, exported("llama", TASK), slots={"slots": 1, "max_tokens": 250, "prefill_chunk_tokens": 16})
+    engine: Any = server._now.pipeline.generator.engine  # type: ignore[attr-defined]
+
+    async def scenario() -> None:
+        messages: list[Message] = []
+        leaving = asyncio.create_task(post(server, body(240), messages))
+        while len(messages) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        assert engine.free_slots == 0
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        async with asyncio.timeout(20):
+            while not engine.free_slots:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+
+    asyncio.run(scenario())

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from deployments.http import middleware as deadline_header
-from deployments.http.middleware import PRIVATE, PUBLIC, RenameDeadline
+from deployments.http import middleware
+from deployments.http.middleware import RenameDeadline
+from deployments.http.request import DEADLINE_HEADER as PUBLIC
+from deployments.http.request import HIDDEN_DEADLINE_HEADER as PRIVATE
 
 
 async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -32,7 +34,7 @@ async def fail(scope: Scope, receive: Receive, send: Send) -> None:
     raise TimeoutError("its own")
 
 
-def exchange(app: Any, headers: dict[str, str]) -> list[Message]:
+def messages_of(app: Any, headers: dict[str, str]) -> list[Message]:
     sent: list[Message] = []
 
     async def send(message: Message) -> None:
@@ -47,7 +49,7 @@ def exchange(app: Any, headers: dict[str, str]) -> list[Message]:
 
 
 def ask(app: Any, headers: dict[str, str]) -> tuple[int, bytes]:
-    start, *bodies = exchange(app, headers)
+    start, *bodies = messages_of(app, headers)
     return start["status"], b"".join(one["body"] for one in bodies)
 
 
@@ -57,12 +59,12 @@ def test_the_head_of_an_answer_is_not_sent_before_there_is_a_body() -> None:
     async def die(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
-    assert exchange(die, {}) == []
+    assert messages_of(die, {}) == []
 
 
 @pytest.fixture(autouse=True)
 def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deadline_header, "GRACE_S", 0.0)
+    monkeypatch.setattr(middleware, "GRACE_S", 0.0)
 
 
 def test_the_deadline_has_another_name_inside_that_nobody_can_send_from_outside() -> None:
@@ -81,7 +83,7 @@ def test_a_request_that_no_replica_takes_in_time_gets_408_in_json_and_nothing_el
 
 @pytest.mark.parametrize("own", [{}, {"x-request-id": "abc"}], ids=str)
 def test_that_answer_has_a_request_id_too(own: dict[str, str]) -> None:
-    start, _ = exchange(wait, {PUBLIC: "0.01", **own})
+    start, _ = messages_of(wait, {PUBLIC: "0.01", **own})
     request_id = dict(start["headers"])[b"x-request-id"].decode()
     assert request_id == own.get("x-request-id", request_id) != ""
 

@@ -14,7 +14,6 @@ import httpx
 import pytest
 
 from deployments.cluster.ray_environment import TUNED
-from deployments.http import request as exchange
 from deployments.ingress import haproxy
 
 CONFIG = """global
@@ -33,11 +32,13 @@ frontend prometheus
     bind :{metrics}
 frontend http_frontend
     bind *:{public}
-    use_backend replica if {{ path /translation/slow }}
+    acl is_http-slow path_beg /translation/slow/
+    acl is_http-slow path /translation/slow
+    use_backend http-slow if is_http-slow
     default_backend nobody
 backend nobody
     server gone 127.0.0.1:9
-backend replica
+backend http-slow
     http-reuse always
     server slow 127.0.0.1:{replica}
 listen stats
@@ -68,11 +69,11 @@ def test_a_binary_that_is_forbidden_or_not_there_is_none(monkeypatch: pytest.Mon
 def test_the_wrapper_moves_the_pages_to_loopback_and_leaves_the_ingress(binary: Path, tmp_path: Path) -> None:
     config = tmp_path / "haproxy.cfg"
     config.write_text(CONFIG.format(folder=tmp_path, metrics=19101, public=18000, stats=18404, replica=9, **REPEATING))
-    wrapper = haproxy.write_wrapper(binary, tmp_path)
+    wrapper = haproxy.write_wrapper(binary, tmp_path, body_s=60)
 
     checked = subprocess.run(
         [str(wrapper), "-db", "-f", str(config), "-c"],
-        env={"RAY_SERVE_HAPROXY_STATS_PORT": "18404", "PATH": "/usr/bin:/bin"},
+        env={"PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
     )
@@ -98,7 +99,13 @@ class Ingress:
 
 
 @pytest.fixture
-def ingress(binary: Path, tmp_path: Path) -> Iterator[Ingress]:
+def body_s() -> float:
+    """How long a client may take to send a request."""
+    return 60.0
+
+
+@pytest.fixture
+def ingress(binary: Path, tmp_path: Path, body_s: float) -> Iterator[Ingress]:
     """Two paths: one to a server that does not exist, one to a replica that the test plays."""
     listening = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
     replica, *others = listening
@@ -108,9 +115,8 @@ def ingress(binary: Path, tmp_path: Path) -> Iterator[Ingress]:
     config = tmp_path / "haproxy.cfg"
     ports = {"metrics": metrics, "public": public, "stats": stats, "replica": replica.getsockname()[1]}
     config.write_text(CONFIG.format(folder=tmp_path, **ports, **REPEATING))
-    command = [str(haproxy.write_wrapper(binary, tmp_path)), "-db", "-f", str(config)]
-    environment = {"RAY_SERVE_HAPROXY_STATS_PORT": str(stats)}
-    started = Ingress(public, replica, lambda *more: subprocess.Popen([*command, *more], env=environment))
+    command = [str(haproxy.write_wrapper(binary, tmp_path, body_s)), "-db", "-f", str(config)]
+    started = Ingress(public, replica, lambda *more: subprocess.Popen([*command, *more]))
     started.reload()
     while not _connects(public):
         assert started.processes[0].poll() is None
@@ -224,11 +230,8 @@ def test_the_machine_of_a_replica_is_asked_for_a_sign_while_its_answer_is_awaite
     assert int(timer[1], 16) <= 10 * os.sysconf("SC_CLK_TCK")
 
 
-def test_a_request_that_does_not_arrive_in_time_is_told_so_in_json(
-    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
-    monkeypatch.setattr(exchange, "BODY_S", 1.0)
-    ingress = request.getfixturevalue("ingress")
+@pytest.mark.parametrize("body_s", [1.0])
+def test_a_request_that_does_not_arrive_in_time_is_told_so_in_json(ingress: Ingress) -> None:
     with socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as client:
         _send_head(client)
         answer = client.recv(65536)

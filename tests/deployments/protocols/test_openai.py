@@ -297,7 +297,7 @@ def test_a_model_without_a_chat_template_completes_and_says_why_it_does_not_chat
 
 
 def test_a_full_queue_is_a_rate_limit_that_says_when_to_come_back(exported: Callable[..., Path]) -> None:
-    server = started(TASK, exported("qwen2", TASK), batching={"max_queue_tokens": 1}, slots={"slots": 1})
+    server = started(TASK, exported("qwen2", TASK), queue={"max_queue_tokens": 2}, slots={"slots": 1})
 
     async def scenario(client: AsyncOpenAI) -> list[Any]:
         asked = [client.completions.create(model="m", prompt="a", max_tokens=50) for _ in range(6)]
@@ -315,7 +315,7 @@ def test_a_client_that_leaves_frees_its_slots(server: TaskServer) -> None:
         async for _ in stream:
             break
         await stream.close()
-        engine = server._now.pipeline.generator.engine  # type: ignore[attr-defined]
+        engine = server._now.pipeline.generator._engine  # type: ignore[attr-defined]
         async with asyncio.timeout(20):
             while engine.free_slots < engine.slots:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)

@@ -16,7 +16,7 @@ from pipelines.errors import CheckpointError
 from pipelines.generation.decoding.config import GenerationConfig
 from pipelines.generation.decoding.request import Request
 from pipelines.generation.plain.decoder import open_decoder
-from pipelines.generation.plain.engine import Engine
+from pipelines.generation.plain.engine import PlainEngine
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import InferenceSession, SessionConfig
 from tests.tiny_checkpoints import DECODERS, ENCODER_DECODERS, ENCODER_TASKS, ENCODERS, LABELS, model_class
@@ -86,7 +86,7 @@ def test_a_decoder_that_cannot_have_slots_stays_on_the_plain_graph_and_says_why(
 
 def assert_same_greedy_tokens(artifact: ModelArtifact, source: Path) -> None:
     model, tokenizer = AutoModelForCausalLM.from_pretrained(source), AutoTokenizer.from_pretrained(source)
-    engine = Engine(open_decoder(artifact, SessionConfig()))
+    engine = PlainEngine(open_decoder(artifact, SessionConfig()))
     for text in ("No.", TEXTS[4], TEXTS[9]):
         batch = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
         (expected,) = model.generate(**batch, do_sample=False, max_new_tokens=12).tolist()

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from pipelines.generation.open import open_engine
 from pipelines.generation.plain.decoder import CausalDecoder, open_decoder
-from pipelines.generation.plain.engine import Engine
+from pipelines.generation.plain.engine import PlainEngine
 from pipelines.generation.slots.config import SlotsConfig
-from pipelines.generation.slots.slot_engine import SlotEngine, open_engine
+from pipelines.generation.slots.engine import SlotEngine
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import InferenceSession, SessionConfig
 from tests.pipelines.generation.models import SLOTS, WINDOW, changes_of, task_of
@@ -17,20 +18,20 @@ from tests.tiny_checkpoints import DECODERS
 
 
 @pytest.fixture(scope="session")
-def engine(exported: Callable[..., Path]) -> Callable[[str], Engine]:
+def engine(exported: Callable[..., Path]) -> Callable[[str], PlainEngine]:
     """`engine(architecture)`; decoder-only models read prompts in chunks of five tokens."""
-    made: dict[str, Engine] = {}
+    made: dict[str, PlainEngine] = {}
 
-    def make(architecture: str) -> Engine:
+    def make(architecture: str) -> PlainEngine:
         if architecture not in made:
             artifact = ModelArtifact.open(
                 exported(architecture, task_of(architecture), **changes_of(architecture)), allow_unverified=True
             )
             if architecture in DECODERS:
                 session = InferenceSession(artifact.graph("model"), SessionConfig())
-                made[architecture] = Engine(CausalDecoder(session, prefill_chunk_tokens=5))
+                made[architecture] = PlainEngine(CausalDecoder(session, prefill_chunk_tokens=5))
             else:
-                made[architecture] = Engine(open_decoder(artifact, SessionConfig()))
+                made[architecture] = PlainEngine(open_decoder(artifact, SessionConfig()))
         return made[architecture]
 
     return make

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 import pipelines
 from pipelines.scheduling.cost_model import UNMEASURED, CostModel, Measurement, shapes_within
-from pipelines.scheduling.row_queue import RowQueue
+from pipelines.scheduling.padded import PaddedScheduler, cut
+from pipelines.scheduling.scheduler import BatchingConfig
 
 CPU = CostModel(start_s=0.008, token_s=0.0003, pair_s=2e-7)  # BERT-base in int8 on two cores
 GPU = CostModel(start_s=0.004, token_s=0.000002, pair_s=1e-9)
@@ -20,13 +21,12 @@ PRICES = st.floats(1e-9, 1.0)
 @dataclass(eq=False)
 class Line:
     n_tokens: int
-    alone: bool = False
 
 
 def first_batch(cost: CostModel, *lengths: int, size: int = 64, tokens: int = 100_000) -> list[int]:
-    queue: RowQueue[Line] = RowQueue(tokens, size, cost)
-    queue.put([Line(n) for n in lengths])
-    return [one.n_tokens for one in queue.next_batch()]
+    first, *others = map(Line, lengths)
+    config = BatchingConfig(max_batch_tokens=tokens, max_batch_size=size)
+    return [one.n_tokens for one in cut(first, others, len(lengths), config, cost)]
 
 
 @given(start=PRICES, token=PRICES, pair=PRICES)
@@ -70,26 +70,14 @@ def test_the_shapes_that_are_measured_keep_to_the_limits_cheapest_first() -> Non
     assert shapes == [(1, 16), (3, 16), (1, 64), (1, 100), (3, 64)]
 
 
-def test_a_queue_knows_what_the_work_in_it_costs_and_forgets_what_leaves() -> None:
-    queue: RowQueue[Line] = RowQueue(4096, 1, UNMEASURED)
-    rows = [Line(10), Line(20)]
-    queue.put(rows)
-    both_s = queue.work_s()
-    queue.discard(rows[:1])
-    queue.discard(rows[:1])
-
-    assert both_s == pytest.approx(2 * 32 + 30 / 0.95)
-    assert queue.work_s() == pytest.approx(32 + 20 / 0.95)
-
-
 @pytest.mark.parametrize("task", ["text-classification", "question-answering", "token-classification"])
 def test_a_real_model_is_measured_before_it_serves(task: str, exported: Callable[..., Path]) -> None:
-    cost = pipelines.load(exported("distilbert", task)).measure_cost(max_batch_tokens=1024, max_batch_size=8)
+    scheduler = pipelines.load(exported("distilbert", task)).scheduler(
+        BatchingConfig(max_batch_tokens=1024, max_batch_size=8)
+    )
 
+    assert isinstance(scheduler, PaddedScheduler)
+    cost = scheduler.cost
     assert cost != UNMEASURED
     assert 0 < cost.batch_s(1, 16) < 1.0
     assert cost.batch_s(8, 128) > cost.batch_s(1, 16)
-
-
-def test_a_model_that_decodes_has_no_cost_by_shape(exported: Callable[..., Path]) -> None:
-    assert pipelines.load(exported("gpt2", "text-generation")).measure_cost(1024, 8) is UNMEASURED

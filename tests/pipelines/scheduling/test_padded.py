@@ -1,9 +1,9 @@
-"""TokenBudgetBatcher on real worker threads and numpy: what it cuts, whom it fails, and that it never hangs."""
+"""PaddedScheduler on real worker threads and numpy: what it cuts, whom it fails, and that it never hangs."""
 
 import asyncio
 import random
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -12,9 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.errors import ConfigurationError, DeadlineExceededError, GenerationError, OverloadedError
-from pipelines.generation.decoding.request import Cancelled
-from pipelines.scheduling.padded import BatchingConfig, Completed, TokenBudgetBatcher
+from pipelines.errors import (
+    ConfigurationError,
+    DeadlineExceededError,
+    GenerationError,
+    InputTooLongError,
+    OverloadedError,
+)
+from pipelines.scheduling.cost_model import CostModel
+from pipelines.scheduling.padded import BULK_S, PaddedScheduler
+from pipelines.scheduling.scheduler import BatchingConfig, BatchReport, Completed, QueueConfig
 
 T = TypeVar("T")
 
@@ -25,6 +32,7 @@ class Line:
 
     n_tokens: int
     poisonous: bool = False
+    max_new_tokens: int = 0
 
 
 class Model:
@@ -36,12 +44,10 @@ class Model:
         self.gate.set()
         self.started = threading.Event()
 
-    def forward(self, rows: Sequence[Line], cancelled: Cancelled) -> list[int]:
+    def forward(self, rows: Sequence[Line]) -> list[int]:
         self.batches.append([row.n_tokens for row in rows])
         self.started.set()
-        while not self.gate.wait(0.002):
-            if cancelled():
-                return []
+        self.gate.wait(20)
         if any(row.poisonous for row in rows):
             raise ValueError("poison")
         padded = np.zeros((len(rows), max(row.n_tokens for row in rows)), dtype=np.int64)
@@ -66,11 +72,11 @@ def run(scenario: Callable[[], Awaitable[T]]) -> T:
     return asyncio.run(limited())
 
 
-async def held(model: Model, batcher: TokenBudgetBatcher[Line, int]) -> "asyncio.Task[Any]":
+async def held(model: Model, scheduler: PaddedScheduler[Line, int]) -> "asyncio.Task[Any]":
     """Occupy the only worker, so that whatever is submitted next has to wait."""
     model.gate.clear()
     model.started.clear()
-    task = asyncio.create_task(batcher.submit([Line(1)]))
+    task = asyncio.create_task(scheduler.submit([Line(1)]))
     await until(model.started.is_set)
     return task
 
@@ -87,10 +93,10 @@ def test_every_row_gets_its_own_output_and_no_batch_exceeds_the_padded_budget(
     model = Model()
 
     async def scenario() -> list[list[int]]:
-        batcher = TokenBudgetBatcher(model.forward, BatchingConfig(max_batch_tokens=budget, max_batch_size=size))
-        submitted = [batcher.submit([Line(n) for n in lengths]) for lengths in requests]
+        scheduler = PaddedScheduler(model.forward, BatchingConfig(max_batch_tokens=budget, max_batch_size=size))
+        submitted = [scheduler.submit([Line(n) for n in lengths]) for lengths in requests]
         completed = await asyncio.gather(*submitted)
-        await batcher.close()
+        await scheduler.drain()
         return [one.outputs for one in completed]
 
     assert run(scenario) == requests
@@ -103,10 +109,10 @@ def test_the_oldest_row_goes_first_and_takes_rows_of_its_own_length_along() -> N
     model = Model()
 
     async def scenario() -> None:
-        batcher = TokenBudgetBatcher(model.forward, BatchingConfig(max_batch_tokens=640, max_batch_size=3))
-        first = await held(model, batcher)
-        waiting = [asyncio.create_task(batcher.submit([Line(n)])) for n in (100, 600, 110, 2, 90)]
-        await until(lambda: batcher.waiting_tokens == 902)
+        scheduler = PaddedScheduler(model.forward, BatchingConfig(max_batch_tokens=640, max_batch_size=3))
+        first = await held(model, scheduler)
+        waiting = [asyncio.create_task(scheduler.submit([Line(n)])) for n in (100, 600, 110, 2, 90)]
+        await until(lambda: scheduler.waiting_tokens == 902)
         model.gate.set()
         await asyncio.gather(first, *waiting)
 
@@ -118,10 +124,10 @@ def test_a_short_row_is_not_padded_to_a_long_one_though_the_budget_has_room() ->
     model = Model()
 
     async def scenario() -> None:
-        batcher = TokenBudgetBatcher(model.forward, BatchingConfig(max_batch_tokens=4096))
-        first = await held(model, batcher)
-        waiting = [asyncio.create_task(batcher.submit([Line(n)])) for n in (500, 3)]
-        await until(lambda: batcher.waiting_tokens == 503)
+        scheduler = PaddedScheduler(model.forward, BatchingConfig(max_batch_tokens=4096))
+        first = await held(model, scheduler)
+        waiting = [asyncio.create_task(scheduler.submit([Line(n)])) for n in (500, 3)]
+        await until(lambda: scheduler.waiting_tokens == 503)
         model.gate.set()
         await asyncio.gather(first, *waiting)
 
@@ -129,13 +135,13 @@ def test_a_short_row_is_not_padded_to_a_long_one_though_the_budget_has_room() ->
     assert model.batches == [[1], [500], [3]]
 
 
-def test_an_idle_batcher_starts_at_once_and_one_with_a_wait_collects_company() -> None:
+def test_an_idle_scheduler_starts_at_once_and_one_with_a_wait_collects_company() -> None:
     async def sizes(config: BatchingConfig) -> list[list[int]]:
         model = Model()
-        batcher = TokenBudgetBatcher(model.forward, config)
-        first = asyncio.create_task(batcher.submit([Line(4)]))
+        scheduler = PaddedScheduler(model.forward, config)
+        first = asyncio.create_task(scheduler.submit([Line(4)]))
         await asyncio.sleep(0)
-        second = asyncio.create_task(batcher.submit([Line(5)]))
+        second = asyncio.create_task(scheduler.submit([Line(5)]))
         await asyncio.gather(first, second)
         return model.batches
 
@@ -148,10 +154,10 @@ def test_a_completed_request_tells_its_queue_and_inference_time_and_batch_sizes(
     model = Model()
 
     async def scenario() -> tuple[Any, Any]:
-        batcher = TokenBudgetBatcher(model.forward, BatchingConfig(max_batch_size=2))
-        first = await held(model, batcher)
-        second = asyncio.create_task(batcher.submit([Line(3), Line(3), Line(3)]))
-        await until(lambda: batcher.waiting_tokens == 9)
+        scheduler = PaddedScheduler(model.forward, BatchingConfig(max_batch_size=2))
+        first = await held(model, scheduler)
+        second = asyncio.create_task(scheduler.submit([Line(3), Line(3), Line(3)]))
+        await until(lambda: scheduler.waiting_tokens == 9)
         await asyncio.sleep(0.05)
         model.gate.set()
         return await first, await second
@@ -168,11 +174,11 @@ def test_a_poisonous_row_fails_alone_and_its_neighbours_are_answered() -> None:
     model = Model()
 
     async def scenario() -> list[Any]:
-        batcher = TokenBudgetBatcher(model.forward)
-        first = await held(model, batcher)
+        scheduler = PaddedScheduler(model.forward)
+        first = await held(model, scheduler)
         rows = [[Line(3)], [Line(3, poisonous=True)], [Line(3), Line(4)]]
-        waiting = [asyncio.create_task(batcher.submit(one)) for one in rows]
-        await until(lambda: batcher.waiting_tokens == 13)
+        waiting = [asyncio.create_task(scheduler.submit(one)) for one in rows]
+        await until(lambda: scheduler.waiting_tokens == 13)
         model.gate.set()
         await first
         return await asyncio.gather(*waiting, return_exceptions=True)
@@ -185,16 +191,16 @@ def test_a_poisonous_row_fails_alone_and_its_neighbours_are_answered() -> None:
 
 
 def test_a_forward_that_raises_stop_iteration_or_loses_rows_is_an_error_and_not_a_hang() -> None:
-    def stops(rows: Sequence[Line], cancelled: Cancelled) -> list[int]:
+    def stops(rows: Sequence[Line]) -> list[int]:
         return [next(iter([])) for _ in rows]
 
-    def loses(rows: Sequence[Line], cancelled: Cancelled) -> list[int]:
+    def loses(rows: Sequence[Line]) -> list[int]:
         return []
 
     async def scenario() -> None:
         for forward in (stops, loses):
             with pytest.raises(GenerationError):
-                await TokenBudgetBatcher(forward).submit([Line(2)])
+                await PaddedScheduler(forward).submit([Line(2)])
 
     run(scenario)
 
@@ -203,12 +209,12 @@ def test_a_cancelled_request_leaves_the_queue_and_the_others_are_answered() -> N
     model = Model()
 
     async def scenario() -> list[Any]:
-        batcher = TokenBudgetBatcher(model.forward)
-        first = await held(model, batcher)
-        waiting = [asyncio.create_task(batcher.submit([Line(n)])) for n in (5, 6, 7)]
-        await until(lambda: batcher.waiting_tokens == 18)
+        scheduler = PaddedScheduler(model.forward)
+        first = await held(model, scheduler)
+        waiting = [asyncio.create_task(scheduler.submit([Line(n)])) for n in (5, 6, 7)]
+        await until(lambda: scheduler.waiting_tokens == 18)
         waiting[1].cancel()
-        await until(lambda: batcher.waiting_tokens == 12)
+        await until(lambda: scheduler.waiting_tokens == 12)
         model.gate.set()
         return await asyncio.gather(first, *waiting, return_exceptions=True)
 
@@ -218,35 +224,14 @@ def test_a_cancelled_request_leaves_the_queue_and_the_others_are_answered() -> N
     assert model.batches == [[1], [5, 7]]
 
 
-def test_a_batch_is_cancelled_only_when_nobody_in_it_waits_any_more() -> None:
-    model = Model()
-
-    async def scenario() -> bool:
-        batcher = TokenBudgetBatcher(model.forward)
-        first = await held(model, batcher)
-        waiting = [asyncio.create_task(batcher.submit([Line(n)])) for n in (5, 6)]
-        await until(lambda: batcher.waiting_tokens == 11)
-        first.cancel()  # the only one in its batch: forward sees it although the gate stays shut
-        await until(lambda: len(model.batches) == 2)
-        waiting[0].cancel()
-        await asyncio.sleep(0.05)
-        still_running = batcher.running_batches == 1
-        waiting[1].cancel()
-        await until(lambda: batcher.running_batches == 0)
-        return still_running
-
-    assert run(scenario)
-    assert model.batches == [[1], [5, 6]]
-
-
-def test_a_storm_of_cancellations_leaves_an_idle_batcher_that_still_answers() -> None:
+def test_a_storm_of_cancellations_leaves_an_idle_scheduler_that_still_answers() -> None:
     async def scenario() -> None:
         model = Model()
-        batcher = TokenBudgetBatcher(model.forward, BatchingConfig(max_batch_size=4, concurrency=2))
+        scheduler = PaddedScheduler(model.forward, BatchingConfig(max_batch_size=4, concurrency=2))
         dice = random.Random(7)
         for _ in range(20):
             tasks = [
-                asyncio.create_task(batcher.submit([Line(dice.randint(1, 30)) for _ in range(dice.randint(1, 4))]))
+                asyncio.create_task(scheduler.submit([Line(dice.randint(1, 30)) for _ in range(dice.randint(1, 4))]))
                 for _ in range(30)
             ]
             for task in tasks:
@@ -255,9 +240,9 @@ def test_a_storm_of_cancellations_leaves_an_idle_batcher_that_still_answers() ->
                     task.cancel()
             for done in await asyncio.gather(*tasks, return_exceptions=True):
                 assert isinstance(done, asyncio.CancelledError | Completed)
-        await until(lambda: batcher.running_batches == 0)
-        assert batcher.waiting_tokens == 0
-        assert (await batcher.submit([Line(9)])).outputs == [9]
+        await until(lambda: scheduler.running_batches == 0)
+        assert scheduler.waiting_tokens == 0
+        assert (await scheduler.submit([Line(9)])).outputs == [9]
 
     run(scenario)
 
@@ -266,11 +251,11 @@ def test_a_request_whose_deadline_runs_out_fails_and_frees_the_queue() -> None:
     model = Model()
 
     async def scenario() -> None:
-        batcher = TokenBudgetBatcher(model.forward)
-        first = await held(model, batcher)
+        scheduler = PaddedScheduler(model.forward)
+        first = await held(model, scheduler)
         with pytest.raises(DeadlineExceededError):
-            await batcher.submit([Line(5)], deadline=asyncio.get_running_loop().time() + 0.02)
-        assert batcher.waiting_tokens == 0
+            await scheduler.submit([Line(5)], deadline=asyncio.get_running_loop().time() + 0.02)
+        assert scheduler.waiting_tokens == 0
         model.gate.set()
         assert (await first).outputs == [1]
 
@@ -281,19 +266,19 @@ def test_a_request_that_cannot_meet_its_deadline_is_refused_at_once_with_the_tim
     model = Model()
 
     async def scenario() -> OverloadedError:
-        batcher = TokenBudgetBatcher(model.forward)
-        slow = await held(model, batcher)
+        scheduler = PaddedScheduler(model.forward)
+        slow = await held(model, scheduler)
         await asyncio.sleep(0.1)
         model.gate.set()
         await slow
-        second = await held(model, batcher)
+        second = await held(model, scheduler)
         with pytest.raises(OverloadedError, match="deadline cannot be met") as refused:
-            await batcher.submit([Line(5)], deadline=asyncio.get_running_loop().time() + 0.001)
+            await scheduler.submit([Line(5)], deadline=asyncio.get_running_loop().time() + 0.001)
         model.gate.set()
         await second
         # idle again: the same deadline is worth a try, or a slow past would refuse for ever
         with pytest.raises(DeadlineExceededError):
-            await batcher.submit([Line(5)], deadline=asyncio.get_running_loop().time() - 1)
+            await scheduler.submit([Line(5)], deadline=asyncio.get_running_loop().time() - 1)
         return refused.value
 
     assert run(scenario).retry_after_s > 0.01
@@ -302,136 +287,190 @@ def test_a_request_that_cannot_meet_its_deadline_is_refused_at_once_with_the_tim
 def test_a_batch_that_goes_on_though_nobody_waits_is_counted_from_the_last_departure() -> None:
     gate = threading.Event()
 
-    def deaf(rows: Sequence[Line], cancelled: Cancelled) -> list[int]:
+    def deaf(rows: Sequence[Line]) -> list[int]:
         gate.wait(10)
         return [0] * len(rows)
 
     async def scenario() -> None:
-        batcher = TokenBudgetBatcher(deaf)
-        task = asyncio.create_task(batcher.submit([Line(1)]))
-        await until(lambda: batcher.running_batches == 1)
-        assert batcher.abandoned_s == 0.0
+        scheduler = PaddedScheduler(deaf)
+        task = asyncio.create_task(scheduler.submit([Line(1)]))
+        await until(lambda: scheduler.running_batches == 1)
+        assert scheduler.stalled_s == 0.0
         task.cancel()
-        await until(lambda: batcher.abandoned_s > 0.01)
+        await until(lambda: scheduler.stalled_s > 0.01)
         gate.set()
-        await until(lambda: batcher.running_batches == 0)
-        assert batcher.abandoned_s == 0.0
+        await until(lambda: scheduler.running_batches == 0)
+        assert scheduler.stalled_s == 0.0
 
     run(scenario)
 
 
-def test_a_full_queue_refuses_with_its_size_and_a_request_larger_than_the_queue_is_admitted_alone() -> None:
+def test_a_full_queue_refuses_with_its_size_and_a_request_larger_than_the_queue_whatever_it_holds() -> None:
     model = Model()
 
     async def scenario() -> None:
-        batcher = TokenBudgetBatcher(model.forward, BatchingConfig(max_queue_tokens=10))
-        first = await held(model, batcher)
-        large = asyncio.create_task(batcher.submit([Line(8), Line(9)]))
-        await until(lambda: batcher.waiting_tokens == 17)
-        with pytest.raises(OverloadedError, match="17 tokens wait and the request has 1; allowed: 10"):
-            await batcher.submit([Line(1)])
+        scheduler = PaddedScheduler(model.forward, queue=QueueConfig(max_queue_tokens=10))
+        with pytest.raises(InputTooLongError, match="the request has 17 tokens; allowed: 10"):
+            await scheduler.submit([Line(8), Line(9)])
+        first = await held(model, scheduler)
+        waiting = asyncio.create_task(scheduler.submit([Line(8)]))
+        await until(lambda: scheduler.waiting_tokens == 8)
+        with pytest.raises(OverloadedError, match="8 tokens wait and the request has 3; allowed: 10"):
+            await scheduler.submit([Line(3)])
         model.gate.set()
         await first
-        assert (await large).outputs == [8, 9]
+        assert (await waiting).outputs == [8]
 
     run(scenario)
 
 
-def test_close_drains_what_is_inside_and_refuses_what_comes_after() -> None:
+SECONDS = CostModel(start_s=0.0, token_s=0.001)  # a row of a thousand tokens costs a second
+
+
+def test_the_queue_is_bounded_by_the_seconds_that_go_before_a_request() -> None:
     model = Model()
 
     async def scenario() -> None:
-        batcher = TokenBudgetBatcher(model.forward)
-        first = await held(model, batcher)
-        second = asyncio.create_task(batcher.submit([Line(2)]))
-        await until(lambda: batcher.waiting_tokens == 2)
-        closing = asyncio.create_task(batcher.close(drain_s=10))
+        scheduler = PaddedScheduler(model.forward, cost=SECONDS, queue=QueueConfig(max_queue_s=30))
+        first = await held(model, scheduler)
+        waiting = [asyncio.create_task(scheduler.submit([Line(10_000)])) for _ in range(3)]
+        await until(lambda: scheduler.waiting_tokens == 30_000)
+        with pytest.raises(
+            OverloadedError, match="about 31.6 s of work go before this request; allowed: 30 s"
+        ) as refused:
+            await scheduler.submit([Line(1)])
+        assert refused.value.retry_after_s == pytest.approx(1.6, abs=0.1)
+        model.gate.set()
+        await asyncio.gather(first, *waiting)
+
+    run(scenario)
+
+
+def test_of_a_list_only_its_share_goes_before_a_short_request() -> None:
+    model = Model()
+
+    async def scenario() -> list[float]:
+        scheduler = PaddedScheduler(model.forward, cost=SECONDS, queue=QueueConfig(max_queue_s=30))
+        first = await held(model, scheduler)
+        large = asyncio.create_task(scheduler.submit([Line(1000)] * 100))
+        await until(lambda: scheduler.waiting_tokens == 100_000)
+        waits = [scheduler.expected_wait_s(rows) for rows in ([Line(10)], [Line(1000)] * 20, [Line(1000)] * 500)]
+        with pytest.raises(OverloadedError, match="s of work go before this request"):
+            await scheduler.submit([Line(1000)] * 500)
+        model.gate.set()
+        await asyncio.gather(first, large)
+        return waits
+
+    short, some, many = run(scenario)
+    assert short == pytest.approx(1, rel=0.1)  # one row of the list
+    assert some == pytest.approx(20, rel=0.1)  # as much as it has itself
+    assert many == pytest.approx(100, rel=0.1)  # all of it
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_requests_take_turns_whatever_their_number_of_rows(concurrency: int) -> None:
+    model = Model()
+
+    async def scenario() -> None:
+        config = BatchingConfig(max_batch_size=1, concurrency=concurrency)
+        scheduler = PaddedScheduler(model.forward, config, CostModel(start_s=0.0, token_s=1e-7))
+        first = [await held(model, scheduler) for _ in range(concurrency)]
+        large = asyncio.create_task(scheduler.submit([Line(100)] * 50))
+        await until(lambda: scheduler.waiting_tokens == 5000)
+        other = asyncio.create_task(scheduler.submit([Line(101)] * 3))
+        short = asyncio.create_task(scheduler.submit([Line(7)]))
+        await until(lambda: scheduler.waiting_tokens == 5310)
+        model.gate.set()
+        await asyncio.gather(*first, large, other, short)
+
+    run(scenario)
+    order = [batch[0] for batch in model.batches[concurrency:]]
+    assert order.index(7) <= 3
+    assert max(place for place, tokens in enumerate(order) if tokens == 101) <= 3 * 3
+
+
+def test_a_list_leaves_a_worker_free_while_short_requests_come() -> None:
+    model = Model()
+
+    async def scenario() -> tuple[int, int]:
+        config = BatchingConfig(max_batch_size=1, concurrency=2)
+        scheduler = PaddedScheduler(model.forward, config, CostModel(start_s=0.0, token_s=BULK_S / 100))
+        model.gate.clear()
+        large = asyncio.create_task(scheduler.submit([Line(100)] * 9))
+        await until(lambda: scheduler.running_batches == 2)  # nobody else is there
+        model.gate.set()
+        await large
+        model.gate.clear()
+        short = asyncio.create_task(scheduler.submit([Line(3)]))
+        await until(lambda: scheduler.running_batches == 1)
+        large = asyncio.create_task(scheduler.submit([Line(100)] * 9))
+        await until(lambda: scheduler.running_batches == 2)
+        model.gate.set()
+        await short
+        model.gate.clear()
+        await until(lambda: scheduler.running_batches == 1)
+        busy = scheduler.running_batches
+        await asyncio.sleep(0.05)
+        still = scheduler.running_batches
+        model.gate.set()
+        await large
+        return busy, still
+
+    assert run(scenario) == (1, 1)
+
+
+def test_what_is_reported_of_a_batch_are_real_tokens_and_padded_ones() -> None:
+    model, reports = Model(), list[BatchReport]()
+
+    async def scenario() -> None:
+        scheduler = PaddedScheduler(model.forward, on_batch=reports.append)
+        first = await held(model, scheduler)
+        waiting = [asyncio.create_task(scheduler.submit([Line(n)])) for n in (5, 6)]
+        await until(lambda: scheduler.waiting_tokens == 11)
+        model.gate.set()
+        completed = await asyncio.gather(first, *waiting)
+        assert [(one.read_tokens, one.written_tokens) for one in completed] == [(1, 0), (5, 0), (6, 0)]
+
+    run(scenario)
+    assert [(one.rows, one.read_tokens, one.padded_tokens) for one in reports] == [(1, 1, 1), (2, 11, 12)]
+
+
+def test_drain_drains_what_is_inside_and_refuses_what_comes_after() -> None:
+    model = Model()
+
+    async def scenario() -> None:
+        scheduler = PaddedScheduler(model.forward)
+        first = await held(model, scheduler)
+        second = asyncio.create_task(scheduler.submit([Line(2)]))
+        await until(lambda: scheduler.waiting_tokens == 2)
+        closing = asyncio.create_task(scheduler.drain(10))
         await asyncio.sleep(0)
         with pytest.raises(OverloadedError, match="shutting down"):
-            await batcher.submit([Line(1)])
+            await scheduler.submit([Line(1)])
         model.gate.set()
         assert (await first).outputs == [1]
         assert (await second).outputs == [2]
         await closing
-        await batcher.close()
+        await scheduler.drain()
 
     run(scenario)
 
 
-def test_close_fails_whoever_is_left_when_the_time_to_drain_is_over() -> None:
+def test_drain_fails_whoever_is_left_when_the_time_to_drain_is_over() -> None:
     model = Model()
 
     async def scenario() -> list[Any]:
-        batcher = TokenBudgetBatcher(model.forward)
-        first = await held(model, batcher)
-        second = asyncio.create_task(batcher.submit([Line(2)]))
-        await until(lambda: batcher.waiting_tokens == 2)
-        await batcher.close(drain_s=0.02)
+        scheduler = PaddedScheduler(model.forward)
+        first = await held(model, scheduler)
+        second = asyncio.create_task(scheduler.submit([Line(2)]))
+        await until(lambda: scheduler.waiting_tokens == 2)
+        await scheduler.drain(0.02)
         left: list[Any] = list(await asyncio.gather(first, second, return_exceptions=True))
-        await until(lambda: batcher.running_batches == 0)
+        model.gate.set()
+        await until(lambda: scheduler.running_batches == 0)
         return left
 
     assert [type(error) for error in run(scenario)] == [OverloadedError, OverloadedError]
-
-
-def test_a_stream_hands_items_over_as_they_come_and_shares_the_queue() -> None:
-    gate = threading.Event()
-
-    def items(row: Line, cancelled: Cancelled) -> Iterator[int]:
-        for index in range(row.n_tokens):
-            yield index
-            gate.wait(10)
-
-    async def scenario() -> list[int]:
-        batcher: TokenBudgetBatcher[Line, int] = TokenBudgetBatcher(Model().forward)
-        stream = batcher.stream(Line(3), items)
-        received = [await anext(stream)]
-        queued = asyncio.create_task(batcher.submit([Line(5)]))
-        await until(lambda: batcher.waiting_tokens == 5)
-        gate.set()
-        received += [item async for item in stream]
-        assert (await queued).outputs == [5]
-        return received
-
-    assert run(scenario) == [0, 1, 2]
-
-
-def test_closing_a_stream_ends_its_iteration_at_the_next_step() -> None:
-    ended = threading.Event()
-
-    def items(row: Line, cancelled: Cancelled) -> Iterator[int]:
-        try:
-            while not cancelled():
-                yield 1
-        finally:
-            ended.set()
-
-    async def scenario() -> None:
-        batcher: TokenBudgetBatcher[Line, int] = TokenBudgetBatcher(Model().forward)
-        stream = batcher.stream(Line(3), items)
-        assert await anext(stream) == 1
-        await stream.aclose()
-        await until(ended.is_set)
-        await until(lambda: batcher.running_batches == 0)
-        assert (await batcher.submit([Line(4)])).outputs == [4]
-
-    run(scenario)
-
-
-def test_an_error_in_a_stream_comes_after_the_items_before_it() -> None:
-    def items(row: Line, cancelled: Cancelled) -> Iterator[int]:
-        yield 7
-        raise GenerationError("no more")
-
-    async def scenario() -> int:
-        batcher: TokenBudgetBatcher[Line, int] = TokenBudgetBatcher(Model().forward)
-        stream = batcher.stream(Line(3), items)
-        first = await anext(stream)
-        with pytest.raises(GenerationError, match="no more"):
-            await anext(stream)
-        return first
-
-    assert run(scenario) == 7
 
 
 def test_a_limit_below_one_is_refused_by_name() -> None:

@@ -189,10 +189,11 @@ def test_a_parameter_that_makes_no_sense_is_refused_with_what_is_allowed(
     assert str(refused.value).startswith(message)
 
 
-def test_a_row_tells_what_it_may_hold_at_its_end(loaded: Load) -> None:
+def test_a_row_tells_what_it_reads_and_what_it_may_write(loaded: Load) -> None:
     translate = loaded("bart", "translation", **changes_of("bart"))
     ((row,),) = translate.preprocess(["The film"], translate.parameters({"num_beams": 3}))
-    assert row.n_tokens == len(row.source) + 3 * changes_of("bart")["max_length"]
+    assert row.n_tokens == len(row.source) + 1
+    assert row.max_new_tokens == 3 * (changes_of("bart")["max_length"] - 1)
 
 
 # --- by instruction ---
@@ -277,15 +278,16 @@ def test_the_lengths_asked_of_an_instruct_model_are_those_of_its_answer(loaded: 
     assert (row.config.max_length, row.config.min_length) == (len(row.prompt) + 9, len(row.prompt) + 4)
 
 
-def test_a_decoder_without_instructions_is_not_served_for_a_text_task(exported: Callable[..., Path]) -> None:
+def test_a_decoder_without_instructions_is_not_served_for_a_text_task(
+    exported: Callable[..., Path], tmp_path: Path
+) -> None:
     import json
     import shutil
 
     from pipelines.errors import ArtifactError
 
-    folder = exported("qwen2", "summarization", **CHATTY)
-    copy = folder.with_name("without-template")
-    shutil.copytree(folder, copy)
+    copy = tmp_path / "without-template"
+    shutil.copytree(exported("qwen2", "summarization", **CHATTY), copy)
     manifest = json.loads((copy / "artifact.json").read_text())
     (copy / "artifact.json").write_text(json.dumps(manifest | {"prompt_template": None}))
     with pytest.raises(ArtifactError, match="decoder-only model without a prompt template; export it again"):

@@ -1,5 +1,6 @@
 """Text generation against `transformers.pipeline` on the same checkpoint, and what only the HTTP contract asks for."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ def test_a_stream_is_the_answer_in_pieces(architecture: str, loaded: Load, text:
     given_parameters = {"max_new_tokens": 15, "seed": seed, "top_n_tokens": 1, "top_k": 20, "return_full_text": False}
     parameters = generate.parameters(given_parameters)
     ((row,),) = generate.preprocess([text], parameters)
-    *events, last = generate.stream(row, parameters)
+    *events, last = asyncio.run(streamed_events(generate, row, parameters))
     (answer,) = generate(text, **given_parameters)
     streamed = [event["token"] for event in [*events, last]]
     assert [event["index"] for event in [*events, last]] == list(range(1, len(streamed) + 1))
@@ -151,18 +152,16 @@ def test_a_stream_is_the_answer_in_pieces(architecture: str, loaded: Load, text:
     }
 
 
+async def streamed_events(generate: Any, row: Any, parameters: Any) -> list[Any]:
+    row, write = generate.stream(row, parameters)
+    written = [write(step) async for _, step in generate.scheduler().stream([row])]
+    assert [is_last for _, is_last in written] == [False] * (len(written) - 1) + [True]
+    return [event for event, _ in written]
+
+
 def rounded(tokens: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Tokens with logprobs as near as they come: what is held of a prompt was read in another company."""
     return [token | {"logprob": pytest.approx(token["logprob"], abs=1e-4)} for token in tokens]
-
-
-def test_a_stream_ends_once_nobody_waits(generator: Any) -> None:
-    parameters = generator.parameters({"max_new_tokens": 50})
-    ((row,),) = generator.preprocess(["The film"], parameters)
-    seen: list[Any] = []
-    seen.extend(generator.stream(row, parameters, lambda: len(seen) == 3))
-    assert len(seen) == 3
-    assert seen[-1]["generated_text"] is None
 
 
 def test_the_best_of_several_answers_has_the_highest_logprob_per_token(generator: Any) -> None:
@@ -254,10 +253,10 @@ def test_a_prompt_that_fills_the_window_is_refused_with_the_limit_and_the_remedy
         generator("The film " * 200)
 
 
-def test_a_row_tells_what_it_may_hold_at_its_end(generator: Any) -> None:
+def test_a_row_tells_what_it_reads_and_what_it_may_write(generator: Any) -> None:
     parameters = generator.parameters({"max_new_tokens": 7, "best_of": 2})
     ((row,),) = generator.preprocess(["The film"], parameters)
-    assert row.n_tokens == 2 * (len(row.prompt) + 7)
+    assert (row.n_tokens, row.max_new_tokens) == (len(row.prompt), 2 * 7)
 
 
 def test_a_checkpoint_with_beams_cannot_generate_text_token_by_token(exported: Callable[..., Path]) -> None:

@@ -14,8 +14,8 @@ from pipelines.errors import ArtifactError
 from pipelines.generation.decoding.config import GenerationConfig
 from pipelines.generation.decoding.request import Answer, Request
 from pipelines.generation.plain.decoder import open_decoder
-from pipelines.generation.plain.engine import Engine
-from pipelines.generation.slots.slot_engine import SlotEngine
+from pipelines.generation.plain.engine import PlainEngine
+from pipelines.generation.slots.engine import SlotEngine
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import SessionConfig
 from tests.pipelines.generation.models import WINDOW
@@ -62,7 +62,7 @@ def prompts() -> st.SearchStrategy[list[int]]:
     return st.lists(TOKENS, min_size=1, max_size=14)
 
 
-def ours(engine: Engine | SlotEngine, model: Any, prompt: list[int], settings_: dict[str, Any]) -> Answer:
+def ours(engine: PlainEngine | SlotEngine, model: Any, prompt: list[int], settings_: dict[str, Any]) -> Answer:
     defaults = GenerationConfig.of_checkpoint(model.generation_config.to_dict(), {})
     config = replace(defaults, **{name: _tuples(value) for name, value in settings_.items()})
     if model.config.is_encoder_decoder:
@@ -97,7 +97,7 @@ def _tuples(value: Any) -> Any:
 @given(data=st.data())
 @BOUNDED
 def test_greedy_tokens_are_those_of_transformers_under_any_constraints(
-    architecture: str, engine: Callable[[str], Engine], torch_model: Callable[[str], Any], data: st.DataObject
+    architecture: str, engine: Callable[[str], PlainEngine], torch_model: Callable[[str], Any], data: st.DataObject
 ) -> None:
     model = torch_model(architecture)
     prompt, chosen = data.draw(prompts()), data.draw(constraints())
@@ -111,7 +111,7 @@ def test_greedy_tokens_are_those_of_transformers_under_any_constraints(
 @given(data=st.data())
 @BOUNDED
 def test_beams_are_those_of_transformers_in_its_order(
-    architecture: str, engine: Callable[[str], Engine], torch_model: Callable[[str], Any], data: st.DataObject
+    architecture: str, engine: Callable[[str], PlainEngine], torch_model: Callable[[str], Any], data: st.DataObject
 ) -> None:
     model = torch_model(architecture)
     prompt, chosen = data.draw(prompts()), data.draw(constraints()) | data.draw(beams())
@@ -126,7 +126,7 @@ def test_beams_are_those_of_transformers_in_its_order(
 @given(prompt=st.lists(TOKENS, min_size=1, max_size=30), top_tokens=st.integers(0, 5))
 @BOUNDED
 def test_logprobs_are_the_models_own_for_the_prompt_and_for_every_token(
-    engine: Callable[[str], Engine], torch_model: Callable[[str], Any], prompt: list[int], top_tokens: int
+    engine: Callable[[str], PlainEngine], torch_model: Callable[[str], Any], prompt: list[int], top_tokens: int
 ) -> None:
     import torch
 
@@ -152,7 +152,7 @@ def test_logprobs_are_the_models_own_for_the_prompt_and_for_every_token(
         assert [logprob for _, logprob in step.top] == pytest.approx(logprobs[place, best].tolist(), abs=1e-4)
 
 
-def test_the_frequency_penalty_is_that_of_text_generation_inference(engine: Callable[[str], Engine]) -> None:
+def test_the_frequency_penalty_is_that_of_text_generation_inference(engine: Callable[[str], PlainEngine]) -> None:
     prompt = (5, 6, 5, 7)
     config = GenerationConfig(max_new_tokens=1, eos_token_id=(0,)).for_prompt(4, WINDOW)
 
@@ -173,7 +173,7 @@ def test_the_frequency_penalty_is_that_of_text_generation_inference(engine: Call
 @pytest.mark.parametrize("architecture", ["gpt2", "bart"])
 @pytest.mark.parametrize("changes", [{}, {"num_beams": 3}, {"do_sample": True, "num_return_sequences": 3}])
 def test_decoding_ends_at_the_first_step_after_a_cancellation(
-    engine: Callable[[str], Engine], architecture: str, changes: dict[str, Any]
+    engine: Callable[[str], PlainEngine], architecture: str, changes: dict[str, Any]
 ) -> None:
     asked: list[int] = []
 
@@ -187,7 +187,7 @@ def test_decoding_ends_at_the_first_step_after_a_cancellation(
     assert all(len(generation.steps) <= 4 for generation in answer.generations)
 
 
-def test_the_same_seed_draws_the_same_tokens_and_its_samples_differ(engine: Callable[[str], Engine]) -> None:
+def test_the_same_seed_draws_the_same_tokens_and_its_samples_differ(engine: Callable[[str], PlainEngine]) -> None:
     config = GenerationConfig(max_new_tokens=12, do_sample=True, num_return_sequences=3).for_prompt(2, WINDOW)
 
     def tokens(seed: int) -> list[list[int]]:
@@ -201,7 +201,7 @@ def test_the_same_seed_draws_the_same_tokens_and_its_samples_differ(engine: Call
     assert [step.token_id for step in streamed] == tokens(1)[0]
 
 
-def test_sampled_beams_are_reproducible_and_sorted_by_score(engine: Callable[[str], Engine]) -> None:
+def test_sampled_beams_are_reproducible_and_sorted_by_score(engine: Callable[[str], PlainEngine]) -> None:
     config = GenerationConfig(
         max_new_tokens=8, do_sample=True, num_beams=4, num_return_sequences=4, eos_token_id=(2,), temperature=3.0
     ).for_prompt(1, WINDOW)

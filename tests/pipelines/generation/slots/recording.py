@@ -1,10 +1,11 @@
 """A slot decoder that keeps what it was asked, and fails when it is told to."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from pipelines.generation.slots.slotted_decoder import SlottedDecoder
+from pipelines.generation.slots.slot_model import SlotModel
 
 
 def broken_after(times: int) -> Callable[[], bool]:
@@ -22,17 +23,18 @@ def broken_after(times: int) -> Callable[[], bool]:
 
 class RecordingDecoder:
     """`reads` are the tokens of each read, (rows, tokens); `copies` the slots and the number of tokens of each copy;
-    `opened`, for each source, how many reads came before it and its length.
+    `opened`, for each source, how many reads came before it and its length; `saved`, how many tokens each save copies.
 
     `fails` and `copy_fails`, asked before each read, or copy, with how many there were, make it raise.
     """
 
-    def __init__(self, decoder: SlottedDecoder) -> None:
+    def __init__(self, decoder: SlotModel) -> None:
         self._decoder = decoder
         self.slots, self.max_tokens, self.vocab = decoder.slots, decoder.max_tokens, decoder.vocab
         self.reads: list[tuple[int, int]] = []
         self.copies: list[tuple[int, int]] = []
         self.opened: list[tuple[int, int]] = []
+        self.saved: list[int] = []
         self.fails: Callable[[int], bool] = lambda _reads: False
         self.copy_fails: Callable[[int], bool] = lambda _copies: False
 
@@ -52,6 +54,13 @@ class RecordingDecoder:
     def open(self, sources: Mapping[int, Sequence[int]]) -> Mapping[int, Exception]:
         self.opened += [(len(self.reads), len(source)) for source in sources.values()]
         return self._decoder.open(sources)
+
+    def save(self, slot: int, tokens: int) -> Any:
+        self.saved.append(tokens)
+        return self._decoder.save(slot, tokens)
+
+    def restore(self, slot: int, saved: Any) -> None:
+        self._decoder.restore(slot, saved)
 
     def copy(self, sources: Sequence[int], targets: Sequence[int], tokens: int, start: int = 0) -> None:
         assert len(set(targets)) == len(targets)

@@ -13,9 +13,9 @@ import pytest
 
 from pipelines.generation.decoding.config import GenerationConfig
 from pipelines.generation.decoding.request import Answer, Request
-from pipelines.generation.plain.engine import Engine
-from pipelines.generation.slots.slot_decoder import SlotDecoder
-from pipelines.generation.slots.slot_engine import SlotEngine
+from pipelines.generation.plain.engine import PlainEngine
+from pipelines.generation.slots.causal import CausalSlots
+from pipelines.generation.slots.engine import SlotEngine
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import InferenceSession, SessionConfig
 from tests.pipelines.generation.models import SLOTS
@@ -29,7 +29,7 @@ WINDOW = 200
 @pytest.fixture
 def recorded(exported: Callable[..., Path]) -> tuple[SlotEngine, RecordingDecoder]:
     session = InferenceSession(ModelArtifact.open(exported("llama", "text-generation")).graph("model"), SessionConfig())
-    decoder = RecordingDecoder(SlotDecoder(session, SLOTS, WINDOW))
+    decoder = RecordingDecoder(CausalSlots(session, SLOTS, WINDOW))
     return SlotEngine(decoder, CHUNK_TOKENS), decoder
 
 
@@ -53,7 +53,7 @@ def test_a_stream_waits_for_one_chunk_at_most_however_many_prompts_come(
 
 @pytest.mark.parametrize("chunk_tokens", [1, 2, 3])
 def test_chunks_may_be_as_small_as_they_are_allowed_to_be(
-    chunk_tokens: int, recorded: tuple[SlotEngine, RecordingDecoder], engine: Callable[[str], Engine]
+    chunk_tokens: int, recorded: tuple[SlotEngine, RecordingDecoder], engine: Callable[[str], PlainEngine]
 ) -> None:
     _, decoder = recorded
     slots = SlotEngine(decoder, chunk_tokens)
@@ -167,7 +167,7 @@ def test_what_fails_between_steps_fails_those_who_are_there_and_nobody_hangs(
 
 
 def test_whatever_comes_goes_and_fails_the_others_are_answered_as_alone_and_every_slot_is_free_again(
-    recorded: tuple[SlotEngine, RecordingDecoder], engine: Callable[[str], Engine]
+    recorded: tuple[SlotEngine, RecordingDecoder], engine: Callable[[str], PlainEngine]
 ) -> None:
     """Greedy, samples, beams, stops, seeds; readers that leave; and a decoder that fails now and then."""
     random = Random(7)

@@ -13,9 +13,10 @@ import pytest
 from pipelines.errors import InputTooLongError
 from pipelines.generation.decoding.config import GenerationConfig
 from pipelines.generation.decoding.request import Answer, Request
+from pipelines.generation.open import open_engine
 from pipelines.generation.slots.config import SlotsConfig
-from pipelines.generation.slots.seq2seq_slots import Seq2SeqSessions, SlotEncoderDecoder
-from pipelines.generation.slots.slot_engine import SlotEngine, open_engine
+from pipelines.generation.slots.engine import SlotEngine
+from pipelines.generation.slots.seq2seq import Seq2SeqSessions, Seq2SeqSlots
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import SessionConfig
 from tests.pipelines.generation.models import SLOTS, WINDOW, changes_of
@@ -53,10 +54,10 @@ def answered_together(engine: SlotEngine, random: Random) -> list[tuple[Request,
 
 
 @pytest.fixture(scope="module")
-def decoder(exported: Callable[..., Path]) -> Callable[[str], SlotEncoderDecoder]:
-    def make(architecture: str) -> SlotEncoderDecoder:
+def decoder(exported: Callable[..., Path]) -> Callable[[str], Seq2SeqSlots]:
+    def make(architecture: str) -> Seq2SeqSlots:
         artifact = ModelArtifact.open(exported(architecture, "translation", **changes_of(architecture)))
-        return SlotEncoderDecoder(Seq2SeqSessions.of(artifact, SessionConfig()), SLOTS, 8, LONGEST)
+        return Seq2SeqSlots(Seq2SeqSessions.of(artifact, SessionConfig()), SLOTS, 8, LONGEST)
 
     return make
 
@@ -126,7 +127,7 @@ def test_a_source_that_no_slot_can_hold_is_refused_with_the_limit(slot_engine: S
 
 @pytest.mark.parametrize("architecture", ENCODER_DECODERS)
 def test_slots_that_change_places_go_on_with_their_tokens_and_their_sources(
-    architecture: str, decoder: Callable[[str], SlotEncoderDecoder]
+    architecture: str, decoder: Callable[[str], Seq2SeqSlots]
 ) -> None:
     slots = decoder(architecture)
     assert not slots.open({0: (5, 6, 7), 1: (8,) * 50})
@@ -138,7 +139,7 @@ def test_slots_that_change_places_go_on_with_their_tokens_and_their_sources(
 
 
 def test_tokens_read_at_once_give_the_logits_that_they_give_one_by_one(
-    decoder: Callable[[str], SlotEncoderDecoder],
+    decoder: Callable[[str], Seq2SeqSlots],
 ) -> None:
     slots = decoder("t5")
     assert not slots.open({2: (5, 6, 7)})
@@ -151,7 +152,7 @@ def test_tokens_read_at_once_give_the_logits_that_they_give_one_by_one(
 
 
 def test_sources_that_are_encoded_together_are_encoded_as_each_alone(
-    decoder: Callable[[str], SlotEncoderDecoder],
+    decoder: Callable[[str], Seq2SeqSlots],
 ) -> None:
     slots, random = decoder("m2m_100"), Random(3)
     sources = [tuple(random.randrange(4, 300) for _ in range(n)) for n in (9, 2, 12, LONGEST)]
@@ -164,7 +165,7 @@ def test_sources_that_are_encoded_together_are_encoded_as_each_alone(
     np.testing.assert_allclose(slots.read(0, prompts, lengths, LAST), alone, atol=1e-5)
 
 
-def test_slots_that_are_nobodys_may_be_empty_or_full(decoder: Callable[[str], SlotEncoderDecoder]) -> None:
+def test_slots_that_are_nobodys_may_be_empty_or_full(decoder: Callable[[str], Seq2SeqSlots]) -> None:
     slots = decoder("marian")
     assert not slots.open({1: (5, 6, 7)})
     alone = slots.read(1, np.asarray([[START]]), np.zeros(1, np.int64), LAST)
@@ -174,7 +175,7 @@ def test_slots_that_are_nobodys_may_be_empty_or_full(decoder: Callable[[str], Sl
     np.testing.assert_allclose(beside[1], alone[0], atol=1e-5)
 
 
-def test_a_source_that_the_encoder_fails_on_fails_alone(decoder: Callable[[str], SlotEncoderDecoder]) -> None:
+def test_a_source_that_the_encoder_fails_on_fails_alone(decoder: Callable[[str], Seq2SeqSlots]) -> None:
     slots = decoder("bart")
     prompts, lengths = np.full((3, 1), START), np.zeros(3, np.int64)
     assert not slots.open({0: (5, 6, 7), 1: (9,), 2: (8, 9, 10)})
@@ -209,9 +210,7 @@ def test_a_source_that_was_left_before_it_was_read_is_not_read_for_those_who_com
 ) -> None:
     """It is admitted, and in the same breath a neighbour's question whether to go on fails all there are."""
     artifact = ModelArtifact.open(exported("bart", "translation", **changes_of("bart")))
-    decoder = RecordingDecoder(
-        SlotEncoderDecoder(Seq2SeqSessions.of(artifact, SessionConfig()), SLOTS, WINDOW, LONGEST)
-    )
+    decoder = RecordingDecoder(Seq2SeqSlots(Seq2SeqSessions.of(artifact, SessionConfig()), SLOTS, WINDOW, LONGEST))
     slots = SlotEngine(decoder, prefill_chunk_tokens=LONGEST)
     good = Request((START,), GenerationConfig(max_new_tokens=6).for_prompt(1, WINDOW), source=(5, 6))
     with ThreadPoolExecutor(3) as callers:

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from pipelines.errors import InvalidInputError
 from pipelines.generation.decoding.config import GenerationConfig
 from pipelines.generation.decoding.request import Request
-from pipelines.generation.plain.engine import Engine
-from pipelines.generation.slots.slot_decoder import SlotDecoder
-from pipelines.generation.slots.slot_engine import SlotEngine
+from pipelines.generation.plain.engine import PlainEngine
+from pipelines.generation.slots.causal import CausalSlots
+from pipelines.generation.slots.engine import SlotEngine
 from pipelines.generation.slots.slot_table import SlotTable
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import InferenceSession, SessionConfig
@@ -28,7 +28,7 @@ from tests.pipelines.generation.slots.test_slot_engine import assert_same, idle,
 from tests.tiny_checkpoints import DECODERS
 
 CHUNK_TOKENS = 16
-Engines = Callable[[str], Engine]
+Engines = Callable[[str], PlainEngine]
 SlotEngines = Callable[[str], SlotEngine]
 Recorded = Callable[[], tuple[SlotEngine, RecordingDecoder]]
 
@@ -40,7 +40,7 @@ def recorded(request: pytest.FixtureRequest, exported: Callable[..., Path]) -> R
     session = InferenceSession(artifact.graph("model"), SessionConfig())
 
     def make() -> tuple[SlotEngine, RecordingDecoder]:
-        decoder = RecordingDecoder(SlotDecoder(session, SLOTS, WINDOW))
+        decoder = RecordingDecoder(CausalSlots(session, SLOTS, WINDOW))
         return SlotEngine(decoder, CHUNK_TOKENS), decoder
 
     return make

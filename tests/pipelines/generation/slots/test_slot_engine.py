@@ -13,15 +13,16 @@ import pytest
 from pipelines.errors import InputTooLongError, InvalidInputError
 from pipelines.generation.decoding.config import GenerationConfig
 from pipelines.generation.decoding.request import Answer, Request
-from pipelines.generation.plain.engine import Engine
+from pipelines.generation.open import open_engine
+from pipelines.generation.plain.engine import PlainEngine
 from pipelines.generation.slots.config import SlotsConfig
-from pipelines.generation.slots.slot_engine import SlotEngine, open_engine
+from pipelines.generation.slots.engine import SlotEngine
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import SessionConfig
 from tests.pipelines.generation.models import SLOTS, WINDOW
 from tests.tiny_checkpoints import DECODERS
 
-Engines = Callable[[str], Engine]
+Engines = Callable[[str], PlainEngine]
 SlotEngines = Callable[[str], SlotEngine]
 
 

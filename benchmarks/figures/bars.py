@@ -1,0 +1,218 @@
+"""Bars: what each figure means, the bar it is held to, and whether a result meets it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, median
+from typing import Any
+
+Result = Mapping[str, Any]
+"""A result file, decoded."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """At least, at most, or exactly a number."""
+
+    relation: str  # ">=", "<=" or "="
+    number: float
+
+    def __str__(self) -> str:
+        return f"{self.relation} {self.number:g}"
+
+    def met(self, value: float) -> bool:
+        if self.relation == ">=":
+            return value >= self.number
+        return value <= self.number if self.relation == "<=" else value == self.number
+
+
+@dataclass(frozen=True)
+class Figure:
+    """`what` is measured, in one line. `reason` says from a result what a missed bar comes from."""
+
+    what: str = ""
+    bar: Bar | None = None
+    reason: Callable[[Result], str] | None = None
+
+    def verdict(self, result: Result, values: Sequence[float]) -> str:
+        """Whether the median meets the bar, by how much, and for a missed one why; empty without a bar."""
+        if self.bar is None:
+            return ""
+        value, number = median(values), self.bar.number
+        margin = f" by {_difference(value / number)}" if number and value != number else ""
+        if self.bar.met(value):
+            return f"met{margin}"
+        reasons = [self.reason(result) if self.reason else f"from {shown(min(values))} to {shown(max(values))}"]
+        if met := sum(map(self.bar.met, values)):
+            reasons.append(f"{met} of {len(values)} repetitions meet it")
+        return f"**missed**{margin}: {'; '.join(reasons)}"
+
+
+def shown(value: float) -> str:
+    """A number with three digits, or all of those before the decimal point."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _difference(ratio: float) -> str:
+    """How far a ratio is from 1: as a percentage, or as a factor where that is easier to read."""
+    return f"{abs(ratio - 1):.0%}" if ratio < 2 else f"a factor of {shown(ratio)}"
+
+
+def at_least(number: float) -> Bar:
+    return Bar(">=", number)
+
+
+def at_most(number: float) -> Bar:
+    return Bar("<=", number)
+
+
+def exactly(number: float) -> Bar:
+    return Bar("=", number)
+
+
+def _against_the_fastest(result: Result) -> str:
+    """Our rate and that of the fastest other server, for each workload."""
+    rates: dict[str, dict[str, float]] = {}
+    for entry in result["peers"]:
+        if entry["inputs_per_s"]:
+            rates.setdefault(entry["workload"], {})[entry["peer"]] = median(entry["inputs_per_s"])
+    compared = []
+    for workload, of_peers in rates.items():
+        others = {peer: rate for peer, rate in of_peers.items() if peer != "Sextet"}
+        if "Sextet" in of_peers and others:
+            fastest = max(others, key=others.__getitem__)
+            compared.append(f"{workload} {of_peers['Sextet']:.0f}/s, {fastest} {others[fastest]:.0f}/s")
+    return "; ".join(compared)
+
+
+def _rates_of(workload: str, *engines: str) -> Callable[[Result], str]:
+    """The rates of `engines` of the first workload whose name begins so."""
+
+    def rates(result: Result) -> str:
+        entries = [one for one in result["peers"] if one["workload"].startswith(workload) and one["inputs_per_s"]]
+        found = {one["peer"]: median(one["inputs_per_s"]) for one in entries}
+        return ", ".join(f"{engine} {found[engine]:.1f}/s" for engine in engines if engine in found)
+
+    return rates
+
+
+def _share_of_the_model(label: str) -> Callable[[Result], str]:
+    """How much of a request's time the model's queue and forward take in the points of that label."""
+
+    def share(result: Result) -> str:
+        points = [one for one in result["points"] if one["label"].startswith(label) and "parts_ms" in one]
+        if not points:
+            return ""
+        latency_ms = mean(one["latency_ms"]["mean"] for one in points)
+        model_ms = mean(one["parts_ms"]["queue"]["mean"] + one["parts_ms"]["inference"]["mean"] for one in points)
+        return f"the model's queue and forward take {model_ms:.0f} of the {latency_ms:.0f} ms of a request"
+
+    return share
+
+
+def _made_of(**figures: str) -> Callable[[Result], str]:
+    """The medians of the times, in ms, that a figure is made of."""
+
+    def times(result: Result) -> str:
+        parts = [f"{shown(median(result['figures'][name]))} ms {what}" for what, name in figures.items()]
+        return ", ".join(part.replace("_", " ") for part in parts)
+
+    return times
+
+
+ENCODER_FIGURES = {
+    "offline_served_over_raw": Figure(
+        "BERT-base shape, int8, 128 tokens, Offline: inputs/s over the same artifact in-process with its best batch",
+        at_least(0.94),
+    ),
+    "server_rate_over_raw": Figure(
+        "the same, Server: highest Poisson rate with p99 within 8 times the service time of one, over raw throughput",
+        at_least(0.75),
+    ),
+    "mixed_over_count_batching": Figure(
+        "BERT-base shape, log-normal lengths (median 24, p95 200 tokens), Offline, over in-process batches of 8 by "
+        "arrival",
+        at_least(1.5),
+    ),
+    "small_over_noop": Figure(
+        "MiniLM-L6 shape, 16 tokens, c=32: requests/s over those of a replica that does nothing, on the same ingress",
+        at_least(0.6),
+        _share_of_the_model("minilm-l6 16 offline"),
+    ),
+    "over_best_peer": Figure(
+        "the smaller of BERT-base 128 and MiniLM mixed, Offline, over the best other server on the same weights",
+        at_least(1.2),
+        _against_the_fastest,
+    ),
+    "over_best_peer_without_our_graph": Figure(
+        "the same over the best of those that serve what they make of the checkpoint themselves, or Optimum makes"
+    ),
+    "over_ray_serve_transformers": Figure(
+        "the same over Ray Serve with a transformers pipeline and `@serve.batch`", at_least(3)
+    ),
+    "added_p50_ms": Figure(
+        "what HTTP, ingress and batching add to one request at a time (MiniLM-L6 shape, 16 tokens)", at_most(2)
+    ),
+}
+ONE_STREAM = "SmolLM2, one stream"
+GENERATION_FIGURES = {
+    "one_stream_over_genai": Figure(
+        "SmolLM2-135M, prompts of 64 tokens, 64 new ones, greedy: one stream, engine in-process, tokens/s over "
+        "onnxruntime-genai int4",
+        at_least(1),
+        _rates_of(ONE_STREAM, "Sextet int4, in-process", "genai"),
+    ),
+    "served16_over_genai_ctx64": Figure(
+        "the same with 16 slots over HTTP, Poisson arrivals that keep them taken, over genai's static batch of 16",
+        at_least(1),
+    ),
+    "served16_over_genai_ctx256": Figure("the same with prompts of 256 tokens", at_least(1.3)),
+    "served_over_engine": Figure("16 streams over HTTP over 16 in the engine in-process, tokens/s", at_least(0.93)),
+    "served_over_optimum": Figure(
+        "served to 16, over `ORTModelForCausalLM.generate` on Optimum's plain graph, one at a time", at_least(5)
+    ),
+    "translation_greedy_over_ct2": Figure(
+        "Marian-size translation to 16 clients over HTTP, sentences/s over CTranslate2 int8 on the same weights, "
+        "in-process batches of 16",
+        at_least(1),
+    ),
+    "translation_beam4_over_ct2": Figure("the same with four beams", at_least(1)),
+    "ttft_p99_chunks": Figure(
+        "p99 of the wait for the first token of a short prompt while one of 1,000 tokens is read, in the time of a "
+        "chunk of a prompt",
+        at_most(3),
+    ),
+    "step_overhead": Figure(
+        "share of the time of rounds of 16 rows that is spent outside of ONNX Runtime", at_most(0.1)
+    ),
+}
+FAIRNESS_FIGURES = {
+    "short_p99_beside_list": Figure(
+        "p99 of a sentence to classify, Poisson arrivals of 20/s, beside one list of 1,024 texts of 400 words, over "
+        "its p99 alone",
+        at_most(6),
+        _made_of(alone="short_p99_alone_ms", beside_it="short_p99_beside_list_ms"),
+    ),
+    "short_refused_beside_list": Figure("of those beside the list, how many were not answered", exactly(0)),
+    "short_generation_p50_beside_streams": Figure(
+        "p50 of 8 new tokens beside 8 streams of 2,000 in 8 slots, over its p50 alone",
+        at_most(8),
+        _made_of(alone="short_generation_p50_alone_ms", beside_them="short_generation_p50_beside_streams_ms"),
+    ),
+    "classify_loop_cpu_ms": Figure(
+        "CPU time of the replica's event loop per request of 16 tokens, less that of a replica that does nothing",
+        at_most(0.2),
+        _made_of(a_request="loop_cpu_of_classify_ms", one_of_a_replica_that_does_nothing="loop_cpu_of_noop_ms"),
+    ),
+    "loop_cpu_of_classify_ms": Figure("the same, of the replica that classifies"),
+    "loop_cpu_of_noop_ms": Figure("the same, of the replica that does nothing"),
+    "short_p99_alone_ms": Figure("p99 of the sentence alone"),
+    "short_p99_beside_list_ms": Figure("p99 of the sentence beside the list; 25,000 where more than 1% had no answer"),
+    "short_generation_p50_alone_ms": Figure("p50 of the 8 new tokens alone"),
+    "short_generation_p50_beside_streams_ms": Figure("p50 of them beside the streams; 25,000 where most had no answer"),
+}
+SOAK_FIGURES = {
+    "soak_memory_growth": Figure("a replica's resident memory after 10 minutes at 70% of its capacity", at_most(0.03)),
+    "different_answers": Figure("answers in a crowd that differ from those of the same request alone", exactly(0)),
+    "free_slots_at_the_end": Figure("of 16 slots", exactly(16)),
+}
+FIGURES = ENCODER_FIGURES | GENERATION_FIGURES | FAIRNESS_FIGURES | SOAK_FIGURES

@@ -1,0 +1,107 @@
+"""Catalog: which tasks are deployed, whether each is ready, and which model it serves, as Ray Serve says it.
+
+`serve.status()` takes tens of milliseconds and fails when two threads are inside it, and health probes come in crowds.
+Each question is therefore asked by one call at a time, whose answer goes to everybody who waits.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+
+from deployments.http.errors import UnavailableError
+from pipelines.tasks import TASKS
+
+T = TypeVar("T")
+FRESH_S = 0.5
+"""An answer is given to whoever asks within this time after the call began."""
+STATUS_TIMEOUT_S = 2.0
+DESCRIBE_TIMEOUT_S = 2.0
+"""A task that is starting or busy for longer is listed without its model."""
+RETRY_AFTER_S = 1.0
+ANSWERING = ("RUNNING", "PENDING_MIGRATION")
+"""The states in which Ray Serve sends requests to a replica; it migrates one that answers until the next one runs."""
+
+
+class SingleFlight(Generic[T]):
+    """One call of `ask` at a time, for everybody who waits for its answer."""
+
+    def __init__(self, ask: Callable[[], Awaitable[T]]) -> None:
+        self._ask = ask
+        self._call: asyncio.Future[T] | None = None
+        self._began_at = 0.0
+
+    async def answer(self, timeout_s: float) -> T:
+        """The answer of a call that began at most FRESH_S before this one, or later.
+
+        Raises what `ask` raises, and TimeoutError after `timeout_s`; the call then goes on for the others.
+        """
+        loop = asyncio.get_running_loop()
+        oldest = loop.time() - FRESH_S
+        async with asyncio.timeout(timeout_s):
+            while self._call is None or self._began_at < oldest:
+                if self._call is None or self._call.done():
+                    self._began_at, self._call = loop.time(), asyncio.ensure_future(self._ask())
+                    self._call.add_done_callback(_retrieve)
+                else:
+                    await asyncio.wait([self._call])
+            return await asyncio.shield(self._call)
+
+
+class Catalog:
+    """The tasks that Ray Serve runs; the answers change while replicas come and go."""
+
+    def __init__(self) -> None:
+        self._status = SingleFlight(_status)
+        self._descriptions = {task: SingleFlight(partial(_describe, task)) for task in TASKS}
+
+    async def readiness(self) -> dict[str, bool]:
+        """Whether each deployed task has a replica that takes requests, in the order of TASKS.
+
+        Raises UnavailableError where Ray Serve does not answer within STATUS_TIMEOUT_S.
+        """
+        try:
+            return await self._status.answer(STATUS_TIMEOUT_S)
+        except TimeoutError:
+            reason = f"no answer in {STATUS_TIMEOUT_S:.0f} s"
+        except (RayError, RayServeException) as error:
+            reason = type(error).__name__
+        raise UnavailableError(f"Ray Serve does not say which tasks are ready ({reason})", RETRY_AFTER_S)
+
+    async def models(self) -> dict[str, dict[str, Any] | None]:
+        """What a replica of each ready task says of its model; None where none says so within DESCRIBE_TIMEOUT_S."""
+        ready = [task for task, is_ready in (await self.readiness()).items() if is_ready]
+        described = await asyncio.gather(*map(self._description, ready))
+        return dict(zip(ready, described, strict=True))
+
+    async def _description(self, task: str) -> dict[str, Any] | None:
+        try:
+            return await self._descriptions[task].answer(DESCRIBE_TIMEOUT_S)
+        except Exception:  # whatever a replica fails with while it starts or ends
+            return None
+
+
+def _retrieve(call: "asyncio.Future[Any]") -> None:
+    """Asyncio logs an exception that nobody retrieves, as when everybody who waited has left."""
+    if not call.cancelled():
+        call.exception()
+
+
+async def _status() -> dict[str, bool]:
+    applications = (await asyncio.to_thread(serve.status)).applications
+    return {
+        task: task in applications[task].deployments
+        and any(applications[task].deployments[task].replica_states.get(state, 0) for state in ANSWERING)
+        for task in TASKS
+        if task in applications
+    }
+
+
+async def _describe(task: str) -> dict[str, Any]:
+    async with asyncio.timeout(DESCRIBE_TIMEOUT_S):  # a call that hangs must not be the last one
+        described: dict[str, Any] = await serve.get_app_handle(task).describe.remote()
+        return described

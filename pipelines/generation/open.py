@@ -1,0 +1,27 @@
+"""Which engine an artifact's graphs allow."""
+
+from dataclasses import replace
+
+from pipelines.generation.plain.decoder import open_decoder
+from pipelines.generation.plain.engine import PlainEngine
+from pipelines.generation.slots.causal import CausalSlots
+from pipelines.generation.slots.config import SlotsConfig
+from pipelines.generation.slots.engine import SlotEngine
+from pipelines.generation.slots.seq2seq import Seq2SeqSessions, Seq2SeqSlots
+from pipelines.generation.slots.slot_model import SlotModel
+from pipelines.runtime.artifact import ModelArtifact
+from pipelines.runtime.session import InferenceSession, SessionConfig
+
+
+def open_engine(artifact: ModelArtifact, config: SessionConfig, slots: SlotsConfig) -> PlainEngine | SlotEngine:
+    """The engine of an artifact that generates; raises ArtifactError for graphs that are no decoder."""
+    if artifact.manifest.cache != "slots":
+        return PlainEngine(open_decoder(artifact, config), config.concurrency)
+    if "decoder" in artifact.manifest.graphs:
+        sessions = Seq2SeqSessions.of(artifact, config)
+        longest = artifact.manifest.tokenizer.max_length
+        model: SlotModel = Seq2SeqSlots(sessions, slots.slots, slots.max_tokens, longest)
+    else:
+        session = InferenceSession(artifact.graph("model"), replace(config, spins=True))
+        model = CausalSlots(session, slots.slots, slots.max_tokens)
+    return SlotEngine(model, slots.prefill_chunk_tokens, slots)

@@ -1,0 +1,377 @@
+"""SlotEngine: many sequences decode in one batch, each in a KV cache slot of its own.
+
+    waiting ──free slots──> prefill chunks ──> one token per round ──stop, cancel, error──> slots are free
+       ^                                              │
+       └────── paused after its turn, cache kept ─────┘   where a request waits that has used less
+
+A round reads sources and prompts, one chunk in all, then one token of every sequence whose prompt was read: that is
+how long a stream waits for newcomers. An answer does not depend on what was asked before, or beside it, to its last
+bit: rows do not touch each other, and a paused cache comes back as it was.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from pipelines.errors import InputTooLongError, InvalidInputError
+from pipelines.generation.decoding.beam_search import advance_all
+from pipelines.generation.decoding.continuation import prompt_logprobs
+from pipelines.generation.decoding.request import Request
+from pipelines.generation.engine import PROMPT_TOKEN, DecodeEngine, Job
+from pipelines.generation.slots.config import SlotsConfig
+from pipelines.generation.slots.decodings import Beams, Decoding, Prompt, Sample, advance_samples, decodings_of
+from pipelines.generation.slots.slot_model import SlotModel
+from pipelines.generation.slots.slot_table import SlotTable
+
+FIRST_POSITION = np.zeros(1, np.int64)  # of a step of one token, the logits of that token are wanted
+SWAP_TOKENS = 16  # cached tokens whose copy counts as one token of a round's budget
+
+
+class SlotEngine(DecodeEngine[Decoding]):
+    """`prefill_chunk_tokens` bounds the tokens of prompts read in a round; `turns` says when a sequence is paused.
+
+    A beam search waits until it has a slot for each beam, and is not overtaken by requests that have used as much.
+    """
+
+    def __init__(self, model: SlotModel, prefill_chunk_tokens: int, turns: SlotsConfig | None = None) -> None:
+        super().__init__()
+        turns = turns or SlotsConfig()
+        self._model, self._chunk_tokens = model, prefill_chunk_tokens
+        self._turn_tokens = turns.turn_tokens
+        self._max_paused = model.slots if turns.max_paused is None else turns.max_paused
+        self._table = SlotTable(model.slots, model.max_tokens)
+        self._prefilling: deque[Decoding] = deque()
+        self._decoding: list[Decoding] = []
+        self._opening: dict[int, tuple[int, ...]] = {}  # slots that were taken in this round, and their sources
+        self._budget = 0  # how many tokens of sources and prompts may still be read in this round
+
+    @property
+    def slots(self) -> int:
+        return self._model.slots
+
+    @property
+    def free_slots(self) -> int:
+        return self._table.free
+
+    def check(self, request: Request) -> None:
+        if request.max_length > self._model.max_tokens:
+            raise InputTooLongError(
+                f"prompt and answer have up to {request.max_length} tokens; allowed: {self._model.max_tokens}"
+            )
+        if max(request.prompt) >= self._model.vocab:
+            raise InvalidInputError(
+                f"inputs has the token {max(request.prompt)}; allowed: 0 to {self._model.vocab - 1}, "
+                "which the model knows"
+            )
+        if request.config.num_beams > self.slots:
+            raise InvalidInputError(
+                f"parameters.num_beams is {request.config.num_beams}; allowed: at most {self.slots}, the model's slots"
+            )
+
+    def _queued(self, job: Job) -> tuple[list[Decoding], int]:
+        decodings = decodings_of(job)
+        return decodings[:1], len(decodings)
+
+    def _round(self) -> bool:
+        self._budget = self._chunk_tokens
+        for decoding in [*self._decoding, *self._prefilling]:
+            if decoding.prompt.cancelled():
+                self._end(decoding)
+        if not self._admit():
+            return False
+        self._read_sources()
+        self._close_up()
+        self._prefill()
+        self._step()
+        return True
+
+    def _fail(self, error: Exception) -> None:
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+        for decoding in (*self._decoding, *self._prefilling, *waiting):
+            self._end(decoding, error)
+
+    def _admit(self) -> bool:
+        """Give slots to those whose turn it is; False, and the thread ends, where nobody is there."""
+        while True:
+            with self._lock:
+                left = [one for one in self._waiting if one.prompt.cancelled()]
+                for decoding in left:
+                    self._waiting.remove(decoding)
+                candidate = self._next()
+                if candidate is None or self._budget <= 0:
+                    alive = bool(self._decoding or self._prefilling or self._waiting or left)
+                    self._is_awake = alive
+                    candidate = None
+            for decoding in left:
+                self._end(decoding)
+            if candidate is None:
+                return alive
+            if candidate.width > self._table.free and not self._make_room(candidate):
+                return True
+            with self._lock:
+                self._waiting.remove(candidate)
+            try:
+                if candidate.parked:
+                    self._resume(candidate)
+                else:
+                    self._open(candidate)
+            except Exception as error:
+                self._end(candidate, error)
+
+    def _make_room(self, candidate: Decoding) -> bool:
+        """Pause sequences that had their turn and have used more than `candidate`, where that frees enough slots."""
+        needed = candidate.width - self._table.free
+        chosen: list[Decoding] = []
+        paused = sum(bool(one.parked) for one in self._waiting) - bool(candidate.parked)
+        for one in sorted(self._decoding, key=lambda one: -one.share.tag):
+            if needed <= 0 or paused + len(chosen) >= self._max_paused:
+                break
+            if one.turn_tokens >= self._turn_tokens and one.share.tag > candidate.share.tag:
+                chosen.append(one)
+                needed -= one.width
+        if needed > 0:
+            return False
+        for one in chosen:
+            self._pause(one)
+        return candidate.width <= self._table.free
+
+    def _pause(self, decoding: Decoding) -> None:
+        """Copy a sequence's cache out of its slots, and let it wait for its next turn."""
+        try:
+            parked = [
+                (self._model.save(slot, int(self._table.lengths[slot])), self._table.save(slot))
+                for slot in decoding.slots
+            ]
+        except Exception as error:
+            self._end(decoding, error)
+            return
+        self._budget -= sum(len(held.ids) for _, held in parked) // SWAP_TOKENS
+        self._decoding.remove(decoding)
+        for slot in decoding.slots:
+            self._table.give_back(slot)
+        decoding.slots, decoding.parked = [], parked
+        with self._lock:
+            self._waiting.append(decoding)
+
+    def _resume(self, decoding: Decoding) -> None:
+        """Give a paused sequence slots again, with the cache that it had."""
+        untouched = np.zeros(self.slots, np.int64)
+        for saved, held in decoding.parked:
+            slot = self._table.take(untouched)
+            decoding.slots.append(slot)
+            self._model.restore(slot, saved)
+            self._table.restore(slot, held)
+            self._budget -= len(held.ids) // SWAP_TOKENS
+        decoding.parked, decoding.turn_tokens = [], 0
+        self._decoding.append(decoding)
+
+    def _open(self, decoding: Decoding) -> None:
+        """Give it slots; the first one holds what any slot holds of the prompt, and the rest is read from there."""
+        prompt, table, request = decoding.prompt, self._table, decoding.prompt.request
+        shared = table.shared(request.source, request.prompt)
+        for _ in range(decoding.width):
+            decoding.slots.append(table.take(shared))
+        prompt.start()
+        slot = decoding.slots[0]
+        # The logits after the last token are needed, so it is read in any case; for logprobs of the prompt, all of them
+        # are. GEMV and GEMM kernels round differently, so the last token is read in a chunk with the one before it.
+        most = max(0, len(request.prompt) - 2)
+        if prompt.logits is None:
+            shared = np.minimum(shared, 0 if request.prompt_logprobs else most)
+        shared[shared == len(request.prompt) - 1] = most
+        best = int(shared.argmax())
+        if shared[best] > shared[slot]:
+            self._copy([best], [slot], int(shared[best]))
+        elif table.source(slot) == request.source:
+            table.cut(slot, int(shared[slot]))
+        else:
+            self._opening[slot] = request.source
+            self._budget -= len(request.source)
+            self._charge(decoding.share, PROMPT_TOKEN * len(request.source))
+            table.open(slot, request.source)
+        missing = len(request.prompt) - int(table.lengths[slot])
+        if missing == 0:
+            assert prompt.logits is not None
+            self._begin(decoding, prompt.logits.copy())
+        elif missing == 1:  # all of the prompt: it is read with the others' next ones
+            self._decoding.append(decoding)
+        else:
+            self._prefilling.append(decoding)
+
+    def _read_sources(self) -> None:
+        """Open the slots of those who came, all at once."""
+        opening, self._opening = self._opening, {}
+        if opening:
+            with self._in_model():
+                failed = self._model.open(opening)
+            for slot, error in failed.items():
+                self._end(self._owner(slot), error)
+
+    def _owner(self, slot: int) -> Decoding:
+        return next(one for one in (*self._decoding, *self._prefilling) if slot in one.slots)
+
+    def _close_up(self) -> None:
+        """Let who is left move together, as a step reads all rows between them."""
+        while (hole := self._table.hole()) is not None:
+            last, free = hole
+            owner = self._owner(last)
+            try:
+                self._copy([last], [free], int(self._table.lengths[last]))
+            except Exception as error:
+                self._end(owner, error)
+                continue
+            self._table.move(last, free)
+            owner.slots[owner.slots.index(last)] = free
+
+    def _prefill(self) -> None:
+        """Read prompts, a chunk altogether. They take turns, so that a short one does not wait for a long one's end."""
+        while self._prefilling:
+            decoding = self._prefilling[0]
+            missing = len(decoding.prompt.request.prompt) - int(self._table.lengths[decoding.slots[0]])
+            tokens = min(missing, self._chunk_tokens)
+            if missing - tokens == 1 and tokens > 1:  # the last one would be read alone
+                tokens -= 1
+            if self._budget < tokens:
+                return
+            self._prefilling.popleft()
+            self._read_chunk(decoding, tokens)
+            self._budget -= tokens
+
+    def _read_chunk(self, decoding: Decoding, tokens: int) -> None:
+        """Read the next `tokens` tokens of a prompt."""
+        prompt, request, slot = decoding.prompt, decoding.prompt.request, decoding.slots[0]
+        start = int(self._table.lengths[slot])
+        ids = np.asarray([request.prompt[start : start + tokens]], np.int64)
+        likely = request.prompt_logprobs and prompt.logits is None  # else they are known: it is read once more
+        logits_at = np.arange(tokens) if likely else np.asarray([tokens - 1])
+        began = time.perf_counter()
+        try:
+            with self._in_model():
+                logits = self._model.read(slot, ids, self._table.lengths[slot : slot + 1], logits_at)[0]
+            if likely:
+                prompt.logprobs += prompt_logprobs(request, start, logits)
+        except Exception as error:
+            self._end(decoding, error)
+            return
+        self._learn("prompt_token_s", time.perf_counter() - began, tokens)
+        self._charge(decoding.share, PROMPT_TOKEN * tokens)
+        self._table.append(slot, ids[0])
+        if start + tokens < len(request.prompt):
+            self._prefilling.append(decoding)
+        else:
+            self._begin(decoding, logits[-1:])
+
+    def _begin(self, decoding: Decoding, logits: np.ndarray) -> None:
+        """The prompt was read, with these logits, (1, vocab), after its last token."""
+        self._decoding.append(decoding)
+        self._release(decoding.prompt, logits)
+        if isinstance(decoding, Beams):
+            self._advance_beams([decoding], np.repeat(logits, decoding.width, axis=0))
+        elif isinstance(decoding, Sample):
+            self._advance_samples([decoding], logits)
+
+    def _release(self, prompt: Prompt, logits: np.ndarray) -> None:
+        """Those that waited for a prompt to be read are next."""
+        if prompt.followers:
+            prompt.logits = logits.copy()
+            with self._lock:
+                for follower in prompt.followers:
+                    follower.number = next(self._numbers)
+                self._waiting += prompt.followers
+            prompt.followers = []
+
+    def _step(self) -> None:
+        """A token of every sequence that is being decoded. What fails fails for these only."""
+        if not self._decoding:
+            return
+        readings = [decoding.reading for decoding in self._decoding]
+        slots = [slot for some, _ in readings for slot in some]
+        tokens = [token for _, some in readings for token in some]
+        first, end = min(slots), max(slots) + 1
+        # The other slots between them read a token too, and it goes where the next one of theirs will be.
+        ids = np.zeros((end - first, 1), np.int64)
+        ids[np.asarray(slots) - first, 0] = tokens
+        began = time.perf_counter()
+        try:
+            with self._in_model():
+                logits = self._model.read(first, ids, self._table.lengths[first:end], FIRST_POSITION)[:, 0]
+        except Exception as error:
+            for decoding in list(self._decoding):
+                self._end(decoding, error)
+            return
+        self._table.append_each(slots, tokens)
+        for decoding, (some, _) in zip(self._decoding, readings, strict=True):
+            decoding.turn_tokens += 1
+            self._charge(decoding.share, len(some))
+        for decoding, (some, _) in zip(self._decoding, readings, strict=True):
+            self._release(decoding.prompt, logits[some[0] - first : some[0] - first + 1])
+        beams = [decoding for decoding in self._decoding if isinstance(decoding, Beams)]
+        samples = [decoding for decoding in self._decoding if isinstance(decoding, Sample)]
+        if beams:
+            self._advance_beams(beams, logits[[slot - first for one in beams for slot in one.rows]])
+        samples.sort(key=lambda sample: sample.slots)
+        rows = [sample.slots[0] - first for sample in samples]
+        self._advance_samples(samples, logits if len(rows) == len(logits) else logits[rows])
+        self._learn("new_token_s", time.perf_counter() - began, len(slots))
+
+    def _advance_samples(self, samples: Sequence[Sample], logits: np.ndarray) -> None:
+        """Choose the next tokens from logits, (samples, vocab), and hand them over."""
+        for sample, outcome in advance_samples(samples, logits):
+            if isinstance(outcome, Exception):
+                self._end(sample, outcome)
+            elif outcome:
+                self._end(sample)
+
+    def _advance_beams(self, some: Sequence[Beams], logits: np.ndarray) -> None:
+        """Let searches go on from logits, (beams of all of them, vocab), which may be changed."""
+        for beams, outcome in zip(some, advance_all([one.search for one in some], logits), strict=True):
+            if isinstance(outcome, Exception):
+                self._end(beams, outcome)
+                continue
+            came_from, over = outcome
+            if over:
+                self._end(beams)
+                continue
+            sources, targets = beams.place(came_from)
+            try:
+                if targets:
+                    self._copy(sources, targets, int(self._table.lengths[sources[0]]))
+            except Exception as error:
+                self._end(beams, error)
+
+    def _copy(self, sources: Sequence[int], targets: Sequence[int], tokens: int) -> None:
+        """Let slots hold the first tokens of others; what they hold of these already stays where it is."""
+        pairs = zip(sources, targets, strict=True)
+        start = min(self._table.alike(source, target, tokens) for source, target in pairs)
+        if start < tokens or tokens == 0:  # without tokens, there may still be a source
+            with self._in_model():
+                self._model.copy(sources, targets, tokens, start)
+        self._table.copy(sources, targets, tokens)
+
+    def _end(self, decoding: Decoding, error: Exception | None = None) -> None:
+        if decoding in self._decoding:
+            self._decoding.remove(decoding)
+        elif decoding in self._prefilling:
+            self._prefilling.remove(decoding)
+        for slot in decoding.slots:
+            self._opening.pop(slot, None)
+            if error is not None:
+                self._table.forget(slot)
+            self._table.give_back(slot)
+        decoding.slots, decoding.parked = [], []
+        followers, decoding.prompt.followers = decoding.prompt.followers, []
+        for one in (decoding, *followers):
+            one.end(error)
+        self._sequence_ended(decoding.share, 1 + len(followers))
+
+    @contextmanager
+    def _in_model(self) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.model_s += time.perf_counter() - began

@@ -1,0 +1,307 @@
+"""SlotScheduler: requests of a model that generates, on an engine that decodes in its own thread.
+
+    submit(rows), stream(rows) ──> Job ──> DecodeEngine ──events──> mailbox ──> event loop
+
+No thread waits for a sequence: the engine's thread leaves events in a mailbox and wakes the event loop once for all
+that came since. The engine gives requests their turns; this side admits them, counts tokens and hands out steps.
+"""
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipelines.errors import ConfigurationError, GenerationError
+from pipelines.generation.decoding.request import Answer, Request, Step
+from pipelines.generation.engine import DecodeEngine, Event, Job, Share, Started, Steps
+from pipelines.scheduling.fair import Backlog
+from pipelines.scheduling.scheduler import (
+    BatchingConfig,
+    BatchReport,
+    Completed,
+    OnBatch,
+    QueueConfig,
+    Scheduler,
+    Stream,
+    deadline_exceeded,
+    elapsed_s,
+    shutting_down,
+    unreported,
+)
+
+TYPICAL_TOKENS = 64.0  # of an answer, until some were seen
+TYPICAL_MEMORY = 0.95  # weight of the past in the moving average of it
+
+
+@dataclass(eq=False, slots=True)
+class _Row:
+    """One prompt of a request. `left`: nobody waits for it any more; `cost_s` is its predicted work while it waits."""
+
+    call: "_Call"
+    index: int
+    request: Request
+    cost_s: float
+    left: bool = False
+    waiting: bool = True
+    ended: bool = False
+
+    def has_left(self) -> bool:
+        return self.left
+
+
+@dataclass(eq=False, slots=True)
+class _Call:
+    """One call of `submit` or `stream`."""
+
+    done: asyncio.Future[None]
+    streams: bool
+    rows: list[_Row] = field(default_factory=list)
+    outputs: list[Answer | None] = field(default_factory=list)
+    steps: deque[tuple[int, Step]] = field(default_factory=deque)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    submitted_at: float = field(default_factory=time.perf_counter)
+    started_at: float = math.nan
+    unanswered: int = 0
+    written_tokens: int = 0
+
+
+class SlotScheduler(Scheduler[Request, Answer]):
+    """`engine` decodes up to `engine.slots` sequences side by side; `turn_tokens` is how long a sequence keeps its slot
+    at least while others wait.
+    """
+
+    def __init__(
+        self,
+        engine: DecodeEngine[Any],
+        queue: QueueConfig | None = None,
+        on_batch: OnBatch = unreported,
+        turn_tokens: int = 64,
+    ) -> None:
+        super().__init__(queue or QueueConfig(), on_batch)
+        self._engine, self._turn_tokens = engine, turn_tokens
+        self._backlog = Backlog()
+        self._inside: dict[_Call, None] = {}
+        self._rows_inside = 0  # that have not ended
+        self._typical_tokens = TYPICAL_TOKENS
+        self._mailbox: deque[tuple[_Row, Event, float]] = deque()
+        self._is_woken = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._idle = asyncio.Event()
+
+    @property
+    def waiting_tokens(self) -> int:
+        return self._backlog.tokens
+
+    @property
+    def stalled_s(self) -> float:
+        """For how long the engine's round in hand has been going on."""
+        return self._engine.stalled_s
+
+    def expected_wait_s(self, rows: Sequence[Request] = ()) -> float:
+        """From the engine's seconds per token lately, and from how long answers typically become.
+
+        A row that waits goes before a newcomer for one turn at most.
+        """
+        if self._rows_inside < self._engine.slots:
+            return 0.0
+        turn_s = self._turn_tokens * self._engine.new_token_s
+        own_s = sum(min(self._cost_s(row), turn_s) for row in rows)
+        return self._backlog.before_s(own_s) + turn_s / 2
+
+    async def submit(self, rows: Sequence[Request], deadline: float | None = None) -> Completed[Answer]:
+        call = self._enter(rows, deadline, streams=False)
+        try:
+            await call.done
+        finally:
+            self._leave(call)
+        ended_at = time.perf_counter()
+        started_at = ended_at if math.isnan(call.started_at) else call.started_at
+        return Completed(
+            outputs=[output for output in call.outputs if output is not None],
+            queue_s=started_at - call.submitted_at,
+            inference_s=ended_at - started_at,
+            read_tokens=sum(row.request.n_tokens for row in call.rows),
+            written_tokens=call.written_tokens,
+        )
+
+    def stream(self, rows: Sequence[Request], deadline: float | None = None) -> "SlotStream":
+        return SlotStream(self, self._enter(rows, deadline, streams=True))
+
+    def reconfigure(self, batching: BatchingConfig, queue: QueueConfig) -> None:
+        """Slots take the place of batches: `batching` says nothing here."""
+        self.queue = queue
+
+    async def drain(self, limit_s: float = 0.0) -> None:
+        self._draining = True
+        if self._inside:
+            self._idle.clear()
+            try:
+                async with asyncio.timeout(limit_s):
+                    await self._idle.wait()
+            except TimeoutError:
+                pass
+        for call in list(self._inside):
+            self._fail(call, shutting_down())
+
+    def _cost_s(self, row: Request) -> float:
+        """Predicted work of a row: its prompt, and as many tokens as answers have lately."""
+        new_tokens = min(row.max_new_tokens, self._typical_tokens * row.config.n_sequences)
+        return row.n_tokens * self._engine.prompt_token_s + new_tokens * self._engine.new_token_s
+
+    def _enter(self, rows: Sequence[Request], deadline: float | None, *, streams: bool) -> _Call:
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._inside:
+                raise ConfigurationError("a scheduler belongs to one event loop")
+            self._loop, self._is_woken = loop, False
+        for row in rows:
+            self._engine.check(row)
+        self.admit(rows, deadline, loop.time())
+        call = _Call(loop.create_future(), streams)
+        if not rows:
+            call.done.set_result(None)
+            return call
+        if deadline is not None:
+            expiry = loop.call_at(deadline, self._fail, call, deadline_exceeded())
+            call.done.add_done_callback(lambda _: expiry.cancel())
+        call.rows = [_Row(call, index, row, self._cost_s(row)) for index, row in enumerate(rows)]
+        call.outputs = [None] * len(rows)
+        call.unanswered = len(rows)
+        share = Share()
+        jobs = [
+            Job(row.request, lambda event, row=row: self._post(row, event), share, row.has_left, streams)  # type: ignore[misc]
+            for row in call.rows
+        ]
+        self._engine.start(*jobs)
+        self._inside[call] = None
+        self._rows_inside += len(rows)
+        tokens, work_s = sum(row.n_tokens for row in rows), sum(row.cost_s for row in call.rows)
+        self._backlog.put(call, len(rows), tokens, work_s)
+        return call
+
+    def _leave(self, call: _Call) -> None:
+        """Forget a call: its sequences stop at their next token."""
+        if call in self._inside:
+            del self._inside[call]
+            for row in call.rows:
+                row.left = True
+                self._start(row)
+                self._rows_inside -= not row.ended
+            if not self._inside:
+                self._idle.set()
+        if not call.done.done():
+            call.done.cancel()
+        elif not call.done.cancelled():
+            call.done.exception()  # seen: asyncio logs errors that nobody looked at
+
+    def _fail(self, call: _Call, error: Exception) -> None:
+        if not call.done.done():
+            call.done.set_exception(error)
+            call.arrived.set()
+        self._leave(call)
+
+    def _start(self, row: _Row) -> None:
+        """A row waits no more."""
+        if row.waiting:
+            row.waiting = False
+            self._backlog.take(row.call, row.request.n_tokens, row.cost_s)
+
+    def _post(self, row: _Row, event: Event) -> None:
+        """In the decode thread: leave an event, and wake the loop unless it is on its way."""
+        self._mailbox.append((row, event, time.perf_counter()))
+        if not self._is_woken:
+            self._is_woken = True
+            assert self._loop is not None
+            try:
+                self._loop.call_soon_threadsafe(self._deliver)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                self._mailbox.clear()
+
+    def _deliver(self) -> None:
+        self._is_woken = False  # before the mailbox is read: what comes now wakes again
+        while self._mailbox:
+            self._take(*self._mailbox.popleft())
+
+    def _take(self, row: _Row, event: Event, happened_at: float) -> None:
+        call = row.call
+        if isinstance(event, Started):
+            self._start(row)
+            if math.isnan(call.started_at):
+                call.started_at = happened_at
+        elif isinstance(event, Steps):
+            if not row.left:
+                call.written_tokens += len(event.steps)
+                call.steps += ((row.index, step) for step in event.steps)
+                call.arrived.set()
+        elif isinstance(event, Answer):
+            self._answer(row, event)
+        elif not call.done.done():
+            failure = GenerationError("decoding stopped without an answer")
+            self._fail(call, failure if isinstance(event, StopIteration) else event)
+
+    def _answer(self, row: _Row, answer: Answer) -> None:
+        call = row.call
+        written = sum(len(generation.steps) for generation in answer.generations)
+        if not call.streams:
+            call.written_tokens += written
+        if call in self._inside:
+            self._start(row)
+            self._rows_inside -= 1
+            past, sequences = self._typical_tokens, max(1, len(answer.generations))
+            self._typical_tokens = TYPICAL_MEMORY * past + (1 - TYPICAL_MEMORY) * written / sequences
+        queue_s = call.started_at - call.submitted_at
+        read = row.request.n_tokens
+        if not math.isnan(queue_s):
+            self._on_batch(BatchReport(1, read, written, read, queue_s, elapsed_s(call.started_at)))
+        row.ended = True
+        call.outputs[row.index] = answer
+        call.unanswered -= 1
+        if not call.unanswered and not call.done.done():
+            call.done.set_result(None)
+            call.arrived.set()
+
+
+class SlotStream(Stream):
+    """The steps of one call, in the order in which they are made."""
+
+    def __init__(self, scheduler: SlotScheduler, call: _Call) -> None:
+        self._scheduler, self._call = scheduler, call
+        self._stopped: set[int] = set()
+
+    async def __anext__(self) -> tuple[int, Step]:
+        call = self._call
+        while True:
+            while call.steps:
+                index, step = call.steps.popleft()
+                if index not in self._stopped:
+                    return index, step
+            if call.done.done():
+                await self.aclose()
+                if not call.done.cancelled() and (error := call.done.exception()):
+                    raise error
+                raise StopAsyncIteration
+            call.arrived.clear()
+            await call.arrived.wait()
+
+    def stop(self, index: int) -> None:
+        self._stopped.add(index)
+        self._call.rows[index].left = True
+
+    async def aclose(self) -> None:
+        self._scheduler._leave(self._call)
+
+    @property
+    def queue_s(self) -> float:
+        started_at = self._call.started_at
+        return (time.perf_counter() if math.isnan(started_at) else started_at) - self._call.submitted_at
+
+    @property
+    def inference_s(self) -> float:
+        return 0.0 if math.isnan(self._call.started_at) else elapsed_s(self._call.started_at)
+
+    @property
+    def written_tokens(self) -> int:
+        return self._call.written_tokens

@@ -1,0 +1,82 @@
+"""The folder of a cluster: it lives as long as its launcher, whichever container that runs in."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from deployments.cluster import local_ray
+from deployments.cluster.local_ray import remove_stale
+
+LAUNCHER = """
+import sys, time
+from pathlib import Path
+from deployments.cluster import local_ray
+local_ray.FOLDERS = Path(sys.argv[1])
+with local_ray._own_folder() as folder:
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(local_ray, "FOLDERS", tmp_path)
+    return tmp_path
+
+
+def launched(folders: Path) -> "tuple[subprocess.Popen[str], Path]":
+    command = [sys.executable, "-c", LAUNCHER, str(folders)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process, Path(process.stdout.readline().strip())
+
+
+def test_a_folder_is_removed_once_its_launcher_was_killed_and_not_before(folders: Path) -> None:
+    process, folder = launched(folders)
+    (folder / "haproxy.cfg").touch()
+
+    remove_stale()
+    assert (folder / "haproxy.cfg").exists()
+
+    process.kill()
+    process.wait()
+    remove_stale()
+    assert list(folders.iterdir()) == []
+
+
+def test_a_folder_whose_launcher_has_its_process_id_in_another_container_stays(folders: Path) -> None:
+    """Seen from here, that process does not exist."""
+    process, folder = launched(folders)
+    elsewhere = folder.rename(folders / "sextet-4194999-abc")
+    assert not Path("/proc/4194999").exists()
+
+    remove_stale()
+
+    assert elsewhere.exists()
+    process.kill()
+    process.wait()
+
+
+def test_a_folder_whose_killed_launcher_had_a_process_id_that_runs_here_is_removed(folders: Path) -> None:
+    stale = folders / f"sextet-{os.getpid()}-abc"
+    stale.mkdir()
+    (stale / "lock").touch()
+
+    remove_stale()
+
+    assert not stale.exists()
+
+
+def test_a_launcher_that_ends_takes_its_folder_along(folders: Path) -> None:
+    process, folder = launched(folders)
+    assert folder.name.startswith(f"sextet-{process.pid}-")
+
+    process.communicate("", timeout=30)
+
+    give_up_at = time.monotonic() + 10
+    while list(folders.iterdir()):
+        assert time.monotonic() < give_up_at

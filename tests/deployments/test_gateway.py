@@ -1,0 +1,216 @@
+"""The gateway without Ray: what it asks of Ray Serve, how often, and what it answers when Serve does not."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+from ray.exceptions import RayActorError
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+from deployments.cluster import catalog
+from deployments.gateway import Gateway
+
+READY = {"text-classification": 1, "text-generation": 1}
+
+
+class Serve:
+    """Ray Serve as the gateway sees it. As in Serve, `status` fails when two threads are inside it."""
+
+    def __init__(self) -> None:
+        self.replicas = dict(READY)
+        self.status_calls = self.describe_calls = 0
+        self.answering = threading.Event()
+        self.answering.set()
+        self.describing = True
+        self.error: Exception | None = None
+        self._inside = threading.Lock()
+
+    def status(self) -> Any:
+        if not self._inside.acquire(blocking=False):
+            raise ValueError("<module> is not registered for pickle by value")
+        try:
+            self.status_calls += 1
+            time.sleep(0.02)
+            self.answering.wait()
+            if self.error is not None:
+                raise self.error
+            return SimpleNamespace(applications={task: application(task, n) for task, n in self.replicas.items()})
+        finally:
+            self._inside.release()
+
+    def get_app_handle(self, task: str) -> Any:
+        return SimpleNamespace(describe=SimpleNamespace(remote=lambda: self._describe(task)))
+
+    async def _describe(self, task: str) -> dict[str, Any]:
+        self.describe_calls += 1
+        while not self.describing:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        return {"id": f"someone/{task}"}
+
+
+def application(task: str, replicas: int) -> Any:
+    return SimpleNamespace(
+        deployments={task: SimpleNamespace(replica_states={"RUNNING": replicas} if replicas else {})}
+    )
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
+    fake = Serve()
+    monkeypatch.setattr("ray.serve.status", fake.status)
+    monkeypatch.setattr("ray.serve.get_app_handle", fake.get_app_handle)
+    yield fake
+    fake.answering.set()
+
+
+class Client:
+    """Asks one gateway from one event loop."""
+
+    def __init__(self) -> None:
+        gateway = Gateway()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await (await gateway(Request(scope, receive, send)))(scope, receive, send)
+
+        self._http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway", timeout=30)
+
+    async def get(self, path: str, **headers: str) -> httpx.Response:
+        return await self._http.get(path, headers=headers)
+
+    async def many(self, path: str, times: int) -> list[httpx.Response]:
+        return list(await asyncio.gather(*(self.get(path) for _ in range(times))))
+
+
+@pytest.mark.parametrize("path", ["/ready", "/", "/v2/health/ready"])
+def test_sixty_probes_at_once_all_get_the_answer_of_one_call(serve: Serve, path: str) -> None:
+    responses = asyncio.run(Client().many(path, 60))
+
+    assert {response.status_code for response in responses} == {200}
+    assert serve.status_calls == 1
+    assert serve.describe_calls == (len(READY) if path == "/" else 0)
+
+
+def test_steady_probes_ask_at_most_about_twice_a_second_and_see_a_replica_go(serve: Serve) -> None:
+    async def scenario() -> float:
+        client, began_at = Client(), time.monotonic()
+        while time.monotonic() - began_at < 1.0:
+            assert (await client.get("/ready")).status_code == 200
+        serve.replicas["text-generation"] = 0
+        gone_at = time.monotonic()
+        while (response := await client.get("/ready")).status_code == 200:
+            assert time.monotonic() - gone_at < 1.0
+        assert response.json()["not_ready"] == ["text-generation"]
+        return time.monotonic() - began_at
+
+    assert asyncio.run(scenario()) >= (serve.status_calls - 2) * catalog.FRESH_S
+
+
+@pytest.mark.parametrize("path", ["/ready", "/", "/v2/health/ready", "/models/someone/x", "/v1/models"])
+def test_while_serve_hangs_a_probe_is_told_so_within_a_bound_and_the_next_one_after_it_gets_the_answer(
+    serve: Serve, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog, "STATUS_TIMEOUT_S", 0.2)
+
+    async def scenario() -> None:
+        client = Client()
+        serve.answering.clear()
+        began_at = time.monotonic()
+        responses = await client.many(path, 60)
+        assert time.monotonic() - began_at < 2.0
+        assert {response.status_code for response in responses} == {503}
+        assert "Ray Serve does not say which tasks are ready (no answer in 0 s)" in responses[0].text
+        assert int(responses[0].headers["retry-after"]) > 0
+        assert (await client.get("/health")).status_code == 200
+        assert serve.status_calls == 1
+        serve.answering.set()
+        await asyncio.sleep(catalog.FRESH_S)
+        assert (await client.get("/ready")).status_code == 200
+
+    asyncio.run(scenario())
+
+
+def test_a_task_whose_only_replica_moves_to_another_node_is_ready(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moving = SimpleNamespace(replica_states={"PENDING_MIGRATION": 1, "STARTING": 1})
+    applications = {"translation": SimpleNamespace(deployments={"translation": moving})}
+    monkeypatch.setattr("ray.serve.status", lambda: SimpleNamespace(applications=applications))
+
+    (response,) = asyncio.run(Client().many("/ready", 1))
+
+    assert (response.status_code, response.json()["tasks"]) == (200, ["translation"])
+
+
+def test_serve_without_its_controller_is_a_503_of_one_line(serve: Serve) -> None:
+    serve.error = RayActorError()
+
+    (response,) = asyncio.run(Client().many("/ready", 1))
+
+    assert (response.status_code, response.json()["error_type"]) == (503, "overloaded")
+    assert response.json()["error"] == "Ray Serve does not say which tasks are ready (RayActorError)"
+
+
+def test_a_replica_that_does_not_describe_its_model_is_listed_without_it(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog, "DESCRIBE_TIMEOUT_S", 0.1)
+    serve.describing = False
+
+    responses = asyncio.run(Client().many("/", 20))
+
+    assert [task["model"] for task in responses[0].json()["tasks"]] == [None, None]
+    assert {response.status_code for response in responses} == {200}
+    assert serve.describe_calls == len(READY)
+
+
+@pytest.mark.parametrize(
+    ("path", "location"),
+    [
+        ("/v1/chat/completions", "/text-generation/v1/chat/completions"),
+        ("/v1/models?x=1", "/text-generation/v1/models?x=1"),
+        ("/predict/", "/text-classification/predict"),
+        ("/v2/models/text-classification/infer", "/text-classification/v2/models/text-classification/infer"),
+        ("/models/text-classification", "/text-classification"),
+        ("/models/someone/text-generation/v1/x y", "/text-generation/v1/x%20y"),
+        ("/models/someone/text-generation", "/text-generation"),
+    ],
+)
+def test_an_alias_is_redirected_to_the_path_of_its_task(serve: Serve, path: str, location: str) -> None:
+    (response,) = asyncio.run(Client().many(path, 1))
+
+    assert response.status_code == 308
+    assert response.headers["location"].startswith("../")  # holds behind a proxy that adds a prefix
+    assert str(response.url.join(response.headers["location"])) == f"http://gateway{location}"
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (
+            "/v2/models/translation/infer",
+            "/v2/models/translation/infer needs the task translation, which is not deployed",
+        ),
+        ("/v2/models/nobody", "there is no model 'nobody'; allowed: text-classification"),
+        ("/models/nobody/x", "there is no model 'nobody/x'; allowed: text-classification"),
+        ("/nowhere", "/nowhere does not exist; routes: POST /text-classification"),
+    ],
+)
+def test_what_nobody_serves_is_a_404_of_one_line(serve: Serve, path: str, message: str) -> None:
+    (response,) = asyncio.run(Client().many(path, 1))
+
+    assert (response.status_code, response.json()["error_type"]) == (404, "not_found")
+    assert response.json()["error"].startswith(message)
+
+
+def test_an_error_below_v1_has_the_shape_that_openais_clients_read(serve: Serve) -> None:
+    del serve.replicas["text-generation"]
+
+    (response,) = asyncio.run(Client().many("/v1/models", 1))
+
+    assert (response.status_code, response.json()["error"]["type"]) == (404, "invalid_request_error")
