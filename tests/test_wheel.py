@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.serving import Serving, clean_environment, free_port, write_cluster
+from deployments.cluster.ray_environment import spare_port
+from tests.cluster.serving import Serving, clean_environment, write_cluster
 
 ROOT = Path(__file__).resolve().parent.parent
 NOT_SOURCE = (
@@ -111,7 +112,7 @@ def test_it_exports_a_starter_and_serves_it(run: Callable[..., str], wheel: Path
     assert "gare" in run("python", "-c", load)
 
     cluster = write_cluster(elsewhere, {"translation": elsewhere / "translator"})
-    port = free_port()
+    port = spare_port()
     program = [str(wheel.parent / "environment" / "bin" / "sextet"), "serve", str(cluster), "--port", str(port)]
     serving = Serving(
         subprocess.Popen(

@@ -44,3 +44,16 @@ def test_every_target_holds_what_its_source_held_before(
     copy(sources[: len(targets)], targets)
     for name, array in arrays.items():
         np.testing.assert_array_equal(array, expected[name])
+
+
+def test_what_was_saved_of_a_slot_comes_back_in_any_slot(arrays: dict[str, np.ndarray], copy: BufferCopy) -> None:
+    for number, array in enumerate(arrays.values()):
+        array[:] = number + np.arange(SLOTS)[:, None, None, None] / 8
+    expected = {name: array[3].copy() for name, array in arrays.items()}
+    saved = copy.save(3)
+    for array in arrays.values():
+        array[:] = 0
+    copy.restore(1, saved)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array[1], expected[name])
+        assert not array[[0, 2, 3, 4]].any()

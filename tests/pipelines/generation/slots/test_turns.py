@@ -1,0 +1,185 @@
+"""Turns: when all slots are taken by long answers, a sequence that had its turn is paused for a request that waits."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipelines.generation.decoding.config import GenerationConfig
+from pipelines.generation.decoding.request import Answer, Request
+from pipelines.generation.slots.causal import CausalSlots
+from pipelines.generation.slots.config import SlotsConfig
+from pipelines.generation.slots.engine import SlotEngine
+from pipelines.generation.slots.seq2seq import Seq2SeqSessions, Seq2SeqSlots
+from pipelines.generation.slots.slot_model import SlotModel
+from pipelines.runtime.artifact import ModelArtifact
+from pipelines.runtime.session import InferenceSession, SessionConfig
+from tests.pipelines.generation.models import SLOTS, changes_of, task_of
+from tests.pipelines.generation.slots.recording import RecordingDecoder
+from tests.pipelines.generation.slots.test_rounds import wait_for
+from tests.pipelines.generation.slots.test_slot_engine import assert_same, idle, random_request
+
+WINDOW, TURN, CHUNK_TOKENS = 200, 6, 16
+Opened = Callable[..., tuple[SlotEngine, RecordingDecoder]]
+
+
+def model_of(artifact: ModelArtifact) -> SlotModel:
+    if "decoder" in artifact.manifest.graphs:
+        return Seq2SeqSlots(Seq2SeqSessions.of(artifact, SessionConfig()), SLOTS, 60, 64)
+    return CausalSlots(InferenceSession(artifact.graph("model"), SessionConfig()), SLOTS, WINDOW)
+
+
+@pytest.fixture
+def opened(exported: Callable[..., Path]) -> Opened:
+    """`opened(turn_tokens, architecture, precision)`: an engine that has held nothing yet, and its model."""
+
+    def make(
+        turn_tokens: int = TURN, architecture: str = "llama", precision: str = "fp32", **turns: Any
+    ) -> tuple[SlotEngine, RecordingDecoder]:
+        folder = exported(architecture, task_of(architecture), precision, **changes_of(architecture))
+        model = RecordingDecoder(model_of(ModelArtifact.open(folder)))
+        return SlotEngine(model, CHUNK_TOKENS, SlotsConfig(turn_tokens=turn_tokens, **turns)), model
+
+    return make
+
+
+def greedy(prompt: tuple[int, ...], max_new_tokens: int, **changes: Any) -> Request:
+    config = GenerationConfig(max_new_tokens=max_new_tokens, eos_token_id=(1,), **changes)
+    return Request(prompt, config.for_prompt(len(prompt), WINDOW))
+
+
+def test_a_short_request_does_not_wait_for_the_end_of_long_ones_in_all_slots(opened: Opened) -> None:
+    engine, model = opened()
+    with ThreadPoolExecutor(SLOTS + 1) as callers:
+        long = [callers.submit(engine.generate, greedy((5 + n, 6), 150)) for n in range(SLOTS)]
+        wait_for(lambda: len(model.reads) > 2 * SLOTS + TURN)
+        came_at = len(model.reads)
+        ended_at: list[int] = []
+        short = greedy((9, 8, 7), 3)
+
+        def stop(ids: Any) -> bool:
+            ended_at.append(len(model.reads))
+            return False
+
+        callers.submit(engine.generate, replace(short, stop=stop)).result()
+        assert not all(one.done() for one in long)
+        answers = [one.result() for one in long]
+    assert ended_at[-1] - came_at <= TURN + 6
+    assert len(model.saved) >= 1
+    for n, answer in enumerate(answers):
+        assert_same(answer, opened(10_000)[0].generate(greedy((5 + n, 6), 150)))
+    assert idle(engine)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_pause_changes_no_bit_of_an_answer(opened: Opened, precision: str) -> None:
+    """More long answers than slots, in turns of two tokens; to the last bit of a logprob."""
+    engine, model = opened(2, precision=precision, max_paused=100)
+    requests = [replace(greedy((5 + n, 6, 7), 20), logprobs=True, top_tokens=2) for n in range(3 * SLOTS)]
+    with ThreadPoolExecutor(len(requests)) as callers:
+        answers = list(callers.map(engine.generate, requests))
+    assert len(model.saved) > 20
+    alone, untouched = opened(10_000, precision=precision)
+    for request, answer in zip(requests, answers, strict=True):
+        assert answer == alone.generate(request)
+    assert untouched.saved == []
+    assert idle(engine)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "bart", "t5"])
+def test_whatever_is_decoded_in_turns_is_answered_as_alone(architecture: str, opened: Opened) -> None:
+    """Greedy, samples, beams, stops, seeds, of many callers at once."""
+    random = Random(architecture)
+    engine, model = opened(1, architecture, max_paused=100)
+    requests = [random_request(random) for _ in range(40)]
+    if architecture in ("bart", "t5"):
+        requests = [replace(one, prompt=(0,), source=one.prompt, prompt_logprobs=False) for one in requests]
+        requests = [replace(one, config=replace(one.config, max_length=20, min_length=0)) for one in requests]
+    with ThreadPoolExecutor(20) as callers:
+        answers = list(callers.map(engine.generate, requests))
+    assert model.saved
+    alone, _ = opened(10_000, architecture)
+    for request, answer in zip(requests, answers, strict=True):
+        assert_same(answer, alone.generate(request))
+    assert idle(engine)
+
+
+def test_no_more_sequences_are_paused_than_allowed(opened: Opened) -> None:
+    engine, _ = opened(1, max_paused=2)
+    most = 0
+
+    def counted(_ids: Any) -> bool:
+        nonlocal most
+        most = max(most, sum(bool(one.parked) for one in engine._waiting))
+        return False
+
+    requests = [replace(greedy((5 + n,), 12), stop=counted) for n in range(4 * SLOTS)]
+    with ThreadPoolExecutor(len(requests)) as callers:
+        answers = list(callers.map(engine.generate, requests))
+    assert 0 < most <= 2
+    assert all(len(answer.generations[0].steps) == 12 for answer in answers)
+
+
+def test_a_request_of_many_prompts_takes_turns_with_one_of_a_single_prompt(opened: Opened) -> None:
+    engine, model = opened(10_000)
+    ended: list[str] = []
+
+    def named(name: str) -> Callable[[Any], bool]:
+        def stop(ids: Any) -> bool:
+            if len(ids) == 1 + 4:
+                ended.append(name)
+            return False
+
+        return stop
+
+    many = [replace(greedy((5 + n,), 4), stop=named("many")) for n in range(40)]
+    with ThreadPoolExecutor(2) as callers:
+        first = callers.submit(engine.generate_all, many)
+        wait_for(lambda: len(model.reads) > 3)
+        callers.submit(engine.generate, replace(greedy((7,), 4), stop=named("single"))).result()
+        first.result()
+    assert ended.index("single") <= 3 * SLOTS
+
+
+def test_a_pause_that_fails_fails_its_own_request(opened: Opened) -> None:
+    engine, model = opened(1)
+    failing = threading.Event()
+
+    def fail(slot: int, tokens: int) -> Any:
+        if not failing.is_set():
+            failing.set()
+            raise FloatingPointError("no memory")
+        return save(slot, tokens)
+
+    save, model.save = model.save, fail  # type: ignore[method-assign]
+    requests = [greedy((5 + n,), 30) for n in range(2 * SLOTS)]
+
+    def answered(request: Request) -> Answer | str:
+        try:
+            return engine.generate(request)
+        except FloatingPointError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(len(requests)) as callers:
+        answers = list(callers.map(answered, requests))
+    assert answers.count("no memory") == 1
+    assert idle(engine)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "bart"])
+def test_what_a_slot_holds_is_the_same_in_another_slot(architecture: str, exported: Callable[..., Path]) -> None:
+    model = model_of(ModelArtifact.open(exported(architecture, task_of(architecture), **changes_of(architecture))))
+    prompt = np.asarray([[3, 4, 5, 6]])
+    model.open({0: (7, 8, 9), 2: (9,)})
+    model.read(0, prompt, np.zeros(1, np.int64), np.asarray([3]))
+    saved = model.save(0, 4)
+    expected = model.read(0, np.asarray([[7]]), np.asarray([4]), np.zeros(1, np.int64))
+    model.read(0, prompt[:, ::-1].copy(), np.zeros(1, np.int64), np.asarray([3]))
+    model.restore(2, saved)
+    assert np.array_equal(model.read(2, np.asarray([[7]]), np.asarray([4]), np.zeros(1, np.int64)), expected)
