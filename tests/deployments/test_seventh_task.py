@@ -35,14 +35,13 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def artifact(exported: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny classifier's artifact, as one of the seventh task."""
-    folder = tmp_path_factory.mktemp("artifact") / NAME
-    shutil.copytree(exported("bert", "text-classification"), folder)
-    manifest = json.loads((folder / "artifact.json").read_text(encoding="utf-8"))
-    changed = manifest | {"task": NAME, "labels": LANGUAGES}
-    (folder / "artifact.json").write_text(json.dumps(changed), encoding="utf-8")
-    return folder
+def artifact(checkpoint: Callable[..., Path], package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny classifier of languages, exported for the seventh task."""
+    labels = dict(enumerate(LANGUAGES))
+    source = checkpoint("bert", "text-classification", id2label=labels)
+    output = tmp_path_factory.mktemp("artifact") / NAME
+    run(package, "-m", "sextet", "export", str(source), "--task", NAME, "--output", str(output))
+    return output
 
 
 @pytest.fixture(scope="module")
