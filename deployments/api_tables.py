@@ -1,48 +1,43 @@
-"""The table of tasks in docs/http_api.md, from the schemas of /openapi.json and the docstrings of the parameters.
+"""The table of tasks in docs/http_api.md, from the types of the registry.
 
 python -m deployments.api_tables        rewrites the page
 """
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from deployments.openapi import document
+from pipelines.schema import Schema, components
 from pipelines.tasks import TASKS
 from pipelines.tasks.generator import SearchParameters
+from pipelines.tasks.task import Task
 
 PAGE = Path(__file__).parents[1] / "docs" / "http_api.md"
 BEGIN, END = "<!-- begin: python -m deployments.api_tables -->\n", "<!-- end -->\n"
 HIDDEN = ("watermark", "adapter_id", "grammar")
 """Accepted with their neutral values only."""
-Schema = dict[str, Any]
+UNBOUNDED, NEGLIGIBLE = 1e9, 1e-6
+"""Bounds beyond these keep numbers in the range of their type, which tells a reader nothing."""
 
 
 def tables() -> str:
-    """One row a task, and one for each group of tasks that take the same arguments of `model.generate`."""
-    api = _Api(document(""))
+    """One row a task, one for each group of tasks that take the same arguments of `model.generate`, and the remarks."""
     rows = [["task", "one input", "parameters (default)", "answer to one input"], ["---"] * 4]
-    decoding = set(get_type_hints(SearchParameters))
+    decoding = set(SearchParameters.__struct_fields__)
     groups: dict[str, list[str]] = {}
-    for task in TASKS:
-        parameters = api.parameters(task)
-        elsewhere = decoding.union(HIDDEN) if TASKS[task].generates else ()
-        own = [f"`{name}`{_values(schema)}" for name, schema in parameters.items() if name not in elsewhere]
-        rows.append([task, api.shape(api.input(task)), "; ".join(own), api.shape(api.answer(task))])
-    for name in get_type_hints(SearchParameters):
-        taking = {
-            task: api.parameters(task) for task in TASKS if TASKS[task].generates and name in api.parameters(task)
-        }
-        values = next(iter(taking.values()))[name]
-        groups.setdefault(", ".join(taking), []).append(f"`{name}`{_values(values)}")
+    for name, task in TASKS.items():
+        parameters = _parameters(task)
+        elsewhere = decoding.union(HIDDEN) if task.generates else ()
+        own = [f"`{one}`{_values(schema)}" for one, schema in parameters.items() if one not in elsewhere]
+        answer = list[task.answer_type] if task.wraps_answer else task.answer_type  # type: ignore[name-defined]
+        rows.append([name, _shape(task.input_type), "; ".join(own), _shape(answer)])
+    for one in SearchParameters.__struct_fields__:
+        taking = [task for task in TASKS.values() if task.generates and one in _parameters(task)]
+        names = ", ".join(task.name for task in taking)
+        groups.setdefault(names, []).append(f"`{one}`{_values(_parameters(taking[0])[one])}")
     rows += [[f"{tasks}, too", "", "; ".join(names), ""] for tasks, names in groups.items()]
     table = "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
-    return table + "\n" + "".join(f"* {task}: {_remarks(task)}\n" for task in TASKS)
-
-
-def _remarks(task: str) -> str:
-    return " ".join((TASKS[task].pipeline.parameters_type.__doc__ or "").split())
+    return table + "\n" + "".join(f"* {name}: {_remarks(task)}\n" for name, task in TASKS.items())
 
 
 def rewritten(page: str) -> str:
@@ -50,55 +45,33 @@ def rewritten(page: str) -> str:
     return re.sub(f"(?<={BEGIN}).*(?={END})", lambda _: tables(), page, count=1, flags=re.DOTALL)
 
 
-class _Api:
-    """What an OpenAPI document says of the tasks."""
+def _parameters(task: Task) -> dict[str, Schema]:
+    kind = task.pipeline.parameters_type
+    properties: dict[str, Schema] = components([kind])[1][kind.__name__]["properties"]
+    return properties
 
-    def __init__(self, content: Schema) -> None:
-        self._content = content
 
-    def input(self, task: str) -> Schema:
-        return self._body(task)["inputs"]["anyOf"][0]  # type: ignore[no-any-return]
+def _remarks(task: Task) -> str:
+    return " ".join((task.pipeline.parameters_type.__doc__ or "").split())
 
-    def parameters(self, task: str) -> dict[str, Schema]:
-        return {name: self._only(one) for name, one in self._only(self._body(task)["parameters"])["properties"].items()}
 
-    def answer(self, task: str) -> Schema:
-        found = self._content["paths"][f"/{task}"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
-        return self._resolved(found)["anyOf"][0]  # type: ignore[no-any-return]
+def _shape(kind: Any) -> str:
+    """A value as people write it: a text, `{"key", ...}`, or a list of these."""
+    (schema,), found = components([kind])
 
-    def shape(self, schema: Schema) -> str:
-        """A value as people write it: a text, `{"key", ...}`, or a list of these."""
-        kinds = {self._shape(one): None for one in _options(schema)}
-        return " or ".join(one if one == "a text" else f"`{one}`" for one in kinds)
-
-    def _shape(self, schema: Schema) -> str:
-        schema = self._resolved(schema)
+    def shape(schema: Schema) -> str:
+        schema = found[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
         if schema.get("type") == "array":
-            (item,) = {self._shape(one) for one in _options(schema["items"])}
+            (item,) = {shape(one) for one in _options(schema["items"])}
             return f"[{item}{'' if item.startswith('[') else ', ...'}]"
-        if schema.get("type") == "string":
-            return "a text"
+        if "properties" not in schema:
+            return "a text" if schema.get("type") == "string" else "{...}"
         required = schema.get("required", ())
         keys = [f'"{name}"' if name in required else f'"{name}"?' for name in schema["properties"]]
         return f"{{{', '.join(keys)}}}"
 
-    def _body(self, task: str) -> dict[str, Schema]:
-        operation = self._content["paths"][f"/{task}"]["post"]
-        schema = self._resolved(operation["requestBody"]["content"]["application/json"]["schema"])
-        return schema["properties"]  # type: ignore[no-any-return]
-
-    def _only(self, schema: Schema) -> Schema:
-        """What a value that is not null has to be."""
-        schema = self._resolved(schema)
-        options = [self._resolved(one) for one in _options(schema)]
-        return {**schema, **options[0]} if len(options) == 1 else schema
-
-    def _resolved(self, schema: Schema) -> Schema:
-        while (reference := schema.get("$ref")) is not None:
-            schema = self._content
-            for key in reference.removeprefix("#/").split("/"):
-                schema = schema[key]
-        return schema
+    shapes = dict.fromkeys(shape(one) for one in _options(schema))
+    return " or ".join(one if one == "a text" else f"`{one}`" for one in shapes)
 
 
 def _options(schema: Schema) -> list[Schema]:
@@ -107,23 +80,25 @@ def _options(schema: Schema) -> list[Schema]:
 
 def _values(schema: Schema) -> str:
     """Choices or bounds of a parameter, and its default."""
-    shown = "" if schema.get("default") in (None, [], {}) else f" ({_literal(schema['default'])})"
-    if "enum" in schema:
-        return f" {', '.join(map(_literal, schema['enum']))}{shown}"
-    least, most = schema.get("minimum"), schema.get("maximum")
-    above = schema.get("exclusiveMinimum")
-    if above is not None:
-        bounds = f" above {above}" + (f" to {most}" if most is not None else "")
-    elif least is not None:
-        bounds = f" {least} to {most}" if most is not None else f" from {least}"
-    else:
-        bounds = ""
-    return f"{bounds}{shown}"
+    options = _options(schema)
+    default = schema.get("default", options[0].get("default"))
+    shown = "" if default in (None, [], (), {}) else f" ({_literal(default)})"
+    choices = [value for one in options for value in one.get("enum", ()) if value is not None]
+    if choices:
+        switch = [True, False] if any(one.get("type") == "boolean" for one in options) else []
+        return f" {', '.join(map(_literal, [*switch, *choices]))}{shown}"
+    least, above, most = (options[0].get(key) for key in ("minimum", "exclusiveMinimum", "maximum"))
+    if least is not None and 0 < least < NEGLIGIBLE:
+        least, above = None, 0
+    words = [] if least is None or least <= -UNBOUNDED else [f" from {least:,}"]
+    words += [] if above is None else [f" above {above:,}"]
+    words += [] if most is None or most >= UNBOUNDED else [f" to {most:,}"]
+    return f"{''.join(words)}{shown}"
 
 
 def _literal(value: Any) -> str:
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        return f"[{', '.join(_literal(one) for one in value)}]"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_literal, value))}]"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

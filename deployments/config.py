@@ -10,23 +10,26 @@
 Everything else in cluster.yaml is Ray Serve's own and is checked by Ray Serve's own schema (launch.py).
 """
 
-import types
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
-from difflib import get_close_matches
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
+from msgspec import Meta
 
-from pipelines.errors import ConfigurationError
+from pipelines.errors import ConfigurationError, InvalidInputError, UnknownKeyError
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.scheduling.scheduler import BatchingConfig, QueueConfig
+from pipelines.schema import Text, convert, nearest
 from pipelines.tasks import TASKS
 from stores.address import remote
 
 ConfigT = TypeVar("ConfigT")
-MOST_THREADS = 1024
+MAX_THREADS = 1024
+MAX_DRAIN_S = 86_400
+
+Count = Annotated[int, Meta(ge=1)]
 
 
 @dataclass(frozen=True)
@@ -44,19 +47,18 @@ class SourceConfig:
 class LimitsConfig:
     """What one request may hold; more of it is answered with 413, a longer input with 422.
 
-    `max_input_characters` bounds one input, before it is tokenized: a long one occupies a thread for a second.
+    Characters are those after NFKC, as tokenizers see them. `max_input_characters` bounds one input before it is
+    tokenized: a long one occupies a thread for a second. `max_request_characters` bounds all inputs together; a body of
+    plain text that `max_body_bytes` allows fits. `max_rows` bounds inputs x sequences (`n`, `best_of`, beams);
+    `max_tokens` what all of them may read and write.
     """
 
-    max_inputs: int = 1024
-    max_body_bytes: int = 4 * 2**20
-    max_input_characters: int = 200_000
-    max_rows: int = 4096
-    max_tokens: int = 2**21
-
-    def __post_init__(self) -> None:
-        for name in ("max_inputs", "max_body_bytes", "max_input_characters", "max_rows", "max_tokens"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} is {getattr(self, name)}; allowed: an integer from 1")
+    max_inputs: Count = 1024
+    max_body_bytes: Count = 4 * 2**20
+    max_input_characters: Count = 200_000
+    max_request_characters: Count = 4 * 2**20
+    max_rows: Count = 4096
+    max_tokens: Count = 2**21
 
 
 @dataclass(frozen=True)
@@ -66,27 +68,21 @@ class TaskConfig:
     is for models that write text.
     """
 
-    model: str
+    model: Text
     source: SourceConfig | None = None
     device: Literal["cpu", "cuda", "tensorrt"] = "cpu"
-    threads: int | None = None
-    gpu_mem_limit_bytes: int | None = None
+    threads: Annotated[int, Meta(ge=1, le=MAX_THREADS)] | None = None
+    gpu_mem_limit_bytes: Count | None = None
     batching: BatchingConfig = field(default_factory=BatchingConfig)
     slots: SlotsConfig | None = None
     queue: QueueConfig = field(default_factory=QueueConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
-    drain_timeout_s: float = 300.0
+    drain_timeout_s: Annotated[float, Meta(ge=0, le=MAX_DRAIN_S)] = 300.0
     allow_unverified: bool = False
 
     def __post_init__(self) -> None:
         if remote(self.model) is not None and self.source is not None:
             raise ConfigurationError(f"source is set, but model is {self.model!r}; allowed with source: a folder")
-        if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
-            raise ConfigurationError(f"threads is {self.threads}; allowed: 1 to {MOST_THREADS}")
-        if not 0 <= self.drain_timeout_s <= 86_400:
-            raise ConfigurationError(f"drain_timeout_s is {self.drain_timeout_s}; allowed: 0 to 86400 seconds")
-        if self.gpu_mem_limit_bytes is not None and self.gpu_mem_limit_bytes < 1:
-            raise ConfigurationError(f"gpu_mem_limit_bytes is {self.gpu_mem_limit_bytes}; allowed: an integer from 1")
 
     @classmethod
     def from_user_config(cls, given: Any, task: str) -> "TaskConfig":
@@ -158,7 +154,7 @@ def cut_down(content: Mapping[str, Any], names: Collection[str]) -> dict[str, An
 def check_task(task: Any) -> None:
     """Raise ConfigurationError unless `task` is one of the six, naming the nearest."""
     if task not in TASKS:
-        raise ConfigurationError(f"args.task is {task!r}{_nearest(task, TASKS)}; tasks: {', '.join(TASKS)}")
+        raise ConfigurationError(f"args.task is {task!r}{nearest(task, TASKS)}; tasks: {', '.join(TASKS)}")
 
 
 def model_sources(path: Path) -> list[dict[str, Any]]:
@@ -178,47 +174,17 @@ def model_sources(path: Path) -> list[dict[str, Any]]:
 def unknown_key(key: Any, allowed: Any, where: str) -> ConfigurationError:
     """The error for a key that nobody reads, with the nearest name that somebody does."""
     return ConfigurationError(
-        f"{where} has no key {key!r}{_nearest(key, allowed)}; allowed: {', '.join(sorted(allowed))}"
+        f"{where} has no key {key!r}{nearest(key, allowed)}; allowed: {', '.join(sorted(allowed))}"
     )
 
 
-def _nearest(name: Any, allowed: Any) -> str:
-    close = get_close_matches(str(name), list(allowed), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
 def _read(cls: type[ConfigT], given: Any, where: str) -> ConfigT:
-    """A mapping as a frozen dataclass, each value checked against its field's type; None means the default."""
-    if not isinstance(given, Mapping):
-        raise ConfigurationError(f"{where} is {given!r}; allowed: a mapping")
-    hints = get_type_hints(cls)
-    for key in given:
-        if key not in hints:
-            raise unknown_key(key, hints, where)
-    values = {
-        key: _value(value, hints[key], f"{where}: {key}", where) for key, value in given.items() if value is not None
-    }
+    """A mapping as a frozen dataclass; None means the default."""
     try:
-        return cls(**values)
-    except TypeError:
-        missing = [one.name for one in fields(cls) if one.name not in values]  # type: ignore[arg-type]
-        raise ConfigurationError(f"{where} lacks {missing[0]!r}") from None
+        config: ConfigT = convert(given, cls)
+    except InvalidInputError as error:
+        path = (error.path or ())[:-1] if isinstance(error, UnknownKeyError) else error.path or ()
+        raise ConfigurationError(f"{': '.join([where, *map(str, path)])} {error.problem}") from None
     except ConfigurationError as error:
         raise ConfigurationError(f"{where}: {error}") from None
-
-
-def _value(value: Any, hint: Any, name: str, where: str) -> Any:
-    if get_origin(hint) in (Union, types.UnionType):
-        hint = next(one for one in get_args(hint) if one is not types.NoneType)
-    if isinstance(hint, type) and is_dataclass(hint):
-        return _read(hint, value, name)
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise ConfigurationError(f"{name} is {value!r}; allowed: {', '.join(map(str, get_args(hint)))}")
-        return value
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    fits = number if hint is float else isinstance(value, hint) and (number or hint is not int)
-    if not fits:
-        kind = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}[hint]
-        raise ConfigurationError(f"{name} is {value!r}; allowed: {kind}")
-    return value
+    return config

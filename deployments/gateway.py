@@ -19,7 +19,6 @@ from importlib.metadata import version
 from typing import Any
 from urllib.parse import quote
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -30,8 +29,8 @@ from deployments.http.request import Route, Timings
 from deployments.ingress.aliases import of_path
 from deployments.protocols.open_inference import server_metadata
 from deployments.protocols.openai.errors import failure_body
+from pipelines.schema import encode, shown
 from pipelines.tasks import TASKS
-from pipelines.tasks.parameters import shown
 
 METHODS = "GET, HEAD"
 ALIASES = ("/v2/models/<task>/...", "/models/<id>/...")
@@ -147,4 +146,4 @@ def _redirect(request: Request, path: str) -> Response:
 
 
 def _json(content: Any, status: int = 200) -> Response:
-    return Response(orjson.dumps(content), status, media_type="application/json")
+    return Response(encode(content), status, media_type="application/json")

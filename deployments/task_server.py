@@ -24,7 +24,7 @@ from starlette.responses import Response
 import pipelines
 from deployments.cluster.platform import Platform
 from deployments.config import LimitsConfig, TaskConfig
-from deployments.http.errors import BodyTooLargeError, Failure, logger
+from deployments.http.errors import Failure, logger
 from deployments.http.event_stream import EventStream
 from deployments.http.request import Timings, deadline_of, read_body
 from deployments.protocols.protocol import Protocol, Reply, TaskRequest, json_reply
@@ -34,7 +34,6 @@ from pipelines.errors import (
     DeadlineExceededError,
     GenerationError,
     InputTooLongError,
-    InvalidInputError,
 )
 from pipelines.scheduling.scheduler import BatchingConfig, OnBatch, QueueConfig, Row, Scheduler, unreported
 from pipelines.tasks.pipeline import Pipeline
@@ -181,9 +180,11 @@ class TaskServer:
 
     async def _answer(self, request: Request, timings: Timings) -> Response:
         serving = self._now
-        protocol = serving.routes.protocol(request)
+        endpoint = serving.routes.find(request)
+        endpoint.require()
+        protocol = endpoint.protocol
         if protocol is None:
-            return _response(json_reply(serving.routes.page(request)))
+            return _response(json_reply(endpoint.page))
         deadline = deadline_of(request)
         visit, is_streaming = serving.enter(), False
         try:
@@ -218,23 +219,14 @@ class TaskServer:
 
     def _failed(self, request: Request, failure: Failure) -> Response:
         serving = self._serving
-        return failure.response(None if serving is None else serving.routes.dialect(request).failure(failure))
+        return failure.response(None if serving is None else serving.routes.find(request).errors.failure(failure))
 
     def _prepare(
         self, limits: LimitsConfig, protocol: Protocol, body: bytes, headers: Mapping[str, str], timings: Timings
     ) -> Prepared:
         request, pipeline = protocol.read(body, headers), protocol.pipeline
-        limit = limits.max_inputs
-        if len(request.inputs) > limit:
-            raise BodyTooLargeError(f"inputs has {len(request.inputs)} elements; allowed: at most {limit} inputs")
-        inputs = []
-        for index, raw in enumerate(request.inputs):
-            try:
-                _require_length(raw, limits.max_input_characters)
-                inputs.append(pipeline.parse(raw))
-            except InvalidInputError as error:
-                raise protocol.named(error, request, index) from None
-        parameters = pipeline.parameters(request.parameters)
+        request.check(limits)
+        inputs, parameters = protocol.parse(request)
         started_at = time.perf_counter()
         rows = _preprocess(pipeline, inputs, parameters, limits)
         timings.tokenization_s = time.perf_counter() - started_at
@@ -353,13 +345,6 @@ def _assigned_cpus() -> int:
     """The whole CPUs that this replica reserves: Ray tells every worker so, in the variable that OpenMP reads."""
     given = os.environ.get("OMP_NUM_THREADS", "")
     return max(1, int(given)) if given.isdecimal() else 1
-
-
-def _require_length(raw: Any, most: int) -> None:
-    texts = raw.values() if isinstance(raw, dict) else [raw]
-    characters = sum(len(text) for text in texts if isinstance(text, str))
-    if characters > most:
-        raise InputTooLongError(f"inputs has {characters} characters; allowed: at most {most}")
 
 
 def _response(reply: Reply) -> Response:

@@ -4,7 +4,7 @@
     >>> classify("정말 재미있는 영화였어요")
     [{'label': 'positive', 'score': 0.98}]
 
-Needs numpy, tokenizers and onnxruntime; never torch, transformers or ray.
+Needs numpy, tokenizers, onnxruntime and msgspec; never torch, transformers or ray.
 """
 
 from pathlib import Path

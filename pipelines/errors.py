@@ -2,6 +2,7 @@
 
     SextetError
     ├── InvalidInputError         the caller's input or parameter            -> 400
+    │   ├── UnknownKeyError       a key that nobody reads                     -> 400
     │   ├── UnusedParametersError a parameter that this task cannot honour    -> 400
     │   └── InputTooLongError     more than the model, or a limit, can take   -> 422
     ├── ArtifactError             a model folder that must not be served
@@ -16,7 +17,9 @@ Ray pickles exceptions by their `args`, so each passes all of its arguments to `
 """
 
 from collections.abc import Sequence
+from typing import Self
 
+Path = tuple[str | int, ...]
 _SHOWN = 60  # characters of a name, and names, that are repeated to whoever sent them
 
 
@@ -28,17 +31,45 @@ class SextetError(Exception):
 
 
 class InvalidInputError(SextetError):
-    """An input or a parameter that the caller has to change."""
+    """An input or a parameter that the caller has to change.
+
+    `path` is where: names and indices from the outermost on, as `("inputs", 3, "text")`; empty for the whole body.
+    `problem` says what is wrong there and what is allowed. Without a path (None) `problem` is the whole message.
+    """
+
+    def __init__(self, problem: str, path: Path | None = None) -> None:
+        super().__init__(problem, path)
+        self.problem, self.path = problem, path
+
+    def __str__(self) -> str:
+        return self.problem if self.path is None else f"{place(self.path)} {self.problem}"
+
+    def at(self, path: Path | None) -> Self:
+        """The same error at another place."""
+        return type(self)(self.problem, path)
+
+
+class UnknownKeyError(InvalidInputError):
+    """A key that nobody reads; it is the last element of `path`, the message begins with what it stands in."""
+
+    def __str__(self) -> str:
+        return f"{place((self.path or ())[:-1])} {self.problem}"
 
 
 class UnusedParametersError(InvalidInputError):
     """Parameters that the task cannot honour, worded as transformers does: clients retry on that text."""
 
-    def __init__(self, names: Sequence[str]) -> None:
-        super().__init__([name if len(name) <= _SHOWN else f"{name[: _SHOWN - 3]}..." for name in names[:_SHOWN]])
+    def __init__(self, names: Sequence[str], path: Path | None = None) -> None:
+        names = [name if len(name) <= _SHOWN else f"{name[: _SHOWN - 3]}..." for name in names[:_SHOWN]]
+        super().__init__(f"The following `model_kwargs` are not used by the model: {names}", path)
+        self.args = (names, path)
+        self.names = names
 
     def __str__(self) -> str:
-        return f"The following `model_kwargs` are not used by the model: {list(self.args[0])}"
+        return self.problem
+
+    def at(self, path: Path | None) -> Self:
+        return type(self)(self.names, path)
 
 
 class InputTooLongError(InvalidInputError):
@@ -75,3 +106,9 @@ class DeadlineExceededError(SextetError):
 
 class GenerationError(SextetError):
     """Decoding failed for this request; the replica goes on."""
+
+
+def place(path: Path) -> str:
+    """A path as people write it: `inputs[3].text`; `the body` for the empty one."""
+    words = "".join(f"[{one}]" if isinstance(one, int) else f".{one}" for one in path)
+    return words.removeprefix(".")[: 4 * _SHOWN] or "the body"

@@ -23,7 +23,7 @@ class Listing:
         """Raises ArtifactError for what is no manifest of this release."""
         try:
             return cls(address, dict(Manifest.from_json(manifest.decode()).files))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except ValueError as error:
             raise ArtifactError(f"artifact.json of {address} cannot be read ({error}); publish it again") from None
 
     @property

@@ -11,11 +11,10 @@ from typing import Any
 
 from starlette.responses import Response
 
-from deployments.openapi import parameters_schema
+from pipelines.schema import components
 from pipelines.tasks import TASKS
 from pipelines.tasks.completion import CompletionParameters
-from pipelines.tasks.parameters import Parameters
-from pipelines.tasks.task import Example, Task
+from pipelines.tasks.task import Example, Parameters, Task
 
 MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -94,7 +93,7 @@ def _parameters(parameters: type[Parameters], form: Sequence[str] | None) -> lis
 
     A dotted name (`generate_parameters.max_new_tokens`) stands under another parameter.
     """
-    schemas = parameters_schema(parameters)["properties"]
+    schemas = components([parameters])[1][parameters.__name__]["properties"]
     names = list(schemas) if form is None else form
     described = [{"name": name, **_control(schemas[name.rpartition(".")[2]])} for name in names]
     return [one for one in described if one["kind"] is not None]

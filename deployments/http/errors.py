@@ -8,7 +8,6 @@ import math
 import traceback
 from dataclasses import dataclass, field
 
-import orjson
 from starlette.responses import Response
 
 from pipelines.errors import (
@@ -19,6 +18,7 @@ from pipelines.errors import (
     OverloadedError,
     SextetError,
 )
+from pipelines.schema import encode
 
 logger = logging.getLogger("ray.serve")  # Ray Serve's own: it writes to the replica's log file
 
@@ -43,8 +43,8 @@ class NotAcceptableError(SextetError):
     """The client accepts no media type that the path can answer with."""
 
 
-class BodyTooLargeError(SextetError):
-    """The request has more bytes, or more inputs, than allowed."""
+class BodyTooLargeError(InvalidInputError):
+    """The request has more bytes, inputs, characters or sequences than allowed."""
 
 
 class UnavailableError(OverloadedError):
@@ -69,12 +69,13 @@ INTERNAL = "the server failed on this request; its log has the reason"
 
 @dataclass(frozen=True)
 class Failure:
-    """What a client is told about an exception."""
+    """What a client is told about an exception; `cause` is there where it is the client's, and knows the place."""
 
     status: int
     error: str
     error_type: str
     headers: dict[str, str] = field(default_factory=dict)
+    cause: InvalidInputError | None = None
 
     @classmethod
     def of(cls, error: BaseException) -> "Failure":
@@ -82,12 +83,13 @@ class Failure:
         for known in type(error).__mro__:
             if known in STATUSES:
                 status, error_type = STATUSES[known]
-                return cls(status, str(error), error_type, _headers(error))
+                cause = error if isinstance(error, InvalidInputError) else None
+                return cls(status, str(error), error_type, _headers(error), cause)
         logger.error("request failed\n%s", "".join(traceback.format_exception(error)))
         return cls(500, INTERNAL, "internal")
 
     def body(self) -> bytes:
-        return orjson.dumps({"error": self.error, "error_type": self.error_type})
+        return encode({"error": self.error, "error_type": self.error_type})
 
     def response(self, body: bytes | None = None) -> Response:
         """The response; `body` replaces the JSON above where a protocol has its own."""

@@ -3,11 +3,11 @@
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, TypeVar
 
-import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from deployments.http.errors import Failure
+from pipelines.schema import encode
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ class EventStream(Response):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             try:
                 async for payload in self._events:
-                    await send(_event(payload if isinstance(payload, bytes) else orjson.dumps(payload)))
+                    await send(_event(payload if isinstance(payload, bytes) else encode(payload)))
             except Exception as error:
                 await send(_event(self._failure(Failure.of(error))))
             await send({"type": "http.response.body", "body": b"", "more_body": False})

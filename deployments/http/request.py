@@ -3,7 +3,6 @@
     Route.of(request)           where it goes inside the application; made once per request
     deadline_of(request)        x-request-timeout-seconds as a time of the event loop's clock
     read_body(request, limit)   the body, bounded in size and time, declared as JSON or as a protocol's own media type
-    decode_json(body)           strict JSON
     Timings                     the x-... headers of every response
 
 Ray Serve adds `x-request-id` to every response (the client's own, else a new one).
@@ -15,9 +14,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import orjson
 from starlette.requests import ClientDisconnect, Request
 
 from deployments.http.errors import BodyTooLargeError, MethodNotAllowedError, UnsupportedMediaTypeError
@@ -58,14 +55,6 @@ class Route:
         """Raise MethodNotAllowedError unless the method is in the comma-separated `allow`."""
         if self.method not in allow.split(", "):
             raise MethodNotAllowedError(f"{self.method} is not allowed at {self.url_path}; allowed: {allow}", allow)
-
-
-def route_of(request: Request) -> str:
-    return Route.of(request).path
-
-
-def require_method(request: Request, allow: str) -> None:
-    Route.of(request).require_method(allow)
 
 
 @dataclass
@@ -132,15 +121,6 @@ async def read_body(request: Request, max_bytes: int, media_types: Sequence[str]
     if received > max_bytes:
         raise BodyTooLargeError(f"the body has more than {max_bytes} bytes; allowed: at most {max_bytes} bytes")
     return bytes(body)
-
-
-def decode_json(body: bytes) -> Any:
-    """JSON as RFC 8259 has it: UTF-8, no NaN, no lone surrogates; raises InvalidInputError with the place."""
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        reason = str(error) if body.strip() else "it is empty"
-        raise InvalidInputError(f"the body is not valid JSON: {reason}") from None
 
 
 def _ms(seconds: float) -> bytes:

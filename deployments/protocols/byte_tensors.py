@@ -2,60 +2,59 @@
 
 import math
 import struct
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
-from pipelines.errors import InvalidInputError
-from pipelines.tasks.parameters import shown
+import msgspec
+from msgspec import Meta
 
+from pipelines.errors import InvalidInputError, Path
+from pipelines.schema import Body, require, shown
+
+MAX_NAME_CHARACTERS = 256
 _LENGTH = struct.Struct("<I")
-_KEYS = ("name", "shape", "datatype", "parameters", "data")
+
+Name = Annotated[str, Meta(max_length=MAX_NAME_CHARACTERS)]
+Size = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 
-@dataclass(frozen=True)
-class ByteTensor:
-    """A named column of texts."""
+class TensorParameters(msgspec.Struct, frozen=True):
+    """`binary_data_size`: so many bytes behind the JSON are this tensor. Others are MLServer's, and say nothing new."""
 
-    name: str
-    texts: list[str]
+    binary_data_size: Size | None = None
 
-    @classmethod
-    def read(cls, given: Any, where: str, binary: memoryview) -> tuple["ByteTensor", memoryview]:
-        """A tensor from its JSON, and what it leaves of the `binary` data behind the JSON.
 
-        Shapes are [n] and [n, 1]. Raises InvalidInputError that says `where`.
-        """
-        if not isinstance(given, Mapping):
-            raise InvalidInputError(f"{where} is {shown(given)}; allowed: an object")
-        for key in given:
-            if key not in _KEYS:
-                raise InvalidInputError(f"{where} has the key {shown(key)}; allowed: {', '.join(_KEYS)}")
-        name, datatype = given.get("name"), given.get("datatype")
-        if not isinstance(name, str):
-            raise InvalidInputError(f"{where}.name is {shown(name)}; allowed: a string")
-        if datatype != "BYTES":
-            raise InvalidInputError(f"{where}.datatype is {shown(datatype)}; allowed: BYTES")
-        count = _count(given.get("shape"), f"{where}.shape")
-        parameters = given.get("parameters") or {}
-        if not isinstance(parameters, Mapping):
-            raise InvalidInputError(f"{where}.parameters is {shown(parameters)}; allowed: an object")
-        size = parameters.get("binary_data_size")
-        if size is None:
-            texts = _flat(given.get("data"), f"{where}.data")
-        elif "data" in given:
-            raise InvalidInputError(f"{where} has data and binary_data_size; allowed: one of them")
+class ByteTensor(Body, frozen=True):
+    """A named column of texts, as `data` or behind the JSON. Shapes are [n] and [n, 1]."""
+
+    name: Name
+    shape: Annotated[list[Size], Meta(min_length=1, max_length=2)]
+    datatype: Literal["BYTES"]
+    parameters: TensorParameters | None = None
+    data: list[str | Annotated[list[str], Meta(min_length=1, max_length=1)]] | None = None
+
+    def __post_init__(self) -> None:
+        require(self.shape[1:] in ([], [1]), ("shape",), self.shape, "[n] or [n, 1]")
+        if self.data is not None and self._size is not None:
+            raise InvalidInputError("has data and binary_data_size; allowed: one of them", ())
+        if self.data is None and self._size is None:
+            raise InvalidInputError("has neither data nor binary_data_size; allowed: one of them", ())
+
+    def read(self, binary: memoryview, path: Path) -> tuple[list[str], memoryview]:
+        """The texts, and what this tensor leaves of the `binary` data behind the JSON; `path` is for the errors."""
+        if self._size is None:
+            texts = [one if isinstance(one, str) else one[0] for one in self.data or ()]
         else:
-            if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= len(binary):
-                raise InvalidInputError(
-                    f"{where}.parameters.binary_data_size is {shown(size)}; allowed: up to the {len(binary)} bytes "
-                    "that follow"
-                )
-            texts = _unpacked(binary[:size], where)
-            binary = binary[size:]
-        if len(texts) != count:
-            raise InvalidInputError(f"{where} has {len(texts)} elements; allowed: {count}, as its shape says")
-        return cls(name, texts), binary
+            allowed = f"up to the {len(binary)} bytes that follow"
+            require(self._size <= len(binary), (*path, "parameters", "binary_data_size"), self._size, allowed)
+            texts, binary = _unpacked(binary[: self._size], path), binary[self._size :]
+        if len(texts) != self.shape[0]:
+            raise InvalidInputError(f"has {len(texts)} elements; allowed: {self.shape[0]}, as its shape says", path)
+        return texts, binary
+
+    @property
+    def _size(self) -> int | None:
+        return None if self.parameters is None else self.parameters.binary_data_size
 
 
 def packed(texts: Sequence[bytes]) -> bytes:
@@ -63,34 +62,26 @@ def packed(texts: Sequence[bytes]) -> bytes:
     return b"".join(_LENGTH.pack(len(text)) + text for text in texts)
 
 
-def _unpacked(data: memoryview, where: str) -> list[str]:
-    texts, position = [], 0
+def split(body: bytes, header: str | None, name: str) -> tuple[bytes, memoryview]:
+    """The JSON of a body, and the binary data behind it; the `header` called `name` says how long the JSON is."""
+    if header is None:
+        return body, memoryview(b"")
+    if not (header.isascii() and header.isdigit() and int(header[:12]) <= len(body)):
+        raise InvalidInputError(f"{name} is {shown(header)}; allowed: up to the {len(body)} bytes of the body")
+    return body[: int(header)], memoryview(body)[int(header) :]
+
+
+def _unpacked(data: memoryview, path: Path) -> list[str]:
+    texts: list[str] = []
+    position = 0
     while position < len(data):
         start = position + _LENGTH.size
-        end = start + _LENGTH.unpack_from(data, position)[0] if start <= len(data) else math.inf
+        end: Any = start + _LENGTH.unpack_from(data, position)[0] if start <= len(data) else math.inf
         if end > len(data):
-            raise InvalidInputError(f"{where} ends inside an element; allowed: 4 bytes of length, then as many bytes")
+            raise InvalidInputError("ends inside an element; allowed: 4 bytes of length, then as many bytes", path)
         position = int(end)
         try:
             texts.append(bytes(data[start:position]).decode())
         except UnicodeDecodeError:
-            raise InvalidInputError(f"{where}[{len(texts)}] is not UTF-8; allowed: texts in UTF-8") from None
+            raise InvalidInputError("is not UTF-8; allowed: texts in UTF-8", (*path, len(texts))) from None
     return texts
-
-
-def _count(shape: Any, where: str) -> int:
-    sizes = shape if isinstance(shape, list) else []
-    fits = all(isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in sizes)
-    if not fits or len(sizes) not in (1, 2) or sizes[1:] not in ([], [1]):
-        raise InvalidInputError(f"{where} is {shown(shape)}; allowed: [n] or [n, 1]")
-    return int(sizes[0])
-
-
-def _flat(data: Any, where: str) -> list[str]:
-    if not isinstance(data, list):
-        raise InvalidInputError(f"{where} is {shown(data)}; allowed: a list of strings")
-    flat = [one[0] if isinstance(one, list) and len(one) == 1 else one for one in data]
-    for index, text in enumerate(flat):
-        if not isinstance(text, str):
-            raise InvalidInputError(f"{where}[{index}] is {shown(text)}; allowed: a string")
-    return flat

@@ -1,115 +1,96 @@
-"""The Hugging Face task API: pure functions between a JSON body and a task's inputs, parameters and answers.
+"""The Hugging Face task API, at the task's own path.
 
     {"inputs": one or a list, "parameters": {...}, "stream": bool, "options": {...}}
 
-    read(task, body) -> TaskRequest            InvalidInputError names the field
-    write(task, request, answers) -> JSON      one answer per input, in order
-
-`stream` is text-generation's. Of the old Inference API's `options`, `use_cache` and `wait_for_model` are accepted,
-because both hold by themselves: nothing is cached, and only loaded models get requests. Other keys are refused.
+`stream` is of tasks that stream. Of the old Inference API's `options`, `use_cache` and `wait_for_model` are accepted:
+nothing is cached, and only loaded models get requests, so both hold by themselves.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import cache
+from typing import Annotated, Any, Union, cast
 
-from deployments.http.request import decode_json
-from deployments.protocols.protocol import Protocol, Reply, TaskRequest, json_reply
+from msgspec import Meta, defstruct
+
+from deployments.cluster.platform import Platform
+from deployments.protocols.protocol import Mounted, Operation, Protocol, Reply, TaskRequest, class_name, json_reply
 from pipelines.errors import InvalidInputError
-from pipelines.tasks.parameters import shown
+from pipelines.schema import Body, decode
+from pipelines.tasks import TASKS
+from pipelines.tasks.pipeline import Pipeline
+from pipelines.tasks.task import Task
 
-OPTIONS = ("use_cache", "wait_for_model")
-ALIASES = {"generation_parameters": "generate_parameters"}
+
+class Options(Body, frozen=True):
+    """Both hold by themselves, whatever their value."""
+
+    use_cache: bool = True
+    wait_for_model: bool = False
 
 
 class HuggingFace(Protocol):
-    """The native protocol, at the task's own path."""
+    """`POST /{task}`."""
+
+    def __init__(self, pipeline: Pipeline[Any, Any, Any, Any]) -> None:
+        super().__init__(pipeline)
+        self.task = TASKS[pipeline.task]
 
     def read(self, body: bytes, headers: Mapping[str, str]) -> TaskRequest:
-        return read(self.pipeline.task, decode_json(body))
+        return read(self.task, body)
 
     def write(self, request: TaskRequest, answers: Sequence[Any]) -> Reply:
-        return json_reply(write(self.pipeline.task, request, answers))
-
-    def named(self, error: InvalidInputError, request: TaskRequest, index: int) -> InvalidInputError:
-        return named(error, request, index)
+        return json_reply(write(self.task, request, answers))
 
 
-def read(task: str, body: Any) -> TaskRequest:
-    """A decoded JSON body as a request; raises InvalidInputError that names the field and what is allowed."""
-    if not isinstance(body, Mapping):
-        raise InvalidInputError(f"the body is {shown(body)}; allowed: an object with inputs and perhaps parameters")
-    allowed = ("inputs", "parameters", "options", *(("stream",) if task == "text-generation" else ()))
-    for key in body:
-        if key not in allowed:
-            raise InvalidInputError(f"the body has the key {shown(key)}; allowed: {', '.join(allowed)}")
-    if body.get("inputs") is None:
-        raise InvalidInputError("inputs is missing; allowed: one input or a list of them")
-    _check_options(body.get("options"))
-    inputs, stream = body["inputs"], _flag(body.get("stream"), "stream")
-    is_list = isinstance(inputs, list)
+@cache
+def body_type(task: Task) -> type[Body]:
+    """The class that parses a body of the task."""
+    fields: list[Any] = [
+        ("inputs", Union[task.input_type, many(task)]),  # noqa: UP007
+        ("parameters", task.pipeline.parameters_type | None, None),
+        ("options", Options | None, None),
+    ]
+    if task.streams:
+        fields.append(("stream", bool, False))
+    return cast(type[Body], defstruct(class_name(task, "Request"), fields, bases=(Body,), frozen=True))
+
+
+def answer_types(task: Task) -> tuple[Any, ...]:
+    """The types of the answer to one input, and to a list of them."""
+    one, several = task.answer_type, list[task.answer_type]  # type: ignore[name-defined]
+    return (several,) if task.wraps_answer else (one, several)
+
+
+def many(task: Task) -> Any:
+    """The type of a list of inputs."""
+    return Annotated[list[task.input_type], Meta(min_length=1)]  # type: ignore[name-defined]
+
+
+def read(task: Task, body: bytes) -> TaskRequest:
+    """A body as a request; raises InvalidInputError that says where and what is allowed."""
+    given: Any = decode(body, body_type(task))
+    stream = task.streams and given.stream
+    is_list = isinstance(given.inputs, list)
     if stream and is_list:
-        raise InvalidInputError("inputs is a list; allowed with stream: one text")
-    return TaskRequest(_not_empty(inputs), is_list, _parameters(body.get("parameters")), stream)
+        raise InvalidInputError("is a list; allowed with stream: one text", ("inputs",))
+    parameters = task.pipeline.parameters_type() if given.parameters is None else given.parameters
+    return TaskRequest(given.inputs if is_list else [given.inputs], parameters, is_list, stream)
 
 
-def write(task: str, request: TaskRequest, answers: Sequence[Any]) -> Any:
+def write(task: Task, request: TaskRequest, answers: Sequence[Any]) -> Any:
     """The answers to all inputs as the client expects them.
 
-    A list of inputs has the list of their single answers. One text to classify has its list of labels in a list of
-    its own: clients keep only the first element of what they get.
+    A list of inputs has the list of their answers. Where the task wraps its answer, one input has a list of one answer:
+    clients keep only the first element of what they get.
     """
-    if request.is_list or task == "text-classification":
-        return list(answers)
-    return answers[0]
+    return list(answers) if request.is_list or task.wraps_answer else answers[0]
 
 
-def named(error: InvalidInputError, request: TaskRequest, index: int) -> InvalidInputError:
-    """A pipeline's error about one input of a list, with the field's index in the message."""
-    message = str(error)
-    if request.is_list and message.startswith("inputs"):
-        return type(error)(f"inputs[{index}]{message.removeprefix('inputs')}")
-    return error
+def mount(pipeline: Pipeline[Any, Any, Any, Any], platform: Platform | None) -> Mounted:
+    return Mounted({"/": HuggingFace(pipeline)})
 
 
-def _not_empty(inputs: Any) -> list[Any]:
-    many = inputs if isinstance(inputs, list) else [inputs]
-    if not many:
-        raise InvalidInputError("inputs is empty; allowed: at least one input")
-    for index, one in enumerate(many):
-        if one is None or one == "" or one == {} or one == []:
-            where = f"inputs[{index}]" if isinstance(inputs, list) else "inputs"
-            raise InvalidInputError(f"{where} is empty; allowed: a text")
-    return many
-
-
-def _parameters(given: Any) -> dict[str, Any]:
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping):
-        raise InvalidInputError(f"parameters is {shown(given)}; allowed: an object")
-    parameters: dict[str, Any] = {}
-    for name, value in given.items():
-        canonical = ALIASES.get(str(name), str(name))
-        if canonical in parameters:
-            raise InvalidInputError(f"parameters has both {canonical} and its alias; allowed: one of them")
-        parameters[canonical] = value
-    return parameters
-
-
-def _check_options(given: Any) -> None:
-    if given is None:
-        return
-    if not isinstance(given, Mapping):
-        raise InvalidInputError(f"options is {shown(given)}; allowed: an object")
-    for name, value in given.items():
-        if name not in OPTIONS:
-            raise InvalidInputError(f"options has the key {shown(name)}; allowed: {', '.join(OPTIONS)}")
-        _flag(value, f"options.{name}")
-
-
-def _flag(value: Any, name: str) -> bool:
-    if value is None:
-        return False
-    if not isinstance(value, bool):
-        raise InvalidInputError(f"{name} is {shown(value)}; allowed: true or false")
-    return value
+def operations(task: Task) -> list[Operation]:
+    example = {"inputs": task.examples[0].inputs, "parameters": dict(task.examples[0].parameters)}
+    summary = f"{task.name}: one input, or a list of inputs that is answered by a list in the same order"
+    return [Operation(f"/{task.name}", summary, body_type(task), answer_types(task), example, streams=task.streams)]

@@ -9,44 +9,91 @@ Face answer to that input. `outputs[].parameters.binary_data` and `parameters.bi
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from importlib.metadata import version
+from typing import Annotated, Any, Literal, cast
 
-import orjson
+from msgspec import Meta, defstruct
 
-from deployments.http.request import decode_json
-from deployments.protocols.byte_tensors import ByteTensor, packed
-from deployments.protocols.protocol import JSON, Protocol, Reply, TaskRequest
-from pipelines.errors import InvalidInputError
-from pipelines.tasks.parameters import shown
+from deployments.cluster.platform import Platform
+from deployments.protocols.byte_tensors import ByteTensor, Name, packed, split
+from deployments.protocols.protocol import JSON, Mounted, Operation, Protocol, Reply, TaskRequest, class_name
+from pipelines.errors import InvalidInputError, Path
+from pipelines.schema import Body, convert, decode, encode, shown
+from pipelines.tasks import TASKS
+from pipelines.tasks.pipeline import Pipeline
+from pipelines.tasks.task import Task
 
 VERSION = "1"
 OUTPUT = "output"
-PAIR = ("question", "context")
 NAMES = ("args", "array_inputs", "text", "text_input", "inputs", "input-0")
-WRITERS = ("translation", "summarization", "text-generation")
 HEADER = "inference-header-content-length"
+MAX_TENSORS = 16
 _BINARY = "application/octet-stream"
-_BODY_KEYS = ("id", "parameters", "inputs", "outputs")
-_NOT_THE_TASKS = ("binary_data_output", "content_type")  # MLServer's clients declare the latter: it says BYTES again
+
+
+class OutputParameters(Body, frozen=True):
+    """MLServer's clients declare a content_type, which says BYTES again."""
+
+    binary_data: bool | None = None
+    content_type: Any = None
+
+
+class Output(Body, frozen=True):
+    """How the output is wanted."""
+
+    name: Literal["output"]
+    parameters: OutputParameters | None = None
+
+
+class InferBody(Body, frozen=True):
+    """A body of `/infer`; `body_type` adds the parameters of a task."""
+
+    inputs: Annotated[list[ByteTensor], Meta(min_length=1, max_length=MAX_TENSORS)]
+    id: Name | None = None
+    outputs: Annotated[list[Output], Meta(max_length=1)] | None = None
 
 
 @dataclass(frozen=True)
 class InferRequest(TaskRequest):
-    """A request, and how its answer is to be written."""
+    """A request, and how its answer is to be written. An input of several fields has a tensor for each."""
 
     id: str | None = None
     binary: bool = False
-    tensor: str = ""
+    fields: tuple[str, ...] = ()
+
+    def place(self, index: int, *fields: str | int) -> Path:
+        if fields and fields[0] in self.fields:
+            return (fields[0], index, *fields[1:])
+        return super().place(index, *fields)
 
 
-def model_metadata(task: str) -> dict[str, Any]:
+@cache
+def body_type(task: Task) -> type[InferBody]:
+    """The class that parses a body of the task."""
+    # MLServer's clients declare the content_type of parameters, too.
+    own = [("binary_data_output", bool, False), ("content_type", Any, None)]
+    parameters = defstruct(
+        class_name(task, "InferParameters"), own, bases=(task.pipeline.parameters_type,), frozen=True
+    )
+    body = defstruct(
+        class_name(task, "InferBody"), [("parameters", parameters | None, None)], bases=(InferBody,), frozen=True
+    )
+    return cast(type[InferBody], body)
+
+
+def tensor_names(task: Task) -> tuple[str, ...]:
+    """The tensors that an input is made of."""
+    return task.text_fields if len(task.text_fields) > 1 else (task.tensor,)
+
+
+def model_metadata(task: Task) -> dict[str, Any]:
     """What `/v2/models/{task}` says."""
-    names = PAIR if task == "question-answering" else ("array_inputs",) if task in WRITERS else ("args",)
     return {
-        "name": task,
+        "name": task.name,
         "versions": [VERSION],
         "platform": "onnxruntime",
-        "inputs": [{"name": name, "datatype": "BYTES", "shape": [-1, 1]} for name in names],
+        "inputs": [{"name": name, "datatype": "BYTES", "shape": [-1, 1]} for name in tensor_names(task)],
         "outputs": [{"name": OUTPUT, "datatype": "BYTES", "shape": [-1, 1]}],
     }
 
@@ -62,117 +109,90 @@ class OpenInference(Protocol):
     media_types = (JSON, _BINARY)
 
     def read(self, body: bytes, headers: Mapping[str, str]) -> InferRequest:
-        given, binary = _split(body, headers.get(HEADER))
-        if not isinstance(given, Mapping):
-            raise InvalidInputError(f"the body is {shown(given)}; allowed: an object with inputs")
-        for key in given:
-            if key not in _BODY_KEYS:
-                raise InvalidInputError(f"the body has the key {shown(key)}; allowed: {', '.join(_BODY_KEYS)}")
-        identifier = given.get("id")
-        if identifier is not None and not isinstance(identifier, str):
-            raise InvalidInputError(f"id is {shown(identifier)}; allowed: a string")
-        parameters = _object(given.get("parameters"), "parameters")
-        tensors = self._tensors(given.get("inputs"), binary)
-        asked = _asks_binary(given.get("outputs"))
+        task = TASKS[self.pipeline.task]
+        head, binary = split(body, headers.get(HEADER), HEADER)
+        given: Any = decode(head, body_type(task))
+        columns: dict[str, list[str]] = {}
+        names = [tensor.name for tensor in given.inputs]
+        for index, tensor in enumerate(given.inputs):
+            columns[tensor.name], binary = tensor.read(binary, ("inputs", index))
+        if len(binary):
+            raise InvalidInputError(f"has {len(binary)} bytes behind its last tensor; allowed: none", ())
+        inputs = _inputs(task, names, columns)
+        parameters = given.parameters or task.pipeline.parameters_type()
+        asked = given.outputs[0].parameters if given.outputs else None
+        binary_output = given.parameters is not None and given.parameters.binary_data_output
+        if asked is not None and asked.binary_data is not None:
+            binary_output = asked.binary_data
         return InferRequest(
-            inputs=self._inputs(tensors),
+            inputs,
+            parameters,
             is_list=True,
-            parameters={name: value for name, value in parameters.items() if name not in _NOT_THE_TASKS},
-            id=identifier,
-            binary=_flag(parameters, "binary_data_output", "parameters") if asked is None else asked,
-            tensor=tensors[0].name,
+            input_path=(names[0],),
+            id=given.id,
+            binary=binary_output,
+            fields=task.text_fields if len(task.text_fields) > 1 else (),
         )
 
     def write(self, request: InferRequest, answers: Sequence[Any]) -> Reply:
-        documents = [orjson.dumps(answer) for answer in answers]
+        documents = [encode(answer) for answer in answers]
         output: dict[str, Any] = {"name": OUTPUT, "datatype": "BYTES", "shape": [len(documents), 1]}
         head: dict[str, Any] = {"model_name": self.pipeline.task, "model_version": VERSION, "outputs": [output]}
         if request.id is not None:
             head["id"] = request.id
         if not request.binary:
             output["data"] = [document.decode() for document in documents]
-            return Reply(orjson.dumps(head))
+            return Reply(encode(head))
         data = packed(documents)
         output["parameters"] = {"binary_data_size": len(data)}
-        described = orjson.dumps(head)
+        described = encode(head)
         return Reply(described + data, _BINARY, {HEADER: str(len(described))})
 
-    def named(self, error: InvalidInputError, request: InferRequest, index: int) -> InvalidInputError:
-        message = str(error)
-        if not message.startswith("inputs"):
-            return error
-        return type(error)(f"{request.tensor}[{index}]{message.removeprefix('inputs')}")
 
-    def _tensors(self, given: Any, binary: memoryview) -> list[ByteTensor]:
-        if not isinstance(given, list) or not given:
-            raise InvalidInputError(f"inputs is {shown(given)}; allowed: a list of tensors")
-        tensors = []
-        for index, one in enumerate(given):
-            tensor, binary = ByteTensor.read(one, f"inputs[{index}]", binary)
-            tensors.append(tensor)
-        if len(binary):
-            raise InvalidInputError(f"the body has {len(binary)} bytes behind its last tensor; allowed: none")
-        return tensors
-
-    def _inputs(self, tensors: Sequence[ByteTensor]) -> list[Any]:
-        """The task's inputs, one for each element."""
-        names = tuple(tensor.name for tensor in tensors)
-        if self.pipeline.task == "question-answering":
-            if sorted(names) != sorted(PAIR):
-                raise InvalidInputError(f"inputs are named {shown(list(names))}; allowed: question and context")
-            columns = {tensor.name: tensor.texts for tensor in tensors}
-            if len(columns["question"]) != len(columns["context"]):
-                raise InvalidInputError("question and context have different shapes; allowed: the same number of each")
-            inputs: list[Any] = [
-                {"question": question, "context": context}
-                for question, context in zip(columns["question"], columns["context"], strict=True)
-            ]
-        elif len(names) != 1 or names[0] not in NAMES:
-            raise InvalidInputError(f"inputs are named {shown(list(names))}; allowed: one of {', '.join(NAMES)}")
-        else:
-            inputs = list(tensors[0].texts)
-        if not inputs:
-            raise InvalidInputError(f"{names[0]} is empty; allowed: at least one element")
-        for index, one in enumerate(inputs):
-            if one == "":
-                raise InvalidInputError(f"{names[0]}[{index}] is empty; allowed: a text")
-        return inputs
+def mount(pipeline: Pipeline[Any, Any, Any, Any], platform: Platform | None) -> Mounted:
+    task, protocol = TASKS[pipeline.task], OpenInference(pipeline)
+    protocols: dict[str, Protocol] = {}
+    pages: dict[str, Any] = {}
+    for base in (f"/v2/models/{task.name}", f"/v2/models/{task.name}/versions/{VERSION}"):
+        protocols[f"{base}/infer"] = protocol
+        pages[base] = model_metadata(task)
+        pages[f"{base}/ready"] = {"name": task.name, "ready": True}
+    pages["/v2"] = server_metadata(version("sextet"))
+    pages["/v2/health/live"] = {"live": True}
+    pages["/v2/health/ready"] = {"ready": True}
+    return Mounted(protocols, pages)
 
 
-def _split(body: bytes, header: str | None) -> tuple[Any, memoryview]:
-    """The JSON of a body, and the binary data behind it."""
-    if header is None:
-        return decode_json(body), memoryview(b"")
-    if not (header.isascii() and header.isdigit() and int(header[:12]) <= len(body)):
-        raise InvalidInputError(f"{HEADER} is {shown(header)}; allowed: up to the {len(body)} bytes of the body")
-    return decode_json(body[: int(header)]), memoryview(body)[int(header) :]
+def operations(task: Task) -> list[Operation]:
+    """The server's own pages are the same whatever the task."""
+    return [
+        Operation("/v2", "The server, in the words of the Open Inference Protocol."),
+        Operation("/v2/health/live", "200 as long as the process is up."),
+        Operation("/v2/health/ready", "200 when every task has a ready replica, else 503."),
+        Operation("/v2/models/{task}", "What the model takes and gives.", parameter="task"),
+        Operation("/v2/models/{task}/ready", "200 when the task answers.", parameter="task"),
+        Operation(f"/v2/models/{task.name}/infer", f"{task.name}, in the Open Inference Protocol", body_type(task)),
+    ]
 
 
-def _asks_binary(given: Any) -> bool | None:
-    """Whether the output is wanted as binary data; None where nothing is said of it."""
-    if given is None or given == []:
-        return None
-    if not isinstance(given, list) or len(given) != 1 or not isinstance(given[0], Mapping):
-        raise InvalidInputError(f"outputs is {shown(given)}; allowed: a list of one object")
-    if given[0].get("name") != OUTPUT or set(given[0]) - {"name", "parameters"}:
-        raise InvalidInputError(f"outputs[0] is {shown(dict(given[0]))}; allowed: the name {OUTPUT} and parameters")
-    parameters = _object(given[0].get("parameters"), "outputs[0].parameters")
-    for name in parameters:
-        if name not in ("binary_data", "content_type"):
-            raise InvalidInputError(f"outputs[0].parameters has {shown(name)}; allowed: binary_data")
-    return _flag(parameters, "binary_data", "outputs[0].parameters") if "binary_data" in parameters else None
-
-
-def _object(given: Any, where: str) -> Mapping[str, Any]:
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping):
-        raise InvalidInputError(f"{where} is {shown(given)}; allowed: an object")
-    return given
-
-
-def _flag(given: Mapping[str, Any], name: str, where: str) -> bool:
-    value = given.get(name, False)
-    if not isinstance(value, bool):
-        raise InvalidInputError(f"{where}.{name} is {shown(value)}; allowed: true or false")
-    return value
+def _inputs(task: Task, names: Sequence[str], columns: Mapping[str, list[str]]) -> list[Any]:
+    """The task's inputs, one for each element."""
+    if len(task.text_fields) > 1:
+        wanted = " and ".join(task.text_fields)
+        if sorted(names) != sorted(task.text_fields):
+            raise InvalidInputError(f"are named {shown(list(names))}; allowed: {wanted}", ("inputs",))
+        if len({len(column) for column in columns.values()}) > 1:
+            raise InvalidInputError(f"{wanted} have different shapes; allowed: the same number of each")
+    elif len(names) != 1 or names[0] not in NAMES:
+        raise InvalidInputError(f"are named {shown(list(names))}; allowed: one of {', '.join(NAMES)}", ("inputs",))
+    if not columns[names[0]]:
+        raise InvalidInputError("is empty; allowed: at least one element", (names[0],))
+    rows = zip(*(columns[name] for name in names), strict=True)
+    inputs = []
+    for index, row in enumerate(rows):
+        raw = row[0] if len(row) == 1 else dict(zip(names, row, strict=True))
+        try:
+            inputs.append(convert(raw, task.input_type, ()))
+        except InvalidInputError as error:
+            raise error.at((str((error.path or names)[0] if error.path else names[0]), index)) from None
+    return inputs

@@ -1,35 +1,87 @@
 """Protocol: how one dialect of HTTP says what is asked of a pipeline, and what it answered. No Ray, no sockets.
 
-    bytes ──read──> TaskRequest ──(the pipeline)──> answers ──write──> Reply
-                                └──(token by token)──> events ──stream──> payloads of server-sent events
-    an exception ──Failure──> failure ──> bytes
+    bytes ──read──> TaskRequest ──check──> TaskRequest ──parse──> inputs, parameters ──(the pipeline)──> answers
+    answers ──write──> Reply                             events ──stream──> payloads of server-sent events
 
-A protocol instance belongs to one loaded model; TaskServer finds it by the path of a request (routes.py).
+`read` is cheap: it decodes and types a body, and runs neither tokenizer nor template. `check` holds the request against
+the limits. What costs more comes in `parse`, after it. An error carries a path; `failure` words it with the names that
+the client sent.
+
+A module of this package that serves a protocol has two functions: `mount(pipeline, platform)`, what a pipeline answers
+below its task's prefix, and `operations(task)`, the same as OpenAPI describes it. Routes and the document find them.
 """
 
+import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
-import orjson
+import msgspec
 
-from deployments.http.errors import Failure
-from pipelines.errors import InvalidInputError
+from deployments.config import LimitsConfig
+from deployments.http.errors import BodyTooLargeError, Failure
+from pipelines.errors import InputTooLongError, InvalidInputError, Path
+from pipelines.schema import encode
 from pipelines.tasks.pipeline import Pipeline
+from pipelines.tasks.task import Task
 
 JSON = "application/json"
+_CHUNK = 1024  # characters that are normalized at once: a count stops soon after its limit
 
 
 @dataclass(frozen=True)
 class TaskRequest:
-    """What a client asks of a task. `is_list` tells how it wants the answers: in a list, or the only one."""
+    """What a body asks for: `inputs` are of the task's input type, `parameters` of the pipeline's parameters type.
 
-    inputs: list[Any]
+    `is_list` tells an input by itself from a list of one. `input_path` is where the inputs stand in the body.
+    """
+
+    inputs: Sequence[Any]
+    parameters: Any
     is_list: bool = False
-    parameters: Mapping[str, Any] = field(default_factory=dict)
     stream: bool = False
+    input_path: Path = ("inputs",)
+
+    def place(self, index: int, *fields: str | int) -> Path:
+        """Where an input, or a part of it, stands in the body."""
+        return (*self.input_path, *((index,) if self.is_list else ()), *fields)
+
+    def check(self, limits: LimitsConfig) -> None:
+        """Raise BodyTooLargeError (413) or InputTooLongError (422), before anything is tokenized.
+
+        Characters are counted as tokenizers see them, after NFKC, which makes up to 18 of one.
+        """
+        count = len(self.inputs)
+        if count > limits.max_inputs:
+            allowed = f"at most {limits.max_inputs} inputs"
+            raise BodyTooLargeError(f"has {count} elements; allowed: {allowed}", self.input_path)
+        rows = count * self.parameters.choices
+        if rows > limits.max_rows:
+            raise BodyTooLargeError(
+                f"has {count} elements of {self.parameters.choices} sequences each; allowed: at most {limits.max_rows} "
+                "sequences in all",
+                self.input_path,
+            )
+        in_all = 0
+        for index, given in enumerate(self.inputs):
+            most = min(limits.max_input_characters, limits.max_request_characters - in_all)
+            length = 0
+            for text in texts_of(given):
+                length += characters(text, most - length)
+                if length > most:
+                    self._refuse(index, length, limits)
+            in_all += length
+
+    def _refuse(self, index: int, length: int, limits: LimitsConfig) -> None:
+        most = limits.max_input_characters
+        if length > most:
+            raw = sum(map(len, texts_of(self.inputs[index])))
+            counted = f"{raw} characters" if raw > most else f"more than {most} characters after NFKC"
+            raise InputTooLongError(f"has {counted}; allowed: at most {most}", self.place(index))
+        allowed = f"at most {limits.max_request_characters} in one request"
+        raise BodyTooLargeError(f"has more characters in all; allowed: {allowed}", self.input_path)
 
 
 @dataclass(frozen=True)
@@ -47,20 +99,29 @@ class Protocol(ABC):
     media_types: tuple[str, ...] = (JSON,)
     """What a body may be declared as."""
 
+    renamed: ClassVar[Mapping[str, Path]] = {}
+    """What a pipeline calls `inputs` and `parameters`, where the client calls it otherwise."""
+
     def __init__(self, pipeline: Pipeline[Any, Any, Any, Any]) -> None:
         self.pipeline = pipeline
 
     @abstractmethod
     def read(self, body: bytes, headers: Mapping[str, str]) -> TaskRequest:
-        """Raises InvalidInputError that names the field and what is allowed."""
+        """Raises InvalidInputError that says where and what is allowed."""
+
+    def parse(self, request: Any) -> tuple[list[Any], Any]:
+        """The pipeline's inputs and parameters of a request that passed its check."""
+        inputs = []
+        for index, given in enumerate(request.inputs):
+            try:
+                inputs.append(self.pipeline.parse(given))
+            except InvalidInputError as error:
+                raise error.at(request.place(index, *(error.path or ())[1:])) from None
+        return inputs, request.parameters
 
     @abstractmethod
     def write(self, request: Any, answers: Sequence[Any]) -> Reply:
         """The answers to all inputs of a request that `read` returned, in order."""
-
-    def named(self, error: InvalidInputError, request: Any, index: int) -> InvalidInputError:
-        """A pipeline's error about the `index`-th input, in the words of the client."""
-        return error
 
     async def stream(self, request: Any, events: AsyncGenerator[tuple[int, Any], None]) -> AsyncGenerator[Any, None]:
         """The payloads of a stream, JSON or bytes, from events that come with the number of their row."""
@@ -70,8 +131,79 @@ class Protocol(ABC):
 
     def failure(self, failure: Failure) -> bytes:
         """The JSON that tells a client about a failure, as a body or as the last event of a stream."""
-        return failure.body()
+        return self._named(failure).body()
+
+    def _named(self, failure: Failure) -> Failure:
+        """The failure, whose place is that of the client's body."""
+        cause = failure.cause
+        if cause is None or not cause.path or cause.path[0] not in self.renamed:
+            return failure
+        head, *rest = cause.path
+        cause = cause.at((*self.renamed[str(head)], *rest))
+        return replace(failure, error=str(cause), cause=cause)
+
+
+@dataclass(frozen=True)
+class Mounted:
+    """What one protocol answers: POSTs by path, and pages of JSON that only a new model changes.
+
+    `errors` words failures at any other path below `prefix`.
+    """
+
+    protocols: Mapping[str, Protocol] = field(default_factory=dict)
+    pages: Mapping[str, Any] = field(default_factory=dict)
+    prefix: str | None = None
+    errors: Protocol | None = None
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A path as OpenAPI describes it; a GET where there is no body.
+
+    `answers` are the types that an answer may have; none where another specification describes it.
+    """
+
+    path: str
+    summary: str
+    body: Any = None
+    answers: tuple[Any, ...] = ()
+    example: Any = None
+    streams: bool = False
+    parameter: str | None = None
+
+
+def class_name(task: Task, suffix: str) -> str:
+    """What a class that is made for a task is called in the API's document."""
+    return "".join(word.capitalize() for word in task.name.split("-")) + suffix
+
+
+def texts_of(value: Any) -> Iterator[str]:
+    """The texts of a typed input, whatever its type."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, msgspec.Struct):
+        for name in value.__struct_fields__:
+            yield from texts_of(getattr(value, name))
+    elif isinstance(value, list | tuple) and not (value and isinstance(value[0], int)):
+        for one in value:
+            yield from texts_of(one)
+
+
+def characters(text: str, most: int) -> int:
+    """The characters of `text`, before or after NFKC, whichever are more; stops counting once above `most`.
+
+    Most tokenizers normalize first, and one character may become 18 (U+FDFA).
+    """
+    length = len(text)
+    if length > most or text.isascii() or unicodedata.is_normalized("NFKC", text):
+        return length
+    normalized = 0
+    for start in range(0, length, _CHUNK):
+        normalized += len(unicodedata.normalize("NFKC", text[start : start + _CHUNK]))
+        if normalized > most:
+            break
+    return max(length, normalized)
 
 
 def json_reply(content: Any) -> Reply:
-    return Reply(orjson.dumps(content))
+    return Reply(encode(content))

@@ -1,106 +1,76 @@
-"""Routes: what a task answers below its prefix, path by path; it depends on the task and on the model that is loaded.
+"""Routes: what a task answers below its prefix, path by path. Each module of this package brings its own protocol.
 
 POST /                             the Hugging Face task API
 POST /v2/models/{task}/infer       the Open Inference Protocol; GET /v2... describes the model
-POST /predict                      text-embeddings-inference's, of text-classification
-POST /v1/chat/completions ...      OpenAI's, of text-generation; GET /v1/models names the model
+POST /predict                      text-embeddings-inference's, of tasks that name it
+POST /v1/chat/completions ...      OpenAI's, of tasks that name it; GET /v1/models names the model
 POST, GET                          the predict route and the health route of a platform, where the container is for one
 """
 
-from collections.abc import Iterator
-from importlib.metadata import version
+import pkgutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from starlette.requests import Request
 
+from deployments import protocols
 from deployments.cluster.platform import Platform
 from deployments.http.errors import RouteNotFoundError
-from deployments.http.request import require_method, route_of
-from deployments.protocols.huggingface import HuggingFace
-from deployments.protocols.open_inference import VERSION, OpenInference, model_metadata, server_metadata
-from deployments.protocols.protocol import Protocol
+from deployments.http.request import Route
+from deployments.protocols.protocol import Mounted, Protocol
 from pipelines.tasks.pipeline import Pipeline
-from pipelines.tasks.text_classification import TextClassificationPipeline
-from pipelines.tasks.text_generation import TextGenerationPipeline
 
 READING = "GET, HEAD"
 
 
+@cache
+def modules() -> tuple[ModuleType, ...]:
+    """The modules of this package that serve a protocol."""
+    names = sorted(module.name for module in pkgutil.iter_modules(protocols.__path__))
+    found = [import_module(f"{protocols.__name__}.{name}") for name in names]
+    return tuple(module for module in found if hasattr(module, "mount"))
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """What there is at a path: a protocol for POSTs, or a page for GETs; and the protocol that words its failures."""
+
+    route: Route
+    protocol: Protocol | None
+    page: Any
+    errors: Protocol
+    others: Sequence[str]
+
+    def require(self) -> None:
+        """Raise RouteNotFoundError where there is nothing, MethodNotAllowedError for a method that has no answer."""
+        if self.protocol is None and self.page is None:
+            raise RouteNotFoundError(f"{self.route.url_path} does not exist; allowed: {', '.join(self.others)}")
+        self.route.require_method(READING if self.protocol is None else "POST")
+
+
 class Routes:
-    """`protocols` answer what is posted to their path; `pages` are JSON that only a new model changes."""
+    """The routes of one pipeline."""
 
     def __init__(self, pipeline: Pipeline[Any, Any, Any, Any], platform: Platform | None = None) -> None:
-        self.task = pipeline.task
-        self.native = HuggingFace(pipeline)
-        self.protocols: dict[str, Protocol] = {"/": self.native}
-        self.pages: dict[str, Any] = {}
-        self._add_open_inference(pipeline)
-        if isinstance(pipeline, TextClassificationPipeline):
-            from deployments.protocols.text_embeddings_inference import Predict
+        self._mounted: list[Mounted] = [module.mount(pipeline, platform) for module in modules()]
+        self.protocols = {path: one for mounted in self._mounted for path, one in mounted.protocols.items()}
+        self.pages = {path: page for mounted in self._mounted for path, page in mounted.pages.items()}
+        posts = [f"POST /{pipeline.task}{path.rstrip('/')}" for path in self.protocols]
+        self._listed = [*posts, *(f"GET /{pipeline.task}{path}" for path in self.pages)]
 
-            self.protocols["/predict"] = Predict(pipeline)
-        if isinstance(pipeline, TextGenerationPipeline):
-            self._add_openai(pipeline)
-        if platform is not None:
-            self._add_platform(pipeline, platform)
+    def find(self, request: Request) -> Endpoint:
+        """The endpoint of a request, once for all that is asked of it; it may be that of a path without one."""
+        route = Route.of(request)
+        protocol = self.protocols.get(route.path)
+        errors = protocol or self._errors_at(route.path)
+        return Endpoint(route, protocol, self.pages.get(route.path), errors, self._listed)
 
-    def protocol(self, request: Request) -> Protocol | None:
-        """What answers a POST; None where a page is. Raises RouteNotFoundError, and for a wrong method."""
-        path = route_of(request)
-        if (found := self.protocols.get(path)) is not None:
-            require_method(request, "POST")
-            return found
-        if path in self.pages:
-            require_method(request, READING)
-            return None
-        raise RouteNotFoundError(f"{request.url.path} does not exist; allowed: {', '.join(self._listed())}")
-
-    def page(self, request: Request) -> Any:
-        """The JSON of a path that `protocol` found to be a page."""
-        return self.pages[route_of(request)]
-
-    def dialect(self, request: Request) -> Protocol:
-        """The protocol whose errors a client at this path understands."""
-        path = route_of(request)
-        if path.startswith("/v1/"):
-            return self.protocols.get(path) or self.protocols.get("/v1/completions", self.native)
-        return self.protocols.get(path, self.native)
-
-    def _listed(self) -> Iterator[str]:
-        for path in self.protocols:
-            yield f"POST /{self.task}{path.rstrip('/')}"
-        for path in self.pages:
-            yield f"GET /{self.task}{path}"
-
-    def _add_open_inference(self, pipeline: Pipeline[Any, Any, Any, Any]) -> None:
-        protocol, model = OpenInference(pipeline), f"/v2/models/{self.task}"
-        for base in (model, f"{model}/versions/{VERSION}"):
-            self.protocols[f"{base}/infer"] = protocol
-            self.pages[base] = model_metadata(self.task)
-            self.pages[f"{base}/ready"] = {"name": self.task, "ready": True}
-        self.pages["/v2"] = server_metadata(version("sextet"))
-        self.pages["/v2/health/live"] = {"live": True}
-        self.pages["/v2/health/ready"] = {"ready": True}
-
-    def _add_platform(self, pipeline: Pipeline[Any, Any, Any, Any], platform: Platform) -> None:
-        from deployments.protocols.sagemaker import Invocations
-        from deployments.protocols.vertex_ai import Predictions
-
-        protocol = Invocations if platform.name == "sagemaker" else Predictions
-        self.protocols[platform.predict_route] = protocol(pipeline)
-        self.pages[platform.health_route] = {"status": "ready"}
-
-    def _add_openai(self, pipeline: TextGenerationPipeline) -> None:
-        from deployments.protocols.openai.chat import ChatCompletions
-        from deployments.protocols.openai.chat_template import ChatTemplate
-        from deployments.protocols.openai.completions import Completions
-        from deployments.protocols.openai.protocol import model_card
-        from pipelines.tasks.completion import CompletionPipeline
-
-        manifest, completion = pipeline.artifact.manifest, CompletionPipeline(pipeline)
-        template = manifest.chat_template and ChatTemplate(manifest.chat_template, pipeline.generator.tokenizer)
-        self.protocols["/v1/chat/completions"] = ChatCompletions(completion, template or None)
-        self.protocols["/v1/completions"] = Completions(completion)
-        card = model_card(manifest)
-        self.pages["/v1/models"] = {"object": "list", "data": [card]}
-        self.pages[f"/v1/models/{card['id']}"] = card
+    def _errors_at(self, path: str) -> Protocol:
+        for mounted in self._mounted:
+            if mounted.prefix is not None and mounted.errors is not None and path.startswith(mounted.prefix):
+                return mounted.errors
+        return self.protocols["/"]

@@ -8,9 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from deployments.cluster.platform import Platform
 from deployments.http.errors import NotAcceptableError
-from deployments.protocols.huggingface import HuggingFace
-from deployments.protocols.protocol import JSON, Reply, TaskRequest
+from deployments.protocols.huggingface import HuggingFace, answer_types, body_type
+from deployments.protocols.protocol import JSON, Mounted, Operation, Reply, TaskRequest
+from pipelines.tasks.pipeline import Pipeline
+from pipelines.tasks.task import Task
 
 CUSTOM_ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"
 _ACCEPTED = (JSON, "application/*", "*/*")
@@ -32,7 +35,11 @@ class Invocations(HuggingFace):
         request = super().read(body, headers)
         _require_json(headers.get("accept"), (*_ACCEPTED, _EVENTS) if request.stream else _ACCEPTED)
         return Invocation(
-            request.inputs, request.is_list, request.parameters, request.stream, headers.get(CUSTOM_ATTRIBUTES)
+            request.inputs,
+            request.parameters,
+            request.is_list,
+            request.stream,
+            custom_attributes=headers.get(CUSTOM_ATTRIBUTES),
         )
 
     def write(self, request: Any, answers: Sequence[Any]) -> Reply:
@@ -40,6 +47,17 @@ class Invocations(HuggingFace):
         if request.custom_attributes is None:
             return reply
         return Reply(reply.body, reply.media_type, {CUSTOM_ATTRIBUTES: request.custom_attributes})
+
+
+def mount(pipeline: Pipeline[Any, Any, Any, Any], platform: Platform | None) -> Mounted:
+    if platform is None or platform.name != "sagemaker":
+        return Mounted()
+    return Mounted({platform.predict_route: Invocations(pipeline)}, {platform.health_route: {"status": "ready"}})
+
+
+def operations(task: Task) -> list[Operation]:
+    summary = "A container for SageMaker: a body of its task"
+    return [Operation("/invocations", summary, body_type(task), answer_types(task), streams=task.streams)]
 
 
 def _require_json(accept: str | None, allowed: Sequence[str]) -> None:

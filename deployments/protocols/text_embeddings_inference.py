@@ -1,4 +1,4 @@
-"""The `/predict` of text-embeddings-inference, for text-classification.
+"""The `/predict` of text-embeddings-inference, for tasks that label a text or a pair of texts.
 
     {"inputs": text | [text, second text] | [[text] or [text, second text], ...], "raw_scores", "truncate"}
 
@@ -7,62 +7,102 @@ is too long is refused unless `truncate` is true.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, cast
 
-from deployments.http.request import decode_json
-from deployments.protocols.protocol import Protocol, Reply, TaskRequest, json_reply
-from pipelines.errors import InputTooLongError, InvalidInputError
+from msgspec import Meta
+
+from deployments.cluster.platform import Platform
+from deployments.protocols.protocol import Mounted, Operation, Protocol, Reply, TaskRequest, json_reply
+from pipelines.errors import InputTooLongError
 from pipelines.runtime.tokenizer import TextOrPair
-from pipelines.tasks.parameters import shown
-from pipelines.tasks.text_classification import TextClassificationPipeline
+from pipelines.schema import Body, Text, convert, decode, require
+from pipelines.tasks import TASKS
+from pipelines.tasks.encoder import EncoderPipeline
+from pipelines.tasks.pipeline import Pipeline
+from pipelines.tasks.task import Task
 
-_KEYS = ("inputs", "raw_scores", "truncate", "truncation_direction")
-_ALLOWED = "a text, a pair of texts, or a list of lists of one or two"
+NAME = "text-embeddings-inference"
+_ALLOWED = "a text, a pair of texts, or a list of lists of one or two, none of them empty"
+
+
+class PredictBody(Body, frozen=True):
+    """A body of `/predict`."""
+
+    inputs: Text | list[Text | Annotated[list[Text], Meta(min_length=1, max_length=2)]]
+    truncate: bool = False
+    raw_scores: bool = False
+    truncation_direction: Literal["right", "Right"] = "right"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.inputs, list):
+            is_pair = len(self.inputs) in (1, 2) and all(isinstance(one, str) for one in self.inputs)
+            require(is_pair or self.is_list, ("inputs",), self.inputs, _ALLOWED)
+
+    @property
+    def is_list(self) -> bool:
+        given = self.inputs
+        return isinstance(given, list) and bool(given) and all(isinstance(one, list) for one in given)
+
+
+@dataclass(frozen=True)
+class PredictRequest(TaskRequest):
+    """A request, and whether a text that is too long is cut."""
+
+    truncate: bool = False
 
 
 class Predict(Protocol):
     """`POST /predict`."""
 
-    pipeline: TextClassificationPipeline
+    pipeline: EncoderPipeline[Any, Any, Any]
 
-    def read(self, body: bytes, headers: Mapping[str, str]) -> TaskRequest:
-        given = decode_json(body)
-        if not isinstance(given, Mapping):
-            raise InvalidInputError(f"the body is {shown(given)}; allowed: an object with inputs")
-        for name, value in given.items():
-            if name not in _KEYS:
-                raise InvalidInputError(f"the body has the key {shown(name)}; allowed: {', '.join(_KEYS)}")
-            if name in ("raw_scores", "truncate") and value is not None and not isinstance(value, bool):
-                raise InvalidInputError(f"{name} is {shown(value)}; allowed: true or false")
-        direction = given.get("truncation_direction")
-        if direction is not None and (not isinstance(direction, str) or direction.lower() != "right"):
-            raise InvalidInputError(f"truncation_direction is {shown(direction)}; allowed: right")
-        inputs = given.get("inputs")
-        many = inputs if isinstance(inputs, list) and inputs and all(isinstance(one, list) for one in inputs) else []
-        texts = [_text(one) for one in many] or [_text(inputs)]
-        if not given.get("truncate"):
-            self._require_length([self.pipeline.parse(one) for one in texts])
-        parameters = {"function_to_apply": "none"} if given.get("raw_scores") else {}
-        return TaskRequest(texts, bool(many), parameters)
+    def read(self, body: bytes, headers: Mapping[str, str]) -> PredictRequest:
+        given: PredictBody = decode(body, PredictBody)
+        task = TASKS[self.pipeline.task]
+        inputs = [_text(one, task) for one in (given.inputs if given.is_list else [given.inputs])]
+        chosen = {"function_to_apply": "none"} if given.raw_scores else {}
+        parameters = task.pipeline.parameters_type.from_mapping(chosen)
+        return PredictRequest(inputs, parameters, given.is_list, truncate=given.truncate)
+
+    def parse(self, request: PredictRequest) -> tuple[list[Any], Any]:
+        """Raises InputTooLongError for the first text that the model would not read to its end."""
+        inputs, parameters = super().parse(request)
+        if not request.truncate:
+            self._require_length(request, inputs)
+        return inputs, parameters
 
     def write(self, request: TaskRequest, answers: Sequence[Any]) -> Reply:
         return json_reply(list(answers) if request.is_list else answers[0])
 
-    def _require_length(self, texts: Sequence[TextOrPair]) -> None:
-        """Raise InputTooLongError for the first that the model would not read to its end."""
+    def _require_length(self, request: PredictRequest, texts: Sequence[TextOrPair]) -> None:
         most = self.pipeline.tokenizer.settings.max_length
         # No token is shorter than a byte, and a handful of special ones are added.
-        long = [text for text in texts if len("".join(text).encode()) + 8 > most]
-        for encoding in self.pipeline.tokenizer.encode(long, offsets=False) if long else ():
+        long = [index for index, text in enumerate(texts) if len("".join(text).encode()) + 8 > most]
+        encodings = self.pipeline.tokenizer.encode([texts[index] for index in long], offsets=False) if long else []
+        for index, encoding in zip(long, encodings, strict=True):
             if len(encoding.ids) > most:
                 raise InputTooLongError(
-                    f"inputs has {len(encoding.ids)} tokens; allowed: at most {most}, or truncate: true"
+                    f"has {len(encoding.ids)} tokens; allowed: at most {most}, or truncate: true", request.place(index)
                 )
 
 
-def _text(given: Any) -> Any:
-    """One text, or a pair of them, as text-classification takes it."""
-    texts = given if isinstance(given, list) else [given]
-    if not 1 <= len(texts) <= 2 or not all(isinstance(text, str) and text for text in texts):
-        raise InvalidInputError(f"inputs is {shown(given)}; allowed: {_ALLOWED}, none of them empty")
-    return texts[0] if len(texts) == 1 else {"text": texts[0], "text_pair": texts[1]}
+def mount(pipeline: Pipeline[Any, Any, Any, Any], platform: Platform | None) -> Mounted:
+    if NAME not in TASKS[pipeline.task].protocols:
+        return Mounted()
+    return Mounted({"/predict": Predict(pipeline)})
+
+
+def operations(task: Task) -> list[Operation]:
+    if NAME not in task.protocols:
+        return []
+    labels = (task.answer_type, list[task.answer_type])  # type: ignore[name-defined]
+    summary = f"{task.name}, as text-embeddings-inference answers"
+    return [Operation(f"/{task.name}/predict", summary, PredictBody, labels)]
+
+
+def _text(given: Any, task: Task) -> Any:
+    """One text, or a pair of them, as the task takes it."""
+    texts = cast(list[str], given if isinstance(given, list) else [given])
+    one = texts[0] if len(texts) == 1 else {"text": texts[0], "text_pair": texts[1]}
+    return convert(one, task.input_type)

@@ -6,46 +6,52 @@ An instance is one input of the Hugging Face task API, a prediction the answer t
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import cache
+from typing import Any, ClassVar, cast
 
-from deployments.http.request import decode_json
-from deployments.protocols import huggingface
-from deployments.protocols.protocol import Protocol, Reply, TaskRequest, json_reply
-from pipelines.errors import InvalidInputError
-from pipelines.tasks.parameters import shown
+from msgspec import defstruct
 
-_KEYS = ("instances", "parameters")
+from deployments.cluster.platform import Platform
+from deployments.protocols.huggingface import many
+from deployments.protocols.protocol import Mounted, Operation, Protocol, Reply, TaskRequest, class_name, json_reply
+from pipelines.errors import Path
+from pipelines.schema import Body, decode
+from pipelines.tasks import TASKS
+from pipelines.tasks.pipeline import Pipeline
+from pipelines.tasks.task import Task
+
+INSTANCES: Path = ("instances",)
 
 
 class Predictions(Protocol):
     """`POST` at AIP_PREDICT_ROUTE."""
 
+    renamed: ClassVar[Mapping[str, Path]] = {"inputs": INSTANCES}
+
     def read(self, body: bytes, headers: Mapping[str, str]) -> TaskRequest:
-        given = decode_json(body)
-        if not isinstance(given, Mapping):
-            raise InvalidInputError(f"the body is {shown(given)}; allowed: an object with instances")
-        for key in given:
-            if key not in _KEYS:
-                raise InvalidInputError(f"the body has the key {shown(key)}; allowed: {', '.join(_KEYS)}")
-        instances = given.get("instances")
-        if not isinstance(instances, list):
-            found = "missing" if instances is None else shown(instances)
-            raise InvalidInputError(f"instances is {found}; allowed: a list of inputs")
-        try:
-            return huggingface.read(self.pipeline.task, {"inputs": instances, "parameters": given.get("parameters")})
-        except InvalidInputError as error:
-            raise _renamed(error) from None
+        task = TASKS[self.pipeline.task]
+        given: Any = decode(body, body_type(task))
+        parameters = task.pipeline.parameters_type() if given.parameters is None else given.parameters
+        return TaskRequest(given.instances, parameters, is_list=True, input_path=INSTANCES)
 
     def write(self, request: TaskRequest, answers: Sequence[Any]) -> Reply:
         return json_reply({"predictions": list(answers)})
 
-    def named(self, error: InvalidInputError, request: TaskRequest, index: int) -> InvalidInputError:
-        return _renamed(huggingface.named(error, request, index))
+
+@cache
+def body_type(task: Task) -> type[Body]:
+    """The class that parses a body of the task."""
+    fields: list[Any] = [("instances", many(task)), ("parameters", task.pipeline.parameters_type | None, None)]
+    return cast(type[Body], defstruct(class_name(task, "Instances"), fields, bases=(Body,), frozen=True))
 
 
-def _renamed(error: InvalidInputError) -> InvalidInputError:
-    """The same error in the words of whoever sent instances."""
-    message = str(error)
-    if not message.startswith("inputs"):
-        return error
-    return type(error)(f"instances{message.removeprefix('inputs')}")
+def mount(pipeline: Pipeline[Any, Any, Any, Any], platform: Platform | None) -> Mounted:
+    if platform is None or platform.name != "vertex":
+        return Mounted()
+    return Mounted({platform.predict_route: Predictions(pipeline)}, {platform.health_route: {"status": "ready"}})
+
+
+def operations(task: Task) -> list[Operation]:
+    predictions = defstruct(class_name(task, "Predictions"), [("predictions", list[task.answer_type])])  # type: ignore[name-defined]
+    summary = "A container for Vertex AI, at AIP_PREDICT_ROUTE: the instances of its task"
+    return [Operation("/{aip_predict_route}", summary, body_type(task), (predictions,), parameter="aip_predict_route")]

@@ -12,11 +12,12 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from pipelines.errors import ArtifactError
+from pipelines.errors import ArtifactError, InvalidInputError
+from pipelines.schema import convert
 
 MANIFEST_NAME = "artifact.json"
 SCHEMA_VERSION = 2
@@ -165,27 +166,19 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Raises ValueError, KeyError or TypeError for anything that is not a manifest of this schema."""
-        raw: dict[str, Any] = json.loads(text)
-        if raw.get("schema_version") != SCHEMA_VERSION:
+        """Raises ValueError for anything that is not a manifest of this schema."""
+        raw: Any = json.loads(text)
+        if isinstance(raw, dict) and raw.get("schema_version") != SCHEMA_VERSION:
             raise ValueError(f"schema_version {raw.get('schema_version')!r}, this release reads {SCHEMA_VERSION}")
-        unknown = set(raw) - {field.name for field in fields(cls)}
-        if unknown:
-            raise ValueError(f"unknown keys {sorted(unknown)}")
-        raw["source"] = Source(**raw["source"])
-        raw["tokenizer"] = TokenizerSettings(**raw["tokenizer"])
-        parity: dict[str, Any] = raw["parity"]
-        pairs = {
-            name: tuple(parity[name]) for name in ("disagreements", "perplexities") if parity.get(name) is not None
-        }
-        raw["parity"] = Parity(**parity | pairs)
-        raw["labels"] = tuple(raw["labels"])
-        raw["files"] = {name: FileDigest(**digest) for name, digest in raw["files"].items()}
-        foreign = [name for name in raw["files"] if Path(name).name != name or name == MANIFEST_NAME]
-        loose = [name for name in raw["graphs"].values() if name not in raw["files"]]
+        try:
+            manifest: Self = convert(raw, cls)
+        except InvalidInputError as error:
+            raise ValueError(str(error)) from None
+        foreign = [name for name in manifest.files if Path(name).name != name or name == MANIFEST_NAME]
+        loose = [name for name in manifest.graphs.values() if name not in manifest.files]
         if foreign or loose:
             raise ValueError(f"it names the file {(foreign + loose)[0]!r}, which is none of its own")
-        return cls(**raw)
+        return manifest
 
 
 @dataclass(frozen=True)
@@ -208,7 +201,7 @@ class ModelArtifact:
             raise ArtifactError(
                 f"{path} is not a model artifact (no {MANIFEST_NAME}); make it with `sextet export`"
             ) from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except ValueError as error:
             raise ArtifactError(f"{path / MANIFEST_NAME} cannot be read ({error}); export it again") from None
         if task is not None and manifest.task != task:
             raise ArtifactError(f"{path} was exported for {manifest.task}, not for {task}")

@@ -104,8 +104,9 @@ class Tokenizer:
                 n_windows += 1 + moving // (max_length - fixed - stride)
             if n_windows * max_length > _MOST_WINDOW_TOKENS:
                 raise InputTooLongError(
-                    f"inputs need {n_windows} windows of {max_length} tokens, with a stride of {stride}; allowed: "
-                    f"{_MOST_WINDOW_TOKENS // max_length} windows, by a shorter text or a smaller stride"
+                    f"needs {n_windows} windows of {max_length} tokens, with a stride of {stride}; allowed: "
+                    f"{_MOST_WINDOW_TOKENS // max_length} windows, by a shorter text or a smaller stride",
+                    ("inputs",),
                 )
             tokenizer = self._truncating(max_length, stride, ("only_first", "only_second")[sequence])
             for index, first in zip(too_long, tokenizer.encode_batch([inputs[i] for i in too_long]), strict=True):

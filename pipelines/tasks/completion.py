@@ -8,68 +8,66 @@ fill the window, penalties on the tokens of the answer alone, and a text that en
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from pipelines.errors import GenerationError, InputTooLongError, InvalidInputError
-from pipelines.generation.decoding.config import MAX_SEQUENCES
 from pipelines.generation.decoding.request import Answer, Step
 from pipelines.generation.decoding.stopping import StopStrings
 from pipelines.generation.text.detokenizer import Detokenizer
 from pipelines.generation.text.visible_text import VisibleText
-from pipelines.runtime.tokenizer import clean_up_spaces
+from pipelines.runtime.tokenizer import Tokenizer, clean_up_spaces
 from pipelines.scheduling.scheduler import BatchingConfig, OnBatch, QueueConfig, unreported
 from pipelines.scheduling.slots import SlotScheduler
-from pipelines.tasks.generator import SEED_BITS
-from pipelines.tasks.inputs import parse_text
-from pipelines.tasks.parameters import Parameters, require
+from pipelines.schema import parse, require
+from pipelines.tasks.generator import SEED_BITS, Count, Factor, Penalty, Sequences, Share, Stop
 from pipelines.tasks.pipeline import Pipeline, StepWriter
+from pipelines.tasks.task import Parameters
 from pipelines.tasks.text_generation import PromptRow, TextGenerationPipeline
 
-Prompt = str | tuple[int, ...]
+TokenIds = tuple[int, ...]
+Prompt = str | TokenIds
 FinishReason = Literal["stop", "length"]
 
 MAX_TOP_LOGPROBS = 20
-_MAX_STOPS = 16
+MAX_PROMPT_IDS = 2**20
 _LARGEST_SEED = 2**63 - 1
 _NEUTRAL: Mapping[str, Any] = {"do_sample": False, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": None}
 
 
-@dataclass(frozen=True)
-class CompletionParameters(Parameters):
-    """Named as OpenAI names them, and as vLLM those that OpenAI lacks. `max_tokens` None is what the window holds;
-    `max_tokens` 0 takes `echo`. A `temperature` of 0 is greedy. `seed` None draws a new one for each prompt.
+class Sampling(Parameters, frozen=True):
+    """Named as OpenAI names them, and as vLLM those that OpenAI lacks. `max_tokens` None is what the window holds.
+
+    A `temperature` of 0 is greedy. `seed` None draws a new one for each prompt.
     """
 
-    max_tokens: int | None = None
-    n: int = 1
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float | None = None
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
+    max_tokens: Count | None = None
+    n: Sequences = 1
+    temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
+    top_p: Share = 1.0
+    top_k: Count = 0
+    min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    repetition_penalty: Factor | None = None
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    seed: Annotated[int, Meta(ge=-_LARGEST_SEED, le=_LARGEST_SEED)] | None = None
+    stop: Stop = ()
+
+
+class CompletionParameters(Sampling, frozen=True):
+    """`max_tokens` 0 takes `echo`."""
+
     logprobs: bool = False
-    top_logprobs: int = 0
+    top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] = 0
     echo: bool = False
 
     def __post_init__(self) -> None:
-        least = 0 if self.echo else 1
-        require(self.max_tokens is None or self.max_tokens >= least, "max_tokens", self.max_tokens, f"from {least}")
-        require(1 <= self.n <= MAX_SEQUENCES, "n", self.n, f"1 to {MAX_SEQUENCES}")
-        require(0 <= self.temperature <= 2, "temperature", self.temperature, "0 to 2")
-        require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
-        require(self.top_k >= 0, "top_k", self.top_k, "an integer from 0, which keeps all tokens")
-        require(0 <= self.min_p <= 1, "min_p", self.min_p, "0 to 1")
-        for name in ("presence_penalty", "frequency_penalty"):
-            require(-2 <= getattr(self, name) <= 2, name, getattr(self, name), "-2 to 2")
-        in_range = self.seed is None or -_LARGEST_SEED <= self.seed <= _LARGEST_SEED
-        require(in_range, "seed", self.seed, "an integer of 64 bits")
-        require(all(self.stop) and len(self.stop) <= _MAX_STOPS, "stop", self.stop, f"up to {_MAX_STOPS} texts")
-        top = self.top_logprobs
-        require(0 <= top <= MAX_TOP_LOGPROBS, "top_logprobs", top, f"0 to {MAX_TOP_LOGPROBS}")
+        require(self.max_tokens != 0 or self.echo, ("max_tokens",), self.max_tokens, "an integer from 1")
+
+    @property
+    def choices(self) -> int:
+        return self.n
 
     @property
     def decoding(self) -> dict[str, Any]:
@@ -124,13 +122,20 @@ class CompletionPipeline(Pipeline[Prompt, CompletionParameters, PromptRow, Answe
         self._vocab_size = int(model.artifact.config()["vocab_size"])
         self._clean_up = clean_up_spaces if self._tokenizer.settings.clean_up_tokenization_spaces else None
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._tokenizer
+
     def parse(self, raw: Any) -> Prompt:
         """A text, or a tuple of token ids."""
         if not isinstance(raw, tuple):
-            return parse_text(raw)
+            text: str = parse(raw, str)
+            return text
         for token_id in raw:
             if not isinstance(token_id, int) or not 0 <= token_id < self._vocab_size:
-                raise InvalidInputError(f"inputs has the token {token_id!r}; allowed: 0 to {self._vocab_size - 1}")
+                raise InvalidInputError(
+                    f"has the token {token_id!r}; allowed: 0 to {self._vocab_size - 1}", ("inputs",)
+                )
         return raw
 
     def preprocess(self, inputs: Sequence[Prompt], parameters: CompletionParameters) -> list[list[PromptRow]]:
@@ -163,25 +168,26 @@ class CompletionPipeline(Pipeline[Prompt, CompletionParameters, PromptRow, Answe
         Raises InvalidInputError for what only the whole answer has.
         """
         if parameters.echo and parameters.logprobs:
-            raise InvalidInputError("parameters.echo is true; allowed with stream and logprobs: false")
+            raise InvalidInputError("is true; allowed with stream and logprobs: false", ("parameters", "echo"))
         if parameters.max_tokens == 0:
-            raise InvalidInputError("parameters.max_tokens is 0; allowed with stream: from 1")
+            raise InvalidInputError("is 0; allowed with stream: from 1", ("parameters", "max_tokens"))
         return row, self._writer(row, parameters)
 
     def _rows(self, given: Prompt, ids: tuple[int, ...], parameters: CompletionParameters) -> list[PromptRow]:
         defaults, window = self._generator.defaults, self._generator.window
         if not ids:
             if defaults.bos_token_id is None:
-                raise InvalidInputError("inputs has no tokens; allowed: a text of at least one")
+                raise InvalidInputError("has no tokens; allowed: a text of at least one", ("inputs",))
             ids = (defaults.bos_token_id,)
         room = window - len(ids)
         if room < 1:
-            raise InputTooLongError(f"inputs has {len(ids)} tokens; allowed: at most {window - 1}")
+            raise InputTooLongError(f"has {len(ids)} tokens; allowed: at most {window - 1}", ("inputs",))
         budget = room if parameters.max_tokens is None else max(1, parameters.max_tokens)
         if budget > room:
             raise InputTooLongError(
-                f"parameters.max_tokens is {budget}; allowed: at most {room}, as the model has a window of {window} "
-                f"tokens and the prompt has {len(ids)}"
+                f"is {budget}; allowed: at most {room}, as the model has a window of {window} tokens and the prompt "
+                f"has {len(ids)}",
+                ("parameters", "max_tokens"),
             )
         config = replace(defaults, **_NEUTRAL, typical_p=1.0, num_return_sequences=1, max_new_tokens=budget)
         config = config.with_request(parameters.decoding).for_prompt(len(ids), window)

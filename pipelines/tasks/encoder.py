@@ -35,7 +35,7 @@ class Encoder:
     def rows(self, encodings: Sequence[Encoding]) -> list[EncoderRow]:
         """One row per encoding; raises InvalidInputError for one without tokens, which no graph can run."""
         if not all(map(len, encodings)):
-            raise InvalidInputError("inputs has no tokens; allowed: a text of at least one")
+            raise InvalidInputError("has no tokens; allowed: a text of at least one", ("inputs",))
         return [
             EncoderRow(
                 encoding,

@@ -1,11 +1,12 @@
 """Generator: what every model that writes text is made of, whatever the task: tokenizer, engine, defaults, window."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from pipelines.errors import ArtifactError, ConfigurationError, InputTooLongError, InvalidInputError
-from pipelines.generation.decoding.config import GenerationConfig
+from pipelines.generation.decoding.config import MAX_SEQUENCES, GenerationConfig
 from pipelines.generation.decoding.request import Answer, Request
 from pipelines.generation.open import open_engine
 from pipelines.generation.slots.config import SlotsConfig
@@ -15,7 +16,8 @@ from pipelines.runtime.session import SessionConfig
 from pipelines.runtime.tokenizer import Tokenizer
 from pipelines.scheduling.scheduler import OnBatch, QueueConfig
 from pipelines.scheduling.slots import SlotScheduler
-from pipelines.tasks.parameters import Parameters, require
+from pipelines.schema import OneOrMore, require
+from pipelines.tasks.task import Parameters
 
 SEED_BITS = 32
 """Of a seed that is drawn because the caller gave none: every JSON reader keeps that many."""
@@ -31,52 +33,81 @@ _OF_TOKENS = (
 _UNBOUNDED_WINDOW = 2048  # relative positions have no end; this bounds what one request may cost
 
 
-@dataclass(frozen=True)
-class GenerateParameters(Parameters):
+# The most that a request may ask for. Words and ids cost time at every step of all sequences in the slots.
+MAX_LENGTH = 2**31 - 1  # what fits is a matter of the model's window
+MAX_NGRAM = 1024
+MAX_BAD_WORDS = 1024
+MAX_BAD_WORD_IDS = 8192
+MAX_SUPPRESSED = 4096
+MAX_FINAL_TOKENS = 64
+MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 128
+
+Length = Annotated[int, Meta(ge=1, le=MAX_LENGTH)]
+Count = Annotated[int, Meta(ge=0, le=MAX_LENGTH)]
+Factor = Annotated[float, Meta(ge=1e-9, le=1e9)]  # float32 stays finite when it is multiplied with these, or divided
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Share = Annotated[float, Meta(gt=0, le=1)]
+TokenId = Annotated[int, Meta(ge=-MAX_LENGTH, le=MAX_LENGTH)]  # which there are is a matter of the model's vocabulary
+Suppressed = Annotated[OneOrMore[TokenId], Meta(max_length=MAX_SUPPRESSED)]
+Word = Annotated[OneOrMore[TokenId], Meta(min_length=1, max_length=MAX_BAD_WORD_IDS)]
+Sequences = Annotated[int, Meta(ge=1, le=MAX_SEQUENCES)]
+Stop = Annotated[
+    OneOrMore[Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARACTERS)]], Meta(max_length=MAX_STOPS)
+]
+
+
+class GenerateParameters(Parameters, frozen=True):
     """What a caller may set on any model that writes text; names and meanings are those of `model.generate`.
 
     None means what the checkpoint, then the task, says. `seed` None draws a new one for each input.
     """
 
-    max_new_tokens: int | None = None
-    min_new_tokens: int | None = None
+    max_new_tokens: Length | None = None
+    min_new_tokens: Count | None = None
     do_sample: bool | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    typical_p: float | None = None
-    repetition_penalty: float | None = None
+    temperature: Factor | None = None
+    top_k: Count | None = None
+    top_p: Share | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    typical_p: Share | None = None
+    repetition_penalty: Factor | None = None
     renormalize_logits: bool | None = None
-    no_repeat_ngram_size: int | None = None
-    bad_words_ids: tuple[tuple[int, ...], ...] | None = None
-    suppress_tokens: tuple[int, ...] | None = None
-    begin_suppress_tokens: tuple[int, ...] | None = None
-    forced_bos_token_id: int | None = None
-    forced_eos_token_id: tuple[int, ...] | None = None
-    seed: int | None = None
+    no_repeat_ngram_size: Annotated[int, Meta(ge=0, le=MAX_NGRAM)] | None = None
+    bad_words_ids: Annotated[OneOrMore[Word], Meta(max_length=MAX_BAD_WORDS)] | None = None
+    suppress_tokens: Suppressed | None = None
+    begin_suppress_tokens: Suppressed | None = None
+    forced_bos_token_id: TokenId | None = None
+    forced_eos_token_id: Annotated[OneOrMore[TokenId], Meta(max_length=MAX_FINAL_TOKENS)] | None = None
+    seed: Annotated[int, Meta(extra_json_schema={"minimum": 0, "maximum": _LARGEST_SEED})] | None = None
 
     def __post_init__(self) -> None:
-        require(all(self.bad_words_ids or ()), "bad_words_ids", self.bad_words_ids, "words of at least one token")
+        ids = sum(map(len, self.bad_words_ids or ()))
+        if ids > MAX_BAD_WORD_IDS:
+            raise InvalidInputError(f"has {ids} ids in all; allowed: at most {MAX_BAD_WORD_IDS}", ("bad_words_ids",))
         in_range = self.seed is None or 0 <= self.seed <= _LARGEST_SEED
-        require(in_range, "seed", self.seed, f"an integer from 0 to {_LARGEST_SEED}")
+        require(in_range, ("seed",), self.seed, f"an integer from 0 to {_LARGEST_SEED}")
 
     def chosen(self) -> dict[str, Any]:
         """The fields of GenerationConfig that the caller set."""
         names = GenerationConfig.__dataclass_fields__
-        return {name: value for name, value in vars(self).items() if name in names and value is not None}
+        given = {name: getattr(self, name) for name in self.__struct_fields__ if name in names}
+        return {name: value for name, value in given.items() if value is not None}
 
 
-@dataclass(frozen=True)
-class SearchParameters(GenerateParameters):
+class SearchParameters(GenerateParameters, frozen=True):
     """What a caller may set besides where the whole answer is decoded before any of it is returned."""
 
-    max_length: int | None = None
-    min_length: int | None = None
-    num_beams: int | None = None
-    num_return_sequences: int | None = None
-    length_penalty: float | None = None
-    early_stopping: Literal[True, False, "never"] | None = None
+    max_length: Length | None = None
+    min_length: Count | None = None
+    num_beams: Sequences | None = None
+    num_return_sequences: Sequences | None = None
+    length_penalty: Annotated[float, Meta(ge=-10, le=10)] | None = None
+    early_stopping: bool | Literal["never"] | None = None
+
+    @property
+    def choices(self) -> int:
+        return max(self.num_beams or 1, self.num_return_sequences or 1)
 
 
 class Generator:
@@ -143,25 +174,27 @@ class Generator:
         assert resolved.max_length is not None
         if prompt_tokens >= resolved.max_length and self.encodes_source:
             raise InvalidInputError(
-                f"parameters.max_length is {resolved.max_length}; allowed: an integer from {prompt_tokens + 1}, "
-                "as it counts the token that every answer begins with"
+                f"is {resolved.max_length}; allowed: an integer from {prompt_tokens + 1}, "
+                "as it counts the token that every answer begins with",
+                ("parameters", "max_length"),
             )
         if prompt_tokens >= resolved.max_length:
-            raise InputTooLongError(
-                f"inputs has {prompt_tokens} tokens; allowed: at most {resolved.max_length - 1}{remedy}"
-            )
+            allowed = f"at most {resolved.max_length - 1}{remedy}"
+            raise InputTooLongError(f"has {prompt_tokens} tokens; allowed: {allowed}", ("inputs",))
         if longest > self.window:
             name = "max_length" if "max_length" in asked else "max_new_tokens"
             most = self.window - (0 if name == "max_length" else prompt_tokens)
             raise InputTooLongError(
-                f"parameters.{name} is {asked[name]}; allowed: at most {most}, as the model has a window of "
-                f"{self.window} tokens" + ("" if self.encodes_source else f" and inputs has {prompt_tokens}")
+                f"is {asked[name]}; allowed: at most {most}, as the model has a window of "
+                f"{self.window} tokens" + ("" if self.encodes_source else f" and the prompt has {prompt_tokens}"),
+                ("parameters", name),
             )
         least = next((name for name in ("min_length", "min_new_tokens") if name in asked), None)
         if least is not None and resolved.min_length > resolved.max_length:
             most = resolved.max_length - (0 if least == "min_length" else prompt_tokens)
             raise InvalidInputError(
-                f"parameters.{least} is {asked[least]}; allowed: at most {most}, where the answer ends at the latest"
+                f"is {asked[least]}; allowed: at most {most}, where the answer ends at the latest",
+                ("parameters", least),
             )
         return resolved
 
@@ -171,7 +204,7 @@ class Generator:
             for word in words if isinstance(words, tuple) else (words,):
                 for token in word if isinstance(word, tuple) else (word,):
                     allowed = f"token ids from 0 to {self._vocabulary - 1}"
-                    require(0 <= token < self._vocabulary, name, token, allowed)
+                    require(0 <= token < self._vocabulary, ("parameters", name), token, allowed)
 
     def run(self, rows: Sequence[Request]) -> list[Answer]:
         """One answer per row."""

@@ -21,7 +21,7 @@ from pipelines.scheduling.scheduler import (
     Scheduler,
     unreported,
 )
-from pipelines.tasks.parameters import Parameters
+from pipelines.tasks.task import Parameters
 
 InputT = TypeVar("InputT")
 ParametersT = TypeVar("ParametersT", bound=Parameters)

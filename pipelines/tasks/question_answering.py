@@ -1,32 +1,42 @@
 """Question answering: the spans of a context that answer a question."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypedDict
 
 import numpy as np
+from msgspec import Meta
 from tokenizers import Encoding
 
-from pipelines.errors import InvalidInputError
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.padding import EncoderRow
 from pipelines.runtime.session import SessionConfig
+from pipelines.schema import Body, Text, parse, require
 from pipelines.tasks.encoder import EncoderPipeline
-from pipelines.tasks.inputs import parse_fields
-from pipelines.tasks.parameters import Parameters, require
-from pipelines.tasks.task import Example, Head, Task
+from pipelines.tasks.task import Example, Head, Parameters, Task
 
+MAX_ANSWERS = 100
+MAX_ANSWER_TOKENS = 512
+MAX_WINDOW_TOKENS = 16_384
 _DEFAULT_SEQ_LEN = 384
 _DEFAULT_STRIDE = 128
 _MASKED = np.float32(-10000.0)
 _NO_NULL_SCORE = 1_000_000  # what transformers starts the smallest null score from
 
 
-class Question(NamedTuple):
+class Question(Body, frozen=True):
     """One input."""
 
-    question: str
-    context: str
+    question: Text
+    context: Text
+
+
+class Span(TypedDict):
+    """An answer; `start` and `end` are characters of the context."""
+
+    score: float
+    start: int
+    end: int
+    answer: str
 
 
 class SpanLogits(NamedTuple):
@@ -36,25 +46,21 @@ class SpanLogits(NamedTuple):
     end: np.ndarray
 
 
-@dataclass(frozen=True)
-class QuestionAnsweringParameters(Parameters):
+Length = Annotated[int, Meta(ge=1, le=MAX_WINDOW_TOKENS)]
+
+
+class QuestionAnsweringParameters(Parameters, frozen=True):
     """Lengths are in tokens. `max_seq_len` None: the model's length, at most 384; `doc_stride` None: 128, at most half
     of `max_seq_len`. `max_question_len` bounds slow tokenizers only: as in transformers, it changes nothing here.
     """
 
-    top_k: int = 1
-    doc_stride: int | None = None
-    max_answer_len: int = 15
-    max_seq_len: int | None = None
-    max_question_len: int = 64
+    top_k: Annotated[int, Meta(ge=1, le=MAX_ANSWERS)] = 1
+    doc_stride: Annotated[int, Meta(ge=0, le=MAX_WINDOW_TOKENS)] | None = None
+    max_answer_len: Annotated[int, Meta(ge=1, le=MAX_ANSWER_TOKENS)] = 15
+    max_seq_len: Length | None = None
+    max_question_len: Length = 64
     handle_impossible_answer: bool = False
     align_to_words: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("top_k", "max_answer_len", "max_seq_len", "max_question_len"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, name, value, "1 and above")
-        require(self.doc_stride is None or self.doc_stride >= 0, "doc_stride", self.doc_stride, "0 and above")
 
 
 class QuestionAnsweringPipeline(EncoderPipeline[Question, QuestionAnsweringParameters, SpanLogits]):
@@ -80,23 +86,20 @@ class QuestionAnsweringPipeline(EncoderPipeline[Question, QuestionAnsweringParam
         as given by itself.
         """
         if inputs is None:
-            inputs = {name: parameters.pop(name) for name in Question._fields if name in parameters}
+            inputs = {name: parameters.pop(name) for name in Question.__struct_fields__ if name in parameters}
         if isinstance(inputs, list) and len(inputs) == 1:
             (inputs,) = inputs
         return super().__call__(inputs, **parameters)
 
     def parse(self, raw: Any) -> Question:
         """`{"question", "context"}`, neither of them empty."""
-        texts = parse_fields(raw, required=Question._fields)
-        for name, text in texts.items():
-            if not text:
-                raise InvalidInputError(f"inputs.{name} is empty; allowed: a text")
-        return Question(**texts)
+        question: Question = parse(raw, Question)
+        return question
 
     def preprocess(self, inputs: Sequence[Question], parameters: QuestionAnsweringParameters) -> list[list[EncoderRow]]:
         max_seq_len = parameters.max_seq_len or min(self._max_length, _DEFAULT_SEQ_LEN)
         stride = min(max_seq_len // 2, _DEFAULT_STRIDE) if parameters.doc_stride is None else parameters.doc_stride
-        require(stride <= max_seq_len, "doc_stride", stride, f"at most max_seq_len, {max_seq_len}")
+        require(stride <= max_seq_len, ("parameters", "doc_stride"), stride, f"at most max_seq_len, {max_seq_len}")
         windows = self._encoder.tokenizer.windows(
             [(one.question, one.context) if self._question_first else (one.context, one.question) for one in inputs],
             max_length=max_seq_len,
@@ -105,7 +108,8 @@ class QuestionAnsweringPipeline(EncoderPipeline[Question, QuestionAnsweringParam
         )
         longest = max((len(encoding) for encodings in windows for encoding in encodings), default=0)
         fits = longest <= self._max_length  # a larger max_seq_len does no harm to a context that needs no window
-        require(fits, "max_seq_len", max_seq_len, f"at most {self._max_length}, the length of the model")
+        allowed = f"at most {self._max_length}, the length of the model"
+        require(fits, ("parameters", "max_seq_len"), max_seq_len, allowed)
         return [self._encoder.rows(encodings) for encodings in windows]
 
     def forward(self, rows: Sequence[EncoderRow]) -> list[SpanLogits]:
@@ -119,8 +123,8 @@ class QuestionAnsweringPipeline(EncoderPipeline[Question, QuestionAnsweringParam
         rows: Sequence[EncoderRow],
         outputs: Sequence[SpanLogits],
         parameters: QuestionAnsweringParameters,
-    ) -> dict[str, Any] | list[dict[str, Any]]:
-        answers: dict[str, dict[str, Any]] = {}  # by the lower-cased text: two windows may find the same answer
+    ) -> Span | list[Span]:
+        answers: dict[str, Span] = {}  # by the lower-cased text: two windows may find the same answer
         null_score: float = _NO_NULL_SCORE
         # Aligning to words makes several spans one: search for more than asked.
         top_k = parameters.top_k * 2 + 10 if parameters.align_to_words else parameters.top_k
@@ -238,7 +242,9 @@ TASK = Task(
             },
         ),
     ),
-    text_fields=Question._fields,
+    input_type=Question,
+    answer_type=Span | list[Span],
+    text_fields=Question.__struct_fields__,
     columns=("question", "context", "answers"),
     in_words=lambda answer: f"{answer['answer']} ({answer['score']:.2f})",
     client="question_answering",

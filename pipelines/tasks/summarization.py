@@ -1,10 +1,19 @@
 """Summarization: a text becomes a shorter one."""
 
+from typing import TypedDict
+
 from pipelines.generation.decoding.config import GenerationConfig
 from pipelines.generation.decoding.stopping import StopCriterion
 from pipelines.generation.text.sentence_end import SentenceEnd
+from pipelines.schema import Text
 from pipelines.tasks.task import Example, Task
 from pipelines.tasks.text2text import HEAD, Text2TextParameters, Text2TextPipeline
+
+
+class Summary(TypedDict):
+    """One summary."""
+
+    summary_text: str
 
 
 class SummarizationPipeline(Text2TextPipeline[Text2TextParameters]):
@@ -41,6 +50,8 @@ TASK = Task(
             {"truncation": "longest_first", "generate_parameters": {"max_new_tokens": 64}},
         ),
     ),
+    input_type=Text,
+    answer_type=list[Summary],
     columns=("source", "target"),
     in_words=lambda answer: " ".join(answer[0][SummarizationPipeline.answer_key].split()),
     generates=True,

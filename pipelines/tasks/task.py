@@ -6,9 +6,34 @@ A task is one file in this folder, or one module of another package that names i
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
+
+from pipelines.errors import InvalidInputError, Path, UnusedParametersError
+from pipelines.schema import Body, convert
 
 Language = Literal["en", "ko"]
+
+
+class Parameters(Body, frozen=True):
+    """Base of every task's parameters: the types of the fields are the schema. None and absence both mean the default.
+
+    What depends on several fields is checked in a subclass's `__post_init__`.
+    """
+
+    @classmethod
+    def from_mapping(cls, given: Mapping[str, Any]) -> Self:
+        """Raises UnusedParametersError for unknown names, InvalidInputError for a value that does not fit."""
+        converted: Self = convert(given, cls, ("parameters",))
+        return converted
+
+    @property
+    def choices(self) -> int:
+        """How many sequences each input may have; beams and the answers that are taken from them count once."""
+        return 1
+
+    @classmethod
+    def unknown(cls, names: Sequence[str], path: Path) -> InvalidInputError:
+        return UnusedParametersError(names, path)
 
 
 @dataclass(frozen=True)
@@ -44,7 +69,8 @@ class Task:
     """One task.
 
     `name` is the Hugging Face pipeline id. `pipeline` is a subclass of `pipelines.tasks.pipeline.Pipeline`, whose
-    `parameters_type` describes the parameters. `title` and `summary` are by language.
+    `parameters_type` describes the parameters. `input_type` and `answer_type` are those of one input, as JSON has them
+    (pipelines.schema). `title` and `summary` are by language.
 
     `examples`: the first one demonstrates the task after a start; there is at least one per language.
     `text_fields`: the texts of one input; one name stands for a plain string, several for an object with these keys.
@@ -54,17 +80,20 @@ class Task:
     `wraps_answer`: the answer to one text is a list in a list, because clients keep only the first element.
     `root_paths`: paths at the root of a server that its clients expect this task at, each with all paths below it.
     `tensor` names the texts in the Open Inference Protocol where `text_fields` is one.
+    `protocols` are those that this task answers besides the ones that all do, by their names in deployments.protocols.
     `generate_key`: the parameter under which `model.generate` arguments stand; None where they stand beside others.
     `client`: the method of huggingface_hub's InferenceClient that asks the task; None where it has none.
     `form`: the parameters that a form offers, in its order; None: all that are a number, a text, a choice or a switch.
-    `chats`: first messages of a conversation, for a task that OpenAI's chat API answers too; their parameters are
-    those of that API. Empty: the task has no chat.
+    `chats`: first messages of a conversation, for a task whose `protocols` have a chat; their parameters are that
+    protocol's. Empty: the task has no chat.
     `in_words(answer)` is an answer of the Hugging Face task API in a few words.
     """
 
     name: str
     pipeline: Any
     head: Head
+    input_type: Any
+    answer_type: Any
     title: Mapping[Language, str]
     summary: Mapping[Language, str]
     examples: tuple[Example, ...]
@@ -79,6 +108,7 @@ class Task:
     root_paths: tuple[str, ...] = ()
     tensor: str = "args"
     generate_key: str | None = None
+    protocols: tuple[str, ...] = ()
     client: str | None = None
     form: tuple[str, ...] | None = None
     chats: tuple[Example, ...] = ()

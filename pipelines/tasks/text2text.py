@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
-from pipelines.errors import ArtifactError, GenerationError, InputTooLongError, InvalidInputError, UnusedParametersError
+from msgspec.structs import force_setattr
+from msgspec.structs import replace as replaced
+
+from pipelines.errors import ArtifactError, GenerationError, InputTooLongError, InvalidInputError
 from pipelines.generation.decoding.config import GenerationConfig
 from pipelines.generation.decoding.request import Answer, Request
 from pipelines.generation.decoding.stopping import StopCriterion
@@ -18,8 +21,8 @@ from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import SessionConfig
 from pipelines.scheduling.scheduler import BatchingConfig, OnBatch, QueueConfig, unreported
 from pipelines.scheduling.slots import SlotScheduler
+from pipelines.schema import parse
 from pipelines.tasks.generator import SEED_BITS, Generator, SearchParameters
-from pipelines.tasks.inputs import parse_text
 from pipelines.tasks.pipeline import Pipeline
 from pipelines.tasks.task import Head
 
@@ -34,9 +37,9 @@ _ANSWER_LENGTHS = {"max_length": "max_new_tokens", "min_length": "min_new_tokens
 _CUTTING = ("longest_first", "only_first")
 
 
-@dataclass(frozen=True)
-class Text2TextParameters(SearchParameters):
-    """What `model.generate` takes may stand beside the others or in `generate_parameters`.
+class Text2TextParameters(SearchParameters, frozen=True):
+    """What `model.generate` takes may stand beside the others or in `generate_parameters`, which
+    `generation_parameters` is another name of.
 
     `truncation`: `longest_first` and `only_first` cut a text that is too long; `do_not_truncate`, the default, and
     `only_second`, as there is no second text, refuse it.
@@ -44,23 +47,31 @@ class Text2TextParameters(SearchParameters):
 
     truncation: Literal["do_not_truncate", "longest_first", "only_first", "only_second"] = "do_not_truncate"
     clean_up_tokenization_spaces: bool = False
-    generate_parameters: Mapping[str, Any] = field(default_factory=dict)
+    generate_parameters: SearchParameters | None = None
+    generation_parameters: SearchParameters | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.generation_parameters is not None:
+            if self.generate_parameters is not None:
+                raise InvalidInputError("has both generate_parameters and its alias; allowed: one of them", ())
+            force_setattr(self, "generate_parameters", self.generation_parameters)
+            force_setattr(self, "generation_parameters", None)
+        nested = self.generate_parameters or SearchParameters()
+        for name in SearchParameters.__struct_fields__:
+            if getattr(self, name) is not None and getattr(nested, name) is not None:
+                raise InvalidInputError("stands in generate_parameters too; allowed: one of them", (name,))
 
     @property
     def search(self) -> SearchParameters:
-        """All that `model.generate` takes, from both places; raises InvalidInputError for what stands in both."""
-        try:
-            nested = SearchParameters.from_mapping(self.generate_parameters)
-        except UnusedParametersError:
-            raise
-        except InvalidInputError as error:
-            raise InvalidInputError(str(error).replace("parameters.", "parameters.generate_parameters.", 1)) from None
-        names = SearchParameters.__dataclass_fields__
-        beside = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        for name in names:
-            if name in beside and getattr(nested, name) is not None:
-                raise InvalidInputError(f"parameters.{name} stands in generate_parameters too; allowed: one of them")
-        return replace(nested, **beside)
+        """All that `model.generate` takes, from both places."""
+        nested = self.generate_parameters or SearchParameters()
+        names = SearchParameters.__struct_fields__
+        return replaced(nested, **{name: getattr(self, name) for name in names if getattr(self, name) is not None})
+
+    @property
+    def choices(self) -> int:
+        return self.search.choices
 
 
 @dataclass(frozen=True)
@@ -107,7 +118,8 @@ class Text2TextPipeline(Pipeline[str, ParametersT, Request, Answer]):
         return answers
 
     def parse(self, raw: Any) -> str:
-        return parse_text(raw)
+        text: str = parse(raw, str)
+        return text
 
     def preprocess(self, inputs: Sequence[str], parameters: ParametersT) -> list[list[Request]]:
         task, search = self._framing(parameters), parameters.search
@@ -168,11 +180,11 @@ class Text2TextPipeline(Pipeline[str, ParametersT, Request, Answer]):
         for source in sources:
             if len(source) > longest:
                 raise InputTooLongError(
-                    f"inputs has {len(source)} tokens; allowed: at most {longest}, "
-                    "or parameters.truncation: longest_first"
+                    f"has {len(source)} tokens; allowed: at most {longest}, or parameters.truncation: longest_first",
+                    ("inputs",),
                 )
             if not source:
-                raise InvalidInputError("inputs has no tokens; allowed: a text of at least one")
+                raise InvalidInputError("has no tokens; allowed: a text of at least one", ("inputs",))
         return sources
 
     def _encoded(self, source: tuple[int, ...], task: Framing, search: SearchParameters) -> Request:

@@ -1,32 +1,43 @@
 """Text classification: labels with scores for a text, or for a pair of texts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
+from msgspec import Meta
 
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.padding import EncoderRow
 from pipelines.runtime.session import SessionConfig
 from pipelines.runtime.tokenizer import TextOrPair
+from pipelines.schema import Body, Text, parse
 from pipelines.tasks.activation import Activation, activate
 from pipelines.tasks.encoder import EncoderPipeline
-from pipelines.tasks.inputs import parse_fields, parse_text
-from pipelines.tasks.parameters import Parameters, require
-from pipelines.tasks.task import Example, Head, Task
+from pipelines.tasks.task import Example, Head, Parameters, Task
+
+MAX_LABELS = 10_000
 
 
-@dataclass(frozen=True)
-class TextClassificationParameters(Parameters):
+class TextClassificationParameters(Parameters, frozen=True):
     """`function_to_apply` None: what the model was trained with. `top_k` None: all labels."""
 
     function_to_apply: Activation | None = None
-    top_k: int | None = None
+    top_k: Annotated[int, Meta(ge=1, le=MAX_LABELS)] | None = None
 
-    def __post_init__(self) -> None:
-        require(self.top_k is None or self.top_k >= 1, "top_k", self.top_k, "1 and above")
+
+class TextPair(Body, frozen=True):
+    """Two texts that are read together; an empty second one counts as none."""
+
+    text: str
+    text_pair: str | None = None
+
+
+class Label(TypedDict):
+    """One label and how surely it fits."""
+
+    label: str
+    score: float
 
 
 class TextClassificationPipeline(EncoderPipeline[TextOrPair, TextClassificationParameters, np.ndarray]):
@@ -56,10 +67,10 @@ class TextClassificationPipeline(EncoderPipeline[TextOrPair, TextClassificationP
 
     def parse(self, raw: Any) -> TextOrPair:
         """A text, or `{"text", "text_pair"}`; an empty second text counts as none."""
-        if not isinstance(raw, dict):
-            return parse_text(raw)
-        texts = parse_fields(raw, required=("text",), optional=("text_pair",))
-        return (texts["text"], texts["text_pair"]) if texts.get("text_pair") else texts["text"]
+        given: str | TextPair = parse(raw, str | TextPair)
+        if isinstance(given, str):
+            return given
+        return (given.text, given.text_pair) if given.text_pair else given.text
 
     def preprocess(
         self, inputs: Sequence[TextOrPair], parameters: TextClassificationParameters
@@ -78,7 +89,7 @@ class TextClassificationPipeline(EncoderPipeline[TextOrPair, TextClassificationP
         rows: Sequence[EncoderRow],
         outputs: Sequence[np.ndarray],
         parameters: TextClassificationParameters,
-    ) -> list[dict[str, Any]]:
+    ) -> list[Label]:
         (logits,) = outputs
         scores = activate(logits, parameters.function_to_apply or self._activation).tolist()
         ranked = sorted(zip(self._labels, scores, strict=True), key=itemgetter(1), reverse=True)
@@ -109,11 +120,14 @@ TASK = Task(
         Example("ko", "배우들의 연기가 훌륭하고 이야기가 정말 감동적이었어요."),
         Example("en", "The plot was thin and the ending made no sense."),
     ),
+    input_type=Text | TextPair,
+    answer_type=list[Label],
     columns=("text", "label"),
     optional_columns=("text_pair",),
     in_words=lambda answer: f"{answer[0][0]['label']} ({answer[0][0]['score']:.2f})",
     labelled=True,
     wraps_answer=True,
+    protocols=("text-embeddings-inference",),
     root_paths=("/predict",),  # text-embeddings-inference's clients
     client="text_classification",
     form=("top_k", "function_to_apply"),

@@ -3,8 +3,9 @@
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
+from msgspec import Meta
 from tokenizers import Encoding
 
 from pipelines.errors import ArtifactError, GenerationError, InvalidInputError, UnusedParametersError
@@ -17,20 +18,24 @@ from pipelines.runtime.session import SessionConfig
 from pipelines.runtime.tokenizer import clean_up_spaces
 from pipelines.scheduling.scheduler import BatchingConfig, OnBatch, QueueConfig, unreported
 from pipelines.scheduling.slots import SlotScheduler
-from pipelines.tasks.generator import SEED_BITS, GenerateParameters, Generator
-from pipelines.tasks.inputs import parse_text
-from pipelines.tasks.parameters import require
+from pipelines.schema import Text, parse
+from pipelines.tasks.generator import SEED_BITS, GenerateParameters, Generator, Length, Penalty, Stop
 from pipelines.tasks.pipeline import Pipeline, StepWriter
 from pipelines.tasks.task import Example, Head, Task
 
 _DEFAULTS = {"max_new_tokens": 256, "do_sample": True, "temperature": 0.7}  # transformers.pipeline's
-_MAX_BEST_OF = 8
-_MAX_TOP_TOKENS = 20
-_MAX_STOPS = 16
+MAX_BEST_OF = 8
+MAX_TOP_TOKENS = 20
 
 
-@dataclass(frozen=True)
-class TextGenerationParameters(GenerateParameters):
+class Generated(TypedDict):
+    """One text; `details` where they were asked for."""
+
+    generated_text: str
+    details: NotRequired[dict[str, Any]]
+
+
+class TextGenerationParameters(GenerateParameters, frozen=True):
     """As text-generation-inference names them. `top_n_tokens` and `decoder_input_details` imply `details`.
 
     `presence_penalty`, and `count_penalty`, which it calls frequency_penalty, are OpenAI's.
@@ -38,28 +43,28 @@ class TextGenerationParameters(GenerateParameters):
     `watermark`, `adapter_id` and `grammar` are known, so that clients may send their neutral values, and refused.
     """
 
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    count_penalty: float | None = None
-    stop: tuple[str, ...] = ()
-    truncate: int | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    count_penalty: Penalty | None = None
+    stop: Stop = ()
+    truncate: Length | None = None
     return_full_text: bool = True
-    best_of: int = 1
+    best_of: Annotated[int, Meta(ge=1, le=MAX_BEST_OF)] = 1
     details: bool = False
     decoder_input_details: bool = False
-    top_n_tokens: int = 0
+    top_n_tokens: Annotated[int, Meta(ge=0, le=MAX_TOP_TOKENS)] = 0
     watermark: bool = False
-    adapter_id: object = None
-    grammar: object = None
+    adapter_id: Any = None
+    grammar: Any = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if refused := [name for name in ("watermark", "adapter_id", "grammar") if getattr(self, name)]:
-            raise UnusedParametersError(refused)
-        require(self.truncate is None or self.truncate >= 1, "truncate", self.truncate, "an integer from 1")
-        require(1 <= self.best_of <= _MAX_BEST_OF, "best_of", self.best_of, f"1 to {_MAX_BEST_OF}")
-        require(0 <= self.top_n_tokens <= _MAX_TOP_TOKENS, "top_n_tokens", self.top_n_tokens, f"0 to {_MAX_TOP_TOKENS}")
-        require(all(self.stop) and len(self.stop) <= _MAX_STOPS, "stop", self.stop, f"up to {_MAX_STOPS} texts")
+            raise UnusedParametersError(refused, ())
+
+    @property
+    def choices(self) -> int:
+        return self.best_of
 
     @property
     def wants_details(self) -> bool:
@@ -94,7 +99,8 @@ class TextGenerationPipeline(Pipeline[str, TextGenerationParameters, PromptRow, 
             raise ArtifactError(f"{artifact.path}: config.json sets a prefix, which text-generation does not support")
 
     def parse(self, raw: Any) -> str:
-        return parse_text(raw)
+        text: str = parse(raw, str)
+        return text
 
     def preprocess(self, inputs: Sequence[str], parameters: TextGenerationParameters) -> list[list[PromptRow]]:
         encodings = self._tokenizer.encode(inputs, offsets=False)
@@ -140,9 +146,9 @@ class TextGenerationPipeline(Pipeline[str, TextGenerationParameters, PromptRow, 
         the prompt, can tell.
         """
         if parameters.best_of > 1:
-            raise InvalidInputError(f"parameters.best_of is {parameters.best_of}; allowed with stream: 1")
+            raise InvalidInputError(f"is {parameters.best_of}; allowed with stream: 1", ("parameters", "best_of"))
         if parameters.decoder_input_details:
-            raise InvalidInputError("parameters.decoder_input_details is true; allowed with stream: false")
+            raise InvalidInputError("is true; allowed with stream: false", ("parameters", "decoder_input_details"))
         detokenizer = self._detokenizer(row)
         steps: list[Step] = []
 
@@ -165,13 +171,14 @@ class TextGenerationPipeline(Pipeline[str, TextGenerationParameters, PromptRow, 
         ids = _last_tokens(encoding, parameters.truncate)
         if not ids:  # some tokenizers add nothing to an empty text
             if self.generator.defaults.bos_token_id is None:
-                raise InvalidInputError("inputs has no tokens; allowed: a text of at least one")
+                raise InvalidInputError("has no tokens; allowed: a text of at least one", ("inputs",))
             ids = [self.generator.defaults.bos_token_id]
         asked = parameters.chosen()
         config = self.generator.defaults.with_request(asked)
         if parameters.best_of > 1:
             if not config.do_sample:
-                raise InvalidInputError(f"parameters.best_of is {parameters.best_of}; allowed with do_sample false: 1")
+                allowed = f"is {parameters.best_of}; allowed with do_sample false: 1"
+                raise InvalidInputError(allowed, ("parameters", "best_of"))
             config = replace(config, num_return_sequences=parameters.best_of)
         remedy = ", or parameters.truncate to keep the last tokens only"
         return PromptRow(
@@ -268,12 +275,15 @@ TASK = Task(
         Example("en", "The capital of France is", {"max_new_tokens": 12, "do_sample": False}),
         Example("ko", "대한민국의 수도는", {"max_new_tokens": 12, "do_sample": False}),
     ),
+    input_type=Text,
+    answer_type=list[Generated],
     columns=("text",),
     in_words=lambda answer: " ".join(answer[0]["generated_text"].split()),
     generates=True,
     streams=True,
     root_paths=("/v1",),  # OpenAI's clients
     tensor="array_inputs",
+    protocols=("openai",),
     client="text_generation",
     form=("max_new_tokens", "do_sample", "temperature", "top_p", "seed"),
     chats=(

@@ -2,28 +2,40 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import numpy as np
+from msgspec import Meta
 
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.padding import EncoderRow
 from pipelines.runtime.session import SessionConfig
 from pipelines.runtime.tokenizer import Tokenizer
+from pipelines.schema import OneOrMore, Text, parse, require
 from pipelines.tasks.activation import activate
 from pipelines.tasks.encoder import EncoderPipeline
-from pipelines.tasks.inputs import parse_text
-from pipelines.tasks.parameters import Parameters, require
-from pipelines.tasks.task import Example, Head, Task
+from pipelines.tasks.task import Example, Head, Parameters, Task
 
 Aggregation = Literal["none", "simple", "first", "average", "max"]
-Entity = dict[str, Any]
+MAX_IGNORED_LABELS = 1000
+MAX_LABEL_CHARACTERS = 256
+MAX_STRIDE = 16_384
 
 
-@dataclass(frozen=True)
-class TokenClassificationParameters(Parameters):
+class Entity(TypedDict):
+    """`entity_group` with an aggregation strategy, `entity` and `index` without; `start` and `end` are characters."""
+
+    entity_group: NotRequired[str]
+    entity: NotRequired[str]
+    score: float
+    index: NotRequired[int]
+    word: str
+    start: int
+    end: int
+
+
+class TokenClassificationParameters(Parameters, frozen=True):
     """`aggregation_strategy` None is "none", except that transformers lets it go with a `stride`.
 
     `stride` None cuts a long text to the model's length; a number reads all of it, in windows that overlap by so many
@@ -31,14 +43,16 @@ class TokenClassificationParameters(Parameters):
     """
 
     aggregation_strategy: Aggregation | None = None
-    ignore_labels: tuple[str, ...] = ("O",)
-    stride: int | None = None
+    ignore_labels: Annotated[
+        OneOrMore[Annotated[str, Meta(max_length=MAX_LABEL_CHARACTERS)]], Meta(max_length=MAX_IGNORED_LABELS)
+    ] = ("O",)
+    stride: Annotated[int, Meta(ge=0, le=MAX_STRIDE)] | None = None
 
     def __post_init__(self) -> None:
         if self.stride is not None:
-            require(self.stride >= 0, "stride", self.stride, "0 and above")
             grouping = "simple, first, average, max, which a stride needs"
-            require(self.aggregation_strategy != "none", "aggregation_strategy", self.aggregation_strategy, grouping)
+            strategy = self.aggregation_strategy
+            require(strategy != "none", ("aggregation_strategy",), strategy, grouping)
 
 
 class TokenClassificationPipeline(EncoderPipeline[str, TokenClassificationParameters, np.ndarray]):
@@ -63,13 +77,15 @@ class TokenClassificationPipeline(EncoderPipeline[str, TokenClassificationParame
         self._tags = np.array([tags.index(tag) for tag in tags])  # equal numbers for labels that may stand together
 
     def parse(self, raw: Any) -> str:
-        return parse_text(raw)
+        text: str = parse(raw, str)
+        return text
 
     def preprocess(self, inputs: Sequence[str], parameters: TokenClassificationParameters) -> list[list[EncoderRow]]:
         max_length = self._tokenizer.settings.max_length
         if parameters.stride is None:
             return [[row] for row in self._encoder.rows(self._tokenizer.encode(inputs, max_length=max_length))]
-        require(parameters.stride < max_length, "stride", parameters.stride, f"below {max_length}, the model's length")
+        allowed = f"below {max_length}, the model's length"
+        require(parameters.stride < max_length, ("parameters", "stride"), parameters.stride, allowed)
         windows = self._tokenizer.windows(inputs, max_length=max_length, stride=parameters.stride)
         return [self._encoder.rows(encodings) for encodings in windows]
 
@@ -119,7 +135,7 @@ class TokenClassificationPipeline(EncoderPipeline[str, TokenClassificationParame
         ends = np.append(firsts[1:], len(labels))
         means = np.add.reduceat(best, firsts) / (ends - firsts)
         bounds = [*starts.tolist(), len(tokens)]
-        entities = []
+        entities: list[Entity] = []
         for first, end, score in zip(firsts.tolist(), ends.tolist(), means.tolist(), strict=True):
             group = self._groups[labels[first]]
             if group in parameters.ignore_labels:
@@ -248,6 +264,8 @@ TASK = Task(
             {"aggregation_strategy": "simple"},
         ),
     ),
+    input_type=Text,
+    answer_type=list[Entity],
     columns=("text", "entities"),
     in_words=lambda answer: ", ".join(f"{one['word']} = {one['entity_group']}" for one in answer) or "no entities",
     labelled=True,

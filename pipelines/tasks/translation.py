@@ -1,26 +1,38 @@
 """Translation: a text becomes the same text in another language."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Annotated, TypedDict
+
+from msgspec import Meta
 
 from pipelines.errors import ArtifactError, InvalidInputError, UnusedParametersError
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import SessionConfig
+from pipelines.schema import Text
 from pipelines.tasks.task import Example, Task
 from pipelines.tasks.text2text import HEAD, Framing, Text2TextParameters, Text2TextPipeline
 
+MAX_LANGUAGE_CHARACTERS = 128
+LanguageName = Annotated[str, Meta(max_length=MAX_LANGUAGE_CHARACTERS)]
 
-@dataclass(frozen=True)
-class TranslationParameters(Text2TextParameters):
+
+class Translation(TypedDict):
+    """One translation."""
+
+    translation_text: str
+
+
+class TranslationParameters(Text2TextParameters, frozen=True):
     """Languages as the model names them; both or neither."""
 
-    src_lang: str | None = None
-    tgt_lang: str | None = None
+    src_lang: LanguageName | None = None
+    tgt_lang: LanguageName | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.src_lang is None) != (self.tgt_lang is None):
-            raise InvalidInputError("parameters has one of src_lang and tgt_lang; allowed: both or neither")
+            raise InvalidInputError("has one of src_lang and tgt_lang; allowed: both or neither", ())
 
 
 class TranslationPipeline(Text2TextPipeline[TranslationParameters]):
@@ -55,7 +67,8 @@ class TranslationPipeline(Text2TextPipeline[TranslationParameters]):
         source, target = parameters.src_lang, parameters.tgt_lang
         if self._template is not None and self._template.fields > {"text"}:
             if source is None or target is None:
-                raise InvalidInputError("parameters has no src_lang and tgt_lang; allowed: both, as names of languages")
+                lacks = "has no src_lang and tgt_lang; allowed: both, as names of languages"
+                raise InvalidInputError(lacks, ("parameters",))
             return Framing(self._defaults, fields={"src_lang": source, "tgt_lang": target})
         if self.artifact.manifest.tokenizer.languages:
             return self._between(source, target)
@@ -65,7 +78,8 @@ class TranslationPipeline(Text2TextPipeline[TranslationParameters]):
             raise UnusedParametersError(["src_lang", "tgt_lang"])
         if (told := self._directions.get(f"translation_{source}_to_{target}")) is None:
             pairs = ", ".join(sorted(name.removeprefix("translation_") for name in self._directions))
-            raise InvalidInputError(f"parameters.src_lang and tgt_lang are {source!r} and {target!r}; allowed: {pairs}")
+            both = f"and tgt_lang are {source!r} and {target!r}; allowed: {pairs}"
+            raise InvalidInputError(both, ("parameters", "src_lang"))
         return told
 
     def _between(self, source: str | None, target: str | None) -> Framing:
@@ -74,8 +88,9 @@ class TranslationPipeline(Text2TextPipeline[TranslationParameters]):
         for name, code in (("src_lang", source), ("tgt_lang", target)):
             if code not in tokenizer.languages:
                 raise InvalidInputError(
-                    f"parameters.{name} is {'missing' if code is None else repr(code)}; "
-                    f"allowed: {', '.join(sorted(tokenizer.languages))}"
+                    f"is {'missing' if code is None else repr(code)}; "
+                    f"allowed: {', '.join(sorted(tokenizer.languages))}",
+                    ("parameters", name),
                 )
         assert source is not None
         assert target is not None
@@ -94,6 +109,8 @@ TASK = Task(
         Example("en", "Where is the train station?"),
         Example("ko", "도서관은 몇 시에 문을 여나요?"),
     ),
+    input_type=Text,
+    answer_type=list[Translation],
     columns=("source", "target"),
     in_words=lambda answer: " ".join(answer[0][TranslationPipeline.answer_key].split()),
     generates=True,

@@ -1,28 +1,30 @@
 """A seventh task in one file, as another package brings it: which language a text is written in."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
+from msgspec import Meta
 
 from pipelines.generation.decoding.request import Cancelled, never
 from pipelines.runtime.padding import EncoderRow
+from pipelines.schema import Text, parse
 from pipelines.tasks.activation import activate
 from pipelines.tasks.encoder import EncoderPipeline
-from pipelines.tasks.inputs import parse_text
-from pipelines.tasks.parameters import Parameters, require
-from pipelines.tasks.task import Example, Head, Task
+from pipelines.tasks.task import Example, Head, Parameters, Task
 
 
-@dataclass(frozen=True)
-class LanguageIdentificationParameters(Parameters):
+class Language(TypedDict):
+    """A language and how surely it is that of the text."""
+
+    language: str
+    score: float
+
+
+class LanguageIdentificationParameters(Parameters, frozen=True):
     """`least_score`: languages of a lower score are left out."""
 
-    least_score: float = 0.0
-
-    def __post_init__(self) -> None:
-        require(0 <= self.least_score <= 1, "least_score", self.least_score, "0 to 1")
+    least_score: Annotated[float, Meta(ge=0, le=1)] = 0.0
 
 
 class LanguageIdentificationPipeline(EncoderPipeline[str, LanguageIdentificationParameters, np.ndarray]):
@@ -32,7 +34,8 @@ class LanguageIdentificationPipeline(EncoderPipeline[str, LanguageIdentification
     parameters_type = LanguageIdentificationParameters
 
     def parse(self, raw: Any) -> str:
-        return parse_text(raw)
+        text: str = parse(raw, Text)
+        return text
 
     def preprocess(self, inputs: Sequence[str], parameters: LanguageIdentificationParameters) -> list[list[EncoderRow]]:
         encodings = self.tokenizer.encode(inputs, max_length=self.tokenizer.settings.max_length, offsets=False)
@@ -48,10 +51,10 @@ class LanguageIdentificationPipeline(EncoderPipeline[str, LanguageIdentification
         rows: Sequence[EncoderRow],
         outputs: Sequence[np.ndarray],
         parameters: LanguageIdentificationParameters,
-    ) -> list[dict[str, Any]]:
+    ) -> list[Language]:
         (logits,) = outputs
         scores = activate(logits, "softmax").tolist()
-        found = [
+        found: list[Language] = [
             {"language": language, "score": score}
             for language, score in zip(self.artifact.manifest.labels, scores, strict=True)
             if score >= parameters.least_score
@@ -68,6 +71,8 @@ TASK = Task(
         peft_type="SEQ_CLS",
         modules=("pooler", "classifier"),
     ),
+    input_type=Text,
+    answer_type=list[Language],
     title={"en": "Language identification", "ko": "언어 식별"},
     summary={"en": "Which language a text is written in.", "ko": "글이 어떤 언어로 쓰였는지 알려 줍니다."},
     examples=(Example("en", "Where is the train station?"), Example("ko", "도서관은 몇 시에 문을 여나요?")),

@@ -34,7 +34,7 @@ def test_a_form_has_what_its_task_takes(task: str) -> None:
     assert form["fields"] == list(TASKS[task].text_fields)
     assert {one["language"] for one in form["examples"]} == {"en", "ko"}
     assert set(shown["title"]) == set(shown["summary"]) == {"en", "ko"}
-    names = TASKS[task].pipeline.parameters_type.__dataclass_fields__
+    names = TASKS[task].pipeline.parameters_type.__struct_fields__
     assert {one["name"].split(".")[0] for one in form["parameters"]} <= set(names)
     for example in form["examples"]:  # what the form shows is what the pipeline accepts
         assert set(example["texts"]) == set(form["fields"])
@@ -48,7 +48,7 @@ def test_controls_follow_from_the_types_of_parameters() -> None:
     assert entities["parameters"][0] == {
         "name": "aggregation_strategy",
         "kind": "choice",
-        "choices": ["none", "simple", "first", "average", "max"],
+        "choices": ["average", "first", "max", "none", "simple"],
         "default": None,
     }
     (summary,) = shown["summarization"]

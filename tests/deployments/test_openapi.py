@@ -1,20 +1,31 @@
 """The API's document says what the code does: parameters, defaults, statuses."""
 
+from typing import Any
+
 from deployments.http.errors import STATUSES
 from deployments.openapi import document
 from pipelines.tasks import TASKS
 
 
+def resolved(found: dict[str, Any], schema: dict[str, Any]) -> Any:
+    return found["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+
+
+def schema_of(found: dict[str, Any], path: dict[str, Any]) -> Any:
+    return resolved(found, path["post"]["requestBody"]["content"]["application/json"]["schema"])
+
+
 def test_every_task_has_its_parameters_with_their_types_and_defaults() -> None:
-    paths = document("1.0")["paths"]
+    found = document("1.0")
+    paths = found["paths"]
 
     for task in TASKS:
-        schema = paths[f"/{task}"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-        names = set(schema["properties"]["parameters"]["properties"])
-        assert names == set(TASKS[task].pipeline.parameters_type.__dataclass_fields__)
-    questions = paths["/question-answering"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert questions["properties"]["parameters"]["properties"]["max_answer_len"] == {
-        "anyOf": [{"type": "integer", "default": 15}, {"type": "null"}]
+        parameters = schema_of(found, paths[f"/{task}"])["properties"]["parameters"]["anyOf"][0]
+        names = set(resolved(found, parameters)["properties"])
+        assert names == set(TASKS[task].pipeline.parameters_type.__struct_fields__)
+    questions = schema_of(found, paths["/question-answering"])["properties"]["parameters"]["anyOf"][0]
+    assert resolved(found, questions)["properties"]["max_answer_len"] == {
+        "anyOf": [{"type": "integer", "minimum": 1, "maximum": 512, "default": 15}, {"type": "null"}]
     }
 
 

@@ -93,7 +93,6 @@ def test_the_command_line_names_it(package: Path) -> None:
         assert NAME in run(package, "-m", "sextet", *command, "--help")
 
 
-@pytest.mark.xfail(strict=False, reason="deployments.openapi still lists the answers of six tasks")
 def test_the_api_document_describes_it(package: Path) -> None:
     document = in_process(package, "__import__('deployments.openapi').openapi.document('1')")
 
@@ -120,7 +119,7 @@ def test_it_answers_over_http(served: Serving) -> None:
     assert sorted(answer["language"] for answer in one) == LANGUAGES
     assert [len(answers) <= 1 for answers in two] == [True, True]
     assert refused.status_code == 400
-    assert "parameters.least_score is 2.0; allowed: 0 to 1" in refused.json()["error"]
+    assert "parameters.least_score is 2; allowed: " in refused.json()["error"]
 
 
 @pytest.mark.cluster
@@ -145,7 +144,6 @@ def test_the_gateway_lists_it_and_the_console_shows_it(served: Serving) -> None:
 
 
 @pytest.mark.cluster
-@pytest.mark.xfail(strict=False, reason="deployments.openapi still lists the answers of six tasks")
 def test_the_served_document_describes_it(served: Serving) -> None:
     assert f"/{NAME}" in httpx.get(f"{served.url}/openapi.json").json()["paths"]
 

@@ -25,7 +25,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "benchmarks": ("pipelines", "deployments"),
 }
 PACKAGES = tuple(ALLOWED)
-THIRD_PARTY_OF_PIPELINES = {"numpy", "tokenizers", "onnxruntime"}
+THIRD_PARTY_OF_PIPELINES = {"numpy", "tokenizers", "onnxruntime", "msgspec"}
 HEAVY = ("torch", "transformers", "ray", "optimum", "huggingface_hub", "onnx", "starlette", "fastapi")
 
 
@@ -92,7 +92,7 @@ def test_a_circle_is_found_wherever_its_imports_stand() -> None:
         TopologicalSorter(graph).prepare()
 
 
-def test_pipelines_are_built_on_numpy_tokenizers_and_onnxruntime_alone() -> None:
+def test_pipelines_are_built_on_numpy_tokenizers_onnxruntime_and_msgspec_alone() -> None:
     allowed = THIRD_PARTY_OF_PIPELINES | {"pipelines"} | set(sys.stdlib_module_names)
     for path in sources("pipelines"):
         for name in imported_names(path.read_text(encoding="utf-8")):

@@ -5,17 +5,95 @@ content a text, or a list of parts `{"type": "text", "text"}` that are joined by
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
+
+import msgspec
+from msgspec import Meta
 
 from deployments.protocols.openai.chat_template import ChatTemplate
-from deployments.protocols.openai.protocol import OpenAi, _flag
-from pipelines.errors import InvalidInputError
-from pipelines.tasks.completion import CompletionPipeline, Piece, ScoredToken
-from pipelines.tasks.inputs import parse_text
-from pipelines.tasks.parameters import shown
+from deployments.protocols.openai.protocol import (
+    CompletionRequest,
+    EmptyList,
+    EmptyObject,
+    Label,
+    OpenAi,
+    OpenAiBody,
+)
+from pipelines.errors import InvalidInputError, Path
+from pipelines.schema import Body, decode
+from pipelines.tasks.completion import MAX_TOP_LOGPROBS, CompletionPipeline, Piece, ScoredToken
+from pipelines.tasks.generator import Count
 
-ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-_EMPTY: tuple[Any, ...] = (None, [], {}, "")
+MAX_MESSAGES = 4096
+MAX_PARTS = 1024
+_ROLES = {"developer": "system"}
+Empty = Annotated[str, Meta(max_length=0)] | EmptyList | EmptyObject | None
+
+
+class Part(msgspec.Struct, frozen=True):
+    """A part of a content; others than texts are refused. Hints such as `cache_control` may stand beside."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(Body, frozen=True):
+    """A message; what an assistant's may hold besides its content must be empty."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | Annotated[list[Part], Meta(max_length=MAX_PARTS)]
+    name: Label | None = None
+    refusal: Empty = None
+    tool_calls: Empty = None
+    tool_call_id: Empty = None
+    function_call: Empty = None
+    audio: Empty = None
+    annotations: Empty = None
+    reasoning: Empty = None
+    reasoning_content: Empty = None
+
+    def for_template(self) -> dict[str, str]:
+        """As chat templates take it."""
+        content = self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
+        message = {"role": _ROLES.get(self.role, self.role), "content": content}
+        return message if self.name is None else message | {"name": self.name}
+
+
+class TextFormat(Body, frozen=True):
+    """The only format of an answer."""
+
+    type: Literal["text"]
+
+
+class ChatBody(OpenAiBody, frozen=True, kw_only=True):
+    """A body of `/v1/chat/completions`. `max_completion_tokens` is the newer name of `max_tokens`."""
+
+    messages: Annotated[list[Message], Meta(min_length=1, max_length=MAX_MESSAGES)]
+    max_completion_tokens: Count | None = None
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    tools: EmptyList | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    parallel_tool_calls: None = None
+    functions: EmptyList | None = None
+    function_call: Literal["none", "auto"] | None = None
+    response_format: TextFormat | None = None
+    modalities: Annotated[list[Literal["text"]], Meta(min_length=1, max_length=1)] | None = None
+    audio: None = None
+    moderation: None = None
+    prediction: None = None
+    reasoning_effort: None = None
+    verbosity: None = None
+    web_search_options: None = None
+    prompt_cache_options: None = None
+    prompt_cache_retention: None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.top_logprobs is not None and not self.logprobs:
+            raise InvalidInputError("is set; allowed: only with logprobs true", ("top_logprobs",))
+        if self.max_tokens is not None and self.max_completion_tokens is not None:
+            raise InvalidInputError("is set beside max_completion_tokens; allowed: one of them", ("max_tokens",))
 
 
 class ChatCompletions(OpenAi):
@@ -23,25 +101,7 @@ class ChatCompletions(OpenAi):
 
     object = "chat.completion"
     prefix = "chatcmpl-"
-    prompt_key = "messages"
-    extra_keys = ("top_logprobs", "max_completion_tokens")
-    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        "tools": ([],),
-        "tool_choice": ("none", "auto"),
-        "parallel_tool_calls": (),
-        "functions": ([],),
-        "function_call": ("none", "auto"),
-        "response_format": ({"type": "text"},),
-        "modalities": (["text"],),
-        "audio": (),
-        "moderation": (),
-        "prediction": (),
-        "reasoning_effort": (),
-        "verbosity": (),
-        "web_search_options": (),
-        "prompt_cache_options": (),
-        "prompt_cache_retention": (),
-    }
+    renamed: ClassVar[Mapping[str, Path]] = {"inputs": ("messages",), "parameters": ()}
 
     def __init__(self, pipeline: CompletionPipeline, template: ChatTemplate | None) -> None:
         super().__init__(pipeline)
@@ -51,27 +111,20 @@ class ChatCompletions(OpenAi):
     def chunk_object(self) -> str:
         return "chat.completion.chunk"
 
-    def _inputs(self, given: Mapping[str, Any]) -> list[Any]:
-        messages = given.get("messages")
-        if messages is None:
-            raise InvalidInputError("messages is missing; allowed: a list of messages")
-        if not isinstance(messages, list) or not messages:
-            raise InvalidInputError(f"messages is {shown(messages)}; allowed: a list of at least one message")
-        read = [_message(one, f"messages[{index}]") for index, one in enumerate(messages)]
+    def read(self, body: bytes, headers: Mapping[str, str]) -> CompletionRequest:
+        given: ChatBody = decode(body, ChatBody)
         if self._template is None:
-            raise InvalidInputError("messages is set; allowed: /v1/completions only, as the model has no chat template")
-        return [self._template.encode(read)]
+            only = "is set; allowed: /v1/completions only, as the model has no chat template"
+            raise InvalidInputError(only, ("messages",))
+        budget = given.max_tokens if given.max_completion_tokens is None else given.max_completion_tokens
+        parameters = given.sampling(max_tokens=budget, logprobs=given.logprobs, top_logprobs=given.top_logprobs or 0)
+        return self.request(given, [given.messages], parameters)
 
-    def _parameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        logprobs = _flag(given, "logprobs")
-        if "top_logprobs" in given and not logprobs:
-            raise InvalidInputError("top_logprobs is set; allowed: only with logprobs true")
-        if "max_tokens" in given and "max_completion_tokens" in given:
-            raise InvalidInputError("max_tokens is set beside max_completion_tokens; allowed: one of them")
-        parameters = {"logprobs": logprobs, "top_logprobs": given.get("top_logprobs", 0)}
-        if "max_completion_tokens" in given:
-            parameters["max_tokens"] = given["max_completion_tokens"]
-        return parameters
+    def parse(self, request: CompletionRequest) -> tuple[list[Any], Any]:
+        """The token ids of the prompt that the model's template makes of the messages."""
+        assert self._template is not None, "read refuses messages without it"
+        (messages,) = request.inputs
+        return [self._template.encode([message.for_template() for message in messages])], request.parameters
 
     def _whole(self, index: int, piece: Piece) -> dict[str, Any]:
         message = {"role": "assistant", "content": piece.text, "refusal": None}
@@ -94,33 +147,6 @@ class ChatCompletions(OpenAi):
             {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
             for delta, logprobs, reason in chunks
         ]
-
-
-def _message(given: Any, where: str) -> dict[str, str]:
-    if not isinstance(given, Mapping):
-        raise InvalidInputError(f"{where} is {shown(given)}; allowed: an object with role and content")
-    for name, value in given.items():
-        if name not in ("role", "content", "name") and value not in _EMPTY:
-            raise InvalidInputError(f"{where}.{shown(name)[1:-1]} is not supported; allowed: role, content, name")
-    role = given.get("role")
-    if not isinstance(role, str) or role not in ROLES:
-        raise InvalidInputError(f"{where}.role is {shown(role)}; allowed: {', '.join(ROLES)}")
-    message = {"role": ROLES[role], "content": _content(given.get("content"), f"{where}.content")}
-    if given.get("name") is not None:
-        message["name"] = parse_text(given["name"], f"{where}.name")
-    return message
-
-
-def _content(given: Any, where: str) -> str:
-    if not isinstance(given, list):
-        return parse_text(given, where)
-    texts = []
-    for index, part in enumerate(given):
-        if not isinstance(part, Mapping) or part.get("type") != "text":
-            kind = part.get("type") if isinstance(part, Mapping) else part
-            raise InvalidInputError(f"{where}[{index}] is of the type {shown(kind)}; allowed: text")
-        texts.append(parse_text(part.get("text"), f"{where}[{index}].text"))
-    return "\n".join(texts)
 
 
 def _logprobs(piece: Piece) -> dict[str, Any] | None:

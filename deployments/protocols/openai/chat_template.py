@@ -40,16 +40,22 @@ class ChatTemplate:
             (encoding,) = self._tokenizer.encode([self._rendered(messages)], add_special_tokens=False, offsets=False)
             return tuple(encoding.ids)
         texts = "".join(text for message in messages for text in message.values())
-        mark = next(chr(code) for code in _MARKS if chr(code) not in texts and chr(code) not in self._template)
+        used = {*texts, *self._template}
+        mark = next((chr(code) for code in _MARKS if chr(code) not in used), None)
+        if mark is None:
+            every = "has every character of U+E000 to U+F8FE beside a special token; allowed: text that leaves one out"
+            raise InvalidInputError(every, ("messages",))
         return tuple(self._encode_marked(self._rendered([_marked(message, mark) for message in messages]), mark))
 
     def _encode_marked(self, prompt: str, mark: str) -> list[int]:
         """Ids of a prompt in which `mark` stands at both ends of what was sent: no special token comes from there."""
         (encoding,) = self._tokenizer.encode([prompt], add_special_tokens=False)
         ids: list[int] = []
-        position = 0
+        position = counted = marks = 0  # `marks` stand before `counted`, the start of the token before this one
         for token_id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
-            is_template = prompt.count(mark, 0, start) % 2 == 0
+            marks += prompt.count(mark, counted, start) - prompt.count(mark, start, counted)
+            counted = start
+            is_template = marks % 2 == 0
             if token_id in self._special_ids and is_template and mark not in prompt[start:end]:
                 ids += self._literally(prompt[position:start].replace(mark, ""))
                 ids.append(token_id)
@@ -60,7 +66,8 @@ class ChatTemplate:
         ids: list[int] = self._tokenizer.encode_literally(text).ids if text else []
         for special in self._special_ids.intersection(ids):
             token = self._tokenizer.token(special)
-            raise InvalidInputError(f"messages has {token!r}, which cannot be read as text here; allowed: without it")
+            problem = f"has {token!r}, which cannot be read as text here; allowed: without it"
+            raise InvalidInputError(problem, ("messages",))
         return ids
 
     def _rendered(self, messages: Sequence[Message]) -> str:
@@ -68,7 +75,8 @@ class ChatTemplate:
             text: str = self._compiled.render(messages=messages, add_generation_prompt=True, **self._special_tokens)
         except Exception as error:  # whatever a template raises over messages that it was not written for
             reason = str(error) or type(error).__name__
-            raise InvalidInputError(f"messages cannot be put into the model's chat template: {reason}") from None
+            problem = f"cannot be put into the model's chat template: {reason}"
+            raise InvalidInputError(problem, ("messages",)) from None
         return text
 
     @cached_property

@@ -1,17 +1,48 @@
 """Completions: prompts, as texts or token ids, one or a list of them, and what goes on from each."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
-from deployments.protocols.openai.protocol import OpenAi, _flag
-from pipelines.errors import InvalidInputError
-from pipelines.tasks.completion import Piece
-from pipelines.tasks.inputs import parse_text
-from pipelines.tasks.parameters import shown
+from msgspec import Meta
+
+from deployments.protocols.openai.protocol import CompletionRequest, OpenAi, OpenAiBody
+from pipelines.errors import Path
+from pipelines.schema import decode, require
+from pipelines.tasks.completion import MAX_PROMPT_IDS, Piece
+from pipelines.tasks.generator import Count, Sequences, TokenId
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
-MOST_LOGPROBS = 5  # OpenAI's
+MAX_LOGPROBS = 5  # OpenAI's
 _ALLOWED = "a text, a list of token ids, or a list of either"
+
+Ids = Annotated[list[TokenId], Meta(min_length=1, max_length=MAX_PROMPT_IDS)]
+
+
+class CompletionBody(OpenAiBody, frozen=True, kw_only=True):
+    """A body of `/v1/completions`."""
+
+    prompt: str | Annotated[list[str | TokenId | Ids], Meta(max_length=MAX_PROMPT_IDS)]
+    max_tokens: Count = DEFAULT_MAX_TOKENS
+    echo: bool = False
+    best_of: Sequences | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+    suffix: Literal[""] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.best_of not in (None, 1, self.n):
+            require(False, ("best_of",), self.best_of, "n, as it is not supported")
+        if isinstance(self.prompt, list):
+            kinds = {isinstance(one, int) for one in self.prompt}
+            require(len(kinds) == 1, ("prompt",), self.prompt, _ALLOWED)
+
+    def prompts(self) -> tuple[list[str | tuple[int, ...]], bool]:
+        """The prompts, and whether they came as a list of them."""
+        if isinstance(self.prompt, str):
+            return [self.prompt], False
+        if isinstance(self.prompt[0], int):
+            return [tuple(self.prompt)], False  # type: ignore[arg-type]
+        return [one if isinstance(one, str) else tuple(one) for one in self.prompt], True  # type: ignore[arg-type]
 
 
 class Completions(OpenAi):
@@ -19,29 +50,14 @@ class Completions(OpenAi):
 
     object = "text_completion"
     prefix = "cmpl-"
-    prompt_key = "prompt"
-    extra_keys = ("echo", "best_of")
-    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {"suffix": ("",)}
+    renamed: ClassVar[Mapping[str, Path]] = {"inputs": ("prompt",), "parameters": ()}
 
-    def _inputs(self, given: Mapping[str, Any]) -> list[Any]:
-        prompt = given.get("prompt")
-        if prompt is None:
-            raise InvalidInputError(f"prompt is missing; allowed: {_ALLOWED}")
-        if isinstance(prompt, list) and prompt and not _is_number(prompt[0]):
-            return [_prompt(one, f"prompt[{index}]") for index, one in enumerate(prompt)]
-        return [_prompt(prompt, "prompt")]
-
-    def _parameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        if given.get("best_of", 1) not in (1, given.get("n", 1)):
-            raise InvalidInputError(f"best_of is {shown(given['best_of'])}; allowed, as it is not supported: n")
-        parameters: dict[str, Any] = {"echo": _flag(given, "echo")}
-        parameters["max_tokens"] = given.get("max_tokens", DEFAULT_MAX_TOKENS)
-        logprobs = given.get("logprobs")
-        if logprobs is not None:
-            if not _is_number(logprobs) or not 0 <= logprobs <= MOST_LOGPROBS:
-                raise InvalidInputError(f"logprobs is {shown(logprobs)}; allowed: 0 to {MOST_LOGPROBS}")
-            parameters |= {"logprobs": True, "top_logprobs": logprobs}
-        return parameters
+    def read(self, body: bytes, headers: Mapping[str, str]) -> CompletionRequest:
+        given: CompletionBody = decode(body, CompletionBody)
+        scored = given.logprobs is not None
+        parameters = given.sampling(echo=given.echo, logprobs=scored, top_logprobs=given.logprobs or 0)
+        inputs, is_list = given.prompts()
+        return self.request(given, inputs, parameters, is_list=is_list)
 
     def _whole(self, index: int, piece: Piece) -> dict[str, Any]:
         return {
@@ -56,19 +72,7 @@ class Completions(OpenAi):
         return [self._whole(index, piece)] if adds else []
 
 
-def _prompt(given: Any, where: str) -> str | tuple[int, ...]:
-    if isinstance(given, list) and given and all(_is_number(one) for one in given):
-        return tuple(given)
-    if isinstance(given, str):
-        return parse_text(given, where)
-    raise InvalidInputError(f"{where} is {shown(given)}; allowed: {_ALLOWED}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _logprobs(piece: Piece) -> dict[str, Any] | None:
+def _logprobs(piece: Piece) -> dict[str, Sequence[Any]] | None:
     if not piece.tokens:
         return None
     return {

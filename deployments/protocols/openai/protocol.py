@@ -1,51 +1,82 @@
-"""OpenAI's API for text: what chat (openai_chat.py) and completions (openai_completions.py) share.
+"""OpenAI's API for text: what chat (chat.py) and completions (completions.py) share.
 
-A parameter that cannot be honoured is refused by name, unless it has the value that changes nothing. The model's name
-is not checked: there is one, and clients that know no names send "dummy".
+A parameter that cannot be honoured has the type of the values that change nothing, so that all others are refused by
+name. The model's name is not checked: there is one, and clients that know no names send "dummy".
 """
 
 import secrets
 import time
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
-import orjson
+from msgspec import Meta
 
 from deployments.http.errors import Failure
-from deployments.http.request import decode_json
 from deployments.protocols.openai.errors import failure_body
 from deployments.protocols.protocol import Protocol, Reply, TaskRequest, json_reply
-from pipelines.errors import InvalidInputError
+from pipelines.errors import InvalidInputError, Path
 from pipelines.runtime.artifact import Manifest
-from pipelines.tasks.completion import CompletionPipeline, Piece
-from pipelines.tasks.inputs import parse_text
-from pipelines.tasks.parameters import shown
+from pipelines.schema import Body, require, unknown_key
+from pipelines.tasks.completion import CompletionParameters, CompletionPipeline, Piece, Sampling
 
 DONE = b"[DONE]"
+MAX_LABEL_CHARACTERS = 1024
 
-SAMPLING = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed")
-EXTRA = ("top_k", "min_p", "repetition_penalty")  # vLLM's, in `extra_body`
-HONOURED = ("max_tokens", "n", "stop", *SAMPLING, *EXTRA)
-LABELS = ("user", "safety_identifier", "prompt_cache_key")  # they name the caller; nothing depends on them
-# name -> the values that change nothing, beside null
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "logit_bias": ({},),
-    "service_tier": ("auto", "default"),
-    "store": (False,),
-    "metadata": ({},),
-}
+Label = Annotated[str, Meta(max_length=MAX_LABEL_CHARACTERS)]
+# Values that change nothing, of parameters that are not supported.
+EmptyList = Annotated[list[Any], Meta(max_length=0)]
+EmptyObject = Annotated[dict[str, Any], Meta(max_length=0)]
+
+
+class StreamOptions(Body, frozen=True):
+    """`include_usage` ends a stream with a chunk that counts tokens."""
+
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+    def __post_init__(self) -> None:
+        require(not self.include_obfuscation, ("include_obfuscation",), True, "false")
+
+
+class OpenAiBody(Sampling, frozen=True, kw_only=True):
+    """What both bodies hold. `user`, `safety_identifier` and `prompt_cache_key` name the caller; nothing depends on
+    them. `top_k`, `min_p` and `repetition_penalty` are vLLM's, which clients send in `extra_body`.
+    """
+
+    model: Annotated[str, Meta(min_length=1, max_length=MAX_LABEL_CHARACTERS)] | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    user: Label | None = None
+    safety_identifier: Label | None = None
+    prompt_cache_key: Label | None = None
+    logit_bias: EmptyObject | None = None
+    metadata: EmptyObject | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    store: bool = False
+
+    def __post_init__(self) -> None:
+        require(not self.store, ("store",), True, "false, as it is not supported")
+        if self.stream_options not in (None, StreamOptions()) and not self.stream:
+            raise InvalidInputError("is set; allowed: only with stream true", ("stream_options",))
+
+    @classmethod
+    def unknown(cls, names: Sequence[str], path: Path) -> InvalidInputError:
+        return unknown_key(names[0], cls.__struct_fields__, path)
+
+    def sampling(self, **others: Any) -> CompletionParameters:
+        """The pipeline's parameters: those of the same name, and `others`."""
+        return CompletionParameters(**{name: getattr(self, name) for name in Sampling.__struct_fields__} | others)
 
 
 @dataclass(frozen=True)
 class CompletionRequest(TaskRequest):
-    """A request and what its answer repeats; `inputs` are prompts, of which each has `choices` answers."""
+    """A request and what its answer repeats; `inputs` are prompts, or the messages of one."""
 
     id: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
-    choices: int = 1
     include_usage: bool = False
 
 
@@ -55,41 +86,26 @@ def model_card(manifest: Manifest) -> dict[str, Any]:
 
 
 class OpenAi(Protocol):
-    """Reads a body key by key, and writes choices with their usage."""
+    """Writes choices with their usage."""
 
     object: ClassVar[str]
     prefix: ClassVar[str]
-    prompt_key: ClassVar[str]
-    extra_keys: ClassVar[tuple[str, ...]]
-    neutral: ClassVar[Mapping[str, tuple[Any, ...]]]
 
     def __init__(self, pipeline: CompletionPipeline) -> None:
         super().__init__(pipeline)
         self.model = pipeline.artifact.manifest.source.name
-        self._allowed = {"model", "stream", "stream_options", "logprobs", self.prompt_key, *HONOURED, *self.extra_keys}
 
-    def read(self, body: bytes, headers: Mapping[str, str]) -> CompletionRequest:
-        given = decode_json(body)
-        if not isinstance(given, Mapping):
-            raise InvalidInputError(f"the body is {shown(given)}; allowed: an object with model and {self.prompt_key}")
-        given = {name: value for name, value in given.items() if value is not None}
-        self._check(given)
-        stream = _flag(given, "stream")
-        options = given.get("stream_options", {})
-        if not isinstance(options, Mapping) or set(options) - {"include_usage", "include_obfuscation"}:
-            raise InvalidInputError(f"stream_options is {shown(options)}; allowed: an object with include_usage")
-        if options and not stream:
-            raise InvalidInputError("stream_options is set; allowed: only with stream true")
-        if _flag(options, "include_obfuscation", "stream_options."):
-            raise InvalidInputError("stream_options.include_obfuscation is true; allowed: false")
-        parameters = {name: given[name] for name in HONOURED if name in given} | self._parameters(given)
+    def request(
+        self, body: OpenAiBody, inputs: Sequence[Any], parameters: CompletionParameters, *, is_list: bool = False
+    ) -> CompletionRequest:
         return CompletionRequest(
-            inputs=self._inputs(given),
-            parameters=parameters,
-            stream=stream,
+            inputs,
+            parameters,
+            is_list,
+            body.stream,
+            self.renamed["inputs"],
             id=self.prefix + secrets.token_hex(12),
-            choices=parameters.get("n", 1),
-            include_usage=_flag(options, "include_usage", "stream_options."),
+            include_usage=body.stream_options is not None and body.stream_options.include_usage,
         )
 
     def write(self, request: CompletionRequest, answers: Sequence[list[Piece]]) -> Reply:
@@ -116,35 +132,19 @@ class OpenAi(Protocol):
                     yield chunk | {"choices": [choice]}
                 latest[index] = piece
         if request.include_usage:
-            firsts = range(0, len(request.inputs) * request.choices, request.choices)
+            choices = request.parameters.choices
+            firsts = range(0, len(request.inputs) * choices, choices)
             prompts = [latest[index].prompt_tokens for index in firsts if index in latest]
             yield chunk | {"choices": [], "usage": _usage(prompts, list(latest.values()))}
         yield DONE
 
-    def named(self, error: InvalidInputError, request: Any, index: int) -> InvalidInputError:
-        message = str(error)
-        if not message.startswith("inputs"):
-            return error
-        return type(error)(self.prompt_key + message.removeprefix("inputs"))
-
     def failure(self, failure: Failure) -> bytes:
-        message = failure.error.removeprefix("parameters.")
-        if message.startswith("inputs "):
-            message = self.prompt_key + message.removeprefix("inputs")
-        return failure_body(failure, message)
+        return failure_body(self._named(failure))
 
     @property
     def chunk_object(self) -> str:
         """The `object` of a chunk."""
         return self.object
-
-    @abstractmethod
-    def _inputs(self, given: Mapping[str, Any]) -> list[Any]:
-        """The prompts, as the pipeline takes them."""
-
-    @abstractmethod
-    def _parameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The pipeline's parameters that have another name, or another form, in this body."""
 
     @abstractmethod
     def _whole(self, index: int, piece: Piece) -> dict[str, Any]:
@@ -162,28 +162,6 @@ class OpenAi(Protocol):
             "model": self.model,
             "system_fingerprint": None,
         }
-
-    def _check(self, given: Mapping[str, Any]) -> None:
-        if "model" in given and not (isinstance(given["model"], str) and given["model"]):
-            raise InvalidInputError(f"model is {shown(given['model'])}; allowed: the name of a model")
-        neutral = {**NEUTRAL, **self.neutral}
-        for name, value in given.items():
-            if name in neutral:
-                if value not in neutral[name]:
-                    allowed = " or ".join(orjson.dumps(one).decode() for one in (None, *neutral[name]))
-                    raise InvalidInputError(f"{name} is {shown(value)}; allowed, as it is not supported: {allowed}")
-            elif name in LABELS:
-                parse_text(value, name)
-            elif name not in self._allowed:
-                allowed = ", ".join(sorted(self._allowed))
-                raise InvalidInputError(f"{shown(name)[1:-1]} is not a parameter here; allowed: {allowed}")
-
-
-def _flag(given: Mapping[str, Any], name: str, where: str = "") -> bool:
-    value = given.get(name)
-    if value is not None and not isinstance(value, bool):
-        raise InvalidInputError(f"{where}{name} is {shown(value)}; allowed: true or false")
-    return bool(value)
 
 
 def _usage(prompt_tokens: Sequence[int], choices: Sequence[Piece]) -> dict[str, int]:

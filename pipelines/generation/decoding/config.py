@@ -129,8 +129,8 @@ class GenerationConfig:
             values["max_new_tokens"] = _DEFAULT_MAX_LENGTH
         return cls(**_checked({name: _OFF.get(name) if value is None else value for name, value in values.items()}))
 
-    def with_request(self, given: Mapping[str, Any], field: str = "parameters") -> Self:
-        """This config with a request's own values; raises InvalidInputError naming `field` for what makes no sense.
+    def with_request(self, given: Mapping[str, Any]) -> Self:
+        """This config with a request's own values; raises InvalidInputError for what makes no sense.
 
         Something that would have no effect is refused too: sampling options without sampling, beam options without
         beams, two ways to say a length.
@@ -138,14 +138,15 @@ class GenerationConfig:
         for name, value in given.items():
             accepts, allowed = _ALLOWED.get(name, (None, ""))
             if accepts is not None and not accepts(value):
-                raise InvalidInputError(f"{field}.{name} is {value!r}; allowed: {allowed}")
+                raise InvalidInputError(f"is {value!r}; allowed: {allowed}", ("parameters", name))
         for ends in ("max", "min"):
             if f"{ends}_length" in given and f"{ends}_new_tokens" in given:
-                raise InvalidInputError(f"{field} has both {ends}_length and {ends}_new_tokens; allowed: one of them")
+                both = f"has both {ends}_length and {ends}_new_tokens; allowed: one of them"
+                raise InvalidInputError(both, ("parameters",))
         for lowest, highest in (("min_length", "max_length"), ("min_new_tokens", "max_new_tokens")):
             if lowest in given and highest in given and given[lowest] > given[highest]:
                 raise InvalidInputError(
-                    f"{field}.{lowest} is {given[lowest]}; allowed: at most {highest}, {given[highest]}"
+                    f"is {given[lowest]}; allowed: at most {highest}, {given[highest]}", ("parameters", lowest)
                 )
         changes = dict(given)
         for ends in ("max", "min"):
@@ -159,12 +160,13 @@ class GenerationConfig:
         ):
             for name in names:
                 if not present and name in given and given[name] not in (_OFF.get(name), getattr(defaults, name)):
-                    raise InvalidInputError(f"{field}.{name} is {given[name]!r}; allowed: only with {needs}")
+                    raise InvalidInputError(f"is {given[name]!r}; allowed: only with {needs}", ("parameters", name))
         most = MAX_SEQUENCES if config.num_beams == 1 and config.do_sample else config.num_beams
         if config.num_return_sequences > most:
             raise InvalidInputError(
-                f"{field}.num_return_sequences is {config.num_return_sequences}; allowed: 1 to {most}, which is "
-                + ("the most" if config.do_sample and config.num_beams == 1 else "num_beams, or do_sample: true")
+                f"is {config.num_return_sequences}; allowed: 1 to {most}, which is "
+                + ("the most" if config.do_sample and config.num_beams == 1 else "num_beams, or do_sample: true"),
+                ("parameters", "num_return_sequences"),
             )
         return config
 

@@ -62,14 +62,11 @@ class SlotEngine(DecodeEngine[Decoding]):
                 f"prompt and answer have up to {request.max_length} tokens; allowed: {self._model.max_tokens}"
             )
         if max(request.prompt) >= self._model.vocab:
-            raise InvalidInputError(
-                f"inputs has the token {max(request.prompt)}; allowed: 0 to {self._model.vocab - 1}, "
-                "which the model knows"
-            )
+            allowed = f"0 to {self._model.vocab - 1}, which the model knows"
+            raise InvalidInputError(f"has the token {max(request.prompt)}; allowed: {allowed}", ("inputs",))
         if request.config.num_beams > self.slots:
-            raise InvalidInputError(
-                f"parameters.num_beams is {request.config.num_beams}; allowed: at most {self.slots}, the model's slots"
-            )
+            beams = f"is {request.config.num_beams}; allowed: at most {self.slots}, the model's slots"
+            raise InvalidInputError(beams, ("parameters", "num_beams"))
 
     def _queued(self, job: Job) -> tuple[list[Decoding], int]:
         decodings = decodings_of(job)

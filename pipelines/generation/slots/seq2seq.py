@@ -69,7 +69,7 @@ class Seq2SeqSlots:
         """As SlotModel.open; sources of similar lengths together, as a batch costs its longest times its rows."""
         longest = self._cross.shape[3]
         failed: dict[int, Exception] = {
-            slot: InputTooLongError(f"inputs has {len(source)} tokens; allowed: at most {longest}")
+            slot: InputTooLongError(f"has {len(source)} tokens; allowed: at most {longest}", ("inputs",))
             for slot, source in sources.items()
             if len(source) > longest
         }

@@ -89,12 +89,12 @@ def test_vertex_gets_a_prediction_for_each_instance(containers: Containers, mode
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({"inputs": "a"}, "the body has the key 'inputs'; allowed: instances, parameters"),
-        ({}, "instances is missing; allowed: a list of inputs"),
-        ({"instances": "a"}, "instances is 'a'; allowed: a list of inputs"),
-        ({"instances": []}, "instances is empty; allowed: at least one input"),
+        ({"inputs": "a"}, "the body has no key 'inputs'; allowed: instances, parameters"),
+        ({}, "instances is missing; allowed: a list of at least one, each a text or an object"),
+        ({"instances": "a"}, "instances is 'a'; allowed: a list of at least one, each a text or an object"),
+        ({"instances": []}, "instances is empty; allowed: at least one element"),
         ({"instances": ["a", ""]}, "instances[1] is empty; allowed: a text"),
-        ({"instances": ["a", 3]}, "instances[1] is a number; allowed: a string"),
+        ({"instances": ["a", 3]}, "instances[1] is 3; allowed: a text or an object"),
         ({"instances": ["a"], "parameters": 1}, "parameters is 1; allowed: an object"),
     ],
 )

@@ -26,7 +26,7 @@ def test_the_shipped_cluster_is_a_valid_serve_config() -> None:
         ({"applications": [3]}, "cluster.yaml: applications[0] is 3; allowed: a mapping"),
         (
             {"applications": [{"name": "a", "import_path": "a:b", "deployments": [True]}]},
-            "cluster.yaml: applications[a]: deployments[0] is True; allowed: a mapping",
+            "cluster.yaml: applications[a]: deployments[0] is true; allowed: a mapping",
         ),
         (
             {

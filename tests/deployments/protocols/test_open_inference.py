@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import pipelines
 from deployments.protocols.byte_tensors import ByteTensor, packed
 from deployments.task_server import TaskServer
+from pipelines.schema import convert
 from tests.deployments.test_task_server import asking, post, started
 
 TASK = "text-classification"
@@ -72,8 +73,8 @@ def test_binary_data_goes_in_and_comes_out(server: TaskServer, expected: list[An
     (output,) = json.loads(response.content[:length])["outputs"]
     tail = response.content[length:]
     assert len(tail) == output["parameters"]["binary_data_size"]
-    documents, _ = ByteTensor.read(output, "output", memoryview(tail))
-    assert [json.loads(text) for text in documents.texts] == expected
+    documents, _ = convert(output, ByteTensor).read(memoryview(tail), ("output",))
+    assert [json.loads(text) for text in documents] == expected
 
 
 def test_the_parameters_are_the_tasks_own(server: TaskServer) -> None:
@@ -87,7 +88,7 @@ def test_the_parameters_are_the_tasks_own(server: TaskServer) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({}, "inputs is None; allowed: a list of tensors"),
+        ({}, "inputs is missing; allowed: a list of at most 16, each an object with name and shape"),
         ({"inputs": [3]}, "inputs[0] is 3; allowed: an object"),
         ({"inputs": [tensor(TEXTS, shape=[3])]}, "inputs[0] has 2 elements; allowed: 3, as its shape says"),
         ({"inputs": [tensor(TEXTS, shape=[1, 2])]}, "inputs[0].shape is [1, 2]; allowed: [n] or [n, 1]"),
@@ -98,10 +99,10 @@ def test_the_parameters_are_the_tasks_own(server: TaskServer) -> None:
         ({"inputs": [tensor(["a", ""])]}, "args[1] is empty"),
         ({"inputs": [tensor([], shape=[0])]}, "args is empty"),
         ({"inputs": [tensor(["a" * 200_001])]}, "args[0] has 200001 characters"),
-        ({"inputs": [tensor(["a"])], "outputs": [{"name": "x"}]}, "outputs[0] is {'name': 'x'}"),
+        ({"inputs": [tensor(["a"])], "outputs": [{"name": "x"}]}, "outputs[0].name is 'x'; allowed: output"),
         ({"inputs": [tensor(["a"])], "id": 3}, "id is 3; allowed: a string"),
         ({"inputs": [tensor(["a"], parameters={"binary_data_size": 5})]}, "data and binary_data_size"),
-        ({"inputs": [tensor(["a"])] * 1, "surprise": 1}, "the body has the key 'surprise'"),
+        ({"inputs": [tensor(["a"])] * 1, "surprise": 1}, "the body has no key 'surprise'; allowed: id, inputs"),
     ],
 )
 def test_a_wrong_request_is_told_where(server: TaskServer, body: Any, message: str) -> None:
@@ -136,9 +137,9 @@ def test_what_is_packed_is_read_again(texts: list[str]) -> None:
     data = packed([text.encode() for text in texts])
     described = {"name": "a", "shape": [len(texts)], "datatype": "BYTES", "parameters": {"binary_data_size": len(data)}}
 
-    read, rest = ByteTensor.read(described, "a", memoryview(data + b"rest"))
+    read, rest = convert(described, ByteTensor).read(memoryview(data + b"rest"), ("a",))
 
-    assert (read.texts, bytes(rest)) == (texts, b"rest")
+    assert (read, bytes(rest)) == (texts, b"rest")
 
 
 def test_a_length_that_lies_is_refused_before_anything_is_reserved(server: TaskServer) -> None:
@@ -200,7 +201,7 @@ def test_predict_answers_as_text_embeddings_inference_does(server: TaskServer, e
         ({"inputs": [["a"], "b"]}, 400, "allowed: a text, a pair of texts"),
         ({"inputs": "a", "truncate": 1}, 400, "truncate is 1; allowed: true or false"),
         ({"inputs": "a", "truncation_direction": "left"}, 400, "truncation_direction is 'left'; allowed: right"),
-        ({"inputs": "a", "x": 1}, 400, "the body has the key 'x'"),
+        ({"inputs": "a", "x": 1}, 400, "the body has no key 'x'; allowed: inputs"),
     ],
 )
 def test_predict_refuses_what_it_cannot_do(server: TaskServer, body: Any, status: int, message: str) -> None:

@@ -143,7 +143,7 @@ def test_more_windows_than_memory_holds_are_refused_before_they_are_built(ours: 
     text = "anna smith " * 20_000
     assert ours("bert").windows([text], max_length=64, stride=0)
     with pytest.raises(
-        InputTooLongError, match=r"inputs need \d+ windows of 64 tokens, with a stride of 61; allowed: "
+        InputTooLongError, match=r"inputs needs \d+ windows of 64 tokens, with a stride of 61; allowed: "
     ):
         ours("bert").windows([text], max_length=64, stride=61)
 

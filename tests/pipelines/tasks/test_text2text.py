@@ -166,7 +166,7 @@ def test_a_model_of_one_direction_refuses_languages(loaded: Load) -> None:
         ),
         ({"generate_parameters": 5}, "parameters.generate_parameters is 5; allowed: an object"),
         ({"generate_parameters": {"unheard_of": 5}}, "The following `model_kwargs` are not used by the model"),
-        ({"early_stopping": "soon"}, "parameters.early_stopping is 'soon'; allowed: True, False, never"),
+        ({"early_stopping": "soon"}, "parameters.early_stopping is 'soon'; allowed: true or false or never"),
         ({"truncation": "some"}, "parameters.truncation is 'some'; allowed: do_not_truncate, longest_first"),
         ({"max_length": 1}, "parameters.max_length is 1; allowed: an integer from 2"),
         (
