@@ -82,6 +82,7 @@ class Task:
     `tensor` names the texts in the Open Inference Protocol where `text_fields` is one.
     `protocols` are those that this task answers besides the ones that all do, by their names in deployments.protocols.
     `generate_key`: the parameter under which `model.generate` arguments stand; None where they stand beside others.
+    `instruction` tells a decoder-only instruct model to do the task; `{text}` in it is the input. None: it needs none.
     `client`: the method of huggingface_hub's InferenceClient that asks the task; None where it has none.
     `form`: the parameters that a form offers, in its order; None: all that are a number, a text, a choice or a switch.
     `chats`: first messages of a conversation, for a task whose `protocols` have a chat; their parameters are that
@@ -108,6 +109,7 @@ class Task:
     root_paths: tuple[str, ...] = ()
     tensor: str = "args"
     generate_key: str | None = None
+    instruction: str | None = None
     protocols: tuple[str, ...] = ()
     client: str | None = None
     form: tuple[str, ...] | None = None

@@ -130,7 +130,7 @@ class SlotEngine(DecodeEngine[Decoding]):
             if candidate is None:
                 continue
             allowed = self._max_paused - n_paused + bool(candidate.parked)
-            chosen, needed = [], candidate.width - self._table.free
+            chosen, needed = list[Decoding](), candidate.width - self._table.free
             for one in sorted(self._decoding, key=lambda one: -one.share.tag):
                 if needed <= 0 or len(chosen) >= allowed or one.share.tag <= candidate.share.tag + lag:
                     break
