@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, get_args
 
+from pipelines.runtime.artifact import Optimization, Precision
 from pipelines.tasks import TASKS
 
-Precision = Literal["fp32", "fp16", "int8", "int4"]
-Level = Literal["O1", "O2", "O3", "O4"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
-LEVELS: tuple[str, ...] = get_args(Level)
+LEVELS: tuple[str, ...] = get_args(Optimization)
 DEVICES = ("cpu", "cuda")
 
 
