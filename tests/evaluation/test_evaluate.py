@@ -23,6 +23,7 @@ from evaluation.evaluate import EvaluateArgs, evaluate
 from evaluation.report import Report, data_name
 from pipelines.errors import ConfigurationError, InvalidInputError, SextetError
 from pipelines.runtime.artifact import ModelArtifact
+from pipelines.tasks import TASKS
 from tests.evaluation import labelled
 from tests.evaluation.labelled import ARCHITECTURES
 
@@ -70,10 +71,10 @@ def served(artifact: Path) -> Callable[[str, Any], Any]:
     def post(url: str, body: Any) -> Any:
         task = pipeline.artifact.manifest.task
         assert url == f"http://127.0.0.1:8000/{task}"
-        request = huggingface.read(task, json.loads(json.dumps(body)))
+        request = huggingface.read(TASKS[task], json.dumps(body).encode())
         inputs = [pipeline.parse(one) for one in request.inputs]
-        answers = list(pipeline._answers(inputs, pipeline.parameters(request.parameters)))
-        return json.loads(json.dumps(huggingface.write(task, request, answers)))
+        answers = list(pipeline._answers(inputs, request.parameters))
+        return json.loads(json.dumps(huggingface.write(TASKS[task], request, answers)))
 
     return post
 
