@@ -140,10 +140,17 @@ def test_a_request_of_many_prompts_takes_turns_with_one_of_a_single_prompt(opene
 
     many = [replace(greedy((5 + n,), 4), stop=named("many")) for n in range(40)]
     with ThreadPoolExecutor(2) as callers:
-        first = callers.submit(engine.generate_all, many)
-        wait_for(lambda: len(model.reads) > 3)
-        callers.submit(engine.generate, replace(greedy((7,), 4), stop=named("single"))).result()
-        first.result()
+
+        def comes(reads: int) -> bool:
+            """At the fifth read, in the decode thread."""
+            if reads == 5:
+                waiting = engine.waiting
+                callers.submit(engine.generate, replace(greedy((7,), 4), stop=named("single")))
+                wait_for(lambda: engine.waiting == waiting + 1)
+            return False
+
+        model.fails = comes
+        callers.submit(engine.generate_all, many).result()
     assert ended.index("single") <= 3 * SLOTS
 
 
