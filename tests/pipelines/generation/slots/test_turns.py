@@ -84,7 +84,7 @@ def test_a_pause_changes_no_bit_of_an_answer(opened: Opened, precision: str) -> 
     requests = [replace(greedy((5 + n, 6, 7), 20), logprobs=True, top_tokens=2) for n in range(3 * SLOTS)]
     with ThreadPoolExecutor(len(requests)) as callers:
         answers = list(callers.map(engine.generate, requests))
-    assert len(model.saved) > 20
+    assert len(model.saved) > 5
     alone, untouched = opened(10_000, precision=precision)
     for request, answer in zip(requests, answers, strict=True):
         assert answer == alone.generate(request)
