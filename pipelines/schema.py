@@ -83,7 +83,10 @@ def convert(value: Any, kind: Any, path: Path = (), *, texts: bool = False) -> A
     `texts` reads numbers and booleans from strings, as command lines and YAML (`5e-5`) have them. Raises
     InvalidInputError; any other SextetError of a `__post_init__` keeps its class, with the place before its message.
     """
-    info = _info(kind)
+    info, has_dataclasses = _info(kind)
+    if not has_dataclasses and not texts:
+        with suppress(msgspec.ValidationError, SextetError, RecursionError):
+            return msgspec.convert(value, kind)
     value = _amended(value, info, path, texts)
     try:
         return msgspec.convert(value, kind)
@@ -93,8 +96,11 @@ def convert(value: Any, kind: Any, path: Path = (), *, texts: bool = False) -> A
 
 
 def parse(value: Any, kind: Any, path: Path = ("inputs",)) -> Any:
-    """An input that came from Python: converted, and refused where a text of it has no UTF-8 form."""
-    converted = convert(value, kind, path)
+    """An input that came from Python: converted, and refused where a text of it has no UTF-8 form.
+
+    What a protocol has typed already is taken as it is.
+    """
+    converted = value if isinstance(value, _typed(kind)) else convert(value, kind, path)
     _require_unicode(converted, path)
     return converted
 
@@ -162,9 +168,23 @@ def _decoder(kind: Any) -> "msgspec.json.Decoder[Any]":
 
 
 @cache
-def _info(kind: Any) -> Any:
-    _keep_order(kind, set())
-    return inspect.type_info(kind)
+def _info(kind: Any) -> tuple[Any, bool]:
+    """What a type is made of, and whether dataclasses are in it: their unknown keys msgspec lets pass."""
+    classes: set[Any] = set()
+    _keep_order(kind, classes)
+    return inspect.type_info(kind), any(map(is_dataclass, classes))
+
+
+@cache
+def _typed(kind: Any) -> tuple[type, ...]:
+    """The classes whose instances fit as they are: structs, and texts without bounds."""
+    info = _info(kind)[0]
+    members = map(_bare, info.types if isinstance(info, inspect.UnionType) else [info])
+    return tuple(
+        one.cls if isinstance(one, inspect.StructType) else str
+        for one in members
+        if isinstance(one, inspect.StructType) or one == inspect.StrType()
+    )
 
 
 def _keep_order(hint: Any, seen: set[Any]) -> None:

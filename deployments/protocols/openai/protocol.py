@@ -90,6 +90,7 @@ class OpenAi(Protocol):
 
     object: ClassVar[str]
     prefix: ClassVar[str]
+    request_type: ClassVar[type[CompletionRequest]] = CompletionRequest
 
     def __init__(self, pipeline: CompletionPipeline) -> None:
         super().__init__(pipeline)
@@ -98,7 +99,7 @@ class OpenAi(Protocol):
     def request(
         self, body: OpenAiBody, inputs: Sequence[Any], parameters: CompletionParameters, *, is_list: bool = False
     ) -> CompletionRequest:
-        return CompletionRequest(
+        return self.request_type(
             inputs,
             parameters,
             is_list,
