@@ -1,7 +1,7 @@
-"""Adapter: PEFT weights (LoRA and its kin) trained on top of a base checkpoint, and the checkpoint that both make.
+"""Adapter: PEFT weights (LoRA and its kin) on top of a base checkpoint, and their merge into one checkpoint.
 
-Its folder holds adapter_config.json and adapter_model.safetensors; perhaps config.json, which names labels and
-architecture as a finetuning here does, and a tokenizer of its own.
+The folder of an adapter holds adapter_config.json and adapter_model.safetensors. It may hold config.json, which names
+labels and architecture (`sextet finetune` writes it), and a tokenizer.
 """
 
 import dataclasses
@@ -21,11 +21,11 @@ from pipelines.errors import CheckpointError
 CONFIG_NAME = "adapter_config.json"
 SAFETENSORS, PICKLE = "adapter_model.safetensors", "adapter_model.bin"
 _SAVED_PREFIX = "base_model.model."
-_COPIES = (".modules_to_save.", ".original_module.")  # of embeddings that PEFT saves under their plain name too
+_COPIES = (".modules_to_save.", ".original_module.")  # PEFT saves these embeddings under their plain name, too
 _OUTPUTS = (".classifier.weight", ".classifier.out_proj.weight", ".score.weight")
-_WRAPPERS = {"base_layer", "original_module", "token_adapter"}  # what PEFT puts between a layer's name and its weight
-_PROBE = 24  # tokens on which the merged model must answer as PEFT's
-_TOLERANCE = 1e-3  # of the largest logit; float32 keeps two ways of summing within 1e-5 of each other
+_WRAPPERS = {"base_layer", "original_module", "token_adapter"}  # names that PEFT puts between a layer and its weight
+_PROBE = 24  # tokens on which the merged model is compared with PEFT's
+_TOLERANCE = 1e-3  # of the largest logit; in float32, two orders of summing differ by about 1e-5
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Adapter:
         return safe if safe.is_file() else self.path / PICKLE
 
     def unread(self) -> list[str]:
-        """Settings that this release of PEFT does not know; raises CheckpointError where it is the kind of adapter."""
+        """Settings that this release of PEFT does not know; raises CheckpointError for an unknown kind of adapter."""
         import peft
 
         kind = self.config.get("peft_type")
@@ -77,8 +77,8 @@ class Adapter:
     def merge(self, base: Path, output: Path, **loading: Any) -> None:
         """Write the merged checkpoint, float32, and its tokenizer; `loading` goes to `from_pretrained` of the base.
 
-        Raises CheckpointError where the two do not fit, where a part of the model is in neither, or where what was
-        written does not answer as the adapter on top of its base does.
+        Raises CheckpointError where adapter and base do not fit, where a part of the model is in neither, or where the
+        merged checkpoint answers otherwise than the adapter on top of its base.
         """
         import torch
 
@@ -110,7 +110,7 @@ class Adapter:
             )
 
     def _wrapped(self, base: Path, output: Path, loading: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """The base with the adapter on top, as PEFT runs them, and what to ask it; their tokenizer goes to `output`."""
+        """The base with the adapter on top, as PEFT runs it, and probe inputs; writes the tokenizer to `output`."""
         import peft
         import transformers
 
@@ -146,7 +146,7 @@ class Adapter:
         return wrapped.eval(), probe
 
     def _model(self, base: Path, weights: Mapping[str, Any], loading: Mapping[str, Any]) -> Any:
-        """The base, with the head that the adapter was trained with; every part of it is in one of the two."""
+        """The base with the head of the adapter. Raises CheckpointError for a part that neither of the two holds."""
         import torch
         from transformers import AutoConfig
 
@@ -169,7 +169,7 @@ class Adapter:
         return model
 
     def _resize(self, model: Any, weights: Mapping[str, Any], tokenizer: Any | None) -> None:
-        """Give the model as many embeddings as the adapter holds; its own `tokenizer` may need one more to pad with."""
+        """Give the model as many embeddings as the adapter holds, and one more where its `tokenizer` pads with it."""
         import torch
 
         embeddings = model.get_input_embeddings()
@@ -178,7 +178,7 @@ class Adapter:
         rows = next((one.shape[0] for one in held if one is not None), embeddings.num_embeddings)
         vocabulary = {} if tokenizer is None else tokenizer.get_vocab()
         outside = sorted(token for token, index in vocabulary.items() if index >= rows)
-        if tokenizer is not None and outside == [tokenizer.pad_token]:  # seen by nobody
+        if tokenizer is not None and outside == [tokenizer.pad_token]:  # padding is masked: its embedding is never read
             outside, rows = [], tokenizer.pad_token_id + 1
         if outside:
             raise CheckpointError(
@@ -191,14 +191,14 @@ class Adapter:
                 model.resize_token_embeddings(rows)
 
     def _probe(self, model: Any) -> dict[str, Any]:
-        """A row of token ids from all over the vocabulary, and of those that have been trained by themselves."""
+        """Inputs of one row: token ids from all over the vocabulary, and the tokens that were trained separately."""
         import torch
 
         last = model.get_input_embeddings().num_embeddings - 1
         trained = self.config.get("trainable_token_indices") or self.config.get("token_indices") or []
         several = trained.values() if isinstance(trained, Mapping) else [trained]
         ids = [*(last * i // (_PROBE - 1) for i in range(_PROBE)), *(i for some in several for i in some[:_PROBE])]
-        end = model.config.eos_token_id  # where a BART reads its classes
+        end = model.config.eos_token_id  # BART classifies at this token
         ids = [index for index in ids if index != end][: 2 * _PROBE] + ([end] if isinstance(end, int) else [])
         row = torch.tensor([ids])
         probe = {"input_ids": row, "attention_mask": torch.ones_like(row)}
@@ -221,7 +221,7 @@ class Adapter:
 
 
 def _outputs(model: Any, probe: Mapping[str, Any]) -> list[Any]:
-    """What the model answers: logits (1, tokens, vocabulary), (1, labels) or two of (1, tokens)."""
+    """The outputs of a model: logits (1, tokens, vocabulary) or (1, labels), or two of (1, tokens)."""
     import torch
 
     with torch.inference_mode():
@@ -230,7 +230,7 @@ def _outputs(model: Any, probe: Mapping[str, Any]) -> list[Any]:
 
 
 def _merged(wrapped: Any) -> Any:
-    """The plain model. What shares a weight, such as embeddings and output, still does if the adapter left it equal."""
+    """The merged model. Layers that shared a weight (embeddings and output) still do, if their weights stayed equal."""
     import torch
 
     model = wrapped.get_base_model()
@@ -246,7 +246,7 @@ def _merged(wrapped: Any) -> Any:
 
 
 def _separated(model: Any) -> list[list[str]]:
-    """Give each layer weights of its own, as merging one would change the other; returns who shared, by plain names."""
+    """Give each layer its own weights, so that merging one does not change another; returns the names that shared."""
     import torch
 
     sharing: dict[int, list[str]] = {}

@@ -6,10 +6,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from checkpoints.frameworks import first_line
 from checkpoints.gguf import GgufTokens
 from checkpoints.heads import auto_class
-from pipelines.errors import CheckpointError
+from pipelines.errors import CheckpointError, first_line
 
 _UNSET_LENGTH = 1_000_000  # transformers writes 1e30 where a tokenizer knows no limit
 _DEFAULT_LENGTH = 512

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 Progress = Callable[[str], None]
+"""Takes a line for the user."""
 exclusive = threading.RLock()
 """Held by whoever changes state of the whole process. The thread that holds it may take it again."""
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
@@ -62,8 +63,3 @@ def full_disk(error: BaseException | None) -> OSError | None:
                 return OSError(number, os.strerror(number))
         error = error.__cause__ or error.__context__
     return None
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text; the name of its type where it has none."""
-    return str(error).strip().split("\n", 1)[0] or type(error).__name__

@@ -1,15 +1,16 @@
-"""Hub: a model repository on the Hugging Face Hub, or on a server that speaks its protocol (HF_ENDPOINT).
+"""Hub: a model repository of the Hugging Face Hub, or of a server that speaks its protocol (HF_ENDPOINT).
 
-The real huggingface_hub client does the work: its cache, HF_TOKEN, HF_HUB_OFFLINE, resumed downloads.
+The huggingface_hub client does the work, with its cache, HF_TOKEN, HF_HUB_OFFLINE and resumed downloads.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from checkpoints import adapter
+from checkpoints.frameworks import Progress
 from pipelines.errors import CheckpointError
 from pipelines.runtime.artifact import MANIFEST_NAME
 from stores.hub import endpoint, explained
@@ -22,7 +23,7 @@ _ADAPTERS = (adapter.SAFETENSORS, adapter.PICKLE)
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A downloaded revision: `commit` is what the branch, tag or commit that was asked for stood for."""
+    """A downloaded revision; `commit` is that of the branch or tag that was asked for."""
 
     path: Path
     commit: str
@@ -45,7 +46,7 @@ def is_wanted(file: str) -> bool:
     return any(fnmatch(file, pattern) for pattern in (*_TEXT_FILES, *_SAFETENSORS, *_PICKLES, *_ADAPTERS))
 
 
-def download(model: str, revision: str | None, *, allow_pickle: bool, progress: Callable[[str], None]) -> Snapshot:
+def download(model: str, revision: str | None, *, allow_pickle: bool, progress: Progress) -> Snapshot:
     """The files of `model` that an export reads: no pickles where there are safetensors, nothing of other frameworks.
 
     Without network, or with HF_HUB_OFFLINE, a revision in the cache is used. Raises CheckpointError.
@@ -68,7 +69,7 @@ def download(model: str, revision: str | None, *, allow_pickle: bool, progress: 
             info = HfApi(endpoint=where).model_info(model, revision=revision, files_metadata=True)
             files = _selection(at, {one.rfilename: one.size or 0 for one in info.siblings or []}, allow_pickle)
             progress(f"fetching {at} ({str(info.sha)[:8]}, {sum(files.values()) / 1e6:.0f} MB in {len(files)} files)")
-            # By the name that was asked for, which the cache remembers for times without a network.
+            # By the name that was asked for: the cache remembers it for times without a network.
             return _snapshot(model, revision=revision, endpoint=where, allow_patterns=list(files))
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:  # a gated one among the first
         raise CheckpointError(explained(error, model, revision)) from None

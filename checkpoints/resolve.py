@@ -16,9 +16,9 @@ from checkpoints import hub
 from checkpoints.adapter import Adapter
 from checkpoints.cache import made_once
 from checkpoints.checkpoint import ResolvedCheckpoint, weight_files
-from checkpoints.frameworks import Progress, first_line, full_disk, quiet
+from checkpoints.frameworks import Progress, full_disk, quiet
 from checkpoints.gguf import metadata
-from pipelines.errors import CheckpointError
+from pipelines.errors import CheckpointError, first_line
 from stores.address import HubAddress, remote
 
 _STARTER = "starter:"
@@ -40,7 +40,7 @@ def resolve(
     try:
         return _found(checkpoint, revision, allow_pickle, progress, above)
     except OSError as error:
-        if full_disk(error) is not None:  # of a download
+        if full_disk(error) is not None:  # the disk of the cache; the caller words it
             raise
         file = f" ({error.filename})" if error.filename else ""
         raise CheckpointError(f"{checkpoint} cannot be read: {error.strerror or first_line(error)}{file}") from error
@@ -105,7 +105,7 @@ def _check_trusted(name: str, weights: Path, allow_pickle: bool) -> None:
 
 
 def _merged(adapter: Adapter, allow_pickle: bool, progress: Progress, above: tuple[Path, ...]) -> ResolvedCheckpoint:
-    """What an adapter makes of its base, which is found as any checkpoint is; made once."""
+    """The checkpoint of an adapter merged into its base, which is resolved like any other; merged once."""
     above = (*above, adapter.path.resolve())
     if above[-1] in above[:-1]:
         raise CheckpointError(f"{adapter.name} is an adapter on top of itself")

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from msgspec import Meta
 
-from pipelines.errors import ConfigurationError, InvalidInputError, UnknownKeyError
+from pipelines.errors import ConfigurationError, InvalidInputError, UnknownKeyError, first_line
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.scheduling.scheduler import BatchingConfig, QueueConfig
 from pipelines.schema import Text, convert, nearest
@@ -102,7 +102,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigurationError(f"{path}{line}: not valid YAML: {error.problem}") from None
     except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
+        raise ConfigurationError(f"{path}: not valid YAML: {first_line(error)}") from None
     if not isinstance(content, dict) or not isinstance(content.get("applications"), list):
         raise ConfigurationError(f"{path} is not a Ray Serve config: it has no list of applications")
     return content

@@ -1,7 +1,7 @@
-"""`sextet evaluate X --data FILE`: how good a checkpoint, an artifact or a running task is, on labelled rows.
+"""`sextet evaluate X --data FILE`: score a checkpoint, an artifact or a running task on labelled rows.
 
-An artifact is measured beside the checkpoint that it was made from, so that the price of its precision is seen, and
-what was measured is written into its manifest and card; into metrics.json and card of a checkpoint of `finetune`.
+An artifact is scored beside the checkpoint that it was made from, which shows the price of its precision. The scores
+are written into its manifest and card, or into metrics.json and card of a checkpoint of `sextet finetune`.
 """
 
 import errno
@@ -12,13 +12,14 @@ import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
 from checkpoints.checkpoint import ResolvedCheckpoint, load_model, load_tokenizer
-from checkpoints.frameworks import quiet
+from checkpoints.frameworks import Progress, quiet
 from checkpoints.heads import ENCODER_DECODER, REGRESSION
 from checkpoints.resolve import resolve
 from evaluation import plots
@@ -33,14 +34,14 @@ from pipelines.errors import CheckpointError, ConfigurationError, SextetError
 from pipelines.runtime.artifact import MANIFEST_NAME, ModelArtifact
 from pipelines.tasks import TASKS
 
-Say = Callable[[str], None]
 Post = Callable[[str, Any], Any]
+IntoCard = Callable[[str, Report, str, Sequence[str]], str]
 PICTURE = "confusion-"
 
 
 @dataclass(frozen=True)
 class EvaluateArgs:
-    """`systems` are folders, names of checkpoints or URLs, a column each; `parameters` go along with every question."""
+    """`systems` are folders, names of checkpoints or URLs, a column each; `parameters` go with every question."""
 
     systems: tuple[str, ...]
     data: str
@@ -60,10 +61,10 @@ class EvaluateArgs:
     output: Path | None = None
 
 
-def evaluate(args: EvaluateArgs, post: Post, say: Say, *, write_down: bool = True) -> Report:
-    """Measure every system on the same rows, and (unless told not to) write it into artifacts and checkpoints.
+def evaluate(args: EvaluateArgs, post: Post, say: Progress, *, write_down: bool = True) -> Report:
+    """Score every system on the same rows; `write_down` writes the scores into artifacts and checkpoints.
 
-    `post` asks a URL. Raises SextetError for data, systems or a task that do not fit each other.
+    `post` sends a body to a URL. Raises SextetError for data, systems or a task that do not fit each other.
     """
     check_problem_type(args.problem_type)
     for name, least in {"resamples": 1, "max_samples": 1, "max_bad_rows": 0, "seed": 0}.items():
@@ -77,7 +78,7 @@ def evaluate(args: EvaluateArgs, post: Post, say: Say, *, write_down: bool = Tru
         _make(args.output)
     for name in args.systems if write_down else ():
         if (Path(name) / MANIFEST_NAME).is_file():
-            check_output(Path(name))  # before the measuring, which would be in vain
+            check_output(Path(name))  # before hours of scoring
     systems = _systems(args, task, post, say)
     problem_type = args.problem_type or next((one.problem_type for one in systems if one.problem_type), None)
     rows, drawn = _read(args, task, problem_type, say)
@@ -88,9 +89,9 @@ def evaluate(args: EvaluateArgs, post: Post, say: Say, *, write_down: bool = Tru
     settings = (*drawn, *(f"{name}={json.dumps(value)}" for name, value in sorted(args.parameters.items())))
     report = Report(data_name(args.data), data_digest(args.data), len(rows), measured, args.resamples, settings)
     try:
-        _keep(report, args.output, args.systems if write_down else (), say)
+        _keep(report, task, args.output, args.systems if write_down else (), say)
     except (OSError, SextetError) as error:
-        say(report.text())  # it may have taken hours
+        say(report.text())  # hours of scoring must not be lost
         if isinstance(error, SextetError):
             raise
         detail = f" ({error.filename})" if error.filename else ""
@@ -98,13 +99,15 @@ def evaluate(args: EvaluateArgs, post: Post, say: Say, *, write_down: bool = Tru
     return report
 
 
-def _keep(report: Report, output: Path | None, systems: Sequence[str], say: Say) -> None:
+def _keep(report: Report, task: str, output: Path | None, systems: Sequence[str], say: Progress) -> None:
     if output is not None:
         text = json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n"
         (output / "report.json").write_text(text, encoding="utf-8")
         _draw(report, report.name(), output, say)
-    for name in systems:
-        _write_down(Path(name), report, say)
+    # An artifact that is named alone has the column of its checkpoint before its own.
+    columns = list(report.measured)[-len(systems) :] if systems else []
+    for name, column in zip(systems, columns, strict=True):
+        _write_down(Path(name), report, say, task=task, column=column)
 
 
 def _task(args: EvaluateArgs) -> str:
@@ -128,7 +131,7 @@ def _task(args: EvaluateArgs) -> str:
 
 
 def _make(output: Path) -> None:
-    """The folder of a report, before the measuring that is to go into it."""
+    """Make the folder of the report before anything is scored."""
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -139,8 +142,8 @@ def _is_url(name: str) -> bool:
     return name.startswith(("http://", "https://"))
 
 
-def _systems(args: EvaluateArgs, task: str, post: Post, say: Say) -> list[System]:
-    """What was named; an artifact that is named alone comes after its checkpoint."""
+def _systems(args: EvaluateArgs, task: str, post: Post, say: Progress) -> list[System]:
+    """The systems that `args` names; an artifact that is named alone comes after its checkpoint."""
     found: list[System] = []
     for name in args.systems:
         if _is_url(name):
@@ -158,7 +161,7 @@ def _systems(args: EvaluateArgs, task: str, post: Post, say: Say) -> list[System
     return found
 
 
-def _source(artifact: ModelArtifact, task: str, say: Say) -> list[System]:
+def _source(artifact: ModelArtifact, task: str, say: Progress) -> list[System]:
     source = artifact.manifest.source
     try:
         checkpoint = resolve(source.checkpoint, source.requested, progress=say)
@@ -170,7 +173,7 @@ def _source(artifact: ModelArtifact, task: str, say: Say) -> list[System]:
         return []
 
 
-def _torch(checkpoint: ResolvedCheckpoint, task: str, say: Say) -> TorchSystem:
+def _torch(checkpoint: ResolvedCheckpoint, task: str, say: Progress) -> TorchSystem:
     import torch
 
     check_task(checkpoint, task)
@@ -183,8 +186,8 @@ def _torch(checkpoint: ResolvedCheckpoint, task: str, say: Say) -> TorchSystem:
         return TorchSystem("PyTorch", task, model, load_tokenizer(checkpoint))
 
 
-def _read(args: EvaluateArgs, task: str, problem_type: str | None, say: Say) -> tuple[Dataset, list[str]]:
-    """The rows, and how they were drawn where they are a part of all."""
+def _read(args: EvaluateArgs, task: str, problem_type: str | None, say: Progress) -> tuple[Dataset, list[str]]:
+    """The rows, and how they were drawn where not all are used."""
     data = DataArgs(task, args.columns, args.labels, problem_type, args.encoding, args.format, args.max_bad_rows)
     rows = read([args.data], data, BadRows(args.max_bad_rows, say))
     if args.max_samples is None or args.max_samples >= len(rows):
@@ -198,13 +201,13 @@ def _distinct(name: str, taken: Mapping[str, Any]) -> str:
     return next(one for one in (name, *(f"{name} {n}" for n in range(2, 99))) if one not in taken)
 
 
-def _draw(report: Report, of: str, folder: Path, say: Say) -> list[Path]:
-    """A confusion matrix for every system that has one, under a name of its own for each of `of` and system."""
+def _draw(report: Report, of: str, folder: Path, say: Progress) -> list[Path]:
+    """Draw the confusion matrices into `folder`; the file names hold `of` and the system."""
     paths = []
     for name, one in report.measured.items():
         if one.confusion is not None:
             title = re.sub(r"[^\w.]+", "-", f"{of} {name}")
-            if len(title) > 80:  # a name of a file has 255 bytes, of up to four a character here
+            if len(title) > 80:  # file names have at most 255 bytes, and a character up to four
                 title = f"{title[:40]}-{hashlib.sha256(title.encode()).hexdigest()[:16]}"
             path = folder / f"{PICTURE}{title}.png"
             plots.confusion(one.confusion, one.labels, f"{name}, {report.rows} rows of {report.data}", path)
@@ -213,13 +216,17 @@ def _draw(report: Report, of: str, folder: Path, say: Say) -> list[Path]:
     return paths
 
 
-def _write_down(folder: Path, report: Report, say: Say) -> None:
-    """Into an artifact as a whole, so that it is valid at every moment; into the files of a finetuned checkpoint."""
+def _write_down(folder: Path, report: Report, say: Progress, *, task: str, column: str) -> None:
+    """Write the report into an artifact as a whole, so that it is valid at every moment, or into a checkpoint's files.
+
+    `column` is the folder's own among the systems of the report.
+    """
+    into_card = partial(with_measured, task=task, model=folder.resolve().name, column=column)
     try:
         if (folder / MANIFEST_NAME).is_file():
-            placed = _into_artifact(ModelArtifact.open(folder), report)
+            placed = _into_artifact(ModelArtifact.open(folder), report, into_card)
         elif (folder / "metrics.json").is_file() and (folder / "recipe.yaml").is_file():
-            placed = _into_checkpoint(folder, report)
+            placed = _into_checkpoint(folder, report, into_card)
         else:
             return
     except OSError as error:
@@ -231,14 +238,14 @@ def _write_down(folder: Path, report: Report, say: Say) -> None:
 
 
 def _placed(report: Report, taken: Mapping[str, Any]) -> str:
-    """What became of an earlier measurement among `taken`, if there is one of these data or of their name."""
+    """The end of the report line: which earlier scores among `taken` were replaced, or have the same name."""
     plain, name = report.name(), report.name(taken)
     if name in taken:
         return f", in the place of what was measured on {name} before"
     return f" as {name}: the {plain} that was measured before is another" if name != plain else ""
 
 
-def _into_artifact(artifact: ModelArtifact, report: Report) -> str:
+def _into_artifact(artifact: ModelArtifact, report: Report, into_card: IntoCard) -> str:
     manifest = artifact.manifest
     measured_on = report.name(manifest.metrics)
     with staging(artifact.path) as folder:
@@ -249,8 +256,8 @@ def _into_artifact(artifact: ModelArtifact, report: Report) -> str:
         pictures = _draw(report, measured_on, finished, lambda _line: None)
         card = finished / "README.md"
         text = card.read_text(encoding="utf-8") if card.is_file() else ""
-        card.unlink(missing_ok=True)  # it is the published one's too
-        text = with_measured(text, report, measured_on, [path.name for path in pictures])
+        card.unlink(missing_ok=True)  # a hard link: writing it would change the artifact
+        text = into_card(text, report, measured_on, [path.name for path in pictures])
         card.write_text(text, encoding="utf-8")
         _remove_unshown(finished, text)
         measured = {**manifest.metrics, measured_on: report.as_json()}
@@ -265,7 +272,7 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _into_checkpoint(folder: Path, report: Report) -> str:
+def _into_checkpoint(folder: Path, report: Report, into_card: IntoCard) -> str:
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     taken = metrics.get("measured", {})
     measured_on = report.name(taken)
@@ -274,14 +281,14 @@ def _into_checkpoint(folder: Path, report: Report) -> str:
     pictures = _draw(report, measured_on, folder, lambda _line: None)
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    text = with_measured(text, report, measured_on, [path.name for path in pictures])
+    text = into_card(text, report, measured_on, [path.name for path in pictures])
     _replace(card, text)
     _remove_unshown(folder, text)
     return _placed(report, taken)
 
 
 def _remove_unshown(folder: Path, card: str) -> None:
-    """Pictures of an earlier measurement whose place in the card another one took."""
+    """Remove pictures that the card no longer shows."""
     for path in folder.glob(f"{PICTURE}*.png"):
         if f"({path.name})" not in card:
             path.unlink()

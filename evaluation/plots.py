@@ -1,4 +1,4 @@
-"""Plots: the course of a training, and what a classifier takes for what."""
+"""Plots: learning curves of a training, and confusion matrices of a classifier."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-_LARGEST = 40  # labels whose counts can still be read
+_LARGEST = 40  # labels; the counts of more are too small to read
 
 
 def learning_curve(history: Sequence[Mapping[str, Any]], shown: Sequence[str], title: str, path: Path) -> None:
@@ -34,7 +34,7 @@ def learning_curve(history: Sequence[Mapping[str, Any]], shown: Sequence[str], t
 
 
 def confusion(counts: np.ndarray, labels: Sequence[str], title: str, path: Path) -> None:
-    """A PNG of (right label, answer) counts, shaded by the share of each right label."""
+    """A PNG of counts (right label, answer), shaded by the share of each right label."""
     n = len(labels)
     figure = _figure(*([max(4.0, min(14.0, 2.2 + 0.75 * n))] * 2))
     axes = figure.add_subplot()
@@ -54,7 +54,7 @@ def confusion(counts: np.ndarray, labels: Sequence[str], title: str, path: Path)
 
 
 def _figure(width: float, height: float) -> Any:
-    """A figure without pyplot, which would look for a display, in the first font here that has Hangul."""
+    """A figure without pyplot, which needs a display, in the first installed font with Hangul."""
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.font_manager import fontManager

@@ -32,7 +32,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import IO, Any, Self, cast
 
-from pipelines.errors import InvalidInputError
+from pipelines.errors import InvalidInputError, first_line
 
 Row = dict[str, Any]
 Columns = Mapping[str, str | int]
@@ -246,7 +246,7 @@ def _parquet(path: Path) -> Iterator[Line]:
             table = datasets.Dataset.from_parquet(str(path), cache_dir=cache, keep_in_memory=True)
     except Exception as error:  # pyarrow's own, wrapped by datasets in several ways
         cause = error.__cause__ or error
-        raise InvalidInputError(f"{path}: not Parquet ({str(cause).splitlines()[0]})") from None
+        raise InvalidInputError(f"{path}: not Parquet ({first_line(cause)})") from None
     yield from table_rows(table, f"{path}:row ")
 
 
@@ -335,10 +335,9 @@ def _load(reference: Reference) -> tuple[Any, str]:
     try:
         found = datasets.load_dataset(name, reference.config, revision=reference.revision)
     except Exception as error:  # from a dozen libraries, as the cause may be
-        reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
         raise InvalidInputError(
-            f"{name}: no such file, and as a data set of the Hub it cannot be had ({reason[:200]}); check the id, "
-            "the network, HF_TOKEN"
+            f"{name}: no such file, and as a data set of the Hub it cannot be had ({first_line(error)[:200]}); check "
+            "the id, the network, HF_TOKEN"
         ) from None
     splits = ", ".join(found)
     split = reference.split or (next(iter(found)) if len(found) == 1 else None)

@@ -1,4 +1,4 @@
-"""Report: what systems were worth on some rows, as a table for the terminal, as Markdown for a card, and as JSON."""
+"""Report: the scores of systems on some rows, as a table for the terminal, as Markdown for a card, and as JSON."""
 
 import hashlib
 import re
@@ -10,15 +10,16 @@ from types import MappingProxyType
 from typing import Any
 
 from evaluation.scores import Scored, interval
+from export.card import aligned, piped, with_results
 
 _SECTION = re.compile(r"\n## Measured on .*?(?=\n## (?!Measured on )|\Z)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Report:
-    """`measured` by the name of each system, on the same `rows` of the file `data`, whose sha256 in hex is `digest`.
+    """`measured` are the scores by system, on the same `rows` of the file `data`, whose sha256 in hex is `digest`.
 
-    `settings` say how, where it was not on all rows or not as a system answers by itself.
+    `settings` tell which rows were drawn and which parameters were sent, where these are not the defaults.
     """
 
     data: str
@@ -29,8 +30,8 @@ class Report:
     settings: tuple[str, ...] = ()
 
     def name(self, taken: Mapping[str, Any] = MappingProxyType({})) -> str:
-        """What this is called beside the measurements `taken` (by name, as `as_json`): its data and settings, and the
-        sha256 where that name is one of other data already.
+        """The name of this report beside the reports `taken` (by name, as `as_json`): its data and settings, and the
+        sha256 where other data have that name already.
         """
         plain = _named(self.data, self.settings)
         earlier = taken.get(plain)
@@ -53,7 +54,7 @@ class Report:
 
     @cached_property
     def differences(self) -> dict[str, tuple[float, float, float]]:
-        """The last system less the first, where there are several: both were drawn alike, so chance cancels out."""
+        """The scores of the last system minus those of the first, with paired bootstrap intervals."""
         if len(self.measured) < 2:
             return {}
         first, *_, last = self.measured
@@ -87,20 +88,20 @@ class Report:
     def text(self) -> str:
         """For the terminal."""
         lines = [f"{self.name()}: {self.rows} rows; in brackets 95% intervals from {self.resamples} bootstrap draws"]
-        lines += _aligned(list(self._table()))
+        lines.append(aligned(list(self._table())))
         for name, one in self.measured.items():
             if one.table:
-                lines += ["", *_aligned(list(_label_table(name, one)))]
+                lines += ["", aligned(list(_label_table(name, one)))]
         return "\n".join(lines)
 
     def markdown(self, name: str, pictures: Sequence[str]) -> str:
         """A section of a card, headed by `name`."""
         lines = [f"## Measured on {name}", ""]
         lines += [f"{self.rows} rows (sha256 {self._short_digest}); 95% intervals by bootstrap.", ""]
-        lines += _piped(list(self._table()))
+        lines.append(piped(list(self._table())))
         for name, one in self.measured.items():
             if one.table:
-                lines += ["", *_piped(list(_label_table(name, one)))]
+                lines += ["", piped(list(_label_table(name, one)))]
         lines += [line for picture in pictures for line in ("", f"![{picture.removesuffix('.png')}]({picture})")]
         return "\n".join(lines)
 
@@ -113,18 +114,18 @@ class Report:
 
 
 def _files(data: str) -> list[Path]:
-    """The data's file, or both of parallel texts; none where it is a data set of the Hub."""
+    """The file of the data, or both files of parallel text; empty for a data set of the Hub."""
     parts = [data] if Path(data).exists() else data.split(",")
     return [Path(part.strip()) for part in parts if Path(part.strip()).is_file()]
 
 
 def data_name(data: str) -> str:
-    """Of files their names, without the folders of this machine; of a data set of the Hub the whole."""
+    """The names of the files without their folders, or the whole name of a data set of the Hub."""
     return ", ".join(file.name for file in _files(data)) or data
 
 
 def data_digest(data: str) -> str | None:
-    """The sha256 of the data's files, one after the other, so that figures can be told apart; None of the Hub's."""
+    """The sha256 of the concatenated files of the data; None for a data set of the Hub."""
     digest = hashlib.sha256()
     for path in _files(data):
         with path.open("rb") as file:
@@ -133,8 +134,14 @@ def data_digest(data: str) -> str | None:
     return digest.hexdigest() if _files(data) else None
 
 
-def with_measured(card: str, report: Report, name: str, pictures: Sequence[str]) -> str:
-    """The card with the report's section in it, before its `Use`, in the place of an older one of the same name."""
+def with_measured(
+    card: str, report: Report, name: str, pictures: Sequence[str], *, task: str, model: str, column: str
+) -> str:
+    """The card of `model` with the report's section before its `Use`, in the place of an older one of the same name.
+
+    The scores of the system `column` go into the metadata, too.
+    """
+    card = with_results(card, task, model, report.data, name, report.measured[column].values())
     heading = f"\n## Measured on {name}\n"
     older = [part for part in _sections(card) if not part.startswith(heading)]
     rest = _SECTION.sub("", card).rstrip() + "\n"
@@ -167,14 +174,3 @@ def _label_table(name: str, measured: Scored) -> Iterator[list[str]]:
     yield [f"label ({name})", *columns]
     for label, row in measured.table.items():
         yield [label, *(f"{row[one]:.4f}" if one != "rows" else f"{row[one]:.0f}" for one in columns)]
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _piped(rows: list[list[str]]) -> list[str]:
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    head, *body = [f"| {' | '.join(row)} |" for row in escaped]
-    return [head, "|" + "---|" * len(rows[0]), *body]

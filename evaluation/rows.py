@@ -16,7 +16,7 @@ name, from the column that `columns` says, or from the only column whose name me
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from checkpoints.frameworks import Progress
 from checkpoints.heads import MULTI_LABEL, REGRESSION
 from evaluation.readers import KNOWN, Columns, Line, Reference, Row, hub_lines, lines, suffix_of
 from pipelines.errors import InvalidInputError
@@ -71,7 +72,7 @@ class DataArgs:
 class BadRows:
     """Counts the rows that are left out: each is reported, and one more than `limit` ends the reading."""
 
-    def __init__(self, limit: int, say: Callable[[str], None]) -> None:
+    def __init__(self, limit: int, say: Progress) -> None:
         self.count = 0
         self._limit = limit
         self.say = say
@@ -127,8 +128,10 @@ def _lines(name: str, args: DataArgs) -> Iterator[Line]:
 
 def _renamed(raw: Row, args: DataArgs, guess: dict[str, str]) -> Row:
     """The row with its fields under their own names; `guess` keeps the columns that were chosen for the file."""
-    if isinstance(raw.get("translation"), dict):  # data sets of the Hub hold one text per language in it
-        raw = raw | raw["translation"]
+    if isinstance(
+        by_language := raw.get(args.task), dict
+    ):  # data sets of the Hub: {"translation": {"en": ..., "fr": ...}}
+        raw = raw | by_language
     if args.columns:
         raw = raw | {name: raw[str(column)] for name, column in args.columns.items() if str(column) in raw}
         absent = next((str(column) for column in args.columns.values() if str(column) not in raw), None)
@@ -235,7 +238,7 @@ def _entity(entity: Any, text: str, args: DataArgs) -> Row:
 
 
 def _check_apart(entities: list[Row]) -> None:
-    """Each token has one tag; what is listed twice is harmless."""
+    """Raise ValueError for entities that overlap: each token has one tag. Equal entities are harmless."""
     for one, two in pairwise(sorted(entities, key=lambda entity: (entity["start"], entity["end"]))):
         if two["start"] < one["end"] and one != two:
             first, second = (f"{each['label']} at {each['start']}..{each['end']}" for each in (one, two))

@@ -1,9 +1,9 @@
-"""Scores: how good answers are, with the interval in which 95 of 100 samples of such rows would put the number.
+"""Scores of answers, with 95% bootstrap intervals.
 
-Every score is made of statistics that add up over rows (true positives, matching n-grams, correct answers). A bootstrap
-draws the rows anew, with replacement, and adds up again; two systems measured on the same rows are drawn alike, so
-that their difference has an interval of its own. The counting is done by the libraries that papers cite: scikit-learn,
-seqeval, sacrebleu, rouge-score; SQuAD's folding of answers is here, as its script is no library.
+Every score is computed from statistics that add up over rows (true positives, matching n-grams, correct answers). The
+bootstrap draws rows with replacement and adds up again. Two systems on the same rows use the same draws, so their
+difference has a paired interval. scikit-learn, seqeval, sacrebleu and rouge-score count, as papers cite them; SQuAD's
+normalization of answers is here, because its script is no library.
 
 Accuracy, precision, recall, F1 and ROUGE are between 0 and 1; SQuAD's exact match and F1, BLEU and chrF are between 0
 and 100, as their authors have them.
@@ -28,7 +28,7 @@ LOWER_IS_BETTER = ("perplexity", "rmse", "mae", "loss")
 
 @dataclass(frozen=True)
 class Scored:
-    """`statistics` (rows, n) float64 and what turns their sum (n,) into named values; `table` for each label."""
+    """`statistics` (rows, n) float64; `combine` turns their sum (n,) into named scores; `table` has those per label."""
 
     statistics: np.ndarray
     combine: Callable[[Sums], Values]
@@ -41,9 +41,9 @@ class Scored:
         return self.combine(self.statistics.sum(axis=0))
 
     def draws(self, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, np.ndarray]:
-        """(resamples,) values of each score, every one over as many rows drawn with replacement.
+        """(resamples,) values of each score, each over as many rows, drawn with replacement.
 
-        A draw without any row that a score is of, which `combine` has NaN for, says nothing: it counts as all rows do.
+        `combine` returns NaN where no drawn row counts for a score; such a draw gets the value of all rows.
         """
         rng, rows = np.random.default_rng(seed), len(self.statistics)
         found = []
@@ -62,7 +62,7 @@ def interval(draws: np.ndarray) -> tuple[float, float]:
 
 
 def classification(expected: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> Scored:
-    """One label for each text. A label that neither occurs nor is predicted counts for nothing in the macro scores."""
+    """One label for each text. Macro scores leave out labels that neither occur nor are predicted."""
     from sklearn.metrics import confusion_matrix
 
     names = [name for name in labels if name in {*expected, *predicted}]
@@ -74,7 +74,7 @@ def classification(expected: Sequence[str], predicted: Sequence[str], labels: Se
 
 
 def multi_label(expected: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], labels: Sequence[str]) -> Scored:
-    """Any number of labels for each text; `accuracy` asks for all of them at once."""
+    """Any number of labels for each text; `accuracy` counts texts with all labels right."""
     right = np.array([[name in one for name in labels] for one in expected], dtype=float)
     chosen = np.array([[name in one for name in labels] for one in predicted], dtype=float)
     combine = _label_scores(len(labels), exclusive=False)
@@ -82,7 +82,7 @@ def multi_label(expected: Sequence[Sequence[str]], predicted: Sequence[Sequence[
 
 
 def _outcomes(right: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """(rows, labels) twice -> (rows, 3 * labels + 2): true positives, chosen and right ones; all correct; one."""
+    """(rows, labels) twice -> (rows, 3 * labels + 2): true positives, chosen, right; whole row correct; 1."""
     correct = (right == chosen).all(axis=1, keepdims=True)
     return np.hstack([right * chosen, chosen, right, correct, np.ones_like(correct)]).astype(float)
 
@@ -182,7 +182,7 @@ def _tags(length: int, spans: set[Span]) -> list[str]:
 
 
 def answers(predicted: Sequence[str], accepted: Sequence[Sequence[str]]) -> Scored:
-    """SQuAD's exact match and token F1, the best over the accepted answers; no accepted answer means "" is right."""
+    """SQuAD's exact match and token F1, the best over the accepted answers; where none is accepted, "" is right."""
     rows = []
     for answer, references in zip(predicted, accepted, strict=True):
         pairs = [(_words(answer), _words(reference)) for reference in references or [""]]
@@ -201,7 +201,7 @@ def answers(predicted: Sequence[str], accepted: Sequence[Sequence[str]]) -> Scor
 
 
 def _words(text: str) -> list[str]:
-    """SQuAD's folding: lower case, no punctuation, no English articles."""
+    """SQuAD's normalization: lower case, no punctuation, no English articles."""
     kept = (
         one for one in text.lower() if one not in string.punctuation and not unicodedata.category(one).startswith("P")
     )
@@ -219,7 +219,7 @@ def translations(predicted: Sequence[str], expected: Sequence[str]) -> Scored:
     from sacrebleu.metrics import BLEU, CHRF
 
     metrics = {"bleu": BLEU(), "chrf": CHRF()}
-    # What sacrebleu's own bootstrap draws from; it keeps the two to itself, hence its pinned version.
+    # The statistics of sacrebleu's own bootstrap. Both methods are private, hence the pinned version.
     found = {
         name: np.array(one._extract_corpus_statistics(list(predicted), [list(expected)]), dtype=float)
         for name, one in metrics.items()
@@ -241,7 +241,7 @@ def translations(predicted: Sequence[str], expected: Sequence[str]) -> Scored:
 
 
 class UnicodeWords:
-    """rouge-score's tokenizer for every script: its own keeps a-z and 0-9 only, and so reads nothing in Korean."""
+    """A tokenizer for rouge-score in every script: its own keeps a-z and 0-9 only, and no Korean."""
 
     def tokenize(self, text: str) -> list[str]:
         return re.findall(r"[^\W_]+", text.lower())
@@ -267,7 +267,7 @@ def summaries(predicted: Sequence[str], expected: Sequence[str]) -> Scored:
 
 
 def perplexity(losses: Sequence[float], tokens: Sequence[int]) -> Scored:
-    """From the summed negative logprobs of each text, and how many of its tokens were predicted."""
+    """Perplexity from the summed negative logprobs of each text and the number of its predicted tokens."""
 
     def combine(sums: Sums) -> Values:
         return {"perplexity": math.exp(min(sums[0] / sums[1], 700.0)) if sums[1] else math.nan}

@@ -24,11 +24,10 @@ from export.graphs.graph import share_weights
 from export.graphs.optimize import check_options, default_level, optimize, supports
 from export.parity.samples import TEXTS
 from export.parity.validate import validate
-from export.prompt import chat_template, prompt_template
 from export.quantization.outliers import outlier_matrices
 from export.quantization.quantize import quantization, to_fp16, to_int4, to_int8
 from export.staging import check_output, place, staging, written_by
-from export.tokenizers.tokenizer import write_tokenizer
+from export.tokenizers.tokenizer import chat_template, prompt_template, write_tokenizer
 from pipelines.errors import ArtifactError, CheckpointError, ConfigurationError, SextetError
 from pipelines.runtime.artifact import FileDigest, Manifest, ModelArtifact, Parity, Source
 from pipelines.tasks import TASKS
@@ -36,7 +35,7 @@ from pipelines.tasks import TASKS
 _TOOLS = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxruntime", "tokenizers")
 _CODE = (Path(__file__).parent, Path(checkpoints.__file__).parent)  # what an export runs
 _COPIES = 4  # of the weights on the disk at once: exported decoders, rewritten ones, the merged one
-_TYPICAL = 12  # texts on which outliers are looked for
+_TYPICAL = 12  # texts to find outliers with
 _NOT_COMPARED = Parity(False, 0, float("inf"), 0.0, "not compared yet")
 
 
@@ -194,7 +193,7 @@ def _typical(tokenizer: Any, template: str | None, longest: int) -> list[list[in
 
 
 def _kv_cache(args: ExportArgs, config: Any, progress: Progress) -> str:
-    """`slots` where a model that writes text can have them; says why where it cannot."""
+    """`slots` where the model generates and can have KV cache slots; reports why where it cannot."""
     if config.is_encoder_decoder or not TASKS[args.task].generates:
         _need_slots(args, f"{config.model_type} has none for {args.task}")
     if not TASKS[args.task].generates:
@@ -212,7 +211,7 @@ def _kv_cache(args: ExportArgs, config: Any, progress: Progress) -> str:
 
 
 def _need_slots(args: ExportArgs, reason: str) -> None:
-    """Refuse what only a graph with slots can have; `reason` says why there will be none."""
+    """Refuse options that need KV cache slots; `reason` says why the graph has none."""
     if args.precision == "int4":
         raise ConfigurationError(
             f"precision int4 is for decoder-only models whose graph keeps its cache in slots: {reason}; "
@@ -221,7 +220,7 @@ def _need_slots(args: ExportArgs, reason: str) -> None:
 
 
 def _level(args: ExportArgs, architecture: str, cache: str) -> str | None:
-    """What was asked for; otherwise the default, where the optimizer knows the graph."""
+    """The optimization level of the options, else the default where the optimizer supports the graph."""
     default = default_level(args.precision, generates=TASKS[args.task].generates)
     return args.optimize or (default if supports(architecture) and cache == "plain" else None)
 
@@ -249,7 +248,7 @@ def _current(args: ExportArgs, progress: Progress) -> ModelArtifact | None:
         with quiet(progress) as progress:
             found = resolve(args.checkpoint, allow_pickle=args.allow_pickle, progress=progress)
         return artifact if found.revision == manifest.source.revision else None
-    # A branch may have moved on, but asking the Hub at every start would be neither fast nor possible offline.
+    # The branch may have moved; asking the Hub each time would be slow, and impossible offline.
     return artifact if args.revision in (manifest.source.requested, manifest.source.revision) else None
 
 

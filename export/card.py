@@ -1,14 +1,16 @@
-"""Card: the README.md of an artifact, for people."""
+"""Card: the README.md of an artifact or of a checkpoint, for people; its metadata are for the Hub."""
 
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pipelines.runtime.artifact import Manifest
 
 
 def model_card(manifest: Manifest, output: Path, size_bytes: int) -> str:
-    """What it is, where it came from, how far it agrees with PyTorch, and how to serve it."""
+    """The card of an artifact: its source, its parity with PyTorch, and how to serve it."""
     source, parity = manifest.source, manifest.parity
-    licence = source.licence or "other"
     rows = {
         "Source": f"`{source.checkpoint}`",
         "Revision": f"`{source.revision}`",
@@ -36,19 +38,13 @@ def model_card(manifest: Manifest, output: Path, size_bytes: int) -> str:
         before, after = parity.perplexities
         compared["Perplexity"] = f"{after:.2f}, PyTorch's {before:.2f} ({parity.perplexity_increase:+.1%})"
     differing = "".join(f"* {line}\n" for line in parity.disagreements)
-    return f"""---
-license: {licence}
-pipeline_tag: {manifest.task}
-library_name: onnx
----
+    body = f"""# {output.name}: {manifest.task}
 
-# {output.name}: {manifest.task}
-
-{_table(rows)}
+{facts(rows)}
 
 ## Compared with PyTorch
 
-{_table(compared)}
+{facts(compared)}
 
 {"Answers that differ:" if differing else "Every answer was the same."}
 
@@ -63,8 +59,62 @@ model = pipelines.load("{output.name}")
 
 or as `model:` of the task `{manifest.task}` in cluster.yaml, and `sextet serve cluster.yaml`.
 """
+    return with_metadata(body, license=source.licence or "other", pipeline_tag=manifest.task, library_name="onnx")
 
 
-def _table(rows: dict[str, str]) -> str:
-    escaped = {name: value.replace("|", "\\|") for name, value in rows.items()}
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in escaped.items())])
+def with_metadata(body: str, **metadata: Any) -> str:
+    """A card whose front matter holds the metadata, named as in huggingface_hub's ModelCardData."""
+    from huggingface_hub import ModelCardData
+
+    return f"---\n{ModelCardData(**metadata).to_yaml()}\n---\n\n{body}"
+
+
+def with_results(card: str, task: str, model: str, data: str, name: str, scores: Mapping[str, float]) -> str:
+    """The card with scores in its `model-index`, which the Hub shows; they replace earlier ones of that name.
+
+    `data` are the rows that were measured on, `name` is the name of the measurement. A card whose front matter cannot
+    be read stays as it is.
+    """
+    import yaml
+    from huggingface_hub import EvalResult, ModelCard
+
+    try:
+        found = ModelCard(card if card.startswith("---\n") else f"---\n{{}}\n---\n\n{card}")
+    except (ValueError, yaml.YAMLError):
+        return card
+    metadata: Any = found.data
+    kept = [one for one in metadata.eval_results or [] if one.dataset_name != name]
+    new = [
+        EvalResult(
+            task_type=task,
+            dataset_type=data,
+            dataset_name=name,
+            metric_type=metric,
+            metric_value=round(value, 4),
+        )
+        for metric, value in scores.items()
+        if math.isfinite(value)
+    ]
+    metadata.model_name = metadata.model_name or model
+    metadata.eval_results = [*kept, *new]
+    return str(found)
+
+
+def facts(rows: Mapping[str, str]) -> str:
+    """Names and values as a Markdown table without a head."""
+    return piped([["", ""], *([name, value] for name, value in rows.items())])
+
+
+def piped(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first row is its head."""
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    head, *body = [f"| {' | '.join(row)} |" for row in escaped]
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """A table for the terminal, each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

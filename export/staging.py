@@ -23,7 +23,7 @@ _RENAME_EXCHANGE = 2
 
 
 def check_output(output: Path) -> None:
-    """Raises ConfigurationError where `output` holds anything that an export did not write."""
+    """Raises ConfigurationError where `output` holds a file that no export wrote."""
     if not output.exists():
         return
     if not output.is_dir():
@@ -68,7 +68,7 @@ def written_by(output: Path, file: Path) -> bool:
 
 
 def place(folder: Path, manifest: Manifest, output: Path) -> ModelArtifact:
-    """Complete `folder` with its manifest, put it on the disk for good and in the place of `output`."""
+    """Write the manifest into `folder`, sync everything to the disk, and put the folder in the place of `output`."""
     for path in folder.iterdir():
         path.chmod(0o644)
         _sync(path)
@@ -81,7 +81,7 @@ def place(folder: Path, manifest: Manifest, output: Path) -> ModelArtifact:
     check_output(output)
     if output.exists():
         _exchange(folder, output)
-        shutil.rmtree(folder)  # what was there before
+        shutil.rmtree(folder)  # the former output
     else:
         folder.rename(output)
     _sync(output.parent)
@@ -89,7 +89,7 @@ def place(folder: Path, manifest: Manifest, output: Path) -> ModelArtifact:
 
 
 def _exchange(one: Path, other: Path) -> None:
-    """Swap two folders in one step, where the filesystem can; else in two, with `other` missing in between."""
+    """Swap two folders atomically where the filesystem can; else in steps, with `other` missing in between."""
     libc = ctypes.CDLL(None, use_errno=True)
     names = (os.fsencode(one), os.fsencode(other))
     if hasattr(libc, "renameat2"):
@@ -110,7 +110,7 @@ def _remove_stale(output: Path) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)
         except BlockingIOError:
-            pass  # another export of the same artifact is at work
+            pass  # an export to the same output is running
         finally:
             os.close(lock)
 

@@ -108,6 +108,11 @@ class GenerationError(SextetError):
     """Decoding failed for this request; the replica goes on."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its type where it has none: a part of a message of ours."""
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__
+
+
 def place(path: Path) -> str:
     """A path as people write it: `inputs[3].text`; `the body` for the empty one."""
     words = "".join(f"[{one}]" if isinstance(one, int) else f".{one}" for one in path)

@@ -1,11 +1,11 @@
-"""Address: where an artifact lies, as `model:` of cluster.yaml and `--to` of `sextet publish` name it.
+"""Address: the place of an artifact, as `model:` of cluster.yaml and `--to` of `sextet publish` name it.
 
     models/sentiment                     a folder
     user/name@revision                   a repository of the Hugging Face Hub: a commit, tag or branch of it
     s3://bucket/folder                   a folder of any filesystem that fsspec knows
     s3://bucket/folder@sha256:DIGEST     the same, with the digest that its artifact.json must have
 
-The revision is what tells a repository from a folder, and `@sha256:` does for a URL what a commit does for the Hub.
+The revision tells a repository from a folder. `@sha256:` pins a URL as a commit pins a repository of the Hub.
 """
 
 import re

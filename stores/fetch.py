@@ -1,4 +1,4 @@
-"""Fetch: an artifact from wherever it lies to a folder of this node, once per node and whole."""
+"""Fetch: bring an artifact to a folder of this node, once per node and complete."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from stores.address import HubAddress, remote
 
 @dataclass(frozen=True)
 class Fetched:
-    """`pinned` names the same artifact for ever, whatever happens to a branch or behind a URL meanwhile."""
+    """`pinned` names exactly this artifact, also after its branch or its URL has changed."""
 
     folder: Path
     pinned: str
 
 
 def fetch(name: str, say: Callable[[str], None] = lambda _line: None) -> Fetched:
-    """The folder of the artifact `name`: itself, or a copy in a cache of this node, compared with its manifest.
+    """The folder of the artifact `name`: the folder itself, or a verified copy in a cache of this node.
 
-    Processes that ask at the same time download it once. A folder is returned as it is: `ModelArtifact.open` checks it.
+    Processes that fetch it at the same time download it once. A local folder is left to `ModelArtifact.open`.
     Raises ArtifactError or ConfigurationError in one line: not there, no access, no network, no space, altered.
     """
     address = remote(name)

@@ -1,9 +1,9 @@
 """Filesystem: artifacts behind URLs (s3://, gs://, file://, ...), read through fsspec and kept in a cache on this disk.
 
 <SEXTET_CACHE, or ~/.cache/sextet>/artifacts/
-    DIGEST           an artifact, under the sha256 of its artifact.json: the same for every URL that leads to it
-    .DIGEST.partial  one that is being downloaded, or was when its process was killed: the next one goes on there
-    .DIGEST.lock     held by whoever downloads it; the other replicas of the node wait and find it done
+    DIGEST           an artifact, named by the sha256 of its artifact.json, whatever URL leads to it
+    .DIGEST.partial  a download; after its process was killed, the next one continues it
+    .DIGEST.lock     held by the process that downloads; the other replicas of the node wait
 """
 
 import errno
@@ -16,20 +16,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import ArtifactError, ConfigurationError
+from pipelines.errors import ArtifactError, ConfigurationError, first_line
 from pipelines.runtime.artifact import MANIFEST_NAME
 from stores.address import UrlAddress
 from stores.hub import missing_package
 from stores.listing import Listing, unwritable
 
 MANIFEST_LIMIT = 16 * 2**20
-"""Bytes; those that `sextet export` writes have a few thousand."""
+"""Bytes. Manifests of `sextet export` have a few thousand."""
 _CHUNK = 8 * 2**20
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def cache_folder() -> Path:
-    """$SEXTET_CACHE, or ~/.cache/sextet: what can be fetched or made again."""
+    """$SEXTET_CACHE, or ~/.cache/sextet: files that can be fetched or made again."""
     return Path(os.environ.get("SEXTET_CACHE") or "~/.cache/sextet").expanduser()
 
 
@@ -67,7 +67,7 @@ def fetch(address: UrlAddress, say: Callable[[str], None]) -> tuple[Path, UrlAdd
         with _locked(cache() / f".{digest}.lock", lambda: say(f"waiting for another process to fetch {address}")):
             if not _is_whole(listing, manifest, folder):  # another process may have been here meanwhile
                 if folder.exists():
-                    shutil.rmtree(folder)  # damaged; those who have it open do not notice
+                    shutil.rmtree(folder)  # damaged; processes that have its files open keep them
                 _download(filesystem, root, listing, manifest, folder, address, say)
     except OSError as error:
         raise unwritable(str(address), cache(), error) from None
@@ -83,15 +83,14 @@ def opened(address: UrlAddress) -> tuple[Any, str]:
     try:
         filesystem, root = fsspec.url_to_fs(address.url)
     except ImportError as error:
-        package = str(error).strip().split("\n", 1)[0]
-        raise ConfigurationError(f"{address} needs a package that is not installed: {package}") from None
+        raise ConfigurationError(f"{address} needs a package that is not installed: {first_line(error)}") from None
     except ValueError as error:
         raise ConfigurationError(f"{address}: {error}") from None
     return filesystem, root.rstrip("/")
 
 
 def read_manifest(filesystem: Any, root: str, address: UrlAddress) -> bytes:
-    """The bytes of an artifact.json; raises ArtifactError for a file that has too many to be one."""
+    """The bytes of an artifact.json; raises ArtifactError for a file that is too long to be one."""
     manifest: bytes = filesystem.cat_file(f"{root}/{MANIFEST_NAME}", start=0, end=MANIFEST_LIMIT + 1)
     if len(manifest) > MANIFEST_LIMIT:
         raise ArtifactError(
@@ -102,17 +101,21 @@ def read_manifest(filesystem: Any, root: str, address: UrlAddress) -> bytes:
 
 @contextmanager
 def explained(address: UrlAddress) -> Iterator[None]:
-    """What a filesystem raises while it reads or writes, as an ArtifactError: each client has errors of its own."""
+    """Word whatever a filesystem raises as an ArtifactError: each client has its own errors."""
     try:
         yield
     except FileNotFoundError as error:
         raise ArtifactError(f"{address} is not a model artifact: there is no {_named(error)}") from None
     except PermissionError as error:
-        raise ArtifactError(f"no access to {address} ({_line(error)}); check the credentials of this node") from None
+        raise ArtifactError(
+            f"no access to {address} ({first_line(error)}); check the credentials of this node"
+        ) from None
     except ArtifactError:
         raise
     except Exception as error:
-        raise ArtifactError(f"{address} cannot be reached ({type(error).__name__}: {_line(error)[:120]})") from None
+        raise ArtifactError(
+            f"{address} cannot be reached ({type(error).__name__}: {first_line(error)[:120]})"
+        ) from None
 
 
 def _is_whole(listing: Listing, manifest: bytes, folder: Path) -> bool:
@@ -154,9 +157,7 @@ def _download(
 
 
 def _chunks(filesystem: Any, path: str, address: UrlAddress, limit: int) -> Iterator[bytes]:
-    """The first `limit` bytes of a remote file; apart from the writing, so that a full disk is not taken for a lost
-    connection.
-    """
+    """The first `limit` bytes of a remote file. Writing is done elsewhere: a full disk is no lost connection."""
     block = min(limit, _CHUNK)
     with explained(address), filesystem.open(path, "rb", block_size=block, cache_type="readahead") as file:
         while chunk := file.read(min(limit, block)):
@@ -166,7 +167,7 @@ def _chunks(filesystem: Any, path: str, address: UrlAddress, limit: int) -> Iter
 
 @contextmanager
 def _locked(file: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Whoever is inside is alone on this node, also after a process that was killed in here."""
+    """Exclusive on this node; the lock of a killed process is free again."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as handle:
         try:
@@ -179,7 +180,3 @@ def _locked(file: Path, waiting: Callable[[], None]) -> Iterator[None]:
 
 def _named(error: FileNotFoundError) -> str:
     return str(error.filename or error.args[0] if error.args else MANIFEST_NAME)
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0] or type(error).__name__

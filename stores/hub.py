@@ -1,7 +1,7 @@
 """Hub: artifacts in repositories of the Hugging Face Hub, or of a server that speaks its protocol.
 
-The real huggingface_hub client does the work: its cache (HF_HUB_CACHE) with a lock for every file, HF_TOKEN,
-HF_ENDPOINT, HF_HUB_OFFLINE. What it raises becomes one line.
+The huggingface_hub client does the work, with its cache (HF_HUB_CACHE) and a lock for every file, HF_TOKEN,
+HF_ENDPOINT and HF_HUB_OFFLINE. Its errors become one line.
 """
 
 import logging
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import ArtifactError, ConfigurationError
+from pipelines.errors import ArtifactError, ConfigurationError, first_line
 from pipelines.runtime.artifact import MANIFEST_NAME
 from stores.address import HubAddress
 from stores.listing import Listing, unwritable
@@ -24,10 +24,10 @@ def endpoint() -> str:
 
 
 def fetch(address: HubAddress, say: Callable[[str], None]) -> tuple[Path, HubAddress]:
-    """The folder of an artifact in the client's cache, whole, and its address by commit.
+    """The folder of an artifact in the client's cache, complete, and its address by commit.
 
-    Downloads what the cache lacks, or has otherwise than the manifest describes; without a network, or with
-    HF_HUB_OFFLINE, the cache must have it all. Raises ArtifactError.
+    Downloads files that the cache lacks or that differ from the manifest. Without a network, or with HF_HUB_OFFLINE,
+    the cache must hold all files. Raises ArtifactError.
     """
     try:
         from huggingface_hub import constants
@@ -49,7 +49,7 @@ def fetch(address: HubAddress, say: Callable[[str], None]) -> tuple[Path, HubAdd
         for name in missing:
             _file(pinned, name)
             if not listing.is_whole(folder, name):
-                _file(pinned, name, force_download=True)  # a cache that was damaged heals
+                _file(pinned, name, force_download=True)  # the cached file was damaged
             if not listing.is_whole(folder, name):
                 raise listing.altered(name)
         return folder, pinned
@@ -62,7 +62,7 @@ def fetch(address: HubAddress, say: Callable[[str], None]) -> tuple[Path, HubAdd
 
 
 def explained(error: Exception, model: str, revision: str | None) -> str:
-    """Why a repository, or a revision of it, cannot be had: one line for what huggingface_hub or its network raised."""
+    """One line for an error of huggingface_hub or of the network: why a repository or revision is not available."""
     from huggingface_hub import constants
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -88,7 +88,7 @@ def explained(error: Exception, model: str, revision: str | None) -> str:
     if constants.HF_HUB_OFFLINE:
         why = f"HF_HUB_OFFLINE is set and {asked} is not in the cache {constants.HF_HUB_CACHE}"
         return f"{why}; unset it once to download the model"
-    reason = str(error.__cause__ or error).strip().split("\n", 1)[0]
+    reason = first_line(error.__cause__ or error)
     return (
         f"{where} cannot be reached for {asked} ({reason[:120]}), and it is not in the cache; "
         "check the network, or set HF_ENDPOINT"
@@ -101,7 +101,7 @@ def missing_package(address: str, error: ModuleNotFoundError) -> ConfigurationEr
 
 
 def _require_length(address: HubAddress, listing: Listing, names: list[str]) -> None:
-    """Raise ArtifactError for a file of which the Hub has more than the manifest says, before it is downloaded."""
+    """Raise ArtifactError for a file that is longer on the Hub than its manifest says, before it is downloaded."""
     from huggingface_hub import HfApi, constants
 
     info = HfApi(endpoint=endpoint()).model_info(
@@ -117,6 +117,6 @@ def _file(address: HubAddress, name: str, **options: Any) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # public, but not re-exported
 
-    disable_progress_bars()  # what is fetched, and how large it is, was said in one line
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # and what is tried again is not yet an error
+    disable_progress_bars()  # one line has reported files and bytes
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a retry is not an error yet
     return Path(hf_hub_download(address.repository, name, revision=address.revision, endpoint=endpoint(), **options))

@@ -1,4 +1,4 @@
-"""Listing: the files that a manifest from elsewhere promises, and whether they are what it says."""
+"""Listing: the files that a remote manifest lists, and whether local files are the same."""
 
 import errno
 import os
@@ -13,14 +13,14 @@ from pipelines.runtime.artifact import FileDigest, Manifest
 
 @dataclass(frozen=True)
 class Listing:
-    """`digests` by file name; `address` is what people are told."""
+    """`digests` by file name; `address` is for error messages."""
 
     address: str
     digests: dict[str, FileDigest]
 
     @classmethod
     def of(cls, address: str, manifest: bytes) -> Self:
-        """Raises ArtifactError for what is no manifest of this release."""
+        """Raises ArtifactError for bytes that are no manifest of this release."""
         try:
             return cls(address, dict(Manifest.from_json(manifest.decode()).files))
         except ValueError as error:
@@ -37,7 +37,7 @@ class Listing:
         return file.is_file() and FileDigest.of(file) == self.digests[name]
 
     def missing(self, folder: Path) -> list[str]:
-        """The files that `folder` lacks, or has otherwise."""
+        """The files that `folder` lacks, or holds with other content."""
         return [name for name in self.digests if not self.is_whole(folder, name)]
 
     def require_space(self, names: list[str], folder: Path) -> None:
@@ -48,14 +48,14 @@ class Listing:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), detail)
 
     def altered(self, name: str) -> ArtifactError:
-        """The error for a file that arrived as something else than the manifest describes."""
+        """The error for a file that differs from its digest."""
         return ArtifactError(
             f"{name} of {self.address} is not what its manifest describes (sha256 differs): "
             "it was altered after the export; publish it again"
         )
 
     def too_long(self, name: str) -> ArtifactError:
-        """The error for a file of which there is more than the manifest describes."""
+        """The error for a file that is longer than the manifest says."""
         return ArtifactError(
             f"{name} of {self.address} is longer than the {self.digests[name].size} bytes that its manifest says: "
             "it was altered after the export; publish it again"

@@ -1,7 +1,7 @@
-"""Publication: an artifact, with its card, goes where others fetch it from: a repository of the Hub, or behind a URL.
+"""Publication: upload an artifact with its card to a repository of the Hub, or to a URL.
 
-What it replaces there must be an artifact too; files of that one which the new one lacks are removed. Nothing is
-published that would be refused when it is served, nor anything of which nobody said who may use it.
+An upload replaces an artifact or goes to an empty place; files of the old artifact that the new one lacks are removed.
+An artifact that serving would refuse is not published, nor one without a licence.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.errors import ArtifactError, ConfigurationError
+from pipelines.errors import ArtifactError, ConfigurationError, first_line
 from pipelines.runtime.artifact import MANIFEST_NAME, ModelArtifact
 from stores import filesystem
 from stores.address import HubAddress, UrlAddress, remote
@@ -27,9 +27,9 @@ _CARD_FILES = {"README.md", ".gitattributes", ".gitignore", "LICENSE", "LICENSE.
 def publish(folder: Path, to: str, *, private: bool = False, say: Say = lambda _line: None) -> str:
     """Publish the artifact in `folder`; returns the address that names exactly it, for `model:` of cluster.yaml.
 
-    `to` is `owner/name`, `owner/name@branch` or a URL; `private` makes a new repository so, and is refused where there
-    is a public one. Raises ArtifactError for what must not be published, or could not be; ConfigurationError for a `to`
-    that is no address.
+    `to` is `owner/name`, `owner/name@branch` or a URL. `private` creates a private repository, and is refused where a
+    public one exists. Raises ArtifactError for an artifact that must not be published, or a failed upload;
+    ConfigurationError for a `to` that is no address.
     """
     artifact = ModelArtifact.open(folder)
     if not artifact.manifest.source.licence:
@@ -61,7 +61,7 @@ def _to_hub(artifact: ModelArtifact, address: HubAddress, private: bool, say: Sa
 
     if constants.HF_HUB_OFFLINE:
         raise ArtifactError("HF_HUB_OFFLINE is set: nothing is published")
-    os.environ.setdefault("HF_XET_CLIENT_RETRY_MAX_ATTEMPTS", "2")  # of 5, half an hour passes until it gives up
+    os.environ.setdefault("HF_XET_CLIENT_RETRY_MAX_ATTEMPTS", "2")  # with 5, it gives up after half an hour
     try:
         with time_limit():
             return _commit(HfApi(endpoint=endpoint()), artifact, address, private, say)
@@ -76,7 +76,7 @@ def _to_hub(artifact: ModelArtifact, address: HubAddress, private: bool, say: Sa
 
 
 def _commit(api: "HfApi", artifact: ModelArtifact, address: HubAddress, private: bool, say: Say) -> HubAddress:
-    """One commit, on top of the one that was looked at; raises what the client raises, and ArtifactError."""
+    """One commit on top of the one that was inspected; raises errors of the client, and ArtifactError."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
     from huggingface_hub.errors import RevisionNotFoundError
 
@@ -123,7 +123,7 @@ def _to_url(artifact: ModelArtifact, address: UrlAddress, say: Say) -> UrlAddres
         old = filesystem.read_manifest(system, root, address) if MANIFEST_NAME in there else None
         stale = _replaced(str(address), there, old) - set(files)
         say(f"uploading {len(files)} files ({_megabytes(files.values())} MB) to {address}")
-        for name, file in files.items():  # the manifest is the last: whoever has read it finds what it names
+        for name, file in files.items():  # the manifest comes last: readers of it find its files
             system.put_file(str(file), f"{root}/{name}")
         for name in sorted(stale & there):
             system.rm_file(f"{root}/{name}")
@@ -131,7 +131,7 @@ def _to_url(artifact: ModelArtifact, address: UrlAddress, say: Say) -> UrlAddres
 
 
 def _files(artifact: ModelArtifact) -> dict[str, Path]:
-    """What belongs to the artifact, whatever else lies in its folder."""
+    """The files of the artifact alone; its folder may hold others."""
     return {name: artifact.path / name for name in (*artifact.manifest.files, MANIFEST_NAME)}
 
 
@@ -141,7 +141,7 @@ def _replaced(address: str, there: set[str], manifest: bytes | None) -> set[str]
         try:
             return set(Listing.of(address, manifest).digests)
         except ArtifactError:
-            return set()  # of another release, or damaged: an artifact all the same
+            return set()  # of another release, or damaged: still an artifact
     if foreign := sorted(there - _CARD_FILES):
         raise ArtifactError(f"{address} holds {foreign[0]} and no {MANIFEST_NAME}, so it is not ours to replace")
     return set()
@@ -159,7 +159,7 @@ def _unpublished(error: Exception, address: HubAddress) -> str:
         token = "HF_TOKEN to a token that may write there"
         return f"{endpoint()} refuses to write {address.repository} ({status}); set {token}"
     if status is not None:
-        reason = getattr(cause, "server_message", None) or str(cause).strip().split("\n", 1)[0]
+        reason = getattr(cause, "server_message", None) or first_line(cause)
         return f"{endpoint()} did not take {address} ({status}: {reason[:200]})"
     if isinstance(cause, ValueError):  # of the client, about an answer that refuses a file or that it cannot read
         return f"{endpoint()} did not take {address} ({' '.join(str(cause).split())[:200]})"

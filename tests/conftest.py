@@ -1,6 +1,7 @@
 """Fixtures shared by all suites, and how many processes run them."""
 
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 
 from tests import kept
 from tests.tiny_checkpoints import tiny_checkpoint
+
+FIRST_CHOSEN_PORT = 16384  # below every system's range of ports for sockets that ask for none
 
 # Tiny models: threads that spin for each other would take longer than the work. Read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -26,6 +29,20 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     if everything and config.option.markexpr == "not cluster":
         return min(len(os.sched_getaffinity(0)) + 1, 8)
     return 0
+
+
+@pytest.fixture(autouse=True)
+def _no_fixed_ports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only `cluster` may listen where something else may listen already: the others take a port that is free."""
+    if request.node.get_closest_marker("cluster") is None:
+        bind = socket.socket.bind
+
+        def chosen_by_the_system(self: socket.socket, address: Any) -> None:
+            if self.family in (socket.AF_INET, socket.AF_INET6) and 0 < address[1] < FIRST_CHOSEN_PORT:
+                pytest.fail(f"binds the fixed port {address[1]}: bind port 0, or mark the test `cluster`")
+            bind(self, address)
+
+        monkeypatch.setattr(socket.socket, "bind", chosen_by_the_system)
 
 
 @pytest.fixture(scope="session")

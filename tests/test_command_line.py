@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+import sextet
+
 FRAMEWORKS = {"torch", "transformers", "optimum", "ray", "onnxruntime", "starlette", "huggingface_hub"}
 
 
@@ -54,13 +56,42 @@ def test_help_loads_no_framework() -> None:
         ),
     ],
 )
-def test_a_failure_is_one_line_that_says_what_to_do(tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_a_failure_is_one_line_that_says_what_to_do(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SEXTET_DEBUG", "")
+    with pytest.raises(SystemExit) as ended:
+        sextet.main(arguments)
+
+    assert capfd.readouterr() == ("", "")  # the line is the exit status, which Python prints
+    assert re.fullmatch(r"sextet: [^\n]+", str(ended.value.code))
+    assert message in str(ended.value.code)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["export", "absent", "--task", "translation", "--output", "a"],
+        ["serve", "absent.yaml"],
+        ["ask", "translate", "hello"],
+        ["finetune", "absent.yaml"],
+        ["evaluate", "absent", "--data", "a.tsv"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_command_that_fails_prints_its_line_and_nothing_that_it_imports_says(
+    tmp_path: Path, arguments: list[str]
+) -> None:
     finished = run(*arguments, folder=tmp_path)
 
     assert finished.returncode == 1
     assert finished.stdout == ""
     assert re.fullmatch(r"sextet: [^\n]+\n", finished.stderr)
-    assert message in finished.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,20 @@
-"""Training card: the README.md of a finetuned checkpoint, for people and for the export that reads its licence."""
+"""Card: the README.md of a finetuned checkpoint, for people, for the Hub, and for the export that reads its licence."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from checkpoints.checkpoint import ResolvedCheckpoint
+from export.card import facts, piped, with_metadata, with_results
 from training.recipe import FinetuneArgs
 
 
 def checkpoint_card(
     args: FinetuneArgs, labels: Sequence[str], metrics: Mapping[str, Any], base: ResolvedCheckpoint | None
 ) -> str:
-    """What it was made from and by, how good it is, and what to do with it next."""
+    """What the checkpoint was made from, its scores, and what to do with it next."""
     licence = (base.licence if base else None) or "other"
-    training = metrics["training"]
+    training, validation = metrics["training"], metrics["validation"]
     rows = {
         "Base": f"`{base.name}`, {base.revision}" if base else "nothing: trained from random weights",
         "Licence": f"{licence}, as of the base; the licence of the data may add to it" if base else "that of the data",
@@ -24,38 +25,36 @@ def checkpoint_card(
     }
     if labels:
         rows["Labels"] = ", ".join(labels)
-    lines = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-    return f"""---
-license: {licence}
-pipeline_tag: {args.task}
----
+    name = Path(args.output).name
+    card = with_metadata(
+        f"""# {name}: {args.task}
 
-# {Path(args.output).name}: {args.task}
+{facts(rows)}
 
-| | |
-|---|---|
-{lines}
-
-{_scores(metrics["validation"])}
+{_scores(validation)}
 
 ![learning curve](learning-curve.png)
 
 ## Use
 
     sextet evaluate {args.output} --data FILE
-    sextet export {args.output} --task {args.task} --output models/{Path(args.output).name}
-"""
+    sextet export {args.output} --task {args.task} --output models/{name}
+""",
+        license=licence,
+        pipeline_tag=args.task,
+    )
+    for file, found in validation.items():
+        scores = {metric: value for metric, value in found.items() if metric != "rows"}
+        card = with_results(card, args.task, name, Path(args.validation[file]).name, file, scores)
+    return card
 
 
 def _scores(validation: Mapping[str, Mapping[str, float]]) -> str:
     if not validation:
         return "It was not measured while training: there was no validation file."
     names = [name for name in next(iter(validation.values())) if name != "rows"]
-    head = ["| validation file | rows | " + " | ".join(names) + " |", "|" + "---|" * (len(names) + 2)]
-    return "\n".join(
-        head
-        + [
-            f"| {file} | {found['rows']} | " + " | ".join(f"{found[name]:.4g}" for name in names) + " |"
-            for file, found in validation.items()
-        ]
-    )
+    table = [["validation file", "rows", *names]]
+    table += [
+        [file, str(found["rows"]), *(f"{found[name]:.4g}" for name in names)] for file, found in validation.items()
+    ]
+    return piped(table)

@@ -1,11 +1,11 @@
-"""`sextet finetune RECIPE.yaml`: a checkpoint and labelled files in, a checkpoint that `sextet export` takes out.
+"""`sextet finetune RECIPE.yaml`: a checkpoint and labelled files become a checkpoint for `sextet export`.
 
 OUTPUT afterwards
     config.json model.safetensors tokenizer files ...   the finished checkpoint (a LoRA adapter is merged into it)
     adapter/                                            the LoRA adapter and the new head alone, where `lora` is set
-    recipe.yaml metrics.json                            what was run, and how good it became
+    recipe.yaml metrics.json                            the settings, and the scores
     README.md learning-curve.png                        the same for people
-    checkpoints/                                        while training: a run that was killed goes on from the last one
+    checkpoints/                                        while training: a killed run continues from the last one
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from checkpoints.frameworks import full_disk
+from checkpoints.frameworks import Progress, full_disk
 from checkpoints.heads import MULTI_LABEL, REGRESSION
 from evaluation import plots
 from evaluation.measures import check_labels, measure_of
@@ -40,16 +40,15 @@ from evaluation.scores import LOWER_IS_BETTER
 from evaluation.systems import TorchSystem
 from pipelines.errors import ConfigurationError, TrainingError
 from pipelines.tasks import TASKS
+from training.callbacks import Bar, EpochTable, Interruption, Lines, kept, last_whole_checkpoint
 from training.card import checkpoint_card
 from training.objective import Objective, objective_of
-from training.progress import Bar, EpochTable, Lines
 from training.recipe import FinetuneArgs, LoraArgs
 from training.trainee import create, save, trainable
-from training.trainer import Interruption, WorkshopTrainer, class_weights, kept, last_whole_checkpoint, weighted_loss
+from training.trainer import WorkshopTrainer, class_weights, weighted_loss
 
 __all__ = ["FinetuneArgs", "LoraArgs", "finetune"]
 
-Say = Callable[[str], None]
 LENGTH_OF_TRAINING = {
     "num_train_epochs",
     "max_steps",
@@ -59,10 +58,10 @@ LENGTH_OF_TRAINING = {
     "logging_steps",
     "eval_steps",
 }
-"""What may differ between a run and the run that continues it."""
+"""Keys that may differ between a run and the run that continues it."""
 
 
-def finetune(args: FinetuneArgs, say: Say = lambda line: print(line, file=sys.stderr)) -> Path:
+def finetune(args: FinetuneArgs, say: Progress = lambda line: print(line, file=sys.stderr)) -> Path:
     """Train, score on the validation files and write `args.output`; returns it.
 
     A run that was killed continues at its last checkpoint and ends as the uninterrupted one would have. Raises
@@ -78,7 +77,7 @@ def finetune(args: FinetuneArgs, say: Say = lambda line: print(line, file=sys.st
     with _disk(output):
         _claim(output, args)
         transformers.set_seed(args.seed)
-        transformers.logging.set_verbosity_error()  # of new heads it warns at length, and they are what is wanted here
+        transformers.logging.set_verbosity_error()  # it warns of new heads, which are wanted here
         model, tokenizer, base = create(args, objective_type, labels, train, say)
         objective = objective_type(tokenizer, args.max_length, labels, problem_type)
         _say_cut(objective, {"training": train, **validation}, say)
@@ -109,7 +108,7 @@ def score(checkpoint: Path, args: FinetuneArgs, validation: Mapping[str, Dataset
 
 
 def table(metrics: Mapping[str, Any]) -> str:
-    """metrics.json for people: the training first, then a line per validation file and score."""
+    """metrics.json as a table: the training first, then a line per validation file and score."""
     lines = [("training", name, value) for name, value in metrics["training"].items()]
     lines += [(file, name, value) for file, found in metrics["validation"].items() for name, value in found.items()]
     return "\n".join(f"{where:<16}{name:<20}{value:>12}" for where, name, value in lines)
@@ -127,7 +126,7 @@ def _device() -> str:
 
 @contextmanager
 def _disk(output: Path) -> Iterator[None]:
-    """A full disk within it ends in one line."""
+    """Word a full disk as one TrainingError."""
     try:
         yield
     except (TrainingError, ConfigurationError):  # among the latter a full cache
@@ -141,7 +140,7 @@ def _disk(output: Path) -> Iterator[None]:
         ) from error
 
 
-def _read(args: FinetuneArgs, say: Say) -> tuple[Dataset, dict[str, Dataset], int]:
+def _read(args: FinetuneArgs, say: Progress) -> tuple[Dataset, dict[str, Dataset], int]:
     data = DataArgs(
         args.task, args.columns, args.labels, args.problem_type, args.encoding, args.format, args.max_bad_rows
     )
@@ -158,7 +157,7 @@ def _read(args: FinetuneArgs, say: Say) -> tuple[Dataset, dict[str, Dataset], in
     return train, validation, bad.count
 
 
-def _say_cut(objective: Objective, data: Mapping[str, Dataset], say: Say) -> None:
+def _say_cut(objective: Objective, data: Mapping[str, Dataset], say: Progress) -> None:
     for name, rows in data.items():
         if where := objective.cut(rows):
             say(
@@ -168,7 +167,7 @@ def _say_cut(objective: Objective, data: Mapping[str, Dataset], say: Say) -> Non
 
 
 def _claim(output: Path, args: FinetuneArgs) -> None:
-    """Make the output folder ours; refuse one that is finished, foreign, or half of a different run."""
+    """Make the output folder and write the recipe; refuse one that is finished, foreign, or of another recipe."""
     recipe = output / "recipe.yaml"
     wanted = json.loads(json.dumps(dataclasses.asdict(args)))
     if (output / "metrics.json").exists():
@@ -185,7 +184,7 @@ def _claim(output: Path, args: FinetuneArgs) -> None:
 
 
 def _begun(recipe: Path) -> dict[str, Any]:
-    """An earlier run's keys; those that its release did not have are as they are by default."""
+    """The keys of an earlier run, with defaults for those that its release did not have."""
     found = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     try:
         return dataclasses.asdict(FinetuneArgs.from_mapping(found))
@@ -199,7 +198,7 @@ def _train(
     objective: Objective,
     train: Dataset,
     validation: Mapping[str, Dataset],
-    say: Say,
+    say: Progress,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     checkpoints = Path(args.output) / "checkpoints"
     measure = measure_of(args.task)
@@ -209,7 +208,7 @@ def _train(
     interruption = Interruption(say)
 
     def scores(name: str) -> dict[str, float]:
-        """What the model is worth now, by the same path as that of the finished one."""
+        """The scores of the model as it is now, computed as those of the finished one."""
         plain = model.get_base_model() if isinstance(model, peft.PeftModel) else model
         system = TorchSystem("PyTorch", args.task, plain, objective.tokenizer)
         return measure.score(system, validation[name], _parameters(args)).values()
@@ -285,7 +284,7 @@ def _settings(args: FinetuneArgs, checkpoints: Path, validation: Mapping[str, Da
 
 
 def _best_metric(args: FinetuneArgs, validation: Mapping[str, Dataset]) -> dict[str, Any]:
-    """The name that Trainer knows `metric_for_best_model` by, and whether more of it is better."""
+    """`metric_for_best_model` under Trainer's name for it, and whether greater is better."""
     if not validation or args.eval_strategy == "no":
         raise ConfigurationError(
             "early_stopping_patience and load_best_model_at_end compare evaluations: set validation and eval_strategy"
@@ -309,7 +308,7 @@ def _callbacks(args: FinetuneArgs, interruption: Interruption) -> list[Any]:
 
 
 def _loss(args: FinetuneArgs, objective: Objective, features: Dataset) -> Callable[..., torch.Tensor] | None:
-    """The loss in which labels have weights, where the recipe gives them any."""
+    """The loss with label weights, where the recipe sets any."""
     if args.class_weights is None:
         return None
     if not objective.labels or objective.problem_type in (MULTI_LABEL, REGRESSION):

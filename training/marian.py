@@ -1,4 +1,4 @@
-"""A Marian translation model from scratch: one small encoder-decoder, and the vocabulary that its data asks for."""
+"""A Marian translation model from scratch: a small encoder-decoder with a vocabulary that is trained on its data."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -32,8 +32,8 @@ class MarianArgs:
 def create(args: MarianArgs, texts: Iterable[str], directory: Path) -> tuple[MarianMTModel, MarianTokenizer]:
     """An untrained model and its tokenizer, whose one vocabulary for both languages is trained on `texts`.
 
-    Writes source.spm, target.spm and vocab.json into `directory`, or reads those that are there: a resumed run must
-    not number its pieces anew.
+    Writes source.spm, target.spm and vocab.json into `directory`, or reads them if they are there: a resumed run keeps
+    the ids of its pieces.
     """
     if not (directory / "vocab.json").is_file():
         directory.mkdir(parents=True, exist_ok=True)
@@ -60,8 +60,8 @@ def create(args: MarianArgs, texts: Iterable[str], directory: Path) -> tuple[Mar
         encoder_ffn_dim=args.ffn_dim,
         decoder_ffn_dim=args.ffn_dim,
         dropout=args.dropout,
-        # Unit-scale embeddings after scale_embedding. The default of 0.02 drowns the tokens in the position signal, and
-        # the decoder learns to ignore the encoder.
+        # Embeddings of unit scale after scale_embedding. With the default of 0.02, position embeddings outweigh those
+        # of tokens, and the decoder learns to ignore the encoder.
         init_std=args.d_model**-0.5,
         activation_function="swish",
         max_position_embeddings=args.max_length,
@@ -92,7 +92,7 @@ def _train_vocabulary(size: int, texts: Iterator[str], directory: Path) -> None:
         eos_id=0,
         unk_id=1,
         pad_id=-1,
-        hard_vocab_limit=False,  # a tiny corpus has fewer pieces than it may
+        hard_vocab_limit=False,  # a tiny corpus has fewer pieces
         minloglevel=2,
     )
     model = prefix.with_suffix(".model").read_bytes()
@@ -102,5 +102,5 @@ def _train_vocabulary(size: int, texts: Iterator[str], directory: Path) -> None:
     (directory / "target.spm").write_bytes(model)
     prefix.with_suffix(".model").unlink()
     prefix.with_suffix(".vocab").unlink()
-    # Last, because its presence says that the others are whole.
+    # Written last: its presence tells that the other files are complete.
     (directory / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False, indent=0), encoding="utf-8")

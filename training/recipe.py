@@ -62,13 +62,13 @@ class FinetuneArgs:
     max_bad_rows: int = 0
     """Rows that may be reported and left out."""
     max_length: int = 128
-    """Tokens per row; longer rows are cut, for question-answering windowed, for text-generation divided."""
+    """Tokens per row. Longer rows are cut, read in windows (questions about a context), or divided (plain text)."""
     max_train_samples: int | None = None
     max_eval_samples: int | None = None
     lora: LoraArgs | None = None
     freeze_embeddings: bool = False
     class_weights: Literal["balanced"] | Mapping[str, float] | None = None
-    """What a row counts by its label (a token by its tag): 1 where not named; or as if all were as frequent."""
+    """The weight of a row by its label (of a token by its tag), 1 where not named; balanced: as if equally frequent."""
     early_stopping_patience: int | None = None
     """Evaluations without a better `metric_for_best_model` (loss if absent) after which to stop, with the best."""
     early_stopping_threshold: float = 0.0
@@ -143,7 +143,7 @@ _NOT_OURS = {
     *("save_only_model", "ignore_data_skip", "logging_nan_inf_filter", "prediction_loss_only", "past_index"),
     *("auto_find_batch_size", "use_legacy_prediction_loop", "logging_dir", "project", "debug"),
 }
-"""Fields of TrainingArguments that finetune decides itself: files, resuming, what is evaluated."""
+"""Fields of TrainingArguments that finetune sets itself: files, resuming, evaluation."""
 
 
 @cache
@@ -158,7 +158,7 @@ def _other_arguments() -> dict[str, Any]:
 
 
 def _plainly_typed(value: Any, hint: Any, where: str) -> Any:
-    """A number, text or truth value as TrainingArguments declares it; what it declares otherwise it checks itself."""
+    """Check a number, text or boolean by its type in TrainingArguments; TrainingArguments checks the other types."""
     allowed = [one for one in (get_args(hint) or (hint,)) if one is not types.NoneType]
     if (value is None and types.NoneType in get_args(hint)) or allowed[0] not in (bool, int, float, str):
         return value

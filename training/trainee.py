@@ -1,6 +1,5 @@
-"""Trainee: the model that is to be trained, from its checkpoint to its folder; with a LoRA adapter or without."""
+"""Trainee: the model to train, from its checkpoint to its folder, with or without a LoRA adapter."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,11 @@ from checkpoints.checkpoint import (
     max_length,
     set_window,
 )
+from checkpoints.frameworks import Progress
 from checkpoints.gguf import GgufTokens
 from checkpoints.heads import SINGLE_LABEL
 from checkpoints.resolve import resolve
-from pipelines.errors import CheckpointError, ConfigurationError
+from pipelines.errors import CheckpointError, ConfigurationError, first_line
 from pipelines.tasks import TASKS
 from training import marian
 from training.objective import Objective
@@ -28,9 +28,9 @@ from training.recipe import FinetuneArgs, LoraArgs
 
 
 def create(
-    args: FinetuneArgs, objective: type[Objective], labels: tuple[str, ...], train: Dataset, say: Callable[[str], None]
+    args: FinetuneArgs, objective: type[Objective], labels: tuple[str, ...], train: Dataset, say: Progress
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, ResolvedCheckpoint | None]:
-    """The model to be trained, with a new head where the task needs one, its tokenizer, and what both come from."""
+    """The model to train (with a new head where the task needs one), its tokenizer, and the checkpoint of both."""
     if isinstance(args.model, marian.MarianArgs):
         texts = (row[side] for row in train for side in ("source", "target"))
         return *marian.create(args.model, texts, Path(args.output) / "checkpoints" / "vocabulary"), None
@@ -47,12 +47,12 @@ def create(
             checkpoint.path, config=config, ignore_mismatched_sizes=True, dtype=torch.float32, **checkpoint.loading
         )
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{args.model} cannot be loaded for {args.task}: {str(error).splitlines()[0]}") from None
+        raise CheckpointError(f"{args.model} cannot be loaded for {args.task}: {first_line(error)}") from None
     if checkpoint.gguf:
         GgufTokens.read(checkpoint.gguf).correct_model(model)
     keep_generation_parameters(model)
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token  # GPT-2 has none; the collator only needs something to fill with
+        tokenizer.pad_token = tokenizer.eos_token  # GPT-2 has none; the collator needs a token to pad with
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     if args.max_length > (longest := max_length(tokenizer, model)):
@@ -82,7 +82,7 @@ def trainable(args: FinetuneArgs, model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _linear_layers(model: PreTrainedModel, lora: LoraArgs, heads: tuple[str, ...]) -> list[str]:
-    """Full names of the layers that get an adapter: those named in the recipe, outside of the new head."""
+    """Full names of the layers that get an adapter: those that the recipe names, but for the new head."""
     everything = "all-linear" in lora.target_modules
     output = model.get_output_embeddings()
     chosen = [
@@ -104,16 +104,16 @@ def _is_linear(module: torch.nn.Module) -> bool:
 def save(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, base: ResolvedCheckpoint | None, output: Path
 ) -> None:
-    """Write the checkpoint, and of a LoRA run the adapter beside it, under the name of its base that everyone has."""
+    """Write the checkpoint, and for a LoRA run the adapter, which names its base so that others find it."""
     if isinstance(model, peft.PeftModel):
         assert base is not None
         adapter = model.active_peft_config
-        folder = Path(base.name).expanduser()  # a relative one would be another, or a Hub id, from elsewhere
+        folder = Path(base.name).expanduser()  # elsewhere, a relative path would be another folder, or a Hub id
         adapter.base_model_name_or_path = str(folder.resolve()) if folder.exists() else base.name
         adapter.revision = None if base.revision.startswith("sha256:") else base.revision
         model.save_pretrained(output / "adapter", save_embedding_layers=False)  # those are the base's
         model = model.merge_and_unload()
-        # An adapter names neither labels nor architecture; `save_pretrained` of the model would set the latter.
+        # adapter_config.json names neither labels nor architecture: config.json does, beside it.
         model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(output / "adapter")
         tokenizer.save_pretrained(output / "adapter")

@@ -1,29 +1,25 @@
-"""Trainer: transformers' own, with an order of rows that a resumed run repeats, scores beside the loss, clean stops."""
+"""Trainer: transformers' trainer with a row order that a resumed run repeats, and with scores beside the loss."""
 
-import json
-import shutil
-import signal
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader, Sampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import EvalLoopOutput, SaveStrategy
+from transformers import Trainer, TrainerState
+from transformers.trainer_pt_utils import get_length_grouped_indices
+from transformers.trainer_utils import EvalLoopOutput
 
 from pipelines.errors import TrainingError
-from training.sampler import LengthGroupedSampler
+from training.callbacks import kept
+from training.objective import IGNORED
 
 Values = dict[str, float]
-IGNORED = -100
 
 
 class WorkshopTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed for mypy
-    """`scores(name)` measures the model on the validation rows of that name; `evaluated` hears of each evaluation."""
+    """`scores(name)` scores the model on the validation rows of that name; `evaluated` is told of each evaluation."""
 
     def __init__(
         self,
@@ -68,13 +64,38 @@ class WorkshopTrainer(Trainer):  # type: ignore[misc]  # transformers is not typ
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Values:
         metrics: Values = super().evaluate(*args, **kwargs)
-        if not args and not kwargs.get("eval_dataset"):  # all validation files together, not one within
+        if not args and not kwargs.get("eval_dataset"):  # of all validation files, not of one
             self._evaluated(self.state, metrics)
         return metrics
 
 
+class LengthGroupedSampler(Sampler[int]):
+    """Row numbers, shuffled so that rows of similar length (in tokens) share a batch of `batch_size` rows.
+
+    The order depends on the seed and the epoch alone, so that a resumed run repeats it. transformers' sampler draws
+    from the global generator before a resumed run restores the generator's state: that run would see other rows.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self._lengths = list(lengths)
+        self._batch_size = batch_size
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate's data loader when an epoch begins."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self._seed + self._epoch)
+        return iter(get_length_grouped_indices(self._lengths, self._batch_size, generator=generator))
+
+
 def weighted_loss(weights: torch.Tensor, smoothing: float) -> Callable[..., torch.Tensor]:
-    """Cross entropy in which an example counts as its label's entry of `weights` (labels,) says."""
+    """Cross entropy that weighs each example by its label: `weights` is (labels,)."""
 
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
         logits = outputs["logits"].float()
@@ -95,71 +116,9 @@ def weighted_loss(weights: torch.Tensor, smoothing: float) -> Callable[..., torc
 
 
 def class_weights(labels: tuple[str, ...], targets: Iterator[int], chosen: str | Mapping[str, float]) -> torch.Tensor:
-    """(labels,) float32: as named, or such that all labels together weigh the same, and an average row 1."""
+    """(labels,) float32: as `chosen` names them, 1 for others; or `balanced`: each label weighs the same in total."""
     if not isinstance(chosen, str):
         return torch.tensor([chosen.get(label, 1.0) for label in labels])
     counts = torch.bincount(torch.tensor(list(targets)), minlength=len(labels)).float()
     present = int((counts > 0).sum())
     return torch.where(counts > 0, counts.sum() / (present * counts.clamp(min=1)), torch.ones_like(counts))
-
-
-# --- stopping ---
-
-
-class Interruption(TrainerCallback):  # type: ignore[misc]
-    """SIGINT or SIGTERM: finish the step, write a checkpoint, stop. A second signal does what it always did."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
-        self._asked = False
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Within it the signals mean this; only a main thread hears them."""
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        try:
-            before = {number: signal.signal(number, self._ask) for number in numbers}
-        except ValueError:  # not the main thread
-            before = {}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        self._say("stopping after this step; once more stops at once and loses the steps since the last checkpoint")
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self._asked:
-            control.should_save, control.should_evaluate, control.should_training_stop = True, False, True
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self._asked:
-            raise TrainingError(f"interrupted at step {state.global_step}; {kept(Path(args.output_dir))}")
-
-
-def last_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; what a killed run left half written is removed."""
-    found = None
-    for checkpoint in folder.glob("checkpoint-*") if folder.is_dir() else ():
-        try:
-            step = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
-        except (OSError, ValueError, KeyError):  # it is written last
-            shutil.rmtree(checkpoint, ignore_errors=True)
-            continue
-        found = max(found or (step, checkpoint), (step, checkpoint))
-    return found[1] if found else None
-
-
-def kept(checkpoints: Path) -> str:
-    """What a user has to know of a training that ends before its time."""
-    last = last_whole_checkpoint(checkpoints)
-    if last is None:
-        return "no checkpoint was written yet, so there is nothing to go on from (save_strategy: steps writes earlier)"
-    return f"kept {last}; the same command goes on from there"
-
-
-SAVING = (SaveStrategy.STEPS, SaveStrategy.EPOCH)

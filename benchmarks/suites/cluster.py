@@ -26,13 +26,14 @@ CLASSIFY, TRANSLATE, WRITE = text_classification.TASK, translation.TASK, text_ge
 """The tasks that suites measure."""
 SHIPPED = ROOT / "cluster.yaml"
 STOP_S = 60.0
-NOOP = {
-    "name": "noop",
-    "route_prefix": "/noop",
+NOOP = "noop"
+NOOP_APPLICATION = {
+    "name": NOOP,
+    "route_prefix": f"/{NOOP}",
     "import_path": "benchmarks.suites.noop:app",
     "deployments": [
         {
-            "name": "noop",
+            "name": NOOP,
             "max_ongoing_requests": 1000,
             "ray_actor_options": {"num_cpus": 0.1},
             "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
@@ -83,7 +84,7 @@ def measured_cluster(
             user_config["threads"] = threads
         if slots and application["name"] in slots:
             user_config["slots"] = asdict(slots[application["name"]])
-    return {**cluster, "applications": [*cluster["applications"], *([NOOP] if noop else [])]}
+    return {**cluster, "applications": [*cluster["applications"], *([NOOP_APPLICATION] if noop else [])]}
 
 
 @contextmanager

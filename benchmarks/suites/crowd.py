@@ -11,6 +11,7 @@ from pipelines.errors import SextetError
 
 PAUSE_AFTER_ERROR_S = 0.05
 BEGIN_S = 60.0
+ANSWER_S = 600.0  # more than the largest request takes
 INSIDE_SHARE = 0.9  # of a window in which the requests of the crowd have to be inside
 
 Send = Callable[[Asker, int, Callable[[], None]], None]
@@ -28,7 +29,7 @@ class Crowd:
     """
 
     def __init__(self, port: int, clients: int, send: Send) -> None:
-        self._askers = [Asker(port) for _ in range(clients)]
+        self._askers = [Asker(port, ANSWER_S) for _ in range(clients)]
         self._send = send
         self._begun = [threading.Event() for _ in range(clients)]
         self._over = False

@@ -30,7 +30,7 @@ from benchmarks.scenarios import (
     server,
     single_stream,
 )
-from benchmarks.suites.cluster import CLASSIFY, Running, measured_cluster, running
+from benchmarks.suites.cluster import CLASSIFY, NOOP, Running, measured_cluster, running
 from benchmarks.suites.shapes import BERT_BASE, MINILM_L6, Shape, ensure, ensure_optimum
 from benchmarks.suites.suite import Findings, Options, Repeated, main
 from pipelines.runtime.artifact import ModelArtifact
@@ -160,7 +160,7 @@ def _measure_minilm(
     say(f"minilm-l6, 16 tokens, c={NOOP_CONCURRENCY}, against a replica that does nothing")
     ratios = findings.figures.setdefault("small_over_noop", [])
     for _ in range(pace.repetitions):
-        noop = measure(replace(_load(pace, cluster, short, path="/noop"), concurrency=NOOP_CONCURRENCY))
+        noop = measure(replace(_load(pace, cluster, short, path=f"/{NOOP}"), concurrency=NOOP_CONCURRENCY))
         small = replace(config, repetitions=1, concurrencies=(NOOP_CONCURRENCY,))
         outcome = findings.keep("minilm-l6 16 offline", offline(small, None, say))
         ratios.append(outcome.points[0]["requests_per_s"] / noop.per_s["requests"])

@@ -40,14 +40,13 @@ from benchmarks.load.client import request_bytes
 from benchmarks.load.generator import Call, Load, measure
 from benchmarks.load.texts import Lengths, counter, sentences, synthetic
 from benchmarks.replicas import find
-from benchmarks.suites.cluster import CLASSIFY, WRITE, Running, measured_cluster, running
+from benchmarks.suites.cluster import CLASSIFY, NOOP, WRITE, Running, measured_cluster, running
 from benchmarks.suites.crowd import Crowd
 from benchmarks.suites.generation import artifact_of
 from benchmarks.suites.suite import Findings, Options, Repeated, main
 from pipelines.errors import SextetError
 from pipelines.runtime.artifact import ModelArtifact
 
-NOOP = "noop"
 SENTENCE = "The acting was wonderful and the story moved everybody in the room."
 LIST_INPUTS, LIST_WORDS = 1024, 400
 SHORT_PER_S = 20.0
@@ -64,12 +63,12 @@ class FairnessError(SextetError):
 class Pace(Repeated):
     """How long and how often."""
 
-    repetitions: int = 3
-    alone_s: float = 15.0
-    beside_s: float = 25.0
+    repetitions: int = 5
+    alone_s: float = 12.0
+    beside_s: float = 15.0
     list_head_start_s: float = 3.0
     generations: int = 40  # at most, in a window
-    cpu_s: float = 6.0
+    cpu_s: float = 4.0
     settle_s: float = 180.0  # at most
 
 

@@ -76,12 +76,12 @@ def ensure_export(checkpoint: str, task: str, precision: str, output: Path, say:
 
 def starter(name: str) -> Path:
     """The checkpoint of `starter:NAME`, made where it is missing."""
-    return _asked(f"from checkpoints.starter import materialize; print(materialize({name!r}))")
+    return _asked(f"from checkpoints.starters.starter import materialize; print(materialize({name!r}))")
 
 
 def packaged_gguf() -> Path:
     """SmolLM2's file in its package."""
-    return _asked("from checkpoints.smollm2 import packaged_file; print(packaged_file())")
+    return _asked("from checkpoints.starters.smollm2 import packaged_file; print(packaged_file())")
 
 
 def _asked(program: str) -> Path:

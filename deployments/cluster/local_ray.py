@@ -15,7 +15,7 @@ from deployments.cluster.processes import Signals
 from deployments.cluster.progress import Say, step
 from deployments.cluster.ray_environment import free_port, prepare
 from deployments.ingress import haproxy
-from pipelines.errors import SextetError
+from pipelines.errors import SextetError, first_line
 
 DRAIN_S = 5.0  # how long requests may take that are being answered when the cluster ends
 END_S = 5.0  # how long Ray's processes may take to end by themselves
@@ -119,7 +119,7 @@ def _start() -> None:
             runtime_env={"worker_process_setup_hook": "deployments.cluster.worker_setup.set_up"},
         )
     except Exception as error:
-        raise RayError(f"Ray did not start: {str(error).splitlines()[0]}") from error
+        raise RayError(f"Ray did not start: {first_line(error)}") from error
 
 
 def metrics_url() -> str:
@@ -138,7 +138,7 @@ def connected(address: str) -> Iterator[None]:
     try:
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:
-        raise RayError(f"no Ray cluster at {address!r}: {str(error).splitlines()[0]}") from error
+        raise RayError(f"no Ray cluster at {address!r}: {first_line(error)}") from error
     try:
         yield
     finally:

@@ -1,15 +1,13 @@
-"""Server-sent events: a response that sends each event as it comes, and several streams merged into one."""
+"""Server-sent events: a response that sends each event as it comes."""
 
 from collections.abc import AsyncGenerator, Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from deployments.http.errors import Failure
 from pipelines.schema import encode
-
-T = TypeVar("T")
 
 
 class EventStream(Response):

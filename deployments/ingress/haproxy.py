@@ -69,7 +69,9 @@ def _write_page(file: Path, head: bytes, body: bytes) -> None:
 
 
 def drain(folder: Path, limit_s: float) -> None:
-    """Close the listening sockets, then wait until no request is being answered, for at most `limit_s`.
+    """Accept no more connections, close each after its next answer, and wait until no request is inside.
+
+    Waits for at most `limit_s`.
 
     `folder` holds the configurations and admin sockets of the cluster's HAProxy processes. Without one, this returns
     at once.
@@ -77,7 +79,10 @@ def drain(folder: Path, limit_s: float) -> None:
     leave_at = time.monotonic() + limit_s
     admin_sockets = list(folder.rglob("admin.sock"))
     for admin_socket in admin_sockets:
-        _command(admin_socket, "disable frontend http_frontend")
+        # HAProxy 2.8 calls `set var` experimental.
+        _command(
+            admin_socket, f"experimental-mode on; disable frontend http_frontend; set var {rewrite.DRAINING} bool(true)"
+        )
     while time.monotonic() < leave_at and (
         any(_requests_inside(_command(admin_socket, "show sess")) for admin_socket in admin_sockets)
         or _running(folder) > len(admin_sockets)

@@ -18,6 +18,11 @@ PUBLIC = ("frontend http_frontend", "frontend grpc_frontend")
 INTERNAL = ("frontend prometheus", "listen stats")
 """The sections that Ray Serve opens on every interface, without authentication."""
 
+DRAINING = "proc.draining"
+"""A variable of the HAProxy process, set through its admin socket when the cluster ends."""
+CLOSE_WHILE_DRAINING = f"http-after-response set-header connection close if {{ var({DRAINING}) -m bool }}"
+"""Clients that keep their connection could otherwise send requests until the cluster has ended."""
+
 
 class RewriteError(Exception):
     """The file is not what the pinned version of Ray writes."""
@@ -83,7 +88,8 @@ def rewrite(text: str, settings: Settings) -> str:
             raise RewriteError(f"section '{header}' listens on an address; known: {', '.join(PUBLIC + INTERNAL)}")
     prefixes = _prefixes(sections[PUBLIC[0]])
     sections["defaults"] = _defaults(sections["defaults"], settings)
-    sections[PUBLIC[0]] = _frontend(sections[PUBLIC[0]], _alias_rules(prefixes, settings.aliases))
+    rules = [f"    {CLOSE_WHILE_DRAINING}\n", *_alias_rules(prefixes, settings.aliases)]
+    sections[PUBLIC[0]] = _frontend(sections[PUBLIC[0]], rules)
     if not prefixes:  # HAProxy has just started and knows no application yet: Ray would say 404 to everything
         sections["backend default_backend"] = ["    http-request deny deny_status 503\n"]
     return MARK + "".join(line for header, lines in sections.items() for line in (f"{header}\n", *lines))

@@ -1,12 +1,13 @@
-"""Attention: the many nodes that an exporter writes for it become one operator where an encoder runs on a CPU.
+"""Attention: the many nodes that an exporter writes for it become one operator, for encoders on a CPU.
 
-ONNX Runtime's MultiHeadAttention computes it block by block, without ever holding the scores of all pairs of tokens,
-as long as there is no mask. (That is FlashAttention, Dao et al. 2022, https://arxiv.org/abs/2205.14135.) A batch whose
-rows all have one length needs none, so the graph looks at its mask once and then decides:
+Without a mask, ONNX Runtime's MultiHeadAttention computes attention block by block and never holds the scores of all
+pairs of tokens (FlashAttention, Dao et al. 2022, https://arxiv.org/abs/2205.14135). A batch whose rows have one length
+needs no mask, so the graph looks at its mask once and then decides:
 
     If(no padding) then MultiHeadAttention(query, key, value) else MultiHeadAttention(query, key, value, mask)
 
-What has another shape (relative positions, disentangled attention) does not match, or does not compare, and stays.
+Attention of another form (relative positions, disentangled attention) does not match the pattern, or gives other
+outputs in the comparison, and keeps its nodes.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,14 +26,14 @@ _MASKED = ("Add", "Where", *_SCALED)
 _UNPADDED, _MASK = "attention_is_unpadded", "attention_mask_int32"
 _LARGEST_FILE_BYTES = 1_900_000_000  # a protobuf holds no more than 2 GiB
 TOLERANCE = 1e-4
-"""How far outputs may be from those of the graph before, per unit of their largest value."""
+"""The largest difference from the outputs of the graph before, per unit of their largest value."""
 
 
 def fuse_attention(graph: Path, heads: int) -> int:
-    """Rewrite an encoder's graph in place; how many attentions were found.
+    """Rewrite an encoder's graph in place; returns how many attentions were fused.
 
-    0, and the file as it was, where there is none that matches, or where the outputs for padded and unpadded batches
-    would not be those of before.
+    Returns 0 and leaves the file alone where no attention matches, or where the outputs for padded or unpadded batches
+    would change.
     """
     import onnx
 
@@ -48,7 +49,7 @@ def fuse_attention(graph: Path, heads: int) -> int:
             found = 0
         else:
             _remove(graph)
-            _save(model, graph)  # anew, and not renamed: a large file knows the name of the one that holds its weights
+            _save(model, graph)  # not renamed: a large graph names the file that holds its weights
         _remove(rewritten)
     return found
 
@@ -77,7 +78,7 @@ def _fuse(graph: Graph, heads: int) -> int:
 
 
 def _match(graph: Graph, softmax: Any) -> tuple[Any, list[str]] | None:
-    """The node that joins the heads again, and the names of query, key and value; None where this is no attention."""
+    """The node that joins the heads, and the names of query, key and value; None where this is no attention."""
     scores = graph.behind(softmax.input[0], "MatMul", _MASKED)
     context = graph.only_reader(softmax, "MatMul")
     split = context and graph.only_reader(context, "Transpose")
@@ -94,7 +95,7 @@ def _match(graph: Graph, softmax: Any) -> tuple[Any, list[str]] | None:
 
 
 def _projection(graph: Graph, name: str, *permutations: list[list[int]]) -> str | None:
-    """What is split into heads as `name`, in one of some ways of Transpose after Transpose; None in another one."""
+    """The tensor that becomes `name` in a split into heads: Reshape, then one of the orders of Transpose; or None."""
     transpose = graph.behind(name, "Transpose", _SCALED)
     seen: list[list[int]] = []
     while transpose is not None and transpose.op_type == "Transpose":
@@ -105,7 +106,7 @@ def _projection(graph: Graph, name: str, *permutations: list[list[int]]) -> str 
 
 
 def _attention(join: Any, projections: list[str], heads: int) -> Any:
-    """Query, key and value, each (rows, tokens, heads * width), to what `join` made: the same shape."""
+    """The node from query, key and value, each (rows, tokens, heads * width), to the output of `join`."""
     from onnx import TensorProto, helper
 
     branches = {}
@@ -128,7 +129,7 @@ def _agree(before: Path, after: Path) -> bool:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what cannot be run is simply not used
+    options.log_severity_level = 4  # a fused graph that cannot run is not used, and nobody needs to read why
     try:
         sessions = [onnxruntime.InferenceSession(str(graph), options) for graph in (before, after)]
         answers = [[session.run(None, feeds) for session in sessions] for feeds in _batches(sessions[0])]

@@ -12,7 +12,7 @@ from pipelines.errors import CheckpointError
 from pipelines.tasks import TASKS
 
 Graphs = dict[str, Path]
-"""ONNX file by role: `model`, or `encoder` and `decoder`; Optimum's `decoder` is the first step, and
+"""ONNX file by role: `model`, or `encoder` and `decoder`; of Optimum's two, `decoder` runs the first step and
 `decoder_with_past` the others."""
 
 
@@ -41,7 +41,7 @@ def check_task(checkpoint: ResolvedCheckpoint, task: str, *, allow_untrained_hea
 
 
 def convert(model: Any, task: str, folder: Path, cache: str = "plain") -> Graphs:
-    """Write the graphs of `model` into `folder`; `cache` is the manifest's."""
+    """Write the graphs of `model` into `folder`; `cache` (`plain` or `slots`) is that of the manifest."""
     if cache == "slots" and model.config.is_encoder_decoder:
         graphs = {role: folder / f"{role}_model.onnx" for role in ("encoder", "decoder")}
         convert_seq2seq_to_slots(model, **graphs)
@@ -58,18 +58,18 @@ def convert(model: Any, task: str, folder: Path, cache: str = "plain") -> Graphs
         custom_onnx_configs=_one_segment(model, task) if getattr(model.config, "type_vocab_size", 0) == 1 else None,
         preprocessors=[],
         do_validation=False,
-        no_post_process=True,  # merged decoders and tied weights stand in the way of quantization: both come after it
+        no_post_process=True,  # merging decoders and tying weights would hinder quantization: both come after it
         device="cpu",
     )
     if model.config.is_encoder_decoder:
-        model.get_encoder().config.use_cache = False  # the exporter sets it for all parts; T5 then fails outside of it
+        model.get_encoder().config.use_cache = False  # the exporter sets it for every part; T5's encoder then fails
         roles = ("encoder", "decoder", "decoder_with_past")
         return {role: folder / f"{role}_model.onnx" for role in roles}
     return {"model": folder / "model.onnx"}
 
 
 def _one_segment(model: Any, task: str) -> dict[str, Any]:
-    """Optimum's example inputs have two segments; the token_type_ids of a model that knows one must all be 0."""
+    """Example inputs with token_type_ids of 0 alone: Optimum's have two segments, this model knows one."""
     from optimum.exporters.tasks import TasksManager
     from optimum.utils import DummyTextInputGenerator
 

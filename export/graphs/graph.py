@@ -10,9 +10,9 @@ _SMALL_BYTES = 1024  # below it, a node costs more than the copy
 
 
 class Graph:
-    """`save` writes what became of it into the model; until then the model has its old nodes.
+    """The nodes of an ONNX model. `save` writes changes into the model; until then the model has its old nodes.
 
-    `makers` has the node that makes a value, `readers` those that read it, `weights` the tensors by their names.
+    By the name of a tensor: `makers` is the node that makes it, `readers` the nodes that read it, `weights` its values.
     """
 
     makers: dict[str, Any]
@@ -25,18 +25,18 @@ class Graph:
         self._index()
 
     def of_type(self, op_type: str) -> Iterator[Any]:
-        """The nodes of a type, each if it is still there when its turn comes."""
+        """The nodes of a type; a node that was replaced meanwhile is left out."""
         for node in [one for one in self.nodes if one.op_type == op_type]:
             if any(node is one for one in self.nodes):
                 yield node
 
     def only_reader(self, node: Any, op_type: str) -> Any:
-        """The node that alone reads what `node` makes, not counting its shape, where it is of a type; else None."""
+        """The only reader of `node` (Shape nodes do not count), if it is of the type; else None."""
         readers = [one for one in self.readers.get(node.output[0], []) if one.op_type != "Shape"]
         return readers[0] if len(readers) == 1 and readers[0].op_type == op_type else None
 
     def behind(self, name: str, op_type: str, through: Sequence[str]) -> Any:
-        """The nearest maker of a type, through nodes of other types; None where there is none."""
+        """The nearest node of a type before a tensor, through nodes of the types `through`; None: there is none."""
         node = self.makers.get(name)
         if node is None or node.op_type == op_type:
             return node
@@ -46,7 +46,7 @@ class Graph:
         return next((way for way in ways if way is not None), None)
 
     def replace(self, old: Sequence[Any], new: Sequence[Any]) -> None:
-        """Put nodes where the first of the old ones stood: what they read comes before all of them."""
+        """Replace nodes; the new ones stand where the first old one stood, so everything they read comes before."""
         gone = {id(node) for node in old}
         first = min(index for index, node in enumerate(self.nodes) if id(node) in gone)
         kept = [[node for node in part if id(node) not in gone] for part in (self.nodes[:first], self.nodes[first:])]
@@ -59,7 +59,7 @@ class Graph:
         self._index()
 
     def read_instead(self, old: str, new: str) -> None:
-        """Let what reads `old` read `new`."""
+        """Let every reader of `old` read `new`."""
         for node in self.readers.get(old, []):
             node.input[:] = [new if name == old else name for name in node.input]
         self._index()
@@ -77,14 +77,14 @@ class Graph:
         self._index()
 
     def values(self, name: str) -> np.ndarray:
-        """A weight."""
+        """The values of a weight."""
         from onnx import numpy_helper
 
         array: np.ndarray = numpy_helper.to_array(self.weights[name])
         return array
 
     def side_by_side(self, names: Sequence[str]) -> str:
-        """The name of a new weight: the last axes of several, one after the other."""
+        """The name of a new weight: several weights, concatenated along the last axis."""
         from onnx import numpy_helper
 
         name = " ".join(names)
@@ -106,7 +106,7 @@ class Graph:
 
 
 def _reads(node: Any) -> Iterator[str]:
-    """Every name that a node reads, those in its branches included."""
+    """Every name that a node reads, also inside its branches."""
     yield from node.input
     for attribute in node.attribute:
         if attribute.HasField("g"):

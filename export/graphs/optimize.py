@@ -1,11 +1,11 @@
-"""Optimize: fuse the nodes of an exported graph, by Optimum's ORTOptimizer.
+"""Optimize: Optimum's ORTOptimizer fuses the nodes of an exported graph.
 
-O1 is ONNX Runtime's basic rewriting, O2 adds its extended fusions and those for transformers, O3 approximates Gelu as
-well, and O4 is O3 in fp16 for CUDA.
+O1 rewrites as ONNX Runtime does by default, O2 adds its extended fusions and those for transformers, O3 approximates
+Gelu as well, and O4 is O3 in fp16 for CUDA.
 """
 
 from export.graphs.convert import Graphs
-from pipelines.errors import CheckpointError, ConfigurationError
+from pipelines.errors import CheckpointError, ConfigurationError, first_line
 
 LEVELS = ("O1", "O2", "O3", "O4")
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
@@ -47,10 +47,10 @@ def check_options(precision: str, optimize: str | None, device: str) -> None:
 
 
 def default_level(precision: str, *, generates: bool) -> str | None:
-    """The level that is used where none is asked for.
+    """The level where the options name none.
 
-    fp32 encoders gain from O2's fusions and stay exact. Dynamic int8 is faster from the plain graph, whose fusions
-    ONNX Runtime does itself after quantization. Decoders with a cache have no pattern that the fusions know.
+    fp32 encoders gain from O2's fusions and stay exact. Dynamic int8 is faster from the plain graph, which ONNX Runtime
+    fuses by itself after quantization. No fusion matches a decoder with a KV cache.
     """
     if precision == "fp16":
         return "O4"
@@ -70,15 +70,14 @@ def optimize(graphs: Graphs, level: str, architecture: str, device: str) -> None
     folder = next(iter(graphs.values())).parent
     # O4 is O3 and fp16, and fp16 is a precision (export.quantization.quantize), also for architectures without fusions.
     settings = AutoOptimizationConfig.with_optimization_level(level.replace("O4", "O3"), for_gpu=device == "cuda")
-    settings.disable_shape_inference = True  # it stumbles over symbolic dimensions, and only fp16 wants it
+    settings.disable_shape_inference = True  # it fails on symbolic dimensions, and only fp16 needs it
     settings.disable_rotary_embeddings = True  # the fused operator ends at a fixed position
     try:
         optimizer = ORTOptimizer.from_pretrained(folder, file_names=[graph.name for graph in graphs.values()])
         optimizer.optimize(settings, save_dir=folder, file_suffix="")
     except Exception as error:  # fusions fail in onnx, in protobuf or in onnxruntime, each with types of its own
-        reason = str(error).strip().split("\n", 1)[0]
         raise CheckpointError(
-            f"optimize {level} fails on this {architecture} graph ({reason}); choose another"
+            f"optimize {level} fails on this {architecture} graph ({first_line(error)}); choose another"
         ) from error
 
 

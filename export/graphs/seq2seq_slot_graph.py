@@ -1,11 +1,11 @@
-"""Slot graphs of an encoder-decoder: the twin of export.graphs.slot_graph, for rows that also attend to a source each.
+"""Slot graphs of an encoder-decoder: as export.graphs.slot_graph, for rows that also attend to a source each.
 
-Everything about a source is computed once, in the encoder's graph, down to the keys and values that each layer of the
-decoder attends to; they lie in a slot's own buffer, as its past does, and rows of one batch may be at any step of
-answers to sources of any length.
+The encoder's graph computes everything about a source once, down to the keys and values that each layer of the decoder
+attends to. These lie in the slot beside the keys and values of the answer, so the rows of one batch may be at any step
+of answers to sources of any length.
 
-Both attentions are GroupQueryAttention, which reads as many keys of each row as `seqlens_k` says. It always puts a new
-key and value to those of the past; for a source that is its own last one, so that the buffer stays as it was.
+Self-attention and cross-attention are both GroupQueryAttention, which reads `seqlens_k` keys of each row. The operator
+always appends a new key and value; for a source these are its own last ones, so the buffer keeps its content.
 
 encoder
   input_ids                            (rows, tokens)    int64
@@ -31,8 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export.graphs.slot_graph import OPSET
-from export.graphs.tracing import contrib
+from export.graphs.slot_graph import OPSET, contrib
 
 ARCHITECTURES = ("bart", "m2m_100", "marian", "t5")
 _WIDTH_OF_A_HEAD = 8  # GroupQueryAttention takes heads of a multiple of it
@@ -98,7 +97,7 @@ def _export(module: Any, example: Any, graph: Path, inputs: dict[str, Any], outp
 
 @dataclass(frozen=True)
 class _Attention:
-    """An attention of BART and what descends from it, or of T5: the same under other names."""
+    """The parts of an attention layer, which BART and its descendants name in another way than T5."""
 
     module: Any
     query: Any
@@ -119,13 +118,13 @@ class _Attention:
 
 
 def _attentions(stack: Any, *names: str) -> list[_Attention]:
-    """The attentions of a stack's layers, in their order, by the names they go by in its architectures."""
+    """The attention layers of a stack, in order; `names` are their attribute names in the architectures."""
     found = [module for name, module in stack.named_modules() if name.rpartition(".")[2] in names]
     return [_Attention.of(module) for module in found]
 
 
 def _together(layers: Sequence[Any]) -> Any:
-    """One linear layer for several of the same input: its output is theirs side by side."""
+    """One linear layer in place of several with the same input: it returns their outputs side by side."""
     import torch
 
     weight = torch.cat([layer.weight for layer in layers])
@@ -138,7 +137,7 @@ def _together(layers: Sequence[Any]) -> Any:
 
 @contextmanager
 def _forwards(instead: Mapping[Any, Callable[..., Any]]) -> Iterator[None]:
-    """Let modules do something else; afterwards everything is as it was."""
+    """Replace the forward of modules (of these objects, not of their classes); restores them at the end."""
     for module, forward in instead.items():
         module.forward = forward
     try:
@@ -149,7 +148,7 @@ def _forwards(instead: Mapping[Any, Callable[..., Any]]) -> Iterator[None]:
 
 
 def _bias(attention: Any, distances: Any) -> Any:
-    """T5's bias of attending to what is so many tokens away, (distances,) int64 -> (heads, distances)."""
+    """T5's attention bias for relative positions, (distances,) int64 -> (heads, distances)."""
     bucket = attention._relative_position_bucket(
         distances,
         bidirectional=not attention.is_decoder,
@@ -160,10 +159,10 @@ def _bias(attention: Any, distances: Any) -> Any:
 
 
 def _encoder(model: Any) -> Any:
-    """The module that is traced as the encoder's graph."""
+    """The module to trace as the encoder's graph."""
     import torch
 
-    class SlotEncoder(torch.nn.Module):
+    class TracedEncoder(torch.nn.Module):
         bias: torch.Tensor
         distances: torch.Tensor | None
 
@@ -178,7 +177,7 @@ def _encoder(model: Any) -> Any:
             self.farthest = 0
             if model.config.model_type == "t5":
                 first = self.own[0].module
-                self.farthest = first.relative_attention_max_distance  # all beyond it share a bucket
+                self.farthest = first.relative_attention_max_distance  # distances beyond it share a bucket
                 self.register_buffer("bias", _bias(first, torch.arange(-self.farthest, self.farthest + 1)))
 
         def traced(self) -> Any:
@@ -210,14 +209,14 @@ def _encoder(model: Any) -> Any:
 
             return attend
 
-    return SlotEncoder().eval()
+    return TracedEncoder().eval()
 
 
 def _decoder(model: Any) -> Any:
-    """The module that is traced as the decoder's graph."""
+    """The module to trace as the decoder's graph."""
     import torch
 
-    class SlotDecoder(torch.nn.Module):
+    class TracedDecoder(torch.nn.Module):
         bias: torch.Tensor
         positions: torch.Tensor
         distances: torch.Tensor | None
@@ -261,10 +260,10 @@ def _decoder(model: Any) -> Any:
                 self.distances = self.bias[:, away].transpose(0, 1)[:, :, None]  # (rows, heads, 1, total)
             else:
                 self.distances = None
-                if self.kind == "m2m_100":  # in which padding has no position
+                if self.kind == "m2m_100":  # a padding token has no position
                     place = torch.where(input_ids == self.stack.padding_idx, torch.zeros_like(place), place + 1)
                 self.position = torch.nn.functional.embedding(place, self.positions)
-            # The layers read something of a source only where it is not None.
+            # The layers run cross-attention only where there are encoder states; the traced one does not read them.
             hidden = self.stack(
                 input_ids=input_ids, encoder_hidden_states=torch.zeros(1, 1, 1), use_cache=False
             ).last_hidden_state
@@ -300,18 +299,18 @@ def _decoder(model: Any) -> Any:
             )
             return attention.output(attended)
 
-    return SlotDecoder().eval()
+    return TracedDecoder().eval()
 
 
 def _positions(embedding: Any, kind: str) -> Any:
-    """A vector for each position of an answer; M2M100's begin with that of padding."""
+    """The position embeddings of an answer, (positions, d_model); M2M100's table begins with that of padding."""
     if kind == "m2m_100":
         return embedding.weights[embedding.padding_idx :].detach()
     return embedding.weight[embedding.offset if kind == "bart" else 0 :].detach()
 
 
 def _logits(model: Any, hidden: Any) -> Any:
-    """As the model's own forward has them, from (rows, d_model)."""
+    """The logits (rows, vocab) of (rows, d_model), as the model's own forward computes them."""
     if model.config.model_type == "t5" and model.config.tie_word_embeddings:
         hidden = hidden * model.model_dim**-0.5
     logits = model.lm_head(hidden)

@@ -1,12 +1,12 @@
-"""Slot fusions: a traced slot graph in fewer nodes, which compute the same.
+"""Slot fusions: rewrite a traced slot graph into fewer nodes that compute the same.
 
-A step of one token takes the time of its nodes' dispatch as much as that of their arithmetic. ONNX Runtime fuses much
-when it loads a graph, but not this:
+In a step of one token, dispatching the nodes takes as long as their arithmetic. ONNX Runtime fuses many nodes when it
+loads a graph, but not these:
 
-* Views of heads cancel out around GroupQueryAttention, which takes and gives (rows, tokens, heads x head_dim).
-* Products of one input are one product: query, key and value, which the operator takes packed, and gate and up of a
-  gated feed-forward network, which are split after it.
-* A sum that a root mean square norm reads is one operator with it.
+* Reshapes around GroupQueryAttention, which reads and writes (rows, tokens, heads x head_dim): they cancel out.
+* MatMuls of one input become one MatMul: query, key and value, which the operator takes packed; gate and up of a gated
+  feed-forward network, which are split after it.
+* An Add that a root mean square norm reads becomes one operator with the norm.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from export.graphs.graph import Graph
 
 _DOMAIN = "com.microsoft"
 ROOT_MEAN_SQUARE = "RootMeanSquareNorm"
-"""What export.graphs.slot_graph traces such a norm to: (values, weight) -> values, with `epsilon`."""
+"""The node that export.graphs.slot_graph traces such a norm to: (values, weight) -> values, with `epsilon`."""
 
 
 def fuse(model: Any) -> None:
@@ -39,7 +39,7 @@ def fuse(model: Any) -> None:
 
 
 def _before_views(graph: Graph, name: str) -> str:
-    """What a tensor (rows, tokens, width) was before it was only reshaped, with the same shape."""
+    """The tensor (rows, tokens, width) that reshapes alone turned into `name`."""
     seen = name
     while (maker := graph.makers.get(seen)) is not None and maker.op_type == "Reshape":
         seen = maker.input[0]
@@ -49,7 +49,7 @@ def _before_views(graph: Graph, name: str) -> str:
 
 
 def _read_before_views(graph: Graph, name: str) -> None:
-    """Let whoever reads a reshaped (rows, tokens, width) of the same shape read it itself."""
+    """Let nodes read the tensor `name` (rows, tokens, width) instead of reshaped copies of the same shape."""
     seen = name
     while len(views := [one for one in graph.readers.get(seen, []) if one.op_type != "Shape"]) == 1:
         if views[0].op_type != "Reshape":
@@ -61,7 +61,7 @@ def _read_before_views(graph: Graph, name: str) -> None:
 
 
 def _axes(graph: Graph, name: str) -> int | None:
-    """How many axes a tensor has, where that is easily known."""
+    """The number of axes of a tensor; None where its maker does not tell."""
     maker = graph.makers.get(name)
     if maker is None:
         return None
@@ -99,7 +99,7 @@ def _pack(graph: Graph, attention: Any) -> None:
 
 
 def _bias(graph: Graph, name: str) -> tuple[str, str] | None:
-    """What was added to what, where a tensor is a sum with a weight."""
+    """The other operand and the weight, where a tensor is a sum with a weight; else None."""
     maker = graph.makers.get(name)
     if maker is None or maker.op_type != "Add":
         return None
@@ -109,7 +109,7 @@ def _bias(graph: Graph, name: str) -> tuple[str, str] | None:
 
 
 def _join(graph: Graph, names: Sequence[str]) -> tuple[str, list[Any], list[Any]] | None:
-    """A product in place of several of one input: its output, the old nodes and the new ones. None for others."""
+    """One MatMul in place of several with one input: its output, the old and the new nodes. None where they differ."""
     from onnx import helper
 
     makers = [graph.makers.get(name) for name in names]
@@ -122,7 +122,7 @@ def _join(graph: Graph, names: Sequence[str]) -> tuple[str, list[Any], list[Any]
 
 
 def _join_pair(graph: Graph, product: Any) -> None:
-    """One product where two have one input, as gate and up have; what it gives is split."""
+    """One MatMul and a Split in place of two MatMuls with one input, such as gate and up."""
     from onnx import helper, numpy_helper
 
     names = [one.output[0] for one in graph.readers[product.input[0]] if one.op_type == "MatMul"]
@@ -137,7 +137,7 @@ def _join_pair(graph: Graph, product: Any) -> None:
 
 
 def _name_norm(graph: Graph, norm: Any) -> None:
-    """The operators that ONNX Runtime has for such a norm: alone, or of a sum, which it then gives as well."""
+    """Write a norm as ONNX Runtime's operator: alone, or of a sum, which the operator then returns as well."""
     from onnx import helper
 
     values, weight = norm.input

@@ -1,8 +1,8 @@
-"""Slot graph: a decoder-only model whose rows lie in slots of one key-value buffer, each at a length of its own.
+"""Slot graph: a decoder-only model whose rows lie in KV cache slots of one buffer, each row at its own length.
 
-Optimum's graph concatenates the whole cache at every step and needs all rows at one length. Here attention is ONNX
+Optimum's graph concatenates the whole KV cache at every step and needs all rows at one length. Here attention is ONNX
 Runtime's GroupQueryAttention, which writes new keys and values in place where past and present are bound to the same
-buffer. It comes in while PyTorch is traced: the model's own code runs, with another attention function.
+buffer. Tracing puts the operator in: the model's own code runs, with another attention function.
 
 input_ids                       (rows, tokens)    int64
 position_ids                    (rows, tokens)    int64    where the model adds or rotates positions itself
@@ -15,14 +15,13 @@ past_key_values.N.key/value     (rows, kv_heads, max_tokens, head_dim)
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from checkpoints.frameworks import exclusive
 from export.graphs.slot_fusions import ROOT_MEAN_SQUARE, fuse
-from export.graphs.tracing import contrib
 
 ARCHITECTURES = ("gpt2", "gpt_neo", "llama", "qwen2")
 _NAME = "sextet_slots"
@@ -45,7 +44,7 @@ def obstacle(config: Any) -> str | None:
 
 
 def is_slot_graph(model: Any) -> bool:
-    """Whether an ONNX model is a graph as described above, or in export.graphs.seq2seq_slot_graph."""
+    """Whether an ONNX model is a slot graph: this one, or one of export.graphs.seq2seq_slot_graph."""
     ports = {one.name for one in (*model.graph.input, *model.graph.output)}
     return bool(ports & {"seqlens_k", "cross_key_values"})
 
@@ -88,17 +87,17 @@ def convert_to_slots(model: Any, graph: Path) -> None:
 
 
 def _slot_decoder(model: Any) -> Any:
-    """The module that is traced: the model, its caches as plain tensors, and logits only where they are asked for."""
+    """The module to trace: the model with its KV cache as plain tensors, and with logits at `logits_at` alone."""
     import torch
     from transformers import DynamicCache
 
     class SlotCache(DynamicCache):  # type: ignore[misc]
-        """Hands new keys and values on as they are: the attention operator puts them to the older ones."""
+        """Returns new keys and values as they are: the attention operator appends them to the past."""
 
         def update(self, key: Any, value: Any, *_arguments: Any, **_options: Any) -> tuple[Any, Any]:
             return key, value
 
-    class SlotDecoder(torch.nn.Module):
+    class TracedModel(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             config = model.config
@@ -141,7 +140,7 @@ def _slot_decoder(model: Any) -> Any:
             )
             return attended.view(rows, tokens, self.heads, self.head_dim)
 
-    return SlotDecoder().eval()
+    return TracedModel().eval()
 
 
 @contextmanager
@@ -186,12 +185,12 @@ def _traced(model: Any, decoder: Any) -> Iterator[None]:
 
 
 def _norm(module: Any, values: Any) -> Any:
-    """A root mean square norm as it is traced."""
+    """The forward of a root mean square norm while it is traced."""
     return contrib(ROOT_MEAN_SQUARE, [values, module.weight], like=[values], epsilon=float(module.variance_epsilon))[0]
 
 
 def _fuse(graph: Path) -> None:
-    """Fewer nodes, and only inputs that are read: the exporter keeps position_ids where attention rotates."""
+    """Fuse nodes and drop unread inputs: the exporter keeps position_ids where the attention operator rotates."""
     import onnx
 
     model = onnx.load(graph)
@@ -201,3 +200,34 @@ def _fuse(graph: Path) -> None:
     del model.graph.input[:]
     model.graph.input.extend(kept)
     onnx.save(model, graph)
+
+
+def contrib(operator: str, inputs: Sequence[Any], like: Sequence[Any], **attributes: float) -> tuple[Any, ...]:
+    """An operator of ONNX Runtime (domain com.microsoft) in a traced graph: one output for each tensor of `like`.
+
+    An output has the shape and dtype of its tensor. None in `inputs` leaves an optional input out. PyTorch computes
+    nothing and returns copies of `like`; only the graph runs the operator.
+    """
+    import torch
+
+    class Contrib(torch.autograd.Function):
+        @staticmethod
+        def forward(_context: Any, outputs: int, *tensors: Any) -> tuple[Any, ...]:
+            return tuple(one.clone() for one in tensors[:outputs])
+
+        @staticmethod
+        def symbolic(g: Any, outputs: int, *values: Any) -> Any:
+            from torch.onnx import symbolic_helper
+
+            left_out: Any = symbolic_helper._optional_input_placeholder_tensor
+            given = [left_out(g) if one is None else one for one in values[outputs:]]
+            names = {f"{name}_{'f' if isinstance(value, float) else 'i'}": value for name, value in attributes.items()}
+            made = g.op(f"com.microsoft::{operator}", *given, outputs=outputs, **names)
+            made = (made,) if outputs == 1 else made
+            for output, one in zip(made, values, strict=False):
+                output.setType(one.type())
+            return tuple(made)
+
+    traced: Any = Contrib
+    made: tuple[Any, ...] = traced.apply(len(like), *like, *inputs)
+    return made

@@ -1,4 +1,4 @@
-"""Samples: texts of many kinds, on which an export is compared with what it was made from."""
+"""Samples: texts of many kinds, on which an export is compared with PyTorch."""
 
 TEXTS = (
     "The film was wonderful, and the ending made everyone in the theatre cry.",

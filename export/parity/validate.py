@@ -1,7 +1,7 @@
-"""Validate: exported graphs against the PyTorch model that they were made from, on inputs of many kinds.
+"""Validate: compare exported graphs with the PyTorch model that they were made from, on inputs of many kinds.
 
 Differences are absolute, on logits of unit scale: both sides are divided by the reference's standard deviation where
-that is above one. An answer is confident where the reference finds it at least twice as likely as the next best.
+it is above one. An answer is confident where the reference finds it at least twice as likely as the second best.
 """
 
 import math
@@ -13,22 +13,23 @@ from typing import Any
 
 import numpy as np
 
-from export.parity.greedy import Step, decoder_steps, encoder_decoder_steps
-from export.parity.perplexity import Perplexity
+from export.parity.generation import ExportedDecoder, Perplexity, PromptSlots, exported_decoder, torch_answer
 from export.parity.samples import QUESTIONS, TEXTS
 from pipelines.runtime.artifact import ModelArtifact, Parity, TokenizerSettings
+from pipelines.runtime.padding import EncoderRow, pad
 from pipelines.runtime.session import InferenceSession, SessionConfig
 from pipelines.runtime.tokenizer import TextOrPair, Tokenizer
+from pipelines.tasks import TASKS
 
 TOLERANCE = 1e-4
 LEAD = math.log(2)
 AGREEMENT = 0.98
-INT4_AGREEMENT = 0.5  # catches a broken graph; perplexity says more: a close choice that flips changes all that follows
+INT4_AGREEMENT = 0.5  # finds broken graphs; perplexity measures the rest: one close choice changes all later tokens
 MOST_SURPRISED = {"int8": 0.15, "int4": 0.5}
-"""The increase of perplexity, over PyTorch's, that a precision may bring where it generates."""
+"""The largest increase of perplexity over PyTorch's, by precision, for models that generate."""
 INPUTS = 64
 _BATCH_SIZES = (1, 2, 4, 9, 16, 32)  # INPUTS in all
-# What bounds the time this takes: tokens of one input of an encoder, words of one prompt, tokens that follow it.
+# Bounds of the time: tokens of an encoder's input, words of a prompt, generated tokens.
 _LONGEST_TOKENS = 384
 _LONGEST_WORDS = 24
 _NEW_TOKENS = 6
@@ -45,7 +46,7 @@ class _Batch:
 
 @dataclass
 class _Comparison:
-    """What was seen so far: `decisions` are the labels, spans and tokens on which the two sides were asked."""
+    """The comparisons so far; `confident` and `agreed` have an entry for each compared label, span or token."""
 
     settings: TokenizerSettings
     outside: int | None = None
@@ -57,14 +58,16 @@ class _Comparison:
     perplexity: Perplexity = field(default_factory=Perplexity)
 
     def differ(self, reference: np.ndarray, exported: np.ndarray) -> None:
-        """Record the difference of two arrays of logits; `unit` becomes what counts as one on their scale."""
+        """Record the difference of two arrays of logits; `unit` becomes their scale."""
         self.unit = max(1.0, float(reference.std()))
-        # NaN compares as no difference at all, so it is one without bound.
+        # max() ignores NaN: an output with NaN counts as infinitely different.
         difference = float(np.abs(reference - exported).max()) if np.isfinite(exported).all() else math.inf
         self.largest = max(self.largest, difference / self.unit)
 
     def decide(self, name: str, lead: float, expected: object, got: object, shortfall: float) -> None:
-        """Record one answer; `lead` and `shortfall` (of `got` behind `expected`) are logits of the reference."""
+        """Record one answer. In logits of the reference, `lead` is that of the best over the second best answer, and
+        `shortfall` is how far `got` lies behind `expected`.
+        """
         equal = expected == got or shortfall <= 4 * TOLERANCE * self.unit
         self.confident.append(lead >= LEAD)
         self.agreed.append(equal)
@@ -74,25 +77,30 @@ class _Comparison:
 
 
 def validate(artifact: ModelArtifact, model: Any, outside: int | None = None) -> Parity:
-    """Compare the graphs of an unpublished artifact with `model`: plain fp32 has to be exact, the rest to agree.
+    """Compare the graphs of an artifact with `model`: plain fp32 must be exact, the others must agree.
 
     `outside` is the first id that the tokenizer has and the model has not (see export.tokenizers.pieces).
     """
     manifest = artifact.manifest
     compared = _Comparison(manifest.tokenizer, outside)
     config = SessionConfig(device="cpu", threads=_threads())
-    sessions = {role: InferenceSession(artifact.graph(role), config) for role in manifest.graphs}
     batches = list(_batches(artifact, _inputs(artifact)))
-    for batch in batches:
-        if manifest.task == "question-answering":
-            _compare_spans(compared, batch, sessions["model"], model)
-        elif manifest.labels:
-            _compare_labels(compared, batch, sessions["model"], model, manifest.labels)
-        else:
-            _compare_tokens(compared, batch, sessions, model)
-    if manifest.cache == "slots" and "model" in sessions:  # decoder-only: what it reads is what it writes
-        texts = [encoding.ids for batch in batches for encoding in batch.encodings if len(encoding) > 1]
-        compared.perplexity.read(model, sessions["model"], texts)
+    if TASKS[manifest.task].generates:
+        start = model.generation_config.decoder_start_token_id if model.config.is_encoder_decoder else None
+        decoder = exported_decoder(artifact, config, start)
+        in_slots = isinstance(decoder, PromptSlots)
+        for batch in batches:
+            _compare_tokens(compared, batch, decoder, model, in_slots=in_slots)
+        if isinstance(decoder, PromptSlots):  # decoder-only: reading a text predicts each of its tokens
+            texts = [encoding.ids for batch in batches for encoding in batch.encodings if len(encoding) > 1]
+            compared.perplexity.read(model, decoder.session, texts)
+    else:
+        session = InferenceSession(artifact.graph("model"), config)
+        for batch in batches:
+            if "start_logits" in session.output_names:
+                _compare_spans(compared, batch, session, model)
+            else:
+                _compare_labels(compared, batch, session, model, manifest.labels)
     exact = manifest.precision == "fp32" and manifest.optimization != "O3"  # O3 approximates Gelu
     least = INT4_AGREEMENT if manifest.precision == "int4" else AGREEMENT
     parity = _verdict(compared, exact, least, sum(len(batch.names) for batch in batches))
@@ -100,7 +108,7 @@ def validate(artifact: ModelArtifact, model: Any, outside: int | None = None) ->
 
 
 def _bounded(parity: Parity, most: float | None) -> Parity:
-    """With a bound on what perplexity may have gained, where it was measured."""
+    """The verdict with a bound on the increase of perplexity, where it was measured."""
     increase = parity.perplexity_increase
     if increase is None or most is None:
         return parity
@@ -133,15 +141,16 @@ def _inputs(artifact: ModelArtifact) -> list[TextOrPair]:
     """At least 64 inputs: whole samples, their beginnings, several of them in a row, and pairs."""
     rng = random.Random(0)
     inputs: list[TextOrPair] = []
-    if artifact.manifest.task == "question-answering":
+    task = TASKS[artifact.manifest.task]
+    if len(task.text_fields) > 1:
         inputs += QUESTIONS
         while len(inputs) < INPUTS:
             (question, _), (_, context) = rng.choice(QUESTIONS), rng.choice(QUESTIONS)
             inputs.append((question, " ".join([context, *rng.sample(TEXTS, rng.choice([0, 1, 3, 8]))])))
         return inputs
-    longest = _LONGEST_WORDS if _generates(artifact) else sys.maxsize
+    longest = _LONGEST_WORDS if task.generates else sys.maxsize
     inputs += [_first_words(text, longest) for text in TEXTS]
-    if artifact.manifest.task == "text-classification":
+    if "text_pair" in task.optional_columns:
         inputs += [(rng.choice(TEXTS), rng.choice(TEXTS)) for _ in range(8)]
     while len(inputs) < INPUTS:
         text = " ".join(rng.sample(TEXTS, rng.choice([1, 1, 2, 4, 12])))
@@ -162,12 +171,12 @@ def _batches(artifact: ModelArtifact, inputs: Sequence[TextOrPair]) -> Iterator[
         names = [_name(row, inputs[row], len(encodings[row]), size) for row in rows]
         yield _Batch(names, [encodings[row] for row in rows])
         start = rows.stop
-    if manifest.task == "question-answering":
+    if len(TASKS[manifest.task].text_fields) > 1:
         yield from _windows(artifact, inputs)
 
 
 def _windows(artifact: ModelArtifact, inputs: Sequence[TextOrPair]) -> Iterator[_Batch]:
-    """What the pipeline makes of the longest context: a tokenizer may see its later windows in another way."""
+    """The windows of the longest context: a tokenizer may treat the later ones in another way."""
     longest = max(inputs, key=lambda pair: len(pair[1]))
     question = len(Tokenizer(artifact).encode([longest[0]])[0])
     (encodings,) = Tokenizer(artifact).windows(
@@ -175,10 +184,6 @@ def _windows(artifact: ModelArtifact, inputs: Sequence[TextOrPair]) -> Iterator[
     )
     names = [f"{_name(0, longest, len(one), len(encodings))} window {n}" for n, one in enumerate(encodings)]
     yield _Batch(names, list(encodings))
-
-
-def _generates(artifact: ModelArtifact) -> bool:
-    return artifact.manifest.task in ("translation", "summarization", "text-generation")
 
 
 def _first_words(text: str, count: int) -> str:
@@ -200,22 +205,17 @@ def _both(
     """Outputs of the reference and of the graph, by name, and the mask (rows, tokens) of what is not padding."""
     import torch
 
-    longest = max(map(len, batch.encodings))
-    feeds = {
-        "input_ids": np.full((len(batch.encodings), longest), compared.settings.pad_token_id, dtype=np.int64),
-        "attention_mask": np.zeros((len(batch.encodings), longest), dtype=np.int64),
-        "token_type_ids": np.zeros((len(batch.encodings), longest), dtype=np.int64),
-    }
-    for row, encoding in enumerate(batch.encodings):
-        feeds["input_ids"][row, : len(encoding)] = encoding.ids
-        feeds["attention_mask"][row, : len(encoding)] = 1
-        if compared.settings.token_type_ids:
-            feeds["token_type_ids"][row, : len(encoding)] = encoding.type_ids
-    feeds = {name: feeds[name] for name in session.input_names}
+    typed = compared.settings.token_type_ids
+    rows = [
+        EncoderRow(one, np.asarray(one.ids, np.int64), np.asarray(one.type_ids, np.int64) if typed else None)
+        for one in batch.encodings
+    ]
+    feeds = pad(rows, compared.settings.pad_token_id, session.input_names)
+    mask = pad(rows, 0, ("attention_mask",))["attention_mask"].astype(bool)
     with torch.no_grad():
         outputs = model(**{name: torch.from_numpy(array) for name, array in feeds.items()})
     exported = session.run(feeds)
-    return {name: outputs[name].numpy() for name in exported}, exported, feeds["attention_mask"].astype(bool)
+    return {name: outputs[name].numpy() for name in exported}, exported, mask
 
 
 def _compare_labels(
@@ -271,36 +271,35 @@ def _span_scores(start: np.ndarray, end: np.ndarray, context: np.ndarray) -> np.
     return np.where(allowed, start[:tokens, None] + end[None, :tokens], -1e9)
 
 
-def _compare_tokens(compared: _Comparison, batch: _Batch, sessions: dict[str, InferenceSession], model: Any) -> None:
+def _compare_tokens(
+    compared: _Comparison, batch: _Batch, decoder: ExportedDecoder, model: Any, *, in_slots: bool
+) -> None:
     """One answer per decoding step: the most likely token."""
-    rows = [encoding.ids for encoding in batch.encodings]
-    pad = compared.settings.pad_token_id
-    steps: Iterator[Step]
-    in_slots = "model" in sessions and "seqlens_k" in sessions["model"].input_names
-    if "model" in sessions:
-        steps = decoder_steps(model, sessions["model"], rows, pad=pad, steps=_NEW_TOKENS)
-    else:
-        forced = model.generation_config.forced_bos_token_id
-        target = [forced] if forced is not None else list(compared.settings.languages.values())[:1]
-        steps = encoder_decoder_steps(
-            model,
-            sessions["encoder"],
-            sessions["decoder"],
-            rows,
-            pad=pad,
-            forced=target,
-            steps=_NEW_TOKENS,
-            outside=compared.outside,
-            unknown=compared.settings.unk_token_id or 0,
-        )
-    for number, step in enumerate(steps):
-        compared.differ(step.reference[step.alive], step.exported[step.alive])
+    inputs = [encoding.ids for encoding in batch.encodings]
+    forced = _forced_token(compared.settings, model)
+    steps = _NEW_TOKENS + (forced is not None)
+    answers = [torch_answer(model, _known(compared, ids), steps, forced) for ids in inputs]
+    exported = decoder.logits(inputs, [answer.tokens for answer in answers])
+    for name, answer, logits in zip(batch.names, answers, exported, strict=True):
+        compared.differ(answer.logits, logits)
         if not in_slots:
-            chosen = step.reference[step.alive].argmax(-1)
-            compared.perplexity.observe(step.reference[step.alive], step.exported[step.alive], chosen)
-        for row in np.flatnonzero(step.alive):
-            name = f"{batch.names[row]} step {number}"
-            _decide_choice(compared, name, step.reference[row], step.exported[row], None)
+            compared.perplexity.observe(answer.logits, logits, answer.logits.argmax(-1))
+        for step, (expected, got) in enumerate(zip(answer.logits, logits, strict=True)):
+            _decide_choice(compared, f"{name} step {step}", expected, got, None)
+
+
+def _forced_token(settings: TokenizerSettings, model: Any) -> int | None:
+    """The token that every answer of an encoder-decoder begins with, such as that of a language."""
+    if not model.config.is_encoder_decoder:
+        return None
+    forced: int | None = model.generation_config.forced_bos_token_id
+    return forced if forced is not None else next(iter(settings.languages.values()), None)
+
+
+def _known(compared: _Comparison, ids: Sequence[int]) -> Sequence[int]:
+    """The ids as the model knows them: the exported graph reads those from `outside` on as the unknown token."""
+    unknown = compared.settings.unk_token_id or 0
+    return ids if compared.outside is None else [one if one < compared.outside else unknown for one in ids]
 
 
 def _decide_choice(

@@ -1,4 +1,4 @@
-"""Activations: the inputs of products, in eight bits as they come, and their products scaled back."""
+"""Activations: the nodes that quantize the input of a MatMul to int8 at run time, and that scale its output back."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,15 +7,15 @@ import numpy as np
 
 
 class OneScale:
-    """Activations in eight bits, with one scale and zero point for a whole tensor."""
+    """int8 activations with one scale and zero point per tensor."""
 
     def __init__(self) -> None:
         self.seen: set[str] = set()
 
     def product(self, name: str, matrix: str, scales: str, zero_points: str, output: str) -> Iterator[Any]:
-        """The nodes of a product with an int8 matrix (in, out), whose scales and zero points are (out,).
+        """The nodes of a MatMul with an int8 matrix (in, out), whose scales and zero points are (out,).
 
-        onnxruntime fuses them all into one when it loads the graph.
+        onnxruntime fuses them into one node when it loads the graph.
         """
         from onnx import helper
 
@@ -27,7 +27,7 @@ class OneScale:
         yield helper.make_node("Mul", [f"{integer}_cast", f"{output}_factor"], [output], f"{output}_output_mul")
 
     def _quantize(self, name: str) -> Iterator[Any]:
-        """The nodes from an activation to eight bits, where nothing made them yet."""
+        """The nodes that quantize an activation; none where an earlier MatMul has them already."""
         from onnx import helper
 
         if name not in self.seen:
@@ -37,14 +37,14 @@ class OneScale:
 
 
 class TokenScales(OneScale):
-    """Activations in eight bits, with one scale for each token; the zero point is in the middle.
+    """int8 activations with one scale per token and a zero point of 128.
 
-    A token is divided by its largest value before, and the product multiplied by it: in between all have one scale,
-    which onnxruntime's own operator for such products can take.
+    Each token is divided by its largest value before the MatMul, and the output multiplied by it. In between all tokens
+    have one scale, as onnxruntime's MatMulIntegerToFloat needs it.
     """
 
     def __init__(self, constants: dict[str, np.ndarray]) -> None:
-        """Adds to the `constants` of the graph what its nodes need."""
+        """Adds the constants of the nodes to those of the graph."""
         super().__init__()
         constants["token_axis"] = np.asarray([-1])
         constants["token_zero"] = np.asarray(128, np.uint8)
@@ -55,7 +55,13 @@ class TokenScales(OneScale):
         from onnx import helper
 
         yield from self._quantize(name)
-        inputs = [f"{name}_quantized", matrix, "token_step", scales, "token_zero"]  # the matrix' zero is in the middle
+        inputs = [
+            f"{name}_quantized",
+            matrix,
+            "token_step",
+            scales,
+            "token_zero",
+        ]  # the matrix is symmetric: its zero point is 0
         unit = f"{output}_unit"
         yield helper.make_node("MatMulIntegerToFloat", inputs, [unit], f"{output}_quant", domain="com.microsoft")
         yield helper.make_node("Mul", [unit, f"{name}_divisor"], [output], f"{output}_output_mul")
@@ -69,7 +75,7 @@ class TokenScales(OneScale):
         for operator, inputs, output, attributes in (
             ("Abs", [name], "absolute", {}),
             ("ReduceMax", [f"{name}_absolute", "token_axis"], "largest", {"keepdims": 1}),
-            ("Max", [f"{name}_largest", "token_least"], "divisor", {}),  # a token of zeros stays one
+            ("Max", [f"{name}_largest", "token_least"], "divisor", {}),  # a token of zeros stays zero
             ("Div", [name, f"{name}_divisor"], "of_one", {}),
             ("QuantizeLinear", [f"{name}_of_one", "token_step", "token_zero"], "quantized", {}),
         ):

@@ -1,8 +1,8 @@
-"""Outliers: the weight matrices that dynamic quantization would ruin.
+"""Outliers: the weight matrices that must not be quantized dynamically, because of their inputs.
 
-A batch's activations share one scale, so one token with a peak far above those of all others leaves the others a few of
-256 steps. Language models have such tokens at a few layers (Sun et al. 2024, "Massive Activations in Large Language
-Models"): mostly the first token, mostly where the feed-forward network projects back.
+The activations of a batch share one scale. A token whose peak is far above all others leaves these a few of 256 steps.
+Language models have such tokens at a few layers (Sun et al. 2024, "Massive Activations in Large Language Models"):
+mostly the first token, mostly at the output projection of the feed-forward network.
 """
 
 import hashlib
@@ -16,9 +16,9 @@ _NEW_TOKENS = 8
 
 
 def outlier_matrices(model: Any, inputs: Sequence[Sequence[int]]) -> frozenset[str]:
-    """Digests of the weights, as `digest` makes them, whose inputs hold a token with a peak `PEAK` times the median.
+    """The `digest` of each weight with an input token whose peak is more than `PEAK` times the median.
 
-    `inputs` are token ids; an encoder-decoder answers each with a few tokens.
+    `inputs` are token ids; an encoder-decoder generates a few tokens for each.
     """
     import torch
     from transformers.pytorch_utils import Conv1D
@@ -47,9 +47,9 @@ def outlier_matrices(model: Any, inputs: Sequence[Sequence[int]]) -> frozenset[s
 
 
 def digest(matrix: np.ndarray) -> str:
-    """What tells a float32 matrix (out, in) from all others: its first channel.
+    """Identifies a float32 matrix (out, in) by its first channel.
 
-    Matrices of one input, which have the same outliers, may have become one since (export.graphs.slot_fusions).
+    The whole would not do: export.graphs.slot_fusions may have joined it with others of the same input.
     """
     return hashlib.sha256(np.ascontiguousarray(matrix[0]).data).hexdigest()
 

@@ -1,7 +1,7 @@
-"""Quantize: the weights of a graph in eight or four bits for CPUs, or everything in sixteen for CUDA.
+"""Quantize: weights in int8 or int4 for CPUs, or everything in fp16 for CUDA.
 
-onnxruntime's own `quantize_dynamic` makes the same int8 graph, channel by channel in Python: minutes for a small
-language model, where whole matrices take seconds; and it leaves embedding tables either alone or with one scale.
+onnxruntime's `quantize_dynamic` makes the same int8 graph, but loops over channels in Python: minutes for a small
+language model, where whole matrices take seconds. It quantizes embedding tables with one scale, or not at all.
 """
 
 from collections.abc import Iterator, Set
@@ -22,11 +22,11 @@ _INT4_ZERO = 8  # of sixteen values, what MatMulNBits takes for zero where it is
 
 
 def to_int8(graphs: Graphs, keep: Set[str] = frozenset()) -> None:
-    """Rewrite every graph in place: weights int8 and symmetric, activations quantized as they come (dynamically).
+    """Rewrite every graph in place: weights become int8 (symmetric), activations are quantized dynamically.
 
     Matrices have one scale per output channel, embedding tables one per row. Products of two activations (attention)
     stay in fp32: quantizing both sides costs accuracy and time. So do the matrices in `keep` (see outliers).
-    In a slot graph each token has a scale of its own: with one for all, answers would depend on their company.
+    In a slot graph each token has its own scale: with one scale per batch, an answer would depend on its neighbours.
     """
     import onnx
 
@@ -38,11 +38,11 @@ def to_int8(graphs: Graphs, keep: Set[str] = frozenset()) -> None:
 
 
 def to_int4(graphs: Graphs) -> None:
-    """Rewrite slot graphs in place: matrices int4, a scale for each block of INT4_BLOCK_SIZE inputs of a channel.
+    """Rewrite slot graphs in place: matrices become int4, with a scale per INT4_BLOCK_SIZE inputs of a channel.
 
-    A step of one row takes as long as reading the weights does, and they have half as many bytes as in int8. What is
-    read row by row, the embedding tables, stays int8. Activations become int8 inside of MatMulNBits, each token by
-    itself. Source of its layout: onnxruntime's docs/ContribOperators.md.
+    A step of one row takes as long as reading the weights, and int4 halves the bytes of int8. Embedding tables, which
+    are read row by row, become int8. MatMulNBits quantizes activations to int8, each token by itself. Its layout:
+    onnxruntime's docs/ContribOperators.md.
     """
     import onnx
 
@@ -55,9 +55,9 @@ def to_int4(graphs: Graphs) -> None:
 
 
 def to_fp16(graphs: Graphs) -> None:
-    """Rewrite every graph in place: weights and arithmetic in fp16, inputs and outputs as they were.
+    """Rewrite every graph in place: weights and arithmetic become fp16, inputs and outputs keep their types.
 
-    But for a slot graph's cache, which becomes fp16 as well: a cast would copy all of it at every step.
+    The KV cache of a slot graph becomes fp16 as well: a cast would copy all of it at every step.
     """
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -76,14 +76,14 @@ def to_fp16(graphs: Graphs) -> None:
 
 
 def quantization(precision: str) -> dict[str, int]:
-    """What a manifest says of a precision beside its name."""
+    """`quantization` of a manifest: the parameters of a precision."""
     if precision != "int4":
         return {}
     return {"block_size": INT4_BLOCK_SIZE, "accuracy_level": INT4_ACCURACY_LEVEL}
 
 
 def has_exact_int8() -> bool:
-    """Whether this CPU multiplies u8 by s8 without saturating; x86 without VNNI needs weights of seven bits."""
+    """Whether this CPU multiplies u8 by s8 without saturation. x86 without VNNI does not: it needs 7-bit weights."""
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -101,9 +101,9 @@ def quantize_rows(values: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarra
 def quantize_blocks(values: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """float32 (rows, width) -> uint8 (rows, blocks, size / 2), two values a byte, and scales float32 (rows, blocks).
 
-    The value furthest from zero becomes about 0, which stands for -8 times the scale: there is one step less on the
-    side of the positive ones. Of several scales, a block gets the one with the smallest squared error; none of them
-    cuts off the value furthest from zero, which costs more perplexity than the error says.
+    Code 0 stands for -8 times the scale, code 15 for 7 times. The value furthest from zero gets code 0: its sign is in
+    the scale. Of several scales, a block gets the one with the smallest squared error. None of them clips the value
+    furthest from zero: clipping costs more perplexity than its squared error suggests.
     """
     rows, width = values.shape
     n_blocks = -(-width // size)
@@ -124,7 +124,7 @@ def quantize_blocks(values: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarr
 
 
 class _Weights:
-    """The float matrices of a graph, and what becomes of them."""
+    """The fp32 matrices of a graph, and their quantized tensors."""
 
     def __init__(self, model: Any, keep: Set[str] = frozenset()) -> None:
         _name_weights_directly(model)
@@ -141,7 +141,7 @@ class _Weights:
         return name in self.tensors
 
     def kept(self, name: str, *, transposed: bool) -> bool:
-        """Whether a matrix stays as it is."""
+        """Whether a matrix stays in fp32."""
         values = self._values(name)
         return bool(self.keep) and digest(values if transposed else values.T) in self.keep
 

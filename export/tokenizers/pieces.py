@@ -1,13 +1,13 @@
 """Pieces: a fast tokenizer from a SentencePiece model and a separate vocabulary, for Marian and M2M100.
 
-Their slow tokenizers cut a text with SentencePiece and look each piece up in vocab.json, which holds other pieces (the
-target language's) and may lack some. A `tokenizers` model numbers its own pieces, so here
+Their slow tokenizers cut a text with SentencePiece and look each piece up in vocab.json. That file holds more pieces
+(those of the target language) and may lack some. A `tokenizers` model numbers its own pieces, so here
 
-* pieces that the vocabulary lacks get ids above it. Each stands for the unknown token, and `PieceTokenizer.outside`
-  says where they begin: the exported graph maps them back (`export.graphs.convert.map_to_unknown`).
-* pieces of the vocabulary that SentencePiece cannot produce are kept for decoding, behind a marker that no text has.
-* of those, pieces made of characters that SentencePiece does not know are found all the same, where such characters
-  stand alone: the slow tokenizers look up what SentencePiece calls unknown, too. Fences mark these stretches.
+* a piece that vocab.json lacks gets an id above the vocabulary, which stands for the unknown token. The ids begin at
+  `PieceTokenizer.outside`; the exported graph maps them back (`export.graphs.convert.map_to_unknown`).
+* a piece of vocab.json that SentencePiece never produces is kept for decoding, behind a marker that no text holds.
+* a piece whose characters SentencePiece does not know is found where such characters stand alone, because the slow
+  tokenizers look up stretches of unknown characters, too. Fences mark these stretches.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ _UNIGRAM, _BPE = 1, 2
 
 @dataclass(frozen=True)
 class PieceTokenizer:
-    """`backend` gives an id of `outside` or above where the slow tokenizer gives the unknown token; None: never."""
+    """`backend` returns ids from `outside` on where the slow tokenizer returns the unknown token, unless None."""
 
     backend: Any
     outside: int | None

@@ -1,4 +1,4 @@
-"""tokenizer.json for every checkpoint, and the settings that it does not hold."""
+"""Tokenizer: tokenizer.json for every checkpoint, the settings that it does not hold, and the prompt templates."""
 
 import random
 from dataclasses import dataclass
@@ -7,16 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from checkpoints.checkpoint import max_length
+from checkpoints.checkpoint import ResolvedCheckpoint, max_length
+from checkpoints.heads import DECODER
 from export.parity.samples import ODD_TEXTS, TEXTS
 from export.tokenizers.pieces import PieceTokenizer, build, surround
 from pipelines.errors import CheckpointError
 from pipelines.runtime.artifact import TokenizerSettings
+from pipelines.tasks import TASKS
 
 
 @dataclass(frozen=True)
 class ExportedTokenizer:
-    """What was written. Ids from `outside` on stand for the unknown token (see pieces); None: there are none."""
+    """`settings` for the manifest. Ids from `outside` on stand for the unknown token (see pieces), unless None."""
 
     settings: TokenizerSettings
     outside: int | None
@@ -101,3 +103,34 @@ def prove_equal(fast: PieceTokenizer, slow: Any) -> None:
     for ids in sequences:
         if fast.backend.decode(ids) != slow.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False):
             raise CheckpointError(f"no fast tokenizer equals {type(slow).__name__}: it decodes {ids} differently")
+
+
+def prompt_template(checkpoint: ResolvedCheckpoint, task: str, tokenizer: Any) -> str | None:
+    """The task's instruction in the model's chat template: `{text}` is the input, and no special token is missing.
+
+    None where the model does the task without an instruction. Raises CheckpointError for a decoder that was not trained
+    to follow instructions.
+    """
+    instruction = TASKS[task].instruction
+    if instruction is None or checkpoint.config.is_encoder_decoder:
+        return None
+    if not tokenizer.chat_template:
+        raise CheckpointError(
+            f"{checkpoint.name} cannot do {task}: it is a decoder without a chat template; "
+            "use an instruct model, or an encoder-decoder"
+        )
+    message = {"role": "user", "content": instruction}
+    template = str(tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True))
+    if "{text}" not in template:
+        raise CheckpointError(f"the chat template of {checkpoint.name} drops the user's message")
+    return template
+
+
+def chat_template(task: str, tokenizer: Any) -> str | None:
+    """The model's chat template, in Jinja, where clients may chat with the artifact; None where it has none."""
+    if TASKS[task].head.auto_class != DECODER:
+        return None
+    template = tokenizer.chat_template
+    if isinstance(template, dict):  # several by name; transformers takes this one without tools
+        template = template.get("default")
+    return template or None

@@ -43,7 +43,7 @@ Event = Started | Steps | Answer | Exception
 class Share:
     """One caller's part of an engine, whatever number of requests it has.
 
-    `tag` is its virtual start time: the engine's when it came, plus the work that was done for it since.
+    `tag` is the work that was done for it, counted from the tag of the share that had least when it came.
     """
 
     def __init__(self) -> None:
@@ -68,16 +68,12 @@ class Job:
 
 
 class Queued(Protocol):
-    """What waits for slots."""
+    """What waits for slots; `number` is its place in the order of arrival."""
+
+    number: int
 
     @property
     def share(self) -> Share: ...
-
-    @property
-    def has_run(self) -> bool:
-        """Whether it has decoded before and was paused."""
-
-    number: int
 
 
 QueuedT = TypeVar("QueuedT", bound=Queued)
@@ -96,7 +92,8 @@ class DecodeEngine(ABC, Generic[QueuedT]):
         self._lock = threading.Lock()  # guards all below, which callers touch as well
         self._waiting: list[QueuedT] = []
         self._is_awake = False
-        self._active, self._now = 0, 0.0  # shares with sequences, and the virtual time
+        self._shares: set[Share] = set()  # those with sequences
+        self._now = 0.0  # the tag of a newcomer
         self._numbers = count()
         self._round_began: float | None = None
 
@@ -142,9 +139,11 @@ class DecodeEngine(ABC, Generic[QueuedT]):
                 threading.Thread(target=self._run, name="decode", daemon=True).start()  # it raises where there is none
                 self._is_awake = True
             for job, waiting, sequences in queued:
-                if not job.share.sequences:
-                    self._active += 1
-                    job.share.tag = max(job.share.tag, self._now)
+                if job.share not in self._shares:
+                    # A newcomer has no claim to what was done before it came, and owes nothing either.
+                    self._now = max(self._now, min((share.tag for share in self._shares), default=self._now))
+                    job.share.tag = self._now
+                    self._shares.add(job.share)
                 job.share.sequences += sequences
                 for one in waiting:
                     one.number = next(self._numbers)
@@ -177,20 +176,16 @@ class DecodeEngine(ABC, Generic[QueuedT]):
                         return
                     yield step
 
-    def _next(self) -> QueuedT | None:
-        """Whose turn is next: who used least; of several, who has not begun; then, who came first. Under the lock."""
-        key = lambda one: (one.share.tag, one.has_run, one.number)  # noqa: E731
-        return min(self._waiting, key=key, default=None)
-
-    def _charge(self, share: Share, work: float) -> None:
-        """Work was done for a share."""
-        share.tag += work
-        self._now += work / max(1, self._active)
+    def _order(self, one: QueuedT) -> tuple[float, int]:
+        """Whose turn is next: of those whose shares have used least, who came first."""
+        return one.share.tag, one.number
 
     def _sequence_ended(self, share: Share, sequences: int = 1) -> None:
         with self._lock:
             share.sequences -= sequences
-            self._active -= not share.sequences
+            if not share.sequences:
+                self._now = max(self._now, min(one.tag for one in self._shares))
+                self._shares.discard(share)
 
     def _learn(self, name: str, seconds: float, tokens: int) -> None:
         """Keep the moving average `name` of seconds per token."""

@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     import onnxruntime
 
-from pipelines.errors import ArtifactError, ConfigurationError
+from pipelines.errors import ArtifactError, ConfigurationError, first_line
 
 Device = Literal["cpu", "cuda", "tensorrt"]
 
@@ -74,7 +74,7 @@ class InferenceSession:
             )
         except Exception as error:  # onnxruntime raises a type of its own per failure, all of them plain Exceptions
             what = "a graph in memory" if isinstance(graph, bytes) else graph
-            raise ArtifactError(f"{what} cannot be loaded by onnxruntime: {_first_line(error)}") from None
+            raise ArtifactError(f"{what} cannot be loaded by onnxruntime: {first_line(error)}") from None
         if providers[0] not in self._session.get_providers():
             raise ConfigurationError(f"device is {config.device!r}, but {providers[0]} cannot start on this machine")
         self.name = "a graph in memory" if isinstance(graph, bytes) else graph.name
@@ -121,7 +121,3 @@ def _provider_options(provider: str, config: SessionConfig) -> dict[str, str]:
         return {}
     # The default strategy doubles the arena at each growth and would jump past the limit.
     return {"gpu_mem_limit": str(config.gpu_mem_limit_bytes), "arena_extend_strategy": "kSameAsRequested"}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0]

@@ -37,6 +37,7 @@ from pipelines.scheduling.scheduler import (
 BATCHES_AHEAD = 8  # full batches of waiting rows that are searched for neighbours of the first row's length
 DRIFT_MEMORY = 0.8  # weight of the past in the moving average of real over predicted seconds
 BULK_S = 0.2  # a request of several rows with more work than that is bulk
+LATER_ROW = 2**40  # is added to the number of every row after the first: at one tag, first rows go first
 INTERACTIVE_S = 1.0  # a worker stays free of bulk for so long after another request came
 
 
@@ -194,7 +195,8 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         for index, row in enumerate(rows):
             n_tokens = row.n_tokens
             cost_s = self.cost.row_s(n_tokens)
-            request.rows.append(_Waiting(request, index, row, n_tokens, cost_s, tag + work_s, next(self._numbers)))
+            number = next(self._numbers) + (LATER_ROW if index else 0)
+            request.rows.append(_Waiting(request, index, row, n_tokens, cost_s, tag + work_s, number))
             work_s, tokens = work_s + cost_s, tokens + n_tokens
         request.unanswered = request.waiting = len(rows)
         self._backlog.put(request, len(rows), tokens, work_s)

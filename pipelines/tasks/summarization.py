@@ -57,4 +57,5 @@ TASK = Task(
     generates=True,
     tensor="array_inputs",
     generate_key="generate_parameters",
+    instruction="Summarize the following text in one or two short sentences.\n\n{text}",
 )

@@ -82,6 +82,7 @@ class Task:
     `tensor` names the texts in the Open Inference Protocol where `text_fields` is one.
     `protocols` are those that this task answers besides the ones that all do, by their names in deployments.protocols.
     `generate_key`: the parameter under which `model.generate` arguments stand; None where they stand beside others.
+    `instruction` tells a decoder-only instruct model to do the task; `{text}` in it is the input. None: it needs none.
     `in_words(answer)` is an answer of the Hugging Face task API in a few words.
     """
 
@@ -104,6 +105,7 @@ class Task:
     root_paths: tuple[str, ...] = ()
     tensor: str = "args"
     generate_key: str | None = None
+    instruction: str | None = None
     protocols: tuple[str, ...] = ()
 
     def as_input(self, texts: Sequence[str]) -> Any:

@@ -116,4 +116,7 @@ TASK = Task(
     generates=True,
     tensor="array_inputs",
     generate_key="generate_parameters",
+    instruction=(
+        "Translate the following text from {src_lang} to {tgt_lang}. Answer with the translation only.\n\n{text}"
+    ),
 )

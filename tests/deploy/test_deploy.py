@@ -31,7 +31,7 @@ def test_kustomize_puts_cluster_yaml_into_the_rayservice(tmp_path: Path) -> None
     command = ["kubectl", "kustomize", str(tmp_path)]
     made = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     (service,) = (one for one in yaml.safe_load_all(made) if one["kind"] == "RayService")
-    deployed = ServeDeploySchema.parse_obj(yaml.safe_load(service["spec"]["serveConfigV2"]))
+    deployed = ServeDeploySchema.model_validate(yaml.safe_load(service["spec"]["serveConfigV2"]))
     assert deployed.http_options.host == "0.0.0.0"
     assert [one.name for one in deployed.applications] == [
         one["name"] for one in loaded("../cluster.yaml")["applications"]

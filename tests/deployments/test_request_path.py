@@ -56,7 +56,7 @@ class Trace:
             self.calls.setdefault(str(path.relative_to(ROOT)), frame.f_code.co_qualname)
 
 
-@pytest.mark.xfail(strict=False, reason="the scheduler of padded batches is about to replace four of these files")
+@pytest.mark.xfail(strict=False, reason="parsing, parameters and activations are in files of their own")
 def test_a_hugging_face_classify_request_crosses_few_files(exported: Callable[..., Path]) -> None:
     trace, model = Trace(), exported("bert", TASK)
     with trace.installed():  # before the server starts threads

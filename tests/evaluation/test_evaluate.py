@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pipelines
@@ -128,6 +129,11 @@ def test_an_artifact_is_measured_beside_its_checkpoint_and_keeps_what_was_found(
     assert set(kept["difference"]) == set(report.scores["PyTorch"])
     assert manifest.files["model.onnx"] == before.files["model.onnx"]
     card = (artifact / "README.md").read_text()
+    metadata: Any = ModelCard(card).data
+    (kept_result,) = [one for one in metadata.eval_results if one.metric_type == "accuracy"]
+    assert kept_result.task_type == "text-classification"
+    assert kept_result.dataset_name == "text-classification.jsonl"
+    assert kept_result.metric_value == round(report.scores["int8 artifact"]["accuracy"][0], 4)
     assert card.count("## Measured on text-classification.jsonl") == 1
     assert card.index("## Measured on") < card.index("## Use")
     assert "(confusion-text-classification.jsonl-int8-artifact.png)" in card

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, pipeline
 
@@ -23,10 +24,11 @@ from checkpoints.resolve import resolve
 from export.build import ExportArgs, export_checkpoint
 from pipelines.errors import CheckpointError, ConfigurationError, SextetError, TrainingError
 from tests.evaluation.labelled import ARCHITECTURES, ROWS, SENTENCES
+from training.callbacks import last_whole_checkpoint
 from training.finetune import FinetuneArgs, LoraArgs, finetune
 from training.objective import TextGeneration
 from training.trainee import save
-from training.trainer import class_weights, last_whole_checkpoint, weighted_loss
+from training.trainer import class_weights, weighted_loss
 
 Checkpoint = Callable[..., Path]
 
@@ -106,6 +108,9 @@ def test_four_korean_sentences_and_three_epochs_from_the_command_line(tmp_path: 
     assert (results / "learning-curve.png").read_bytes().startswith(b"\x89PNG")
     card = (results / "README.md").read_text()
     assert "| validation | 2 |" in card
+    metadata: Any = ModelCard(card).data
+    shown = {one.metric_type: one.metric_value for one in metadata.eval_results}
+    assert shown == {name: one for name, one in metrics["validation"]["validation"].items() if name != "rows"}
     assert "sextet export results --task text-classification" in card
     answers = pipeline("text-classification", model=str(results))(list(SENTENCES))
     assert {answer["label"] for answer in answers} <= {"negative", "positive"}

@@ -35,10 +35,6 @@ class _Run:
     def share(self) -> Share:
         return self.job.share
 
-    @property
-    def has_run(self) -> bool:
-        return self.course is not None
-
 
 class PlainEngine(DecodeEngine[_Run]):
     """Decodes on one `decoder`, of which calls are made from the decode thread only."""
@@ -63,7 +59,8 @@ class PlainEngine(DecodeEngine[_Run]):
             left = [one for one in self._waiting if one.job.cancelled()]
             for one in left:
                 self._waiting.remove(one)
-            while len(self._running) < self._slots and (admitted := self._next()) is not None:
+            while len(self._running) < self._slots and self._waiting:
+                admitted = min(self._waiting, key=self._order)
                 self._waiting.remove(admitted)
                 self._running.append(admitted)
             alive = self._is_awake = bool(self._running or left)
@@ -94,7 +91,7 @@ class PlainEngine(DecodeEngine[_Run]):
         else:
             seconds = time.perf_counter() - began
             self.model_s += seconds
-            self._charge(run.share, work)
+            run.share.tag += work
             self._learn("new_token_s" if steps else "prompt_token_s", seconds, max(1, round(work)))
             if steps and run.job.streams:
                 run.job.put(Steps(steps))

@@ -77,10 +77,6 @@ class Decoding(ABC):
         return self.prompt.job.share
 
     @property
-    def has_run(self) -> bool:
-        return bool(self.parked)
-
-    @property
     @abstractmethod
     def reading(self) -> tuple[Sequence[int], Sequence[int]]:
         """The slots that go on, once the prompt was read, and the token that each of them reads next."""

@@ -98,43 +98,50 @@ class SlotEngine(DecodeEngine[Decoding]):
                 left = [one for one in self._waiting if one.prompt.cancelled()]
                 for decoding in left:
                     self._waiting.remove(decoding)
-                candidate = self._next()
-                if candidate is None or self._budget <= 0:
-                    alive = bool(self._decoding or self._prefilling or self._waiting or left)
-                    self._is_awake = alive
-                    candidate = None
+                waiting = sorted(self._waiting, key=self._order) if self._budget > 0 else []
+                if not waiting:
+                    alive = self._is_awake = bool(self._decoding or self._prefilling or self._waiting or left)
             for decoding in left:
                 self._end(decoding)
-            if candidate is None:
+            if not waiting:
                 return alive
-            if candidate.width > self._table.free and not self._make_room(candidate):
+            admitted = waiting[0] if waiting[0].width <= self._table.free else self._make_room(waiting)
+            if admitted is None:
                 return True
             with self._lock:
-                self._waiting.remove(candidate)
+                self._waiting.remove(admitted)
             try:
-                if candidate.parked:
-                    self._resume(candidate)
+                if admitted.parked:
+                    self._resume(admitted)
                 else:
-                    self._open(candidate)
+                    self._open(admitted)
             except Exception as error:
-                self._end(candidate, error)
+                self._end(admitted, error)
 
-    def _make_room(self, candidate: Decoding) -> bool:
-        """Pause sequences that had their turn and have used more than `candidate`, where that frees enough slots."""
-        needed = candidate.width - self._table.free
-        chosen: list[Decoding] = []
-        paused = sum(bool(one.parked) for one in self._waiting) - bool(candidate.parked)
-        for one in sorted(self._decoding, key=lambda one: -one.share.tag):
-            if needed <= 0 or paused + len(chosen) >= self._max_paused:
-                break
-            if one.turn_tokens >= self._turn_tokens and one.share.tag > candidate.share.tag:
-                chosen.append(one)
-                needed -= one.width
-        if needed > 0:
-            return False
-        for one in chosen:
-            self._pause(one)
-        return candidate.width <= self._table.free
+    def _make_room(self, waiting: Sequence[Decoding]) -> Decoding | None:
+        """Pause sequences that had their turn, for the first that waits and has used less; None where none may be.
+
+        One that was paused itself comes back where it lags by a whole turn: else two would take each other's slots.
+        """
+        newcomer = next((one for one in waiting if not one.parked), None)
+        paused = next((one for one in waiting if one.parked), None)
+        n_paused = sum(bool(one.parked) for one in waiting)
+        for candidate, lag in ((newcomer, 0.0), (paused, float(self._turn_tokens))):
+            if candidate is None:
+                continue
+            allowed = self._max_paused - n_paused + bool(candidate.parked)
+            chosen, needed = list[Decoding](), candidate.width - self._table.free
+            for one in sorted(self._decoding, key=lambda one: -one.share.tag):
+                if needed <= 0 or len(chosen) >= allowed or one.share.tag <= candidate.share.tag + lag:
+                    break
+                if one.turn_tokens >= self._turn_tokens:
+                    chosen.append(one)
+                    needed -= one.width
+            if needed <= 0:
+                for one in chosen:
+                    self._pause(one)
+                return candidate if candidate.width <= self._table.free else None
+        return None
 
     def _pause(self, decoding: Decoding) -> None:
         """Copy a sequence's cache out of its slots, and let it wait for its next turn."""
@@ -188,7 +195,7 @@ class SlotEngine(DecodeEngine[Decoding]):
         else:
             self._opening[slot] = request.source
             self._budget -= len(request.source)
-            self._charge(decoding.share, PROMPT_TOKEN * len(request.source))
+            decoding.share.tag += PROMPT_TOKEN * len(request.source)
             table.open(slot, request.source)
         missing = len(request.prompt) - int(table.lengths[slot])
         if missing == 0:
@@ -255,7 +262,7 @@ class SlotEngine(DecodeEngine[Decoding]):
             self._end(decoding, error)
             return
         self._learn("prompt_token_s", time.perf_counter() - began, tokens)
-        self._charge(decoding.share, PROMPT_TOKEN * tokens)
+        decoding.share.tag += PROMPT_TOKEN * tokens
         self._table.append(slot, ids[0])
         if start + tokens < len(request.prompt):
             self._prefilling.append(decoding)
@@ -303,7 +310,7 @@ class SlotEngine(DecodeEngine[Decoding]):
         self._table.append_each(slots, tokens)
         for decoding, (some, _) in zip(self._decoding, readings, strict=True):
             decoding.turn_tokens += 1
-            self._charge(decoding.share, len(some))
+            decoding.share.tag += len(some)
         for decoding, (some, _) in zip(self._decoding, readings, strict=True):
             self._release(decoding.prompt, logits[some[0] - first : some[0] - first + 1])
         beams = [decoding for decoding in self._decoding if isinstance(decoding, Beams)]

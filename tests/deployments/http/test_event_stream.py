@@ -13,7 +13,6 @@ from starlette.types import Message
 from deployments.http.event_stream import EventStream
 from deployments.task_server import TaskServer
 from pipelines.errors import GenerationError
-from tests.deployments.test_task_server import started
 
 TASK = "text-generation"
 
@@ -134,22 +133,3 @@ def test_a_client_that_leaves_ends_its_decoding_and_frees_its_slot(server: TaskS
             return await scenario()
 
     assert asyncio.run(limited()) < 200
-
-
-def test_a_client_that_leaves_frees_its_slot(exported: Callable[..., Path]) -> None:
-    server = started(TASK, exported("llama", TASK), slots={"slots": 1, "max_tokens": 250, "prefill_chunk_tokens": 16})
-    engine: Any = server._now.pipeline.generator.engine  # type: ignore[attr-defined]
-
-    async def scenario() -> None:
-        messages: list[Message] = []
-        leaving = asyncio.create_task(post(server, body(240), messages))
-        while len(messages) < 2:  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
-        assert engine.free_slots == 0
-        leaving.cancel()
-        await asyncio.gather(leaving, return_exceptions=True)
-        async with asyncio.timeout(20):
-            while not engine.free_slots:  # noqa: ASYNC110
-                await asyncio.sleep(0.001)
-
-    asyncio.run(scenario())

@@ -118,7 +118,7 @@ def ingress(binary: Path, tmp_path: Path, body_s: float) -> Iterator[Ingress]:
     command = [str(haproxy.write_wrapper(binary, tmp_path, body_s)), "-db", "-f", str(config)]
     started = Ingress(public, replica, lambda *more: subprocess.Popen([*command, *more]))
     started.reload()
-    while not _connects(public):
+    while not _connects(public) or not _answering(tmp_path):  # the admin socket appears a little later
         assert started.processes[0].poll() is None
     with replica:
         yield started
@@ -188,6 +188,35 @@ def test_draining_waits_for_a_request_that_still_arrives_and_for_no_connection_t
         assert client.recv(65536).endswith(b"ok")
         draining.join(30)
         assert not draining.is_alive()
+
+
+def test_a_client_that_keeps_its_connection_cannot_keep_on_asking_while_it_drains(
+    ingress: Ingress, tmp_path: Path
+) -> None:
+    asked = b"GET /translation HTTP/1.1\r\nhost: x\r\n\r\n"
+    with (
+        socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as kept,
+        socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as client,
+    ):
+        kept.sendall(asked)
+        assert b"connection: close" not in kept.recv(65536).lower()
+        client.sendall(b"GET /translation/slow HTTP/1.1\r\nhost: x\r\n\r\n")
+        inside, _ = ingress.replica.accept()
+        draining = threading.Thread(target=haproxy.drain, args=(tmp_path, 30.0))
+        draining.start()
+        draining.join(0.5)
+
+        kept.sendall(asked)
+        assert b"connection: close" in kept.recv(65536).lower()
+        assert kept.recv(65536) == b""
+
+        with inside:
+            inside.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        answer = client.recv(65536)
+        assert b"connection: close" in answer.lower()
+        assert answer.endswith(b"ok")
+    draining.join(30)
+    assert not draining.is_alive()
 
 
 def test_a_request_whose_replica_dies_is_answered_by_the_next_one_though_it_came_in_parts(ingress: Ingress) -> None:

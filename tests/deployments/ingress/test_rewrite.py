@@ -76,6 +76,7 @@ def test_of_rays_file_these_lines_are_changed_and_no_others(written: Written) ->
         *(f"- errorfile {status} {errors}" for status in (502, 503, 504)),
         "- bind :9101",
         "+ bind 127.0.0.1:9101",
+        "+ http-after-response set-header connection close if { var(proc.draining) -m bool }",
         r"+ http-request replace-path ^/v1(/.*)?$ /text-generation/v1\1 if { path_beg /v1 }",
         "- bind *:8404",
         "+ bind 127.0.0.1:8404",

@@ -1,0 +1,176 @@
+"""Generation on both sides: PyTorch chooses the most likely tokens, the exported graphs give logits for the same ones.
+
+PyTorch is asked as serving asks: `model.generate` for one request, without padding. The graphs run in the decoders of
+`pipelines.generation`. With a KV cache in slots, each prompt is read into a slot in chunks, and all slots step
+together; with a plain cache, requests run one at a time. The graphs read the tokens that PyTorch chose, so that one
+difference does not make all later steps incomparable.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from pipelines.generation.decoding.logits import log_softmax
+from pipelines.generation.plain.decoder import open_decoder
+from pipelines.generation.slots.causal import CausalSlots
+from pipelines.generation.slots.seq2seq import Seq2SeqSessions, Seq2SeqSlots
+from pipelines.runtime.artifact import ModelArtifact
+from pipelines.runtime.session import InferenceSession, SessionConfig
+
+_CHUNK_TOKENS = 16  # so that most prompts take several
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The tokens (steps,) that PyTorch chose, and its logits (steps, vocab) float32 for each of them."""
+
+    tokens: np.ndarray
+    logits: np.ndarray
+
+
+def torch_answer(model: Any, ids: Sequence[int], steps: int, forced: int | None = None) -> Answer:
+    """At most `steps` greedy tokens after a prompt, or for a source; an encoder-decoder's first one may be `forced`."""
+    import torch
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    special = {
+        name: getattr(own, name)
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+        if getattr(own, name) is not None
+    }
+    config = GenerationConfig(max_new_tokens=steps, do_sample=False, num_beams=1, forced_bos_token_id=forced, **special)
+    row = torch.tensor([list(ids)])
+    found = model.generate(
+        row,
+        attention_mask=torch.ones_like(row),
+        generation_config=config,
+        use_model_defaults=False,  # penalties and the like change which token is chosen, not how likely each one is
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    logits = torch.cat(found.logits).numpy()
+    return Answer(found.sequences[0, -len(logits) :].numpy(), logits)
+
+
+class ExportedDecoder(Protocol):
+    def logits(self, inputs: Sequence[Sequence[int]], answers: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """For each input (a prompt, or a source) and the tokens (steps,) of its answer: the logits (steps, vocab)."""
+
+
+def exported_decoder(artifact: ModelArtifact, config: SessionConfig, start: int | None) -> ExportedDecoder:
+    """The graphs of an artifact; `start` is the first token that an encoder-decoder reads."""
+    if artifact.manifest.cache != "slots":
+        return _Plain(artifact, config, start)
+    if "decoder" in artifact.manifest.graphs:
+        return _SourceSlots(Seq2SeqSessions.of(artifact, config), start or 0)
+    return PromptSlots(InferenceSession(artifact.graph("model"), config))
+
+
+class _Plain:
+    """One request after the other."""
+
+    def __init__(self, artifact: ModelArtifact, config: SessionConfig, start: int | None) -> None:
+        self._decoder, self._start = open_decoder(artifact, config), start
+
+    def logits(self, inputs: Sequence[Sequence[int]], answers: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [self._one(ids, answer) for ids, answer in zip(inputs, answers, strict=True)]
+
+    def _one(self, ids: Sequence[int], answer: np.ndarray) -> np.ndarray:
+        prompt, source = (ids, ()) if self._start is None else ([self._start], ids)
+        logits, cache = self._decoder.prefill(prompt, source)
+        found = [logits]
+        for token in answer[:-1]:
+            logits, cache = self._decoder.step(np.asarray([token], np.int64), cache)
+            found.append(logits)
+        return np.concatenate(found)
+
+
+class PromptSlots:
+    """A slot for each prompt."""
+
+    def __init__(self, session: InferenceSession) -> None:
+        self.session = session
+
+    def logits(self, inputs: Sequence[Sequence[int]], answers: Sequence[np.ndarray]) -> list[np.ndarray]:
+        steps = max(map(len, answers))
+        decoder = CausalSlots(self.session, len(inputs), max(map(len, inputs)) + steps)
+        first = np.stack([_read_prompt(decoder, slot, prompt) for slot, prompt in enumerate(inputs)])
+        lengths = np.asarray([len(prompt) for prompt in inputs], np.int64)
+        return _step_together(decoder, lengths, answers, [first])
+
+
+class _SourceSlots:
+    """A slot for each source."""
+
+    def __init__(self, sessions: Seq2SeqSessions, start: int) -> None:
+        self._sessions, self._start = sessions, start
+
+    def logits(self, inputs: Sequence[Sequence[int]], answers: Sequence[np.ndarray]) -> list[np.ndarray]:
+        steps = max(map(len, answers))
+        decoder = Seq2SeqSlots(self._sessions, len(inputs), steps, max(map(len, inputs)))
+        for failure in decoder.open(dict(enumerate(inputs))).values():
+            raise failure
+        started = [np.concatenate([[self._start], answer]) for answer in answers]
+        return _step_together(decoder, np.zeros(len(inputs), np.int64), started, [])
+
+
+def _read_prompt(decoder: CausalSlots, slot: int, prompt: Sequence[int]) -> np.ndarray:
+    """The logits (vocab,) after a prompt that is read into a slot chunk by chunk."""
+    for start in range(0, len(prompt), _CHUNK_TOKENS):
+        ids = np.asarray([prompt[start : start + _CHUNK_TOKENS]], np.int64)
+        logits = decoder.read(slot, ids, np.asarray([start]), np.asarray([ids.shape[1] - 1]))
+    last: np.ndarray = logits[0, 0]
+    return last
+
+
+def _step_together(
+    decoder: CausalSlots | Seq2SeqSlots, lengths: np.ndarray, fed: Sequence[np.ndarray], found: list[np.ndarray]
+) -> list[np.ndarray]:
+    """Feed each slot its tokens but the last one, all slots together; the logits of each, with those `found` before.
+
+    `lengths` (rows,) are the tokens that the slots hold. A slot whose answer has ended reads zeros.
+    """
+    tokens = np.zeros((len(fed), max(map(len, fed)) - 1), np.int64)
+    for row, own in enumerate(fed):
+        tokens[row, : len(own) - 1] = own[:-1]
+    found += [
+        decoder.read(0, tokens[:, step : step + 1], lengths + step, np.zeros(1, np.int64))[:, 0]
+        for step in range(tokens.shape[1])
+    ]
+    together = np.stack(found, 1)  # (rows, steps, vocab)
+    ends = [len(own) - 1 + len(found) - tokens.shape[1] for own in fed]
+    return [row[:end] for row, end in zip(together, ends, strict=True)]
+
+
+class Perplexity:
+    """exp of the mean negative logprob of tokens, for the PyTorch model and for its export."""
+
+    def __init__(self) -> None:
+        self._losses: list[np.ndarray] = []  # (tokens, 2) float64: reference, exported
+
+    def observe(self, reference: np.ndarray, exported: np.ndarray, tokens: np.ndarray) -> None:
+        """Add tokens (n,) and the logits (n, vocab) of both sides from which they were predicted."""
+        rows = np.arange(len(tokens))
+        both = [-log_softmax(logits.astype(np.float64))[rows, tokens] for logits in (reference, exported)]
+        self._losses.append(np.stack(both, -1))
+
+    def read(self, model: Any, session: InferenceSession, texts: Iterable[Sequence[int]]) -> None:
+        """Add texts, ids of at least two tokens each, that a decoder-only model and its slot graph read."""
+        import torch
+
+        for ids in texts:
+            with torch.no_grad():
+                reference = model(torch.tensor([ids])).logits[0].numpy()
+            decoder = CausalSlots(session, 1, len(ids))
+            exported = decoder.read(0, np.asarray([ids], np.int64), np.zeros(1, np.int64), np.arange(len(ids)))[0]
+            self.observe(reference[:-1], exported[:-1], np.asarray(ids[1:]))
+
+    def values(self) -> tuple[float, float] | None:
+        """The perplexity of PyTorch and of the export; None where there were no tokens."""
+        if not self._losses:
+            return None
+        reference, exported = np.exp(np.concatenate(self._losses).mean(0))
+        return float(reference), float(exported)
