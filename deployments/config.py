@@ -20,8 +20,9 @@ from msgspec import Meta
 
 from pipelines.errors import ConfigurationError, InvalidInputError, UnknownKeyError, first_line
 from pipelines.generation.slots.config import SlotsConfig
+from pipelines.misfit import nearest
 from pipelines.scheduling.scheduler import BatchingConfig, QueueConfig
-from pipelines.schema import Text, convert, nearest
+from pipelines.schema import Text, convert
 from pipelines.tasks import TASKS
 from stores.address import remote
 

@@ -9,7 +9,8 @@ import msgspec
 from msgspec import Meta
 
 from pipelines.errors import InvalidInputError, Path
-from pipelines.schema import Body, require, shown
+from pipelines.misfit import require, shown
+from pipelines.schema import Body
 
 MAX_NAME_CHARACTERS = 256
 _LENGTH = struct.Struct("<I")

@@ -15,8 +15,9 @@ from msgspec import Meta
 from deployments.cluster.platform import Platform
 from deployments.protocols.protocol import Mounted, Operation, Protocol, Reply, TaskRequest, json_reply
 from pipelines.errors import InputTooLongError
+from pipelines.misfit import require
 from pipelines.runtime.tokenizer import TextOrPair
-from pipelines.schema import Body, Text, convert, decode, require
+from pipelines.schema import Body, Text, convert, decode
 from pipelines.tasks import TASKS
 from pipelines.tasks.encoder import EncoderPipeline
 from pipelines.tasks.pipeline import Pipeline

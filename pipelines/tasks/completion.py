@@ -17,10 +17,11 @@ from pipelines.generation.decoding.request import Answer, Step
 from pipelines.generation.decoding.stopping import StopStrings
 from pipelines.generation.text.detokenizer import Detokenizer
 from pipelines.generation.text.visible_text import VisibleText
+from pipelines.misfit import require
 from pipelines.runtime.tokenizer import Tokenizer, clean_up_spaces
 from pipelines.scheduling.scheduler import BatchingConfig, OnBatch, QueueConfig, unreported
 from pipelines.scheduling.slots import SlotScheduler
-from pipelines.schema import parse, require
+from pipelines.schema import parse
 from pipelines.tasks.generator import SEED_BITS, Count, Factor, Penalty, Sequences, Share, Stop
 from pipelines.tasks.pipeline import Pipeline, StepWriter
 from pipelines.tasks.task import Parameters

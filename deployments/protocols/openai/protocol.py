@@ -18,8 +18,9 @@ from deployments.http.errors import Failure
 from deployments.protocols.openai.errors import failure_body
 from deployments.protocols.protocol import Protocol, Reply, TaskRequest, json_reply
 from pipelines.errors import InvalidInputError, Path
+from pipelines.misfit import require, unknown_key
 from pipelines.runtime.artifact import Manifest
-from pipelines.schema import Body, require, unknown_key
+from pipelines.schema import Body
 from pipelines.tasks.completion import CompletionParameters, CompletionPipeline, Piece, Sampling
 
 DONE = b"[DONE]"
