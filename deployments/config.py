@@ -1,4 +1,4 @@
-"""The configuration of the six tasks, as cluster.yaml gives it: frozen objects, checked once. No ray in here.
+"""The configuration of the tasks, as cluster.yaml gives it: frozen objects, checked once. No ray in here.
 
     applications:
       - name: text-classification          the task
@@ -153,7 +153,7 @@ def cut_down(content: Mapping[str, Any], names: Collection[str]) -> dict[str, An
 
 
 def check_task(task: Any) -> None:
-    """Raise ConfigurationError unless `task` is one of the six, naming the nearest."""
+    """Raise ConfigurationError for what is no task, naming the nearest."""
     if task not in TASKS:
         raise ConfigurationError(f"args.task is {task!r}{nearest(task, TASKS)}; tasks: {', '.join(TASKS)}")
 
