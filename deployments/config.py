@@ -28,6 +28,7 @@ from stores.address import remote
 
 ConfigT = TypeVar("ConfigT")
 MAX_THREADS = 1024
+MAX_INPUTS = 65_536  # what `max_inputs` may be at most: longer lists are refused while they are decoded
 MAX_DRAIN_S = 86_400
 
 Count = Annotated[int, Meta(ge=1)]
@@ -54,7 +55,7 @@ class LimitsConfig:
     `max_tokens` what all of them may read and write.
     """
 
-    max_inputs: Count = 1024
+    max_inputs: Annotated[int, Meta(ge=1, le=MAX_INPUTS)] = 1024
     max_body_bytes: Count = 4 * 2**20
     max_input_characters: Count = 200_000
     max_request_characters: Count = 4 * 2**20

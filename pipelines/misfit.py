@@ -76,15 +76,15 @@ def check(value: Any, info: Any, path: Path) -> None:
     elif isinstance(info, OBJECTS) and isinstance(value, Mapping):
         _check_object(value, info, path)
     elif isinstance(info, LISTS) and isinstance(value, list | tuple):
-        _require_length(value, info, path)
+        require_length(value, info, path)
         for index, one, item in items(value, info):
             check(one, item, (*path, index))
     elif isinstance(info, inspect.DictType) and isinstance(value, Mapping):
-        _require_length(value, info, path)
+        require_length(value, info, path)
         for name, one in value.items():
             check(one, info.value_type, (*path, str(name)))
     elif isinstance(info, inspect.StrType) and isinstance(value, str):
-        _require_length(value, info, path)
+        require_length(value, info, path)
     elif not _fits(value, info):
         out_of_range = _is_number(value, info) and _is_bounded(info)
         allowed = _range(info, value=value) if out_of_range else _described(info)
@@ -161,7 +161,8 @@ def items(value: Sequence[Any], info: Any) -> Iterator[tuple[int, Any, Any]]:
     return zip(range(len(value)), value, repeat(info.item_type), strict=False)
 
 
-def _require_length(value: Any, info: Any, path: Path) -> None:
+def require_length(value: Any, info: Any, path: Path) -> None:
+    """Raise InvalidInputError for a text, a list or an object with fewer or more elements than its type allows."""
     least, most = _lengths(info)
     noun = "characters" if isinstance(info, inspect.StrType) else "elements"
     if not value and least > 0:

@@ -25,7 +25,7 @@ import msgspec
 from msgspec import Meta, inspect
 
 from pipelines.errors import InvalidInputError, Path, SextetError
-from pipelines.misfit import LISTS, OBJECTS, bare, check, items, keep_order, member_for, unknown_key
+from pipelines.misfit import LISTS, OBJECTS, bare, check, items, keep_order, member_for, require_length, unknown_key
 
 T = TypeVar("T")
 Schema = dict[str, Any]
@@ -194,8 +194,12 @@ def _amended(value: Any, info: Any, path: Path, texts: bool) -> Any:
             if name in fields and (one is not None or name in kept or _takes_null(fields[name]))
         }
     if isinstance(info, LISTS) and isinstance(value, list | tuple):
+        require_length(value, info, path)
+        if isinstance(getattr(info, "item_type", None), _LEAVES) and not texts:
+            return value
         return [_amended(one, item, (*path, index), texts) for index, one, item in items(value, info)]
     if isinstance(info, inspect.DictType) and isinstance(value, Mapping):
+        require_length(value, info, path)
         return {name: _amended(one, info.value_type, (*path, str(name)), texts) for name, one in value.items()}
     if texts and isinstance(value, str) and type(info) in _READ_FROM_TEXTS:
         with suppress(msgspec.ValidationError):
@@ -218,4 +222,5 @@ def _nullable(schema: Schema) -> Schema:
 
 
 _SURROGATE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
+_LEAVES = (inspect.AnyType, inspect.BoolType, inspect.IntType, inspect.FloatType, inspect.StrType, inspect.LiteralType)
 _READ_FROM_TEXTS: dict[type, type] = {inspect.IntType: int, inspect.FloatType: float, inspect.BoolType: bool}

@@ -32,7 +32,7 @@ Prompt = str | TokenIds
 FinishReason = Literal["stop", "length"]
 
 MAX_TOP_LOGPROBS = 20
-MAX_PROMPT_IDS = 2**20
+MAX_PROMPT_IDS = 65_536
 _LARGEST_SEED = 2**63 - 1
 _NEUTRAL: Mapping[str, Any] = {"do_sample": False, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": None}
 

@@ -1,11 +1,13 @@
 """Bounds: every number, list and text of every body has one, in its type or as a setting of `limits`."""
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from msgspec import inspect
 
+from deployments.protocols.huggingface import read
 from deployments.protocols.routes import modules
 from pipelines.errors import InvalidInputError
 from pipelines.tasks import TASKS
@@ -104,3 +106,22 @@ def test_a_parameter_above_its_bound_is_refused_by_name(task: str, parameters: d
         TASKS[task].pipeline.parameters_type.from_mapping(parameters)
 
     assert str(refused.value).startswith(f"parameters.{message}")
+
+
+@pytest.mark.parametrize(
+    ("task", "body"),
+    [
+        ("text-classification", b'{"inputs": [' + b'"a",' * 1_040_000 + b"3]}"),
+        ("translation", b'{"parameters": {"truncation": null}, "inputs": [' + b'"a",' * 1_030_000 + b'"a"]}'),
+        ("text-generation", b'{"inputs": "a", "parameters": {"bad_words_ids": [' + b"[1,2]," * 690_000 + b"3]}}"),
+        ("text-generation", b'{"inputs": "a", "parameters": {"suppress_tokens": [' + b"1," * 2_000_000 + b"3]}}"),
+        ("translation", b'{"inputs": "a",' + b",".join(b'"k%d":1' % number for number in range(350_000)) + b"}"),
+    ],
+)
+def test_a_body_of_four_mebibytes_is_refused_in_a_moment(task: str, body: bytes) -> None:
+    started_at = time.process_time()
+
+    with pytest.raises(InvalidInputError):
+        read(TASKS[task], body)
+
+    assert time.process_time() - started_at < 1.0
