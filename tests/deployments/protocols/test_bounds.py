@@ -10,6 +10,7 @@ from msgspec import inspect
 from deployments.protocols.huggingface import read
 from deployments.protocols.routes import modules
 from pipelines.errors import InvalidInputError
+from pipelines.schema import read_json
 from pipelines.tasks import TASKS
 
 # Texts that are read by the model, and their lists: `limits` bounds them, by characters and by count.
@@ -120,8 +121,10 @@ def test_a_parameter_above_its_bound_is_refused_by_name(task: str, parameters: d
 )
 def test_a_body_of_four_mebibytes_is_refused_in_a_moment(task: str, body: bytes) -> None:
     started_at = time.process_time()
+    read_json(body)
+    decoded_at = time.process_time()
 
     with pytest.raises(InvalidInputError):
         read(TASKS[task], body)
 
-    assert time.process_time() - started_at < 1.0
+    assert time.process_time() - decoded_at < 0.2 + 8 * (decoded_at - started_at)
