@@ -18,13 +18,11 @@ FAMILY = "import subprocess, time; subprocess.Popen(['sleep', '300']); print('re
 @pytest.fixture
 def parent() -> Iterator["subprocess.Popen[bytes]"]:
     """A process with a child of its own."""
-    process = subprocess.Popen([sys.executable, "-c", FAMILY], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    process.stdout.readline()
-    yield process
-    process.stdout.close()
-    process.kill()
-    process.wait()
+    with subprocess.Popen([sys.executable, "-c", FAMILY], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+        process.kill()
 
 
 def test_descendants_are_children_and_their_children(parent: "subprocess.Popen[bytes]") -> None:

@@ -204,7 +204,8 @@ def test_draining_waits_for_a_request_that_still_arrives_and_for_no_connection_t
         assert draining.is_alive()
 
         client.sendall(b"body")
-        _answer_as_replica(_request_inside(ingress.replica))
+        with _request_inside(ingress.replica) as inside:
+            _answer_as_replica(inside)
         assert client.recv(65536).endswith(b"ok")
         draining.join(30)
         assert not draining.is_alive()
@@ -250,7 +251,8 @@ def test_a_request_whose_replica_dies_is_answered_by_the_next_one_though_it_came
         _send_in_parts(client)
         _receive(inside)
         inside.close()
-        _answer_as_replica(_request_inside(ingress.replica))
+        with _request_inside(ingress.replica) as inside:
+            _answer_as_replica(inside)
         assert client.recv(65536).endswith(b"ok")
 
 
