@@ -43,7 +43,7 @@ Event = Started | Steps | Answer | Exception
 class Share:
     """One caller's part of an engine, whatever number of requests it has.
 
-    `tag` is the work that was done for it, counted from the tag of the share that had least when it came.
+    `tag` is the work that was done for it, counted from the virtual time when it came.
     """
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class DecodeEngine(ABC, Generic[QueuedT]):
         self._waiting: list[QueuedT] = []
         self._is_awake = False
         self._shares: set[Share] = set()  # those with sequences
-        self._now = 0.0  # the tag of a newcomer
+        self._now = 0.0  # virtual time: the work that each share had, were all served alike
         self._numbers = count()
         self._round_began: float | None = None
 
@@ -141,8 +141,8 @@ class DecodeEngine(ABC, Generic[QueuedT]):
             for job, waiting, sequences in queued:
                 if job.share not in self._shares:
                     # A newcomer has no claim to what was done before it came, and owes nothing either.
-                    self._now = max(self._now, min((share.tag for share in self._shares), default=self._now))
-                    job.share.tag = self._now
+                    tags = [share.tag for share in self._shares] or [self._now]
+                    job.share.tag = self._now = min(max(self._now, min(tags)), max(tags))
                     self._shares.add(job.share)
                 job.share.sequences += sequences
                 for one in waiting:
@@ -180,11 +180,18 @@ class DecodeEngine(ABC, Generic[QueuedT]):
         """Whose turn is next: of those whose shares have used least, who came first."""
         return one.share.tag, one.number
 
+    def _did(self, share: Share, work: float) -> None:
+        """`work` was done for a share. Time goes on by its part: were newcomers given the tag of whoever waits longest,
+        a stream of them would go before all that had a turn, for ever.
+        """
+        with self._lock:
+            share.tag += work
+            self._now += work / max(1, len(self._shares))
+
     def _sequence_ended(self, share: Share, sequences: int = 1) -> None:
         with self._lock:
             share.sequences -= sequences
             if not share.sequences:
-                self._now = max(self._now, min(one.tag for one in self._shares))
                 self._shares.discard(share)
 
     def _learn(self, name: str, seconds: float, tokens: int) -> None:

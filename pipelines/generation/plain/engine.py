@@ -91,7 +91,7 @@ class PlainEngine(DecodeEngine[_Run]):
         else:
             seconds = time.perf_counter() - began
             self.model_s += seconds
-            run.share.tag += work
+            self._did(run.share, work)
             self._learn("new_token_s" if steps else "prompt_token_s", seconds, max(1, round(work)))
             if steps and run.job.streams:
                 run.job.put(Steps(steps))

@@ -3,12 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from pipelines.generation.decoding.beam_search import BeamSearch
 from pipelines.generation.decoding.continuation import Continuation, advance
+from pipelines.generation.decoding.logits import LogitsProcessor, logits_processors
 from pipelines.generation.decoding.request import Answer, Generation, Request, Step
 from pipelines.generation.engine import STARTED, Job, Share, Steps
 
@@ -31,6 +33,11 @@ class Prompt:
     @property
     def request(self) -> Request:
         return self.job.request
+
+    @cached_property
+    def processors(self) -> list[LogitsProcessor]:
+        """Those of all its samples: they keep nothing of a sequence."""
+        return logits_processors(self.request.config, len(self.request.prompt))
 
     def cancelled(self) -> bool:
         """Whether nobody waits for what is left of it."""
@@ -62,6 +69,8 @@ class Decoding(ABC):
 
     `slots` are those it has, `width` of them while it runs; the prompt is read into the first one. `turn_tokens` counts
     the steps since it got them. `parked` is the content of its slots while it is paused.
+
+    Thousands may wait: what it decodes with is made by `open`, when it gets its first slots.
     """
 
     def __init__(self, prompt: Prompt, width: int) -> None:
@@ -76,6 +85,10 @@ class Decoding(ABC):
     def share(self) -> Share:
         return self.prompt.job.share
 
+    @abstractmethod
+    def open(self) -> None:
+        """Make what it decodes with."""
+
     @property
     @abstractmethod
     def reading(self) -> tuple[Sequence[int], Sequence[int]]:
@@ -89,11 +102,15 @@ class Decoding(ABC):
 class Sample(Decoding):
     """The `sequence`-th greedy or sampled sequence of a request."""
 
+    continuation: Continuation
+
     def __init__(self, prompt: Prompt, sequence: int) -> None:
         super().__init__(prompt, width=1)
-        self.continuation = Continuation(prompt.request, sequence)
         self._sequence = sequence
         self._steps: list[Step] = []
+
+    def open(self) -> None:
+        self.continuation = Continuation(self.prompt.request, self._sequence, self.prompt.processors)
 
     @property
     def reading(self) -> tuple[Sequence[int], Sequence[int]]:
@@ -126,10 +143,14 @@ class Beams(Decoding):
     them take slots whose beams nobody continues, and only what these do not hold yet is copied.
     """
 
+    search: BeamSearch
+
     def __init__(self, prompt: Prompt) -> None:
         super().__init__(prompt, width=prompt.request.config.num_beams)
-        self.search = BeamSearch(prompt.request)
-        self.begun = False
+        self.is_open = self.begun = False
+
+    def open(self) -> None:
+        self.search, self.is_open = BeamSearch(self.prompt.request), True
 
     @property
     def reading(self) -> tuple[Sequence[int], Sequence[int]]:
@@ -160,7 +181,7 @@ class Beams(Decoding):
         return sources, targets
 
     def end(self, error: Exception | None = None) -> None:
-        self.prompt.end(0, () if error is not None else self.search.generations(), error)
+        self.prompt.end(0, self.search.generations() if error is None and self.is_open else (), error)
 
 
 def decodings_of(job: Job) -> list[Decoding]:

@@ -179,6 +179,7 @@ class SlotEngine(DecodeEngine[Decoding]):
         shared = table.shared(request.source, request.prompt)
         for _ in range(decoding.width):
             decoding.slots.append(table.take(shared))
+        decoding.open()
         prompt.start()
         slot = decoding.slots[0]
         # The logits after the last token are needed, so it is read in any case; for logprobs of the prompt, all of them
@@ -195,7 +196,7 @@ class SlotEngine(DecodeEngine[Decoding]):
         else:
             self._opening[slot] = request.source
             self._budget -= len(request.source)
-            decoding.share.tag += PROMPT_TOKEN * len(request.source)
+            self._did(decoding.share, PROMPT_TOKEN * len(request.source))
             table.open(slot, request.source)
         missing = len(request.prompt) - int(table.lengths[slot])
         if missing == 0:
@@ -262,7 +263,7 @@ class SlotEngine(DecodeEngine[Decoding]):
             self._end(decoding, error)
             return
         self._learn("prompt_token_s", time.perf_counter() - began, tokens)
-        decoding.share.tag += PROMPT_TOKEN * tokens
+        self._did(decoding.share, PROMPT_TOKEN * tokens)
         self._table.append(slot, ids[0])
         if start + tokens < len(request.prompt):
             self._prefilling.append(decoding)
@@ -310,7 +311,7 @@ class SlotEngine(DecodeEngine[Decoding]):
         self._table.append_each(slots, tokens)
         for decoding, (some, _) in zip(self._decoding, readings, strict=True):
             decoding.turn_tokens += 1
-            decoding.share.tag += len(some)
+            self._did(decoding.share, len(some))
         for decoding, (some, _) in zip(self._decoding, readings, strict=True):
             self._release(decoding.prompt, logits[some[0] - first : some[0] - first + 1])
         beams = [decoding for decoding in self._decoding if isinstance(decoding, Beams)]
