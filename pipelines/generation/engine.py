@@ -9,9 +9,10 @@ sequence at a time on graphs without slots. Both give callers their shares in vi
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from bisect import insort
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import chain, count
 from queue import SimpleQueue
 from typing import Generic, Protocol, TypeVar
 
@@ -79,6 +80,42 @@ class Queued(Protocol):
 QueuedT = TypeVar("QueuedT", bound=Queued)
 
 
+class Line(Generic[QueuedT]):
+    """What waits for slots: by share, and within a share by number.
+
+    Thousands of prompts of one list may wait, and every round asks whose turn it is: it looks at each share's first.
+    """
+
+    def __init__(self) -> None:
+        self._lines: dict[Share, list[QueuedT]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._lines.values()))
+
+    def __iter__(self) -> Iterator[QueuedT]:
+        return chain.from_iterable(self._lines.values())
+
+    def put(self, one: QueuedT) -> None:
+        insort(self._lines.setdefault(one.share, []), one, key=_number)
+
+    def remove(self, one: QueuedT) -> None:
+        line = self._lines[one.share]
+        line.remove(one)
+        if not line:
+            del self._lines[one.share]
+
+    def ordered(self) -> list[list[QueuedT]]:
+        """The lines of all shares, next turn first: of those that have used least, whose first one came first."""
+        return sorted(self._lines.values(), key=lambda line: (line[0].share.tag, line[0].number))
+
+    def take(self, left: Callable[[QueuedT], bool]) -> list[QueuedT]:
+        """Remove, and return, whatever of a share has left, where its first one has."""
+        gone = [one for line in self._lines.values() if left(line[0]) for one in line if left(one)]
+        for one in gone:
+            self.remove(one)
+        return gone
+
+
 class DecodeEngine(ABC, Generic[QueuedT]):
     """The queue and the decode thread, which starts with the first request and ends with the last.
 
@@ -90,7 +127,7 @@ class DecodeEngine(ABC, Generic[QueuedT]):
         self.rounds, self.round_s, self.model_s = 0, 0.0, 0.0
         self.prompt_token_s = self.new_token_s = 0.0
         self._lock = threading.Lock()  # guards all below, which callers touch as well
-        self._waiting: list[QueuedT] = []
+        self._waiting: Line[QueuedT] = Line()
         self._is_awake = False
         self._shares: set[Share] = set()  # those with sequences
         self._now = 0.0  # virtual time: the work that each share had, were all served alike
@@ -145,9 +182,7 @@ class DecodeEngine(ABC, Generic[QueuedT]):
                     job.share.tag = self._now = min(max(self._now, min(tags)), max(tags))
                     self._shares.add(job.share)
                 job.share.sequences += sequences
-                for one in waiting:
-                    one.number = next(self._numbers)
-                self._waiting += waiting
+                self._queue(waiting)
 
     def generate(self, request: Request, cancelled: Cancelled = never) -> Answer:
         """Decode to the end; what there is so far where `cancelled()` turned true."""
@@ -176,9 +211,11 @@ class DecodeEngine(ABC, Generic[QueuedT]):
                         return
                     yield step
 
-    def _order(self, one: QueuedT) -> tuple[float, int]:
-        """Whose turn is next: of those whose shares have used least, who came first."""
-        return one.share.tag, one.number
+    def _queue(self, newcomers: Iterable[QueuedT]) -> None:
+        """Let some wait, behind all of their shares. The caller holds the lock."""
+        for one in newcomers:
+            one.number = next(self._numbers)
+            self._waiting.put(one)
 
     def _did(self, share: Share, work: float) -> None:
         """`work` was done for a share. Time goes on by its part: were newcomers given the tag of whoever waits longest,
@@ -209,6 +246,10 @@ class DecodeEngine(ABC, Generic[QueuedT]):
                 self._fail(error)
             self.rounds, self.round_s = self.rounds + 1, self.round_s + time.perf_counter() - began
         self._round_began = None
+
+
+def _number(one: Queued) -> int:
+    return one.number
 
 
 class _Caller:

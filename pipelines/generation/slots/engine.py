@@ -20,7 +20,7 @@ from pipelines.errors import InputTooLongError, InvalidInputError
 from pipelines.generation.decoding.beam_search import advance_all
 from pipelines.generation.decoding.continuation import prompt_logprobs
 from pipelines.generation.decoding.request import Request
-from pipelines.generation.engine import PROMPT_TOKEN, DecodeEngine, Job
+from pipelines.generation.engine import PROMPT_TOKEN, DecodeEngine, Job, Line
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.slots.decodings import Beams, Decoding, Prompt, Sample, advance_samples, decodings_of
 from pipelines.generation.slots.slot_model import SlotModel
@@ -87,7 +87,7 @@ class SlotEngine(DecodeEngine[Decoding]):
 
     def _fail(self, error: Exception) -> None:
         with self._lock:
-            waiting, self._waiting = self._waiting, []
+            waiting, self._waiting = self._waiting, Line()
         for decoding in (*self._decoding, *self._prefilling, *waiting):
             self._end(decoding, error)
 
@@ -95,10 +95,8 @@ class SlotEngine(DecodeEngine[Decoding]):
         """Give slots to those whose turn it is; False, and the thread ends, where nobody is there."""
         while True:
             with self._lock:
-                left = [one for one in self._waiting if one.prompt.cancelled()]
-                for decoding in left:
-                    self._waiting.remove(decoding)
-                waiting = sorted(self._waiting, key=self._order) if self._budget > 0 else []
+                left = self._waiting.take(lambda one: one.prompt.cancelled())
+                waiting = self._next() if self._budget > 0 else []
                 if not waiting:
                     alive = self._is_awake = bool(self._decoding or self._prefilling or self._waiting or left)
             for decoding in left:
@@ -117,6 +115,19 @@ class SlotEngine(DecodeEngine[Decoding]):
                     self._open(admitted)
             except Exception as error:
                 self._end(admitted, error)
+
+    def _next(self) -> list[Decoding]:
+        """Those of which one may be admitted, next turn first: of each share what is paused, and the first that is not.
+
+        What is paused of a share came before what is not.
+        """
+        found: list[Decoding] = []
+        for line in self._waiting.ordered():
+            for one in line:
+                found.append(one)
+                if not one.parked:
+                    break
+        return found
 
     def _make_room(self, waiting: Sequence[Decoding]) -> Decoding | None:
         """Pause sequences that had their turn, for the first that waits and has used less; None where none may be.
@@ -159,7 +170,7 @@ class SlotEngine(DecodeEngine[Decoding]):
             self._table.give_back(slot)
         decoding.slots, decoding.parked = [], parked
         with self._lock:
-            self._waiting.append(decoding)
+            self._waiting.put(decoding)
 
     def _resume(self, decoding: Decoding) -> None:
         """Give a paused sequence slots again, with the cache that it had."""
@@ -284,9 +295,7 @@ class SlotEngine(DecodeEngine[Decoding]):
         if prompt.followers:
             prompt.logits = logits.copy()
             with self._lock:
-                for follower in prompt.followers:
-                    follower.number = next(self._numbers)
-                self._waiting += prompt.followers
+                self._queue(prompt.followers)
             prompt.followers = []
 
     def _step(self) -> None:

@@ -182,6 +182,27 @@ def test_whoever_had_a_turn_is_not_starved_by_a_stream_of_short_requests(opened:
     assert ended["short"] * 4 <= 2 * (2 * SLOTS + 1) * sum(rows)
 
 
+def test_a_round_asks_no_more_of_a_long_list_that_waits_than_of_a_short_one(opened: Opened) -> None:
+    engine, model = opened()
+    asked = 0
+
+    def here() -> bool:
+        nonlocal asked
+        asked += 1
+        return False
+
+    def asked_by_round(rows: int) -> float:
+        nonlocal asked
+        asked, read = 0, len(model.reads)
+        share, ended = Share(), Counter[bool]()
+        tell = lambda event: ended.update([isinstance(event, Answer)])  # noqa: E731
+        engine.start(*(Job(greedy((5 + n % 9,), 2), tell, share, here) for n in range(rows)))
+        wait_for(lambda: ended[True] == rows)
+        return asked / (len(model.reads) - read)
+
+    assert asked_by_round(1000) < 2 * asked_by_round(8 * SLOTS)
+
+
 def test_a_pause_that_fails_fails_its_own_request(opened: Opened) -> None:
     engine, model = opened(1)
     failing = threading.Event()
