@@ -125,6 +125,7 @@ class TaskServer:
         self._host = ThreadPoolExecutor(max_workers=2, thread_name_prefix="host")
         self._bulk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bulk")
         self._retiring: set[asyncio.Task[None]] = set()
+        self._loading = asyncio.Lock()
 
     async def reconfigure(self, user_config: Any) -> None:
         """Apply a `user_config` in place: a changed model is loaded beside the old one, then takes over.
@@ -133,13 +134,20 @@ class TaskServer:
         queue and requests change without a new model. Raises ConfigurationError or ArtifactError.
         """
         config = TaskConfig.from_user_config(user_config, self.task)
+        async with self._loading:  # one after the other: each takes over from the one before
+            await self._apply(config)
+
+    async def _apply(self, config: TaskConfig) -> None:
         old = self._serving
         if old is not None and _of_model(old.config) == _of_model(config):
             old.scheduler.reconfigure(config.batching, config.queue)
             old.config = config
             return
-        with ThreadPoolExecutor(1, thread_name_prefix="load") as thread:
+        thread = ThreadPoolExecutor(1, thread_name_prefix="load")
+        try:
             pipeline, scheduler = await _in(thread, lambda: self._load(config))
+        finally:
+            thread.shutdown(wait=False)  # who is cancelled does not wait, on the loop, until a model is there
         self._serving = Serving(config, pipeline, scheduler, Routes(pipeline, self._platform))
         if old is not None:
             retiring = asyncio.create_task(old.retire(config.drain_timeout_s))

@@ -87,12 +87,13 @@ class Backlog:
     """The work that waits, by request: how much of it goes before a newcomer under fair sharing."""
 
     def __init__(self) -> None:
-        self.tokens = 0
+        self.rows = self.tokens = 0
         self.work_s = 0.0
         self._requests: dict[Any, tuple[int, float]] = {}  # with several waiting rows: how many, and their seconds
 
     def put(self, request: Any, rows: int, tokens: int, work_s: float) -> None:
         """`rows` of a new request wait."""
+        self.rows += rows
         self.tokens += tokens
         self.work_s += work_s
         if rows > 1:
@@ -100,6 +101,7 @@ class Backlog:
 
     def take(self, request: Any, tokens: int, work_s: float) -> None:
         """One row of a request waits no more."""
+        self.rows -= 1
         self.tokens -= tokens
         self.work_s -= work_s
         if request in self._requests:

@@ -120,6 +120,10 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         return self._backlog.tokens
 
     @property
+    def waiting_rows(self) -> int:
+        return self._backlog.rows
+
+    @property
     def running_batches(self) -> int:
         """Batches in worker threads now."""
         return len(self._running)

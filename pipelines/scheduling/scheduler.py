@@ -64,17 +64,20 @@ class QueueConfig:
     """Bounds of the queue in front of a model.
 
     A request is refused where about `max_queue_s` seconds of other requests' work would go before its own. Under fair
-    sharing that is their due share, not all that waits. `max_queue_tokens` bounds the memory of what waits.
+    sharing that is their due share, not all that waits. `max_queue_tokens` and `max_queue_rows` bound the memory of
+    what waits: a row takes some kilobytes, however short it is.
     """
 
     max_queue_s: float = 30.0
     max_queue_tokens: int = 2**21
+    max_queue_rows: int = 2**16
 
     def __post_init__(self) -> None:
         if not 0 < self.max_queue_s <= 86_400:
             raise ConfigurationError(f"max_queue_s is {self.max_queue_s}; allowed: above 0, at most 86400 seconds")
-        if self.max_queue_tokens < 1:
-            raise ConfigurationError(f"max_queue_tokens is {self.max_queue_tokens}; allowed: an integer from 1")
+        for name in ("max_queue_tokens", "max_queue_rows"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"{name} is {getattr(self, name)}; allowed: an integer from 1")
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,11 @@ class Scheduler(ABC, Generic[RowT, OutputT]):
 
     @property
     @abstractmethod
+    def waiting_rows(self) -> int:
+        """Rows that wait."""
+
+    @property
+    @abstractmethod
     def stalled_s(self) -> float:
         """For how long the model has been busy with something that should have ended; 0.0 for nothing."""
 
@@ -170,18 +178,18 @@ class Scheduler(ABC, Generic[RowT, OutputT]):
             raise shutting_down()
         if deadline is not None and now is not None and deadline <= now:
             raise deadline_exceeded()
-        n_tokens = sum(row.n_tokens for row in rows)
-        if n_tokens > self.queue.max_queue_tokens:
-            raise InputTooLongError(
-                f"the request has {n_tokens} tokens; allowed: {self.queue.max_queue_tokens}, all that the queue holds"
-            )
         wait_s = self.expected_wait_s(rows)
-        if self.waiting_tokens + n_tokens > self.queue.max_queue_tokens:
-            raise OverloadedError(
-                f"the queue is full: {self.waiting_tokens} tokens wait and the request has {n_tokens}; "
-                f"allowed: {self.queue.max_queue_tokens} together",
-                retry_after_s=wait_s,
-            )
+        for unit, waiting, asked, most in (
+            ("tokens", self.waiting_tokens, sum(row.n_tokens for row in rows), self.queue.max_queue_tokens),
+            ("rows", self.waiting_rows, len(rows), self.queue.max_queue_rows),
+        ):
+            if asked > most:
+                raise InputTooLongError(f"the request has {asked} {unit}; allowed: {most}, all that the queue holds")
+            if waiting + asked > most:
+                raise OverloadedError(
+                    f"the queue is full: {waiting} {unit} wait and the request has {asked}; allowed: {most} together",
+                    retry_after_s=wait_s,
+                )
         if wait_s > self.queue.max_queue_s:
             raise OverloadedError(
                 f"the queue is full: about {wait_s:.1f} s of work go before this request; "

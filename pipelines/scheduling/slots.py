@@ -96,6 +96,10 @@ class SlotScheduler(Scheduler[Request, Answer]):
         return self._backlog.tokens
 
     @property
+    def waiting_rows(self) -> int:
+        return self._backlog.rows
+
+    @property
     def stalled_s(self) -> float:
         """For how long the engine's round in hand has been going on."""
         return self._engine.stalled_s

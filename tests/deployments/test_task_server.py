@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -282,6 +283,46 @@ def test_a_changed_model_replaces_the_old_one_and_a_bad_one_does_not(
     asyncio.run(server.reconfigure({"model": str(exported("distilbert", TASK))}))
     assert server.describe()["architecture"] == "distilbert"
     assert post(server, {"inputs": "a"}).status_code == 200
+
+
+def test_changes_that_overlap_are_applied_in_their_order_and_leave_one_model(model: Path, monkeypatch: Any) -> None:
+    server, schedulers = started(TASK, model), []
+    load = server._load
+
+    def loaded(config: Any) -> Any:
+        time.sleep(0.3 if config.threads == 1 else 0.0)
+        pipeline, scheduler = load(config)
+        schedulers.append(scheduler)
+        return pipeline, scheduler
+
+    monkeypatch.setattr(server, "_load", loaded)
+
+    async def ask(client: httpx.AsyncClient) -> int:
+        changes = [server.reconfigure({"model": str(model), "threads": threads}) for threads in (1, 2)]
+        await asyncio.gather(*changes)
+        await asyncio.gather(*server._retiring)
+        return (await client.post(f"/{TASK}", json={"inputs": "a"})).status_code
+
+    assert asking(server, ask) == 200
+    assert server._now.config.threads == 2
+    assert [scheduler._draining for scheduler in schedulers] == [True, False]
+
+
+def test_who_gives_up_a_change_does_not_hold_the_event_loop_until_the_model_is_loaded(
+    model: Path, monkeypatch: Any
+) -> None:
+    server = started(TASK, model)
+    monkeypatch.setattr(server, "_load", lambda config: time.sleep(2))
+
+    async def ask(client: httpx.AsyncClient) -> float:
+        change = asyncio.create_task(server.reconfigure({"model": str(model), "threads": 1}))
+        await asyncio.sleep(0.1)
+        change.cancel()
+        began = time.perf_counter()
+        await asyncio.gather(change, return_exceptions=True)
+        return time.perf_counter() - began
+
+    assert asking(server, ask) < 1
 
 
 def test_an_artifact_of_another_task_is_refused(model: Path) -> None:

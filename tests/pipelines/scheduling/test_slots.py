@@ -181,6 +181,10 @@ def test_the_queue_is_bounded_in_tokens_that_wait_and_in_seconds_of_work(generat
         assert refused
         assert str(refused[0]).startswith("the queue is full: ")
         assert len(refused) < 99
+        assert (scheduler.waiting_rows, scheduler.waiting_tokens) == (0, 0)
+        scheduler = generator.scheduler(queue=QueueConfig(max_queue_rows=8))
+        with pytest.raises(InputTooLongError, match="the request has 9 rows; allowed: 8"):
+            await scheduler.submit(rows(generator, *"abcdefghi"))
         scheduler = generator.scheduler(queue=QueueConfig(max_queue_s=0.0001))
         await scheduler.submit(rows(generator, "warm"))
         waiting = [
