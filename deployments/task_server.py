@@ -203,8 +203,7 @@ class TaskServer:
                 place = self._place_of(body)
                 prepared = await _in(place, lambda: self._prepare(limits, protocol, body, request.headers, timings))
                 if prepared.request.stream:
-                    events = self._events(serving.scheduler, prepared, deadline, timings)
-                    started = await _started(events, visit)
+                    started = await _started(self._events(visit, prepared, deadline, timings))
                     is_streaming = True
                     return EventStream(started, protocol.failure)
                 completed = await serving.scheduler.submit(prepared.all_rows(), deadline)
@@ -249,13 +248,13 @@ class TaskServer:
         return prepared.protocol.write(prepared.request, answers)
 
     async def _events(
-        self, scheduler: Scheduler[Any, Any], prepared: Prepared, deadline: float | None, timings: Timings
+        self, visit: Visit, prepared: Prepared, deadline: float | None, timings: Timings
     ) -> AsyncGenerator[Any, None]:
-        """The payloads of a stream, each as it comes."""
+        """The payloads of a stream, each as it comes; the visit ends with them."""
         pipeline = prepared.protocol.pipeline
         streamed = [pipeline.stream(row, prepared.parameters) for row in prepared.all_rows()]
         timings.compute_tokens = sum(row.n_tokens for row, _ in streamed)
-        stream = scheduler.stream([row for row, _ in streamed], deadline)
+        stream = visit.serving.scheduler.stream([row for row, _ in streamed], deadline)
 
         async def numbered() -> AsyncGenerator[tuple[int, Any], None]:
             try:
@@ -270,9 +269,15 @@ class TaskServer:
             finally:
                 await stream.aclose()
 
-        async with aclosing(numbered()) as events, aclosing(prepared.protocol.stream(prepared.request, events)) as sent:
-            async for payload in sent:
-                yield payload
+        try:
+            async with (
+                aclosing(numbered()) as events,
+                aclosing(prepared.protocol.stream(prepared.request, events)) as sent,
+            ):
+                async for payload in sent:
+                    yield payload
+        finally:
+            visit.end()
 
     @property
     def _now(self) -> Serving:
@@ -309,8 +314,8 @@ async def _in(place: Executor | None, work: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(place, guarded)
 
 
-async def _started(events: AsyncGenerator[T, None], visit: Visit) -> AsyncGenerator[T, None]:
-    """The same events, once the first is there: until then an error has a status. The visit ends with them."""
+async def _started(events: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    """The same events, once the first is there: until then an error has a status."""
     try:
         first = await anext(events)
     except BaseException:
@@ -324,7 +329,6 @@ async def _started(events: AsyncGenerator[T, None], visit: Visit) -> AsyncGenera
                 yield event
         finally:
             await events.aclose()
-            visit.end()
 
     return resumed()
 

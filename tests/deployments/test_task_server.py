@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.requests import Request
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 import pipelines
 from deployments.http import request as exchange
@@ -416,3 +416,29 @@ def test_a_long_body_is_answered_as_a_short_one_is(server: TaskServer) -> None:
     long = post(server, json.dumps({"inputs": text}).encode() + b" " * 5000)
 
     assert short.json() == long.json()
+
+
+def test_a_stream_whose_client_is_gone_before_its_head_is_sent_leaves_nothing_inside(
+    exported: Callable[..., Path],
+) -> None:
+    server = started("text-generation", exported("llama", "text-generation"))
+    body = b'{"inputs": "a", "stream": true, "parameters": {"max_new_tokens": 200, "min_new_tokens": 200}}'
+    scope = {"type": "http", "method": "POST", "path": "/text-generation", "root_path": "/text-generation"}
+    scope |= {"headers": [], "query_string": b""}
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Message) -> None:
+        raise OSError("the client is gone")
+
+    async def scenario() -> tuple[int, int]:
+        response = await server(Request(scope, receive))
+        inside = server._now.inside
+        with pytest.raises(OSError, match="gone"):
+            await response(scope, receive, send)
+        del response
+        await asyncio.sleep(0.1)
+        return inside, server._now.inside
+
+    assert asyncio.run(scenario()) == (1, 0)
