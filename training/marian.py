@@ -4,10 +4,14 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import sentencepiece
+from msgspec import Meta
 from transformers import GenerationConfig, MarianConfig, MarianMTModel, MarianTokenizer
 
+Positive = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(ge=0, lt=1)]
 EOS, UNKNOWN, PAD = "</s>", "<unk>", "<pad>"
 
 
@@ -16,15 +20,15 @@ class MarianArgs:
     """`model:` of a recipe that starts from nothing, named as in MarianConfig; 7 M parameters as it stands."""
 
     architecture: str = "marian"
-    vocab_size: int = 8000
-    d_model: int = 256
-    encoder_layers: int = 4
-    decoder_layers: int = 2
-    attention_heads: int = 4
-    ffn_dim: int = 1024
-    dropout: float = 0.1
-    max_length: int = 128
-    num_beams: int = 4
+    vocab_size: Positive = 8000
+    d_model: Positive = 256
+    encoder_layers: Positive = 4
+    decoder_layers: Positive = 2
+    attention_heads: Positive = 4
+    ffn_dim: Positive = 1024
+    dropout: Share = 0.1
+    max_length: Positive = 128
+    num_beams: Positive = 4
     source_lang: str = "en"
     target_lang: str = "fr"
 

@@ -14,9 +14,8 @@ from msgspec import Meta
 
 from pipelines.errors import ConfigurationError, InvalidInputError, UnknownKeyError
 from pipelines.schema import OneOrMore, convert
-from training.marian import MarianArgs
+from training.marian import MarianArgs, Positive, Share
 
-Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
 Strategy = Literal["no", "steps", "epoch"]
 SWITCHES = ("bf16", "lora", "freeze_embeddings", "load_best_model_at_end", "gradient_checkpointing", "fp16")
@@ -28,8 +27,8 @@ class LoraArgs:
     """A low-rank adapter: rank `r`, scaled by `alpha / r`, on the linear layers named so."""
 
     r: Positive = 16
-    alpha: int = 32
-    dropout: float = 0.0
+    alpha: Positive = 32
+    dropout: Share = 0.0
     target_modules: OneOrMore[str] = ("all-linear",)
     """Last parts of layer names; `all-linear` is every linear layer but the new head's."""
 
@@ -81,7 +80,7 @@ class FinetuneArgs:
     max_grad_norm: float = 1.0
     lr_scheduler_type: str = "linear"
     warmup_ratio: float = 0.0
-    label_smoothing_factor: float = 0.0
+    label_smoothing_factor: Share = 0.0
     group_by_length: bool = True
     bf16: bool | Literal["auto"] = False
     """auto: where the GPU or CPU has instructions for it."""

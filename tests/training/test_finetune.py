@@ -33,6 +33,9 @@ from training.trainer import class_weights, weighted_loss
 Checkpoint = Callable[..., Path]
 
 
+KEYS = ", ".join(sorted(one.name for one in dataclasses.fields(FinetuneArgs)))
+
+
 @pytest.fixture
 def recipe(tmp_path: Path, checkpoint: Checkpoint) -> Callable[..., FinetuneArgs]:
     """`recipe(task, **changes)`: a recipe over the task's tiny checkpoint and rows."""
@@ -399,7 +402,7 @@ def test_a_run_is_not_continued_with_another_seed(tmp_path: Path, recipe: Callab
     [
         (
             {"learning_rat": 1},
-            "recipe has no key 'learning_rat' (did you mean 'learning_rate'?); allowed: adam_beta2, ",
+            f"recipe has no key 'learning_rat' (did you mean 'learning_rate'?); allowed: {KEYS}",
         ),
         ({"lora": {"rank": 4}}, "recipe: lora has no key 'rank'; allowed: alpha, dropout, r, target_modules"),
         ({"max_steps": 1.5}, "recipe: max_steps is 1.5; allowed: an integer"),
@@ -423,9 +426,14 @@ def test_a_run_is_not_continued_with_another_seed(tmp_path: Path, recipe: Callab
         ({"per_device_eval_batch_size": 0}, "recipe: per_device_eval_batch_size is 0; allowed: an integer from 1"),
         ({"gradient_accumulation_steps": 0}, "recipe: gradient_accumulation_steps is 0; allowed: an integer from 1"),
         ({"seed": -1}, "recipe: seed is -1; allowed: an integer from 0"),
+        ({"lora": {"dropout": 1}}, "recipe: lora: dropout is 1; allowed: from 0 and below 1"),
+        (
+            {"model": {"architecture": "marian", "d_model": 0}},
+            "recipe: model: d_model is 0; allowed: an integer from 1",
+        ),
         ({"lora": {"r": 0}}, "recipe: lora: r is 0; allowed: an integer from 1"),
         ({"max_length": 1}, "recipe: max_length is 1; allowed: an integer from 3"),
-        ({"push_to_hub": True}, "recipe has no key 'push_to_hub'; allowed: adam_beta2, "),
+        ({"push_to_hub": True}, f"recipe has no key 'push_to_hub'; allowed: {KEYS}"),
     ],
 )
 def test_a_wrong_recipe_is_refused_in_one_line(
@@ -433,9 +441,7 @@ def test_a_wrong_recipe_is_refused_in_one_line(
 ) -> None:
     with pytest.raises(ConfigurationError) as error:
         recipe("text-classification", **changes)
-    said = str(error.value)
-    assert said == message or (message.endswith(", ") and said.startswith(message))  # a long list of keys is cut
-    assert "\n" not in said
+    assert str(error.value) == message
 
 
 @pytest.mark.parametrize(
