@@ -68,12 +68,12 @@ def served(artifact: Path) -> Callable[[str, Any], Any]:
     pipeline = pipelines.load(artifact)
 
     def post(url: str, body: Any) -> Any:
-        task = pipeline.artifact.manifest.task
-        assert url == f"http://127.0.0.1:8000/{task}"
-        request = huggingface.read(task, json.loads(json.dumps(body)))
-        inputs = [pipeline.parse(one) for one in request.inputs]
-        answers = list(pipeline._answers(inputs, pipeline.parameters(request.parameters)))
-        return json.loads(json.dumps(huggingface.write(task, request, answers)))
+        protocol = huggingface.HuggingFace(pipeline)
+        assert url == f"http://127.0.0.1:8000/{protocol.task.name}"
+        request = protocol.read(json.dumps(body).encode(), {})
+        inputs, parameters = protocol.parse(request)
+        answers = list(pipeline._answers(inputs, parameters))
+        return json.loads(json.dumps(huggingface.write(protocol.task, request, answers)))
 
     return post
 
