@@ -87,9 +87,9 @@ def test_a_process_that_cannot_be_killed_does_not_keep_the_others_alive(
             raise error
         kill(pid, number)
 
-    monkeypatch.setattr(os, "kill", refuse_first)
-
-    end([first, second], patience_s=0.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "kill", refuse_first)
+        end([first, second], patience_s=0.0)
 
     give_up_at = time.monotonic() + 10
     while second.is_alive():
