@@ -20,6 +20,7 @@ from msgspec import Meta
 
 from pipelines.errors import ConfigurationError, InvalidInputError, UnknownKeyError, first_line
 from pipelines.generation.slots.config import SlotsConfig
+from pipelines.runtime.artifact import Optimization, Precision
 from pipelines.scheduling.scheduler import BatchingConfig, QueueConfig
 from pipelines.schema import Text, convert, nearest
 from pipelines.tasks import TASKS
@@ -38,8 +39,8 @@ class SourceConfig:
 
     checkpoint: str
     revision: str | None = None
-    precision: Literal["fp32", "fp16", "int8", "int4"] = "fp32"
-    optimize: Literal["O1", "O2", "O3", "O4"] | None = None
+    precision: Precision = "fp32"
+    optimize: Optimization | None = None
     allow_pickle: bool = False
 
 

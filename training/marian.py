@@ -2,35 +2,14 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import sentencepiece
-from msgspec import Meta
 from transformers import GenerationConfig, MarianConfig, MarianMTModel, MarianTokenizer
 
-Positive = Annotated[int, Meta(ge=1)]
-Share = Annotated[float, Meta(ge=0, lt=1)]
+from training.recipe import MarianArgs
+
 EOS, UNKNOWN, PAD = "</s>", "<unk>", "<pad>"
-
-
-@dataclass(frozen=True)
-class MarianArgs:
-    """`model:` of a recipe that starts from nothing, named as in MarianConfig; 7 M parameters as it stands."""
-
-    architecture: str = "marian"
-    vocab_size: Positive = 8000
-    d_model: Positive = 256
-    encoder_layers: Positive = 4
-    decoder_layers: Positive = 2
-    attention_heads: Positive = 4
-    ffn_dim: Positive = 1024
-    dropout: Share = 0.1
-    max_length: Positive = 128
-    num_beams: Positive = 4
-    source_lang: str = "en"
-    target_lang: str = "fr"
 
 
 def create(args: MarianArgs, texts: Iterable[str], directory: Path) -> tuple[MarianMTModel, MarianTokenizer]:

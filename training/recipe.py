@@ -1,4 +1,4 @@
-"""FinetuneArgs: a recipe of `sextet finetune`, read from YAML and checked."""
+"""FinetuneArgs: a recipe of `sextet finetune`, read from YAML and checked. Light: it imports no framework by itself."""
 
 import dataclasses
 import math
@@ -14,12 +14,32 @@ from msgspec import Meta
 
 from pipelines.errors import ConfigurationError, InvalidInputError, UnknownKeyError
 from pipelines.schema import OneOrMore, convert
-from training.marian import MarianArgs, Positive, Share
+from pipelines.tasks import TASKS
 
+Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
+Share = Annotated[float, Meta(ge=0, lt=1)]
 Strategy = Literal["no", "steps", "epoch"]
 SWITCHES = ("bf16", "lora", "freeze_embeddings", "load_best_model_at_end", "gradient_checkpointing", "fp16")
 """Flags that may stand without a value, for true."""
+
+
+@dataclass(frozen=True)
+class MarianArgs:
+    """`model:` of a recipe that starts from nothing, named as in MarianConfig; 7 M parameters as it stands."""
+
+    architecture: str = "marian"
+    vocab_size: Positive = 8000
+    d_model: Positive = 256
+    encoder_layers: Positive = 4
+    decoder_layers: Positive = 2
+    attention_heads: Positive = 4
+    ffn_dim: Positive = 1024
+    dropout: Share = 0.1
+    max_length: Positive = 128
+    num_beams: Positive = 4
+    source_lang: str = "en"
+    target_lang: str = "fr"
 
 
 @dataclass(frozen=True)
@@ -35,14 +55,19 @@ class LoraArgs:
 
 @dataclass(frozen=True)
 class FinetuneArgs:
-    """A recipe. Where TrainingArguments has the field, name and meaning are its own; its others may stand beside."""
+    """A recipe. Where TrainingArguments has the field, name and meaning are its own; its others may stand beside.
 
-    model: str | MarianArgs
-    """A local folder, a Hub id, `starter:NAME`, or a mapping with `architecture: marian` to start from nothing."""
-    task: str
-    train: OneOrMore[str]
-    output: str
-    validation: Mapping[str, str] = field(default_factory=dict)
+    A field with a text is a documented option of the command line; all others are options, too.
+    """
+
+    model: Annotated[str | MarianArgs, "What to start from: a folder, a Hub id or starter:NAME."]
+    """Or a mapping with `architecture: marian`, to start from nothing."""
+    task: Annotated[str, f"One of {', '.join(TASKS)}."]
+    train: Annotated[OneOrMore[str], "Labelled rows: a file, SOURCE,TARGET or a Hub data set."]
+    output: Annotated[str, "The folder of the finished checkpoint."]
+    validation: Annotated[Mapping[str, str], "Other rows, on which each epoch is measured."] = field(
+        default_factory=dict
+    )
     """Named files, or one path; the score of each is reported under its name."""
     columns: Mapping[str, str | int] = field(default_factory=dict)
     """Where a field of evaluation.rows is: a column's name, or its number from 0 where there is no header."""

@@ -247,4 +247,6 @@ TASK = Task(
     text_fields=Question.__struct_fields__,
     columns=("question", "context", "answers"),
     in_words=lambda answer: f"{answer['answer']} ({answer['score']:.2f})",
+    client="question_answering",
+    form=("top_k", "max_answer_len", "handle_impossible_answer", "align_to_words"),
 )

@@ -269,4 +269,6 @@ TASK = Task(
     columns=("text", "entities"),
     in_words=lambda answer: ", ".join(f"{one['word']} = {one['entity_group']}" for one in answer) or "no entities",
     labelled=True,
+    client="token_classification",
+    form=("aggregation_strategy", "stride"),
 )

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pipelines
 from deployments.protocols import huggingface
-from evaluation.evaluate import EvaluateArgs, evaluate, pairs
+from evaluation.evaluate import EvaluateArgs, evaluate
 from evaluation.report import Report, data_name
 from pipelines.errors import ConfigurationError, InvalidInputError, SextetError
 from pipelines.runtime.artifact import ModelArtifact
@@ -379,9 +379,3 @@ def test_a_url_has_to_name_a_task_and_its_server_has_to_answer_as_one(data: Call
         measured("http://127.0.0.1:8000/t5", data=data("summarization"), **other)
     with pytest.raises(ConfigurationError, match=r"http://\[x/translation is no URL \(Invalid IPv6 URL\)"):
         measured("http://[x/translation", data=data("translation"))
-
-
-def test_pairs_are_names_and_values() -> None:
-    assert pairs(["text=document", "a=b=c"], "--columns") == {"text": "document", "a": "b=c"}
-    with pytest.raises(ConfigurationError, match="--labels is 'x'; allowed: NAME=VALUE"):
-        pairs(["x"], "--labels")

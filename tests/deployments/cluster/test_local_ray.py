@@ -43,7 +43,7 @@ def test_a_folder_is_removed_once_its_launcher_was_killed_and_not_before(folders
     assert (folder / "haproxy.cfg").exists()
 
     process.kill()
-    process.wait()
+    process.communicate()
     remove_stale()
     assert list(folders.iterdir()) == []
 
@@ -58,7 +58,7 @@ def test_a_folder_whose_launcher_has_its_process_id_in_another_container_stays(f
 
     assert elsewhere.exists()
     process.kill()
-    process.wait()
+    process.communicate()
 
 
 def test_a_folder_whose_killed_launcher_had_a_process_id_that_runs_here_is_removed(folders: Path) -> None:

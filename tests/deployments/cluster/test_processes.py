@@ -22,6 +22,7 @@ def parent() -> Iterator["subprocess.Popen[bytes]"]:
     assert process.stdout is not None
     process.stdout.readline()
     yield process
+    process.stdout.close()
     process.kill()
     process.wait()
 
