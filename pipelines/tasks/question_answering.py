@@ -7,10 +7,11 @@ import numpy as np
 from msgspec import Meta
 from tokenizers import Encoding
 
+from pipelines.misfit import require
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.padding import EncoderRow
 from pipelines.runtime.session import SessionConfig
-from pipelines.schema import Body, Text, parse, require
+from pipelines.schema import Body, Text, parse
 from pipelines.tasks.encoder import EncoderPipeline
 from pipelines.tasks.task import Example, Head, Parameters, Task
 

@@ -8,11 +8,12 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 import numpy as np
 from msgspec import Meta
 
+from pipelines.misfit import require
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.padding import EncoderRow
 from pipelines.runtime.session import SessionConfig
 from pipelines.runtime.tokenizer import Tokenizer
-from pipelines.schema import OneOrMore, Text, parse, require
+from pipelines.schema import OneOrMore, Text, parse
 from pipelines.tasks.activation import activate
 from pipelines.tasks.encoder import EncoderPipeline
 from pipelines.tasks.task import Example, Head, Parameters, Task
