@@ -55,6 +55,8 @@ class LocalServer:
                 writer.write(await self._answer(json.loads(await reader.readexactly(length))))
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
             writer.close()
 
 
