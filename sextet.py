@@ -2,14 +2,23 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, fields
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
+from typer.models import ParameterInfo
 
+from benchmarks.args import SCENARIO_HELP, BenchArgs
+from deployments.ask import ask as send
+from deployments.ask import post, usage
+from evaluation.args import EvaluateArgs
+from export.args import ExportArgs
 from pipelines.errors import ConfigurationError, SextetError
 from pipelines.tasks import TASKS
+from training.recipe import FinetuneArgs
 
 app = typer.Typer(
     add_completion=False,
@@ -18,6 +27,88 @@ app = typer.Typer(
     help="Six NLP tasks on Ray Serve and ONNX Runtime: export checkpoints, serve them, ask them, fine-tune them.",
 )
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.", envvar="SEXTET_DEBUG")]
+
+
+def takes(
+    kind: type[Any], *, as_texts: bool = False, **infos: ParameterInfo
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorator: an option for each field of a dataclass that has a help; the command gets the values that were given.
+
+    Such a field is `Annotated[type, "its help"]`; `infos` say what typer makes of it where that is not an option of the
+    same name. With `as_texts` values stay as they were typed, and none is required: a recipe may have them.
+    """
+    annotated = get_type_hints(kind, include_extras=True)
+    taken = {one.name: one for one in fields(kind) if hasattr(annotated[one.name], "__metadata__")}
+    hints = {name: get_args(annotated[name]) for name in taken}
+
+    def decorate(run: Callable[..., None]) -> Callable[..., None]:
+        def command(**values: Any) -> None:
+            others = {name: values.pop(name) for name in list(values) if name not in taken}
+            # An option that may be repeated is an empty list where it is absent.
+            given = {name: value for name, value in values.items() if value not in (None, [])}
+            if not as_texts:
+                given = {name: _read(name, value, hints[name][0]) for name, value in given.items()}
+            run(given, **others)
+
+        parameters = []
+        for name, one in taken.items():
+            type_, text = (str, hints[name][1]) if as_texts else hints[name]
+            info = infos.get(name) or typer.Option(None if as_texts else ...)
+            parameters.append(_parameter(one, type_, text, info))
+        parameters += [one.replace(kind=Parameter.KEYWORD_ONLY) for one in signature(run).parameters.values()][1:]
+        command.__name__, command.__doc__ = run.__name__, run.__doc__
+        command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {one.name: one.annotation for one in parameters}
+        return command
+
+    return decorate
+
+
+def _parameter(one: "Field[Any]", kind: Any, text: str, info: ParameterInfo) -> Parameter:
+    info.help = text
+    if info.default is ...:
+        is_required = one.default is MISSING and one.default_factory is MISSING
+        info.default = ... if is_required else None if one.default is MISSING else one.default
+    if get_origin(kind) is tuple:
+        kind = list[get_args(kind)[0]]  # type: ignore[misc]
+    elif get_origin(kind) is Mapping and get_args(kind)[1] is Any:
+        kind, info.default = str, "{}"
+    elif get_origin(kind) is Mapping:
+        kind = list[str]
+    return Parameter(one.name, Parameter.KEYWORD_ONLY, default=info, annotation=kind)
+
+
+def _read(name: str, value: Any, kind: Any) -> Any:
+    """What was typed, as the type of its field: NAME=VALUE pairs or a JSON object for a mapping."""
+    option, arguments = f"--{name.replace('_', '-')}", get_args(kind)
+    if get_origin(kind) is tuple:
+        return tuple(value)
+    if get_origin(kind) is not Mapping:
+        return value
+    if arguments[1] is Any:
+        return json_object(value, option)
+    numbers = int in get_args(arguments[1])
+    return {key: int(one) if numbers and one.isdecimal() else one for key, one in pairs(value, option).items()}
+
+
+def pairs(given: Sequence[str], option: str) -> dict[str, str]:
+    """`NAME=VALUE` options as a mapping; raises ConfigurationError."""
+    wrong = next((one for one in given if "=" not in one), None)
+    if wrong is not None:
+        raise ConfigurationError(f"{option} is {wrong!r}; allowed: NAME=VALUE")
+    return dict(one.split("=", 1) for one in given)
+
+
+def json_object(text: str, option: str) -> dict[str, Any]:
+    import json
+
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ConfigurationError(f"{option} is {text!r}; allowed: a JSON object")
+    return found
 
 
 def _print_version(asked: bool) -> None:
@@ -39,46 +130,30 @@ def root(debug: Debug = False, version: Version = False) -> None:
 
 
 @app.command()
+@takes(
+    ExportArgs,
+    checkpoint=typer.Argument(None),
+    task=typer.Option(None),
+    output=typer.Option(None),
+)
 def export(
-    checkpoint: Annotated[
-        str, typer.Argument(help="A folder, a Hub id, a .gguf file or starter:NAME; with --all, a cluster.yaml.")
-    ] = "",
-    task: Annotated[str, typer.Option(help=f"One of {', '.join(TASKS)}.")] = "",
-    output: Annotated[Path | None, typer.Option(help="The artifact's folder.")] = None,
-    revision: Annotated[str | None, typer.Option(help="A commit, tag or branch of the Hub repository.")] = None,
-    precision: Annotated[
-        str, typer.Option(help="fp32, int8 or int4 (CPU), or fp16 (CUDA); int4 for decoder-only models.")
-    ] = "fp32",
-    optimize: Annotated[str | None, typer.Option(help="O1, O2, O3 or O4; chosen per device if absent.")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    given: dict[str, Any],
     everything: Annotated[bool, typer.Option("--all", help="Every artifact that cluster.yaml names.")] = False,
-    allow_untrained_head: Annotated[bool, typer.Option(help="Export a head that was never trained.")] = False,
-    allow_pickle: Annotated[bool, typer.Option(help="Load pickled weights: they can run code.")] = False,
 ) -> None:
     """Turn a checkpoint into an ONNX artifact that was compared with PyTorch."""
-    from export.build import ExportArgs, export_all, export_checkpoint
+    from export.build import export_all, export_checkpoint
 
     if everything:
-        if task or output is not None:
+        if "task" in given or "output" in given:
             raise ConfigurationError("--all takes tasks and folders from cluster.yaml: leave --task and --output out")
         from deployments.config import model_sources
 
-        export_all([ExportArgs(**args) for args in model_sources(Path(checkpoint or "cluster.yaml"))], progress=_say)
+        sources = model_sources(Path(given.get("checkpoint") or "cluster.yaml"))
+        export_all([ExportArgs(**args) for args in sources], progress=_say)
         return
-    if not checkpoint or not task or output is None:
+    if not all(given.get(name) for name in ("checkpoint", "task", "output")):
         raise ConfigurationError("sextet export needs CHECKPOINT, --task and --output; or --all [cluster.yaml]")
-    args = ExportArgs(
-        checkpoint=checkpoint,
-        task=task,
-        output=output,
-        revision=revision,
-        precision=precision,
-        optimize=optimize,
-        device=device,
-        allow_untrained_head=allow_untrained_head,
-        allow_pickle=allow_pickle,
-    )
-    export_checkpoint(args, progress=_say)
+    export_checkpoint(ExportArgs(**given), progress=_say)
 
 
 @app.command()
@@ -127,82 +202,41 @@ def environment(
 @app.command()
 def ask(
     task: Annotated[str, typer.Argument(help=f"One of {', '.join(TASKS)}.")],
-    text: Annotated[list[str], typer.Argument(help="One or more texts; QUESTION CONTEXT for question-answering.")],
+    text: Annotated[list[str], typer.Argument(help=f"One or more texts; {usage()}.")],
     url: Annotated[str, typer.Option(help="The ingress.", envvar="SEXTET_URL")] = "http://127.0.0.1:8000",
 ) -> None:
     """Ask a running cluster one thing from the terminal."""
-    from deployments.ask import ask as send
-
     _print_json(send(task, text, url=url))
 
 
 @app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": True}
 )
+@takes(FinetuneArgs, as_texts=True)
 def finetune(
+    given: dict[str, str],
     context: typer.Context,
     recipe: Annotated[str, typer.Argument(help="A recipe in YAML; options go on top of it.")] = "",
-    model: Annotated[str | None, typer.Option(help="What to start from: a folder, a Hub id or starter:NAME.")] = None,
-    task: Annotated[str | None, typer.Option(help=f"One of {', '.join(TASKS)}.")] = None,
-    train: Annotated[str | None, typer.Option(help="Labelled rows: a file, SOURCE,TARGET or a Hub data set.")] = None,
-    validation: Annotated[str | None, typer.Option(help="Other rows, on which each epoch is measured.")] = None,
-    output: Annotated[str | None, typer.Option(help="The folder of the finished checkpoint.")] = None,
 ) -> None:
     """Fine-tune a checkpoint on labelled text: RECIPE.yaml, or --model --task --train --validation --output.
 
     Every key of a recipe is an option too, such as --num_train_epochs 3 or --lora.r 8: see docs/finetuning.md.
     """
-    from training.finetune import FinetuneArgs
     from training.finetune import finetune as run
 
-    given = {"model": model, "task": task, "train": train, "validation": validation, "output": output}
-    flags = [part for name, value in given.items() if value is not None for part in (f"--{name}", value)]
+    flags = [part for name, value in given.items() for part in (f"--{name}", value)]
     extra = ([recipe] if recipe.startswith("--") else []) + context.args  # click takes an unknown option for it
     path = None if not recipe or recipe.startswith("--") else Path(recipe)
     _say(f"wrote {run(FinetuneArgs.read(path, [*extra, *flags]), _say)}")
 
 
 @app.command()
-def evaluate(
-    systems: Annotated[list[str], typer.Argument(help="Checkpoints, artifacts or URLs of running tasks.")],
-    data: Annotated[str, typer.Option(help="Labelled rows: a file, SOURCE,TARGET or a Hub data set.")],
-    task: Annotated[str | None, typer.Option(help="Where the first of SYSTEMS does not say it.")] = None,
-    columns: Annotated[list[str] | None, typer.Option(help="FIELD=COLUMN, by name, or by number from 0.")] = None,
-    labels: Annotated[list[str] | None, typer.Option(help="LABEL=NAME: rename a label of the file.")] = None,
-    problem_type: Annotated[str | None, typer.Option(help="multi_label_classification or regression.")] = None,
-    encoding: Annotated[str, typer.Option(help="Of the file, such as cp949.")] = "utf-8",
-    form: Annotated[str | None, typer.Option("--format", help="Read the file as this suffix says: conll.")] = None,
-    max_bad_rows: Annotated[int, typer.Option(help="Rows that may be reported and left out.")] = 0,
-    max_samples: Annotated[int | None, typer.Option(help="Draw so many rows.")] = None,
-    seed: Annotated[int, typer.Option(help="Of that draw.")] = 42,
-    parameters: Annotated[str, typer.Option(help="A JSON object that goes along with every question.")] = "{}",
-    resamples: Annotated[int, typer.Option(help="Bootstrap draws behind the intervals.")] = 1000,
-    alone: Annotated[bool, typer.Option("--alone", help="An artifact without its checkpoint beside it.")] = False,
-    output: Annotated[Path | None, typer.Option(help="A folder for report.json and the pictures.")] = None,
-) -> None:
+@takes(EvaluateArgs, systems=typer.Argument(), alone=typer.Option(False, "--alone"))
+def evaluate(given: dict[str, Any]) -> None:
     """Measure checkpoints, artifacts or running tasks on labelled rows, side by side."""
-    from deployments.ask import post
-    from evaluation.evaluate import EvaluateArgs, pairs
     from evaluation.evaluate import evaluate as run
 
-    args = EvaluateArgs(
-        systems=tuple(systems),
-        data=data,
-        task=task,
-        columns={name: int(one) if one.isdecimal() else one for name, one in pairs(columns or [], "--columns").items()},
-        labels=pairs(labels or [], "--labels"),
-        problem_type=problem_type,
-        encoding=encoding,
-        format=form,
-        max_bad_rows=max_bad_rows,
-        max_samples=max_samples,
-        seed=seed,
-        parameters=_json_object(parameters, "--parameters"),
-        resamples=resamples,
-        alone=alone,
-        output=output,
-    )
-    print(run(args, post, _say).text())
+    print(run(EvaluateArgs(**given), post, _say).text())
 
 
 @app.command()
@@ -221,55 +255,14 @@ def publish(
 
 bench = typer.Typer(no_args_is_help=True, help="Measure a running cluster: latency, throughput, memory, errors.")
 app.add_typer(bench, name="bench")
-_SCENARIOS = {
-    "single-stream": "One request at a time: latency.",
-    "offline": "As fast as it goes: throughput.",
-    "server": "Poisson arrivals: the highest rate whose p99 latency meets --slo-ms.",
-    "sweep": "A curve over a list of concurrencies or rates.",
-    "soak": "One rate held for --duration-s: errors, and the memory of the replicas on this machine.",
-}
 
 
-def _bench(
-    context: typer.Context,
-    url: Annotated[str, typer.Option(help="The ingress.", envvar="SEXTET_URL")] = "http://127.0.0.1:8000",
-    task: Annotated[str, typer.Option(help=f"One of {', '.join(TASKS)}.")] = "text-classification",
-    protocol: Annotated[
-        str, typer.Option(help="The API to speak: huggingface, or openai (text-generation).")
-    ] = "huggingface",
-    texts: Annotated[Path | None, typer.Option(help="A file with one text per line, instead of --lengths.")] = None,
-    lengths: Annotated[
-        str, typer.Option(help="Tokens of synthetic texts: fixed:N, uniform:LOW-HIGH or lognormal:MEDIAN,P95.")
-    ] = "lognormal:24,200",
-    n_texts: Annotated[int, typer.Option(help="How many different texts are sent, over and over.")] = 1000,
-    inputs_per_request: Annotated[int, typer.Option(help="Texts in one request.")] = 1,
-    stream: Annotated[bool, typer.Option(help="Server-sent events: ttft, inter-token latency, tokens/s.")] = False,
-    max_new_tokens: Annotated[int, typer.Option(help="Of the generating tasks, decoded greedily.")] = 32,
-    parameters: Annotated[str, typer.Option(help="A JSON object for the body's parameters.")] = "{}",
-    artifact: Annotated[
-        Path | None, typer.Option(help="The served artifact: its tokenizer measures lengths, --against raw runs it.")
-    ] = None,
-    against: Annotated[str | None, typer.Option(help="raw: measure the artifact in this process too.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Of the raw pipeline; as many as cores if absent.")] = None,
-    concurrency: Annotated[str, typer.Option(help="Requests under way at once; for sweep a list 1,2,4.")] = "",
-    rate: Annotated[str, typer.Option(help="Requests per second; for sweep a list 10,20,40.")] = "",
-    slo_ms: Annotated[
-        float | None, typer.Option(help="The objective for the p99 latency; goodput counts by it.")
-    ] = None,
-    duration_s: Annotated[float, typer.Option(help="Of each measurement.")] = 10.0,
-    warm_up_s: Annotated[float, typer.Option(help="Sent before each measurement and not counted.")] = 2.0,
-    repetitions: Annotated[int, typer.Option(help="How often everything is measured: their spread is the noise.")] = 3,
-    seed: Annotated[int, typer.Option(help="Of texts, lengths and arrivals.")] = 0,
-    timeout_s: Annotated[float, typer.Option(help="After which a request has failed.")] = 60.0,
-    processes: Annotated[int | None, typer.Option(help="Load generators; as many as needed if absent.")] = None,
-    output: Annotated[Path | None, typer.Option(help="The result file; the page and plots lie beside it.")] = None,
-) -> None:
-    command = _bench_command()
-    given = {name: value for name, value in context.params.items() if value is not None}
-    command.bench(command.BenchArgs(scenario=str(context.info_name), **given), say=_say)
+@takes(BenchArgs, url=typer.Option(envvar="SEXTET_URL"))
+def _bench(given: dict[str, Any], context: typer.Context) -> None:
+    _bench_command().bench(BenchArgs(scenario=str(context.info_name), **given), say=_say)
 
 
-for _name, _summary in _SCENARIOS.items():
+for _name, _summary in SCENARIO_HELP.items():
     bench.command(_name, help=_summary)(_bench)
 
 
@@ -307,18 +300,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def _json_object(text: str, option: str) -> dict[str, Any]:
-    import json
-
-    try:
-        found = json.loads(text)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise ConfigurationError(f"{option} is {text!r}; allowed: a JSON object")
-    return found
 
 
 def _print_json(answer: Any) -> None:

@@ -1,16 +1,16 @@
 """Command: `sextet bench SCENARIO`, from its options to table, result file, page and the last line of JSON."""
 
 import json
-import os
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from benchmarks import Say
+from benchmarks.args import BenchArgs
 from benchmarks.figures.compare import cautions, compare
 from benchmarks.figures.page import table, write_page
 from benchmarks.figures.result import Result, default_path
@@ -23,39 +23,10 @@ from pipelines.errors import ConfigurationError
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.tasks import TASKS
 
+__all__ = ["BenchArgs", "bench", "bench_compare", "prepare"]
+
 LONGEST_TOKENS = 512  # of a synthetic text without an artifact, which knows the limit of its model
-DEFAULT_TASK = next(iter(TASKS))
 AGAINST = ("raw",)
-
-
-@dataclass(frozen=True)
-class BenchArgs:
-    """The options of `sextet bench SCENARIO`; durations in seconds unless named otherwise."""
-
-    scenario: str
-    url: str = "http://127.0.0.1:8000"
-    task: str = DEFAULT_TASK
-    protocol: str = "huggingface"
-    texts: Path | None = None
-    lengths: str = "lognormal:24,200"
-    n_texts: int = 1000
-    inputs_per_request: int = 1
-    stream: bool = False
-    max_new_tokens: int = 32
-    parameters: str = "{}"
-    artifact: Path | None = None
-    against: str | None = None
-    threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
-    concurrency: str = ""
-    rate: str = ""
-    slo_ms: float | None = None
-    duration_s: float = 10.0
-    warm_up_s: float = 2.0
-    repetitions: int = 3
-    seed: int = 0
-    timeout_s: float = 60.0
-    processes: int | None = None
-    output: Path | None = None
 
 
 def bench(args: BenchArgs, say: Say) -> None:

@@ -1,4 +1,4 @@
-"""Ask: a client of a few lines on the standard library, for the terminal and the demonstration after the start."""
+"""Ask: a client on the standard library, for `sextet ask`, and for the demonstration after a start."""
 
 import json
 from collections.abc import Sequence
@@ -9,6 +9,8 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 from deployments.config import check_task
 from pipelines.errors import ConfigurationError, SextetError
+from pipelines.tasks import TASKS
+from pipelines.tasks.task import Task
 
 TIMEOUT_S = 300.0
 _open = build_opener(ProxyHandler({})).open  # a cluster is asked directly, whatever proxy the shell names
@@ -19,13 +21,26 @@ class AskError(SextetError):
 
 
 def ask(task: str, texts: Sequence[str], *, url: str) -> Any:
-    """The cluster's answer to one text, or to a list of several; question-answering takes a question and a context."""
+    """The cluster's answer to `texts`: one input, or several inputs where one text is an input of the task."""
     check_task(task)
-    if task == "question-answering":
-        if len(texts) != 2:
-            raise ConfigurationError(f"question-answering got {len(texts)} texts; allowed: a question and a context")
-        return post(f"{url.rstrip('/')}/{task}", {"inputs": {"question": texts[0], "context": texts[1]}})
-    return post(f"{url.rstrip('/')}/{task}", {"inputs": texts[0] if len(texts) == 1 else list(texts)})
+    fields = TASKS[task].text_fields
+    if len(fields) > 1 and len(texts) != len(fields):
+        allowed = " and ".join(f"a {one}" for one in fields)
+        raise ConfigurationError(f"{task} got {len(texts)} texts; allowed: {allowed}")
+    several = len(fields) == 1 and len(texts) > 1
+    return post(f"{url.rstrip('/')}/{task}", {"inputs": list(texts) if several else TASKS[task].as_input(texts)})
+
+
+def usage() -> str:
+    """Which texts the tasks take that need more than one, as the command line's help says it."""
+    several = [task for task in TASKS.values() if len(task.text_fields) > 1]
+    return "; ".join(f"{' '.join(task.text_fields).upper()} for {task.name}" for task in several)
+
+
+def demonstrate(task: Task, url: str) -> str:
+    """What the task at `url` answers to its first example, in a few words; raises AskError."""
+    example = task.examples[0]
+    return task.in_words(post(url, {"inputs": example.inputs, "parameters": dict(example.parameters)}))
 
 
 def post(url: str, body: Any, timeout_s: float = TIMEOUT_S) -> Any:

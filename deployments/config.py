@@ -1,4 +1,4 @@
-"""The configuration of the six tasks, as cluster.yaml gives it: frozen objects, checked once. No ray in here.
+"""The configuration of the tasks, as cluster.yaml gives it: frozen objects, checked once. No ray in here.
 
     applications:
       - name: text-classification          the task
@@ -20,13 +20,16 @@ from msgspec import Meta
 
 from pipelines.errors import ConfigurationError, InvalidInputError, UnknownKeyError, first_line
 from pipelines.generation.slots.config import SlotsConfig
+from pipelines.misfit import nearest
+from pipelines.runtime.artifact import Optimization, Precision
 from pipelines.scheduling.scheduler import BatchingConfig, QueueConfig
-from pipelines.schema import Text, convert, nearest
+from pipelines.schema import Text, convert
 from pipelines.tasks import TASKS
 from stores.address import remote
 
 ConfigT = TypeVar("ConfigT")
 MAX_THREADS = 1024
+MAX_INPUTS = 65_536  # what `max_inputs` may be at most: longer lists are refused while they are decoded
 MAX_DRAIN_S = 86_400
 
 Count = Annotated[int, Meta(ge=1)]
@@ -38,8 +41,8 @@ class SourceConfig:
 
     checkpoint: str
     revision: str | None = None
-    precision: Literal["fp32", "fp16", "int8", "int4"] = "fp32"
-    optimize: Literal["O1", "O2", "O3", "O4"] | None = None
+    precision: Precision = "fp32"
+    optimize: Optimization | None = None
     allow_pickle: bool = False
 
 
@@ -53,7 +56,7 @@ class LimitsConfig:
     `max_tokens` what all of them may read and write.
     """
 
-    max_inputs: Count = 1024
+    max_inputs: Annotated[int, Meta(ge=1, le=MAX_INPUTS)] = 1024
     max_body_bytes: Count = 4 * 2**20
     max_input_characters: Count = 200_000
     max_request_characters: Count = 4 * 2**20
@@ -152,7 +155,7 @@ def cut_down(content: Mapping[str, Any], names: Collection[str]) -> dict[str, An
 
 
 def check_task(task: Any) -> None:
-    """Raise ConfigurationError unless `task` is one of the six, naming the nearest."""
+    """Raise ConfigurationError for what is no task, naming the nearest."""
     if task not in TASKS:
         raise ConfigurationError(f"args.task is {task!r}{nearest(task, TASKS)}; tasks: {', '.join(TASKS)}")
 

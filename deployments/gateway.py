@@ -29,7 +29,8 @@ from deployments.http.request import Route, Timings
 from deployments.ingress.aliases import of_path
 from deployments.protocols.open_inference import server_metadata
 from deployments.protocols.openai.errors import failure_body
-from pipelines.schema import encode, shown
+from pipelines.misfit import shown
+from pipelines.schema import encode
 from pipelines.tasks import TASKS
 
 METHODS = "GET, HEAD"

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,11 @@ from checkpoints.frameworks import Progress, quiet
 from checkpoints.heads import ENCODER_DECODER, REGRESSION
 from checkpoints.resolve import resolve
 from evaluation import plots
+from evaluation.args import EvaluateArgs
 from evaluation.measures import check_problem_type, measure_of
 from evaluation.report import Report, data_digest, data_name, with_measured
 from evaluation.rows import BadRows, DataArgs, read
-from evaluation.scores import RESAMPLES, Scored
+from evaluation.scores import Scored
 from evaluation.systems import ArtifactSystem, ServedSystem, System, TorchSystem, task_of
 from export.graphs.convert import check_task
 from export.staging import check_output, place, staging
@@ -34,31 +35,11 @@ from pipelines.errors import CheckpointError, ConfigurationError, SextetError
 from pipelines.runtime.artifact import MANIFEST_NAME, ModelArtifact
 from pipelines.tasks import TASKS
 
+__all__ = ["EvaluateArgs", "evaluate"]
+
 Post = Callable[[str, Any], Any]
 IntoCard = Callable[[str, Report, str, Sequence[str]], str]
 PICTURE = "confusion-"
-
-
-@dataclass(frozen=True)
-class EvaluateArgs:
-    """`systems` are folders, names of checkpoints or URLs, a column each; `parameters` go with every question."""
-
-    systems: tuple[str, ...]
-    data: str
-    task: str | None = None
-    columns: Mapping[str, str | int] = field(default_factory=dict)
-    labels: Mapping[str, str] = field(default_factory=dict)
-    problem_type: str | None = None
-    encoding: str = "utf-8"
-    format: str | None = None
-    max_bad_rows: int = 0
-    max_samples: int | None = None
-    seed: int = 42
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    resamples: int = RESAMPLES
-    alone: bool = False
-    """Leave out the checkpoint that an artifact was made from."""
-    output: Path | None = None
 
 
 def evaluate(args: EvaluateArgs, post: Post, say: Progress, *, write_down: bool = True) -> Report:
@@ -298,11 +279,3 @@ def _replace(path: Path, text: str) -> None:
     fresh = path.with_name(f".{path.name}.new")
     fresh.write_text(text, encoding="utf-8")
     fresh.replace(path)
-
-
-def pairs(given: Sequence[str], option: str) -> dict[str, str]:
-    """`NAME=VALUE` options as a mapping."""
-    wrong = next((one for one in given if "=" not in one), None)
-    if wrong is not None:
-        raise ConfigurationError(f"{option} is {wrong!r}; allowed: NAME=VALUE")
-    return dict(one.split("=", 1) for one in given)

@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.args import RESAMPLES
+
 Sums = np.ndarray
 Values = dict[str, float]
-RESAMPLES = 1000
 LOWER_IS_BETTER = ("perplexity", "rmse", "mae", "loss")
 
 

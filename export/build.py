@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +16,7 @@ import checkpoints
 from checkpoints.checkpoint import ResolvedCheckpoint, load_model, load_tokenizer
 from checkpoints.frameworks import Progress, full_disk, quiet
 from checkpoints.resolve import resolve
+from export.args import ExportArgs
 from export.card import model_card
 from export.graphs import seq2seq_slot_graph, slot_graph
 from export.graphs.attention import fuse_attention
@@ -32,26 +33,13 @@ from pipelines.errors import ArtifactError, CheckpointError, ConfigurationError,
 from pipelines.runtime.artifact import FileDigest, Manifest, ModelArtifact, Parity, Source
 from pipelines.tasks import TASKS
 
+__all__ = ["ExportArgs", "export_all", "export_checkpoint"]
+
 _TOOLS = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxruntime", "tokenizers")
 _CODE = (Path(__file__).parent, Path(checkpoints.__file__).parent)  # what an export runs
 _COPIES = 4  # of the weights on the disk at once: exported decoders, rewritten ones, the merged one
 _TYPICAL = 12  # texts to find outliers with
 _NOT_COMPARED = Parity(False, 0, float("inf"), 0.0, "not compared yet")
-
-
-@dataclass(frozen=True)
-class ExportArgs:
-    """The options of one export. `optimize` None chooses the best level for the device."""
-
-    checkpoint: str
-    task: str
-    output: Path
-    revision: str | None = None
-    precision: str = "fp32"
-    optimize: str | None = None
-    device: str = "cpu"
-    allow_untrained_head: bool = False
-    allow_pickle: bool = False
 
 
 def export_checkpoint(args: ExportArgs, progress: Progress = lambda _line: None) -> ModelArtifact:

@@ -2,17 +2,18 @@
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from deployments.cluster.ray_environment import SPARE_PORTS
 from tests import kept
 from tests.tiny_checkpoints import tiny_checkpoint
 
-FIRST_CHOSEN_PORT = 16384  # below every system's range of ports for sockets that ask for none
+FIRST_CHOSEN_PORT = SPARE_PORTS.start  # those that `spare_port` draws from; above them lie the system's own
 
 # Tiny models: threads that spin for each other would take longer than the work. Read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -32,17 +33,20 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 @pytest.fixture(autouse=True)
-def _no_fixed_ports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_fixed_ports(request: pytest.FixtureRequest) -> Iterator[None]:
     """Only `cluster` may listen where something else may listen already: the others take a port that is free."""
-    if request.node.get_closest_marker("cluster") is None:
-        bind = socket.socket.bind
+    bind = socket.socket.bind
 
-        def chosen_by_the_system(self: socket.socket, address: Any) -> None:
-            if self.family in (socket.AF_INET, socket.AF_INET6) and 0 < address[1] < FIRST_CHOSEN_PORT:
-                pytest.fail(f"binds the fixed port {address[1]}: bind port 0, or mark the test `cluster`")
-            bind(self, address)
+    def chosen_by_the_system(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and 0 < address[1] < FIRST_CHOSEN_PORT:
+            pytest.fail(f"binds the fixed port {address[1]}: bind port 0, or mark the test `cluster`")
+        bind(self, address)
 
-        monkeypatch.setattr(socket.socket, "bind", chosen_by_the_system)
+    # Not the fixture monkeypatch: that would be undone after those of the test's own fixtures.
+    with pytest.MonkeyPatch.context() as patched:
+        if request.node.get_closest_marker("cluster") is None:
+            patched.setattr(socket.socket, "bind", chosen_by_the_system)
+        yield
 
 
 @pytest.fixture(scope="session")

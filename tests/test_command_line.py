@@ -4,13 +4,20 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import requires
 from pathlib import Path
+from typing import Annotated, Any
 
 import pytest
+import typer
 from packaging.requirements import Requirement
+from typer.testing import CliRunner
 
 import sextet
+from pipelines.errors import ConfigurationError
+from sextet import pairs, takes
 
 FRAMEWORKS = {"torch", "transformers", "optimum", "ray", "onnxruntime", "starlette", "huggingface_hub"}
 
@@ -119,6 +126,40 @@ def test_the_ingress_listens_where_the_file_says_unless_an_option_says_something
 
     assert finished.returncode == 1
     assert finished.stderr.startswith(f"sextet: {message.replace('TAKEN', port)}")
+
+
+@dataclass(frozen=True)
+class Args:
+    systems: Annotated[tuple[str, ...], "What to measure."]
+    columns: Annotated[Mapping[str, str | int], "FIELD=COLUMN."] = field(default_factory=dict)
+    parameters: Annotated[Mapping[str, Any], "A JSON object."] = field(default_factory=dict)
+    most_rows: Annotated[int | None, "Of the file."] = None
+    alone: Annotated[bool, "Without the others."] = False
+
+
+def test_a_command_has_the_options_of_its_dataclass_and_gets_their_values() -> None:
+    typed = typer.Typer()
+
+    @typed.command()
+    @takes(Args, systems=typer.Argument())
+    def measure(given: dict[str, Any]) -> None:
+        print(Args(**given))
+
+    def invoke(*arguments: str) -> str:
+        return CliRunner().invoke(typed, arguments, catch_exceptions=False).output.strip()
+
+    everything = ["a", "b", "--columns", "text=2", "--columns", "label=y", "--most-rows", "3", "--alone"]
+    columns: dict[str, str | int] = {"text": 2, "label": "y"}
+    assert invoke(*everything, "--parameters", '{"top_k": 1}') == str(Args(("a", "b"), columns, {"top_k": 1}, 3, True))
+    assert invoke("a") == str(Args(("a",)))
+    assert "Missing argument" in invoke()
+    assert "FIELD=COLUMN." in invoke("--help")
+
+
+def test_pairs_are_names_and_values() -> None:
+    assert pairs(["text=document", "a=b=c"], "--columns") == {"text": "document", "a": "b=c"}
+    with pytest.raises(ConfigurationError, match="--labels is 'x'; allowed: NAME=VALUE"):
+        pairs(["x"], "--labels")
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

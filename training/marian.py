@@ -2,31 +2,14 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import sentencepiece
 from transformers import GenerationConfig, MarianConfig, MarianMTModel, MarianTokenizer
 
+from training.recipe import MarianArgs
+
 EOS, UNKNOWN, PAD = "</s>", "<unk>", "<pad>"
-
-
-@dataclass(frozen=True)
-class MarianArgs:
-    """`model:` of a recipe that starts from nothing, named as in MarianConfig; 7 M parameters as it stands."""
-
-    architecture: str = "marian"
-    vocab_size: int = 8000
-    d_model: int = 256
-    encoder_layers: int = 4
-    decoder_layers: int = 2
-    attention_heads: int = 4
-    ffn_dim: int = 1024
-    dropout: float = 0.1
-    max_length: int = 128
-    num_beams: int = 4
-    source_lang: str = "en"
-    target_lang: str = "fr"
 
 
 def create(args: MarianArgs, texts: Iterable[str], directory: Path) -> tuple[MarianMTModel, MarianTokenizer]:

@@ -1,4 +1,4 @@
-"""FinetuneArgs: a recipe of `sextet finetune`, read from YAML and checked."""
+"""FinetuneArgs: a recipe of `sextet finetune`, read from YAML and checked. Light: it imports no framework by itself."""
 
 import dataclasses
 import difflib
@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
 from pipelines.errors import ConfigurationError
-from training.marian import MarianArgs
+from pipelines.tasks import TASKS
 
 AT_LEAST = {
     **dict.fromkeys(("max_train_samples", "max_eval_samples", "early_stopping_patience"), 1),
@@ -29,6 +29,24 @@ SWITCHES = ("bf16", "lora", "freeze_embeddings", "load_best_model_at_end", "grad
 
 
 @dataclass(frozen=True)
+class MarianArgs:
+    """`model:` of a recipe that starts from nothing, named as in MarianConfig; 7 M parameters as it stands."""
+
+    architecture: str = "marian"
+    vocab_size: int = 8000
+    d_model: int = 256
+    encoder_layers: int = 4
+    decoder_layers: int = 2
+    attention_heads: int = 4
+    ffn_dim: int = 1024
+    dropout: float = 0.1
+    max_length: int = 128
+    num_beams: int = 4
+    source_lang: str = "en"
+    target_lang: str = "fr"
+
+
+@dataclass(frozen=True)
 class LoraArgs:
     """A low-rank adapter: rank `r`, scaled by `alpha / r`, on the linear layers named so."""
 
@@ -41,14 +59,19 @@ class LoraArgs:
 
 @dataclass(frozen=True)
 class FinetuneArgs:
-    """A recipe. Where TrainingArguments has the field, name and meaning are its own; its others may stand beside."""
+    """A recipe. Where TrainingArguments has the field, name and meaning are its own; its others may stand beside.
 
-    model: str | MarianArgs
-    """A local folder, a Hub id, `starter:NAME`, or a mapping with `architecture: marian` to start from nothing."""
-    task: str
-    train: tuple[str, ...]
-    output: str
-    validation: Mapping[str, str] = field(default_factory=dict)
+    A field with a text is a documented option of the command line; all others are options, too.
+    """
+
+    model: Annotated[str | MarianArgs, "What to start from: a folder, a Hub id or starter:NAME."]
+    """Or a mapping with `architecture: marian`, to start from nothing."""
+    task: Annotated[str, f"One of {', '.join(TASKS)}."]
+    train: Annotated[tuple[str, ...], "Labelled rows: a file, SOURCE,TARGET or a Hub data set."]
+    output: Annotated[str, "The folder of the finished checkpoint."]
+    validation: Annotated[Mapping[str, str], "Other rows, on which each epoch is measured."] = field(
+        default_factory=dict
+    )
     """Named files, or one path; the score of each is reported under its name."""
     columns: Mapping[str, str | int] = field(default_factory=dict)
     """Where a field of evaluation.rows is: a column's name, or its number from 0 where there is no header."""

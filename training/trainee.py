@@ -24,14 +24,14 @@ from pipelines.errors import CheckpointError, ConfigurationError, first_line
 from pipelines.tasks import TASKS
 from training import marian
 from training.objective import Objective
-from training.recipe import FinetuneArgs, LoraArgs
+from training.recipe import FinetuneArgs, LoraArgs, MarianArgs
 
 
 def create(
     args: FinetuneArgs, objective: type[Objective], labels: tuple[str, ...], train: Dataset, say: Progress
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, ResolvedCheckpoint | None]:
     """The model to train (with a new head where the task needs one), its tokenizer, and the checkpoint of both."""
-    if isinstance(args.model, marian.MarianArgs):
+    if isinstance(args.model, MarianArgs):
         texts = (row[side] for row in train for side in ("source", "target"))
         return *marian.create(args.model, texts, Path(args.output) / "checkpoints" / "vocabulary"), None
     checkpoint = resolve(args.model, progress=say)

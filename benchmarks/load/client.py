@@ -239,6 +239,8 @@ class _Connection(asyncio.Protocol):
         exchange, self.exchange = self.exchange, None
         self._missing = self._chunks = None
         self._buffer = b""
+        if not self._reusable:
+            self._transport.close()
         if exchange is not None:
             exchange.status = reason or exchange.status
             self._pool._released(self, exchange, reusable=self._reusable)

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request
 
-from deployments import demo
-from deployments.ask import AskError, exchange
+from deployments.ask import AskError, demonstrate, exchange
 from deployments.cluster.local_ray import connected, environment, metrics_url, started
 from deployments.cluster.platform import Platform
 from deployments.cluster.processes import Signals, StopRequested
@@ -18,6 +17,7 @@ from deployments.cluster.progress import Say, step
 from deployments.config import TaskConfig, located, user_configs
 from pipelines.errors import ArtifactError, ConfigurationError, SextetError
 from pipelines.runtime.artifact import ModelArtifact
+from pipelines.tasks import TASKS
 from stores.fetch import fetch
 
 HEARTBEAT_S = 1.0
@@ -152,16 +152,16 @@ def _introduce(config: Any, url: str) -> None:
     print(f"ready {url}", flush=True)
     for task, address in _addresses(config, url).items():
         try:
-            answer = demo.answer(task, address)
+            answer = demonstrate(TASKS[task], address)
         except AskError as error:  # the cluster serves nevertheless
             answer = f"no answer: {error}"
-        print(f"{task}\n  {demo.QUESTIONS[task]}\n  -> {answer}", flush=True)
+        print(f"{task}\n  {TASKS[task].examples[0]}\n  -> {answer}", flush=True)
 
 
 def _addresses(config: Any, url: str) -> dict[str, str]:
     """The URL of each task."""
     prefixes = {application.name: application.route_prefix for application in config.applications}
-    return {task: f"{url}{prefixes[task].rstrip('/')}" for task in demo.QUESTIONS if task in prefixes}
+    return {task: f"{url}{prefixes[task].rstrip('/')}" for task in TASKS if task in prefixes}
 
 
 def _until_reachable(url: str) -> None:

@@ -40,7 +40,7 @@ PYTHON_PROXY = {
     "RAY_SERVE_ENABLE_HA_PROXY": "0",
     "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",  # replicas would listen for an HAProxy that does not run
 }
-SPARE_PORTS = range(10_000, 30_000)  # below the ports of replicas, and below those that Linux hands out
+SPARE_PORTS = range(20_000, 30_000)  # between the ports of `ray start`'s workers and those of Serve's replicas
 
 
 def prepare(folder: Path, haproxy: Path | None) -> None:

@@ -22,7 +22,7 @@ from ray.serve.schema import ServeDeploySchema
 from deployments.cluster.progress import REMINDER_S, Say
 from deployments.config import unknown_key
 from pipelines.errors import ConfigurationError, SextetError
-from pipelines.schema import shown
+from pipelines.misfit import shown
 
 POLL_S = 0.5
 FAILED = ("DEPLOY_FAILED", "UNHEALTHY")

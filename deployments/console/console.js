@@ -1,18 +1,12 @@
-// The page itself: it builds a task's form, sends what was written there to the public API, and shows the answer.
-import { TASKS, requestOf, snippets } from "./tasks.js";
+// The page itself: it builds a task's form from tasks.json, sends what was written there to the public API, and shows the answer.
+import { make, shown } from "./answers.js";
+import { requestOf, snippets } from "./requests.js";
 import { WORDS } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const origin = new URL(".", location.href).href.replace(/\/$/, "");
 const TIMINGS = ["queue", "tokenization", "inference", "total"];
-const state = { language: chosenLanguage(), task: "text-classification", mode: "chat", catalog: [], values: {}, dialect: "curl", history: [], running: null };
-
-/** An element with properties and children; texts are always text. */
-function make(tag, properties = {}, ...children) {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children.filter((child) => child !== null));
-  return element;
-}
+const state = { language: chosenLanguage(), tasks: [], task: null, form: null, catalog: [], written: {}, dialect: "curl", history: [], running: null };
 
 function chosenLanguage() {
   try {
@@ -23,10 +17,16 @@ function chosenLanguage() {
 }
 
 const word = (name) => WORDS[state.language][name] ?? name;
-const definition = () => TASKS[state.task];
-const fields = () => (definition().modes ? definition().fields[state.mode] : definition().fields);
-const examples = () => (definition().modes ? definition().examples[state.mode] : definition().examples);
-const isChat = () => state.task === "text-generation" && state.mode === "chat";
+const inLanguage = (texts) => texts[state.language] ?? Object.values(texts)[0];
+const isChat = () => state.form.kind === "chat";
+
+/** What stands in the form: texts by field, and parameters; at first those of its first example. */
+function written() {
+  const form = state.form;
+  return (state.written[form.path] ??= copyOf(form.examples[0] ?? { texts: {}, parameters: {} }));
+}
+
+const copyOf = (example) => structuredClone({ texts: example.texts, parameters: example.parameters });
 
 // ------------------------------------------------------------------------------------------------ the catalog
 
@@ -55,10 +55,10 @@ function showState() {
 
 function showTasks() {
   $("tasks").replaceChildren(
-    ...Object.keys(TASKS).map((task) => {
-      const entry = state.catalog.find((one) => one.task === task);
+    ...state.tasks.map((task) => {
+      const entry = state.catalog.find((one) => one.task === task.name);
       const status = entry ? (entry.ready ? "ready" : "starting") : "missing";
-      const button = make("button", { type: "button" }, make("i", { className: status, title: word(status) }), make("b", { textContent: word(task)[0] }), make("code", { textContent: `/${task}` }));
+      const button = make("button", { type: "button" }, make("i", { className: status, title: word(status) }), make("b", { textContent: inLanguage(task.title) }), make("code", { textContent: `/${task.name}` }));
       if (task === state.task) button.setAttribute("aria-current", "page");
       button.onclick = () => openTask(task);
       return button;
@@ -67,7 +67,7 @@ function showTasks() {
 }
 
 function showModel() {
-  const model = state.catalog.find((one) => one.task === state.task)?.model;
+  const model = state.catalog.find((one) => one.task === state.task.name)?.model;
   $("model").replaceChildren(
     ...(model ? [model.id, model.architecture, model.precision, model.device, word("longest").replace("{n}", model.max_length.toLocaleString(state.language))] : []).map((text) => make("span", { textContent: text })),
   );
@@ -77,9 +77,10 @@ function showModel() {
 
 function openTask(task) {
   state.running?.abort();
-  state.task = TASKS[task] ? task : "text-classification";
+  state.task = task;
+  state.form = task.forms[0];
   state.history = [];
-  history.replaceState(null, "", `#${state.task}`);
+  history.replaceState(null, "", `#${task.name}`);
   showAll();
 }
 
@@ -87,9 +88,8 @@ function showAll() {
   document.documentElement.lang = state.language;
   for (const element of document.querySelectorAll("[data-word]")) element.textContent = word(element.dataset.word);
   for (const button of document.querySelectorAll("[data-language]")) button.setAttribute("aria-pressed", button.dataset.language === state.language);
-  const [title, about] = word(state.task);
-  $("title").textContent = title;
-  $("about").textContent = about;
+  $("title").textContent = inLanguage(state.task.title);
+  $("about").textContent = inLanguage(state.task.summary);
   $("run").textContent = word("run");
   $("answer").hidden = true;
   $("result").replaceChildren();
@@ -103,67 +103,92 @@ function showAll() {
 }
 
 function showModes() {
-  const modes = definition().modes ?? [];
-  $("modes").hidden = !modes.length;
+  $("modes").hidden = state.task.forms.length < 2;
   $("modes").replaceChildren(
-    ...modes.map((mode) => {
-      const button = make("button", { type: "button", textContent: word(mode), onclick: () => ((state.mode = mode), (state.history = []), showAll()) });
-      button.setAttribute("aria-pressed", mode === state.mode);
+    ...state.task.forms.map((form) => {
+      const button = make("button", { type: "button", textContent: word(form.kind), onclick: () => ((state.form = form), (state.history = []), showAll()) });
+      button.setAttribute("aria-pressed", form === state.form);
       return button;
     }),
   );
 }
 
 function showFields() {
-  const kept = (state.values[`${state.task}/${state.mode}`] ??= { ...examples()[0] });
+  const { texts } = written();
   $("fields").replaceChildren(
-    ...fields().map((name) => {
-      const rows = name === "question" ? 1 : name === "context" || state.task === "summarization" ? 5 : 2;
-      const area = make("textarea", { id: `field-${name}`, rows, value: kept[name] ?? "", spellcheck: false, required: true });
-      area.oninput = () => ((kept[name] = area.value), showSnippet());
+    ...state.form.fields.map((name) => {
+      const longest = Math.max(...state.form.examples.map((example) => example.texts[name]?.length ?? 0));
+      const rows = state.form.fields.length > 1 && longest < 60 ? 1 : Math.min(6, 2 + Math.floor(longest / 90));
+      const area = make("textarea", { id: `field-${name}`, rows, value: texts[name] ?? "", spellcheck: false, required: true });
+      area.oninput = () => ((texts[name] = area.value), showSnippet());
       area.onkeydown = (event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && $("form").requestSubmit();
       return make("label", {}, make("span", { textContent: word(name) }), area);
     }),
   );
   $("examples").replaceChildren(
-    ...examples().map((example) => {
-      const text = Object.values(example)[0];
-      return make("button", { type: "button", className: "quiet", textContent: text.length > 34 ? `${text.slice(0, 32)}…` : text, title: text, onclick: () => (Object.assign(kept, example), showFields(), showSnippet()) });
+    ...state.form.examples.map((example) => {
+      const text = Object.values(example.texts)[0];
+      const choose = () => ((state.written[state.form.path] = copyOf(example)), showFields(), showParameters(), showSnippet());
+      return make("button", { type: "button", className: "quiet", lang: example.language, textContent: text.length > 34 ? `${text.slice(0, 32)}…` : text, title: text, onclick: choose });
     }),
   );
 }
 
 function showParameters() {
-  const offered = definition().parameters;
-  $("more").hidden = !offered.length;
+  const { parameters } = written();
+  $("more").hidden = !state.form.parameters.length;
   $("parameters").replaceChildren(
-    ...offered.map((one) => {
-      const preset = definition().preset?.[one.name] ?? one.initial ?? "";
-      const input =
-        one.kind === "choice"
-          ? make("select", {}, make("option", { value: "", textContent: word("default") }), ...one.options.map((option) => make("option", { value: option, textContent: option })))
-          : make("input", { type: "number", min: one.min, max: one.max, step: one.step, placeholder: word("default") });
-      Object.assign(input, { name: one.name, value: preset, oninput: showSnippet });
-      return make("label", {}, make("code", { textContent: one.name }), input);
+    ...state.form.parameters.map((one) => {
+      const path = one.name.split(".");
+      const value = path.reduce((object, key) => object?.[key], parameters);
+      const input = one.kind === "choice" ? choiceOf(one, value) : inputOf(one, value);
+      input.oninput = () => {
+        setAt(parameters, path, read(one, input));
+        showSnippet();
+      };
+      return make("label", {}, make("code", { textContent: path.at(-1) }), input);
     }),
   );
 }
 
+const defaultOf = (one) => (one.default === null ? word("default") : `${word("default")}: ${one.default}`);
+
+function choiceOf(one, value) {
+  const options = one.choices.map((choice) => make("option", { value: String(choice), textContent: String(choice) }));
+  const select = make("select", {}, make("option", { value: "", textContent: defaultOf(one) }), ...options);
+  return Object.assign(select, { value: value === undefined ? "" : String(value) });
+}
+
+function inputOf(one, value) {
+  const input = make("input", { type: one.kind === "text" ? "text" : "number", placeholder: defaultOf(one), value: value ?? "" });
+  return Object.assign(input, one.kind === "text" ? {} : { min: one.minimum ?? "", max: one.maximum ?? "", step: one.kind === "integer" ? 1 : "any" });
+}
+
+/** The value of a control; undefined: the default. */
+function read(one, input) {
+  if (input.value === "") return undefined;
+  if (one.kind === "choice") return one.choices.find((choice) => String(choice) === input.value);
+  return one.kind === "text" ? input.value : Number(input.value);
+}
+
+/** Set what stands at a path of keys, or remove it; an object that becomes empty goes too. */
+function setAt(object, [key, ...rest], value) {
+  if (rest.length) setAt((object[key] ??= {}), rest, value);
+  else object[key] = value;
+  if (object[key] === undefined || (rest.length && !Object.keys(object[key]).length)) delete object[key];
+}
+
 function given() {
-  const parameters = {};
-  for (const input of $("parameters").querySelectorAll("input, select")) {
-    if (input.value === "") continue;
-    parameters[input.name] = input.type === "number" ? Number(input.value) : ["true", "false"].includes(input.value) ? input.value === "true" : input.value;
-  }
-  return requestOf(state.task, state.mode, state.values[`${state.task}/${state.mode}`], parameters, state.history);
+  const { texts, parameters } = written();
+  return requestOf(state.form, texts, parameters, state.history);
 }
 
 function showSnippet() {
-  const made = snippets(origin, state.task, state.mode, given());
+  const made = snippets(origin, state.task, state.form, given());
   if (!made[state.dialect]) state.dialect = "curl";
   $("dialects").replaceChildren(
     ...Object.keys(made).map((name) => {
-      const button = make("button", { type: "button", textContent: { curl: "curl", python: "huggingface_hub", openai: "openai" }[name], onclick: () => ((state.dialect = name), showSnippet()) });
+      const button = make("button", { type: "button", textContent: name, onclick: () => ((state.dialect = name), showSnippet()) });
       button.setAttribute("aria-pressed", name === state.dialect);
       return button;
     }),
@@ -190,7 +215,9 @@ $("form").onsubmit = async (event) => {
     if (request.body.stream) await showStream(response, request, startedAt);
     else {
       const answer = await response.json();
-      $("result").replaceChildren(...SHOWN[state.task](answer, request.body));
+      const { inputs } = request.body;
+      const text = typeof inputs === "string" ? inputs : Object.values(inputs).at(-1);
+      $("result").replaceChildren(...shown(answer, text, word));
       showTimings(TIMINGS.map((name) => [name, `${Number(response.headers.get(`x-${name}-time`)).toFixed(1)} ms`]), response.headers.get("x-compute-tokens"));
     }
   } catch (error) {
@@ -235,18 +262,18 @@ async function* events(response) {
 async function showStream(response, request, startedAt) {
   const grown = make("span", { className: "grown" });
   const cursor = make("span", { className: "cursor" });
-  let text = "", firstAt = null, usage = null;
+  let text = "", firstAt = null, tokens = null;
   if (isChat()) {
     const turns = [...request.body.messages].map((one) => bubble(one.role, one.content));
     const answer = bubble("assistant", "");
     answer.lastChild.append(grown, cursor);
     $("result").replaceChildren(make("div", { className: "chat" }, ...turns, answer));
-  } else $("result").replaceChildren(make("p", { className: "prose" }, make("span", { className: "given", textContent: request.body.prompt }), grown, cursor));
+  } else $("result").replaceChildren(make("p", { className: "prose" }, make("span", { className: "given", textContent: request.body.inputs }), grown, cursor));
   try {
     for await (const event of events(response)) {
       if (event.error) throw new Error(event.error.message ?? event.error);
-      usage = event.usage ?? usage;
-      const piece = event.choices[0]?.delta?.content ?? event.choices[0]?.text ?? "";
+      tokens = event.usage?.completion_tokens ?? event.details?.generated_tokens ?? tokens;
+      const piece = event.choices?.[0]?.delta?.content ?? event.token?.text ?? "";
       if (piece) {
         firstAt ??= performance.now();
         grown.textContent = text += piece;
@@ -257,12 +284,12 @@ async function showStream(response, request, startedAt) {
   }
   if (!text) grown.append(make("em", { textContent: word("empty") }));
   const seconds = (performance.now() - startedAt) / 1000;
-  const shown = [["first", `${((firstAt ?? performance.now()) - startedAt).toFixed(0)} ms`], ["total", `${seconds.toFixed(1)} s`]];
-  if (usage) shown.push(["rate", (usage.completion_tokens / seconds).toFixed(1)]);
-  showTimings(shown, usage?.completion_tokens);
+  const times = [["first", `${((firstAt ?? performance.now()) - startedAt).toFixed(0)} ms`], ["total", `${seconds.toFixed(1)} s`]];
+  if (tokens) times.push(["rate", (tokens / seconds).toFixed(1)]);
+  showTimings(times, tokens);
   if (isChat() && text) {
     state.history = [...request.body.messages, { role: "assistant", content: text }];
-    state.values["text-generation/chat"].message = "";
+    written().texts.message = "";
     $("field-message").value = "";
     showSnippet();
     $("result").append(make("button", { type: "button", className: "quiet", textContent: word("clear"), onclick: () => ((state.history = []), showAll()) }));
@@ -270,51 +297,6 @@ async function showStream(response, request, startedAt) {
 }
 
 const bubble = (role, content) => make("div", { className: `bubble ${role}` }, make("small", { textContent: word(role === "user" ? "you" : "model") }), make("p", { textContent: content }));
-
-// ------------------------------------------------------------------------------------------------ the answers
-
-const percent = (score) => `${(100 * score).toFixed(score > 0.9995 || score < 0.001 ? 2 : 1)}%`;
-
-function bar(label, score) {
-  const fill = make("div", { className: "fill" });
-  fill.style.setProperty("--share", Math.max(0, Math.min(1, score)));
-  return make("div", { className: "bar" }, make("span", { textContent: label }), make("div", { className: "track" }, fill), make("b", { textContent: score >= 0 && score <= 1 ? percent(score) : score.toFixed(3) }));
-}
-
-/** A text with some of its stretches marked; offsets count characters as Unicode does. */
-function marked(text, spans) {
-  const characters = Array.from(text);
-  const parts = [];
-  let position = 0;
-  for (const { start, end, label, tone } of spans) {
-    if (start < position) continue;
-    parts.push(characters.slice(position, start).join(""), make("mark", { className: `tone-${tone}` }, characters.slice(start, end).join(""), label ? make("small", { textContent: label }) : null));
-    position = end;
-  }
-  return make("p", { className: "prose" }, ...parts, characters.slice(position).join(""));
-}
-
-const prose = (text) => [make("p", { className: "prose large", textContent: text || word("empty") })];
-
-const SHOWN = {
-  "text-classification": ([labels]) => labels.map((one) => bar(one.label, one.score)),
-  "question-answering": (answer, body) => {
-    const answers = [answer].flat().filter((one) => one.answer);
-    if (!answers.length) return [make("p", { className: "note", textContent: word("noAnswer") })];
-    return [marked(body.inputs.context, [{ ...answers[0], tone: 0 }]), ...answers.map((one) => bar(one.answer, one.score))];
-  },
-  "token-classification": (entities, body) => {
-    if (!entities.length) return [make("p", { className: "note", textContent: word("noEntities") })];
-    const kind = (one) => one.entity_group ?? one.entity;
-    const kinds = [...new Set(entities.map((one) => kind(one).replace(/^[BI]-/, "")))];
-    return [
-      marked(body.inputs, entities.map((one) => ({ ...one, label: kind(one), tone: kinds.indexOf(kind(one).replace(/^[BI]-/, "")) % 5 }))),
-      ...entities.map((one) => bar(`${one.word}`, one.score)),
-    ];
-  },
-  translation: ([answer]) => prose(answer.translation_text),
-  summarization: ([answer]) => prose(answer.summary_text),
-};
 
 // -------------------------------------------------------------------------------------------------- the start
 
@@ -332,5 +314,7 @@ $("copy").onclick = async () => {
   $("copy").textContent = word("copied");
   setTimeout(() => ($("copy").textContent = word("copy")), 1500);
 };
-openTask(location.hash.slice(1));
+const loaded = await fetch(`${origin}/console/tasks.json`);
+state.tasks = await loaded.json();
+openTask(state.tasks.find((task) => task.name === location.hash.slice(1)) ?? state.tasks[0]);
 loadCatalog();

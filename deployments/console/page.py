@@ -1,17 +1,29 @@
-"""The console: a static page for browsers. It uses the public HTTP API only, and nothing from elsewhere."""
+"""The console: a page for browsers. It uses the public HTTP API only, and nothing from elsewhere.
 
+`tasks.json` is the registry of tasks as JSON; the page derives everything that differs between tasks from it.
+"""
+
+import json
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from starlette.responses import Response
 
-FILES = {
-    "index.html": "text/html; charset=utf-8",
-    "console.css": "text/css; charset=utf-8",
-    "console.js": "text/javascript; charset=utf-8",
-    "tasks.js": "text/javascript; charset=utf-8",
-    "words.js": "text/javascript; charset=utf-8",
+from pipelines.schema import components
+from pipelines.tasks import TASKS
+from pipelines.tasks.completion import CompletionParameters
+from pipelines.tasks.task import Example, Parameters, Task
+
+MEDIA_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
 }
+FILES = {one.name: one for one in Path(__file__).parent.iterdir() if one.suffix in MEDIA_TYPES}
+TASKS_JSON = "tasks.json"
+CHAT_FORM = ("max_tokens", "temperature", "top_p", "seed")
 HEADERS = {
     "cache-control": "no-cache",
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -21,12 +33,92 @@ HEADERS = {
 
 
 def page(name: str) -> Response | None:
-    """One of the files; None where there is none of that name."""
+    """One of the console's files; None where there is none of that name."""
+    if name == TASKS_JSON:
+        return Response(_tasks_json(), headers=HEADERS, media_type="application/json")
     if name not in FILES:
         return None
-    return Response(_content(name), headers=HEADERS, media_type=FILES[name])
+    return Response(_content(name), headers=HEADERS, media_type=MEDIA_TYPES[FILES[name].suffix])
+
+
+def tasks() -> list[dict[str, Any]]:
+    """What the page shows of each task: its names and summaries by language, and its forms.
+
+    A form is one way to ask: with a chat message (`kind` "chat"), or with the task's own texts ("inputs").
+    """
+    return [
+        {
+            "name": task.name,
+            "title": dict(task.title),
+            "summary": dict(task.summary),
+            "client": task.client,
+            "forms": [*_chat(task), _inputs(task)],
+        }
+        for task in TASKS.values()
+    ]
+
+
+def _inputs(task: Task) -> dict[str, Any]:
+    return {
+        "kind": "inputs",
+        "path": task.name,
+        "fields": list(task.text_fields),
+        "examples": [_example(one, task.texts(one)) for one in task.examples],
+        "parameters": _parameters(task.pipeline.parameters_type, task.form),
+        "streams": task.streams,
+    }
+
+
+def _chat(task: Task) -> list[dict[str, Any]]:
+    if not task.chats:
+        return []
+    return [
+        {
+            "kind": "chat",
+            "path": f"{task.name}/v1/chat/completions",
+            "fields": ["message"],
+            "examples": [_example(one, {"message": one.inputs}) for one in task.chats],
+            "parameters": _parameters(CompletionParameters, CHAT_FORM),
+            "streams": True,
+        }
+    ]
+
+
+def _example(example: Example, texts: dict[str, str]) -> dict[str, Any]:
+    return {"language": example.language, "texts": texts, "parameters": dict(example.parameters)}
+
+
+def _parameters(parameters: type[Parameters], form: Sequence[str] | None) -> list[dict[str, Any]]:
+    """The parameters of a form: name, kind, choices or bounds, default.
+
+    A dotted name (`generate_parameters.max_new_tokens`) stands under another parameter.
+    """
+    schemas = components([parameters])[1][parameters.__name__]["properties"]
+    names = list(schemas) if form is None else form
+    described = [{"name": name, **_control(schemas[name.rpartition(".")[2]])} for name in names]
+    return [one for one in described if one["kind"] is not None]
+
+
+def _control(schema: dict[str, Any]) -> dict[str, Any]:
+    """What a form needs to know of a parameter, from its JSON Schema; `kind` None: no control holds such a value."""
+    options = [one for one in schema.get("anyOf", [schema]) if one.get("type") != "null"]
+    one = options[0] if len(options) == 1 else {}
+    default = one.get("default", schema.get("default"))
+    if "enum" in one:
+        return {"kind": "choice", "choices": one["enum"], "default": default}
+    if one.get("type") == "boolean":
+        return {"kind": "choice", "choices": [True, False], "default": default}
+    if one.get("type") in ("integer", "number"):
+        least, most = one.get("minimum", one.get("exclusiveMinimum")), one.get("maximum", one.get("exclusiveMaximum"))
+        return {"kind": one["type"], "minimum": least, "maximum": most, "default": default}
+    return {"kind": "text" if one.get("type") == "string" else None, "default": default}
+
+
+@cache
+def _tasks_json() -> bytes:
+    return json.dumps(tasks(), ensure_ascii=False).encode()
 
 
 @cache
 def _content(name: str) -> bytes:
-    return (Path(__file__).parent / name).read_bytes()
+    return FILES[name].read_bytes()

@@ -8,14 +8,17 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from deployments.config import MAX_INPUTS
 from pipelines.errors import InvalidInputError, Path
-from pipelines.schema import Body, require, shown
+from pipelines.misfit import require, shown
+from pipelines.schema import Body
 
 MAX_NAME_CHARACTERS = 256
 _LENGTH = struct.Struct("<I")
 
 Name = Annotated[str, Meta(max_length=MAX_NAME_CHARACTERS)]
 Size = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Column = Annotated[list[str | Annotated[list[str], Meta(min_length=1, max_length=1)]], Meta(max_length=MAX_INPUTS)]
 
 
 class TensorParameters(msgspec.Struct, frozen=True):
@@ -31,7 +34,7 @@ class ByteTensor(Body, frozen=True):
     shape: Annotated[list[Size], Meta(min_length=1, max_length=2)]
     datatype: Literal["BYTES"]
     parameters: TensorParameters | None = None
-    data: list[str | Annotated[list[str], Meta(min_length=1, max_length=1)]] | None = None
+    data: Column | None = None
 
     def __post_init__(self) -> None:
         require(self.shape[1:] in ([], [1]), ("shape",), self.shape, "[n] or [n, 1]")

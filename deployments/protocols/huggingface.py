@@ -13,6 +13,7 @@ from typing import Annotated, Any, Union, cast
 from msgspec import Meta, defstruct
 
 from deployments.cluster.platform import Platform
+from deployments.config import MAX_INPUTS
 from deployments.protocols.protocol import Mounted, Operation, Protocol, Reply, TaskRequest, class_name, json_reply
 from pipelines.errors import InvalidInputError
 from pipelines.schema import Body, decode
@@ -63,7 +64,7 @@ def answer_types(task: Task) -> tuple[Any, ...]:
 
 def many(task: Task) -> Any:
     """The type of a list of inputs."""
-    return Annotated[list[task.input_type], Meta(min_length=1)]  # type: ignore[name-defined]
+    return Annotated[list[task.input_type], Meta(min_length=1, max_length=MAX_INPUTS)]  # type: ignore[name-defined]
 
 
 def read(task: Task, body: bytes) -> TaskRequest:

@@ -19,7 +19,8 @@ from deployments.cluster.platform import Platform
 from deployments.protocols.byte_tensors import ByteTensor, Name, packed, split
 from deployments.protocols.protocol import JSON, Mounted, Operation, Protocol, Reply, TaskRequest, class_name
 from pipelines.errors import InvalidInputError, Path
-from pipelines.schema import Body, convert, decode, encode, shown
+from pipelines.misfit import shown
+from pipelines.schema import Body, convert, decode, encode
 from pipelines.tasks import TASKS
 from pipelines.tasks.pipeline import Pipeline
 from pipelines.tasks.task import Task

@@ -48,6 +48,10 @@ class TaskRequest:
         """Where an input, or a part of it, stands in the body."""
         return (*self.input_path, *((index,) if self.is_list else ()), *fields)
 
+    def texts(self, given: Any) -> Iterator[str]:
+        """The texts of one input that a tokenizer will read."""
+        return texts_of(given)
+
     def check(self, limits: LimitsConfig) -> None:
         """Raise BodyTooLargeError (413) or InputTooLongError (422), before anything is tokenized.
 
@@ -68,7 +72,7 @@ class TaskRequest:
         for index, given in enumerate(self.inputs):
             most = min(limits.max_input_characters, limits.max_request_characters - in_all)
             length = 0
-            for text in texts_of(given):
+            for text in self.texts(given):
                 length += characters(text, most - length)
                 if length > most:
                     self._refuse(index, length, limits)
@@ -77,7 +81,7 @@ class TaskRequest:
     def _refuse(self, index: int, length: int, limits: LimitsConfig) -> None:
         most = limits.max_input_characters
         if length > most:
-            raw = sum(map(len, texts_of(self.inputs[index])))
+            raw = sum(map(len, self.texts(self.inputs[index])))
             counted = f"{raw} characters" if raw > most else f"more than {most} characters after NFKC"
             raise InputTooLongError(f"has {counted}; allowed: at most {most}", self.place(index))
         allowed = f"at most {limits.max_request_characters} in one request"

@@ -13,10 +13,12 @@ from typing import Annotated, Any, Literal, cast
 from msgspec import Meta
 
 from deployments.cluster.platform import Platform
+from deployments.config import MAX_INPUTS
 from deployments.protocols.protocol import Mounted, Operation, Protocol, Reply, TaskRequest, json_reply
 from pipelines.errors import InputTooLongError
+from pipelines.misfit import require
 from pipelines.runtime.tokenizer import TextOrPair
-from pipelines.schema import Body, Text, convert, decode, require
+from pipelines.schema import Body, Text, convert, decode
 from pipelines.tasks import TASKS
 from pipelines.tasks.encoder import EncoderPipeline
 from pipelines.tasks.pipeline import Pipeline
@@ -29,7 +31,10 @@ _ALLOWED = "a text, a pair of texts, or a list of lists of one or two, none of t
 class PredictBody(Body, frozen=True):
     """A body of `/predict`."""
 
-    inputs: Text | list[Text | Annotated[list[Text], Meta(min_length=1, max_length=2)]]
+    inputs: (
+        Text
+        | Annotated[list[Text | Annotated[list[Text], Meta(min_length=1, max_length=2)]], Meta(max_length=MAX_INPUTS)]
+    )
     truncate: bool = False
     raw_scores: bool = False
     truncation_direction: Literal["right", "Right"] = "right"

@@ -122,6 +122,8 @@ def opset(graphs: Mapping[str, Path]) -> int:
 
 
 def _optimum_task(task: str, config: Any) -> str:
+    """Optimum's name of the graph: for a head without a decoder, the name of the first task here that has this head."""
     if not TASKS[task].generates:
-        return task
+        head = TASKS[task].head.auto_class
+        return next(name for name, other in TASKS.items() if other.head.auto_class == head)
     return "text2text-generation-with-past" if config.is_encoder_decoder else "text-generation-with-past"

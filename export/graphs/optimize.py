@@ -4,12 +4,9 @@ O1 rewrites as ONNX Runtime does by default, O2 adds its extended fusions and th
 Gelu as well, and O4 is O3 in fp16 for CUDA.
 """
 
+from export.args import DEVICES, LEVELS, PRECISIONS
 from export.graphs.convert import Graphs
 from pipelines.errors import CheckpointError, ConfigurationError, first_line
-
-LEVELS = ("O1", "O2", "O3", "O4")
-PRECISIONS = ("fp32", "fp16", "int8", "int4")
-DEVICES = ("cpu", "cuda")
 
 
 def check_options(precision: str, optimize: str | None, device: str) -> None:

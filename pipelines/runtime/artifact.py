@@ -14,12 +14,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pipelines.errors import ArtifactError, InvalidInputError
 from pipelines.schema import convert
 
 MANIFEST_NAME = "artifact.json"
+Precision = Literal["fp32", "fp16", "int8", "int4"]
+Optimization = Literal["O1", "O2", "O3", "O4"]
+"""The levels of Optimum's ORTOptimizer."""
 SCHEMA_VERSION = 2
 
 

@@ -8,11 +8,12 @@ loop that must be started or could hang. All but `forward` belongs to one event 
 
 import asyncio
 import math
+import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count, islice
+from queue import SimpleQueue
 from typing import Generic, Protocol, TypeVar, cast
 
 from pipelines.errors import ConfigurationError, GenerationError, InvalidInputError
@@ -101,7 +102,9 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         self.config = config or BatchingConfig()
         self.cost = cost
         self._forward = forward
-        self._workers = ThreadPoolExecutor(self.config.concurrency, thread_name_prefix="forward")
+        # Threads on a queue of our own: an executor's future for each batch costs more than the rest of its dispatch.
+        self._batches: SimpleQueue[tuple[_Batch[RowT, OutputT], asyncio.AbstractEventLoop] | None] = SimpleQueue()
+        self._workers: list[threading.Thread] = []
         self._waiting: FairQueue[_Waiting[RowT, OutputT]] = FairQueue()
         self._clock = FairClock()
         self._numbers = count()
@@ -179,11 +182,15 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
                 pass
         for one in [*self._waiting, *(one for batch in self._running for one in batch.rows)]:
             self._fail(one.request, shutting_down())
-        self._workers.shutdown(wait=False)
+        for _ in self._workers:
+            self._batches.put(None)
+        self._workers = []
 
     def _enter(self, rows: Sequence[RowT], deadline: float | None) -> _Request[RowT, OutputT]:
         loop = asyncio.get_running_loop()
         self.admit(rows, deadline, None if deadline is None else loop.time())
+        if len(self._workers) < self.config.concurrency:
+            self._start_workers()
         request: _Request[RowT, OutputT] = _Request(loop.create_future(), [None] * len(rows))
         if not rows:
             request.done.set_result(None)
@@ -254,7 +261,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
                 if math.isnan(one.request.started_at):
                     one.request.started_at = batch.started_at
             self._running.add(batch)
-            self._workers.submit(self._work, batch, asyncio.get_running_loop())
+            self._batches.put((batch, asyncio.get_running_loop()))
 
     def _first(self) -> _Waiting[RowT, OutputT] | None:
         """The row around which the next batch is cut; None where only bulk waits and has its workers already."""
@@ -275,8 +282,21 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             return 0.0
         return self.config.batch_wait_timeout_s - elapsed_s(rows[0].request.submitted_at)
 
+    def _start_workers(self) -> None:
+        for number in range(len(self._workers), self.config.concurrency):
+            worker = threading.Thread(
+                target=self._work_on, args=(self._batches,), name=f"forward-{number}", daemon=True
+            )
+            worker.start()
+            self._workers.append(worker)
+
+    def _work_on(self, batches: "SimpleQueue[tuple[_Batch[RowT, OutputT], asyncio.AbstractEventLoop] | None]") -> None:
+        """The life of a worker thread."""
+        while (taken := batches.get()) is not None:
+            self._work(*taken)
+
     def _work(self, batch: _Batch[RowT, OutputT], loop: asyncio.AbstractEventLoop) -> None:
-        """In a worker thread: run a batch; where it raises, the rows of each request by themselves."""
+        """Run a batch; where it raises, the rows of each request by themselves."""
         outcomes: list[OutputT | Exception]
         try:
             outcomes = list(self._outputs([one.row for one in batch.rows]))

@@ -17,10 +17,11 @@ from pipelines.generation.decoding.request import Answer, Step
 from pipelines.generation.decoding.stopping import StopStrings
 from pipelines.generation.text.detokenizer import Detokenizer
 from pipelines.generation.text.visible_text import VisibleText
+from pipelines.misfit import require
 from pipelines.runtime.tokenizer import Tokenizer, clean_up_spaces
 from pipelines.scheduling.scheduler import BatchingConfig, OnBatch, QueueConfig, unreported
 from pipelines.scheduling.slots import SlotScheduler
-from pipelines.schema import parse, require
+from pipelines.schema import parse
 from pipelines.tasks.generator import SEED_BITS, Count, Factor, Penalty, Sequences, Share, Stop
 from pipelines.tasks.pipeline import Pipeline, StepWriter
 from pipelines.tasks.task import Parameters
@@ -31,7 +32,7 @@ Prompt = str | TokenIds
 FinishReason = Literal["stop", "length"]
 
 MAX_TOP_LOGPROBS = 20
-MAX_PROMPT_IDS = 2**20
+MAX_PROMPT_IDS = 65_536
 _LARGEST_SEED = 2**63 - 1
 _NEUTRAL: Mapping[str, Any] = {"do_sample": False, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": None}
 

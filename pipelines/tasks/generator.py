@@ -11,12 +11,13 @@ from pipelines.generation.decoding.request import Answer, Request
 from pipelines.generation.open import open_engine
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.slots.engine import SlotEngine
+from pipelines.misfit import require
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import SessionConfig
 from pipelines.runtime.tokenizer import Tokenizer
 from pipelines.scheduling.scheduler import OnBatch, QueueConfig
 from pipelines.scheduling.slots import SlotScheduler
-from pipelines.schema import OneOrMore, require
+from pipelines.schema import OneOrMore
 from pipelines.tasks.task import Parameters
 
 SEED_BITS = 32

@@ -7,10 +7,11 @@ import numpy as np
 from msgspec import Meta
 from tokenizers import Encoding
 
+from pipelines.misfit import require
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.padding import EncoderRow
 from pipelines.runtime.session import SessionConfig
-from pipelines.schema import Body, Text, parse, require
+from pipelines.schema import Body, Text, parse
 from pipelines.tasks.encoder import EncoderPipeline
 from pipelines.tasks.task import Example, Head, Parameters, Task
 
@@ -247,4 +248,6 @@ TASK = Task(
     text_fields=Question.__struct_fields__,
     columns=("question", "context", "answers"),
     in_words=lambda answer: f"{answer['answer']} ({answer['score']:.2f})",
+    client="question_answering",
+    form=("top_k", "max_answer_len", "handle_impossible_answer", "align_to_words"),
 )

@@ -58,4 +58,6 @@ TASK = Task(
     tensor="array_inputs",
     generate_key="generate_parameters",
     instruction="Summarize the following text in one or two short sentences.\n\n{text}",
+    client="summarization",
+    form=("truncation", "generate_parameters.max_new_tokens"),
 )

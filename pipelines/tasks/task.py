@@ -83,6 +83,10 @@ class Task:
     `protocols` are those that this task answers besides the ones that all do, by their names in deployments.protocols.
     `generate_key`: the parameter under which `model.generate` arguments stand; None where they stand beside others.
     `instruction` tells a decoder-only instruct model to do the task; `{text}` in it is the input. None: it needs none.
+    `client`: the method of huggingface_hub's InferenceClient that asks the task; None where it has none.
+    `form`: the parameters that a form offers, in its order; None: all that are a number, a text, a choice or a switch.
+    `chats`: first messages of a conversation, for a task whose `protocols` have a chat; their parameters are that
+    protocol's. Empty: the task has no chat.
     `in_words(answer)` is an answer of the Hugging Face task API in a few words.
     """
 
@@ -107,10 +111,17 @@ class Task:
     generate_key: str | None = None
     instruction: str | None = None
     protocols: tuple[str, ...] = ()
+    client: str | None = None
+    form: tuple[str, ...] | None = None
+    chats: tuple[Example, ...] = ()
 
     def as_input(self, texts: Sequence[str]) -> Any:
         """`texts`, one for each of `text_fields`, as one input of the Hugging Face task API."""
         return texts[0] if len(self.text_fields) == 1 else dict(zip(self.text_fields, texts, strict=True))
+
+    def texts(self, example: Example) -> dict[str, str]:
+        """The texts of an example by the names of `text_fields`."""
+        return dict(example.inputs) if isinstance(example.inputs, Mapping) else {self.text_fields[0]: example.inputs}
 
     def bounded(self, max_new_tokens: int) -> dict[str, Any]:
         """Parameters for a greedy answer of at most so many tokens; empty where nothing is generated."""

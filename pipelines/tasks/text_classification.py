@@ -129,4 +129,6 @@ TASK = Task(
     wraps_answer=True,
     protocols=("text-embeddings-inference",),
     root_paths=("/predict",),  # text-embeddings-inference's clients
+    client="text_classification",
+    form=("top_k", "function_to_apply"),
 )

@@ -8,11 +8,12 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 import numpy as np
 from msgspec import Meta
 
+from pipelines.misfit import require
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.padding import EncoderRow
 from pipelines.runtime.session import SessionConfig
 from pipelines.runtime.tokenizer import Tokenizer
-from pipelines.schema import OneOrMore, Text, parse, require
+from pipelines.schema import OneOrMore, Text, parse
 from pipelines.tasks.activation import activate
 from pipelines.tasks.encoder import EncoderPipeline
 from pipelines.tasks.task import Example, Head, Parameters, Task
@@ -269,4 +270,6 @@ TASK = Task(
     columns=("text", "entities"),
     in_words=lambda answer: ", ".join(f"{one['word']} = {one['entity_group']}" for one in answer) or "no entities",
     labelled=True,
+    client="token_classification",
+    form=("aggregation_strategy", "stride"),
 )

@@ -119,4 +119,6 @@ TASK = Task(
     instruction=(
         "Translate the following text from {src_lang} to {tgt_lang}. Answer with the translation only.\n\n{text}"
     ),
+    client="translation",
+    form=("src_lang", "tgt_lang"),
 )

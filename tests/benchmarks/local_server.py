@@ -28,6 +28,7 @@ class LocalServer:
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
         self._listening = threading.Event()
+        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
 
     def __enter__(self) -> Self:
@@ -46,8 +47,18 @@ class LocalServer:
         self._listening.set()
         await self._stopped.wait()
         server.close()
+        for _ in range(5):  # a connection that was just accepted has no handler yet
+            await asyncio.sleep(0.005)
+            for writer in self._connections.values():
+                writer.transport.abort()
+        if self._connections:
+            await asyncio.wait(self._connections, timeout=1.0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections[task] = writer
+        task.add_done_callback(self._connections.pop)
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
@@ -57,7 +68,7 @@ class LocalServer:
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
-            writer.close()
+            writer.transport.abort()
 
 
 async def at_once(_body: Any) -> bytes:

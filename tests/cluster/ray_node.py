@@ -46,8 +46,8 @@ class RayNode:
         """In `folder`, where the models of cluster.yaml are looked for."""
         command = [str(TOOLS / "ray"), "start", "--block", f"--node-ip-address={ADDRESS}", "--disable-usage-stats"]
         command += [f"--dashboard-agent-listen-port={spare_port()}", *options]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        return cls(subprocess.Popen(command, cwd=folder, env=environment, **quiet))  # type: ignore[call-overload]
+        with (folder / "ray-start.log").open("ab") as log:
+            return cls(subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log))
 
     def tree(self) -> list[psutil.Process]:
         """Its processes: Ray's own, proxies and replicas."""

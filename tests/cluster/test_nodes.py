@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +89,12 @@ def nodes(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
             node.stop()
 
 
+@pytest.fixture
+def closing() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
 def test_ray_listens_to_nobody_without_the_token(nodes: Nodes) -> None:
     """Whoever reaches Ray's dashboard, or its control port, could run code on every node."""
     applications = f"{nodes.api}/api/serve/applications/"
@@ -114,10 +121,10 @@ def test_the_file_is_deployed_verbatim_and_then_again_by_our_own_command(nodes: 
     assert len(httpx.post(f"{nodes.url}/{TASK}", json=BODY, timeout=60).json()) == 2
 
 
-def test_no_request_is_lost_with_a_node_and_a_new_one_takes_its_replica(nodes: Nodes) -> None:
+def test_no_request_is_lost_with_a_node_and_a_new_one_takes_its_replica(nodes: Nodes, closing: ExitStack) -> None:
     """Their clients keep their connections; some are inside the node's replica, which does not go on, when it dies."""
     wait_until(lambda: len(nodes.head.replicas(TASK)) == len(nodes.worker.replicas(TASK)) == 1)
-    clients = [httpx.Client(base_url=nodes.url, timeout=60) for _ in range(8)]
+    clients = [closing.enter_context(httpx.Client(base_url=nodes.url, timeout=60)) for _ in range(8)]
 
     def ask(client: httpx.Client) -> int:
         return client.post(f"/{TASK}", json=BODY).status_code

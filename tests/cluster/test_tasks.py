@@ -191,7 +191,7 @@ def test_bad_bodies_are_refused_and_the_replica_lives_on(http: httpx.Client, tas
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_the_parameters_are_it_is_never_our_fault(http: httpx.Client, task: str, data: st.DataObject) -> None:
-    names = sorted(TASKS[task].pipeline.parameters_type.__dataclass_fields__)
+    names = sorted(TASKS[task].pipeline.parameters_type.__struct_fields__)
     parameters = data.draw(st.dictionaries(st.sampled_from(names), VALUES, min_size=1, max_size=3))
 
     response = http.post(

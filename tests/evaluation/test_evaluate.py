@@ -19,10 +19,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pipelines
 from deployments.protocols import huggingface
-from evaluation.evaluate import EvaluateArgs, evaluate, pairs
+from evaluation.evaluate import EvaluateArgs, evaluate
 from evaluation.report import Report, data_name
 from pipelines.errors import ConfigurationError, InvalidInputError, SextetError
 from pipelines.runtime.artifact import ModelArtifact
+from pipelines.tasks import TASKS
 from tests.evaluation import labelled
 from tests.evaluation.labelled import ARCHITECTURES
 
@@ -70,10 +71,10 @@ def served(artifact: Path) -> Callable[[str, Any], Any]:
     def post(url: str, body: Any) -> Any:
         task = pipeline.artifact.manifest.task
         assert url == f"http://127.0.0.1:8000/{task}"
-        request = huggingface.read(task, json.loads(json.dumps(body)))
+        request = huggingface.read(TASKS[task], json.dumps(body).encode())
         inputs = [pipeline.parse(one) for one in request.inputs]
-        answers = list(pipeline._answers(inputs, pipeline.parameters(request.parameters)))
-        return json.loads(json.dumps(huggingface.write(task, request, answers)))
+        answers = list(pipeline._answers(inputs, request.parameters))
+        return json.loads(json.dumps(huggingface.write(TASKS[task], request, answers)))
 
     return post
 
@@ -379,9 +380,3 @@ def test_a_url_has_to_name_a_task_and_its_server_has_to_answer_as_one(data: Call
         measured("http://127.0.0.1:8000/t5", data=data("summarization"), **other)
     with pytest.raises(ConfigurationError, match=r"http://\[x/translation is no URL \(Invalid IPv6 URL\)"):
         measured("http://[x/translation", data=data("translation"))
-
-
-def test_pairs_are_names_and_values() -> None:
-    assert pairs(["text=document", "a=b=c"], "--columns") == {"text": "document", "a": "b=c"}
-    with pytest.raises(ConfigurationError, match="--labels is 'x'; allowed: NAME=VALUE"):
-        pairs(["x"], "--labels")

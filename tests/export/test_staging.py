@@ -112,11 +112,11 @@ def test_an_export_that_was_killed_leaves_nothing_and_the_next_one_cleans_up(ber
         f"args = ExportArgs({str(bert)!r}, 'text-classification', Path({str(output)!r}))\n"
         "export_checkpoint(args, progress=lambda line: print(line, flush=True))\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("comparing"):  # the last step before the artifact is published: everything is written
-            process.send_signal(signal.SIGKILL)
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("comparing"):  # the last step before the artifact is published: everything is written
+                process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
 
     assert not output.exists()

@@ -4,7 +4,7 @@ A message is `{"role", "content", "name"?}`: the role is system (or developer, i
 content a text, or a list of parts `{"type": "text", "text"}` that are joined by line breaks.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
@@ -19,6 +19,7 @@ from deployments.protocols.openai.protocol import (
     OpenAi,
     OpenAiBody,
 )
+from deployments.protocols.protocol import texts_of
 from pipelines.errors import InvalidInputError, Path
 from pipelines.schema import Body, decode
 from pipelines.tasks.completion import MAX_TOP_LOGPROBS, CompletionPipeline, Piece, ScoredToken
@@ -96,8 +97,18 @@ class ChatBody(OpenAiBody, frozen=True, kw_only=True):
             raise InvalidInputError("is set beside max_completion_tokens; allowed: one of them", ("max_tokens",))
 
 
+class ChatRequest(CompletionRequest):
+    """A request whose one input is a list of messages."""
+
+    def texts(self, given: Any) -> Iterator[str]:
+        for message in given:
+            yield from texts_of([message.name or "", message.content])
+
+
 class ChatCompletions(OpenAi):
     """`POST /v1/chat/completions`."""
+
+    request_type = ChatRequest
 
     object = "chat.completion"
     prefix = "chatcmpl-"

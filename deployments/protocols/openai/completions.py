@@ -7,7 +7,8 @@ from msgspec import Meta
 
 from deployments.protocols.openai.protocol import CompletionRequest, OpenAi, OpenAiBody
 from pipelines.errors import Path
-from pipelines.schema import decode, require
+from pipelines.misfit import require
+from pipelines.schema import decode
 from pipelines.tasks.completion import MAX_PROMPT_IDS, Piece
 from pipelines.tasks.generator import Count, Sequences, TokenId
 

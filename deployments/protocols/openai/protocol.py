@@ -18,8 +18,9 @@ from deployments.http.errors import Failure
 from deployments.protocols.openai.errors import failure_body
 from deployments.protocols.protocol import Protocol, Reply, TaskRequest, json_reply
 from pipelines.errors import InvalidInputError, Path
+from pipelines.misfit import require, unknown_key
 from pipelines.runtime.artifact import Manifest
-from pipelines.schema import Body, require, unknown_key
+from pipelines.schema import Body
 from pipelines.tasks.completion import CompletionParameters, CompletionPipeline, Piece, Sampling
 
 DONE = b"[DONE]"
@@ -90,6 +91,7 @@ class OpenAi(Protocol):
 
     object: ClassVar[str]
     prefix: ClassVar[str]
+    request_type: ClassVar[type[CompletionRequest]] = CompletionRequest
 
     def __init__(self, pipeline: CompletionPipeline) -> None:
         super().__init__(pipeline)
@@ -98,7 +100,7 @@ class OpenAi(Protocol):
     def request(
         self, body: OpenAiBody, inputs: Sequence[Any], parameters: CompletionParameters, *, is_list: bool = False
     ) -> CompletionRequest:
-        return CompletionRequest(
+        return self.request_type(
             inputs,
             parameters,
             is_list,

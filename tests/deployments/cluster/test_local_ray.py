@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,37 +29,35 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def launched(folders: Path) -> "tuple[subprocess.Popen[str], Path]":
+@contextmanager
+def launched(folders: Path) -> "Iterator[tuple[subprocess.Popen[str], Path]]":
+    """A launcher that runs, and its folder; it is killed at the end."""
     command = [sys.executable, "-c", LAUNCHER, str(folders)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    return process, Path(process.stdout.readline().strip())
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process, Path(process.stdout.readline().strip())
+        process.kill()
 
 
 def test_a_folder_is_removed_once_its_launcher_was_killed_and_not_before(folders: Path) -> None:
-    process, folder = launched(folders)
-    (folder / "haproxy.cfg").touch()
+    with launched(folders) as (_, folder):
+        (folder / "haproxy.cfg").touch()
+        remove_stale()
+        assert (folder / "haproxy.cfg").exists()
 
-    remove_stale()
-    assert (folder / "haproxy.cfg").exists()
-
-    process.kill()
-    process.wait()
     remove_stale()
     assert list(folders.iterdir()) == []
 
 
 def test_a_folder_whose_launcher_has_its_process_id_in_another_container_stays(folders: Path) -> None:
     """Seen from here, that process does not exist."""
-    process, folder = launched(folders)
-    elsewhere = folder.rename(folders / "sextet-4194999-abc")
-    assert not Path("/proc/4194999").exists()
+    with launched(folders) as (_, folder):
+        elsewhere = folder.rename(folders / "sextet-4194999-abc")
+        assert not Path("/proc/4194999").exists()
 
-    remove_stale()
+        remove_stale()
 
-    assert elsewhere.exists()
-    process.kill()
-    process.wait()
+        assert elsewhere.exists()
 
 
 def test_a_folder_whose_killed_launcher_had_a_process_id_that_runs_here_is_removed(folders: Path) -> None:
@@ -72,11 +71,8 @@ def test_a_folder_whose_killed_launcher_had_a_process_id_that_runs_here_is_remov
 
 
 def test_a_launcher_that_ends_takes_its_folder_along(folders: Path) -> None:
-    process, folder = launched(folders)
-    assert folder.name.startswith(f"sextet-{process.pid}-")
+    with launched(folders) as (process, folder):
+        assert folder.name.startswith(f"sextet-{process.pid}-")
+        process.communicate("", timeout=30)
 
-    process.communicate("", timeout=30)
-
-    give_up_at = time.monotonic() + 10
-    while list(folders.iterdir()):
-        assert time.monotonic() < give_up_at
+    assert list(folders.iterdir()) == []

@@ -90,8 +90,8 @@ def test_vertex_gets_a_prediction_for_each_instance(containers: Containers, mode
     ("body", "message"),
     [
         ({"inputs": "a"}, "the body has no key 'inputs'; allowed: instances, parameters"),
-        ({}, "instances is missing; allowed: a list of at least one, each a text or an object"),
-        ({"instances": "a"}, "instances is 'a'; allowed: a list of at least one, each a text or an object"),
+        ({}, "instances is missing; allowed: a list of at most 65536, each a text or an object"),
+        ({"instances": "a"}, "instances is 'a'; allowed: a list of at most 65536, each a text or an object"),
         ({"instances": []}, "instances is empty; allowed: at least one element"),
         ({"instances": ["a", ""]}, "instances[1] is empty; allowed: a text"),
         ({"instances": ["a", 3]}, "instances[1] is 3; allowed: a text or an object"),

@@ -18,12 +18,11 @@ FAMILY = "import subprocess, time; subprocess.Popen(['sleep', '300']); print('re
 @pytest.fixture
 def parent() -> Iterator["subprocess.Popen[bytes]"]:
     """A process with a child of its own."""
-    process = subprocess.Popen([sys.executable, "-c", FAMILY], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    process.stdout.readline()
-    yield process
-    process.kill()
-    process.wait()
+    with subprocess.Popen([sys.executable, "-c", FAMILY], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+        process.kill()
 
 
 def test_descendants_are_children_and_their_children(parent: "subprocess.Popen[bytes]") -> None:
@@ -87,9 +86,9 @@ def test_a_process_that_cannot_be_killed_does_not_keep_the_others_alive(
             raise error
         kill(pid, number)
 
-    monkeypatch.setattr(os, "kill", refuse_first)
-
-    end([first, second], patience_s=0.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "kill", refuse_first)
+        end([first, second], patience_s=0.0)
 
     give_up_at = time.monotonic() + 10
     while second.is_alive():

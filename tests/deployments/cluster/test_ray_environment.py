@@ -12,6 +12,7 @@ from deployments.cluster.ray_environment import SPARE_PORTS, lacks_token, node_e
 from deployments.ingress.haproxy import find_binary
 
 
+@pytest.mark.cluster  # it takes a port of Ray Serve's
 def test_a_port_that_another_cluster_has_is_replaced_by_one_that_no_process_is_handed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

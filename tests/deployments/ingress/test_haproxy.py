@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -83,6 +84,26 @@ def test_the_wrapper_moves_the_pages_to_loopback_and_leaves_the_ingress(binary: 
     assert binds == ["bind 127.0.0.1:19101", "bind *:18000", "bind 127.0.0.1:18404"]
 
 
+class Replica(socket.socket):
+    """The replica that a test plays: it keeps the connections that it took until it is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bind(("127.0.0.1", 0))
+        self.listen()
+        self.taken: list[socket.socket] = []
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        inside, address = super().accept()
+        self.taken.append(inside)
+        return inside, address
+
+    def close(self) -> None:
+        for one in self.taken:
+            one.close()
+        super().close()
+
+
 @dataclass
 class Ingress:
     """HAProxy as Ray Serve runs it: only the last of `processes` accepts connections."""
@@ -107,8 +128,7 @@ def body_s() -> float:
 @pytest.fixture
 def ingress(binary: Path, tmp_path: Path, body_s: float) -> Iterator[Ingress]:
     """Two paths: one to a server that does not exist, one to a replica that the test plays."""
-    listening = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
-    replica, *others = listening
+    replica, *others = [Replica() for _ in range(4)]
     metrics, public, stats = [one.getsockname()[1] for one in others]
     for one in others:
         one.close()
@@ -184,7 +204,8 @@ def test_draining_waits_for_a_request_that_still_arrives_and_for_no_connection_t
         assert draining.is_alive()
 
         client.sendall(b"body")
-        _answer_as_replica(_request_inside(ingress.replica))
+        with _request_inside(ingress.replica) as inside:
+            _answer_as_replica(inside)
         assert client.recv(65536).endswith(b"ok")
         draining.join(30)
         assert not draining.is_alive()
@@ -230,7 +251,8 @@ def test_a_request_whose_replica_dies_is_answered_by_the_next_one_though_it_came
         _send_in_parts(client)
         _receive(inside)
         inside.close()
-        _answer_as_replica(_request_inside(ingress.replica))
+        with _request_inside(ingress.replica) as inside:
+            _answer_as_replica(inside)
         assert client.recv(65536).endswith(b"ok")
 
 

@@ -1,6 +1,7 @@
 """OpenAI's API over ASGI, without Ray, with OpenAI's own client: a tiny real model, and transformers as the oracle."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openai import APIStatusError, AsyncOpenAI, BadRequestError, NotFoundError, RateLimitError
 
+from deployments.protocols.openai.chat_template import ChatTemplate
 from deployments.task_server import TaskServer
 from tests.deployments.test_task_server import asking, post, started
 
 TASK = "text-generation"
 MESSAGES: list[Any] = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "강이 어디로 흘러요? 😀"}]
 CHAT = "/v1/chat/completions"
+PART = {"type": "text", "text": "a"}
 Scenario = Callable[[AsyncOpenAI], Awaitable[Any]]
 
 
@@ -350,3 +353,87 @@ def test_no_body_is_ever_a_500(server: TaskServer, path: str, prompt: Any, chang
     assert response.status_code < 500, response.text
     if response.status_code != 200:
         assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_messages_are_held_against_the_limits_before_they_are_rendered(
+    server: TaskServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rendered(*given: Any) -> Any:
+        raise AssertionError("rendered")
+
+    monkeypatch.setattr(ChatTemplate, "encode", rendered)
+    long = [{"role": "user", "content": "word " * 30_000 + "<|im_end|>"}] * 2
+    many = [{"role": "user", "content": "a"}] * 4097
+
+    too_long = post(server, {"messages": long}, CHAT)
+    too_many = post(server, {"messages": many}, CHAT)
+
+    assert too_long.status_code == 422
+    assert too_long.json()["error"]["message"] == "messages has 300020 characters; allowed: at most 200000"
+    assert too_long.json()["error"]["param"] == "messages"
+    assert too_many.json()["error"]["message"] == "messages has 4097 elements; allowed: at most 4096"
+
+
+def test_a_long_message_with_a_special_token_is_encoded_in_linear_time(server: TaskServer) -> None:
+    template = server._now.routes.protocols[CHAT]._template  # type: ignore[attr-defined]
+
+    def seconds(words: int) -> float:
+        started_at = time.process_time()
+        template.encode([{"role": "user", "content": "word " * words + "<|im_end|>"}])
+        return time.process_time() - started_at
+
+    seconds(10)
+    short, long = min(seconds(2_000) for _ in range(3)), min(seconds(16_000) for _ in range(3))
+
+    assert long / short < 30  # 8 in theory; counting marks anew for each token took 60 and more
+
+
+def test_a_message_of_all_marks_is_refused_and_not_left_without_an_answer(server: TaskServer) -> None:
+    content = "".join(map(chr, range(0xE000, 0xF900))) + "<|im_end|>"
+
+    response = post(server, {"messages": [{"role": "user", "content": content}]}, CHAT)
+
+    assert response.status_code == 400
+    assert "allowed: text that leaves one out" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "param"),
+    [
+        (CHAT, {"stop": ["a"] * 17}, "stop"),
+        (CHAT, {"stop": "a" * 129}, "stop[0]"),
+        (CHAT, {"user": "a" * 1025}, "user"),
+        (CHAT, {"messages": [{"role": "user", "content": "a", "name": "a" * 1025}]}, "messages[0].name"),
+        (CHAT, {"messages": [{"role": "user", "content": [PART] * 1025}]}, "messages[0].content"),
+        (CHAT, {"messages": [{"role": "user", "content": "a", "tool_calls": [{"id": "x"}]}]}, "messages[0].tool_calls"),
+        (CHAT, {"top_k": 2**31}, "top_k"),
+        ("/v1/completions", {"prompt": ["a"] * 300, "n": 32}, "prompt"),
+        ("/v1/completions", {"prompt": ["a"] * 1025}, "prompt"),
+        ("/v1/completions", {"prompt": [[1, -1]]}, "prompt[0]"),
+        ("/v1/completions", {"prompt": [1, "a"]}, "prompt"),
+    ],
+)
+def test_every_number_list_and_text_of_a_body_has_a_bound(
+    server: TaskServer, path: str, change: dict[str, Any], param: str
+) -> None:
+    body = {"messages": MESSAGES} if path == CHAT else {"prompt": "a"}
+
+    response = post(server, {**body, "max_tokens": 1} | change, path)
+
+    assert response.status_code in (400, 413), response.text
+    assert response.json()["error"]["param"] == param
+
+
+def test_messages_as_clients_send_them_back_are_accepted(server: TaskServer) -> None:
+    answered: dict[str, Any] = {
+        "role": "assistant",
+        "content": "yes",
+        "refusal": None,
+        "tool_calls": [],
+        "annotations": [],
+    }
+    parts = {"role": "user", "content": [{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}]}
+
+    response = post(server, {"messages": [*MESSAGES, answered, parts], "max_tokens": 1, "stop": None}, CHAT)
+
+    assert response.status_code == 200, response.text
