@@ -109,6 +109,11 @@ class Backlog:
         if not self.tokens:
             self.work_s = 0.0  # without what rounding left
 
+    @property
+    def has_lists(self) -> bool:
+        """Whether a request with several waiting rows is among them; else `work_s` goes before any newcomer."""
+        return bool(self._requests)
+
     def before_s(self, own_s: float) -> float:
         """Seconds of other requests' work that go before the last of `own_s` seconds of a request that comes now.
 

@@ -175,7 +175,7 @@ class Scheduler(ABC, Generic[RowT, OutputT]):
             raise shutting_down()
         if deadline is not None and now is not None and deadline <= now:
             raise deadline_exceeded()
-        n_tokens = sum(row.n_tokens for row in rows)
+        n_tokens = sum([row.n_tokens for row in rows])
         if n_tokens > self.queue.max_queue_tokens:
             raise InputTooLongError(
                 f"the request has {n_tokens} tokens; allowed: {self.queue.max_queue_tokens}, all that the queue holds"
