@@ -2,8 +2,9 @@
 
 import re
 import shlex
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+import textwrap
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -12,7 +13,10 @@ import typer
 import yaml
 
 import sextet
-from deployments.config import TaskConfig
+from deployments.config import LimitsConfig, TaskConfig
+from pipelines.generation.slots.config import SlotsConfig
+from pipelines.scheduling.scheduler import BatchingConfig, QueueConfig
+from pipelines.tasks import TASKS
 from training.recipe import FinetuneArgs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,13 +130,19 @@ def test_a_page_names_only_keys_of_user_config_that_exist(page: Path) -> None:
     assert set(re.findall(r"\buser_config\.(\w+)", text)) <= keys[""]
     for mapping in set(keys) - {""}:
         assert set(re.findall(rf"\b{mapping}\.(\w+)(?![\w/(])", "\n".join(blocks(text)))) <= keys[mapping] | {"py"}
-    for block in re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S):
-        if "user_config:" in block and "applications:" in block:
-            (document,) = [one for one in re.split(r"^cat .*\n|^END\n", block, flags=re.M) if "user_config" in one]
-            for application in yaml.safe_load(document)["applications"]:
-                for deployment in application["deployments"]:
-                    if "user_config" in deployment:
-                        TaskConfig.from_user_config(deployment["user_config"], application["name"])
+    for given, task in user_configs(text) if page.suffix == ".md" else ():
+        TaskConfig.from_user_config(given, task)
+
+
+def user_configs(text: str) -> Iterator[tuple[Any, str]]:
+    """Each `user_config` that a page's code shows, with a task's name: a deployment alone, or a whole file."""
+    whole = re.findall(r"<<'END'\n(.*?)^END$", text, re.M | re.S)
+    parts = [textwrap.dedent(block) for block in re.findall(r"(?:^ {4}.*\n)+", text, re.M) if "user_config:" in block]
+    for shown in (yaml.safe_load(one) for one in (*whole, *parts) if "user_config:" in one):
+        for application in shown.get("applications", [{"deployments": [shown]}]):
+            for deployment in application["deployments"]:
+                if "user_config" in deployment:
+                    yield deployment["user_config"], deployment.get("name", next(iter(TASKS)))
 
 
 def test_operations_explain_every_key_of_user_config() -> None:
@@ -141,6 +151,27 @@ def test_operations_explain_every_key_of_user_config() -> None:
         for key in keys:
             names = [f"`{mapping}.{key}`", f"`{key}`"] if mapping else [f"`user_config.{key}`", f"`{key}`"]
             assert any(name in table for name in names), f"{mapping}.{key}"
+
+
+def test_pages_state_the_defaults_of_the_code() -> None:
+    defaults = {
+        **{f"batching.{name}": value for name, value in asdict(BatchingConfig()).items()},
+        **{f"slots.{name}": value for name, value in asdict(SlotsConfig()).items() if value is not None},
+        **{f"queue.{name}": value for name, value in asdict(QueueConfig()).items()},
+        "drain_timeout_s": TaskConfig("model").drain_timeout_s,
+    }
+    assert stated("operations.md", defaults) == {name: f"{int(value):,}" for name, value in defaults.items()}
+    limits = asdict(LimitsConfig())
+    assert limits["max_body_bytes"] == 4 * 2**20
+    assert stated("http_api.md", limits) == {name: f"{value:,}" for name, value in limits.items()} | {
+        "max_body_bytes": "4 MiB"
+    }
+
+
+def stated(page: str, names: Iterable[str]) -> dict[str, str]:
+    """The second column of a page's tables, for the rows of these names."""
+    rows = re.findall(r"^\| `([\w.]+)` \| ([^|]+) \|", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.M)
+    return {name: value for name, value in rows if name in set(names)}
 
 
 def test_operations_name_the_metrics_that_replicas_report() -> None:
