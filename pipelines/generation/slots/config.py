@@ -17,6 +17,9 @@ class SlotsConfig:
     has used less: its cache is copied out and back later. So a request waits for about `turn_tokens` steps at most for
     each `slots` requests before it, as long as `max_paused` (None: as many as slots) sequences or fewer are paused;
     their caches take memory beside the slots.
+
+    With `prefix_cache`, a prompt that begins like one that a slot holds is read from where they differ. It is shared by
+    all callers: the time to the first token can tell one of them that another prompt began alike.
     """
 
     slots: int = 8
@@ -24,6 +27,7 @@ class SlotsConfig:
     prefill_chunk_tokens: int = 128
     turn_tokens: int = 64
     max_paused: int | None = None
+    prefix_cache: bool = True
 
     def __post_init__(self) -> None:
         for name, least in (("slots", 1), ("max_tokens", 2), ("prefill_chunk_tokens", 3), ("turn_tokens", 1)):

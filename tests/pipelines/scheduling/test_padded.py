@@ -1,6 +1,7 @@
 """PaddedScheduler on real worker threads and numpy: what it cuts, whom it fails, and that it never hangs."""
 
 import asyncio
+import gc
 import random
 import threading
 from collections.abc import Awaitable, Callable, Sequence
@@ -476,3 +477,21 @@ def test_drain_fails_whoever_is_left_when_the_time_to_drain_is_over() -> None:
 def test_a_limit_below_one_is_refused_by_name() -> None:
     with pytest.raises(ConfigurationError, match="max_batch_size is 0; allowed: an integer from 1"):
         BatchingConfig(max_batch_size=0)
+
+
+@pytest.mark.parametrize("drained", [True, False])
+def test_a_scheduler_that_is_gone_leaves_no_thread_behind(drained: bool) -> None:
+    before = set(threading.enumerate())
+
+    async def scenario() -> None:
+        scheduler = PaddedScheduler(Model().forward, BatchingConfig(concurrency=3))
+        assert (await scheduler.submit([Line(2)])).outputs == [2]
+        if drained:
+            await scheduler.drain()
+
+    run(scenario)
+    gc.collect()
+    for thread in set(threading.enumerate()) - before:
+        if thread.name.startswith("forward-"):
+            thread.join(10)
+            assert not thread.is_alive()
