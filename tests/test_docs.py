@@ -157,15 +157,20 @@ def test_pages_state_the_defaults_of_the_code() -> None:
     defaults = {
         **{f"batching.{name}": value for name, value in asdict(BatchingConfig()).items()},
         **{f"slots.{name}": value for name, value in asdict(SlotsConfig()).items() if value is not None},
+        "allow_unverified": False,
         **{f"queue.{name}": value for name, value in asdict(QueueConfig()).items()},
         "drain_timeout_s": TaskConfig("model").drain_timeout_s,
     }
-    assert stated("operations.md", defaults) == {name: f"{int(value):,}" for name, value in defaults.items()}
+    assert stated("operations.md", defaults) == {name: worded(value) for name, value in defaults.items()}
     limits = asdict(LimitsConfig())
     assert limits["max_body_bytes"] == 4 * 2**20
     assert stated("http_api.md", limits) == {name: f"{value:,}" for name, value in limits.items()} | {
         "max_body_bytes": "4 MiB"
     }
+
+
+def worded(value: float | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{int(value):,}"
 
 
 def stated(page: str, names: Iterable[str]) -> dict[str, str]:
