@@ -27,8 +27,7 @@ from deployments.config import LimitsConfig, TaskConfig
 from deployments.http.errors import Failure, logger
 from deployments.http.event_stream import EventStream
 from deployments.http.request import Timings, deadline_of, read_body
-from deployments.protocols.protocol import Protocol, Reply, TaskRequest, json_reply
-from deployments.protocols.routes import Routes
+from deployments.protocols.protocol import Protocol, Reply, Routes, TaskRequest, json_reply
 from pipelines.errors import (
     ConfigurationError,
     DeadlineExceededError,

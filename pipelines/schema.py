@@ -19,12 +19,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import is_dataclass
 from functools import cache
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import msgspec
 from msgspec import Meta, inspect
 
-from pipelines.errors import InvalidInputError, Path, SextetError
+from pipelines.errors import InvalidInputError, Path, SextetError, UnusedParametersError
 from pipelines.misfit import LISTS, OBJECTS, bare, check, items, keep_order, member_for, require_length, unknown_key
 
 T = TypeVar("T")
@@ -41,6 +41,28 @@ class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def unknown(cls, names: Sequence[str], path: Path) -> InvalidInputError:
         """The error for keys that the object at `path` does not have."""
         return unknown_key(names[0], cls.__struct_fields__, path)
+
+
+class Parameters(Body, frozen=True):
+    """Base of every task's parameters: the types of the fields are the schema. None and absence both mean the default.
+
+    What depends on several fields is checked in a subclass's `__post_init__`.
+    """
+
+    @classmethod
+    def from_mapping(cls, given: Mapping[str, Any]) -> Self:
+        """Raises UnusedParametersError for unknown names, InvalidInputError for a value that does not fit."""
+        converted: Self = convert(given, cls, ("parameters",))
+        return converted
+
+    @property
+    def choices(self) -> int:
+        """How many sequences each input may have; beams and the answers that are taken from them count once."""
+        return 1
+
+    @classmethod
+    def unknown(cls, names: Sequence[str], path: Path) -> InvalidInputError:
+        return UnusedParametersError(names, path)
 
 
 def decode(body: bytes, kind: Any) -> Any:

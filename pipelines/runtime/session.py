@@ -1,9 +1,12 @@
 """InferenceSession: one ONNX graph on one ONNX Runtime execution provider."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
@@ -28,6 +31,9 @@ _DTYPES = {
     "tensor(float16)": np.float16,
     "tensor(bool)": np.bool_,
 }
+FASTER = 0.8
+"""All threads are worth their cost where a run takes at most this share of its time on a share of them."""
+REPETITIONS = 3
 _ERROR = 3  # onnxruntime's severities: 2 is warning, 3 is error
 
 
@@ -101,6 +107,55 @@ class InferenceSession:
         self._session.run_with_iobinding(binding)
 
 
+class ElasticSession:
+    """`run` may be called from several threads at once: alone and large it runs on `whole`, else on `share`.
+
+    Both are the same graph. It costs memory for its weights twice, so `share` is a second session only where it has
+    fewer threads than the first: on a CPU, with `threads` and `concurrency` above 1.
+    """
+
+    def __init__(self, whole: InferenceSession, share: InferenceSession) -> None:
+        self.input_names = whole.input_names
+        self.running = 0
+        self.large_tokens: float = 0
+        self._whole = whole
+        self._share = share
+        self._lock = Lock()
+
+    @classmethod
+    def open(cls, graph: Path, config: SessionConfig) -> Self:
+        """Raises as InferenceSession does."""
+        whole = InferenceSession(graph, config)
+        threads = max(1, config.threads // config.concurrency)
+        if config.device != "cpu" or threads == config.threads:
+            return cls(whole, whole)
+        return cls(whole, InferenceSession(graph, replace(config, threads=threads)))
+
+    def calibrate(self, feeds_of: Callable[[int], Mapping[str, np.ndarray]], lengths: Iterable[int]) -> None:
+        """Find the first of `lengths`, in tokens and ascending, that is large; `feeds_of` makes one row."""
+        self.large_tokens = 0
+        if self._share is self._whole:
+            return
+        for n_tokens in lengths:
+            feeds = feeds_of(n_tokens)
+            if _seconds(self._whole, feeds) <= FASTER * _seconds(self._share, feeds):
+                self.large_tokens = n_tokens
+                return
+        self.large_tokens = math.inf
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Every output by name, as InferenceSession has it."""
+        with self._lock:
+            small = feeds["input_ids"].size < self.large_tokens
+            session = self._share if small or self.running else self._whole
+            self.running += 1
+        try:
+            return session.run(feeds)
+        finally:
+            with self._lock:
+                self.running -= 1
+
+
 def _providers(config: SessionConfig) -> tuple[str, ...]:
     import onnxruntime
 
@@ -121,3 +176,13 @@ def _provider_options(provider: str, config: SessionConfig) -> dict[str, str]:
         return {}
     # The default strategy doubles the arena at each growth and would jump past the limit.
     return {"gpu_mem_limit": str(config.gpu_mem_limit_bytes), "arena_extend_strategy": "kSameAsRequested"}
+
+
+def _seconds(session: InferenceSession, feeds: Mapping[str, np.ndarray]) -> float:
+    """The fastest of some runs: whatever else the machine does only adds time."""
+    times_s = []
+    for _ in range(REPETITIONS + 1):  # the first allocates
+        started_at = time.perf_counter()
+        session.run(feeds)
+        times_s.append(time.perf_counter() - started_at)
+    return min(times_s)

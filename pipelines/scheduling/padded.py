@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
 from queue import SimpleQueue
-from typing import Generic, Protocol, TypeVar, cast
+from typing import Generic, cast
 
 from pipelines.errors import ConfigurationError, GenerationError, InvalidInputError
-from pipelines.scheduling.cost_model import SATURATED, UNMEASURED, CostModel
-from pipelines.scheduling.fair import Backlog, FairClock, FairQueue
+from pipelines.scheduling.batching import SATURATED, UNMEASURED, CostModel, FairClock, FairQueue, cut
 from pipelines.scheduling.scheduler import (
+    Backlog,
     BatchingConfig,
     BatchReport,
     Completed,
@@ -349,39 +349,3 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         self._on_batch(BatchReport(len(lengths), sum(lengths), 0, padded, queue_s, inference_s))
         if not self._running and not self._waiting:
             self._idle.set()
-
-
-class Measured(Protocol):
-    """A row, as far as a batch is concerned."""
-
-    @property
-    def n_tokens(self) -> int: ...
-
-
-MeasuredT = TypeVar("MeasuredT", bound=Measured)
-
-
-def cut(
-    first: MeasuredT, others: Sequence[MeasuredT], waiting: int, config: BatchingConfig, cost: CostModel
-) -> list[MeasuredT]:
-    """The batch around `first`: of `others`, those nearest to its length that fit with it. `waiting` counts all rows.
-
-    A row joins where that costs less than a batch of its own, until the batch is large enough: until one more row would
-    hardly make any cheaper, or would cost more than it saves. It keeps every row of the batch waiting for its own part,
-    and saves everyone behind the start of a batch: few who wait are answered soonest by small batches, many by large
-    ones. A row that is longer than `max_batch_tokens` goes alone.
-    """
-    rows, longest = [first], first.n_tokens
-    for one in sorted(others, key=lambda one: abs(one.n_tokens - first.n_tokens)):
-        saved_s = cost.start_s * (waiting - len(rows))
-        if len(rows) == config.max_batch_size or cost.is_saturated(len(rows), longest):
-            break
-        if saved_s < cost.row_s(longest) * len(rows):
-            break
-        padded = max(longest, one.n_tokens)
-        together_s = cost.batch_s(len(rows) + 1, padded)
-        apart_s = cost.batch_s(len(rows), longest) + cost.batch_s(1, one.n_tokens)
-        if padded * (len(rows) + 1) <= config.max_batch_tokens and together_s <= apart_s:
-            rows.append(one)
-            longest = padded
-    return rows

@@ -116,6 +116,43 @@ def unreported(_report: BatchReport) -> None:
     """The `OnBatch` of a scheduler whose batches nobody counts."""
 
 
+class Backlog:
+    """The work that waits, by request: how much of it goes before a newcomer under fair sharing."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.work_s = 0.0
+        self._requests: dict[Any, tuple[int, float]] = {}  # with several waiting rows: how many, and their seconds
+
+    def put(self, request: Any, rows: int, tokens: int, work_s: float) -> None:
+        """`rows` of a new request wait."""
+        self.tokens += tokens
+        self.work_s += work_s
+        if rows > 1:
+            self._requests[request] = (rows, work_s)
+
+    def take(self, request: Any, tokens: int, work_s: float) -> None:
+        """One row of a request waits no more."""
+        self.tokens -= tokens
+        self.work_s -= work_s
+        if request in self._requests:
+            rows, rest_s = self._requests.pop(request)
+            if rows > 2:
+                self._requests[request] = (rows - 1, rest_s - work_s)
+        if not self.tokens:
+            self.work_s = 0.0  # without what rounding left
+
+    def before_s(self, own_s: float) -> float:
+        """Seconds of other requests' work that go before the last of `own_s` seconds of a request that comes now.
+
+        First rows go in order of arrival; of a request with several rows, at most as much as the newcomer gets itself.
+        """
+        before_s = self.work_s
+        for rows, rest_s in self._requests.values():
+            before_s -= rest_s - min(rest_s, max(own_s, rest_s / rows))
+        return max(0.0, before_s)
+
+
 class Scheduler(ABC, Generic[RowT, OutputT]):
     """Admits, queues, runs and answers rows of requests."""
 

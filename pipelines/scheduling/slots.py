@@ -17,8 +17,8 @@ from typing import Any
 from pipelines.errors import ConfigurationError, GenerationError
 from pipelines.generation.decoding.request import Answer, Request, Step
 from pipelines.generation.engine import DecodeEngine, Event, Job, Share, Started, Steps
-from pipelines.scheduling.fair import Backlog
 from pipelines.scheduling.scheduler import (
+    Backlog,
     BatchingConfig,
     BatchReport,
     Completed,

@@ -21,10 +21,9 @@ from pipelines.misfit import require
 from pipelines.runtime.tokenizer import Tokenizer, clean_up_spaces
 from pipelines.scheduling.scheduler import BatchingConfig, OnBatch, QueueConfig, unreported
 from pipelines.scheduling.slots import SlotScheduler
-from pipelines.schema import parse
+from pipelines.schema import Parameters, parse
 from pipelines.tasks.generator import SEED_BITS, Count, Factor, Penalty, Sequences, Share, Stop
 from pipelines.tasks.pipeline import Pipeline, StepWriter
-from pipelines.tasks.task import Parameters
 from pipelines.tasks.text_generation import PromptRow, TextGenerationPipeline
 
 TokenIds = tuple[int, ...]

@@ -17,8 +17,7 @@ from pipelines.runtime.session import SessionConfig
 from pipelines.runtime.tokenizer import Tokenizer
 from pipelines.scheduling.scheduler import OnBatch, QueueConfig
 from pipelines.scheduling.slots import SlotScheduler
-from pipelines.schema import OneOrMore
-from pipelines.tasks.task import Parameters
+from pipelines.schema import OneOrMore, Parameters
 
 SEED_BITS = 32
 """Of a seed that is drawn because the caller gave none: every JSON reader keeps that many."""

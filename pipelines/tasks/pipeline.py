@@ -12,6 +12,11 @@ from typing import Any, ClassVar, Generic, TypeVar
 from pipelines.errors import InvalidInputError
 from pipelines.generation.decoding.request import Step
 from pipelines.runtime.artifact import ModelArtifact
+from pipelines.runtime.encoder import Encoder, EncoderRow
+from pipelines.runtime.session import SessionConfig
+from pipelines.runtime.tokenizer import Tokenizer
+from pipelines.scheduling.batching import measure, shapes_within
+from pipelines.scheduling.padded import PaddedScheduler
 from pipelines.scheduling.scheduler import (
     BatchingConfig,
     OnBatch,
@@ -21,7 +26,7 @@ from pipelines.scheduling.scheduler import (
     Scheduler,
     unreported,
 )
-from pipelines.tasks.task import Parameters
+from pipelines.schema import Parameters
 
 InputT = TypeVar("InputT")
 ParametersT = TypeVar("ParametersT", bound=Parameters)
@@ -86,3 +91,28 @@ class Pipeline(ABC, Generic[InputT, ParametersT, RowT, OutputT]):
     def _answers(self, inputs: Sequence[InputT], parameters: ParametersT) -> Iterator[Any]:
         for given, rows in zip(inputs, self.preprocess(inputs, parameters), strict=True):
             yield self.postprocess(given, rows, self.forward(rows), parameters)
+
+
+class EncoderPipeline(Pipeline[InputT, ParametersT, EncoderRow, OutputT]):
+    """A task whose `forward` is one run of an encoder."""
+
+    def __init__(self, artifact: ModelArtifact, config: SessionConfig) -> None:
+        super().__init__(artifact)
+        self._encoder = Encoder(artifact, config)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._encoder.tokenizer
+
+    def scheduler(
+        self,
+        batching: BatchingConfig | None = None,
+        queue: QueueConfig | None = None,
+        on_batch: OnBatch = unreported,
+    ) -> PaddedScheduler[EncoderRow, OutputT]:
+        batching = batching or BatchingConfig()
+        longest = self._encoder.tokenizer.settings.max_length
+        shapes = list(shapes_within(longest, batching.max_batch_tokens, batching.max_batch_size))
+        self._encoder.calibrate(sorted({tokens for _, tokens in shapes}))
+        cost = measure(self.forward, self._encoder.blank_row, shapes, batching.concurrency)
+        return PaddedScheduler(self.forward, batching, cost, queue, on_batch)

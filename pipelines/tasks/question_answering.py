@@ -9,11 +9,11 @@ from tokenizers import Encoding
 
 from pipelines.misfit import require
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.padding import EncoderRow
+from pipelines.runtime.encoder import EncoderRow
 from pipelines.runtime.session import SessionConfig
-from pipelines.schema import Body, Text, parse
-from pipelines.tasks.encoder import EncoderPipeline
-from pipelines.tasks.task import Example, Head, Parameters, Task
+from pipelines.schema import Body, Parameters, Text, parse
+from pipelines.tasks.pipeline import EncoderPipeline
+from pipelines.tasks.task import Example, Head, Task
 
 MAX_ANSWERS = 100
 MAX_ANSWER_TOKENS = 512

@@ -6,34 +6,9 @@ A task is one file in this folder, or one module of another package that names i
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
-
-from pipelines.errors import InvalidInputError, Path, UnusedParametersError
-from pipelines.schema import Body, convert
+from typing import Any, Literal
 
 Language = Literal["en", "ko"]
-
-
-class Parameters(Body, frozen=True):
-    """Base of every task's parameters: the types of the fields are the schema. None and absence both mean the default.
-
-    What depends on several fields is checked in a subclass's `__post_init__`.
-    """
-
-    @classmethod
-    def from_mapping(cls, given: Mapping[str, Any]) -> Self:
-        """Raises UnusedParametersError for unknown names, InvalidInputError for a value that does not fit."""
-        converted: Self = convert(given, cls, ("parameters",))
-        return converted
-
-    @property
-    def choices(self) -> int:
-        """How many sequences each input may have; beams and the answers that are taken from them count once."""
-        return 1
-
-    @classmethod
-    def unknown(cls, names: Sequence[str], path: Path) -> InvalidInputError:
-        return UnusedParametersError(names, path)
 
 
 @dataclass(frozen=True)

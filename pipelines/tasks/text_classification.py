@@ -8,13 +8,12 @@ import numpy as np
 from msgspec import Meta
 
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.padding import EncoderRow
+from pipelines.runtime.encoder import Activation, EncoderRow, activate
 from pipelines.runtime.session import SessionConfig
 from pipelines.runtime.tokenizer import TextOrPair
-from pipelines.schema import Body, Text, parse
-from pipelines.tasks.activation import Activation, activate
-from pipelines.tasks.encoder import EncoderPipeline
-from pipelines.tasks.task import Example, Head, Parameters, Task
+from pipelines.schema import Body, Parameters, Text, parse
+from pipelines.tasks.pipeline import EncoderPipeline
+from pipelines.tasks.task import Example, Head, Task
 
 MAX_LABELS = 10_000
 

@@ -10,13 +10,12 @@ from msgspec import Meta
 
 from pipelines.misfit import require
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.padding import EncoderRow
+from pipelines.runtime.encoder import EncoderRow, activate
 from pipelines.runtime.session import SessionConfig
 from pipelines.runtime.tokenizer import Tokenizer
-from pipelines.schema import OneOrMore, Text, parse
-from pipelines.tasks.activation import activate
-from pipelines.tasks.encoder import EncoderPipeline
-from pipelines.tasks.task import Example, Head, Parameters, Task
+from pipelines.schema import OneOrMore, Parameters, Text, parse
+from pipelines.tasks.pipeline import EncoderPipeline
+from pipelines.tasks.task import Example, Head, Task
 
 Aggregation = Literal["none", "simple", "first", "average", "max"]
 MAX_IGNORED_LABELS = 1000

@@ -7,11 +7,10 @@ import numpy as np
 from msgspec import Meta
 
 from pipelines.generation.decoding.request import Cancelled, never
-from pipelines.runtime.padding import EncoderRow
-from pipelines.schema import Text, parse
-from pipelines.tasks.activation import activate
-from pipelines.tasks.encoder import EncoderPipeline
-from pipelines.tasks.task import Example, Head, Parameters, Task
+from pipelines.runtime.encoder import EncoderRow, activate
+from pipelines.schema import Parameters, Text, parse
+from pipelines.tasks.pipeline import EncoderPipeline
+from pipelines.tasks.task import Example, Head, Task
 
 
 class Language(TypedDict):

@@ -18,8 +18,7 @@ from pipelines.errors import (
     UnknownKeyError,
     UnusedParametersError,
 )
-from pipelines.schema import Body, OneOrMore, Text, components, convert, decode, encode, parse, read_json
-from pipelines.tasks.task import Parameters
+from pipelines.schema import Body, OneOrMore, Parameters, Text, components, convert, decode, encode, parse, read_json
 
 
 class Example(Parameters, frozen=True):

@@ -19,7 +19,7 @@ from pipelines.errors import (
     InputTooLongError,
     OverloadedError,
 )
-from pipelines.scheduling.cost_model import CostModel
+from pipelines.scheduling.batching import CostModel
 from pipelines.scheduling.padded import BULK_S, PaddedScheduler
 from pipelines.scheduling.scheduler import BatchingConfig, BatchReport, Completed, QueueConfig
 
