@@ -120,6 +120,10 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         return self._backlog.tokens
 
     @property
+    def is_busy(self) -> bool:
+        return len(self._running) >= self.config.concurrency
+
+    @property
     def running_batches(self) -> int:
         """Batches in worker threads now."""
         return len(self._running)
@@ -135,7 +139,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
 
         Of a request with several waiting rows, as much counts as a fair share lets go before the last of `rows`.
         """
-        if self._drift is None or len(self._running) < self.config.concurrency:
+        if self._drift is None or not self.is_busy:
             return 0.0
         own_s = sum(self.cost.row_s(row.n_tokens) for row in rows)
         running_s = sum(batch.predicted_s for batch in self._running) / 2

@@ -168,6 +168,11 @@ class Scheduler(ABC, Generic[RowT, OutputT]):
 
     @property
     @abstractmethod
+    def is_busy(self) -> bool:
+        """Whether a row that arrives now has to wait for others."""
+
+    @property
+    @abstractmethod
     def stalled_s(self) -> float:
         """For how long the model has been busy with something that should have ended; 0.0 for nothing."""
 

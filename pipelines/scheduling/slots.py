@@ -96,6 +96,10 @@ class SlotScheduler(Scheduler[Request, Answer]):
         return self._backlog.tokens
 
     @property
+    def is_busy(self) -> bool:
+        return self._rows_inside >= self._engine.slots
+
+    @property
     def stalled_s(self) -> float:
         """For how long the engine's round in hand has been going on."""
         return self._engine.stalled_s
@@ -105,7 +109,7 @@ class SlotScheduler(Scheduler[Request, Answer]):
 
         A row that waits goes before a newcomer for one turn at most.
         """
-        if self._rows_inside < self._engine.slots:
+        if not self.is_busy:
             return 0.0
         turn_s = self._turn_tokens * self._engine.new_token_s
         own_s = sum(min(self._cost_s(row), turn_s) for row in rows)

@@ -1,0 +1,106 @@
+"""Host threads: where requests are read, tokenized and answered, so that the event loop is never held up.
+
+on the loop     a few sentences, while the model is idle: a thread and back takes longer than the work
+in bursts       a few sentences, while the model is busy: one thread takes all that came, and wakes the loop once
+two threads     bodies above a kilobyte, and answers of many tokens
+one thread      bodies above 64 KB: small ones never wait for them
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+SMALL_BODY_BYTES = 1024  # tokenized in half a millisecond
+LARGE_BODY_BYTES = 64 * 1024  # tokenized in tens of milliseconds
+SMALL_ANSWER_TOKENS = 512  # read, or written and described
+BURST = 16  # jobs after which the loop is told, at the latest
+
+Job = tuple[Callable[[], Any], "asyncio.Future[Any]", asyncio.AbstractEventLoop]
+
+
+class HostThreads:
+    """The threads of one replica; they start when they are needed first."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="host")
+        self._bulk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bulk")
+        self._jobs: SimpleQueue[Job] = SimpleQueue()
+        self._burst: threading.Thread | None = None
+
+    async def read(self, work: Callable[[], T], body_bytes: int, *, is_busy: bool) -> T:
+        """Do what a body of that size asks for; `is_busy`: the model has no time for its rows now."""
+        if body_bytes <= SMALL_BODY_BYTES:
+            return await self._in_burst(work) if is_busy else work()
+        return await _in(self._pool if body_bytes <= LARGE_BODY_BYTES else self._bulk, work)
+
+    async def answer(self, work: Callable[[], T], body_bytes: int, tokens: int) -> T:
+        """Put an answer together that has so many tokens, to a body of that size."""
+        if body_bytes > LARGE_BODY_BYTES:
+            return await _in(self._bulk, work)
+        if body_bytes > SMALL_BODY_BYTES or tokens > SMALL_ANSWER_TOKENS:
+            return await _in(self._pool, work)
+        return work()
+
+    async def describe(self, work: Callable[[], T]) -> T:
+        """Describe a token with its alternatives, which takes as long as a short request."""
+        return await _in(self._pool, work)
+
+    async def _in_burst(self, work: Callable[[], T]) -> T:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+        self._jobs.put((work, done, loop))
+        if self._burst is None:
+            self._burst = threading.Thread(target=_run, args=(self._jobs,), name="burst", daemon=True)
+            self._burst.start()
+        return await done
+
+
+async def _in(pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    def guarded() -> T:
+        try:
+            return work()
+        except StopIteration as error:  # a future cannot carry it: the request would wait for ever
+            raise RuntimeError("an iterator ended early") from error
+
+    return await asyncio.get_running_loop().run_in_executor(pool, guarded)
+
+
+def _run(jobs: SimpleQueue[Job]) -> None:
+    """The life of the burst thread."""
+    while True:
+        burst = [jobs.get()]
+        try:
+            while len(burst) < BURST:
+                burst.append(jobs.get_nowait())
+        except Empty:
+            pass
+        outcomes = [(done, *_outcome(work)) for work, done, _ in burst if not done.cancelled()]
+        try:
+            burst[0][2].call_soon_threadsafe(_tell, outcomes)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            continue
+
+
+def _outcome(work: Callable[[], Any]) -> tuple[Any, Exception | None]:
+    try:
+        return work(), None
+    except StopIteration as error:
+        failure = RuntimeError("an iterator ended early")
+        failure.__cause__ = error
+        return None, failure
+    except Exception as error:
+        return None, error
+
+
+def _tell(outcomes: "list[tuple[asyncio.Future[Any], Any, Exception | None]]") -> None:
+    for done, result, error in outcomes:
+        if done.done():  # its client left meanwhile
+            continue
+        if error is None:
+            done.set_result(result)
+        else:
+            done.set_exception(error)
