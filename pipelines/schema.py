@@ -3,6 +3,7 @@
     decode(body, kind)       JSON that came over HTTP, as a value of `kind`
     convert(value, kind)     a value that came from Python or YAML, as a value of `kind`
     parse(value, kind)       an input that came from Python, likewise
+    check_fields(config)     a dataclass that Python built
     encode(value)            JSON
     components(kinds)        JSON Schema of `kinds`
 
@@ -24,7 +25,7 @@ from typing import Annotated, Any, Self, TypeVar
 import msgspec
 from msgspec import Meta, inspect
 
-from pipelines.errors import InvalidInputError, Path, SextetError, UnusedParametersError
+from pipelines.errors import ConfigurationError, InvalidInputError, Path, SextetError, UnusedParametersError
 from pipelines.misfit import LISTS, OBJECTS, bare, check, items, keep_order, member_for, require_length, unknown_key
 
 T = TypeVar("T")
@@ -32,6 +33,7 @@ Schema = dict[str, Any]
 
 OneOrMore = Annotated[tuple[T, ...], Meta(extra={"one_or_more": True})]
 Text = Annotated[str, Meta(min_length=1)]
+Positive = Annotated[int, Meta(ge=1)]
 
 
 class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -117,6 +119,19 @@ def parse(value: Any, kind: Any, path: Path = ("inputs",)) -> Any:
     converted = value if isinstance(value, _typed(kind)) else convert(value, kind, path)
     _require_unicode(converted, path)
     return converted
+
+
+def check_fields(config: Any) -> None:
+    """Check a dataclass that Python built, where msgspec does not look; for `__post_init__`.
+
+    Raises ConfigurationError for the first field whose value does not fit its type.
+    """
+    kind: Any = type(config)
+    try:
+        for field in _info(kind)[0].fields:
+            check(getattr(config, field.name), field.type, (field.encode_name,))
+    except InvalidInputError as error:
+        raise ConfigurationError(str(error)) from None
 
 
 def components(kinds: Iterable[Any]) -> tuple[list[Schema], dict[str, Schema]]:

@@ -11,11 +11,16 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Annotated, Any, Generic, Protocol, TypeVar
 
-from pipelines.errors import ConfigurationError, DeadlineExceededError, InputTooLongError, OverloadedError
+from msgspec import Meta
 
-MAX_SIDE_BY_SIDE = 1024  # batches or sequences that one scheduler runs at once
+from pipelines.errors import DeadlineExceededError, InputTooLongError, OverloadedError
+from pipelines.schema import Positive, check_fields
+
+MAX_CONCURRENCY = 1024  # batches that one scheduler runs at once
+MAX_WAIT_S = 10
+MAX_QUEUE_S = 86_400
 
 
 class Row(Protocol):
@@ -44,19 +49,13 @@ class BatchingConfig:
     `batch_wait_timeout_s` lets an idle worker wait for company; zero starts at once.
     """
 
-    max_batch_tokens: int = 4096
-    max_batch_size: int = 32
-    batch_wait_timeout_s: float = 0.0
-    concurrency: int = 1
+    max_batch_tokens: Positive = 4096
+    max_batch_size: Positive = 32
+    batch_wait_timeout_s: Annotated[float, Meta(ge=0, le=MAX_WAIT_S)] = 0.0
+    concurrency: Annotated[int, Meta(ge=1, le=MAX_CONCURRENCY)] = 1
 
     def __post_init__(self) -> None:
-        for name in ("max_batch_tokens", "max_batch_size", "concurrency"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} is {getattr(self, name)}; allowed: an integer from 1")
-        if self.concurrency > MAX_SIDE_BY_SIDE:
-            raise ConfigurationError(f"concurrency is {self.concurrency}; allowed: 1 to {MAX_SIDE_BY_SIDE}")
-        if not 0 <= self.batch_wait_timeout_s <= 10:
-            raise ConfigurationError(f"batch_wait_timeout_s is {self.batch_wait_timeout_s}; allowed: 0 to 10 seconds")
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -67,14 +66,11 @@ class QueueConfig:
     sharing that is their due share, not all that waits. `max_queue_tokens` bounds the memory of what waits.
     """
 
-    max_queue_s: float = 30.0
-    max_queue_tokens: int = 2**21
+    max_queue_s: Annotated[float, Meta(gt=0, le=MAX_QUEUE_S)] = 30.0
+    max_queue_tokens: Positive = 2**21
 
     def __post_init__(self) -> None:
-        if not 0 < self.max_queue_s <= 86_400:
-            raise ConfigurationError(f"max_queue_s is {self.max_queue_s}; allowed: above 0, at most 86400 seconds")
-        if self.max_queue_tokens < 1:
-            raise ConfigurationError(f"max_queue_tokens is {self.max_queue_tokens}; allowed: an integer from 1")
+        check_fields(self)
 
 
 @dataclass(frozen=True)

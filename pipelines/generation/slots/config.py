@@ -1,8 +1,11 @@
 """Slots: how much is decoded side by side, and how long it may become."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from pipelines.errors import ConfigurationError
+from msgspec import Meta
+
+from pipelines.schema import Positive, check_fields
 
 
 @dataclass(frozen=True)
@@ -19,15 +22,11 @@ class SlotsConfig:
     their caches take memory beside the slots.
     """
 
-    slots: int = 8
-    max_tokens: int = 4096
-    prefill_chunk_tokens: int = 128
-    turn_tokens: int = 64
-    max_paused: int | None = None
+    slots: Positive = 8
+    max_tokens: Annotated[int, Meta(ge=2)] = 4096
+    prefill_chunk_tokens: Annotated[int, Meta(ge=3)] = 128
+    turn_tokens: Positive = 64
+    max_paused: Annotated[int, Meta(ge=0)] | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("slots", 1), ("max_tokens", 2), ("prefill_chunk_tokens", 3), ("turn_tokens", 1)):
-            if getattr(self, name) < least:
-                raise ConfigurationError(f"{name} is {getattr(self, name)}; allowed: an integer from {least}")
-        if self.max_paused is not None and self.max_paused < 0:
-            raise ConfigurationError(f"max_paused is {self.max_paused}; allowed: an integer from 0")
+        check_fields(self)
