@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.errors import ConfigurationError, GenerationError
-from pipelines.generation.decoding.request import Answer, Request, Step
-from pipelines.generation.engine import DecodeEngine, Event, Job, Share, Started, Steps
+from pipelines.generation.decoding.request import Answer, DecodeRequest, Step
+from pipelines.generation.engine import DecodeEngine, Event, Job, Scheduled, Share, Steps
 from pipelines.scheduling.scheduler import (
     Backlog,
     BatchingConfig,
@@ -42,7 +42,7 @@ class _Row:
 
     call: "_Call"
     index: int
-    request: Request
+    request: DecodeRequest
     cost_s: float
     left: bool = False
     waiting: bool = True
@@ -68,7 +68,7 @@ class _Call:
     written_tokens: int = 0
 
 
-class SlotScheduler(Scheduler[Request, Answer]):
+class SlotScheduler(Scheduler[DecodeRequest, Answer]):
     """`engine` decodes up to `engine.slots` sequences side by side; `turn_tokens` is how long a sequence keeps its slot
     at least while others wait.
     """
@@ -104,7 +104,7 @@ class SlotScheduler(Scheduler[Request, Answer]):
         """For how long the engine's round in hand has been going on."""
         return self._engine.stalled_s
 
-    def expected_wait_s(self, rows: Sequence[Request] = ()) -> float:
+    def expected_wait_s(self, rows: Sequence[DecodeRequest] = ()) -> float:
         """From the engine's seconds per token lately, and from how long answers typically become.
 
         A row that waits goes before a newcomer for one turn at most.
@@ -115,7 +115,7 @@ class SlotScheduler(Scheduler[Request, Answer]):
         own_s = sum(min(self._cost_s(row), turn_s) for row in rows)
         return self._backlog.before_s(own_s) + turn_s / 2
 
-    async def submit(self, rows: Sequence[Request], deadline: float | None = None) -> Completed[Answer]:
+    async def submit(self, rows: Sequence[DecodeRequest], deadline: float | None = None) -> Completed[Answer]:
         call = self._enter(rows, deadline, streams=False)
         try:
             await call.done
@@ -131,7 +131,7 @@ class SlotScheduler(Scheduler[Request, Answer]):
             written_tokens=call.written_tokens,
         )
 
-    def stream(self, rows: Sequence[Request], deadline: float | None = None) -> "SlotStream":
+    def stream(self, rows: Sequence[DecodeRequest], deadline: float | None = None) -> "SlotStream":
         return SlotStream(self, self._enter(rows, deadline, streams=True))
 
     def reconfigure(self, batching: BatchingConfig, queue: QueueConfig) -> None:
@@ -150,12 +150,12 @@ class SlotScheduler(Scheduler[Request, Answer]):
         for call in list(self._inside):
             self._fail(call, shutting_down())
 
-    def _cost_s(self, row: Request) -> float:
+    def _cost_s(self, row: DecodeRequest) -> float:
         """Predicted work of a row: its prompt, and as many tokens as answers have lately."""
         new_tokens = min(row.max_new_tokens, self._typical_tokens * row.config.n_sequences)
         return row.n_tokens * self._engine.prompt_token_s + new_tokens * self._engine.new_token_s
 
-    def _enter(self, rows: Sequence[Request], deadline: float | None, *, streams: bool) -> _Call:
+    def _enter(self, rows: Sequence[DecodeRequest], deadline: float | None, *, streams: bool) -> _Call:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             if self._inside:
@@ -231,7 +231,7 @@ class SlotScheduler(Scheduler[Request, Answer]):
 
     def _take(self, row: _Row, event: Event, happened_at: float) -> None:
         call = row.call
-        if isinstance(event, Started):
+        if isinstance(event, Scheduled):
             self._start(row)
             if math.isnan(call.started_at):
                 call.started_at = happened_at

@@ -15,8 +15,7 @@ from msgspec import Meta
 from pipelines.errors import GenerationError, InputTooLongError, InvalidInputError
 from pipelines.generation.decoding.request import Answer, Step
 from pipelines.generation.decoding.stopping import StopStrings
-from pipelines.generation.text.detokenizer import Detokenizer
-from pipelines.generation.text.visible_text import VisibleText
+from pipelines.generation.text.detokenizer import Detokenizer, StopFilter
 from pipelines.misfit import require
 from pipelines.runtime.tokenizer import Tokenizer, clean_up_spaces
 from pipelines.scheduling.scheduler import BatchingConfig, OnBatch, QueueConfig, unreported
@@ -98,7 +97,7 @@ class ScoredToken:
 
 
 @dataclass(frozen=True)
-class Piece:
+class ChoiceDelta:
     """What a choice gained: a token's settled text, or all of it. `completion_tokens` counts from its beginning."""
 
     text: str
@@ -109,7 +108,7 @@ class Piece:
 
 
 class CompletionPipeline(Pipeline[Prompt, CompletionParameters, PromptRow, Answer]):
-    """Answers a prompt with its choices, each one Piece; `stream` gives one choice as pieces."""
+    """Answers a prompt with its choices, each one ChoiceDelta; `stream` gives one choice as deltas."""
 
     task = TextGenerationPipeline.task
     parameters_type = CompletionParameters
@@ -158,12 +157,12 @@ class CompletionPipeline(Pipeline[Prompt, CompletionParameters, PromptRow, Answe
 
     def postprocess(
         self, given: Prompt, rows: Sequence[PromptRow], outputs: Sequence[Answer], parameters: CompletionParameters
-    ) -> list[Piece]:
+    ) -> list[ChoiceDelta]:
         """The choices, whole."""
         return [self._choice(row, answer, parameters) for row, answer in zip(rows, outputs, strict=True)]
 
     def stream(self, row: PromptRow, parameters: CompletionParameters) -> tuple[PromptRow, StepWriter]:
-        """One piece per token, of whole characters only, the last one with its `finish_reason`.
+        """One delta per token, of whole characters only, the last one with its `finish_reason`.
 
         Raises InvalidInputError for what only the whole answer has.
         """
@@ -203,22 +202,22 @@ class CompletionPipeline(Pipeline[Prompt, CompletionParameters, PromptRow, Answe
         seed = secrets.randbits(SEED_BITS) if parameters.seed is None else parameters.seed
         return [replace(row, seed=(seed + choice) % 2**64) for choice in range(parameters.n)]
 
-    def _choice(self, row: PromptRow, answer: Answer, parameters: CompletionParameters) -> Piece:
+    def _choice(self, row: PromptRow, answer: Answer, parameters: CompletionParameters) -> ChoiceDelta:
         if not answer.generations:
             raise GenerationError("decoding was cancelled before its first token")
         echoed = self._echoed(row, answer) if row.prompt_logprobs else ()
         if parameters.max_tokens == 0:
-            return Piece(row.text, len(row.prompt), 0, echoed, "length")
-        pieces, write = [], self._writer(row, parameters)
+            return ChoiceDelta(row.text, len(row.prompt), 0, echoed, "length")
+        deltas, write = [], self._writer(row, parameters)
         for step in answer.generations[0].steps:
-            piece, is_last = write(step)
-            pieces.append(piece)
+            delta, is_last = write(step)
+            deltas.append(delta)
             if is_last:
                 break
-        if not pieces:
+        if not deltas:
             raise GenerationError("decoding was cancelled before its first token")
-        tokens = (*echoed, *(token for piece in pieces for token in piece.tokens))
-        return replace(pieces[-1], text="".join(piece.text for piece in pieces), tokens=tokens)
+        tokens = (*echoed, *(token for delta in deltas for token in delta.tokens))
+        return replace(deltas[-1], text="".join(delta.text for delta in deltas), tokens=tokens)
 
     def _echoed(self, row: PromptRow, answer: Answer) -> tuple[ScoredToken, ...]:
         detokenizer, offset = Detokenizer((), self._decode_all), 0
@@ -228,15 +227,15 @@ class CompletionPipeline(Pipeline[Prompt, CompletionParameters, PromptRow, Answe
             offset += len(echoed[-1].text)
         return tuple(echoed)
 
-    def _writer(self, row: PromptRow, parameters: CompletionParameters) -> Callable[[Step], tuple[Piece, bool]]:
-        """Steps of a row to pieces, each of which is the last where it has a `finish_reason`."""
+    def _writer(self, row: PromptRow, parameters: CompletionParameters) -> Callable[[Step], tuple[ChoiceDelta, bool]]:
+        """Steps of a row to deltas, each of which is the last where it has a `finish_reason`."""
         detokenizer = Detokenizer(row.prompt, self._decode, self._clean_up)
-        visible = VisibleText(parameters.stop)
+        visible = StopFilter(parameters.stop)
         echo = row.text if parameters.echo else ""
         offset = len(echo)
         count = 0
 
-        def write(step: Step) -> tuple[Piece, bool]:
+        def write(step: Step) -> tuple[ChoiceDelta, bool]:
             nonlocal echo, offset, count
             count += 1
             top = tuple((detokenizer.peek(token_id), logprob) for token_id, logprob in step.top)
@@ -254,7 +253,7 @@ class CompletionPipeline(Pipeline[Prompt, CompletionParameters, PromptRow, Answe
             if reason is not None:
                 shown += visible.finish()
             before, echo = echo, ""
-            return Piece(before + shown, len(row.prompt), count, tokens, reason), reason is not None
+            return ChoiceDelta(before + shown, len(row.prompt), count, tokens, reason), reason is not None
 
         return write
 

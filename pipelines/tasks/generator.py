@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from pipelines.errors import ArtifactError, ConfigurationError, InputTooLongError, InvalidInputError
 from pipelines.generation.decoding.config import MAX_SEQUENCES, GenerationConfig
-from pipelines.generation.decoding.request import Answer, Request
+from pipelines.generation.decoding.request import Answer, DecodeRequest
 from pipelines.generation.open import open_engine
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.slots.engine import SlotEngine
@@ -206,7 +206,7 @@ class Generator:
                     allowed = f"token ids from 0 to {self._vocabulary - 1}"
                     require(0 <= token < self._vocabulary, ("parameters", name), token, allowed)
 
-    def run(self, rows: Sequence[Request]) -> list[Answer]:
+    def run(self, rows: Sequence[DecodeRequest]) -> list[Answer]:
         """One answer per row."""
         return self._engine.generate_all(rows)
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace as replaced
 
 from pipelines.errors import ArtifactError, GenerationError, InputTooLongError, InvalidInputError
 from pipelines.generation.decoding.config import GenerationConfig
-from pipelines.generation.decoding.request import Answer, Request
+from pipelines.generation.decoding.request import Answer, DecodeRequest
 from pipelines.generation.decoding.stopping import StopCriterion
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.text.prompt_template import PromptTemplate
@@ -88,7 +88,7 @@ class Framing:
 ParametersT = TypeVar("ParametersT", bound=Text2TextParameters)
 
 
-class Text2TextPipeline(Pipeline[str, ParametersT, Request, Answer]):
+class Text2TextPipeline(Pipeline[str, ParametersT, DecodeRequest, Answer]):
     """An answer is a list of `{"<name>_text"}`, one unless `num_return_sequences` asks for more.
 
     Decoding is that of `transformers.pipeline`: four beams and 256 new tokens unless the checkpoint says something
@@ -121,13 +121,13 @@ class Text2TextPipeline(Pipeline[str, ParametersT, Request, Answer]):
         text: str = parse(raw, str)
         return text
 
-    def preprocess(self, inputs: Sequence[str], parameters: ParametersT) -> list[list[Request]]:
+    def preprocess(self, inputs: Sequence[str], parameters: ParametersT) -> list[list[DecodeRequest]]:
         task, search = self._framing(parameters), parameters.search
         if self._template is not None:
             return [[self._instructed(text, task, parameters, search)] for text in inputs]
         return [[self._encoded(ids, task, search)] for ids in self._sources(inputs, task, parameters)]
 
-    def forward(self, rows: Sequence[Request]) -> list[Answer]:
+    def forward(self, rows: Sequence[DecodeRequest]) -> list[Answer]:
         return self._generator.run(rows)
 
     def scheduler(
@@ -139,7 +139,7 @@ class Text2TextPipeline(Pipeline[str, ParametersT, Request, Answer]):
         return self._generator.scheduler(queue, on_batch)
 
     def postprocess(
-        self, given: str, rows: Sequence[Request], outputs: Sequence[Answer], parameters: ParametersT
+        self, given: str, rows: Sequence[DecodeRequest], outputs: Sequence[Answer], parameters: ParametersT
     ) -> list[dict[str, Any]]:
         (request,), (answer,) = rows, outputs
         if not answer.generations:
@@ -187,14 +187,14 @@ class Text2TextPipeline(Pipeline[str, ParametersT, Request, Answer]):
                 raise InvalidInputError("has no tokens; allowed: a text of at least one", ("inputs",))
         return sources
 
-    def _encoded(self, source: tuple[int, ...], task: Framing, search: SearchParameters) -> Request:
+    def _encoded(self, source: tuple[int, ...], task: Framing, search: SearchParameters) -> DecodeRequest:
         asked = search.chosen()
         start = self._generator.decoder_start_token_id
         assert start is not None
         config = self._generator.resolved(task.config.with_request(asked), 1, asked)
-        return Request(prompt=(start,), source=source, config=config, seed=_seed(search))
+        return DecodeRequest(prompt=(start,), source=source, config=config, seed=_seed(search))
 
-    def _instructed(self, text: str, task: Framing, parameters: ParametersT, search: SearchParameters) -> Request:
+    def _instructed(self, text: str, task: Framing, parameters: ParametersT, search: SearchParameters) -> DecodeRequest:
         assert self._template is not None
         task.config.with_request(search.chosen())
         # Here the prompt is the instruction and the text; what callers mean is the length of the answer.
@@ -207,7 +207,7 @@ class Text2TextPipeline(Pipeline[str, ParametersT, Request, Answer]):
         ids = self._template.encode({**task.fields, "text": text}, window - answer if cut else None)
         remedy = "" if cut else ", or parameters.truncation: longest_first"
         resolved = self._generator.resolved(config, len(ids), asked, remedy)
-        return Request(tuple(ids), resolved, seed=_seed(search), stop=self._ends_at(len(ids), resolved))
+        return DecodeRequest(tuple(ids), resolved, seed=_seed(search), stop=self._ends_at(len(ids), resolved))
 
     def _ends_at(self, prompt_tokens: int, config: GenerationConfig) -> StopCriterion | None:
         """Where an instruct model's answer ends before the model ends it."""

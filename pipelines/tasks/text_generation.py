@@ -9,7 +9,7 @@ from msgspec import Meta
 from tokenizers import Encoding
 
 from pipelines.errors import ArtifactError, GenerationError, InvalidInputError, UnusedParametersError
-from pipelines.generation.decoding.request import Answer, Generation, Request, Step
+from pipelines.generation.decoding.request import Answer, DecodeRequest, Generation, Step
 from pipelines.generation.decoding.stopping import StopStrings
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.text.detokenizer import Detokenizer
@@ -72,7 +72,7 @@ class TextGenerationParameters(GenerateParameters, frozen=True):
 
 
 @dataclass(frozen=True)
-class PromptRow(Request):
+class PromptRow(DecodeRequest):
     """A request and the text that it goes on from, as it was given."""
 
     text: str = ""

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from pipelines.generation.decoding.request import Cancelled, never
+from pipelines.generation.decoding.request import Cancelled, not_cancelled
 from pipelines.generation.plain.kv_cache import CacheLayout, KvCache, empty_cache
 from pipelines.generation.slots.seq2seq import Seq2SeqSessions
 from pipelines.runtime.artifact import ModelArtifact
@@ -33,7 +33,7 @@ class Decoder(Protocol):
         self,
         prompt: Sequence[int],
         source: Sequence[int],
-        cancelled: Cancelled = never,
+        cancelled: Cancelled = not_cancelled,
         on_logits: Callable[[int, np.ndarray], None] | None = None,
     ) -> tuple[np.ndarray, KvCache]:
         """Read a prompt of at least one token: the logits after its last one, (1, vocab), and a cache of one row.
@@ -66,7 +66,7 @@ class CausalDecoder:
         self,
         prompt: Sequence[int],
         source: Sequence[int] = (),
-        cancelled: Cancelled = never,
+        cancelled: Cancelled = not_cancelled,
         on_logits: Callable[[int, np.ndarray], None] | None = None,
     ) -> tuple[np.ndarray, KvCache]:
         cache = empty_cache(self._layout, rows=1)
@@ -113,7 +113,7 @@ class EncoderDecoder:
         self,
         prompt: Sequence[int],
         source: Sequence[int],
-        cancelled: Cancelled = never,
+        cancelled: Cancelled = not_cancelled,
         on_logits: Callable[[int, np.ndarray], None] | None = None,
     ) -> tuple[np.ndarray, KvCache]:
         mask = np.ones((1, len(source)), np.int64)
@@ -158,7 +158,7 @@ class Seq2SeqDecoder:
         self,
         prompt: Sequence[int],
         source: Sequence[int],
-        cancelled: Cancelled = never,
+        cancelled: Cancelled = not_cancelled,
         on_logits: Callable[[int, np.ndarray], None] | None = None,
     ) -> tuple[np.ndarray, KvCache]:
         encoded = self._sessions.encode([source])  # (parts, 1, heads, tokens, head_dim)

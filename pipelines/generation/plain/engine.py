@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.generation.decoding.beam_search import BeamSearch
-from pipelines.generation.decoding.continuation import Continuation, prompt_logprobs
-from pipelines.generation.decoding.request import Answer, Generation, Request, Step
-from pipelines.generation.engine import PROMPT_TOKEN, STARTED, DecodeEngine, Job, Share, Steps
+from pipelines.generation.decoding.request import Answer, DecodeRequest, Generation, Step
+from pipelines.generation.decoding.sequence_state import SequenceState, prompt_logprobs
+from pipelines.generation.engine import PROMPT_TOKEN, DecodeEngine, Job, Scheduled, Share, Steps
 from pipelines.generation.plain.decoder import Decoder
 from pipelines.generation.plain.kv_cache import KvCache
 
-Decoded = Generator[tuple[float, tuple[Step, ...]], None, Answer]
-"""A request's course: after each forward its work and the new steps of its first sequence; in the end the answer."""
+Forwards = Generator[tuple[float, tuple[Step, ...]], None, Answer]
+"""A request's forwards: after each forward its work and the new steps of its first sequence; in the end the answer."""
 
 
 @dataclass(eq=False)
@@ -29,7 +29,7 @@ class _Run:
 
     job: Job
     number: int = 0
-    course: Decoded | None = None
+    forwards: Forwards | None = None
 
     @property
     def share(self) -> Share:
@@ -48,7 +48,7 @@ class PlainEngine(DecodeEngine[_Run]):
     def slots(self) -> int:
         return self._slots
 
-    def check(self, request: Request) -> None:
+    def check(self, request: DecodeRequest) -> None:
         """Any request fits: the window is checked where its length is resolved."""
 
     def _queued(self, job: Job) -> tuple[list[_Run], int]:
@@ -78,12 +78,12 @@ class PlainEngine(DecodeEngine[_Run]):
 
     def _advance(self, run: _Run) -> None:
         """One forward of a request."""
-        if run.course is None:
-            run.job.put(STARTED)
-            run.course = self._course(run.job)
+        if run.forwards is None:
+            run.job.put(Scheduled())
+            run.forwards = self._decode(run.job)
         began = time.perf_counter()
         try:
-            work, steps = next(run.course)
+            work, steps = next(run.forwards)
         except StopIteration as ended:
             self._end(run, ended.value)
         except Exception as error:
@@ -99,12 +99,12 @@ class PlainEngine(DecodeEngine[_Run]):
     def _end(self, run: _Run, outcome: Answer | Exception) -> None:
         if run in self._running:
             self._running.remove(run)
-        run.course = None
+        run.forwards = None
         run.job.put(outcome)
         self._sequence_ended(run.share)
 
-    def _course(self, job: Job) -> Decoded:
-        request, of_prompt = job.request, []  # type: tuple[Request, list[float]]
+    def _decode(self, job: Job) -> Forwards:
+        request, of_prompt = job.request, []  # type: tuple[DecodeRequest, list[float]]
 
         def collect(start: int, logits: np.ndarray) -> None:
             of_prompt.extend(prompt_logprobs(request, start, logits))
@@ -126,9 +126,9 @@ class PlainEngine(DecodeEngine[_Run]):
         self, job: Job, logits: np.ndarray, cache: KvCache, sequence: int
     ) -> Generator[tuple[float, tuple[Step, ...]], None, tuple[Step, ...]]:
         """Greedy or sampled steps from a prefilled cache of one row."""
-        continuation, steps = Continuation(job.request, sequence), []  # type: tuple[Continuation, list[Step]]
+        state, steps = SequenceState(job.request, sequence), []  # type: tuple[SequenceState, list[Step]]
         while not job.cancelled():
-            step = continuation.advance(logits)
+            step = state.advance(logits)
             steps.append(step)
             yield 1.0, (step,) if sequence == 0 else ()
             if step.finish_reason is not None:

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from pipelines.generation.decoding.beam_search import BeamSearch
-from pipelines.generation.decoding.continuation import Continuation, advance
-from pipelines.generation.decoding.request import Answer, Generation, Request, Step
-from pipelines.generation.engine import STARTED, Job, Share, Steps
+from pipelines.generation.decoding.request import Answer, DecodeRequest, Generation, Step
+from pipelines.generation.decoding.sequence_state import SequenceState, advance
+from pipelines.generation.engine import Job, Scheduled, Share, Steps
 
 
 @dataclass
-class Prompt:
+class SharedPrompt:
     """What the decodings of one request share: the prompt is read once, and the answer is put together here."""
 
     job: Job
@@ -29,7 +29,7 @@ class Prompt:
     has_failed: bool = False
 
     @property
-    def request(self) -> Request:
+    def request(self) -> DecodeRequest:
         return self.job.request
 
     def cancelled(self) -> bool:
@@ -40,7 +40,7 @@ class Prompt:
         """A decoding of it got slots."""
         if not self.has_started:
             self.has_started = True
-            self.job.put(STARTED)
+            self.job.put(Scheduled())
 
     def end(self, number: int, generations: tuple[Generation, ...], error: Exception | None) -> None:
         """One decoding is over; the answer goes out with the last one, the first error at once."""
@@ -64,7 +64,7 @@ class Decoding(ABC):
     the steps since it got them. `parked` is the content of its slots while it is paused.
     """
 
-    def __init__(self, prompt: Prompt, width: int) -> None:
+    def __init__(self, prompt: SharedPrompt, width: int) -> None:
         self.prompt, self.width = prompt, width
         self.number = 0
         self.slots: list[int] = []
@@ -89,15 +89,15 @@ class Decoding(ABC):
 class Sample(Decoding):
     """The `sequence`-th greedy or sampled sequence of a request."""
 
-    def __init__(self, prompt: Prompt, sequence: int) -> None:
+    def __init__(self, prompt: SharedPrompt, sequence: int) -> None:
         super().__init__(prompt, width=1)
-        self.continuation = Continuation(prompt.request, sequence)
+        self.state = SequenceState(prompt.request, sequence)
         self._sequence = sequence
         self._steps: list[Step] = []
 
     @property
     def reading(self) -> tuple[Sequence[int], Sequence[int]]:
-        return self.slots, (self.continuation.last_token,)
+        return self.slots, (self.state.last_token,)
 
     def take(self, step: Step) -> None:
         """The next step."""
@@ -111,7 +111,7 @@ class Sample(Decoding):
 
 def advance_samples(samples: Sequence[Sample], logits: np.ndarray) -> Iterator[tuple[Sample, Exception | bool]]:
     """Hand a step to each of some samples, from logits (samples, vocab), which may be changed; whether it has ended."""
-    for sample, step in zip(samples, advance([one.continuation for one in samples], logits), strict=True):
+    for sample, step in zip(samples, advance([one.state for one in samples], logits), strict=True):
         if isinstance(step, Exception):
             yield sample, step
         else:
@@ -126,7 +126,7 @@ class Beams(Decoding):
     them take slots whose beams nobody continues, and only what these do not hold yet is copied.
     """
 
-    def __init__(self, prompt: Prompt) -> None:
+    def __init__(self, prompt: SharedPrompt) -> None:
         super().__init__(prompt, width=prompt.request.config.num_beams)
         self.search = BeamSearch(prompt.request)
         self.begun = False
@@ -165,7 +165,7 @@ class Beams(Decoding):
 
 def decodings_of(job: Job) -> list[Decoding]:
     """What decodes a request; all but the first follow it: they wait until it has read the prompt."""
-    prompt = Prompt(job)
+    prompt = SharedPrompt(job)
     if job.request.config.num_beams > 1:
         return [Beams(prompt)]
     first, *prompt.followers = (Sample(prompt, number) for number in range(job.request.config.num_return_sequences))

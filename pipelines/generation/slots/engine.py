@@ -18,11 +18,11 @@ import numpy as np
 
 from pipelines.errors import InputTooLongError, InvalidInputError
 from pipelines.generation.decoding.beam_search import advance_all
-from pipelines.generation.decoding.continuation import prompt_logprobs
-from pipelines.generation.decoding.request import Request
+from pipelines.generation.decoding.request import DecodeRequest
+from pipelines.generation.decoding.sequence_state import prompt_logprobs
 from pipelines.generation.engine import PROMPT_TOKEN, DecodeEngine, Job
 from pipelines.generation.slots.config import SlotsConfig
-from pipelines.generation.slots.decodings import Beams, Decoding, Prompt, Sample, advance_samples, decodings_of
+from pipelines.generation.slots.decodings import Beams, Decoding, Sample, SharedPrompt, advance_samples, decodings_of
 from pipelines.generation.slots.slot_model import SlotModel
 from pipelines.generation.slots.slot_table import SlotTable
 
@@ -56,7 +56,7 @@ class SlotEngine(DecodeEngine[Decoding]):
     def free_slots(self) -> int:
         return self._table.free
 
-    def check(self, request: Request) -> None:
+    def check(self, request: DecodeRequest) -> None:
         if request.max_length > self._model.max_tokens:
             raise InputTooLongError(
                 f"prompt and answer have up to {request.max_length} tokens; allowed: {self._model.max_tokens}"
@@ -278,7 +278,7 @@ class SlotEngine(DecodeEngine[Decoding]):
         elif isinstance(decoding, Sample):
             self._advance_samples([decoding], logits)
 
-    def _release(self, prompt: Prompt, logits: np.ndarray) -> None:
+    def _release(self, prompt: SharedPrompt, logits: np.ndarray) -> None:
         """Those that waited for a prompt to be read are next."""
         if prompt.followers:
             prompt.logits = logits.copy()
