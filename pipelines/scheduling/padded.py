@@ -109,6 +109,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         self._clock = FairClock()
         self._numbers = count()
         self._running: set[_Batch[RowT, OutputT]] = set()
+        self._running_s = 0.0  # predicted for the batches in worker threads
         self._backlog = Backlog()
         self._interactive_at = -math.inf
         # Real seconds for each that the cost model predicts; None until a batch has ended.
@@ -141,9 +142,10 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         """
         if self._drift is None or not self.is_busy:
             return 0.0
-        own_s = sum(self.cost.row_s(row.n_tokens) for row in rows)
-        running_s = sum(batch.predicted_s for batch in self._running) / 2
-        before_s = self._backlog.before_s(own_s) / (1 - SATURATED) + running_s
+        before_s = self._backlog.work_s
+        if self._backlog.has_lists:
+            before_s = self._backlog.before_s(sum(self.cost.row_s(row.n_tokens) for row in rows))
+        before_s = before_s / (1 - SATURATED) + self._running_s / 2
         return self._drift * before_s / self.config.concurrency
 
     async def submit(self, rows: Sequence[RowT], deadline: float | None = None) -> Completed[OutputT]:
@@ -265,6 +267,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
                 if math.isnan(one.request.started_at):
                     one.request.started_at = batch.started_at
             self._running.add(batch)
+            self._running_s += predicted_s
             self._batches.put((batch, asyncio.get_running_loop()))
 
     def _first(self) -> _Waiting[RowT, OutputT] | None:
@@ -333,6 +336,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
 
     def _ended(self, batch: _Batch[RowT, OutputT], outcomes: Sequence[OutputT | Exception]) -> None:
         self._running.discard(batch)
+        self._running_s = self._running_s - batch.predicted_s if self._running else 0.0
         # Before anybody is answered: the worker would wait until the loop has written all these answers.
         self._dispatch()
         inference_s = elapsed_s(batch.started_at)

@@ -138,6 +138,11 @@ class Backlog:
         if not self.tokens:
             self.work_s = 0.0  # without what rounding left
 
+    @property
+    def has_lists(self) -> bool:
+        """Whether a request with several waiting rows is among them; else `work_s` goes before any newcomer."""
+        return bool(self._requests)
+
     def before_s(self, own_s: float) -> float:
         """Seconds of other requests' work that go before the last of `own_s` seconds of a request that comes now.
 
@@ -208,7 +213,7 @@ class Scheduler(ABC, Generic[RowT, OutputT]):
             raise shutting_down()
         if deadline is not None and now is not None and deadline <= now:
             raise deadline_exceeded()
-        n_tokens = sum(row.n_tokens for row in rows)
+        n_tokens = sum([row.n_tokens for row in rows])
         if n_tokens > self.queue.max_queue_tokens:
             raise InputTooLongError(
                 f"the request has {n_tokens} tokens; allowed: {self.queue.max_queue_tokens}, all that the queue holds"

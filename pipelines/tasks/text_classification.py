@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from operator import itemgetter
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, NamedTuple, TypedDict
 
 import numpy as np
 from msgspec import Meta
@@ -39,7 +39,17 @@ class Label(TypedDict):
     score: float
 
 
-class TextClassificationPipeline(EncoderPipeline[TextOrPair, TextClassificationParameters, np.ndarray]):
+class LabelLogits(NamedTuple):
+    """What the model says of one row: its logits, (labels,) float32, and the scores that the model was trained for.
+
+    Scores are those of a whole batch made at once, in the worker thread.
+    """
+
+    logits: np.ndarray
+    scores: list[float]
+
+
+class TextClassificationPipeline(EncoderPipeline[TextOrPair, TextClassificationParameters, LabelLogits]):
     """Over-long inputs are cut to the model's length; of a pair, the longer text first.
 
     An answer is a list of `{"label", "score"}`, best first, of all labels unless `top_k` bounds it. That is the shape
@@ -78,19 +88,22 @@ class TextClassificationPipeline(EncoderPipeline[TextOrPair, TextClassificationP
         encodings = tokenizer.encode(inputs, max_length=tokenizer.settings.max_length, offsets=False)
         return [[row] for row in self._encoder.rows(encodings)]
 
-    def forward(self, rows: Sequence[EncoderRow]) -> list[np.ndarray]:
-        """The logits of each row, (labels,) float32."""
-        return list(self._encoder.run(rows)["logits"])
+    def forward(self, rows: Sequence[EncoderRow]) -> list[LabelLogits]:
+        logits = self._encoder.run(rows)["logits"]  # (rows, labels)
+        scores = activate(logits, self._activation).tolist()
+        return [LabelLogits(*one) for one in zip(logits, scores, strict=True)]
 
     def postprocess(
         self,
         given: TextOrPair,
         rows: Sequence[EncoderRow],
-        outputs: Sequence[np.ndarray],
+        outputs: Sequence[LabelLogits],
         parameters: TextClassificationParameters,
     ) -> list[Label]:
-        (logits,) = outputs
-        scores = activate(logits, parameters.function_to_apply or self._activation).tolist()
+        (output,) = outputs
+        scores, wanted = output.scores, parameters.function_to_apply
+        if wanted is not None and wanted != self._activation:
+            scores = activate(output.logits, wanted).tolist()
         ranked = sorted(zip(self._labels, scores, strict=True), key=itemgetter(1), reverse=True)
         return [{"label": label, "score": score} for label, score in ranked[: parameters.top_k]]
 
