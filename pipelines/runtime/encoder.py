@@ -18,7 +18,7 @@ _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 @dataclass(frozen=True, eq=False, slots=True)
 class EncoderRow:
-    """One line of an encoder's batch, unpadded; `type_ids` None stands for zeros."""
+    """One row of an encoder's batch, unpadded; `token_type_ids` None means zeros."""
 
     encoding: Encoding
     input_ids: np.ndarray  # (tokens,) int64
@@ -30,12 +30,12 @@ class EncoderRow:
 
     @property
     def max_new_tokens(self) -> int:
-        """An encoder writes none."""
+        """0: an encoder writes no tokens."""
         return 0
 
 
 class Encoder:
-    """Encodings to rows, rows to the graph's outputs; thread-safe."""
+    """Makes rows of encodings, and runs batches of rows; thread-safe."""
 
     def __init__(self, artifact: ModelArtifact, config: SessionConfig) -> None:
         graph = artifact.graph("model")
@@ -66,20 +66,20 @@ class Encoder:
         return {name: output.astype(np.float32, copy=False) for name, output in outputs.items()}
 
     def calibrate(self, lengths: Iterable[int]) -> None:
-        """Find out which rows, of ascending `lengths` in tokens, are worth all threads."""
+        """Measure which rows, of ascending `lengths` in tokens, run faster on all threads."""
         names = self._session.input_names
         self._session.calibrate(lambda n_tokens: pad([self.blank_row(n_tokens)], self._pad_token_id, names), lengths)
 
     def blank_row(self, n_tokens: int) -> EncoderRow:
-        """A row that costs what every row of so many tokens costs, and says nothing."""
+        """A row of so many padding tokens, to measure the cost of that length."""
         return EncoderRow(Encoding(), np.full(n_tokens, self._pad_token_id, np.int64))
 
 
 def pad(rows: Sequence[EncoderRow], pad_token_id: int, names: Collection[str]) -> dict[str, np.ndarray]:
-    """The inputs called `names` of a graph, each (rows, longest) int64, padded on the right.
+    """The graph inputs `names`, each (rows, longest) int64, padded on the right.
 
-    The right is right for every encoder, whatever side its tokenizer pads: positions then count from each row's start,
-    and padding, masked out, changes nothing in front of it.
+    Padding on the right fits every encoder, whatever side its tokenizer pads: positions count from each row's start,
+    and masked padding does not change the tokens before it.
     """
     lengths = np.array([row.n_tokens for row in rows])
     real = np.arange(lengths.max()) < lengths[:, None]  # (rows, longest)
@@ -96,14 +96,14 @@ def pad(rows: Sequence[EncoderRow], pad_token_id: int, names: Collection[str]) -
 
 
 def _spread(values: Sequence[np.ndarray], real: np.ndarray, fill: int) -> np.ndarray:
-    """The values of all rows laid where `real` is true, `fill` elsewhere."""
+    """The values of all rows where `real`, (rows, longest), is true; `fill` elsewhere."""
     padded = np.full(real.shape, fill, np.int64)
     padded[real] = np.concatenate(values)
     return padded
 
 
 def activate(logits: np.ndarray, activation: Activation) -> np.ndarray:
-    """Scores of the shape and type of `logits`; softmax is over the last axis."""
+    """Scores of the shape and dtype of `logits`; softmax is over the last axis."""
     if activation == "none":
         return logits
     if activation == "sigmoid":

@@ -168,12 +168,12 @@ MeasuredT = TypeVar("MeasuredT", bound=Measured)
 def cut(
     first: MeasuredT, others: Sequence[MeasuredT], waiting: int, config: BatchingConfig, cost: CostModel
 ) -> list[MeasuredT]:
-    """The batch around `first`: of `others`, those nearest to its length that fit with it. `waiting` counts all rows.
+    """The batch of `first` and those of `others` with the nearest lengths that fit. `waiting` counts all waiting rows.
 
-    A row joins where that costs less than a batch of its own, until the batch is large enough: until one more row would
-    hardly make any cheaper, or would cost more than it saves. It keeps every row of the batch waiting for its own part,
-    and saves everyone behind the start of a batch: few who wait are answered soonest by small batches, many by large
-    ones. A row that is longer than `max_batch_tokens` goes alone.
+    A row joins where that costs less than a batch of its own, until the fixed cost is a small share of the batch, or
+    one more row costs more than it saves: it delays every row of the batch by its own time, and saves every row behind
+    it the fixed cost of a batch. Short queues are so answered by small batches, long ones by large batches. A row
+    longer than `max_batch_tokens` is a batch of its own.
     """
     rows, longest = [first], first.n_tokens
     for one in sorted(others, key=lambda one: abs(one.n_tokens - first.n_tokens)):
@@ -197,12 +197,11 @@ def measure(
     shapes: Iterable[tuple[int, int]],
     concurrency: int = 1,
 ) -> CostModel:
-    """Time `forward` on batches of (rows, tokens) for at most about `BUDGET_S`, and warm the session up by that.
+    """Time `forward` on batches of (rows, tokens) for at most about `BUDGET_S`, which also warms the session up.
 
-    `concurrency` workers run batches one after the other, as they will: one fills the gaps that another leaves, so that
-    starting a batch costs less than it does alone. The time of each is its share. `shapes` come cheapest first. Each is
-    run once to let onnxruntime allocate, then the fastest of a few rounds counts: whatever else the machine does only
-    adds time.
+    `concurrency` workers run batches one after the other, as in service: one fills the gaps of another, so that a batch
+    has a lower fixed cost than alone. `shapes` are ordered by cost, cheapest first. Each runs once to let onnxruntime
+    allocate, then the fastest of a few rounds counts: other load of the machine only adds time.
     """
     measured: list[Measurement] = []
     ends_at = time.perf_counter() + BUDGET_S

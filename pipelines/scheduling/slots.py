@@ -1,9 +1,9 @@
-"""SlotScheduler: requests of a model that generates, on an engine that decodes in its own thread.
+"""SlotScheduler: requests of a generative model, on an engine that decodes in a thread of its own.
 
     submit(rows), stream(rows) ──> Job ──> DecodeEngine ──events──> mailbox ──> event loop
 
-No thread waits for a sequence: the engine's thread leaves events in a mailbox and wakes the event loop once for all
-that came since. The engine gives requests their turns; this side admits them, counts tokens and hands out steps.
+No thread waits for a sequence: the decode thread appends events to a mailbox and wakes the event loop once for all of
+them. The engine schedules the requests; this side admits them, counts tokens and delivers steps.
 """
 
 import asyncio
@@ -32,13 +32,13 @@ from pipelines.scheduling.scheduler import (
     unreported,
 )
 
-TYPICAL_TOKENS = 64.0  # of an answer, until some were seen
-TYPICAL_MEMORY = 0.95  # weight of the past in the moving average of it
+TYPICAL_TOKENS = 64.0  # length of an answer before the first one has ended
+TYPICAL_MEMORY = 0.95  # weight of the past in the moving average of answer lengths
 
 
 @dataclass(eq=False, slots=True)
 class _Row:
-    """One prompt of a request. `left`: nobody waits for it any more; `cost_s` is its predicted work while it waits."""
+    """One prompt of a request. `left`: its caller has left; `cost_s` is its predicted work in seconds."""
 
     call: "_Call"
     index: int
@@ -69,8 +69,8 @@ class _Call:
 
 
 class SlotScheduler(Scheduler[DecodeRequest, Answer]):
-    """`engine` decodes up to `engine.slots` sequences side by side; `turn_tokens` is how long a sequence keeps its slot
-    at least while others wait.
+    """`engine` decodes up to `engine.slots` sequences at once; a sequence keeps its slot for at least `turn_tokens`
+    tokens while others wait.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
         self._engine, self._turn_tokens = engine, turn_tokens
         self._backlog = Backlog()
         self._inside: dict[_Call, None] = {}
-        self._rows_inside = 0  # that have not ended
+        self._rows_inside = 0  # rows that have not ended
         self._typical_tokens = TYPICAL_TOKENS
         self._mailbox: deque[tuple[_Row, Event, float]] = deque()
         self._is_woken = False
@@ -101,13 +101,13 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
 
     @property
     def stalled_s(self) -> float:
-        """For how long the engine's round in hand has been going on."""
+        """Seconds since the engine's current round began."""
         return self._engine.stalled_s
 
     def expected_wait_s(self, rows: Sequence[DecodeRequest] = ()) -> float:
-        """From the engine's seconds per token lately, and from how long answers typically become.
+        """Predicted from the engine's recent seconds per token and the typical length of answers.
 
-        A row that waits goes before a newcomer for one turn at most.
+        A waiting row goes before a new one for one turn at most.
         """
         if not self.is_busy:
             return 0.0
@@ -135,7 +135,7 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
         return SlotStream(self, self._enter(rows, deadline, streams=True))
 
     def reconfigure(self, batching: BatchingConfig, queue: QueueConfig) -> None:
-        """Slots take the place of batches: `batching` says nothing here."""
+        """`batching` has no effect: slots take the place of batches."""
         self.queue = queue
 
     async def drain(self, limit_s: float = 0.0) -> None:
@@ -151,7 +151,7 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
             self._fail(call, shutting_down())
 
     def _cost_s(self, row: DecodeRequest) -> float:
-        """Predicted work of a row: its prompt, and as many tokens as answers have lately."""
+        """Predicted seconds of a row: its prompt, and an answer of typical length."""
         new_tokens = min(row.max_new_tokens, self._typical_tokens * row.config.n_sequences)
         return row.n_tokens * self._engine.prompt_token_s + new_tokens * self._engine.new_token_s
 
@@ -187,7 +187,7 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
         return call
 
     def _leave(self, call: _Call) -> None:
-        """Forget a call: its sequences stop at their next token."""
+        """Remove a call: its sequences stop at their next token."""
         if call in self._inside:
             del self._inside[call]
             for row in call.rows:
@@ -199,7 +199,7 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
         if not call.done.done():
             call.done.cancel()
         elif not call.done.cancelled():
-            call.done.exception()  # seen: asyncio logs errors that nobody looked at
+            call.done.exception()  # asyncio logs errors that were not retrieved
 
     def _fail(self, call: _Call, error: Exception) -> None:
         if not call.done.done():
@@ -208,24 +208,24 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
         self._leave(call)
 
     def _start(self, row: _Row) -> None:
-        """A row waits no more."""
+        """Take a row off the backlog, once."""
         if row.waiting:
             row.waiting = False
             self._backlog.take(row.call, row.request.n_tokens, row.cost_s)
 
     def _post(self, row: _Row, event: Event) -> None:
-        """In the decode thread: leave an event, and wake the loop unless it is on its way."""
+        """Append an event, in the decode thread; wake the loop unless it is woken already."""
         self._mailbox.append((row, event, time.perf_counter()))
         if not self._is_woken:
             self._is_woken = True
             assert self._loop is not None
             try:
                 self._loop.call_soon_threadsafe(self._deliver)
-            except RuntimeError:  # the loop is closed: nobody waits any more
+            except RuntimeError:  # the loop is closed: no request waits
                 self._mailbox.clear()
 
     def _deliver(self) -> None:
-        self._is_woken = False  # before the mailbox is read: what comes now wakes again
+        self._is_woken = False  # before reading the mailbox: later events wake the loop again
         while self._mailbox:
             self._take(*self._mailbox.popleft())
 
@@ -269,7 +269,7 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
 
 
 class SlotStream(Stream):
-    """The steps of one call, in the order in which they are made."""
+    """The steps of one call, in the order of decoding."""
 
     def __init__(self, scheduler: SlotScheduler, call: _Call) -> None:
         self._scheduler, self._call = scheduler, call

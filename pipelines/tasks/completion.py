@@ -1,8 +1,8 @@
-"""Completion: what goes on from a prompt, as OpenAI's API has it, on a loaded text-generation pipeline.
+"""Completion: answers to a prompt with the semantics of OpenAI's API, on a loaded text-generation pipeline.
 
-It shares the model with `TextGenerationPipeline`, whose words are text-generation-inference's and transformers', and
-differs in what the words mean: sampling at temperature 1 from the whole vocabulary by default, an answer that may
-fill the window, penalties on the tokens of the answer alone, and a text that ends before its stop string.
+It shares the model with `TextGenerationPipeline`, which follows text-generation-inference and transformers. The
+differences: by default it samples at temperature 1 from the whole vocabulary, and an answer may fill the window;
+penalties count the tokens of the answer alone; the text ends before its stop string.
 """
 
 import secrets
@@ -36,7 +36,7 @@ _NEUTRAL: Mapping[str, Any] = {"do_sample": False, "temperature": 1.0, "top_k": 
 
 
 class Sampling(Parameters, frozen=True):
-    """Named as OpenAI names them, and as vLLM those that OpenAI lacks. `max_tokens` None is what the window holds.
+    """Sampling parameters of OpenAI's API, and vLLM's where OpenAI has none. `max_tokens` None fills the window.
 
     A `temperature` of 0 is greedy. `seed` None draws a new one for each prompt.
     """
@@ -55,7 +55,7 @@ class Sampling(Parameters, frozen=True):
 
 
 class CompletionParameters(Sampling, frozen=True):
-    """`max_tokens` 0 takes `echo`."""
+    """`max_tokens` may be 0 with `echo` only."""
 
     logprobs: bool = False
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] = 0
@@ -85,9 +85,9 @@ class CompletionParameters(Sampling, frozen=True):
 
 @dataclass(frozen=True)
 class ScoredToken:
-    """A token's text and logprob (None for a prompt's first), and the likeliest in its place, best first.
+    """A token's text and logprob (None for the first of a prompt), and the most likely tokens, best first.
 
-    `offset` is where it begins, in characters, in what is answered.
+    `offset` is its start in the answered text, in characters.
     """
 
     text: str
@@ -98,7 +98,7 @@ class ScoredToken:
 
 @dataclass(frozen=True)
 class ChoiceDelta:
-    """What a choice gained: a token's settled text, or all of it. `completion_tokens` counts from its beginning."""
+    """Text that a choice gained: one token's or the whole answer's. `completion_tokens` counts all tokens so far."""
 
     text: str
     prompt_tokens: int

@@ -33,16 +33,16 @@ class TextPair(Body, frozen=True):
 
 
 class Label(TypedDict):
-    """One label and how surely it fits."""
+    """One label and its score."""
 
     label: str
     score: float
 
 
 class LabelLogits(NamedTuple):
-    """What the model says of one row: its logits, (labels,) float32, and the scores that the model was trained for.
+    """The output of one row: its logits, (labels,) float32, and the scores by the activation of the training.
 
-    Scores are those of a whole batch made at once, in the worker thread.
+    A worker thread computes the scores of a whole batch at once.
     """
 
     logits: np.ndarray

@@ -41,7 +41,7 @@ class TranslationPipeline(Text2TextPipeline[TranslationParameters]):
     * one with language tokens (M2M100) needs both, as in transformers;
     * one whose config.json has tasks such as `translation_en_to_de` (T5) translates in these directions, without
       languages in the first of them, as `transformers.pipeline("translation")` does;
-    * one that is instructed needs those that its prompt template names;
+    * an instruct model needs those that its prompt template names;
     * any other translates in one direction, and refuses languages. (Transformers ignores them.)
     """
 

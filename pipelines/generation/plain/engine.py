@@ -1,9 +1,9 @@
-"""PlainEngine: decoding on graphs without slots, which hold the KV cache of one sequence at a time.
+"""PlainEngine: decodes on graphs without KV cache slots, whose cache belongs to one request at a time.
 
     prefill (the prompt, once) -> step (one token per row) -> choose -> stop?   ... until every row has stopped
 
-Up to `slots` requests are under way and take turns, a token each: each has a cache of its own, so an answer never
-depends on its neighbours.
+Up to `slots` requests run and take turns, one forward each. Each has a cache of its own, so no answer depends on
+another request.
 """
 
 import time
@@ -20,7 +20,7 @@ from pipelines.generation.plain.decoder import Decoder
 from pipelines.generation.plain.kv_cache import KvCache
 
 Forwards = Generator[tuple[float, tuple[Step, ...]], None, Answer]
-"""A request's forwards: after each forward its work and the new steps of its first sequence; in the end the answer."""
+"""The forwards of a request: each yields its work and the new steps of the first sequence; the return is the answer."""
 
 
 @dataclass(eq=False)
@@ -37,7 +37,7 @@ class _Run:
 
 
 class PlainEngine(DecodeEngine[_Run]):
-    """Decodes on one `decoder`, of which calls are made from the decode thread only."""
+    """Decodes on one `decoder`, which only the decode thread calls."""
 
     def __init__(self, decoder: Decoder, slots: int = 2) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class PlainEngine(DecodeEngine[_Run]):
         return self._slots
 
     def check(self, request: DecodeRequest) -> None:
-        """Any request fits: the window is checked where its length is resolved."""
+        """Every request fits: its length was resolved for the model's window."""
 
     def _queued(self, job: Job) -> tuple[list[_Run], int]:
         return [_Run(job)], 1
@@ -115,7 +115,7 @@ class PlainEngine(DecodeEngine[_Run]):
         if request.config.num_beams > 1:
             generations = yield from self._search(job, logits, cache)
         else:
-            # All samples go on from the one prefilled cache: a step makes new arrays and leaves its input alone.
+            # All samples continue from one prefilled cache: a step makes new arrays and does not write to its input.
             generations = ()
             for sequence in range(request.config.num_return_sequences):
                 steps = yield from self._sample(job, logits.copy(), cache, sequence)

@@ -1,4 +1,4 @@
-"""BufferCopy: slots of buffers to other slots, in memory of a device that only ONNX Runtime reaches."""
+"""BufferCopy: copies KV cache slots in device memory, which ONNX Runtime alone can reach, with an ONNX graph."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ _Parts = dict[str, int]
 
 
 class BufferCopy:
-    """`buffers`, by name, have slots as their first dimension. Whole slots are copied: on a GPU that costs little."""
+    """`buffers`, by name, have slots as their first dimension. It copies whole slots, which costs little on a GPU."""
 
     def __init__(self, buffers: Mapping[str, "onnxruntime.OrtValue"], config: SessionConfig) -> None:
         self._buffers = buffers
@@ -27,7 +27,7 @@ class BufferCopy:
         self._session = InferenceSession(graph, config)
 
     def __call__(self, sources: Sequence[int], targets: Sequence[int]) -> None:
-        """As SlotModel.copy: what would be overwritten too early is kept beside the buffers meanwhile."""
+        """As SlotModel.copy: a source that is also a target is first copied to memory of its own."""
         kept = {slot: self._spare() for slot in set(sources) & set(targets)}
         spared = {slot: {name: value.data_ptr() for name, value in spare.items()} for slot, spare in kept.items()}
         for slot, spare in spared.items():
@@ -52,11 +52,11 @@ class BufferCopy:
         }
 
     def _size(self, name: str) -> int:
-        """How many numbers a slot has in a buffer."""
+        """How many elements a slot has in a buffer."""
         return int(np.prod(self._buffers[name].shape()[1:]))
 
     def _spare(self) -> "dict[str, onnxruntime.OrtValue]":
-        """Memory for one slot more."""
+        """New device memory for the content of one slot."""
         import onnxruntime
 
         make = onnxruntime.OrtValue.ortvalue_from_shape_and_type
@@ -72,7 +72,10 @@ class BufferCopy:
 
 
 def identity_graph(names: Sequence[str], dtypes: Sequence["np.dtype[np.generic]"]) -> bytes:
-    """A model whose output `NAME.copy` is its input NAME, for each of `names`: vectors of float32 or float16."""
+    """An ONNX model whose output `NAME.copy` is its input NAME, for each of `names`: vectors of float32 or float16.
+
+    It is encoded here because serving has no `onnx`; field numbers are those of onnx.proto3.
+    """
     copies = [f"{name}.copy" for name in names]
     types = [_ELEMENT_TYPES[dtype] for dtype in dtypes]
     nodes = [_text(1, name) + _text(2, copy) + _text(4, "Identity") for name, copy in zip(names, copies, strict=True)]
@@ -83,7 +86,7 @@ def identity_graph(names: Sequence[str], dtypes: Sequence["np.dtype[np.generic]"
 
 
 def _vector(name: str, element_type: int) -> bytes:
-    """ValueInfoProto of a tensor with one dimension, whose size only its memory tells."""
+    """ValueInfoProto of a tensor with one dimension of any size."""
     shape = _field(1, _text(2, "n"))
     return _text(1, name) + _field(2, _field(1, _number(1, element_type) + _field(2, shape)))
 
@@ -101,7 +104,7 @@ def _number(number: int, value: int) -> bytes:
 
 
 def _varint(value: int) -> bytes:
-    """Seven bits a byte, the lowest first; the eighth says that more follow."""
+    """Protocol Buffers' varint: seven bits a byte, the lowest first; the eighth bit marks a following byte."""
     some = bytearray()
     while value > 0x7F:
         some.append(value & 0x7F | 0x80)
