@@ -10,8 +10,10 @@ import asyncio
 import math
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count, islice
 from queue import SimpleQueue
 from typing import Generic, cast
@@ -103,7 +105,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         self.cost = cost
         self._forward = forward
         # Worker threads on a SimpleQueue: an executor's future for each batch costs more than the rest of its dispatch.
-        self._batches: SimpleQueue[tuple[_Batch[RowT, OutputT], asyncio.AbstractEventLoop] | None] = SimpleQueue()
+        self._batches: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._workers: list[threading.Thread] = []
         self._waiting: FairQueue[_Waiting[RowT, OutputT]] = FairQueue()
         self._clock = FairClock()
@@ -268,7 +270,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
                     one.request.started_at = batch.started_at
             self._running.add(batch)
             self._running_s += predicted_s
-            self._batches.put((batch, asyncio.get_running_loop()))
+            self._batches.put(partial(self._work, batch, asyncio.get_running_loop()))
 
     def _first(self) -> _Waiting[RowT, OutputT] | None:
         """The first row of the next batch; None where only bulk waits and all its workers are taken."""
@@ -291,16 +293,11 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
 
     def _start_workers(self) -> None:
         for number in range(len(self._workers), self.config.concurrency):
-            worker = threading.Thread(
-                target=self._work_on, args=(self._batches,), name=f"forward-{number}", daemon=True
-            )
+            name = f"forward-{number}"
+            worker = threading.Thread(target=_work_on, args=(self._batches,), name=name, daemon=True)
             worker.start()
             self._workers.append(worker)
-
-    def _work_on(self, batches: "SimpleQueue[tuple[_Batch[RowT, OutputT], asyncio.AbstractEventLoop] | None]") -> None:
-        """Run batches until `drain` ends the thread."""
-        while (taken := batches.get()) is not None:
-            self._work(*taken)
+            weakref.finalize(self, self._batches.put, None)  # ends the thread of a scheduler that was dropped
 
     def _work(self, batch: _Batch[RowT, OutputT], loop: asyncio.AbstractEventLoop) -> None:
         """Run a batch; where it raises, run its rows one by one, unless all belong to one request."""
@@ -357,3 +354,10 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         self._on_batch(BatchReport(len(lengths), sum(lengths), 0, padded, queue_s, inference_s))
         if not self._running and not self._waiting:
             self._idle.set()
+
+
+def _work_on(batches: "SimpleQueue[Callable[[], None] | None]") -> None:
+    """Run batches until the queue holds None; while it waits, the thread holds no reference to the scheduler."""
+    while (work := batches.get()) is not None:
+        work()
+        del work

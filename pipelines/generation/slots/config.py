@@ -20,6 +20,9 @@ class SlotsConfig:
     has used less: its cache is copied out, and back later. A request then waits about `turn_tokens` steps at most for
     each `slots` requests before it, while at most `max_paused` sequences are paused (None: as many as slots). Caches of
     paused sequences take memory beside the slots.
+
+    With `prefix_cache`, a prompt that shares a prefix with the content of a slot skips the prefill of that prefix. All
+    callers share this cache: the time to the first token can tell a caller that another prompt has the same prefix.
     """
 
     slots: Positive = 8
@@ -27,6 +30,7 @@ class SlotsConfig:
     prefill_chunk_tokens: Annotated[int, Meta(ge=3)] = 128
     turn_tokens: Positive = 64
     max_paused: Annotated[int, Meta(ge=0)] | None = None
+    prefix_cache: bool = True
 
     def __post_init__(self) -> None:
         check_fields(self)

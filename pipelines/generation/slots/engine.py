@@ -40,7 +40,7 @@ class SlotEngine(DecodeEngine[Decoding]):
         super().__init__()
         turns = turns or SlotsConfig()
         self._model, self._chunk_tokens = model, prefill_chunk_tokens
-        self._turn_tokens = turns.turn_tokens
+        self._turn_tokens, self._prefix_cache = turns.turn_tokens, turns.prefix_cache
         self._max_paused = model.slots if turns.max_paused is None else turns.max_paused
         self._table = SlotTable(model.slots, model.max_tokens)
         self._prefilling: deque[Decoding] = deque()
@@ -176,7 +176,10 @@ class SlotEngine(DecodeEngine[Decoding]):
     def _open(self, decoding: Decoding) -> None:
         """Give a decoding its slots; the longest prefix of the prompt in any slot is reused, the rest is to prefill."""
         prompt, table, request = decoding.prompt, self._table, decoding.prompt.request
+        # Followers reuse the prefill of their own request, with and without the prefix cache.
         shared = table.shared(request.source, request.prompt)
+        if not self._prefix_cache and prompt.logits is None:
+            shared[:] = 0
         for _ in range(decoding.width):
             decoding.slots.append(table.take(shared))
         prompt.start()
@@ -241,9 +244,12 @@ class SlotEngine(DecodeEngine[Decoding]):
                 tokens -= 1
             if self._budget < tokens:
                 return
-            self._prefilling.popleft()
-            self._read_chunk(decoding, tokens)
+            self._prefilling.rotate(-1)
             self._budget -= tokens
+            try:
+                self._read_chunk(decoding, tokens)
+            except Exception as error:
+                self._end(decoding, error)
 
     def _read_chunk(self, decoding: Decoding, tokens: int) -> None:
         """Prefill the next `tokens` tokens of a prompt."""
@@ -255,20 +261,15 @@ class SlotEngine(DecodeEngine[Decoding]):
         )  # else a second read of the prompt: its logprobs are known
         logits_at = np.arange(tokens) if likely else np.asarray([tokens - 1])
         began = time.perf_counter()
-        try:
-            with self._in_model():
-                logits = self._model.read(slot, ids, self._table.lengths[slot : slot + 1], logits_at)[0]
-            if likely:
-                prompt.logprobs += prompt_logprobs(request, start, logits)
-        except Exception as error:
-            self._end(decoding, error)
-            return
+        with self._in_model():
+            logits = self._model.read(slot, ids, self._table.lengths[slot : slot + 1], logits_at)[0]
+        if likely:
+            prompt.logprobs += prompt_logprobs(request, start, logits)
         self._learn("prompt_token_s", time.perf_counter() - began, tokens)
         decoding.share.tag += PROMPT_TOKEN * tokens
         self._table.append(slot, ids[0])
-        if start + tokens < len(request.prompt):
-            self._prefilling.append(decoding)
-        else:
+        if start + tokens == len(request.prompt):
+            self._prefilling.remove(decoding)
             self._begin(decoding, logits[-1:])
 
     def _begin(self, decoding: Decoding, logits: np.ndarray) -> None:

@@ -1,6 +1,7 @@
 """PaddedScheduler on real worker threads and numpy: what it cuts, whom it fails, and that it never hangs."""
 
 import asyncio
+import gc
 import random
 import threading
 from collections.abc import Awaitable, Callable, Sequence
@@ -488,3 +489,21 @@ def test_a_limit_out_of_range_is_refused_by_name(build: Callable[[], object], me
         build()
 
     assert str(refused.value) == message
+
+
+@pytest.mark.parametrize("drained", [True, False])
+def test_a_scheduler_that_is_gone_leaves_no_thread_behind(drained: bool) -> None:
+    before = set(threading.enumerate())
+
+    async def scenario() -> None:
+        scheduler = PaddedScheduler(Model().forward, BatchingConfig(concurrency=3))
+        assert (await scheduler.submit([Line(2)])).outputs == [2]
+        if drained:
+            await scheduler.drain()
+
+    run(scenario)
+    gc.collect()
+    for thread in set(threading.enumerate()) - before:
+        if thread.name.startswith("forward-"):
+            thread.join(10)
+            assert not thread.is_alive()
