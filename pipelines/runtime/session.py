@@ -32,7 +32,7 @@ _DTYPES = {
     "tensor(bool)": np.bool_,
 }
 FASTER = 0.8
-"""All threads are worth their cost where a run takes at most this share of its time on a share of them."""
+"""A row is large where a run on all threads takes at most this share of its time on a share of the threads."""
 REPETITIONS = 3
 _ERROR = 3  # onnxruntime's severities: 2 is warning, 3 is error
 

@@ -21,7 +21,7 @@ from pipelines.runtime.tokenizer import Tokenizer, clean_up_spaces
 from pipelines.scheduling.scheduler import BatchingConfig, OnBatch, QueueConfig, unreported
 from pipelines.scheduling.slots import SlotScheduler
 from pipelines.schema import Parameters, parse
-from pipelines.tasks.generator import SEED_BITS, Count, Factor, Penalty, Sequences, Share, Stop
+from pipelines.tasks.generator import SEED_BITS, Count, Factor, Penalty, Probability, Sequences, Stop
 from pipelines.tasks.pipeline import Pipeline, StepWriter
 from pipelines.tasks.text_generation import PromptRow, TextGenerationPipeline
 
@@ -44,7 +44,7 @@ class Sampling(Parameters, frozen=True):
     max_tokens: Count | None = None
     n: Sequences = 1
     temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
-    top_p: Share = 1.0
+    top_p: Probability = 1.0
     top_k: Count = 0
     min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
     repetition_penalty: Factor | None = None

@@ -47,7 +47,7 @@ Length = Annotated[int, Meta(ge=1, le=MAX_LENGTH)]
 Count = Annotated[int, Meta(ge=0, le=MAX_LENGTH)]
 Factor = Annotated[float, Meta(ge=1e-9, le=1e9)]  # float32 stays finite when it is multiplied with these, or divided
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
-Share = Annotated[float, Meta(gt=0, le=1)]
+Probability = Annotated[float, Meta(gt=0, le=1)]
 TokenId = Annotated[int, Meta(ge=-MAX_LENGTH, le=MAX_LENGTH)]  # the model's vocabulary bounds it further
 Suppressed = Annotated[OneOrMore[TokenId], Meta(max_length=MAX_SUPPRESSED)]
 Word = Annotated[OneOrMore[TokenId], Meta(min_length=1, max_length=MAX_BAD_WORD_IDS)]
@@ -68,9 +68,9 @@ class GenerateParameters(Parameters, frozen=True):
     do_sample: bool | None = None
     temperature: Factor | None = None
     top_k: Count | None = None
-    top_p: Share | None = None
+    top_p: Probability | None = None
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    typical_p: Share | None = None
+    typical_p: Probability | None = None
     repetition_penalty: Factor | None = None
     renormalize_logits: bool | None = None
     no_repeat_ngram_size: Annotated[int, Meta(ge=0, le=MAX_NGRAM)] | None = None

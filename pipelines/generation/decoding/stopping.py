@@ -53,7 +53,7 @@ class StopStrings:
 def finish_reason(
     ids: Sequence[int], *, eos_token_id: Sequence[int], max_length: int, stop: StopCriterion | None
 ) -> FinishReason | None:
-    """Why the sequence `ids`, prompt included, ends with its last token; None where it goes on."""
+    """Why the sequence `ids`, prompt included, ends with its last token; None where it does not."""
     if ids[-1] in eos_token_id:
         return "eos_token"
     if stop is not None and stop(ids):

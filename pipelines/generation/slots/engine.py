@@ -240,7 +240,7 @@ class SlotEngine(DecodeEngine[Decoding]):
             decoding = self._prefilling[0]
             missing = len(decoding.prompt.request.prompt) - int(self._table.lengths[decoding.slots[0]])
             tokens = min(missing, self._chunk_tokens)
-            if missing - tokens == 1 and tokens > 1:  # else the last one is read alone
+            if missing - tokens == 1 and tokens > 1:  # leave two tokens for the last chunk
                 tokens -= 1
             if self._budget < tokens:
                 return
@@ -256,9 +256,7 @@ class SlotEngine(DecodeEngine[Decoding]):
         prompt, request, slot = decoding.prompt, decoding.prompt.request, decoding.slots[0]
         start = int(self._table.lengths[slot])
         ids = np.asarray([request.prompt[start : start + tokens]], np.int64)
-        likely = (
-            request.prompt_logprobs and prompt.logits is None
-        )  # else a second read of the prompt: its logprobs are known
+        likely = request.prompt_logprobs and prompt.logits is None  # a second read of a prompt has its logprobs already
         logits_at = np.arange(tokens) if likely else np.asarray([tokens - 1])
         began = time.perf_counter()
         with self._in_model():
