@@ -1,9 +1,11 @@
-"""Host threads: where requests are read, tokenized and answered, so that the event loop is never held up.
+"""Host threads: they read, tokenize and answer requests, so that nothing blocks the event loop.
 
-on the loop     a few sentences, while the model is idle: a thread and back takes longer than the work
-in bursts       a few sentences, while the model is busy: one thread takes all that came, and wakes the loop once
+in bursts       a few sentences, while the model is busy: one thread takes all that wait, and wakes the loop once
 two threads     bodies above a kilobyte, and answers of many tokens
 one thread      bodies above 64 KB: small ones never wait for them
+
+A few sentences come here only while the model is busy: else TaskServer handles them on the loop, as a switch to a
+thread and back takes longer than the work.
 """
 
 import asyncio
@@ -31,19 +33,15 @@ class HostThreads:
         self._jobs: SimpleQueue[Job] = SimpleQueue()
         self._burst: threading.Thread | None = None
 
-    async def read(self, work: Callable[[], T], body_bytes: int, *, is_busy: bool) -> T:
-        """Do what a body of that size asks for; `is_busy`: the model has no time for its rows now."""
+    async def read(self, work: Callable[[], T], body_bytes: int) -> T:
+        """Read a body of that size and tokenize its inputs."""
         if body_bytes <= SMALL_BODY_BYTES:
-            return await self._in_burst(work) if is_busy else work()
-        return await _in(self._pool if body_bytes <= LARGE_BODY_BYTES else self._bulk, work)
+            return await self._in_burst(work)
+        return await self.answer(work, body_bytes)
 
-    async def answer(self, work: Callable[[], T], body_bytes: int, tokens: int) -> T:
-        """Put an answer together that has so many tokens, to a body of that size."""
-        if body_bytes > LARGE_BODY_BYTES:
-            return await _in(self._bulk, work)
-        if body_bytes > SMALL_BODY_BYTES or tokens > SMALL_ANSWER_TOKENS:
-            return await _in(self._pool, work)
-        return work()
+    async def answer(self, work: Callable[[], T], body_bytes: int) -> T:
+        """Write the answer to a body of that size."""
+        return await _in(self._pool if body_bytes <= LARGE_BODY_BYTES else self._bulk, work)
 
     async def describe(self, work: Callable[[], T]) -> T:
         """Describe a token with its alternatives, which takes as long as a short request."""

@@ -24,12 +24,11 @@ from starlette.responses import Response
 import pipelines
 from deployments.cluster.platform import Platform
 from deployments.config import LimitsConfig, TaskConfig
-from deployments.host import HostThreads
+from deployments.host import SMALL_ANSWER_TOKENS, SMALL_BODY_BYTES, HostThreads
 from deployments.http.errors import Failure, logger
 from deployments.http.event_stream import EventStream
 from deployments.http.request import Timings, deadline_of, read_body
-from deployments.protocols.protocol import Protocol, Reply, TaskRequest, json_reply
-from deployments.protocols.routes import Routes
+from deployments.protocols.protocol import Protocol, Reply, Routes, TaskRequest, json_reply
 from pipelines.errors import (
     ConfigurationError,
     DeadlineExceededError,
@@ -190,11 +189,10 @@ class TaskServer:
                 limits = serving.config.limits
                 body = await read_body(request, limits.max_body_bytes, protocol.media_types)
                 serving.scheduler.admit((), deadline, asyncio.get_running_loop().time())  # and again with its tokens
-                prepared = await self._host.read(
-                    lambda: self._prepare(limits, protocol, body, request.headers, timings),
-                    len(body),
-                    is_busy=serving.scheduler.is_busy,
-                )
+                prepare = partial(self._prepare, limits, protocol, body, request.headers, timings)
+                is_small = len(body) <= SMALL_BODY_BYTES
+                on_loop = is_small and not serving.scheduler.is_busy
+                prepared = prepare() if on_loop else await self._host.read(prepare, len(body))
                 if prepared.request.stream:
                     events = self._events(serving.scheduler, prepared, deadline, timings)
                     started = await _started(events, visit)
@@ -203,8 +201,9 @@ class TaskServer:
                 completed = await serving.scheduler.submit(prepared.all_rows(), deadline)
                 timings.queue_s, timings.inference_s = completed.queue_s, completed.inference_s
                 timings.compute_tokens = completed.read_tokens + completed.written_tokens
-                finish = lambda: self._finish(prepared, completed.outputs)  # noqa: E731
-                return _response(await self._host.answer(finish, len(body), timings.compute_tokens))
+                finish = partial(self._finish, prepared, completed.outputs)
+                on_loop = is_small and timings.compute_tokens <= SMALL_ANSWER_TOKENS
+                return _response(finish() if on_loop else await self._host.answer(finish, len(body)))
         except TimeoutError:
             raise DeadlineExceededError("the request's deadline ran out before its answer was ready") from None
         finally:

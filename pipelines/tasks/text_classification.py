@@ -8,13 +8,12 @@ import numpy as np
 from msgspec import Meta
 
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.padding import EncoderRow
+from pipelines.runtime.encoder import Activation, EncoderRow, activate
 from pipelines.runtime.session import SessionConfig
 from pipelines.runtime.tokenizer import TextOrPair
-from pipelines.schema import Body, Text, parse
-from pipelines.tasks.activation import Activation, activate
-from pipelines.tasks.encoder import EncoderPipeline
-from pipelines.tasks.task import Example, Head, Parameters, Task
+from pipelines.schema import Body, Parameters, Text, parse
+from pipelines.tasks.pipeline import EncoderPipeline
+from pipelines.tasks.task import Example, Head, Task
 
 MAX_LABELS = 10_000
 
@@ -34,16 +33,16 @@ class TextPair(Body, frozen=True):
 
 
 class Label(TypedDict):
-    """One label and how surely it fits."""
+    """One label and its score."""
 
     label: str
     score: float
 
 
 class LabelLogits(NamedTuple):
-    """What the model says of one row: its logits, (labels,) float32, and the scores that the model was trained for.
+    """The output of one row: its logits, (labels,) float32, and the scores by the activation of the training.
 
-    Scores are those of a whole batch made at once, in the worker thread.
+    A worker thread computes the scores of a whole batch at once.
     """
 
     logits: np.ndarray

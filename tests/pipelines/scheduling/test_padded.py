@@ -20,7 +20,8 @@ from pipelines.errors import (
     InputTooLongError,
     OverloadedError,
 )
-from pipelines.scheduling.cost_model import CostModel
+from pipelines.generation.slots.config import SlotsConfig
+from pipelines.scheduling.batching import CostModel
 from pipelines.scheduling.padded import BULK_S, PaddedScheduler
 from pipelines.scheduling.scheduler import BatchingConfig, BatchReport, Completed, QueueConfig
 
@@ -474,9 +475,20 @@ def test_drain_fails_whoever_is_left_when_the_time_to_drain_is_over() -> None:
     assert [type(error) for error in run(scenario)] == [OverloadedError, OverloadedError]
 
 
-def test_a_limit_below_one_is_refused_by_name() -> None:
-    with pytest.raises(ConfigurationError, match="max_batch_size is 0; allowed: an integer from 1"):
-        BatchingConfig(max_batch_size=0)
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: BatchingConfig(max_batch_size=0), "max_batch_size is 0; allowed: an integer from 1"),
+        (lambda: BatchingConfig(batch_wait_timeout_s=-1), "batch_wait_timeout_s is -1; allowed: 0 to 10"),
+        (lambda: QueueConfig(max_queue_s=0), "max_queue_s is 0; allowed: above 0 and at most 86400"),
+        (lambda: SlotsConfig(max_paused=-1), "max_paused is -1; allowed: an integer from 0"),
+    ],
+)
+def test_a_limit_out_of_range_is_refused_by_name(build: Callable[[], object], message: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        build()
+
+    assert str(refused.value) == message
 
 
 @pytest.mark.parametrize("drained", [True, False])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pipelines.generation.decoding.config import GenerationConfig
-from pipelines.generation.decoding.request import Answer, Request
+from pipelines.generation.decoding.request import Answer, DecodeRequest
 from pipelines.generation.slots.causal import CausalSlots
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.slots.engine import SlotEngine
@@ -49,9 +49,9 @@ def opened(exported: Callable[..., Path]) -> Opened:
     return make
 
 
-def greedy(prompt: tuple[int, ...], max_new_tokens: int, **changes: Any) -> Request:
+def greedy(prompt: tuple[int, ...], max_new_tokens: int, **changes: Any) -> DecodeRequest:
     config = GenerationConfig(max_new_tokens=max_new_tokens, eos_token_id=(1,), **changes)
-    return Request(prompt, config.for_prompt(len(prompt), WINDOW))
+    return DecodeRequest(prompt, config.for_prompt(len(prompt), WINDOW))
 
 
 def test_a_short_request_does_not_wait_for_the_end_of_long_ones_in_all_slots(opened: Opened) -> None:
@@ -167,7 +167,7 @@ def test_a_pause_that_fails_fails_its_own_request(opened: Opened) -> None:
     save, model.save = model.save, fail  # type: ignore[method-assign]
     requests = [greedy((5 + n,), 30) for n in range(2 * SLOTS)]
 
-    def answered(request: Request) -> Answer | str:
+    def answered(request: DecodeRequest) -> Answer | str:
         try:
             return engine.generate(request)
         except FloatingPointError as error:
