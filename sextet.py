@@ -38,8 +38,8 @@ def takes(
     same name. With `as_texts` values stay as they were typed, and none is required: a recipe may have them.
     """
     annotated = get_type_hints(kind, include_extras=True)
-    taken = {one.name: one for one in fields(kind) if hasattr(annotated[one.name], "__metadata__")}
-    hints = {name: get_args(annotated[name]) for name in taken}
+    hints = {name: (get_args(hint)[0], text) for name, hint in annotated.items() if (text := _help(hint)) is not None}
+    taken = {one.name: one for one in fields(kind) if one.name in hints}
 
     def decorate(run: Callable[..., None]) -> Callable[..., None]:
         def command(**values: Any) -> None:
@@ -62,6 +62,11 @@ def takes(
         return command
 
     return decorate
+
+
+def _help(hint: Any) -> str | None:
+    """The text of an `Annotated` type, beside the bounds that it may have."""
+    return next((one for one in getattr(hint, "__metadata__", ()) if isinstance(one, str)), None)
 
 
 def _parameter(one: "Field[Any]", kind: Any, text: str, info: ParameterInfo) -> Parameter:

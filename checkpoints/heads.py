@@ -7,7 +7,7 @@ from pipelines.tasks import TASKS
 DECODER, ENCODER_DECODER = "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"
 SINGLE_LABEL, MULTI_LABEL, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 PROBLEM_TYPES = (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
-"""What a head with labels predicts: `problem_type` of a transformers config."""
+"""The kinds of heads with labels: `problem_type` of a transformers config."""
 
 
 def fits(task: str, config: Any) -> bool:

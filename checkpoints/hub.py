@@ -14,6 +14,7 @@ from checkpoints.frameworks import Progress
 from pipelines.errors import CheckpointError
 from pipelines.runtime.artifact import MANIFEST_NAME
 from stores.hub import endpoint, explained
+from stores.listing import unwritable
 
 _TEXT_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.jinja", "README.md")
 _SAFETENSORS = ("model.safetensors", "model-?????-of-?????.safetensors")
@@ -49,9 +50,10 @@ def is_wanted(file: str) -> bool:
 def download(model: str, revision: str | None, *, allow_pickle: bool, progress: Progress) -> Snapshot:
     """The files of `model` that an export reads: no pickles where there are safetensors, nothing of other frameworks.
 
-    Without network, or with HF_HUB_OFFLINE, a revision in the cache is used. Raises CheckpointError.
+    Without network, or with HF_HUB_OFFLINE, a revision in the cache is used. Raises CheckpointError, or ArtifactError
+    where the cache cannot be written.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import (
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
@@ -78,6 +80,8 @@ def download(model: str, revision: str | None, *, allow_pickle: bool, progress: 
             return _snapshot(model, revision=revision, local_files_only=True)
         except FileNotFoundError:  # LocalEntryNotFoundError
             raise CheckpointError(explained(error, model, revision)) from None
+    except OSError as error:
+        raise unwritable(at, Path(constants.HF_HUB_CACHE), error) from None
 
 
 def _selection(name: str, sizes: dict[str, int], allow_pickle: bool) -> dict[str, int]:

@@ -16,7 +16,7 @@ from checkpoints import hub
 from checkpoints.adapter import Adapter
 from checkpoints.cache import made_once
 from checkpoints.checkpoint import ResolvedCheckpoint, weight_files
-from checkpoints.frameworks import Progress, full_disk, quiet
+from checkpoints.frameworks import Progress, quiet
 from checkpoints.gguf import metadata
 from pipelines.errors import CheckpointError, first_line
 from stores.address import HubAddress, remote
@@ -40,8 +40,6 @@ def resolve(
     try:
         return _found(checkpoint, revision, allow_pickle, progress, above)
     except OSError as error:
-        if full_disk(error) is not None:  # the disk of the cache; the caller words it
-            raise
         file = f" ({error.filename})" if error.filename else ""
         raise CheckpointError(f"{checkpoint} cannot be read: {error.strerror or first_line(error)}{file}") from error
 

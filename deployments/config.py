@@ -23,7 +23,7 @@ from pipelines.generation.slots.config import SlotsConfig
 from pipelines.misfit import nearest
 from pipelines.runtime.artifact import Optimization, Precision
 from pipelines.scheduling.scheduler import BatchingConfig, QueueConfig
-from pipelines.schema import Text, convert
+from pipelines.schema import Positive, Text, convert
 from pipelines.tasks import TASKS
 from stores.address import remote
 
@@ -31,8 +31,6 @@ ConfigT = TypeVar("ConfigT")
 MAX_THREADS = 1024
 MAX_INPUTS = 65_536  # what `max_inputs` may be at most: longer lists are refused while they are decoded
 MAX_DRAIN_S = 86_400
-
-Count = Annotated[int, Meta(ge=1)]
 
 
 @dataclass(frozen=True)
@@ -57,11 +55,11 @@ class LimitsConfig:
     """
 
     max_inputs: Annotated[int, Meta(ge=1, le=MAX_INPUTS)] = 1024
-    max_body_bytes: Count = 4 * 2**20
-    max_input_characters: Count = 200_000
-    max_request_characters: Count = 4 * 2**20
-    max_rows: Count = 4096
-    max_tokens: Count = 2**21
+    max_body_bytes: Positive = 4 * 2**20
+    max_input_characters: Positive = 200_000
+    max_request_characters: Positive = 4 * 2**20
+    max_rows: Positive = 4096
+    max_tokens: Positive = 2**21
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class TaskConfig:
     source: SourceConfig | None = None
     device: Literal["cpu", "cuda", "tensorrt"] = "cpu"
     threads: Annotated[int, Meta(ge=1, le=MAX_THREADS)] | None = None
-    gpu_mem_limit_bytes: Count | None = None
+    gpu_mem_limit_bytes: Positive | None = None
     batching: BatchingConfig = field(default_factory=BatchingConfig)
     slots: SlotsConfig | None = None
     queue: QueueConfig = field(default_factory=QueueConfig)

@@ -7,9 +7,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from deployments.cluster.platform import Platform
 from deployments.http.errors import STATUSES
-from deployments.protocols.protocol import Operation
-from deployments.protocols.routes import modules
+from deployments.protocols.protocol import Operation, modules
 from pipelines.schema import Schema, components
 from pipelines.tasks import TASKS
 
@@ -30,12 +30,12 @@ class Error(msgspec.Struct):
     error_type: Annotated[str, Meta(extra_json_schema={"enum": ERROR_TYPES})]
 
 
-def document(version: str) -> Schema:
-    """The whole document; `version` is Sextet's."""
+def document(version: str, platform: Platform | None = None) -> Schema:
+    """The whole document; `version` is Sextet's. The paths of a platform are in that of its container alone."""
     operations: dict[str, list[Operation]] = {}
     for task in TASKS.values():
         for module in modules():
-            for operation in module.operations(task):
+            for operation in module.operations(task, platform):
                 operations.setdefault(operation.path, []).append(operation)
     for page in PAGES:
         operations[page.path] = [page]

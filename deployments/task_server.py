@@ -3,18 +3,18 @@
     bytes ──protocol.read──> preprocess ──> scheduler.submit | stream ──> postprocess ──protocol.write──> bytes
 
 Behind HAProxy Serve runs `__call__` on the event loop that also reads the sockets, so nothing here may block it: JSON,
-tokenizing and postprocessing of more than a few sentences go to host threads, the model runs in the scheduler's own. A
-few sentences stay on the loop: going to a thread and back takes longer than the work (a third of the CPU of a small
-request). Large bodies have a thread of their own, so that small ones never wait for them.
+tokenizing and postprocessing of more than a few sentences go to host threads (host.py), the model runs in the
+scheduler's own.
 """
 
 import asyncio
 import os
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -24,11 +24,11 @@ from starlette.responses import Response
 import pipelines
 from deployments.cluster.platform import Platform
 from deployments.config import LimitsConfig, TaskConfig
+from deployments.host import SMALL_ANSWER_TOKENS, SMALL_BODY_BYTES, HostThreads
 from deployments.http.errors import Failure, logger
 from deployments.http.event_stream import EventStream
 from deployments.http.request import Timings, deadline_of, read_body
-from deployments.protocols.protocol import Protocol, Reply, TaskRequest, json_reply
-from deployments.protocols.routes import Routes
+from deployments.protocols.protocol import Protocol, Reply, Routes, TaskRequest, json_reply
 from pipelines.errors import (
     ConfigurationError,
     DeadlineExceededError,
@@ -40,9 +40,6 @@ from pipelines.tasks.pipeline import Pipeline
 from stores.fetch import fetch
 
 T = TypeVar("T")
-SMALL_BODY_BYTES = 1024  # tokenized in half a millisecond
-LARGE_BODY_BYTES = 64 * 1024  # tokenized in tens of milliseconds
-SMALL_ANSWER_TOKENS = 512  # read, or written and described, to be postprocessed on the loop
 SLICE_INPUTS = 64  # inputs that are tokenized at once: what they need in between is freed before the next ones
 STALLED_S = 60.0  # a batch that nobody waits for, or a decoding round, that takes so long will not end by itself
 
@@ -122,8 +119,7 @@ class TaskServer:
         self._platform = platform
         self._on_batch = meter()
         self._serving: Serving | None = None
-        self._host = ThreadPoolExecutor(max_workers=2, thread_name_prefix="host")
-        self._bulk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bulk")
+        self._host = HostThreads()
         self._retiring: set[asyncio.Task[None]] = set()
         self._loading = asyncio.Lock()
 
@@ -145,7 +141,8 @@ class TaskServer:
             return
         thread = ThreadPoolExecutor(1, thread_name_prefix="load")
         try:
-            pipeline, scheduler = await _in(thread, lambda: self._load(config))
+            loading = asyncio.get_running_loop().run_in_executor(thread, self._load, config)
+            pipeline, scheduler = await loading
         finally:
             thread.shutdown(wait=False)  # who is cancelled does not wait, on the loop, until a model is there
         self._serving = Serving(config, pipeline, scheduler, Routes(pipeline, self._platform))
@@ -200,8 +197,10 @@ class TaskServer:
                 limits = serving.config.limits
                 body = await read_body(request, limits.max_body_bytes, protocol.media_types)
                 serving.scheduler.admit((), deadline, asyncio.get_running_loop().time())  # and again with its tokens
-                place = self._place_of(body)
-                prepared = await _in(place, lambda: self._prepare(limits, protocol, body, request.headers, timings))
+                prepare = partial(self._prepare, limits, protocol, body, request.headers, timings)
+                is_small = len(body) <= SMALL_BODY_BYTES
+                on_loop = is_small and not serving.scheduler.is_busy
+                prepared = prepare() if on_loop else await self._host.read(prepare, len(body))
                 if prepared.request.stream:
                     started = await _started(self._events(visit, prepared, deadline, timings))
                     is_streaming = True
@@ -209,20 +208,14 @@ class TaskServer:
                 completed = await serving.scheduler.submit(prepared.all_rows(), deadline)
                 timings.queue_s, timings.inference_s = completed.queue_s, completed.inference_s
                 timings.compute_tokens = completed.read_tokens + completed.written_tokens
-                if place is None and timings.compute_tokens > SMALL_ANSWER_TOKENS:
-                    place = self._host
-                return _response(await _in(place, lambda: self._finish(prepared, completed.outputs)))
+                finish = partial(self._finish, prepared, completed.outputs)
+                on_loop = is_small and timings.compute_tokens <= SMALL_ANSWER_TOKENS
+                return _response(finish() if on_loop else await self._host.answer(finish, len(body)))
         except TimeoutError:
             raise DeadlineExceededError("the request's deadline ran out before its answer was ready") from None
         finally:
             if not is_streaming:
                 visit.end()
-
-    def _place_of(self, body: bytes) -> Executor | None:
-        """Where a request's own work is done: on the loop, in a host thread, or in the thread of large bodies."""
-        if len(body) <= SMALL_BODY_BYTES:
-            return None
-        return self._host if len(body) <= LARGE_BODY_BYTES else self._bulk
 
     def _failed(self, request: Request, failure: Failure) -> Response:
         serving = self._serving
@@ -261,8 +254,7 @@ class TaskServer:
                 async for index, step in stream:
                     timings.queue_s, timings.inference_s = stream.queue_s, stream.inference_s
                     write = streamed[index][1]
-                    # Alternatives to a token are decoded one by one: that may take as long as a short request.
-                    event, is_last = await _in(self._host, lambda: write(step)) if step.top else write(step)  # noqa: B023
+                    event, is_last = await self._host.describe(partial(write, step)) if step.top else write(step)
                     if is_last:
                         stream.stop(index)
                     yield index, event
@@ -298,20 +290,6 @@ class TaskServer:
             slots=config.slots,
         )
         return pipeline, pipeline.scheduler(config.batching, config.queue, self._on_batch)
-
-
-async def _in(place: Executor | None, work: Callable[[], T]) -> T:
-    """Do some work in a thread of `place`, or here."""
-    if place is None:
-        return work()
-
-    def guarded() -> T:
-        try:
-            return work()
-        except StopIteration as error:  # a future cannot carry it: the request would wait for ever
-            raise RuntimeError("an iterator ended early") from error
-
-    return await asyncio.get_running_loop().run_in_executor(place, guarded)
 
 
 async def _started(events: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:

@@ -14,7 +14,15 @@ from evaluation import scores
 from evaluation.scores import Scored
 from evaluation.systems import System
 from pipelines.errors import ConfigurationError, InvalidInputError
-from pipelines.tasks import TASKS
+from pipelines.tasks import (
+    TASKS,
+    question_answering,
+    summarization,
+    text_classification,
+    text_generation,
+    token_classification,
+    translation,
+)
 
 Parameters = Mapping[str, Any]
 
@@ -74,7 +82,7 @@ def measure_of(task: str) -> Measure:
 class TextClassification(Measure):
     """One label, several labels, or a number for each text: as the system's `problem_type` says."""
 
-    task = "text-classification"
+    task = text_classification.TASK.name
     names = ("accuracy", *(f"{name}_{how}" for how in ("macro", "micro") for name in ("f1", "precision", "recall")))
     fixed: ClassVar[Parameters] = {"top_k": None}
     always: ClassVar[Parameters] = {"top_k": None}
@@ -103,7 +111,7 @@ class TextClassification(Measure):
 class TokenClassification(Measure):
     """Entities, right where type and both ends are."""
 
-    task = "token-classification"
+    task = token_classification.TASK.name
     names = ("f1", "precision", "recall", "f1_macro")
 
     def check_parameters(self, given: Parameters) -> None:
@@ -133,7 +141,7 @@ def _span(text: str, entity: Mapping[str, Any]) -> scores.Span:
 class QuestionAnswering(Measure):
     """Spans of a context; where some rows have no answer, "no answer" counts as one."""
 
-    task = "question-answering"
+    task = question_answering.TASK.name
     names = ("f1", "exact_match", "no_answer_accuracy")
     fixed: ClassVar[Parameters] = {"top_k": 1}
 
@@ -156,7 +164,7 @@ class _Text2Text(Measure):
 
 
 class Translation(_Text2Text):
-    task = "translation"
+    task = translation.TASK.name
     names = ("bleu", "chrf", "exact_match")
 
     def score(self, system: System, rows: Dataset, parameters: Parameters) -> Scored:
@@ -164,7 +172,7 @@ class Translation(_Text2Text):
 
 
 class Summarization(_Text2Text):
-    task = "summarization"
+    task = summarization.TASK.name
     names = ("rouge_l", "rouge_1", "rouge_2", "empty")
 
     def score(self, system: System, rows: Dataset, parameters: Parameters) -> Scored:
@@ -174,7 +182,7 @@ class Summarization(_Text2Text):
 class TextGeneration(Measure):
     """Perplexity: no answer is generated."""
 
-    task = "text-generation"
+    task = text_generation.TASK.name
     names = ("perplexity",)
 
     def check_parameters(self, given: Parameters) -> None:

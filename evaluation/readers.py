@@ -127,7 +127,7 @@ def _delimited(delimiter: str) -> Callable[[IO[str], Columns], Numbered]:
 
 
 def _named_twice(header: list[str]) -> ValueError | None:
-    """Columns that nobody named, as at the end of many a spreadsheet's rows, are none that a field could be in."""
+    """The error for a name that two columns have; columns without a name, which spreadsheets append, do not count."""
     twice = next((name for name in header if name.strip() and header.count(name) > 1), None)
     return None if twice is None else ValueError(f"two columns are called {twice!r}; rename one of them")
 

@@ -61,7 +61,7 @@ def export_checkpoint(args: ExportArgs, progress: Progress = lambda _line: None)
             with staging(output) as folder:
                 _check_space(checkpoint, folder)
                 artifact = _build(args, checkpoint, folder, output, progress)
-    except ConfigurationError:  # among them a full cache
+    except (ConfigurationError, ArtifactError):  # among them full caches
         raise
     except Exception as error:
         if (explained := _explained(args, output, error)) is None:
@@ -242,7 +242,7 @@ def _current(args: ExportArgs, progress: Progress) -> ModelArtifact | None:
 
 def _first_change(before: Mapping[str, str]) -> str:
     """The first tool whose version differs from the one that made the artifact."""
-    name = next(name for name, now in made_with().items() if before.get(name) != now)
+    name = next((name for name, now in made_with().items() if before.get(name) != now), None)
     if name not in _TOOLS or name not in before:
         return "another release of the exporter"
     return f"{name} {before[name]}; here is {made_with()[name]}"
@@ -273,7 +273,7 @@ def _explained(args: ExportArgs, output: Path, error: Exception) -> SextetError 
         return _unwritable(output, full)
     if not isinstance(error, OSError):
         return None
-    if error.filename is None or written_by(output, Path(os.fsdecode(error.filename))):
+    if not isinstance(error.filename, str) or written_by(output, Path(error.filename)):
         return _unwritable(output, error)
     return CheckpointError(f"{args.checkpoint} cannot be exported: {error.filename}: {error.strerror}")
 

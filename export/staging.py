@@ -38,7 +38,7 @@ def check_output(output: Path) -> None:
     try:
         ours = set(Manifest.from_json((output / MANIFEST_NAME).read_text(encoding="utf-8")).files) | {MANIFEST_NAME}
     except ValueError:
-        return  # a manifest of another release, or a damaged one: an artifact all the same
+        return  # a manifest of another release, or a damaged one: still an artifact
     if foreign := sorted(found - ours):
         raise ConfigurationError(f"output {output} holds {foreign[0]}, which no export wrote; move it away first")
 

@@ -3,6 +3,7 @@
     decode(body, kind)       JSON that came over HTTP, as a value of `kind`
     convert(value, kind)     a value that came from Python or YAML, as a value of `kind`
     parse(value, kind)       an input that came from Python, likewise
+    check_fields(config)     a dataclass that Python built
     encode(value)            JSON
     components(kinds)        JSON Schema of `kinds`
 
@@ -19,12 +20,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import is_dataclass
 from functools import cache
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import msgspec
 from msgspec import Meta, inspect
 
-from pipelines.errors import InvalidInputError, Path, SextetError
+from pipelines.errors import ConfigurationError, InvalidInputError, Path, SextetError, UnusedParametersError
 from pipelines.misfit import LISTS, OBJECTS, bare, check, items, keep_order, member_for, require_length, unknown_key
 
 T = TypeVar("T")
@@ -34,6 +35,7 @@ MAX_PARTS = 2**18  # lists and objects of a body that does not fit, for which th
 
 OneOrMore = Annotated[tuple[T, ...], Meta(extra={"one_or_more": True})]
 Text = Annotated[str, Meta(min_length=1)]
+Positive = Annotated[int, Meta(ge=1)]
 
 
 class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,6 +45,28 @@ class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def unknown(cls, names: Sequence[str], path: Path) -> InvalidInputError:
         """The error for keys that the object at `path` does not have."""
         return unknown_key(names[0], cls.__struct_fields__, path)
+
+
+class Parameters(Body, frozen=True):
+    """Base of every task's parameters: the types of the fields are the schema. None and absence both mean the default.
+
+    What depends on several fields is checked in a subclass's `__post_init__`.
+    """
+
+    @classmethod
+    def from_mapping(cls, given: Mapping[str, Any]) -> Self:
+        """Raises UnusedParametersError for unknown names, InvalidInputError for a value that does not fit."""
+        converted: Self = convert(given, cls, ("parameters",))
+        return converted
+
+    @property
+    def choices(self) -> int:
+        """How many sequences each input may have; beams and the answers that are taken from them count once."""
+        return 1
+
+    @classmethod
+    def unknown(cls, names: Sequence[str], path: Path) -> InvalidInputError:
+        return UnusedParametersError(names, path)
 
 
 def decode(body: bytes, kind: Any) -> Any:
@@ -100,6 +124,19 @@ def parse(value: Any, kind: Any, path: Path = ("inputs",)) -> Any:
     converted = value if isinstance(value, _typed(kind)) else convert(value, kind, path)
     _require_unicode(converted, path)
     return converted
+
+
+def check_fields(config: Any) -> None:
+    """Check a dataclass that Python built, where msgspec does not look; for `__post_init__`.
+
+    Raises ConfigurationError for the first field whose value does not fit its type.
+    """
+    kind: Any = type(config)
+    try:
+        for field in _info(kind)[0].fields:
+            check(getattr(config, field.name), field.type, (field.encode_name,))
+    except InvalidInputError as error:
+        raise ConfigurationError(str(error)) from None
 
 
 def components(kinds: Iterable[Any]) -> tuple[list[Schema], dict[str, Schema]]:

@@ -246,10 +246,10 @@ def translation(data: Path, output: Path) -> None:
             kept[english].append(french)
     as_rows = lambda pairs: ({"source": source, "target": target} for source, target in pairs)  # noqa: E731
     write(
-        output / "translation" / "train.jsonl",
+        output / "translation/train.jsonl",
         as_rows((english, french) for english, all_french in kept.items() for french in all_french[:MAX_TRANSLATIONS]),
     )
-    write(output / "translation" / "validation.jsonl", as_rows(pair for pair in validation.values() if short(pair[0])))
+    write(output / "translation/validation.jsonl", as_rows(pair for pair in validation.values() if short(pair[0])))
 
 
 def pieces(output: Path) -> None:

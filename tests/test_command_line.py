@@ -51,8 +51,11 @@ def test_help_loads_no_framework() -> None:
             "--url: unknown url type: 'nowhere/translation'; allowed:",
         ),
         (["finetune", "absent.yaml"], "absent.yaml"),
-        (["finetune", "--task", "translation"], "finetune: 'model' is missing"),
-        (["finetune", "--learning_rat", "1"], "finetune: unknown key 'learning_rat'; did you mean 'learning_rate'?"),
+        (["finetune", "--task", "translation"], "finetune: model is missing; allowed: a string or a mapping"),
+        (
+            ["finetune", "--learning_rat", "1"],
+            "finetune has no key 'learning_rat' (did you mean 'learning_rate'?); allowed: adam_beta2, ",
+        ),
         (["evaluate", "absent", "--data", "a.tsv"], "absent does not say its task; give --task, one of text-classific"),
         (["evaluate", "http://127.0.0.1:9/x", "--data", "a.tsv"], "http://127.0.0.1:9/x does not end in a task"),
         (["evaluate", "absent", "--data", "a", "--parameters", "x"], "--parameters is 'x'; allowed: a JSON object"),

@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 from statistics import median
 
-import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,7 +47,6 @@ def tree(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))
 
 
-@pytest.mark.xfail(strict=False, reason="a folder holds more files than one reads at a glance: --runxfail lists it")
 def test_a_folder_can_be_read_at_a_glance() -> None:
     names = ("*.py", "*.js", "*.css", "*.html")
     files = [file for room in ROOMS for name in names for file in (ROOT / room).rglob(name)]
@@ -56,7 +54,6 @@ def test_a_folder_can_be_read_at_a_glance() -> None:
     assert {folder: n for folder, n in held.items() if n > MAX_FILES} == {}
 
 
-@pytest.mark.xfail(strict=False, reason="a file is longer than one holds in mind: --runxfail lists it")
 def test_files_are_nouns_of_a_middling_size(record_property: Callable[[str, object], None]) -> None:
     lengths = {name: len(file.read_text(encoding="utf-8").splitlines()) for name, file in modules().items()}
     written = [n for n in lengths.values() if n > 0]  # an empty __init__.py is no file to read
@@ -65,7 +62,6 @@ def test_files_are_nouns_of_a_middling_size(record_property: Callable[[str, obje
     assert {name: n for name, n in lengths.items() if n > MAX_LINES} == {}
 
 
-@pytest.mark.xfail(strict=False, reason="names of tasks stand in other files: --runxfail lists them")
 def test_a_task_is_named_in_its_own_file_only() -> None:
     named = [*literals_of_python(), *literals_of_the_console()]
     assert named == [], f"{len(named)} names of tasks outside their own files:\n" + "\n".join(named)

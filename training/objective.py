@@ -19,8 +19,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from checkpoints.heads import MULTI_LABEL, REGRESSION
+from checkpoints.heads import ENCODER_DECODER, MULTI_LABEL, REGRESSION
 from pipelines.errors import ConfigurationError, InvalidInputError
+from pipelines.tasks import TASKS, question_answering, text_classification, text_generation, token_classification
 
 IGNORED = -100  # the label that torch's cross entropy leaves out
 Collator = Any  # of transformers: features of several rows in, padded tensors out
@@ -85,7 +86,7 @@ OBJECTIVES: dict[str, type[Objective]] = {}
 
 
 class TextClassification(Objective):
-    tasks = ("text-classification",)
+    tasks = (text_classification.TASK.name,)
     has_problem_type = True
 
     @classmethod
@@ -113,7 +114,7 @@ class TextClassification(Objective):
 
 
 class TokenClassification(Objective):
-    tasks = ("token-classification",)
+    tasks = (token_classification.TASK.name,)
 
     @classmethod
     def label_names(cls, rows: Dataset, problem_type: str | None = None) -> tuple[str, ...]:
@@ -146,7 +147,7 @@ class TokenClassification(Objective):
 
 
 class QuestionAnswering(Objective):
-    tasks = ("question-answering",)
+    tasks = (question_answering.TASK.name,)
     windowed = True
 
     def encode(self, rows: Features) -> Features:
@@ -194,7 +195,7 @@ class QuestionAnswering(Objective):
 class TextToText(Objective):
     """`source` to `target` through an encoder-decoder."""
 
-    tasks = ("translation", "summarization")
+    tasks = tuple(task.name for task in TASKS.values() if task.head.auto_class == ENCODER_DECODER)
     max_answer = "max_new_tokens"
 
     def encode(self, rows: Features) -> Features:
@@ -208,7 +209,7 @@ class TextToText(Objective):
 
 
 class TextGeneration(Objective):
-    tasks = ("text-generation",)
+    tasks = (text_generation.TASK.name,)
     max_answer = "max_length"
 
     def encode(self, rows: Features) -> Features:

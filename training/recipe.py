@@ -1,28 +1,24 @@
 """FinetuneArgs: a recipe of `sextet finetune`, read from YAML and checked. Light: it imports no framework by itself."""
 
 import dataclasses
-import difflib
 import math
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Self, get_args, get_type_hints
 
 import yaml
+from msgspec import Meta
 
-from pipelines.errors import ConfigurationError
+from pipelines.errors import ConfigurationError, InvalidInputError, UnknownKeyError
+from pipelines.schema import OneOrMore, convert
 from pipelines.tasks import TASKS
 
-AT_LEAST = {
-    **dict.fromkeys(("max_train_samples", "max_eval_samples", "early_stopping_patience"), 1),
-    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
-    **dict.fromkeys(("save_steps", "eval_steps", "logging_steps", "save_total_limit"), 1),
-    **dict.fromkeys(("max_bad_rows", "learning_rate", "seed"), 0),
-    "max_length": 3,  # a token between those that mark the beginning and the end
-}
-"""The least number that a key allows."""
+Positive = Annotated[int, Meta(ge=1)]
+NotNegative = Annotated[int, Meta(ge=0)]
+Share = Annotated[float, Meta(ge=0, lt=1)]
 Strategy = Literal["no", "steps", "epoch"]
 SWITCHES = ("bf16", "lora", "freeze_embeddings", "load_best_model_at_end", "gradient_checkpointing", "fp16")
 """Flags that may stand without a value, for true."""
@@ -33,15 +29,15 @@ class MarianArgs:
     """`model:` of a recipe that starts from nothing, named as in MarianConfig; 7 M parameters as it stands."""
 
     architecture: str = "marian"
-    vocab_size: int = 8000
-    d_model: int = 256
-    encoder_layers: int = 4
-    decoder_layers: int = 2
-    attention_heads: int = 4
-    ffn_dim: int = 1024
-    dropout: float = 0.1
-    max_length: int = 128
-    num_beams: int = 4
+    vocab_size: Positive = 8000
+    d_model: Positive = 256
+    encoder_layers: Positive = 4
+    decoder_layers: Positive = 2
+    attention_heads: Positive = 4
+    ffn_dim: Positive = 1024
+    dropout: Share = 0.1
+    max_length: Positive = 128
+    num_beams: Positive = 4
     source_lang: str = "en"
     target_lang: str = "fr"
 
@@ -50,10 +46,10 @@ class MarianArgs:
 class LoraArgs:
     """A low-rank adapter: rank `r`, scaled by `alpha / r`, on the linear layers named so."""
 
-    r: int = 16
-    alpha: int = 32
-    dropout: float = 0.0
-    target_modules: tuple[str, ...] = ("all-linear",)
+    r: Positive = 16
+    alpha: Positive = 32
+    dropout: Share = 0.0
+    target_modules: OneOrMore[str] = ("all-linear",)
     """Last parts of layer names; `all-linear` is every linear layer but the new head's."""
 
 
@@ -67,7 +63,7 @@ class FinetuneArgs:
     model: Annotated[str | MarianArgs, "What to start from: a folder, a Hub id or starter:NAME."]
     """Or a mapping with `architecture: marian`, to start from nothing."""
     task: Annotated[str, f"One of {', '.join(TASKS)}."]
-    train: Annotated[tuple[str, ...], "Labelled rows: a file, SOURCE,TARGET or a Hub data set."]
+    train: Annotated[OneOrMore[str], "Labelled rows: a file, SOURCE,TARGET or a Hub data set."]
     output: Annotated[str, "The folder of the finished checkpoint."]
     validation: Annotated[Mapping[str, str], "Other rows, on which each epoch is measured."] = field(
         default_factory=dict
@@ -82,17 +78,17 @@ class FinetuneArgs:
     encoding: str = "utf-8"
     format: str | None = None
     """The suffix to read the files by, where their own says something else: conll."""
-    max_bad_rows: int = 0
+    max_bad_rows: NotNegative = 0
     """Rows that may be reported and left out."""
-    max_length: int = 128
+    max_length: Annotated[int, Meta(ge=3)] = 128  # a token between those of the beginning and the end
     """Tokens per row. Longer rows are cut, read in windows (questions about a context), or divided (plain text)."""
-    max_train_samples: int | None = None
-    max_eval_samples: int | None = None
+    max_train_samples: Positive | None = None
+    max_eval_samples: Positive | None = None
     lora: LoraArgs | None = None
     freeze_embeddings: bool = False
     class_weights: Literal["balanced"] | Mapping[str, float] | None = None
     """The weight of a row by its label (of a token by its tag), 1 where not named; balanced: as if equally frequent."""
-    early_stopping_patience: int | None = None
+    early_stopping_patience: Positive | None = None
     """Evaluations without a better `metric_for_best_model` (loss if absent) after which to stop, with the best."""
     early_stopping_threshold: float = 0.0
     metric_for_best_model: str | None = None
@@ -100,26 +96,26 @@ class FinetuneArgs:
     load_best_model_at_end: bool = False
     num_train_epochs: float = 3.0
     max_steps: int = -1
-    per_device_train_batch_size: int = 8
-    per_device_eval_batch_size: int = 32
-    gradient_accumulation_steps: int = 1
-    learning_rate: float = 5e-5
+    per_device_train_batch_size: Positive = 8
+    per_device_eval_batch_size: Positive = 32
+    gradient_accumulation_steps: Positive = 1
+    learning_rate: Annotated[float, Meta(ge=0)] = 5e-5
     weight_decay: float = 0.0
     adam_beta2: float = 0.999
     max_grad_norm: float = 1.0
     lr_scheduler_type: str = "linear"
     warmup_ratio: float = 0.0
-    label_smoothing_factor: float = 0.0
+    label_smoothing_factor: Share = 0.0
     group_by_length: bool = True
     bf16: bool | Literal["auto"] = False
     """auto: where the GPU or CPU has instructions for it."""
-    seed: int = 42
+    seed: NotNegative = 42
     eval_strategy: Strategy = "epoch"
-    eval_steps: int | None = None
+    eval_steps: Positive | None = None
     save_strategy: Strategy = "epoch"
-    save_steps: int = 500
-    save_total_limit: int = 1
-    logging_steps: int | None = None
+    save_steps: Positive = 500
+    save_total_limit: Positive = 1
+    logging_steps: Positive | None = None
     """10 if absent, or an epoch where that is shorter."""
     training_arguments: Mapping[str, Any] = field(default_factory=dict)
     """The other fields of TrainingArguments; in a recipe they stand beside the keys above."""
@@ -146,18 +142,20 @@ class FinetuneArgs:
         own = {one.name for one in dataclasses.fields(cls)}
         others = {name: given[name] for name in given if name not in own and name in _other_arguments()}
         rest = {name: value for name, value in given.items() if name not in others}
-        args = _build(cls, rest, where)
-        for name, least in AT_LEAST.items():
-            number = getattr(args, name)
-            _require(number is None or least <= number < math.inf, number, f"{where}: {name}", f"{least} or more")
-        if args.max_steps < 1:  # where there is a number of steps, they count instead of the epochs
-            _require(args.max_steps == -1, args.max_steps, f"{where}: max_steps", "1 or more, or -1 for all the epochs")
-            epochs = args.num_train_epochs
-            _require(0 < epochs < math.inf, epochs, f"{where}: num_train_epochs", "more than 0")
-        _require(args.lora is None or args.lora.r >= 1, args.lora and args.lora.r, f"{where}: lora: r", "1 or more")
+        args: Self = _converted(_as_typed(rest), cls, where)
         hints = _other_arguments()
-        checked = {name: _plainly_typed(value, hints[name], f"{where}: {name}") for name, value in others.items()}
+        checked = {name: _plainly_typed(value, hints[name], name, where) for name, value in others.items()}
         return dataclasses.replace(args, training_arguments={**args.training_arguments, **checked})
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.learning_rate):
+            raise ConfigurationError(f"learning_rate is {self.learning_rate}; allowed: a number from 0")
+        if self.max_steps >= 1:  # counted instead of the epochs
+            return
+        if self.max_steps != -1:
+            raise ConfigurationError(f"max_steps is {self.max_steps}; allowed: from 1, or -1 for all the epochs")
+        if not 0 < self.num_train_epochs < math.inf:
+            raise ConfigurationError(f"num_train_epochs is {self.num_train_epochs}; allowed: a number above 0")
 
 
 _NOT_OURS = {
@@ -180,12 +178,12 @@ def _other_arguments() -> dict[str, Any]:
     return {name: hints[name] for name in known if name not in _NOT_OURS and not name.startswith(refused)}
 
 
-def _plainly_typed(value: Any, hint: Any, where: str) -> Any:
+def _plainly_typed(value: Any, hint: Any, name: str, where: str) -> Any:
     """Check a number, text or boolean by its type in TrainingArguments; TrainingArguments checks the other types."""
     allowed = [one for one in (get_args(hint) or (hint,)) if one is not types.NoneType]
-    if (value is None and types.NoneType in get_args(hint)) or allowed[0] not in (bool, int, float, str):
+    if value is None or len(allowed) > 1 or allowed[0] not in (bool, int, float, str):
         return value
-    return _typed(value, allowed[0], where) if len(allowed) == 1 else value
+    return _converted(value, allowed[0], where, (name,))
 
 
 def _flags(flags: Sequence[str]) -> dict[str, Any]:
@@ -226,68 +224,25 @@ def _merged(given: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any
     return {**given, **flags, **{name: {**given[name], **flags[name]} for name in both}}
 
 
-Built = TypeVar("Built")
+def _converted(value: Any, kind: Any, where: str, path: tuple[str, ...] = ()) -> Any:
+    """The value as `kind`; raises ConfigurationError where it does not fit."""
+    try:
+        return convert(value, kind, path, texts=True)  # YAML reads 5e-5 as a text
+    except InvalidInputError as error:
+        place = (error.path or ())[:-1] if isinstance(error, UnknownKeyError) else error.path or ()
+        raise ConfigurationError(f"{': '.join([where, *map(str, place)])} {error.problem}") from None
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{where}: {error}") from None
 
 
-def _build(cls: type[Built], given: Any, where: str) -> Built:
-    """The dataclass from a mapping, its field types taken as the schema."""
-    if not isinstance(given, Mapping):
-        raise ConfigurationError(f"{where} is {given!r}; it must be a mapping")
-    known = {one.name: one for one in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
-            raise ConfigurationError(f"{where}: unknown key {name!r}; did you mean {near[0]!r}?")
-    for name, one in known.items():
-        required = one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
-        if required and name not in given:
-            raise ConfigurationError(f"{where}: {name!r} is missing")
-    hints = get_type_hints(cls)
-    return cls(**{name: _typed(value, hints[name], f"{where}: {name}") for name, value in given.items()})
-
-
-def _typed(value: Any, hint: Any, where: str) -> Any:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        if value is None and types.NoneType in arguments:
-            return None
-        literals = [one for one in arguments if get_origin(one) is Literal]
-        if literals and value in get_args(literals[0]):
-            return value
-        if isinstance(value, Mapping):
-            fitting = (one for one in arguments if dataclasses.is_dataclass(one) or get_origin(one) is Mapping)
-            arguments = tuple(fitting) or arguments
-        elif str in arguments:
-            arguments = (int,) if isinstance(value, int) and int in arguments else (str,)
-        elif bool in arguments and literals:
-            _require(isinstance(value, bool), value, where, f"true, false or {', '.join(get_args(literals[0]))}")
-        elif value is True and any(dataclasses.is_dataclass(one) for one in arguments):
-            value = {}  # `lora: true`: as it is by default
-        return _typed(value, next(one for one in arguments if one is not types.NoneType), where)
-    if dataclasses.is_dataclass(hint):
-        return _build(hint, value, where)  # type: ignore[arg-type]
-    if origin is Literal and value is False and "no" in arguments:
-        return "no"  # YAML reads a bare no as false
-    if origin is Literal:
-        return _require(value in arguments, value, where, f"one of {', '.join(arguments)}")
-    if origin is tuple:
-        return tuple(_typed(one, arguments[0], where) for one in (value if isinstance(value, list) else [value]))
-    if origin is not None and where.endswith(": validation") and not isinstance(value, Mapping):
-        return {"validation": _typed(value, str, where)}
-    if origin is not None:
-        _require(isinstance(value, Mapping), value, where, "a mapping")
-        kind = arguments[1]
-        return {str(name): one if kind is Any else _typed(one, kind, f"{where}.{name}") for name, one in value.items()}
-    if hint is float:
-        try:
-            return float(value)  # YAML reads 5e-5 as a text
-        except (TypeError, ValueError):
-            return _require(False, value, where, "a number")
-    matches = isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
-    return _require(matches, value, where, {str: "a text", int: "an integer", bool: "true or false"}[hint])
-
-
-def _require(condition: bool, value: Any, where: str, allowed: str) -> Any:
-    if not condition:
-        raise ConfigurationError(f"{where} is {value!r}; it must be {allowed}")
-    return value
+def _as_typed(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe without short forms: a single validation file, `lora: true`, `no` (false in YAML), null."""
+    written = {name: value for name, value in given.items() if value is not None}
+    if isinstance(written.get("validation"), str):
+        written["validation"] = {"validation": written["validation"]}
+    if written.get("lora") is True:
+        written["lora"] = {}
+    for name in ("eval_strategy", "save_strategy"):
+        if written.get(name) is False:
+            written[name] = "no"
+    return written

@@ -112,12 +112,15 @@ class Pool:
         for task in [task for task, exchange in self._opening.items() if exchange.intended_at < oldest]:
             task.cancel()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Drop every connection; exchanges that have not ended fail."""
-        for task in list(self._opening):
+        opening = list(self._opening)
+        for task in opening:
             task.cancel()
+        await asyncio.gather(*opening, return_exceptions=True)
         for connection in [*self._idle, *self._busy]:
             connection.abandon(CLOSED)
+        await asyncio.sleep(0)  # transports close in the next turn of the loop
 
     async def _open(self, exchange: Exchange) -> None:
         try:
@@ -142,6 +145,8 @@ class Pool:
         self._busy.discard(connection)
         if reusable:
             self._idle.append(connection)
+        else:
+            connection.close()
         exchange.ended_at = perf_counter()
         exchange.done(exchange)
 
@@ -173,6 +178,9 @@ class _Connection(asyncio.Protocol):
     def send(self, exchange: Exchange) -> None:
         self.exchange = exchange
         self._transport.write(exchange.request)
+
+    def close(self) -> None:
+        self._transport.close()
 
     def abandon(self, reason: str) -> None:
         self._reusable = False

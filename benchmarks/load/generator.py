@@ -128,7 +128,7 @@ class _Generator:
             await (self._closed_loop() if load.rate_per_s is None else self._open_loop())
         finally:
             self._over = True
-            self._pool.close()
+            await self._pool.close()
         return self._tally
 
     # --- closed loop ---

@@ -1,7 +1,7 @@
 """Peer: another server of the same model, written as its own documentation shows.
 
 A peer is a script in services/, run by the Python of the peer's own environment under .peers/. It reads what to serve
-and where from PEER_MODEL (a folder), PEER_PORT and PEER_BATCH_SIZE, and imports nothing of this project.
+and where from PEER_TASK, PEER_MODEL (a folder), PEER_PORT and PEER_BATCH_SIZE, and imports nothing of this project.
 """
 
 import sys

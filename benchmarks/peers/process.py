@@ -14,6 +14,7 @@ import psutil
 
 from benchmarks.peers.peer import Peer, PeerError
 from deployments.cluster.ray_environment import spare_port
+from pipelines.tasks.text_classification import TASK
 
 START_S = 180.0
 POLL_S = 0.5
@@ -51,7 +52,8 @@ def _environment(peer: Peer, model: Path, batch_size: int, port: int) -> dict[st
     foreign = SETTINGS[:1] if peer.needs else SETTINGS  # a peer in the project's environment needs PYTHONPATH
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     offline = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-    asked = {"PEER_MODEL": str(model.resolve()), "PEER_PORT": str(port), "PEER_BATCH_SIZE": str(batch_size)}
+    asked = {"PEER_TASK": TASK.name, "PEER_MODEL": str(model.resolve())}
+    asked |= {"PEER_PORT": str(port), "PEER_BATCH_SIZE": str(batch_size)}
     return inherited | offline | asked
 
 

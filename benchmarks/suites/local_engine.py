@@ -7,7 +7,7 @@ from pathlib import Path
 from time import perf_counter
 
 from pipelines.generation.decoding.config import GenerationConfig
-from pipelines.generation.decoding.request import Request
+from pipelines.generation.decoding.request import DecodeRequest
 from pipelines.generation.open import open_engine
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.slots.engine import SlotEngine
@@ -29,7 +29,7 @@ class LocalEngine:
         """Exactly so many tokens, greedily; raises what the engine raises."""
         length = len(prompt) + new_tokens
         config = GenerationConfig(max_length=length, min_length=length, eos_token_id=())
-        return self.engine.generate(Request(tuple(prompt), config)).generations[0].token_ids
+        return self.engine.generate(DecodeRequest(tuple(prompt), config)).generations[0].token_ids
 
     def tokens_per_s(
         self, prompts: Sequence[Sequence[int]], new_tokens: int, clients: int, warm_up_s: float, window_s: float

@@ -83,7 +83,7 @@ class PackedE5:
 
 
 def _tensors(data: bytes, cursor: int) -> dict[str, Array]:
-    """The directory at `cursor` (name, kind, elements, offset, bytes) and what it points to, flat, as float32."""
+    """The tensors of the directory at `cursor` (name, kind, elements, offset, bytes), flat, as float32."""
     tensors = {}
     (entries,) = struct.unpack_from("<i", data, cursor)
     cursor += 4
@@ -104,8 +104,8 @@ def _tensors(data: bytes, cursor: int) -> dict[str, Array]:
 def convert(packed: PackedE5, keep: Collection[str], directory: Path) -> None:
     """Write a Hugging Face BertModel with a fast tokenizer, whose vocabulary is `keep` and the special pieces.
 
-    Of the 250,002 pieces, most are of languages that the starter models do not speak; they would be four fifths of
-    the parameters. A word whose piece is gone is read through shorter pieces.
+    Most of the 250,002 pieces belong to languages that the starters do not speak, and would be four fifths of the
+    parameters. A word without its piece is read as shorter pieces.
     """
     chosen = {*keep, BOS, PAD, EOS, UNKNOWN, MASK}
     ids = [index for index, piece in enumerate(packed.pieces) if piece in chosen]

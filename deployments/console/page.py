@@ -11,10 +11,10 @@ from typing import Any
 
 from starlette.responses import Response
 
-from pipelines.schema import components
+from pipelines.schema import Parameters, components
 from pipelines.tasks import TASKS
 from pipelines.tasks.completion import CompletionParameters
-from pipelines.tasks.task import Example, Parameters, Task
+from pipelines.tasks.task import Example, Task
 
 MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",

@@ -24,6 +24,7 @@ JSON = ("application/json",)
 DEADLINE_HEADER = "x-request-timeout-seconds"
 HIDDEN_DEADLINE_HEADER = "x-sextet-timeout-seconds"
 """The same header behind middleware.py, which renames it: Ray Serve would act on the first name."""
+_PUBLIC, _HIDDEN = DEADLINE_HEADER.encode(), HIDDEN_DEADLINE_HEADER.encode()
 BODY_S = 60.0
 """How long a client may take to send its body."""
 HEAD_START_S = 0.02
@@ -80,10 +81,11 @@ class Timings:
 
 def deadline_of(request: Request) -> float | None:
     """When the client stops waiting; None for never. Raises InvalidInputError for a header that is not a time."""
-    hidden = request.headers.get(HIDDEN_DEADLINE_HEADER)
-    given = request.headers.get(DEADLINE_HEADER) if hidden is None else hidden
-    if given is None:
+    headers = dict(request.scope["headers"])
+    hidden, public = headers.get(_HIDDEN), headers.get(_PUBLIC)
+    if hidden is None and public is None:
         return None
+    given = (public if hidden is None else hidden).decode("latin-1")  # type: ignore[union-attr]
     try:
         timeout_s = float(given)
     except ValueError:
@@ -99,12 +101,7 @@ async def read_body(request: Request, max_bytes: int, media_types: Sequence[str]
 
     Raises UnsupportedMediaTypeError, BodyTooLargeError, and DeadlineExceededError after BODY_S.
     """
-    media_type = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
-    if media_type not in media_types and not re.fullmatch(r"application/[^/]+\+json", media_type):
-        raise UnsupportedMediaTypeError(f"the content-type is {media_type!r}; allowed: {', '.join(media_types)}")
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding != "identity":
-        raise UnsupportedMediaTypeError(f"the content-encoding is {encoding!r}; allowed: identity (no compression)")
+    _require_declared(request, media_types)
     body, received = bytearray(), 0
     try:
         async with asyncio.timeout(BODY_S):
@@ -121,6 +118,17 @@ async def read_body(request: Request, max_bytes: int, media_types: Sequence[str]
     if received > max_bytes:
         raise BodyTooLargeError(f"the body has more than {max_bytes} bytes; allowed: at most {max_bytes} bytes")
     return bytes(body)
+
+
+def _require_declared(request: Request, media_types: Sequence[str]) -> None:
+    headers = dict(request.scope["headers"])
+    declared = headers.get(b"content-type", b"application/json").decode("latin-1")
+    media_type = declared.split(";")[0].strip().lower()
+    if media_type not in media_types and not re.fullmatch(r"application/[^/]+\+json", media_type):
+        raise UnsupportedMediaTypeError(f"the content-type is {media_type!r}; allowed: {', '.join(media_types)}")
+    encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
+    if encoding != "identity":
+        raise UnsupportedMediaTypeError(f"the content-encoding is {encoding!r}; allowed: identity (no compression)")
 
 
 def _ms(seconds: float) -> bytes:

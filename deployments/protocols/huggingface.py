@@ -91,7 +91,7 @@ def mount(pipeline: Pipeline[Any, Any, Any, Any], platform: Platform | None) -> 
     return Mounted({"/": HuggingFace(pipeline)})
 
 
-def operations(task: Task) -> list[Operation]:
+def operations(task: Task, platform: Platform | None) -> list[Operation]:
     example = {"inputs": task.examples[0].inputs, "parameters": dict(task.examples[0].parameters)}
     summary = f"{task.name}: one input, or a list of inputs that is answered by a list in the same order"
     return [Operation(f"/{task.name}", summary, body_type(task), answer_types(task), example, streams=task.streams)]

@@ -164,7 +164,7 @@ def mount(pipeline: Pipeline[Any, Any, Any, Any], platform: Platform | None) -> 
     return Mounted(protocols, pages)
 
 
-def operations(task: Task) -> list[Operation]:
+def operations(task: Task, platform: Platform | None) -> list[Operation]:
     """The server's own pages are the same whatever the task."""
     return [
         Operation("/v2", "The server, in the words of the Open Inference Protocol."),

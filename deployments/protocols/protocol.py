@@ -8,26 +8,42 @@ the limits. What costs more comes in `parse`, after it. An error carries a path;
 the client sent.
 
 A module of this package that serves a protocol has two functions: `mount(pipeline, platform)`, what a pipeline answers
-below its task's prefix, and `operations(task)`, the same as OpenAPI describes it. Routes and the document find them.
+below its task's prefix, and `operations(task, platform)`, the same as OpenAPI describes it; `platform` is None outside
+a container for one. Routes and the document find them:
+
+    POST /                             the Hugging Face task API
+    POST /v2/models/{task}/infer       the Open Inference Protocol; GET /v2... describes the model
+    POST /predict                      text-embeddings-inference's, of tasks that name it
+    POST /v1/chat/completions ...      OpenAI's, of tasks that name it; GET /v1/models names the model
+    POST, GET                          the predict route and the health route of the platform
 """
 
+import pkgutil
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib import import_module
+from types import ModuleType
 from typing import Any, ClassVar
 
 import msgspec
+from starlette.requests import Request
 
+from deployments import protocols
+from deployments.cluster.platform import Platform
 from deployments.config import LimitsConfig
-from deployments.http.errors import BodyTooLargeError, Failure
+from deployments.http.errors import BodyTooLargeError, Failure, RouteNotFoundError
+from deployments.http.request import Route
 from pipelines.errors import InputTooLongError, InvalidInputError, Path
 from pipelines.schema import encode
 from pipelines.tasks.pipeline import Pipeline
 from pipelines.tasks.task import Task
 
 JSON = "application/json"
+READING = "GET, HEAD"
 _CHUNK = 1024  # characters that are normalized at once: a count stops soon after its limit
 
 
@@ -174,6 +190,55 @@ class Operation:
     example: Any = None
     streams: bool = False
     parameter: str | None = None
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """What there is at a path: a protocol for POSTs, or a page for GETs; and the protocol that words its failures."""
+
+    route: Route
+    protocol: Protocol | None
+    page: Any
+    errors: Protocol
+    others: Sequence[str]
+
+    def require(self) -> None:
+        """Raise RouteNotFoundError where there is nothing, MethodNotAllowedError for a method that has no answer."""
+        if self.protocol is None and self.page is None:
+            raise RouteNotFoundError(f"{self.route.url_path} does not exist; allowed: {', '.join(self.others)}")
+        self.route.require_method(READING if self.protocol is None else "POST")
+
+
+class Routes:
+    """The routes of one pipeline."""
+
+    def __init__(self, pipeline: Pipeline[Any, Any, Any, Any], platform: Platform | None = None) -> None:
+        self._mounted: list[Mounted] = [module.mount(pipeline, platform) for module in modules()]
+        self.protocols = {path: one for mounted in self._mounted for path, one in mounted.protocols.items()}
+        self.pages = {path: page for mounted in self._mounted for path, page in mounted.pages.items()}
+        posts = [f"POST /{pipeline.task}{path.rstrip('/')}" for path in self.protocols]
+        self._listed = [*posts, *(f"GET /{pipeline.task}{path}" for path in self.pages)]
+
+    def find(self, request: Request) -> Endpoint:
+        """The endpoint of a request, once for all that is asked of it; it may be that of a path without one."""
+        route = Route.of(request)
+        protocol = self.protocols.get(route.path)
+        errors = protocol or self._errors_at(route.path)
+        return Endpoint(route, protocol, self.pages.get(route.path), errors, self._listed)
+
+    def _errors_at(self, path: str) -> Protocol:
+        for mounted in self._mounted:
+            if mounted.prefix is not None and mounted.errors is not None and path.startswith(mounted.prefix):
+                return mounted.errors
+        return self.protocols["/"]
+
+
+@cache
+def modules() -> tuple[ModuleType, ...]:
+    """The modules of this package that serve a protocol."""
+    names = sorted(module.name for module in pkgutil.iter_modules(protocols.__path__))
+    found = [import_module(f"{protocols.__name__}.{name}") for name in names]
+    return tuple(module for module in found if hasattr(module, "mount"))
 
 
 def class_name(task: Task, suffix: str) -> str:

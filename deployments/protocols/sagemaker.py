@@ -15,6 +15,7 @@ from deployments.protocols.protocol import JSON, Mounted, Operation, Reply, Task
 from pipelines.tasks.pipeline import Pipeline
 from pipelines.tasks.task import Task
 
+NAME = "sagemaker"
 CUSTOM_ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"
 _ACCEPTED = (JSON, "application/*", "*/*")
 _EVENTS = "text/event-stream"
@@ -50,14 +51,16 @@ class Invocations(HuggingFace):
 
 
 def mount(pipeline: Pipeline[Any, Any, Any, Any], platform: Platform | None) -> Mounted:
-    if platform is None or platform.name != "sagemaker":
+    if platform is None or platform.name != NAME:
         return Mounted()
     return Mounted({platform.predict_route: Invocations(pipeline)}, {platform.health_route: {"status": "ready"}})
 
 
-def operations(task: Task) -> list[Operation]:
+def operations(task: Task, platform: Platform | None) -> list[Operation]:
+    if platform is None or platform.name != NAME:
+        return []
     summary = "A container for SageMaker: a body of its task"
-    return [Operation("/invocations", summary, body_type(task), answer_types(task), streams=task.streams)]
+    return [Operation(platform.predict_route, summary, body_type(task), answer_types(task), streams=task.streams)]
 
 
 def _require_json(accept: str | None, allowed: Sequence[str]) -> None:

@@ -20,8 +20,7 @@ from pipelines.misfit import require
 from pipelines.runtime.tokenizer import TextOrPair
 from pipelines.schema import Body, Text, convert, decode
 from pipelines.tasks import TASKS
-from pipelines.tasks.encoder import EncoderPipeline
-from pipelines.tasks.pipeline import Pipeline
+from pipelines.tasks.pipeline import EncoderPipeline, Pipeline
 from pipelines.tasks.task import Task
 
 NAME = "text-embeddings-inference"
@@ -98,7 +97,7 @@ def mount(pipeline: Pipeline[Any, Any, Any, Any], platform: Platform | None) -> 
     return Mounted({"/predict": Predict(pipeline)})
 
 
-def operations(task: Task) -> list[Operation]:
+def operations(task: Task, platform: Platform | None) -> list[Operation]:
     if NAME not in task.protocols:
         return []
     labels = (task.answer_type, list[task.answer_type])  # type: ignore[name-defined]

@@ -20,6 +20,7 @@ from pipelines.tasks import TASKS
 from pipelines.tasks.pipeline import Pipeline
 from pipelines.tasks.task import Task
 
+NAME = "vertex"
 INSTANCES: Path = ("instances",)
 
 
@@ -46,12 +47,14 @@ def body_type(task: Task) -> type[Body]:
 
 
 def mount(pipeline: Pipeline[Any, Any, Any, Any], platform: Platform | None) -> Mounted:
-    if platform is None or platform.name != "vertex":
+    if platform is None or platform.name != NAME:
         return Mounted()
     return Mounted({platform.predict_route: Predictions(pipeline)}, {platform.health_route: {"status": "ready"}})
 
 
-def operations(task: Task) -> list[Operation]:
+def operations(task: Task, platform: Platform | None) -> list[Operation]:
+    if platform is None or platform.name != NAME:
+        return []
     predictions = defstruct(class_name(task, "Predictions"), [("predictions", list[task.answer_type])])  # type: ignore[name-defined]
     summary = "A container for Vertex AI, at AIP_PREDICT_ROUTE: the instances of its task"
-    return [Operation("/{aip_predict_route}", summary, body_type(task), (predictions,), parameter="aip_predict_route")]
+    return [Operation(platform.predict_route, summary, body_type(task), (predictions,))]

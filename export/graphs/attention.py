@@ -129,7 +129,7 @@ def _agree(before: Path, after: Path) -> bool:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # a fused graph that cannot run is not used, and nobody needs to read why
+    options.log_severity_level = 4  # a fused graph that fails is dropped without a message
     try:
         sessions = [onnxruntime.InferenceSession(str(graph), options) for graph in (before, after)]
         answers = [[session.run(None, feeds) for session in sessions] for feeds in _batches(sessions[0])]

@@ -1,4 +1,4 @@
-"""Graph: an ONNX model's nodes, indexed by what they make and by what they read, to be rewritten."""
+"""Graph: the nodes of an ONNX model, indexed by their outputs and inputs, for rewriting."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -115,7 +115,7 @@ def _reads(node: Any) -> Iterator[str]:
 
 
 def share_weights(graph: Path) -> None:
-    """Keep one of the weights that are equal, or each other's transpose (tied embeddings above all); in place.
+    """Store equal weights once, also where one is the transpose of the other (tied embeddings above all); in place.
 
     ONNX Runtime folds the transpositions when it loads the graph.
     """

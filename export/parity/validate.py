@@ -16,7 +16,7 @@ import numpy as np
 from export.parity.generation import ExportedDecoder, Perplexity, PromptSlots, exported_decoder, torch_answer
 from export.parity.samples import QUESTIONS, TEXTS
 from pipelines.runtime.artifact import ModelArtifact, Parity, TokenizerSettings
-from pipelines.runtime.padding import EncoderRow, pad
+from pipelines.runtime.encoder import EncoderRow, pad
 from pipelines.runtime.session import InferenceSession, SessionConfig
 from pipelines.runtime.tokenizer import TextOrPair, Tokenizer
 from pipelines.tasks import TASKS

@@ -18,7 +18,7 @@ from export.quantization.outliers import digest
 INT4_BLOCK_SIZE = 32
 INT4_ACCURACY_LEVEL = 4  # activations in int8, with a scale for each token and block
 _INT4_SHARES = (1.0, 1.08)  # of the scale at which the largest value of a block just fits
-_INT4_ZERO = 8  # of sixteen values, what MatMulNBits takes for zero where it is given no zero points
+_INT4_ZERO = 8  # the code that MatMulNBits reads as zero where it has no zero points
 
 
 def to_int8(graphs: Graphs, keep: Set[str] = frozenset()) -> None:
@@ -274,9 +274,9 @@ def _matmul(
 
 
 def _between_casts(model: Any, op_type: str) -> list[str]:
-    """The nodes from a Cast through `op_type` to a Cast, both included: positions whose logarithm numbers a bucket.
+    """The names of the nodes from a Cast through `op_type` to a Cast, which keep fp32.
 
-    In fp16, T5 and DeBERTa look up the wrong bucket of their relative position bias.
+    T5 and DeBERTa compute the bucket of a relative position from a logarithm: in fp16 some buckets are wrong.
     """
     makers = {name: node for node in model.graph.node for name in node.output}
     readers: dict[str, list[Any]] = {}

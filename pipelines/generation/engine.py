@@ -1,9 +1,10 @@
-"""DecodeEngine: requests in token ids to generations in token ids. It knows no text and no tokenizer.
+"""DecodeEngine: decodes requests of token ids to generations of token ids. It knows no text and no tokenizer.
 
-    start(job, ...) ──> waiting ──> rounds in the decode thread ──> job.put(STARTED | Steps ... | Answer | Exception)
+    start(job, ...) ──> waiting ──> rounds in the decode thread ──> job.put(Scheduled | Steps ... | Answer | Exception)
 
-Two engines answer alike: `slots.engine.SlotEngine` decodes many sequences in one batch, `plain.engine.PlainEngine` one
-sequence at a time on graphs without slots. Both give callers their shares in virtual time: who has used least is next.
+Two engines give equal answers: `slots.engine.SlotEngine` decodes many sequences in one batch, and
+`plain.engine.PlainEngine` one sequence at a time, on graphs without slots. Both schedule callers by fair shares: who
+has used least is next.
 """
 
 import threading
@@ -17,17 +18,15 @@ from queue import SimpleQueue
 from typing import Generic, Protocol, TypeVar
 
 from pipelines.errors import GenerationError
-from pipelines.generation.decoding.request import Answer, Cancelled, Request, Step, never
+from pipelines.generation.decoding.request import Answer, Cancelled, DecodeRequest, Step, not_cancelled
 
-PROMPT_TOKEN = 0.25  # work of a token that is read in a chunk, where one that is generated is 1
+PROMPT_TOKEN = 0.25  # work of a prefill token; a generated token is 1
 RATE_MEMORY = 0.9  # weight of the past in the moving averages of seconds per token
 
 
-class Started:
-    """A request got its first slot."""
-
-
-STARTED = Started()
+@dataclass(frozen=True)
+class Scheduled:
+    """A request has its first KV cache slot."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +36,15 @@ class Steps:
     steps: tuple[Step, ...]
 
 
-Event = Started | Steps | Answer | Exception
-"""What a job is told. An Answer or an Exception is the last."""
+Event = Scheduled | Steps | Answer | Exception
+"""What `Job.put` receives. An Answer or an Exception is the last."""
 
 
 class Share:
-    """One caller's part of an engine, whatever number of requests it has.
+    """The fair share of one caller, whatever number of requests it has.
 
-    `tag` is the work that was done for it, counted from the virtual time when it came.
+    `tag` is the work done for the caller, in generated tokens. A new share starts at the virtual time of the engine.
+    `sequences` counts those that have not ended.
     """
 
     def __init__(self) -> None:
@@ -56,20 +56,20 @@ class Share:
 class Job:
     """A request to decode.
 
-    `put` is called in the decode thread, and must return at once. `cancelled` is asked between steps: true once nobody
-    waits any more. With `streams`, steps come as they are made; else whoever is woken for each would take the engine's
-    time.
+    The decode thread calls `put`, which must return at once, and `cancelled` between steps: true once no client waits.
+    With `streams`, `put` receives each step when it is decoded; without, none, as waking a reader for each step costs
+    the engine's time.
     """
 
-    request: Request
+    request: DecodeRequest
     put: Callable[[Event], None]
     share: Share = field(default_factory=Share)
-    cancelled: Cancelled = never
+    cancelled: Cancelled = not_cancelled
     streams: bool = False
 
 
 class Queued(Protocol):
-    """What waits for slots; `number` is its place in the order of arrival."""
+    """An entry of the queue; `number` is its place in the order of arrival."""
 
     number: int
 
@@ -81,9 +81,9 @@ QueuedT = TypeVar("QueuedT", bound=Queued)
 
 
 class Line(Generic[QueuedT]):
-    """What waits for slots: by share, and within a share by number.
+    """The entries that wait for slots: by share, and within a share by number.
 
-    Thousands of prompts of one list may wait, and every round asks whose turn it is: it looks at each share's first.
+    A list may have thousands of them. A round looks at the first of each share only.
     """
 
     def __init__(self) -> None:
@@ -105,11 +105,11 @@ class Line(Generic[QueuedT]):
             del self._lines[one.share]
 
     def ordered(self) -> list[list[QueuedT]]:
-        """The lines of all shares, next turn first: of those that have used least, whose first one came first."""
+        """The entries of each share: the share that has used least first, then the one whose first entry came first."""
         return sorted(self._lines.values(), key=lambda line: (line[0].share.tag, line[0].number))
 
     def take(self, left: Callable[[QueuedT], bool]) -> list[QueuedT]:
-        """Remove, and return, whatever of a share has left, where its first one has."""
+        """Remove and return the entries that have left, of each share whose first entry has."""
         gone = [one for line in self._lines.values() if left(line[0]) for one in line if left(one)]
         for one in gone:
             self.remove(one)
@@ -119,14 +119,14 @@ class Line(Generic[QueuedT]):
 class DecodeEngine(ABC, Generic[QueuedT]):
     """The queue and the decode thread, which starts with the first request and ends with the last.
 
-    `prompt_token_s` and `new_token_s` are seconds of the machine for each token that is read and generated lately; 0.0
-    before the first.
+    `prompt_token_s` and `new_token_s` are moving averages of the seconds per prefill token and per generated token; 0.0
+    before the first one.
     """
 
     def __init__(self) -> None:
         self.rounds, self.round_s, self.model_s = 0, 0.0, 0.0
         self.prompt_token_s = self.new_token_s = 0.0
-        self._lock = threading.Lock()  # guards all below, which callers touch as well
+        self._lock = threading.Lock()  # guards all below, which callers write too
         self._waiting: Line[QueuedT] = Line()
         self._is_awake = False
         self._shares: set[Share] = set()  # those with sequences
@@ -137,59 +137,61 @@ class DecodeEngine(ABC, Generic[QueuedT]):
     @property
     @abstractmethod
     def slots(self) -> int:
-        """How many sequences are decoded side by side."""
+        """How many sequences decode at once."""
 
     @property
     def waiting(self) -> int:
-        """How many wait for slots: a beam search, or a sample, counts one."""
+        """How many entries wait for slots: a beam search, or a sample, counts one."""
         return len(self._waiting)
 
     @property
     def stalled_s(self) -> float:
-        """For how long the round in hand has been going on; 0.0 where nothing is decoded."""
+        """Seconds since the current round began; 0.0 while nothing decodes."""
         began = self._round_began
         return 0.0 if began is None else time.perf_counter() - began
 
     @abstractmethod
-    def check(self, request: Request) -> None:
-        """Raises InputTooLongError or InvalidInputError for a request that does not fit, however long it waits."""
+    def check(self, request: DecodeRequest) -> None:
+        """Raise InputTooLongError or InvalidInputError for a request that can never fit."""
 
     @abstractmethod
     def _queued(self, job: Job) -> tuple[list[QueuedT], int]:
-        """What of a job waits now, and how many sequences it has."""
+        """The queue entries of a job, and how many sequences it has."""
 
     @abstractmethod
     def _round(self) -> bool:
-        """Decode on; False where nothing is left, with the engine marked as asleep under the lock."""
+        """Run one round; False where no request is left, after marking the engine as asleep under the lock."""
 
     @abstractmethod
     def _fail(self, error: Exception) -> None:
-        """Something raised that is nobody's own: end all there are with it."""
+        """End every request with an error that belongs to none of them."""
 
     def start(self, *jobs: Job) -> None:
-        """Let jobs wait for their turns, all of them from the same round on. Any thread may call this."""
+        """Queue jobs, all of them from the same round on. Any thread may call this; raises as `check` does."""
         for job in jobs:
             self.check(job.request)
         queued = [(job, *self._queued(job)) for job in jobs]
         with self._lock:
             if not self._is_awake:
-                threading.Thread(target=self._run, name="decode", daemon=True).start()  # it raises where there is none
+                threading.Thread(
+                    target=self._run, name="decode", daemon=True
+                ).start()  # it raises where the system has no thread left
                 self._is_awake = True
             for job, waiting, sequences in queued:
                 if job.share not in self._shares:
-                    # A newcomer has no claim to what was done before it came, and owes nothing either.
+                    # A new share starts level with the active ones: no credit and no debt for earlier work.
                     tags = [share.tag for share in self._shares] or [self._now]
                     job.share.tag = self._now = min(max(self._now, min(tags)), max(tags))
                     self._shares.add(job.share)
                 job.share.sequences += sequences
                 self._queue(waiting)
 
-    def generate(self, request: Request, cancelled: Cancelled = never) -> Answer:
-        """Decode to the end; what there is so far where `cancelled()` turned true."""
+    def generate(self, request: DecodeRequest, cancelled: Cancelled = not_cancelled) -> Answer:
+        """Decode to the end; the tokens so far where `cancelled()` turns true."""
         return self.generate_all([request], cancelled)[0]
 
-    def generate_all(self, requests: Sequence[Request], cancelled: Cancelled = never) -> list[Answer]:
-        """An answer for each request; they share one part of the engine."""
+    def generate_all(self, requests: Sequence[DecodeRequest], cancelled: Cancelled = not_cancelled) -> list[Answer]:
+        """An answer for each request; all requests have one fair share together."""
         share = Share()
         with _Caller(cancelled) as caller:
             inboxes: list[SimpleQueue[Event]] = [SimpleQueue() for _ in requests]
@@ -197,8 +199,8 @@ class DecodeEngine(ABC, Generic[QueuedT]):
             self.start(*(Job(request, inbox.put, share, caller) for request, inbox in pairs))
             return [_last(inbox) for inbox in inboxes]
 
-    def stream(self, request: Request, cancelled: Cancelled = never) -> Iterator[Step]:
-        """The steps of the first sequence as they come; ends early where `cancelled()` turns true."""
+    def stream(self, request: DecodeRequest, cancelled: Cancelled = not_cancelled) -> Iterator[Step]:
+        """The steps of the first sequence when they are decoded; ends early where `cancelled()` turns true."""
         assert request.config.num_beams == 1, "beams are known only at the end"
         with _Caller(cancelled) as caller:
             inbox: SimpleQueue[Event] = SimpleQueue()
@@ -207,19 +209,19 @@ class DecodeEngine(ABC, Generic[QueuedT]):
                 if isinstance(event, Exception):
                     raise event
                 for step in event.steps if isinstance(event, Steps) else ():
-                    if caller():  # the thread may be ahead of a reader that wants no more
+                    if caller():  # the decode thread may be ahead of a reader that has stopped
                         return
                     yield step
 
     def _queue(self, newcomers: Iterable[QueuedT]) -> None:
-        """Let some wait, behind all of their shares. The caller holds the lock."""
+        """Add entries behind the others of their shares. The caller holds the lock."""
         for one in newcomers:
             one.number = next(self._numbers)
             self._waiting.put(one)
 
     def _did(self, share: Share, work: float) -> None:
-        """`work` was done for a share. Time goes on by its part: were newcomers given the tag of whoever waits longest,
-        a stream of them would go before all that had a turn, for ever.
+        """Count `work` done for a share. Virtual time advances by its part of all active shares: if new shares started
+        at the least tag, a steady stream of them would always go before a share that has had a turn.
         """
         with self._lock:
             share.tag += work
@@ -242,7 +244,7 @@ class DecodeEngine(ABC, Generic[QueuedT]):
             self._round_began = began = time.perf_counter()
             try:
                 alive = self._round()
-            except Exception as error:  # it fails all there are, but not those that come
+            except Exception as error:  # it fails the requests inside, not later ones
                 self._fail(error)
             self.rounds, self.round_s = self.rounds + 1, self.round_s + time.perf_counter() - began
         self._round_began = None
@@ -253,7 +255,7 @@ def _number(one: Queued) -> int:
 
 
 class _Caller:
-    """Whoever waits in a thread of its own: gone when `cancelled()` says so, or when it left the block."""
+    """A caller in a thread of its own; cancelled when `cancelled()` is true, or after the block."""
 
     def __init__(self, cancelled: Cancelled) -> None:
         self._cancelled, self._left = cancelled, False
@@ -269,7 +271,7 @@ class _Caller:
 
 
 def _last(inbox: "SimpleQueue[Event]") -> Answer:
-    """The answer that comes at the end; raises what decoding failed with."""
+    """The answer, the last event; raises the error of a request that failed."""
     while True:
         event = inbox.get()
         if isinstance(event, StopIteration):

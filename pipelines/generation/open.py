@@ -1,4 +1,4 @@
-"""Which engine an artifact's graphs allow."""
+"""Opens the engine that the graphs of an artifact allow."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from pipelines.runtime.session import InferenceSession, SessionConfig
 
 
 def open_engine(artifact: ModelArtifact, config: SessionConfig, slots: SlotsConfig) -> PlainEngine | SlotEngine:
-    """The engine of an artifact that generates; raises ArtifactError for graphs that are no decoder."""
+    """The engine of an artifact; raises ArtifactError for graphs that are no decoder."""
     if artifact.manifest.cache != "slots":
         return PlainEngine(open_decoder(artifact, config), config.concurrency)
     if "decoder" in artifact.manifest.graphs:

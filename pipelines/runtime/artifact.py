@@ -32,23 +32,23 @@ _DIGESTS: dict[tuple[int, ...], str] = {}
 
 
 def _state(path: Path) -> tuple[int, ...]:
-    """What changes when a file is written or replaced: device, inode, size, and the times of the last change."""
+    """Changes when the file is written or replaced: device, inode, size, and times of the last change in ns."""
     found = path.stat()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 @dataclass(frozen=True)
 class FileDigest:
-    """What a file of the artifact must be: `sha256` in hex, `size` in bytes."""
+    """The expected content of a file of the artifact: `sha256` in hex, `size` in bytes."""
 
     sha256: str
     size: int
 
     @classmethod
     def of(cls, path: Path) -> Self:
-        """Read the file; from memory where this process has read it before and nobody has written it since.
+        """Hash the file; cached for a file that has not changed since this process read it.
 
-        A replica verifies a fetched artifact and then opens it: its gigabytes are read once.
+        A replica verifies a fetched artifact and then opens it, and reads its gigabytes once.
         """
         state = _state(path)
         if state not in _DIGESTS:

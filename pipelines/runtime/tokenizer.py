@@ -1,8 +1,8 @@
 """Tokenizer: an artifact's tokenizer.json and the settings that it does not hold.
 
 `tokenizers.Tokenizer` keeps its truncation as mutable state, so one instance cannot serve two requests with different
-lengths at once. Here every truncation is an instance of its own, configured before anybody else sees it, that shares
-the vocabulary (the heavy part) with all others; making one takes well below a millisecond.
+lengths at once. Here every truncation has an instance of its own, configured before its first use, that shares the
+vocabulary, the large part, with all others; making one takes well below a millisecond.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from pipelines.runtime.artifact import ModelArtifact
 TextOrPair = str | tuple[str, str]
 
 _CONFIGURATIONS_KEPT = 64
-_MOST_WINDOW_TOKENS = 2**21  # of one request's windows together: half a gigabyte of encodings
+_MOST_WINDOW_TOKENS = 2**21  # of all windows of one request: half a gigabyte of encodings
 # What transformers' `clean_up_tokenization` undoes after decoding, in its order.
 _SPACED = {
     " .": ".",
@@ -36,7 +36,7 @@ _SPACED = {
 class Tokenizer:
     """Text to `tokenizers.Encoding` and ids to text, as the checkpoint's fast tokenizer does; thread-safe.
 
-    Encodings are never padded. Offsets are in characters of the given text. All of the work on texts is done in Rust
+    Encodings are never padded. Offsets are in characters of the given text. Texts are processed in Rust
     with the GIL released.
     """
 
@@ -72,7 +72,7 @@ class Tokenizer:
         return encodings
 
     def encode_literally(self, text: str) -> Encoding:
-        """The encoding of a text in which special tokens mean nothing: `</s>` is four characters. None are added."""
+        """The encoding of a text as plain characters: `</s>` in it is no special token. No special tokens are added."""
         encoding: Encoding = self._literal.encode(text, add_special_tokens=False)
         return encoding
 
@@ -81,10 +81,10 @@ class Tokenizer:
     ) -> list[list[Encoding]]:
         """All windows of each input: encodings of at most `max_length` tokens that overlap by `stride` tokens.
 
-        Windows move over text number `sequence` (0 or 1) of a pair; the other text is whole in each. Raises
-        InvalidInputError where windows cannot be built: what is fixed in each leaves at most `stride` tokens to the
-        text; and, as tokenizers does, for a stride that would be too large for any text. Raises InputTooLongError for
-        more windows than one request may hold.
+        Windows move over text number `sequence` (0 or 1) of a pair; each holds the whole other text. Raises
+        InvalidInputError where the fixed tokens of a window leave at most `stride` tokens to the moving text, and, as
+        tokenizers does, for a stride that is too large for any text. Raises InputTooLongError for more windows than one
+        request may hold.
         """
         longest_stride = max_length - self._full.num_special_tokens_to_add(False)
         if stride > longest_stride:
@@ -99,7 +99,7 @@ class Tokenizer:
             for index in too_long:
                 moving = whole[index].sequence_ids.count(sequence)
                 fixed = len(whole[index]) - moving
-                # The Rust side panics on this.
+                # tokenizers panics where there is none.
                 _require_room(max_length, stride, fixed=fixed)
                 n_windows += 1 + moving // (max_length - fixed - stride)
             if n_windows * max_length > _MOST_WINDOW_TOKENS:
@@ -127,7 +127,7 @@ class Tokenizer:
         return clean_up_spaces(text) if clean_up_tokenization_spaces else text
 
     def token(self, token_id: int) -> str:
-        """The vocabulary's string of an id, markers such as `##` included."""
+        """The vocabulary's string of an id, with markers such as `##`; "" for an unknown id."""
         token: str | None = self._full.id_to_token(token_id)
         return token or ""
 
@@ -165,7 +165,7 @@ class Tokenizer:
         for component in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
             if (shared := getattr(self._full, component)) is not None:
                 setattr(tokenizer, component, shared)
-        # In the order of their ids, which is how reading tokenizer.json numbers them too.
+        # In the order of their ids, as reading tokenizer.json numbers them.
         added = self._full.get_added_tokens_decoder()
         tokenizer.add_tokens([added[token_id] for token_id in sorted(added)])
         return tokenizer

@@ -1,25 +1,27 @@
-"""PaddedScheduler: rows of many requests, cut into batches by their PADDED tokens. Plain asyncio, no framework.
+"""PaddedScheduler: forms batches of the rows of many requests, by their padded tokens. Plain asyncio, no framework.
 
     submit(rows) ──> FairQueue ──cut──> forward in a worker thread ──> outputs, row by row
 
-Nothing runs while nothing waits: a batch is cut when rows arrive and when a worker becomes free, so there is no
-loop that must be started or could hang. All but `forward` belongs to one event loop.
+No task runs while no row waits: a batch is cut when rows arrive and when a worker becomes free. All but `forward`
+belongs to one event loop.
 """
 
 import asyncio
 import math
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count, islice
 from queue import SimpleQueue
-from typing import Generic, Protocol, TypeVar, cast
+from typing import Generic, cast
 
 from pipelines.errors import ConfigurationError, GenerationError, InvalidInputError
-from pipelines.scheduling.cost_model import SATURATED, UNMEASURED, CostModel
-from pipelines.scheduling.fair import Backlog, FairClock, FairQueue
+from pipelines.scheduling.batching import SATURATED, UNMEASURED, CostModel, FairClock, FairQueue, cut
 from pipelines.scheduling.scheduler import (
+    Backlog,
     BatchingConfig,
     BatchReport,
     Completed,
@@ -35,16 +37,16 @@ from pipelines.scheduling.scheduler import (
     unreported,
 )
 
-BATCHES_AHEAD = 8  # full batches of waiting rows that are searched for neighbours of the first row's length
+BATCHES_AHEAD = 8  # the search for rows of similar length spans so many full batches
 DRIFT_MEMORY = 0.8  # weight of the past in the moving average of real over predicted seconds
-BULK_S = 0.2  # a request of several rows with more work than that is bulk
-LATER_ROW = 2**40  # is added to the number of every row after the first: at one tag, first rows go first
-INTERACTIVE_S = 1.0  # a worker stays free of bulk for so long after another request came
+BULK_S = 0.2  # a request of several rows with more work is bulk
+LATER_ROW = 2**40  # added to the number of every row after the first: at equal tags, first rows go first
+INTERACTIVE_S = 1.0  # a worker stays free of bulk so long after another request arrived
 
 
 @dataclass(eq=False, slots=True)
 class _Request(Generic[RowT, OutputT]):
-    """One call of `submit`. `departed_at` is set once nobody waits for it any more: left, failed or answered."""
+    """One call of `submit`. `departed_at` is the time at which it was answered, failed or left."""
 
     done: asyncio.Future[None]
     outputs: list[OutputT | None]
@@ -82,12 +84,12 @@ class _Batch(Generic[RowT, OutputT]):
 
 
 class PaddedScheduler(Scheduler[RowT, OutputT]):
-    """Queue, cut, run, fan out. `forward(rows)` gives one output per row, in order, and runs in a worker thread.
+    """`forward(rows)` returns one output per row, in order; it runs in a worker thread.
 
-    A batch that raises is run again row by row, so that one poisonous input fails alone.
+    A batch that raises runs again row by row, so that an input that fails does so alone.
 
-    Where there are several workers and short requests keep coming, bulk requests leave one worker free: a short request
-    then waits for no batch of a long list. Lists give up a part of the machine for that only while others come.
+    With several workers, bulk requests leave one worker free while short requests keep arriving: a short request waits
+    for no batch of a long list.
     """
 
     def __init__(
@@ -102,16 +104,17 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         self.config = config or BatchingConfig()
         self.cost = cost
         self._forward = forward
-        # Threads on a queue of our own: an executor's future for each batch costs more than the rest of its dispatch.
-        self._batches: SimpleQueue[tuple[_Batch[RowT, OutputT], asyncio.AbstractEventLoop] | None] = SimpleQueue()
+        # Worker threads on a SimpleQueue: an executor's future for each batch costs more than the rest of its dispatch.
+        self._batches: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._workers: list[threading.Thread] = []
         self._waiting: FairQueue[_Waiting[RowT, OutputT]] = FairQueue()
         self._clock = FairClock()
         self._numbers = count()
         self._running: set[_Batch[RowT, OutputT]] = set()
+        self._running_s = 0.0  # predicted for the batches in worker threads
         self._backlog = Backlog()
         self._interactive_at = -math.inf
-        # Real seconds for each that the cost model predicts; None until a batch has ended.
+        # Real over predicted seconds; None until a batch has ended.
         self._drift: float | None = 1.0 if cost is not UNMEASURED else None
         self._idle = asyncio.Event()
 
@@ -122,6 +125,10 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
     @property
     def waiting_rows(self) -> int:
         return self._backlog.rows
+
+    @property
+    def is_busy(self) -> bool:
+        return len(self._running) >= self.config.concurrency
 
     @property
     def running_batches(self) -> int:
@@ -135,15 +142,16 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         return elapsed_s(min(abandoned)) if abandoned else 0.0
 
     def expected_wait_s(self, rows: Sequence[RowT] = ()) -> float:
-        """By the cost model and by how true it was. Running batches count half: that much of them is left on average.
+        """Predicted by the cost model, corrected by its past errors. Running batches count half: their mean remainder.
 
-        Of a request with several waiting rows, as much counts as a fair share lets go before the last of `rows`.
+        Of a request with several waiting rows, the fair share that goes before the last of `rows` counts.
         """
-        if self._drift is None or len(self._running) < self.config.concurrency:
+        if self._drift is None or not self.is_busy:
             return 0.0
-        own_s = sum(self.cost.row_s(row.n_tokens) for row in rows)
-        running_s = sum(batch.predicted_s for batch in self._running) / 2
-        before_s = self._backlog.before_s(own_s) / (1 - SATURATED) + running_s
+        before_s = self._backlog.work_s
+        if self._backlog.has_lists:
+            before_s = self._backlog.before_s(sum(self.cost.row_s(row.n_tokens) for row in rows))
+        before_s = before_s / (1 - SATURATED) + self._running_s / 2
         return self._drift * before_s / self.config.concurrency
 
     async def submit(self, rows: Sequence[RowT], deadline: float | None = None) -> Completed[OutputT]:
@@ -166,7 +174,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         raise InvalidInputError("stream is true; allowed for models that generate")
 
     def reconfigure(self, batching: BatchingConfig, queue: QueueConfig) -> None:
-        """`concurrency` needs a new scheduler, as the sessions of a loaded model depend on it."""
+        """Another `concurrency` raises ConfigurationError: the sessions of a loaded model depend on it."""
         if batching.concurrency != self.config.concurrency:
             raise ConfigurationError(
                 f"concurrency is {batching.concurrency}; the loaded model runs {self.config.concurrency}"
@@ -219,13 +227,13 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         return request
 
     def _take(self, rows: Sequence[_Waiting[RowT, OutputT]]) -> None:
-        """Remove rows from the queue; those that have left it already are no error."""
+        """Remove rows from the queue, except those that have left it already."""
         for one in self._waiting.discard(rows):
             self._backlog.take(one.request, one.n_tokens, one.cost_s)
             one.request.waiting -= 1
 
     def _leave(self, request: _Request[RowT, OutputT]) -> None:
-        """Forget a request: its rows leave the queue."""
+        """Remove a request with its waiting rows."""
         if request.departed_at is None:
             request.departed_at = time.perf_counter()
             if request.rows:
@@ -235,7 +243,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         if not request.done.done():
             request.done.cancel()
         elif not request.done.cancelled():
-            request.done.exception()  # seen: asyncio logs errors that nobody looked at
+            request.done.exception()  # asyncio logs errors that were not retrieved
 
     def _fail(self, request: _Request[RowT, OutputT], error: Exception) -> None:
         if not request.done.done():
@@ -265,10 +273,11 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
                 if math.isnan(one.request.started_at):
                     one.request.started_at = batch.started_at
             self._running.add(batch)
-            self._batches.put((batch, asyncio.get_running_loop()))
+            self._running_s += predicted_s
+            self._batches.put(partial(self._work, batch, asyncio.get_running_loop()))
 
     def _first(self) -> _Waiting[RowT, OutputT] | None:
-        """The row around which the next batch is cut; None where only bulk waits and has its workers already."""
+        """The first row of the next batch; None where only bulk waits and all its workers are taken."""
         limit = self.config.concurrency - 1
         quiet_s = elapsed_s(self._interactive_at)
         if limit == 0 or quiet_s >= INTERACTIVE_S or sum(batch.bulk for batch in self._running) < limit:
@@ -279,7 +288,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         return first
 
     def _company_s(self, rows: list[_Waiting[RowT, OutputT]]) -> float:
-        """How much longer a batch that took everything, and could take more, waits for rows to join it."""
+        """Seconds that a batch of all waiting rows, with room for more, still waits for further rows."""
         if self.config.batch_wait_timeout_s == 0 or self._draining:
             return 0.0
         if len(rows) < len(self._waiting) or len(rows) == self.config.max_batch_size:
@@ -288,19 +297,14 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
 
     def _start_workers(self) -> None:
         for number in range(len(self._workers), self.config.concurrency):
-            worker = threading.Thread(
-                target=self._work_on, args=(self._batches,), name=f"forward-{number}", daemon=True
-            )
+            name = f"forward-{number}"
+            worker = threading.Thread(target=_work_on, args=(self._batches,), name=name, daemon=True)
             worker.start()
             self._workers.append(worker)
-
-    def _work_on(self, batches: "SimpleQueue[tuple[_Batch[RowT, OutputT], asyncio.AbstractEventLoop] | None]") -> None:
-        """The life of a worker thread."""
-        while (taken := batches.get()) is not None:
-            self._work(*taken)
+            weakref.finalize(self, self._batches.put, None)  # ends the thread of a scheduler that was dropped
 
     def _work(self, batch: _Batch[RowT, OutputT], loop: asyncio.AbstractEventLoop) -> None:
-        """Run a batch; where it raises, the rows of each request by themselves."""
+        """Run a batch; where it raises, run its rows one by one, unless all belong to one request."""
         outcomes: list[OutputT | Exception]
         try:
             outcomes = list(self._outputs([one.row for one in batch.rows]))
@@ -311,12 +315,12 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
                 outcomes = [self._alone(one) for one in batch.rows]
         try:
             loop.call_soon_threadsafe(self._ended, batch, outcomes)
-        except RuntimeError:  # the loop is closed: nobody waits any more
+        except RuntimeError:  # the loop is closed: no request waits
             return
 
     def _alone(self, one: _Waiting[RowT, OutputT]) -> OutputT | Exception:
         if one.request.departed_at is not None:
-            return shutting_down()  # nobody sees it
+            return shutting_down()  # no caller receives it
         try:
             return self._outputs([one.row])[0]
         except Exception as error:
@@ -325,7 +329,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
     def _outputs(self, rows: list[RowT]) -> list[OutputT]:
         try:
             outputs = self._forward(rows)
-        except StopIteration as error:  # a future cannot carry it: the request would wait for ever
+        except StopIteration as error:  # a future cannot hold it: the request would wait for ever
             raise GenerationError("the model stopped without an answer") from error
         if len(outputs) != len(rows):
             raise GenerationError(f"the model gave {len(outputs)} outputs for {len(rows)} inputs")
@@ -333,7 +337,8 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
 
     def _ended(self, batch: _Batch[RowT, OutputT], outcomes: Sequence[OutputT | Exception]) -> None:
         self._running.discard(batch)
-        # Before anybody is answered: the worker would wait until the loop has written all these answers.
+        self._running_s = self._running_s - batch.predicted_s if self._running else 0.0
+        # Before the answers: the worker would be idle until the loop has written all of them.
         self._dispatch()
         inference_s = elapsed_s(batch.started_at)
         for one, outcome in zip(batch.rows, outcomes, strict=True):
@@ -355,37 +360,8 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             self._idle.set()
 
 
-class Measured(Protocol):
-    """A row, as far as a batch is concerned."""
-
-    @property
-    def n_tokens(self) -> int: ...
-
-
-MeasuredT = TypeVar("MeasuredT", bound=Measured)
-
-
-def cut(
-    first: MeasuredT, others: Sequence[MeasuredT], waiting: int, config: BatchingConfig, cost: CostModel
-) -> list[MeasuredT]:
-    """The batch around `first`: of `others`, those nearest to its length that fit with it. `waiting` counts all rows.
-
-    A row joins where that costs less than a batch of its own, until the batch is large enough: until one more row would
-    hardly make any cheaper, or would cost more than it saves. It keeps every row of the batch waiting for its own part,
-    and saves everyone behind the start of a batch: few who wait are answered soonest by small batches, many by large
-    ones. A row that is longer than `max_batch_tokens` goes alone.
-    """
-    rows, longest = [first], first.n_tokens
-    for one in sorted(others, key=lambda one: abs(one.n_tokens - first.n_tokens)):
-        saved_s = cost.start_s * (waiting - len(rows))
-        if len(rows) == config.max_batch_size or cost.is_saturated(len(rows), longest):
-            break
-        if saved_s < cost.row_s(longest) * len(rows):
-            break
-        padded = max(longest, one.n_tokens)
-        together_s = cost.batch_s(len(rows) + 1, padded)
-        apart_s = cost.batch_s(len(rows), longest) + cost.batch_s(1, one.n_tokens)
-        if padded * (len(rows) + 1) <= config.max_batch_tokens and together_s <= apart_s:
-            rows.append(one)
-            longest = padded
-    return rows
+def _work_on(batches: "SimpleQueue[Callable[[], None] | None]") -> None:
+    """Run batches until the queue holds None; while it waits, the thread holds no reference to the scheduler."""
+    while (work := batches.get()) is not None:
+        work()
+        del work

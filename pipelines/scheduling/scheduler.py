@@ -1,21 +1,26 @@
-"""Scheduler: what stands between requests and a model. One interface, two implementations.
+"""Scheduler: admits, queues and runs the requests of one model. One interface, two implementations.
 
     padded.PaddedScheduler   batches of rows, padded to the longest              encoders
     slots.SlotScheduler      sequences in slots that decode token by token       generators
 
-Both admit a request or refuse it at once, share the model fairly by request, count the tokens that are really read and
-written, and let what is inside end when they drain. All methods belong to one event loop; the model runs elsewhere.
+Both admit a request or refuse it at once, share the model fairly by request, count the real tokens read and written,
+and finish running requests when they drain. All methods belong to one event loop; the model runs in other threads.
 """
 
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Annotated, Any, Generic, Protocol, TypeVar
 
-from pipelines.errors import ConfigurationError, DeadlineExceededError, InputTooLongError, OverloadedError
+from msgspec import Meta
 
-MAX_SIDE_BY_SIDE = 1024  # batches or sequences that one scheduler runs at once
+from pipelines.errors import DeadlineExceededError, InputTooLongError, OverloadedError
+from pipelines.schema import Positive, check_fields
+
+MAX_CONCURRENCY = 1024  # batches that one scheduler runs at once
+MAX_WAIT_S = 10
+MAX_QUEUE_S = 86_400
 
 
 class Row(Protocol):
@@ -27,7 +32,7 @@ class Row(Protocol):
 
     @property
     def max_new_tokens(self) -> int:
-        """Tokens that the model may write at most; 0 for an encoder."""
+        """The most tokens that the model may write; 0 for an encoder."""
 
 
 RowT = TypeVar("RowT", bound=Row)
@@ -37,52 +42,42 @@ ItemT = TypeVar("ItemT")
 
 @dataclass(frozen=True)
 class BatchingConfig:
-    """What a batch may hold.
+    """Bounds of a batch.
 
-    `max_batch_tokens` bounds rows x longest row; a row longer than that goes alone. Below these bounds the cost model
-    decides how large a batch becomes. `concurrency` batches run at once: as many as threads keeps a CPU busy.
-    `batch_wait_timeout_s` lets an idle worker wait for company; zero starts at once.
+    `max_batch_tokens` bounds rows x longest row; a longer row is a batch of its own. Within the bounds the cost model
+    decides the size of a batch. `concurrency` batches run at once: as many as threads keep a CPU busy.
+    `batch_wait_timeout_s` is how long an idle worker waits for more rows; 0 starts a batch at once.
     """
 
-    max_batch_tokens: int = 4096
-    max_batch_size: int = 32
-    batch_wait_timeout_s: float = 0.0
-    concurrency: int = 1
+    max_batch_tokens: Positive = 4096
+    max_batch_size: Positive = 32
+    batch_wait_timeout_s: Annotated[float, Meta(ge=0, le=MAX_WAIT_S)] = 0.0
+    concurrency: Annotated[int, Meta(ge=1, le=MAX_CONCURRENCY)] = 1
 
     def __post_init__(self) -> None:
-        for name in ("max_batch_tokens", "max_batch_size", "concurrency"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} is {getattr(self, name)}; allowed: an integer from 1")
-        if self.concurrency > MAX_SIDE_BY_SIDE:
-            raise ConfigurationError(f"concurrency is {self.concurrency}; allowed: 1 to {MAX_SIDE_BY_SIDE}")
-        if not 0 <= self.batch_wait_timeout_s <= 10:
-            raise ConfigurationError(f"batch_wait_timeout_s is {self.batch_wait_timeout_s}; allowed: 0 to 10 seconds")
+        check_fields(self)
 
 
 @dataclass(frozen=True)
 class QueueConfig:
     """Bounds of the queue in front of a model.
 
-    A request is refused where about `max_queue_s` seconds of other requests' work would go before its own. Under fair
-    sharing that is their due share, not all that waits. `max_queue_tokens` and `max_queue_rows` bound the memory of
-    what waits: a row takes some kilobytes, however short it is.
+    A request is refused where more than about `max_queue_s` seconds of other requests' work go before its own: under
+    fair sharing their fair share, not all waiting work. `max_queue_tokens` and `max_queue_rows` bound the memory of
+    waiting rows: a row takes some kilobytes, however short it is.
     """
 
-    max_queue_s: float = 30.0
-    max_queue_tokens: int = 2**21
-    max_queue_rows: int = 2**16
+    max_queue_s: Annotated[float, Meta(gt=0, le=MAX_QUEUE_S)] = 30.0
+    max_queue_tokens: Positive = 2**21
+    max_queue_rows: Positive = 2**16
 
     def __post_init__(self) -> None:
-        if not 0 < self.max_queue_s <= 86_400:
-            raise ConfigurationError(f"max_queue_s is {self.max_queue_s}; allowed: above 0, at most 86400 seconds")
-        for name in ("max_queue_tokens", "max_queue_rows"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} is {getattr(self, name)}; allowed: an integer from 1")
+        check_fields(self)
 
 
 @dataclass(frozen=True)
 class Completed(Generic[OutputT]):
-    """One output per submitted row, in order, and what they took.
+    """One output per submitted row, in order, and their times and tokens.
 
     `queue_s` ends when the first row starts; `inference_s` is the rest. `read_tokens` and `written_tokens` are real
     tokens, without padding. `batch_sizes` has one entry for each row: the rows of the batch that carried it.
@@ -98,7 +93,7 @@ class Completed(Generic[OutputT]):
 
 @dataclass(frozen=True)
 class BatchReport:
-    """A batch, or a sequence in slots, that ended.
+    """A batch, or a request in slots, that has ended.
 
     `read_tokens` and `written_tokens` are real, `padded_tokens` is rows x longest. `queue_s` is the wait of the first
     row, `inference_s` the time from its start to the end.
@@ -116,7 +111,51 @@ OnBatch = Callable[[BatchReport], None]
 
 
 def unreported(_report: BatchReport) -> None:
-    """The `OnBatch` of a scheduler whose batches nobody counts."""
+    """The `OnBatch` of a scheduler without metrics."""
+
+
+class Backlog:
+    """The waiting work, by request: how much of it goes before a new request under fair sharing."""
+
+    def __init__(self) -> None:
+        self.rows = self.tokens = 0
+        self.work_s = 0.0
+        self._requests: dict[Any, tuple[int, float]] = {}  # those with several waiting rows: rows and seconds
+
+    def put(self, request: Any, rows: int, tokens: int, work_s: float) -> None:
+        """`rows` of a new request wait."""
+        self.rows += rows
+        self.tokens += tokens
+        self.work_s += work_s
+        if rows > 1:
+            self._requests[request] = (rows, work_s)
+
+    def take(self, request: Any, tokens: int, work_s: float) -> None:
+        """One row of a request has left the queue."""
+        self.rows -= 1
+        self.tokens -= tokens
+        self.work_s -= work_s
+        if request in self._requests:
+            rows, rest_s = self._requests.pop(request)
+            if rows > 2:
+                self._requests[request] = (rows - 1, rest_s - work_s)
+        if not self.tokens:
+            self.work_s = 0.0  # drops rounding errors
+
+    @property
+    def has_lists(self) -> bool:
+        """Whether a request with several rows waits; else all of `work_s` goes before a new request."""
+        return bool(self._requests)
+
+    def before_s(self, own_s: float) -> float:
+        """Seconds of other requests' work that go before the last of `own_s` seconds of a request that arrives now.
+
+        First rows go in order of arrival; of a request with several rows, at most as much work as the new one has.
+        """
+        before_s = self.work_s
+        for rows, rest_s in self._requests.values():
+            before_s -= rest_s - min(rest_s, max(own_s, rest_s / rows))
+        return max(0.0, before_s)
 
 
 class Scheduler(ABC, Generic[RowT, OutputT]):
@@ -130,7 +169,12 @@ class Scheduler(ABC, Generic[RowT, OutputT]):
     @property
     @abstractmethod
     def waiting_tokens(self) -> int:
-        """Tokens to read of the rows that wait."""
+        """Tokens to read of the waiting rows."""
+
+    @property
+    @abstractmethod
+    def is_busy(self) -> bool:
+        """Whether a row that arrives now has to wait."""
 
     @property
     @abstractmethod
@@ -140,39 +184,39 @@ class Scheduler(ABC, Generic[RowT, OutputT]):
     @property
     @abstractmethod
     def stalled_s(self) -> float:
-        """For how long the model has been busy with something that should have ended; 0.0 for nothing."""
+        """Seconds that the model has spent on work that should have ended; 0.0 for none."""
 
     @abstractmethod
     def expected_wait_s(self, rows: Sequence[RowT] = ()) -> float:
-        """Seconds until the first of `rows` would start, were it to arrive now; 0.0 when idle."""
+        """Predicted seconds from now to the start of `rows`, if they arrived now; 0.0 when idle."""
 
     @abstractmethod
     async def submit(self, rows: Sequence[RowT], deadline: float | None = None) -> Completed[OutputT]:
         """Outputs of `rows`, in order. `deadline` is a time of the running loop's clock.
 
         Raises OverloadedError for a full queue, a scheduler that drains, or a deadline that cannot be met;
-        DeadlineExceededError once it ran out; and whatever the model raised for one of these rows. A caller that is
-        cancelled leaves the queue, and its sequences stop at their next token.
+        DeadlineExceededError once it has passed; and the error that the model raised for one of these rows. The rows of
+        a cancelled caller leave the queue, and its sequences stop at their next token.
         """
 
     @abstractmethod
     def stream(self, rows: Sequence[RowT], deadline: float | None = None) -> "Stream":
-        """The steps of `rows` as they are made; raises as `submit` does."""
+        """The steps of `rows` when they are decoded; raises as `submit` does."""
 
     @abstractmethod
     def reconfigure(self, batching: BatchingConfig, queue: QueueConfig) -> None:
-        """Bounds for batches and requests from now on; what is inside stays."""
+        """Set the bounds for later batches and requests; admitted ones stay."""
 
     @abstractmethod
     async def drain(self, limit_s: float = 0.0) -> None:
-        """Refuse new rows, let what is inside end for `limit_s`, then fail the rest. Safe to call twice."""
+        """Refuse new rows, wait up to `limit_s` for running ones, then fail the rest. Safe to call twice."""
 
     def admit(self, rows: Sequence[RowT] = (), deadline: float | None = None, now: float | None = None) -> None:
-        """Raise OverloadedError where a request of these rows would not be admitted now, DeadlineExceededError where it
-        is late already.
+        """Raise OverloadedError where a request of these rows is not admitted now, DeadlineExceededError after its
+        deadline, InputTooLongError for one that the queue can never hold.
 
-        Without rows this is the check before tokenizing, which costs a client that is refused anyway. A request that
-        the queue can never hold raises InputTooLongError. `now` is the time of the clock that `deadline` belongs to.
+        Without rows it is the check before tokenizing: a request that is refused costs no tokenizer time. `deadline`
+        and `now` are times of one clock.
         """
         if self._draining:
             raise shutting_down()
@@ -180,7 +224,7 @@ class Scheduler(ABC, Generic[RowT, OutputT]):
             raise deadline_exceeded()
         wait_s = self.expected_wait_s(rows)
         for unit, waiting, asked, most in (
-            ("tokens", self.waiting_tokens, sum(row.n_tokens for row in rows), self.queue.max_queue_tokens),
+            ("tokens", self.waiting_tokens, sum([row.n_tokens for row in rows]), self.queue.max_queue_tokens),
             ("rows", self.waiting_rows, len(rows), self.queue.max_queue_rows),
         ):
             if asked > most:
@@ -205,15 +249,15 @@ class Scheduler(ABC, Generic[RowT, OutputT]):
 
 
 class Stream(AsyncIterator[tuple[int, Any]]):
-    """Steps of several rows, each with its row's index, in the order in which they are made."""
+    """Steps of several rows, each with its row's index, in the order of decoding."""
 
     @abstractmethod
     def stop(self, index: int) -> None:
-        """Row `index` has enough: it ends at its next token, and nothing more comes from it."""
+        """End row `index` at its next token; the stream yields no further step of it."""
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Leave: all rows end at their next token."""
+        """End all rows at their next token."""
 
     @property
     @abstractmethod
@@ -232,12 +276,12 @@ class Stream(AsyncIterator[tuple[int, Any]]):
 
 
 def shutting_down() -> OverloadedError:
-    """The error of whoever comes to, or is left in, a scheduler that ends."""
+    """The error of requests that arrive at, or wait in, a scheduler that drains."""
     return OverloadedError("the replica is shutting down", retry_after_s=1.0)
 
 
 def deadline_exceeded() -> DeadlineExceededError:
-    """The error of a request that is not answered when its deadline comes."""
+    """The error of a request without an answer at its deadline."""
     return DeadlineExceededError("the request's deadline ran out before its answer was ready")
 
 

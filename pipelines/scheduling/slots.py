@@ -1,9 +1,9 @@
-"""SlotScheduler: requests of a model that generates, on an engine that decodes in its own thread.
+"""SlotScheduler: requests of a generative model, on an engine that decodes in a thread of its own.
 
     submit(rows), stream(rows) ──> Job ──> DecodeEngine ──events──> mailbox ──> event loop
 
-No thread waits for a sequence: the engine's thread leaves events in a mailbox and wakes the event loop once for all
-that came since. The engine gives requests their turns; this side admits them, counts tokens and hands out steps.
+No thread waits for a sequence: the decode thread appends events to a mailbox and wakes the event loop once for all of
+them. The engine schedules the requests; this side admits them, counts tokens and delivers steps.
 """
 
 import asyncio
@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.errors import ConfigurationError, GenerationError
-from pipelines.generation.decoding.request import Answer, Request, Step
-from pipelines.generation.engine import DecodeEngine, Event, Job, Share, Started, Steps
-from pipelines.scheduling.fair import Backlog
+from pipelines.generation.decoding.request import Answer, DecodeRequest, Step
+from pipelines.generation.engine import DecodeEngine, Event, Job, Scheduled, Share, Steps
 from pipelines.scheduling.scheduler import (
+    Backlog,
     BatchingConfig,
     BatchReport,
     Completed,
@@ -32,17 +32,17 @@ from pipelines.scheduling.scheduler import (
     unreported,
 )
 
-TYPICAL_TOKENS = 64.0  # of an answer, until some were seen
-TYPICAL_MEMORY = 0.95  # weight of the past in the moving average of it
+TYPICAL_TOKENS = 64.0  # length of an answer before the first one has ended
+TYPICAL_MEMORY = 0.95  # weight of the past in the moving average of answer lengths
 
 
 @dataclass(eq=False, slots=True)
 class _Row:
-    """One prompt of a request. `left`: nobody waits for it any more; `cost_s` is its predicted work while it waits."""
+    """One prompt of a request. `left`: its caller has left; `cost_s` is its predicted work in seconds."""
 
     call: "_Call"
     index: int
-    request: Request
+    request: DecodeRequest
     cost_s: float
     left: bool = False
     waiting: bool = True
@@ -68,9 +68,9 @@ class _Call:
     written_tokens: int = 0
 
 
-class SlotScheduler(Scheduler[Request, Answer]):
-    """`engine` decodes up to `engine.slots` sequences side by side; `turn_tokens` is how long a sequence keeps its slot
-    at least while others wait.
+class SlotScheduler(Scheduler[DecodeRequest, Answer]):
+    """`engine` decodes up to `engine.slots` sequences at once; a sequence keeps its slot for at least `turn_tokens`
+    tokens while others wait.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class SlotScheduler(Scheduler[Request, Answer]):
         self._engine, self._turn_tokens = engine, turn_tokens
         self._backlog = Backlog()
         self._inside: dict[_Call, None] = {}
-        self._rows_inside = 0  # that have not ended
+        self._rows_inside = 0  # rows that have not ended
         self._typical_tokens = TYPICAL_TOKENS
         self._mailbox: deque[tuple[_Row, Event, float]] = deque()
         self._is_woken = False
@@ -100,22 +100,26 @@ class SlotScheduler(Scheduler[Request, Answer]):
         return self._backlog.rows
 
     @property
+    def is_busy(self) -> bool:
+        return self._rows_inside >= self._engine.slots
+
+    @property
     def stalled_s(self) -> float:
-        """For how long the engine's round in hand has been going on."""
+        """Seconds since the engine's current round began."""
         return self._engine.stalled_s
 
-    def expected_wait_s(self, rows: Sequence[Request] = ()) -> float:
-        """From the engine's seconds per token lately, and from how long answers typically become.
+    def expected_wait_s(self, rows: Sequence[DecodeRequest] = ()) -> float:
+        """Predicted from the engine's recent seconds per token and the typical length of answers.
 
-        A row that waits goes before a newcomer for one turn at most.
+        A waiting row goes before a new one for one turn at most.
         """
-        if self._rows_inside < self._engine.slots:
+        if not self.is_busy:
             return 0.0
         turn_s = self._turn_tokens * self._engine.new_token_s
         own_s = sum(min(self._cost_s(row), turn_s) for row in rows)
         return self._backlog.before_s(own_s) + turn_s / 2
 
-    async def submit(self, rows: Sequence[Request], deadline: float | None = None) -> Completed[Answer]:
+    async def submit(self, rows: Sequence[DecodeRequest], deadline: float | None = None) -> Completed[Answer]:
         call = self._enter(rows, deadline, streams=False)
         try:
             await call.done
@@ -131,11 +135,11 @@ class SlotScheduler(Scheduler[Request, Answer]):
             written_tokens=call.written_tokens,
         )
 
-    def stream(self, rows: Sequence[Request], deadline: float | None = None) -> "SlotStream":
+    def stream(self, rows: Sequence[DecodeRequest], deadline: float | None = None) -> "SlotStream":
         return SlotStream(self, self._enter(rows, deadline, streams=True))
 
     def reconfigure(self, batching: BatchingConfig, queue: QueueConfig) -> None:
-        """Slots take the place of batches: `batching` says nothing here."""
+        """`batching` has no effect: slots take the place of batches."""
         self.queue = queue
 
     async def drain(self, limit_s: float = 0.0) -> None:
@@ -150,12 +154,12 @@ class SlotScheduler(Scheduler[Request, Answer]):
         for call in list(self._inside):
             self._fail(call, shutting_down())
 
-    def _cost_s(self, row: Request) -> float:
-        """Predicted work of a row: its prompt, and as many tokens as answers have lately."""
+    def _cost_s(self, row: DecodeRequest) -> float:
+        """Predicted seconds of a row: its prompt, and an answer of typical length."""
         new_tokens = min(row.max_new_tokens, self._typical_tokens * row.config.n_sequences)
         return row.n_tokens * self._engine.prompt_token_s + new_tokens * self._engine.new_token_s
 
-    def _enter(self, rows: Sequence[Request], deadline: float | None, *, streams: bool) -> _Call:
+    def _enter(self, rows: Sequence[DecodeRequest], deadline: float | None, *, streams: bool) -> _Call:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             if self._inside:
@@ -187,7 +191,7 @@ class SlotScheduler(Scheduler[Request, Answer]):
         return call
 
     def _leave(self, call: _Call) -> None:
-        """Forget a call: its sequences stop at their next token."""
+        """Remove a call: its sequences stop at their next token."""
         if call in self._inside:
             del self._inside[call]
             for row in call.rows:
@@ -199,7 +203,7 @@ class SlotScheduler(Scheduler[Request, Answer]):
         if not call.done.done():
             call.done.cancel()
         elif not call.done.cancelled():
-            call.done.exception()  # seen: asyncio logs errors that nobody looked at
+            call.done.exception()  # asyncio logs errors that were not retrieved
 
     def _fail(self, call: _Call, error: Exception) -> None:
         if not call.done.done():
@@ -208,30 +212,30 @@ class SlotScheduler(Scheduler[Request, Answer]):
         self._leave(call)
 
     def _start(self, row: _Row) -> None:
-        """A row waits no more."""
+        """Take a row off the backlog, once."""
         if row.waiting:
             row.waiting = False
             self._backlog.take(row.call, row.request.n_tokens, row.cost_s)
 
     def _post(self, row: _Row, event: Event) -> None:
-        """In the decode thread: leave an event, and wake the loop unless it is on its way."""
+        """Append an event, in the decode thread; wake the loop unless it is woken already."""
         self._mailbox.append((row, event, time.perf_counter()))
         if not self._is_woken:
             self._is_woken = True
             assert self._loop is not None
             try:
                 self._loop.call_soon_threadsafe(self._deliver)
-            except RuntimeError:  # the loop is closed: nobody waits any more
+            except RuntimeError:  # the loop is closed: no request waits
                 self._mailbox.clear()
 
     def _deliver(self) -> None:
-        self._is_woken = False  # before the mailbox is read: what comes now wakes again
+        self._is_woken = False  # before reading the mailbox: later events wake the loop again
         while self._mailbox:
             self._take(*self._mailbox.popleft())
 
     def _take(self, row: _Row, event: Event, happened_at: float) -> None:
         call = row.call
-        if isinstance(event, Started):
+        if isinstance(event, Scheduled):
             self._start(row)
             if math.isnan(call.started_at):
                 call.started_at = happened_at
@@ -269,7 +273,7 @@ class SlotScheduler(Scheduler[Request, Answer]):
 
 
 class SlotStream(Stream):
-    """The steps of one call, in the order in which they are made."""
+    """The steps of one call, in the order of decoding."""
 
     def __init__(self, scheduler: SlotScheduler, call: _Call) -> None:
         self._scheduler, self._call = scheduler, call

@@ -1,8 +1,8 @@
-"""Completion: what goes on from a prompt, as OpenAI's API has it, on a loaded text-generation pipeline.
+"""Completion: answers to a prompt with the semantics of OpenAI's API, on a loaded text-generation pipeline.
 
-It shares the model with `TextGenerationPipeline`, whose words are text-generation-inference's and transformers', and
-differs in what the words mean: sampling at temperature 1 from the whole vocabulary by default, an answer that may
-fill the window, penalties on the tokens of the answer alone, and a text that ends before its stop string.
+It shares the model with `TextGenerationPipeline`, which follows text-generation-inference and transformers. The
+differences: by default it samples at temperature 1 from the whole vocabulary, and an answer may fill the window;
+penalties count the tokens of the answer alone; the text ends before its stop string.
 """
 
 import secrets
@@ -15,16 +15,14 @@ from msgspec import Meta
 from pipelines.errors import GenerationError, InputTooLongError, InvalidInputError
 from pipelines.generation.decoding.request import Answer, Step
 from pipelines.generation.decoding.stopping import StopStrings
-from pipelines.generation.text.detokenizer import Detokenizer
-from pipelines.generation.text.visible_text import VisibleText
+from pipelines.generation.text.detokenizer import Detokenizer, StopFilter
 from pipelines.misfit import require
 from pipelines.runtime.tokenizer import Tokenizer, clean_up_spaces
 from pipelines.scheduling.scheduler import BatchingConfig, OnBatch, QueueConfig, unreported
 from pipelines.scheduling.slots import SlotScheduler
-from pipelines.schema import parse
-from pipelines.tasks.generator import SEED_BITS, Count, Factor, Penalty, Sequences, Share, Stop
+from pipelines.schema import Parameters, parse
+from pipelines.tasks.generator import SEED_BITS, Count, Factor, Penalty, Probability, Sequences, Stop
 from pipelines.tasks.pipeline import Pipeline, StepWriter
-from pipelines.tasks.task import Parameters
 from pipelines.tasks.text_generation import PromptRow, TextGenerationPipeline
 
 TokenIds = tuple[int, ...]
@@ -38,7 +36,7 @@ _NEUTRAL: Mapping[str, Any] = {"do_sample": False, "temperature": 1.0, "top_k": 
 
 
 class Sampling(Parameters, frozen=True):
-    """Named as OpenAI names them, and as vLLM those that OpenAI lacks. `max_tokens` None is what the window holds.
+    """Sampling parameters of OpenAI's API, and vLLM's where OpenAI has none. `max_tokens` None fills the window.
 
     A `temperature` of 0 is greedy. `seed` None draws a new one for each prompt.
     """
@@ -46,7 +44,7 @@ class Sampling(Parameters, frozen=True):
     max_tokens: Count | None = None
     n: Sequences = 1
     temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
-    top_p: Share = 1.0
+    top_p: Probability = 1.0
     top_k: Count = 0
     min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
     repetition_penalty: Factor | None = None
@@ -57,7 +55,7 @@ class Sampling(Parameters, frozen=True):
 
 
 class CompletionParameters(Sampling, frozen=True):
-    """`max_tokens` 0 takes `echo`."""
+    """`max_tokens` may be 0 with `echo` only."""
 
     logprobs: bool = False
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] = 0
@@ -87,9 +85,9 @@ class CompletionParameters(Sampling, frozen=True):
 
 @dataclass(frozen=True)
 class ScoredToken:
-    """A token's text and logprob (None for a prompt's first), and the likeliest in its place, best first.
+    """A token's text and logprob (None for the first of a prompt), and the most likely tokens, best first.
 
-    `offset` is where it begins, in characters, in what is answered.
+    `offset` is its start in the answered text, in characters.
     """
 
     text: str
@@ -99,8 +97,8 @@ class ScoredToken:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What a choice gained: a token's settled text, or all of it. `completion_tokens` counts from its beginning."""
+class ChoiceDelta:
+    """Text that a choice gained: one token's or the whole answer's. `completion_tokens` counts all tokens so far."""
 
     text: str
     prompt_tokens: int
@@ -110,7 +108,7 @@ class Piece:
 
 
 class CompletionPipeline(Pipeline[Prompt, CompletionParameters, PromptRow, Answer]):
-    """Answers a prompt with its choices, each one Piece; `stream` gives one choice as pieces."""
+    """Answers a prompt with its choices, each one ChoiceDelta; `stream` gives one choice as deltas."""
 
     task = TextGenerationPipeline.task
     parameters_type = CompletionParameters
@@ -159,12 +157,12 @@ class CompletionPipeline(Pipeline[Prompt, CompletionParameters, PromptRow, Answe
 
     def postprocess(
         self, given: Prompt, rows: Sequence[PromptRow], outputs: Sequence[Answer], parameters: CompletionParameters
-    ) -> list[Piece]:
+    ) -> list[ChoiceDelta]:
         """The choices, whole."""
         return [self._choice(row, answer, parameters) for row, answer in zip(rows, outputs, strict=True)]
 
     def stream(self, row: PromptRow, parameters: CompletionParameters) -> tuple[PromptRow, StepWriter]:
-        """One piece per token, of whole characters only, the last one with its `finish_reason`.
+        """One delta per token, of whole characters only, the last one with its `finish_reason`.
 
         Raises InvalidInputError for what only the whole answer has.
         """
@@ -204,22 +202,22 @@ class CompletionPipeline(Pipeline[Prompt, CompletionParameters, PromptRow, Answe
         seed = secrets.randbits(SEED_BITS) if parameters.seed is None else parameters.seed
         return [replace(row, seed=(seed + choice) % 2**64) for choice in range(parameters.n)]
 
-    def _choice(self, row: PromptRow, answer: Answer, parameters: CompletionParameters) -> Piece:
+    def _choice(self, row: PromptRow, answer: Answer, parameters: CompletionParameters) -> ChoiceDelta:
         if not answer.generations:
             raise GenerationError("decoding was cancelled before its first token")
         echoed = self._echoed(row, answer) if row.prompt_logprobs else ()
         if parameters.max_tokens == 0:
-            return Piece(row.text, len(row.prompt), 0, echoed, "length")
-        pieces, write = [], self._writer(row, parameters)
+            return ChoiceDelta(row.text, len(row.prompt), 0, echoed, "length")
+        deltas, write = [], self._writer(row, parameters)
         for step in answer.generations[0].steps:
-            piece, is_last = write(step)
-            pieces.append(piece)
+            delta, is_last = write(step)
+            deltas.append(delta)
             if is_last:
                 break
-        if not pieces:
+        if not deltas:
             raise GenerationError("decoding was cancelled before its first token")
-        tokens = (*echoed, *(token for piece in pieces for token in piece.tokens))
-        return replace(pieces[-1], text="".join(piece.text for piece in pieces), tokens=tokens)
+        tokens = (*echoed, *(token for delta in deltas for token in delta.tokens))
+        return replace(deltas[-1], text="".join(delta.text for delta in deltas), tokens=tokens)
 
     def _echoed(self, row: PromptRow, answer: Answer) -> tuple[ScoredToken, ...]:
         detokenizer, offset = Detokenizer((), self._decode_all), 0
@@ -229,15 +227,15 @@ class CompletionPipeline(Pipeline[Prompt, CompletionParameters, PromptRow, Answe
             offset += len(echoed[-1].text)
         return tuple(echoed)
 
-    def _writer(self, row: PromptRow, parameters: CompletionParameters) -> Callable[[Step], tuple[Piece, bool]]:
-        """Steps of a row to pieces, each of which is the last where it has a `finish_reason`."""
+    def _writer(self, row: PromptRow, parameters: CompletionParameters) -> Callable[[Step], tuple[ChoiceDelta, bool]]:
+        """Steps of a row to deltas, each of which is the last where it has a `finish_reason`."""
         detokenizer = Detokenizer(row.prompt, self._decode, self._clean_up)
-        visible = VisibleText(parameters.stop)
+        visible = StopFilter(parameters.stop)
         echo = row.text if parameters.echo else ""
         offset = len(echo)
         count = 0
 
-        def write(step: Step) -> tuple[Piece, bool]:
+        def write(step: Step) -> tuple[ChoiceDelta, bool]:
             nonlocal echo, offset, count
             count += 1
             top = tuple((detokenizer.peek(token_id), logprob) for token_id, logprob in step.top)
@@ -255,7 +253,7 @@ class CompletionPipeline(Pipeline[Prompt, CompletionParameters, PromptRow, Answe
             if reason is not None:
                 shown += visible.finish()
             before, echo = echo, ""
-            return Piece(before + shown, len(row.prompt), count, tokens, reason), reason is not None
+            return ChoiceDelta(before + shown, len(row.prompt), count, tokens, reason), reason is not None
 
         return write
 

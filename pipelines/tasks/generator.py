@@ -1,4 +1,4 @@
-"""Generator: what every model that writes text is made of, whatever the task: tokenizer, engine, defaults, window."""
+"""Generator: tokenizer, engine, decoding defaults and window of a generative model, whatever its task."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from pipelines.errors import ArtifactError, ConfigurationError, InputTooLongError, InvalidInputError
 from pipelines.generation.decoding.config import MAX_SEQUENCES, GenerationConfig
-from pipelines.generation.decoding.request import Answer, Request
+from pipelines.generation.decoding.request import Answer, DecodeRequest
 from pipelines.generation.open import open_engine
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.slots.engine import SlotEngine
@@ -17,11 +17,10 @@ from pipelines.runtime.session import SessionConfig
 from pipelines.runtime.tokenizer import Tokenizer
 from pipelines.scheduling.scheduler import OnBatch, QueueConfig
 from pipelines.scheduling.slots import SlotScheduler
-from pipelines.schema import OneOrMore
-from pipelines.tasks.task import Parameters
+from pipelines.schema import OneOrMore, Parameters
 
 SEED_BITS = 32
-"""Of a seed that is drawn because the caller gave none: every JSON reader keeps that many."""
+"""Size of a drawn seed, which every JSON reader keeps exactly."""
 
 _LARGEST_SEED = 2**64 - 1
 _OF_TOKENS = (
@@ -31,11 +30,11 @@ _OF_TOKENS = (
     "forced_bos_token_id",
     "forced_eos_token_id",
 )
-_UNBOUNDED_WINDOW = 2048  # relative positions have no end; this bounds what one request may cost
+_UNBOUNDED_WINDOW = 2048  # for relative positions, which have no bound: this bounds the cost of a request
 
 
-# The most that a request may ask for. Words and ids cost time at every step of all sequences in the slots.
-MAX_LENGTH = 2**31 - 1  # what fits is a matter of the model's window
+# Bounds of a request's parameters. Words and ids cost time at every step of all sequences in the slots.
+MAX_LENGTH = 2**31 - 1  # the model's window bounds it further
 MAX_NGRAM = 1024
 MAX_BAD_WORDS = 1024
 MAX_BAD_WORD_IDS = 8192
@@ -48,8 +47,8 @@ Length = Annotated[int, Meta(ge=1, le=MAX_LENGTH)]
 Count = Annotated[int, Meta(ge=0, le=MAX_LENGTH)]
 Factor = Annotated[float, Meta(ge=1e-9, le=1e9)]  # float32 stays finite when it is multiplied with these, or divided
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
-Share = Annotated[float, Meta(gt=0, le=1)]
-TokenId = Annotated[int, Meta(ge=-MAX_LENGTH, le=MAX_LENGTH)]  # which there are is a matter of the model's vocabulary
+Probability = Annotated[float, Meta(gt=0, le=1)]
+TokenId = Annotated[int, Meta(ge=-MAX_LENGTH, le=MAX_LENGTH)]  # the model's vocabulary bounds it further
 Suppressed = Annotated[OneOrMore[TokenId], Meta(max_length=MAX_SUPPRESSED)]
 Word = Annotated[OneOrMore[TokenId], Meta(min_length=1, max_length=MAX_BAD_WORD_IDS)]
 Sequences = Annotated[int, Meta(ge=1, le=MAX_SEQUENCES)]
@@ -59,9 +58,9 @@ Stop = Annotated[
 
 
 class GenerateParameters(Parameters, frozen=True):
-    """What a caller may set on any model that writes text; names and meanings are those of `model.generate`.
+    """Parameters of every generative model, with the names and meanings of `model.generate`.
 
-    None means what the checkpoint, then the task, says. `seed` None draws a new one for each input.
+    None means the value of the checkpoint, then that of the task. `seed` None draws a new one for each input.
     """
 
     max_new_tokens: Length | None = None
@@ -69,9 +68,9 @@ class GenerateParameters(Parameters, frozen=True):
     do_sample: bool | None = None
     temperature: Factor | None = None
     top_k: Count | None = None
-    top_p: Share | None = None
+    top_p: Probability | None = None
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    typical_p: Share | None = None
+    typical_p: Probability | None = None
     repetition_penalty: Factor | None = None
     renormalize_logits: bool | None = None
     no_repeat_ngram_size: Annotated[int, Meta(ge=0, le=MAX_NGRAM)] | None = None
@@ -97,7 +96,7 @@ class GenerateParameters(Parameters, frozen=True):
 
 
 class SearchParameters(GenerateParameters, frozen=True):
-    """What a caller may set besides where the whole answer is decoded before any of it is returned."""
+    """Further parameters of tasks that return the whole answer at once."""
 
     max_length: Length | None = None
     min_length: Count | None = None
@@ -112,10 +111,10 @@ class SearchParameters(GenerateParameters, frozen=True):
 
 
 class Generator:
-    """A loaded model that writes text; thread-safe.
+    """A loaded generative model; thread-safe.
 
-    `defaults` are what `transformers.pipeline` decodes with for this checkpoint and task; `window` is how many tokens
-    a decoder's prompt and answer have together at most; a slot holds no more than its `max_tokens`.
+    `defaults` is the config that `transformers.pipeline` decodes with for this checkpoint and task. `window` is the
+    most tokens that a decoder's prompt and answer have together, at most a slot's `max_tokens`.
     """
 
     def __init__(
@@ -144,7 +143,7 @@ class Generator:
 
     @property
     def decoder_start_token_id(self) -> int | None:
-        """What an encoder-decoder's answer begins with."""
+        """The first decoder token of an encoder-decoder."""
         start = self.defaults.decoder_start_token_id
         return self.defaults.bos_token_id if start is None else start
 
@@ -158,7 +157,7 @@ class Generator:
         return GenerationConfig.of_checkpoint(self._model, self._task_defaults, self._specific.get(task))
 
     def prefix_of(self, task: str) -> str | None:
-        """What a name in `task_specific_params` puts before every text; None where it says nothing."""
+        """The prefix of every text under a name in `task_specific_params`; None without one."""
         return (self._specific.get(task) or {}).get("prefix")
 
     def resolved(
@@ -166,8 +165,8 @@ class Generator:
     ) -> GenerationConfig:
         """`config` with lengths in tokens for a prompt of the decoder; a default budget is cut to what fits.
 
-        Raises InputTooLongError where nothing fits after the prompt (`remedy` says what the caller may do), or not
-        the budget that was `asked` for; InvalidInputError for tokens that the model does not have.
+        Raises InputTooLongError where no token fits after the prompt (`remedy` ends the message), or where the budget
+        in `asked`, the request's own values, does not fit; InvalidInputError for token ids outside the vocabulary.
         """
         self._require_tokens(asked)
         longest = asked.get("max_length") or prompt_tokens + (asked.get("max_new_tokens") or 0)
@@ -207,16 +206,16 @@ class Generator:
                     allowed = f"token ids from 0 to {self._vocabulary - 1}"
                     require(0 <= token < self._vocabulary, ("parameters", name), token, allowed)
 
-    def run(self, rows: Sequence[Request]) -> list[Answer]:
+    def run(self, rows: Sequence[DecodeRequest]) -> list[Answer]:
         """One answer per row."""
         return self._engine.generate_all(rows)
 
     def scheduler(self, queue: QueueConfig | None, on_batch: OnBatch) -> SlotScheduler:
-        """What serves many requests on this model's engine."""
+        """The scheduler of this model's engine."""
         return SlotScheduler(self._engine, queue, on_batch, self._turn_tokens)
 
 
 def _positions(config: Mapping[str, Any], *, decoder_only: bool) -> int | None:
-    """How many positions a decoder knows; None for relative ones. (T5 states `n_positions` and has none.)"""
+    """The number of positions of a decoder; None for relative ones. (T5 states `n_positions` and has none.)"""
     names = ("max_position_embeddings", "n_positions") if decoder_only else ("max_position_embeddings",)
     return next((int(config[name]) for name in names if config.get(name)), None)

@@ -1,8 +1,7 @@
-"""Pipeline: preprocess -> forward -> postprocess, the shape that every task shares.
+"""Pipeline: preprocess -> forward -> postprocess, the interface of every task.
 
-One input becomes one or more rows (a long context becomes several windows). Rows of different requests, with
-different parameters, go through the model together; everything that depends on a parameter of the request happens
-before or after it. That is all a scheduler has to know.
+One input becomes one or more rows (a long context becomes several windows). The scheduler batches rows of different
+requests with different parameters: all that depends on a request's parameters happens before or after `forward`.
 """
 
 from abc import ABC, abstractmethod
@@ -12,6 +11,11 @@ from typing import Any, ClassVar, Generic, TypeVar
 from pipelines.errors import InvalidInputError
 from pipelines.generation.decoding.request import Step
 from pipelines.runtime.artifact import ModelArtifact
+from pipelines.runtime.encoder import Encoder, EncoderRow
+from pipelines.runtime.session import SessionConfig
+from pipelines.runtime.tokenizer import Tokenizer
+from pipelines.scheduling.batching import measure, shapes_within
+from pipelines.scheduling.padded import PaddedScheduler
 from pipelines.scheduling.scheduler import (
     BatchingConfig,
     OnBatch,
@@ -21,13 +25,13 @@ from pipelines.scheduling.scheduler import (
     Scheduler,
     unreported,
 )
-from pipelines.tasks.task import Parameters
+from pipelines.schema import Parameters
 
 InputT = TypeVar("InputT")
 ParametersT = TypeVar("ParametersT", bound=Parameters)
 
 StepWriter = Callable[[Step], tuple[Any, bool]]
-"""Turns the steps of one row, in order, into what a protocol streams; and whether that is the last of it."""
+"""Turns each step of one row, in order, into an event to stream, and tells whether it is the last one."""
 
 
 class Pipeline(ABC, Generic[InputT, ParametersT, RowT, OutputT]):
@@ -41,7 +45,7 @@ class Pipeline(ABC, Generic[InputT, ParametersT, RowT, OutputT]):
 
     @abstractmethod
     def parse(self, raw: Any) -> InputT:
-        """One input as it came from JSON or Python, checked; raises InvalidInputError naming the field."""
+        """One input from JSON or Python, checked; raises InvalidInputError that names the field."""
 
     @abstractmethod
     def preprocess(self, inputs: Sequence[InputT], parameters: ParametersT) -> list[list[RowT]]:
@@ -49,7 +53,7 @@ class Pipeline(ABC, Generic[InputT, ParametersT, RowT, OutputT]):
 
     @abstractmethod
     def forward(self, rows: Sequence[RowT]) -> list[OutputT]:
-        """Run the model on some rows: one output per row, in order, padding removed."""
+        """Run the model on a batch: one output per row, in order, without padding."""
 
     @abstractmethod
     def postprocess(
@@ -64,12 +68,12 @@ class Pipeline(ABC, Generic[InputT, ParametersT, RowT, OutputT]):
         queue: QueueConfig | None = None,
         on_batch: OnBatch = unreported,
     ) -> Scheduler[Any, OutputT]:
-        """What serves many requests on this model. An encoder is measured first, which takes seconds and warms it."""
+        """The scheduler of this model. For an encoder it first measures the cost model, which takes seconds."""
 
     def stream(self, row: RowT, parameters: ParametersT) -> tuple[RowT, StepWriter]:
-        """A row as it is decoded for a stream, and the writer of its steps.
+        """The row to decode for a stream, and the writer of its steps.
 
-        Raises InvalidInputError for a task that does not stream, and for parameters that only a whole answer can have.
+        Raises InvalidInputError for a task that does not stream, and for parameters that need the whole answer.
         """
         raise InvalidInputError(f"stream is true; {self.task} answers at once: allowed is false")
 
@@ -86,3 +90,28 @@ class Pipeline(ABC, Generic[InputT, ParametersT, RowT, OutputT]):
     def _answers(self, inputs: Sequence[InputT], parameters: ParametersT) -> Iterator[Any]:
         for given, rows in zip(inputs, self.preprocess(inputs, parameters), strict=True):
             yield self.postprocess(given, rows, self.forward(rows), parameters)
+
+
+class EncoderPipeline(Pipeline[InputT, ParametersT, EncoderRow, OutputT]):
+    """A task whose `forward` is one run of an encoder."""
+
+    def __init__(self, artifact: ModelArtifact, config: SessionConfig) -> None:
+        super().__init__(artifact)
+        self._encoder = Encoder(artifact, config)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._encoder.tokenizer
+
+    def scheduler(
+        self,
+        batching: BatchingConfig | None = None,
+        queue: QueueConfig | None = None,
+        on_batch: OnBatch = unreported,
+    ) -> PaddedScheduler[EncoderRow, OutputT]:
+        batching = batching or BatchingConfig()
+        longest = self._encoder.tokenizer.settings.max_length
+        shapes = list(shapes_within(longest, batching.max_batch_tokens, batching.max_batch_size))
+        self._encoder.calibrate(sorted({tokens for _, tokens in shapes}))
+        cost = measure(self.forward, self._encoder.blank_row, shapes, batching.concurrency)
+        return PaddedScheduler(self.forward, batching, cost, queue, on_batch)

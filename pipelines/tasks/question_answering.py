@@ -9,11 +9,11 @@ from tokenizers import Encoding
 
 from pipelines.misfit import require
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.padding import EncoderRow
+from pipelines.runtime.encoder import EncoderRow
 from pipelines.runtime.session import SessionConfig
-from pipelines.schema import Body, Text, parse
-from pipelines.tasks.encoder import EncoderPipeline
-from pipelines.tasks.task import Example, Head, Parameters, Task
+from pipelines.schema import Body, Parameters, Text, parse
+from pipelines.tasks.pipeline import EncoderPipeline
+from pipelines.tasks.task import Example, Head, Task
 
 MAX_ANSWERS = 100
 MAX_ANSWER_TOKENS = 512
@@ -21,7 +21,7 @@ MAX_WINDOW_TOKENS = 16_384
 _DEFAULT_SEQ_LEN = 384
 _DEFAULT_STRIDE = 128
 _MASKED = np.float32(-10000.0)
-_NO_NULL_SCORE = 1_000_000  # what transformers starts the smallest null score from
+_NO_NULL_SCORE = 1_000_000  # transformers' initial value of the smallest null score
 
 
 class Question(Body, frozen=True):
@@ -41,7 +41,7 @@ class Span(TypedDict):
 
 
 class SpanLogits(NamedTuple):
-    """What the model says of one row: each (tokens,) float32."""
+    """The output of one row: start and end logits, each (tokens,) float32."""
 
     start: np.ndarray
     end: np.ndarray
@@ -83,8 +83,8 @@ class QuestionAnsweringPipeline(EncoderPipeline[Question, QuestionAnsweringParam
         self._question_first = settings.padding_side == "right"
 
     def __call__(self, inputs: Any = None, **parameters: Any) -> Any:
-        """As `transformers.pipeline`: the input may be given as `question=` and `context=`, one alone in a list counts
-        as given by itself.
+        """As `transformers.pipeline`: `question=` and `context=` may replace the input, and a list of one input has the
+        answer of that input, not a list.
         """
         if inputs is None:
             inputs = {name: parameters.pop(name) for name in Question.__struct_fields__ if name in parameters}
@@ -108,7 +108,7 @@ class QuestionAnsweringPipeline(EncoderPipeline[Question, QuestionAnsweringParam
             sequence=self._context_sequence,
         )
         longest = max((len(encoding) for encodings in windows for encoding in encodings), default=0)
-        fits = longest <= self._max_length  # a larger max_seq_len does no harm to a context that needs no window
+        fits = longest <= self._max_length  # a larger max_seq_len is harmless where no context needs windows
         allowed = f"at most {self._max_length}, the length of the model"
         require(fits, ("parameters", "max_seq_len"), max_seq_len, allowed)
         return [self._encoder.rows(encodings) for encodings in windows]

@@ -17,8 +17,8 @@ class Summary(TypedDict):
 
 
 class SummarizationPipeline(Text2TextPipeline[Text2TextParameters]):
-    """An instruct model is bad at being brief: its summary ends with a sentence, the first one unless a `min_length` or
-    `min_new_tokens` asks for more.
+    """An instruct model's summary ends with its first sentence, unless `min_length` or `min_new_tokens` asks for more:
+    such models are seldom brief by themselves.
     """
 
     task = "summarization"

@@ -1,4 +1,4 @@
-"""Task: all that is particular to one NLP task. Whatever lists tasks derives from these objects.
+"""Task: the definition of one NLP task. Everything that lists tasks derives from these objects.
 
 A task is one file in this folder, or one module of another package that names its `Task` under the entry point group
 `sextet.tasks`. Nothing here imports a framework: transformers' classes are named as text.
@@ -6,34 +6,9 @@ A task is one file in this folder, or one module of another package that names i
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
-
-from pipelines.errors import InvalidInputError, Path, UnusedParametersError
-from pipelines.schema import Body, convert
+from typing import Any, Literal
 
 Language = Literal["en", "ko"]
-
-
-class Parameters(Body, frozen=True):
-    """Base of every task's parameters: the types of the fields are the schema. None and absence both mean the default.
-
-    What depends on several fields is checked in a subclass's `__post_init__`.
-    """
-
-    @classmethod
-    def from_mapping(cls, given: Mapping[str, Any]) -> Self:
-        """Raises UnusedParametersError for unknown names, InvalidInputError for a value that does not fit."""
-        converted: Self = convert(given, cls, ("parameters",))
-        return converted
-
-    @property
-    def choices(self) -> int:
-        """How many sequences each input may have; beams and the answers that are taken from them count once."""
-        return 1
-
-    @classmethod
-    def unknown(cls, names: Sequence[str], path: Path) -> InvalidInputError:
-        return UnusedParametersError(names, path)
 
 
 @dataclass(frozen=True)
@@ -79,12 +54,12 @@ class Task:
     `streams`: one input may be answered by server-sent events.
     `wraps_answer`: the answer to one text is a list in a list, because clients keep only the first element.
     `root_paths`: paths at the root of a server that its clients expect this task at, each with all paths below it.
-    `tensor` names the texts in the Open Inference Protocol where `text_fields` is one.
-    `protocols` are those that this task answers besides the ones that all do, by their names in deployments.protocols.
+    `tensor`: the name of the input tensor in the Open Inference Protocol where `text_fields` has one name.
+    `protocols`: those of this task besides the ones of all tasks, by their names in deployments.protocols.
     `generate_key`: the parameter under which `model.generate` arguments stand; None where they stand beside others.
     `instruction` tells a decoder-only instruct model to do the task; `{text}` in it is the input. None: it needs none.
     `client`: the method of huggingface_hub's InferenceClient that asks the task; None where it has none.
-    `form`: the parameters that a form offers, in its order; None: all that are a number, a text, a choice or a switch.
+    `form`: the parameters of the console's form, in its order; None: all numbers, texts, choices and switches.
     `chats`: first messages of a conversation, for a task whose `protocols` have a chat; their parameters are that
     protocol's. Empty: the task has no chat.
     `in_words(answer)` is an answer of the Hugging Face task API in a few words.

@@ -1,6 +1,6 @@
 """Translation and summarization: a text becomes another text.
 
-By an encoder-decoder, or by a decoder-only instruct model that is told what to do by the manifest's prompt template.
+The model is an encoder-decoder, or a decoder-only instruct model with the prompt template of the manifest.
 """
 
 import secrets
@@ -13,7 +13,7 @@ from msgspec.structs import replace as replaced
 
 from pipelines.errors import ArtifactError, GenerationError, InputTooLongError, InvalidInputError
 from pipelines.generation.decoding.config import GenerationConfig
-from pipelines.generation.decoding.request import Answer, Request
+from pipelines.generation.decoding.request import Answer, DecodeRequest
 from pipelines.generation.decoding.stopping import StopCriterion
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.text.prompt_template import PromptTemplate
@@ -38,8 +38,8 @@ _CUTTING = ("longest_first", "only_first")
 
 
 class Text2TextParameters(SearchParameters, frozen=True):
-    """What `model.generate` takes may stand beside the others or in `generate_parameters`, which
-    `generation_parameters` is another name of.
+    """Arguments of `model.generate` may stand beside the others, or in `generate_parameters` (alias:
+    `generation_parameters`).
 
     `truncation`: `longest_first` and `only_first` cut a text that is too long; `do_not_truncate`, the default, and
     `only_second`, as there is no second text, refuse it.
@@ -64,7 +64,7 @@ class Text2TextParameters(SearchParameters, frozen=True):
 
     @property
     def search(self) -> SearchParameters:
-        """All that `model.generate` takes, from both places."""
+        """The arguments of `model.generate` from both places."""
         nested = self.generate_parameters or SearchParameters()
         names = SearchParameters.__struct_fields__
         return replaced(nested, **{name: getattr(self, name) for name in names if getattr(self, name) is not None})
@@ -76,7 +76,7 @@ class Text2TextParameters(SearchParameters, frozen=True):
 
 @dataclass(frozen=True)
 class Framing:
-    """How a text is put to the model: what stands around it, and what its answer begins with."""
+    """How a text is presented to the model: decoding config, prefix, ids around it and template fields."""
 
     config: GenerationConfig
     prefix: str = ""
@@ -88,12 +88,12 @@ class Framing:
 ParametersT = TypeVar("ParametersT", bound=Text2TextParameters)
 
 
-class Text2TextPipeline(Pipeline[str, ParametersT, Request, Answer]):
+class Text2TextPipeline(Pipeline[str, ParametersT, DecodeRequest, Answer]):
     """An answer is a list of `{"<name>_text"}`, one unless `num_return_sequences` asks for more.
 
     Decoding is that of `transformers.pipeline`: four beams and 256 new tokens unless the checkpoint says something
-    else. An instruct model answers greedily unless asked otherwise, and all lengths are its answer's. From Python, a
-    list of texts has one flat list of answers, as transformers' has.
+    else. An instruct model answers greedily by default, and all lengths are those of its answer. From Python, a list
+    of texts has one flat list of answers, as in transformers.
     """
 
     answer_key: ClassVar[str]
@@ -108,7 +108,7 @@ class Text2TextPipeline(Pipeline[str, ParametersT, Request, Answer]):
             raise ArtifactError(f"{artifact.path} is a decoder-only model without a prompt template; export it again")
         self._template = None if template is None else PromptTemplate(template, self._generator.tokenizer)
         defaults = self._generator.defaults
-        # Chat models come with sampling switched on, which is for talking.
+        # Chat checkpoints sample by default, which suits conversations.
         self._defaults = defaults if template is None else replace(defaults, do_sample=False)
 
     def __call__(self, inputs: Any, **parameters: Any) -> Any:
@@ -121,13 +121,13 @@ class Text2TextPipeline(Pipeline[str, ParametersT, Request, Answer]):
         text: str = parse(raw, str)
         return text
 
-    def preprocess(self, inputs: Sequence[str], parameters: ParametersT) -> list[list[Request]]:
+    def preprocess(self, inputs: Sequence[str], parameters: ParametersT) -> list[list[DecodeRequest]]:
         task, search = self._framing(parameters), parameters.search
         if self._template is not None:
             return [[self._instructed(text, task, parameters, search)] for text in inputs]
         return [[self._encoded(ids, task, search)] for ids in self._sources(inputs, task, parameters)]
 
-    def forward(self, rows: Sequence[Request]) -> list[Answer]:
+    def forward(self, rows: Sequence[DecodeRequest]) -> list[Answer]:
         return self._generator.run(rows)
 
     def scheduler(
@@ -139,7 +139,7 @@ class Text2TextPipeline(Pipeline[str, ParametersT, Request, Answer]):
         return self._generator.scheduler(queue, on_batch)
 
     def postprocess(
-        self, given: str, rows: Sequence[Request], outputs: Sequence[Answer], parameters: ParametersT
+        self, given: str, rows: Sequence[DecodeRequest], outputs: Sequence[Answer], parameters: ParametersT
     ) -> list[dict[str, Any]]:
         (request,), (answer,) = rows, outputs
         if not answer.generations:
@@ -148,8 +148,8 @@ class Text2TextPipeline(Pipeline[str, ParametersT, Request, Answer]):
         for generation in answer.generations:
             ids = generation.token_ids
             if generation.steps and generation.steps[-1].finish_reason == "stop_sequence":
-                ids = ids[:-1]  # what it ended at is not a part of it
-            # The start token is decoded too, as transformers does: not every checkpoint's is special.
+                ids = ids[:-1]  # the token that completed the stop is no part of the answer
+            # The start token is decoded too, as in transformers: it is not special in every checkpoint.
             start = () if self._template else request.prompt
             text = self._generator.tokenizer.decode(
                 [*start, *ids], clean_up_tokenization_spaces=parameters.clean_up_tokenization_spaces
@@ -158,7 +158,7 @@ class Text2TextPipeline(Pipeline[str, ParametersT, Request, Answer]):
         return [{self.answer_key: text} for text in texts]
 
     def _framing(self, parameters: ParametersT) -> Framing:
-        """What this request asks of the model, apart from its text."""
+        """The framing of a request's texts."""
         return Framing(self._defaults, self._prefix(self.task))
 
     def _prefix(self, task: str) -> str:
@@ -187,30 +187,30 @@ class Text2TextPipeline(Pipeline[str, ParametersT, Request, Answer]):
                 raise InvalidInputError("has no tokens; allowed: a text of at least one", ("inputs",))
         return sources
 
-    def _encoded(self, source: tuple[int, ...], task: Framing, search: SearchParameters) -> Request:
+    def _encoded(self, source: tuple[int, ...], task: Framing, search: SearchParameters) -> DecodeRequest:
         asked = search.chosen()
         start = self._generator.decoder_start_token_id
         assert start is not None
         config = self._generator.resolved(task.config.with_request(asked), 1, asked)
-        return Request(prompt=(start,), source=source, config=config, seed=_seed(search))
+        return DecodeRequest(prompt=(start,), source=source, config=config, seed=_seed(search))
 
-    def _instructed(self, text: str, task: Framing, parameters: ParametersT, search: SearchParameters) -> Request:
+    def _instructed(self, text: str, task: Framing, parameters: ParametersT, search: SearchParameters) -> DecodeRequest:
         assert self._template is not None
         task.config.with_request(search.chosen())
-        # Here the prompt is the instruction and the text; what callers mean is the length of the answer.
+        # The prompt is the instruction and the text; callers mean the length of the answer.
         asked = {_ANSWER_LENGTHS.get(name, name): value for name, value in search.chosen().items()}
         config = task.config.with_request(asked)
         window = self._generator.window
-        # A text that is cut leaves room for the answer, but not for a default budget that is all the model has.
+        # A cut text leaves room for the answer, but not for a default budget of the whole window.
         answer = min(config.max_new_tokens or window, window // 2)
         cut = parameters.truncation in _CUTTING
         ids = self._template.encode({**task.fields, "text": text}, window - answer if cut else None)
         remedy = "" if cut else ", or parameters.truncation: longest_first"
         resolved = self._generator.resolved(config, len(ids), asked, remedy)
-        return Request(tuple(ids), resolved, seed=_seed(search), stop=self._ends_at(len(ids), resolved))
+        return DecodeRequest(tuple(ids), resolved, seed=_seed(search), stop=self._ends_at(len(ids), resolved))
 
     def _ends_at(self, prompt_tokens: int, config: GenerationConfig) -> StopCriterion | None:
-        """Where an instruct model's answer ends before the model ends it."""
+        """A criterion that ends an instruct model's answer before its end of sequence; None: no criterion."""
         return None
 
 

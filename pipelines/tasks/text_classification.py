@@ -2,19 +2,18 @@
 
 from collections.abc import Sequence
 from operator import itemgetter
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, NamedTuple, TypedDict
 
 import numpy as np
 from msgspec import Meta
 
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.padding import EncoderRow
+from pipelines.runtime.encoder import Activation, EncoderRow, activate
 from pipelines.runtime.session import SessionConfig
 from pipelines.runtime.tokenizer import TextOrPair
-from pipelines.schema import Body, Text, parse
-from pipelines.tasks.activation import Activation, activate
-from pipelines.tasks.encoder import EncoderPipeline
-from pipelines.tasks.task import Example, Head, Parameters, Task
+from pipelines.schema import Body, Parameters, Text, parse
+from pipelines.tasks.pipeline import EncoderPipeline
+from pipelines.tasks.task import Example, Head, Task
 
 MAX_LABELS = 10_000
 
@@ -34,13 +33,23 @@ class TextPair(Body, frozen=True):
 
 
 class Label(TypedDict):
-    """One label and how surely it fits."""
+    """One label and its score."""
 
     label: str
     score: float
 
 
-class TextClassificationPipeline(EncoderPipeline[TextOrPair, TextClassificationParameters, np.ndarray]):
+class LabelLogits(NamedTuple):
+    """The output of one row: its logits, (labels,) float32, and the scores by the activation of the training.
+
+    A worker thread computes the scores of a whole batch at once.
+    """
+
+    logits: np.ndarray
+    scores: list[float]
+
+
+class TextClassificationPipeline(EncoderPipeline[TextOrPair, TextClassificationParameters, LabelLogits]):
     """Over-long inputs are cut to the model's length; of a pair, the longer text first.
 
     An answer is a list of `{"label", "score"}`, best first, of all labels unless `top_k` bounds it. That is the shape
@@ -79,19 +88,22 @@ class TextClassificationPipeline(EncoderPipeline[TextOrPair, TextClassificationP
         encodings = tokenizer.encode(inputs, max_length=tokenizer.settings.max_length, offsets=False)
         return [[row] for row in self._encoder.rows(encodings)]
 
-    def forward(self, rows: Sequence[EncoderRow]) -> list[np.ndarray]:
-        """The logits of each row, (labels,) float32."""
-        return list(self._encoder.run(rows)["logits"])
+    def forward(self, rows: Sequence[EncoderRow]) -> list[LabelLogits]:
+        logits = self._encoder.run(rows)["logits"]  # (rows, labels)
+        scores = activate(logits, self._activation).tolist()
+        return [LabelLogits(*one) for one in zip(logits, scores, strict=True)]
 
     def postprocess(
         self,
         given: TextOrPair,
         rows: Sequence[EncoderRow],
-        outputs: Sequence[np.ndarray],
+        outputs: Sequence[LabelLogits],
         parameters: TextClassificationParameters,
     ) -> list[Label]:
-        (logits,) = outputs
-        scores = activate(logits, parameters.function_to_apply or self._activation).tolist()
+        (output,) = outputs
+        scores, wanted = output.scores, parameters.function_to_apply
+        if wanted is not None and wanted != self._activation:
+            scores = activate(output.logits, wanted).tolist()
         ranked = sorted(zip(self._labels, scores, strict=True), key=itemgetter(1), reverse=True)
         return [{"label": label, "score": score} for label, score in ranked[: parameters.top_k]]
 

@@ -1,4 +1,4 @@
-"""Text generation: a prompt goes on, at once or token by token."""
+"""Text generation: the model continues a prompt; the answer comes at once or token by token."""
 
 import secrets
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from msgspec import Meta
 from tokenizers import Encoding
 
 from pipelines.errors import ArtifactError, GenerationError, InvalidInputError, UnusedParametersError
-from pipelines.generation.decoding.request import Answer, Generation, Request, Step
+from pipelines.generation.decoding.request import Answer, DecodeRequest, Generation, Step
 from pipelines.generation.decoding.stopping import StopStrings
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.text.detokenizer import Detokenizer
@@ -36,11 +36,11 @@ class Generated(TypedDict):
 
 
 class TextGenerationParameters(GenerateParameters, frozen=True):
-    """As text-generation-inference names them. `top_n_tokens` and `decoder_input_details` imply `details`.
+    """Named as in text-generation-inference. `top_n_tokens` and `decoder_input_details` imply `details`.
 
-    `presence_penalty`, and `count_penalty`, which it calls frequency_penalty, are OpenAI's.
+    `presence_penalty` and `count_penalty` are OpenAI's presence_penalty and frequency_penalty.
 
-    `watermark`, `adapter_id` and `grammar` are known, so that clients may send their neutral values, and refused.
+    `watermark`, `adapter_id` and `grammar` exist because clients send their neutral values; other values are refused.
     """
 
     frequency_penalty: Penalty | None = None
@@ -72,18 +72,18 @@ class TextGenerationParameters(GenerateParameters, frozen=True):
 
 
 @dataclass(frozen=True)
-class PromptRow(Request):
-    """A request and the text that it goes on from, as it was given."""
+class PromptRow(DecodeRequest):
+    """A decode request and its prompt as text."""
 
     text: str = ""
 
 
 class TextGenerationPipeline(Pipeline[str, TextGenerationParameters, PromptRow, Answer]):
-    """Without parameters an answer is sampled as `transformers.pipeline` does it (256 tokens, temperature 0.7).
+    """Without parameters it samples as `transformers.pipeline` does (256 tokens, temperature 0.7).
 
-    The default budget is cut to the model's window; a budget that was asked for and does not fit is refused, and so
-    is a prompt that fills the window, unless `truncate` keeps its last tokens only. The text goes up to and with a
-    stop string and leaves out special tokens. Logprobs are the model's own, before penalties and sampling.
+    The default budget is cut to the model's window; a requested budget that does not fit is refused, and so is a prompt
+    that fills the window, unless `truncate` keeps its last tokens only. The text includes the stop string and no
+    special tokens. Logprobs are the model's, before penalties and sampling.
     """
 
     task = "text-generation"
@@ -141,9 +141,9 @@ class TextGenerationPipeline(Pipeline[str, TextGenerationParameters, PromptRow, 
     def stream(self, row: PromptRow, parameters: TextGenerationParameters) -> tuple[PromptRow, StepWriter]:
         """One event per token, the last one with the whole text and the details.
 
-        A token's `text` is what it settles: whole characters only, so it may be "" and the next one hold more. All of
-        them together are the generated text without its prompt. Raises InvalidInputError for what only the end, or only
-        the prompt, can tell.
+        A token's `text` has whole characters only: it may be "", and the next one hold more. Joined, they are the
+        generated text without its prompt. Raises InvalidInputError for `best_of` above 1 and `decoder_input_details`,
+        which a stream cannot have.
         """
         if parameters.best_of > 1:
             raise InvalidInputError(f"is {parameters.best_of}; allowed with stream: 1", ("parameters", "best_of"))
@@ -169,7 +169,7 @@ class TextGenerationPipeline(Pipeline[str, TextGenerationParameters, PromptRow, 
 
     def _row(self, text: str, encoding: Encoding, parameters: TextGenerationParameters) -> PromptRow:
         ids = _last_tokens(encoding, parameters.truncate)
-        if not ids:  # some tokenizers add nothing to an empty text
+        if not ids:  # some tokenizers add no special token to an empty text
             if self.generator.defaults.bos_token_id is None:
                 raise InvalidInputError("has no tokens; allowed: a text of at least one", ("inputs",))
             ids = [self.generator.defaults.bos_token_id]
@@ -193,7 +193,7 @@ class TextGenerationPipeline(Pipeline[str, TextGenerationParameters, PromptRow, 
         )
 
     def _text(self, row: PromptRow, new: Sequence[int], parameters: TextGenerationParameters) -> str:
-        """What decoding adds to the prompt: cleaned up as a whole, as transformers does, which may touch both."""
+        """The text that decoding adds to the prompt; spaces are cleaned up in the whole text, as in transformers."""
         prompt = clean_up_spaces(self._decode(row.prompt))
         text = clean_up_spaces(self._decode([*row.prompt, *new]))[len(prompt) :]
         return row.text + text if parameters.return_full_text else text
@@ -206,7 +206,7 @@ class TextGenerationPipeline(Pipeline[str, TextGenerationParameters, PromptRow, 
         }
 
     def _prefill(self, row: PromptRow, answer: Answer) -> list[dict[str, Any]]:
-        """The prompt's tokens where they were asked for; nothing comes before the first, so it has no logprob."""
+        """The prompt's tokens where `decoder_input_details` asks for them; the first has no logprob."""
         if not row.prompt_logprobs:
             return []
         detokenizer = Detokenizer((), self._decode_all)
@@ -222,7 +222,7 @@ class TextGenerationPipeline(Pipeline[str, TextGenerationParameters, PromptRow, 
         return tokens | ({"top_tokens": [top for _, top in described]} if row.top_tokens else {})
 
     def _token(self, detokenizer: Detokenizer, step: Step) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """A step's token and the most likely ones in its place."""
+        """A step's token, and the most likely tokens of the step."""
         top = [self._described(index, detokenizer.peek(index), logprob) for index, logprob in step.top]
         text = detokenizer.push(step.token_id)
         if step.finish_reason is not None:
@@ -253,7 +253,7 @@ def _last_tokens(encoding: Encoding, count: int | None) -> list[int]:
 
 
 def _mean_logprob(generation: Generation) -> float:
-    """What best_of compares: the logprob per token, which does not favour short answers."""
+    """The score that best_of compares: the logprob per token, which does not favour short answers."""
     logprobs = [step.logprob for step in generation.steps if step.logprob is not None]
     return sum(logprobs) / len(logprobs) if logprobs else 0.0
 

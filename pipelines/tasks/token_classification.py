@@ -10,13 +10,12 @@ from msgspec import Meta
 
 from pipelines.misfit import require
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.padding import EncoderRow
+from pipelines.runtime.encoder import EncoderRow, activate
 from pipelines.runtime.session import SessionConfig
 from pipelines.runtime.tokenizer import Tokenizer
-from pipelines.schema import OneOrMore, Text, parse
-from pipelines.tasks.activation import activate
-from pipelines.tasks.encoder import EncoderPipeline
-from pipelines.tasks.task import Example, Head, Parameters, Task
+from pipelines.schema import OneOrMore, Parameters, Text, parse
+from pipelines.tasks.pipeline import EncoderPipeline
+from pipelines.tasks.task import Example, Head, Task
 
 Aggregation = Literal["none", "simple", "first", "average", "max"]
 MAX_IGNORED_LABELS = 1000
@@ -37,9 +36,9 @@ class Entity(TypedDict):
 
 
 class TokenClassificationParameters(Parameters, frozen=True):
-    """`aggregation_strategy` None is "none", except that transformers lets it go with a `stride`.
+    """`aggregation_strategy` None is "none", but may be combined with a `stride`, as in transformers.
 
-    `stride` None cuts a long text to the model's length; a number reads all of it, in windows that overlap by so many
+    `stride` None cuts a long text to the model's length; a number splits it into windows that overlap by so many
     tokens.
     """
 
@@ -61,8 +60,8 @@ class TokenClassificationPipeline(EncoderPipeline[str, TokenClassificationParame
     `{"entity", "score", "index", "word", "start", "end"}` per token. `start` and `end` are characters of the text.
 
     Tokens are joined to words where the tokenizer marks continuations (WordPiece's `##`). For all others (BPE,
-    Unigram) the strategies first, average and max fall back on spaces, with a warning: a word is then what stands
-    between two spaces, punctuation included. That is what transformers does.
+    Unigram) the strategies first, average and max warn and split at spaces, as transformers does: a word is then all
+    characters between two spaces, punctuation included.
     """
 
     task = "token-classification"
@@ -75,7 +74,7 @@ class TokenClassificationPipeline(EncoderPipeline[str, TokenClassificationParame
         self._groups = [label.split("-", 1)[-1] for label in self._labels]
         self._begins = np.array([label.startswith("B-") for label in self._labels])
         tags = [label[2:] if label.startswith(("B-", "I-")) else label for label in self._labels]
-        self._tags = np.array([tags.index(tag) for tag in tags])  # equal numbers for labels that may stand together
+        self._tags = np.array([tags.index(tag) for tag in tags])  # equal numbers for labels of one entity
 
     def parse(self, raw: Any) -> str:
         text: str = parse(raw, str)
@@ -117,7 +116,7 @@ class TokenClassificationPipeline(EncoderPipeline[str, TokenClassificationParame
         strategy = parameters.aggregation_strategy or "none"
         if strategy == "none":
             return self._single_tokens(tokens, scores, parameters.ignore_labels)
-        # Units are what is labelled: each is the tokens from one start to the next.
+        # A unit is labelled as a whole: the tokens from one start to the next.
         starts = np.arange(len(scores))
         if strategy != "simple":
             if not self._tokenizer.marks_words:
@@ -126,7 +125,7 @@ class TokenClassificationPipeline(EncoderPipeline[str, TokenClassificationParame
                     "takes for a word what stands between two spaces",
                     stacklevel=2,
                 )
-            # A text, or a window, may begin with what looks like a continuation.
+            # A text, or a window, may begin with a token that continues a word.
             starts = np.flatnonzero([at == 0 or not tokens.continues(at) for at in range(len(tokens))])
             scores = _word_scores(scores, starts, strategy)
         labels, best = scores.argmax(axis=-1), scores.max(axis=-1)  # (units,)
@@ -173,7 +172,7 @@ class TokenClassificationPipeline(EncoderPipeline[str, TokenClassificationParame
 
 
 class _Tokens:
-    """The tokens of a window that are not special, by position: where they stand and how they are written."""
+    """The tokens of a window that are not special, by position: their places in the text and their strings."""
 
     def __init__(self, tokenizer: Tokenizer, text: str, row: EncoderRow, kept: np.ndarray) -> None:
         self._tokenizer = tokenizer
@@ -225,7 +224,7 @@ def _word_scores(scores: np.ndarray, starts: np.ndarray, strategy: Aggregation) 
 
 
 def _without_overlaps(entities: list[Entity]) -> list[Entity]:
-    """Of entities that overlap, where two windows do, the longest, then the surest; sorted by start.
+    """Entities sorted by start; of those that overlap, from two windows, the longest, then the highest score.
 
     As in transformers, the first entity is also compared with itself, which doubles it where it is empty.
     """

@@ -41,7 +41,7 @@ class TranslationPipeline(Text2TextPipeline[TranslationParameters]):
     * one with language tokens (M2M100) needs both, as in transformers;
     * one whose config.json has tasks such as `translation_en_to_de` (T5) translates in these directions, without
       languages in the first of them, as `transformers.pipeline("translation")` does;
-    * one that is instructed needs those that its prompt template names;
+    * an instruct model needs those that its prompt template names;
     * any other translates in one direction, and refuses languages. (Transformers ignores them.)
     """
 
@@ -76,11 +76,11 @@ class TranslationPipeline(Text2TextPipeline[TranslationParameters]):
             return next(iter(self._directions.values()), None) or super()._framing(parameters)
         if not self._directions:
             raise UnusedParametersError(["src_lang", "tgt_lang"])
-        if (told := self._directions.get(f"translation_{source}_to_{target}")) is None:
+        if (framing := self._directions.get(f"translation_{source}_to_{target}")) is None:
             pairs = ", ".join(sorted(name.removeprefix("translation_") for name in self._directions))
             both = f"and tgt_lang are {source!r} and {target!r}; allowed: {pairs}"
             raise InvalidInputError(both, ("parameters", "src_lang"))
-        return told
+        return framing
 
     def _between(self, source: str | None, target: str | None) -> Framing:
         """The source's language token before the text, the target's as the forced first token of the answer."""

@@ -53,6 +53,8 @@ class LocalServer:
                 writer.transport.abort()
         if self._connections:
             await asyncio.wait(self._connections, timeout=1.0)
+        for _ in range(3):  # an aborted transport closes its socket in a later turn of the loop
+            await asyncio.sleep(0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -13,7 +13,7 @@ import pytest
 from checkpoints.checkpoint import ResolvedCheckpoint
 from checkpoints.resolve import resolve
 from export.build import ExportArgs, export_checkpoint
-from pipelines.errors import CheckpointError
+from pipelines.errors import CheckpointError, SextetError
 from tests.hub import Hub
 from tests.local_server import silent_server
 
@@ -64,6 +64,20 @@ def test_nothing_is_downloaded_that_an_export_does_not_read(hub: Hub, folder: Pa
 
     wanted = {"config.json", "model.safetensors", "special_tokens_map.json", "tokenizer.json"}
     assert {Path(file).name for file in hub.fetched} == wanted | {"tokenizer_config.json", "vocab.txt"}
+
+
+def test_a_cache_that_cannot_be_written_is_named_and_not_the_output(
+    hub: Hub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add("someone/bert", folder)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "file"))
+
+    with pytest.raises(SextetError) as refused:
+        export_checkpoint(ExportArgs("someone/bert", "text-classification", tmp_path / "artifact"))
+
+    assert str(refused.value).startswith(f"someone/bert cannot be kept in {tmp_path}/file: ")
+    assert "\n" not in str(refused.value)
 
 
 def test_an_artifact_from_the_hub_names_its_source_and_commit(hub: Hub, folder: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import socket
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import Any
@@ -21,8 +22,9 @@ TEXT = "Where does the river flow?"
 
 
 @pytest.fixture(scope="module")
-def http(cluster: Serving) -> httpx.Client:
-    return httpx.Client(base_url=cluster.url, timeout=60)
+def http(cluster: Serving) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=cluster.url, timeout=60) as client:
+        yield client
 
 
 def test_the_start_printed_the_url_and_one_question_and_answer_per_task(cluster: Serving) -> None:

@@ -1,7 +1,7 @@
 """All six tasks through the ingress: the public client unmodified, raw lists, bad bodies, streams."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,9 @@ PARAMETERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def http(cluster: Serving) -> httpx.Client:
-    return httpx.Client(base_url=cluster.url, timeout=60)
+def http(cluster: Serving) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=cluster.url, timeout=60) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")

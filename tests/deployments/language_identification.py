@@ -6,12 +6,11 @@ from typing import Annotated, Any, TypedDict
 import numpy as np
 from msgspec import Meta
 
-from pipelines.generation.decoding.request import Cancelled, never
-from pipelines.runtime.padding import EncoderRow
-from pipelines.schema import Text, parse
-from pipelines.tasks.activation import activate
-from pipelines.tasks.encoder import EncoderPipeline
-from pipelines.tasks.task import Example, Head, Parameters, Task
+from pipelines.generation.decoding.request import Cancelled, not_cancelled
+from pipelines.runtime.encoder import EncoderRow, activate
+from pipelines.schema import Parameters, Text, parse
+from pipelines.tasks.pipeline import EncoderPipeline
+from pipelines.tasks.task import Example, Head, Task
 
 
 class Language(TypedDict):
@@ -41,7 +40,7 @@ class LanguageIdentificationPipeline(EncoderPipeline[str, LanguageIdentification
         encodings = self.tokenizer.encode(inputs, max_length=self.tokenizer.settings.max_length, offsets=False)
         return [[row] for row in self._encoder.rows(encodings)]
 
-    def forward(self, rows: Sequence[EncoderRow], cancelled: Cancelled = never) -> list[np.ndarray]:
+    def forward(self, rows: Sequence[EncoderRow], cancelled: Cancelled = not_cancelled) -> list[np.ndarray]:
         """The logits of each row, (languages,) float32."""
         return list(self._encoder.run(rows)["logits"])
 

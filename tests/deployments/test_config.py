@@ -75,8 +75,15 @@ def test_a_source_becomes_the_arguments_of_its_export(tmp_path: Path) -> None:
         ({"model": "m", "gpu_mem_limit_bytes": -5}, "gpu_mem_limit_bytes is -5; allowed: an integer from 1"),
         ({"model": "m", "device": "gpu"}, "device is 'gpu'; allowed: cpu, cuda"),
         ({"model": "m", "batching": {"max_batch": 1}}, "batching has no key 'max_batch' (did you mean 'max_batch_"),
-        ({"model": "m", "batching": {"concurrency": 0}}, "batching: concurrency is 0; allowed: an integer from 1"),
+        ({"model": "m", "batching": {"concurrency": 0}}, "batching: concurrency is 0; allowed: 1 to 1024"),
         ({"model": "m", "batching": {"concurrency": 10**30}}, "allowed: 1 to 1024"),
+        (
+            {"model": "m", "batching": {"batch_wait_timeout_s": 11}},
+            "batch_wait_timeout_s is 11; allowed: 0 to 10",
+        ),
+        ({"model": "m", "queue": {"max_queue_s": 0}}, "queue: max_queue_s is 0; allowed: above 0 and at most 86400"),
+        ({"model": "m", "slots": {"prefill_chunk_tokens": 2}}, "slots: prefill_chunk_tokens is 2; allowed: an integer"),
+        ({"model": "m", "slots": {"slots": True}}, "slots: slots is true; allowed: an integer from 1"),
         ({"model": "m", "limits": [1]}, "limits is [1]; allowed: a mapping"),
         (
             {"model": "m", "source": {"checkpoint": "x", "precision": "fp8"}},

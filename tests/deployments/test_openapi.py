@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import pytest
+
+from deployments.cluster.platform import NAMES, Platform
 from deployments.http.errors import STATUSES
 from deployments.openapi import document
 from pipelines.tasks import TASKS
@@ -34,3 +37,13 @@ def test_every_status_that_an_error_can_have_is_documented() -> None:
         responses = document("1.0")["paths"][f"/{task}"]["post"]["responses"]
 
         assert set(responses) == {"200", *(str(status) for status, _ in STATUSES.values())}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_predict_route_is_documented_where_its_platform_is_served_and_only_there(name: str) -> None:
+    platform = Platform.of(name, {"AIP_PREDICT_ROUTE": "/asked"})
+
+    gateways, containers = set(document("1.0")["paths"]), set(document("1.0", platform)["paths"])
+
+    assert containers - gateways == {platform.predict_route}
+    assert not [path for path in gateways if "invocations" in path or "aip" in path]

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -423,8 +424,8 @@ def test_a_stream_whose_client_is_gone_before_its_head_is_sent_leaves_nothing_in
 ) -> None:
     server = started("text-generation", exported("llama", "text-generation"))
     body = b'{"inputs": "a", "stream": true, "parameters": {"max_new_tokens": 200, "min_new_tokens": 200}}'
-    scope = {"type": "http", "method": "POST", "path": "/text-generation", "root_path": "/text-generation"}
-    scope |= {"headers": [], "query_string": b""}
+    scope: Scope = {"type": "http", "method": "POST", "path": "/text-generation", "root_path": "/text-generation"}
+    scope = {**scope, "headers": [], "query_string": b""}
 
     async def receive() -> Message:
         return {"type": "http.request", "body": body, "more_body": False}
@@ -442,3 +443,110 @@ def test_a_stream_whose_client_is_gone_before_its_head_is_sent_leaves_nothing_in
         return inside, server._now.inside
 
     assert asyncio.run(scenario()) == (1, 0)
+
+
+GENERATE = "text-generation"
+
+
+@pytest.mark.parametrize("change", ["bounds", "model"])
+def test_a_stream_outlives_every_change_of_its_configuration(change: str, exported: Callable[..., Path]) -> None:
+    """Over real ASGI messages: httpx's own transport would hand a stream over at its end only."""
+    model, slots = exported("llama", GENERATE), {"slots": 2, "max_tokens": 250, "prefill_chunk_tokens": 16}
+    server = started(GENERATE, model, slots=slots)
+    body = {"inputs": "a", "parameters": {"max_new_tokens": 200, "min_new_tokens": 200}, "stream": True}
+    sent: list[bytes] = []
+    begun, changed = asyncio.Event(), asyncio.Event()
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message.get("body", b""))
+        if len(sent) == 3:
+            begun.set()
+            await changed.wait()  # the client reads no more until then: tiny models are fast
+
+    async def scenario() -> None:
+        scope = {"type": "http", "method": "POST", "path": f"/{GENERATE}", "root_path": f"/{GENERATE}"}
+        request = Request({**scope, "headers": [(b"content-type", b"application/json")], "query_string": b""}, receive)
+
+        async def stream() -> None:
+            response = await server(request)
+            await response(request.scope, receive, send)
+
+        streaming = asyncio.create_task(stream())
+        await begun.wait()
+        if change == "bounds":
+            await server.reconfigure({"model": str(model), "slots": slots, "limits": {"max_inputs": 1}})
+        else:
+            await server.reconfigure({"model": str(exported("qwen2", GENERATE)), "slots": slots})
+        assert not streaming.done()
+        assert server._now.inside == (1 if change == "bounds" else 0)
+        changed.set()
+        await streaming
+        await asyncio.gather(*server._retiring)
+
+    asyncio.run(scenario())
+
+    last = json.loads(sent[-2].removeprefix(b"data: "))
+    assert last["details"]["generated_tokens"] == 200
+
+
+def test_a_model_that_loads_slowly_holds_up_no_request(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = started(TASK, model)
+    loading, loaded = threading.Event(), threading.Event()
+    load = pipelines.load
+
+    def slow(path: Path, **given: Any) -> Any:
+        loading.set()
+        loaded.wait(20)
+        return load(path, **given)
+
+    monkeypatch.setattr(pipelines, "load", slow)
+
+    async def ask(client: httpx.AsyncClient) -> list[int]:
+        change = asyncio.create_task(server.reconfigure({"model": str(model), "threads": 2}))
+        while not loading.is_set():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        texts = ["some text " * 200] * 4
+        answers = [await client.post(f"/{TASK}", json={"inputs": texts[:n]}) for n in (1, 2, 4)]
+        loaded.set()
+        await change
+        return [answer.status_code for answer in answers]
+
+    assert asking(server, ask) == [200, 200, 200]
+
+
+def test_an_iterator_that_ends_early_in_a_host_thread_is_an_error_and_not_a_hang(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = started(TASK, model)
+
+    def ends(*_: Any) -> Any:
+        return next(iter([]))
+
+    monkeypatch.setattr(type(server._now.pipeline), "preprocess", ends)
+
+    for words in (1, 1000):
+        assert post(server, {"inputs": "word " * words}).status_code == 500
+
+
+def test_a_request_over_its_own_bound_is_refused_whatever_the_queue_holds(exported: Callable[..., Path]) -> None:
+    server = started(GENERATE, exported("llama", GENERATE), limits={"max_tokens": 1000, "max_rows": 20})
+    body = {"prompt": ["a"] * 10, "n": 2, "max_tokens": 100}
+
+    refused = post(server, body, "/v1/completions")
+    many = post(server, body | {"n": 3}, "/v1/completions")
+    fits = post(server, body | {"n": 1, "max_tokens": 5}, "/v1/completions")
+
+    assert (refused.status_code, many.status_code, fits.status_code) == (422, 413, 200)
+    assert "may read and write" in refused.json()["error"]["message"]
+
+
+def test_tokens_that_a_generator_read_and_wrote_are_told(exported: Callable[..., Path]) -> None:
+    server = started(GENERATE, exported("llama", GENERATE), slots={"slots": 2, "max_tokens": 250})
+
+    response = post(server, {"prompt": "hi", "max_tokens": 3, "temperature": 0}, "/v1/completions")
+
+    usage = response.json()["usage"]
+    assert int(response.headers["x-compute-tokens"]) == usage["total_tokens"] < 20

@@ -23,7 +23,6 @@ from evaluation.evaluate import EvaluateArgs, evaluate
 from evaluation.report import Report, data_name
 from pipelines.errors import ConfigurationError, InvalidInputError, SextetError
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.tasks import TASKS
 from tests.evaluation import labelled
 from tests.evaluation.labelled import ARCHITECTURES
 
@@ -69,12 +68,12 @@ def served(artifact: Path) -> Callable[[str, Any], Any]:
     pipeline = pipelines.load(artifact)
 
     def post(url: str, body: Any) -> Any:
-        task = pipeline.artifact.manifest.task
-        assert url == f"http://127.0.0.1:8000/{task}"
-        request = huggingface.read(TASKS[task], json.dumps(body).encode())
-        inputs = [pipeline.parse(one) for one in request.inputs]
-        answers = list(pipeline._answers(inputs, request.parameters))
-        return json.loads(json.dumps(huggingface.write(TASKS[task], request, answers)))
+        protocol = huggingface.HuggingFace(pipeline)
+        assert url == f"http://127.0.0.1:8000/{protocol.task.name}"
+        request = protocol.read(json.dumps(body).encode(), {})
+        inputs, parameters = protocol.parse(request)
+        answers = list(pipeline._answers(inputs, parameters))
+        return json.loads(json.dumps(huggingface.write(protocol.task, request, answers)))
 
     return post
 

@@ -115,9 +115,9 @@ def test_an_export_that_was_killed_leaves_nothing_and_the_next_one_cleans_up(ber
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            if line.startswith("comparing"):  # the last step before the artifact is published: everything is written
+            if line.startswith("comparing"):  # the last step before the artifact is in place: everything is written
                 process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    assert process.returncode == -signal.SIGKILL
 
     assert not output.exists()
     assert [path.name.startswith(".artifact.export-") for path in tmp_path.iterdir()] == [True]

@@ -25,6 +25,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "benchmarks": ("pipelines", "deployments"),
 }
 PACKAGES = tuple(ALLOWED)
+LAYERS_OF_PIPELINES = ("tasks", "scheduling", "generation", "runtime", "schema", "misfit", "errors")
 THIRD_PARTY_OF_PIPELINES = {"numpy", "tokenizers", "onnxruntime", "msgspec"}
 HEAVY = ("torch", "transformers", "ray", "optimum", "huggingface_hub", "onnx", "starlette", "fastapi")
 
@@ -65,6 +66,23 @@ def test_packages_import_in_the_allowed_direction_only(package: str) -> None:
             forbidden = top in PACKAGES and top not in (package, *ALLOWED[package])
             assert not forbidden, f"{path.relative_to(ROOT)} imports {name}"
             assert top != "tests", f"{path.relative_to(ROOT)} imports the tests"
+
+
+@pytest.mark.parametrize("layer", LAYERS_OF_PIPELINES)
+def test_layers_of_pipelines_import_down_only(layer: str) -> None:
+    above = LAYERS_OF_PIPELINES[: LAYERS_OF_PIPELINES.index(layer)]
+    files = [path for path in sources("pipelines") if module_of(path).split(".")[1:2] == [layer]]
+    assert files, f"no files in pipelines.{layer}"
+    for path in files:
+        for name in imported_modules(path.read_text(encoding="utf-8")):
+            package, *inside = name.split(".")
+            upward = package == "pipelines" and inside[:1] != [] and inside[0] in above
+            assert not upward, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_every_file_of_pipelines_is_in_a_layer() -> None:
+    parts = {module_of(path).split(".")[1] for path in sources("pipelines") if module_of(path) != "pipelines"}
+    assert parts == set(LAYERS_OF_PIPELINES)
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:

@@ -18,8 +18,7 @@ from pipelines.errors import (
     UnknownKeyError,
     UnusedParametersError,
 )
-from pipelines.schema import Body, OneOrMore, Text, components, convert, decode, encode, parse, read_json
-from pipelines.tasks.task import Parameters
+from pipelines.schema import Body, OneOrMore, Parameters, Text, components, convert, decode, encode, parse, read_json
 
 
 class Example(Parameters, frozen=True):
@@ -178,7 +177,7 @@ def test_a_text_that_only_python_can_send_is_refused_with_its_place() -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )

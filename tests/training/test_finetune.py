@@ -33,6 +33,9 @@ from training.trainer import class_weights, weighted_loss
 Checkpoint = Callable[..., Path]
 
 
+KEYS = ", ".join(sorted(one.name for one in dataclasses.fields(FinetuneArgs)))
+
+
 @pytest.fixture
 def recipe(tmp_path: Path, checkpoint: Checkpoint) -> Callable[..., FinetuneArgs]:
     """`recipe(task, **changes)`: a recipe over the task's tiny checkpoint and rows."""
@@ -397,32 +400,40 @@ def test_a_run_is_not_continued_with_another_seed(tmp_path: Path, recipe: Callab
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"learning_rat": 1}, "recipe: unknown key 'learning_rat'; did you mean 'learning_rate'?"),
-        ({"lora": {"rank": 4}}, "recipe: lora: unknown key 'rank'; did you mean 'r'?"),
-        ({"max_steps": 1.5}, "recipe: max_steps is 1.5; it must be an integer"),
-        ({"freeze_embeddings": "yes please"}, "recipe: freeze_embeddings is 'yes please'; it must be true or false"),
-        ({"eval_strategy": "often"}, "recipe: eval_strategy is 'often'; it must be one of no, steps, epoch"),
-        ({"train": None}, "recipe: train is None; it must be a text"),
-        ({"bf16": "often"}, "recipe: bf16 is 'often'; it must be true, false or auto"),
-        ({"class_weights": "even"}, "recipe: class_weights is 'even'; it must be one of balanced"),
-        ({"weight_decay": "much"}, "recipe: weight_decay is 'much'; it must be a number"),
-        ({"adam_beta1": "much"}, "recipe: adam_beta1 is 'much'; it must be a number"),
-        ({"max_eval_samples": 0}, "recipe: max_eval_samples is 0; it must be 1 or more"),
-        ({"max_steps": -1, "num_train_epochs": "nan"}, "recipe: num_train_epochs is nan; it must be more than 0"),
-        ({"max_steps": -1, "num_train_epochs": 0}, "recipe: num_train_epochs is 0.0; it must be more than 0"),
-        ({"max_steps": 0}, "recipe: max_steps is 0; it must be 1 or more, or -1 for all the epochs"),
-        ({"save_steps": 0}, "recipe: save_steps is 0; it must be 1 or more"),
-        ({"eval_steps": 0}, "recipe: eval_steps is 0; it must be 1 or more"),
-        ({"logging_steps": -1}, "recipe: logging_steps is -1; it must be 1 or more"),
-        ({"save_total_limit": 0}, "recipe: save_total_limit is 0; it must be 1 or more"),
-        ({"learning_rate": "nan"}, "recipe: learning_rate is nan; it must be 0 or more"),
-        ({"per_device_train_batch_size": 0}, "recipe: per_device_train_batch_size is 0; it must be 1 or more"),
-        ({"per_device_eval_batch_size": 0}, "recipe: per_device_eval_batch_size is 0; it must be 1 or more"),
-        ({"gradient_accumulation_steps": 0}, "recipe: gradient_accumulation_steps is 0; it must be 1 or more"),
-        ({"seed": -1}, "recipe: seed is -1; it must be 0 or more"),
-        ({"lora": {"r": 0}}, "recipe: lora: r is 0; it must be 1 or more"),
-        ({"max_length": 1}, "recipe: max_length is 1; it must be 3 or more"),
-        ({"push_to_hub": True}, "recipe: unknown key 'push_to_hub'; did you mean 'save_total_limit'?"),
+        (
+            {"learning_rat": 1},
+            f"recipe has no key 'learning_rat' (did you mean 'learning_rate'?); allowed: {KEYS}",
+        ),
+        ({"lora": {"rank": 4}}, "recipe: lora has no key 'rank'; allowed: alpha, dropout, r, target_modules"),
+        ({"max_steps": 1.5}, "recipe: max_steps is 1.5; allowed: an integer"),
+        ({"freeze_embeddings": "yes please"}, "recipe: freeze_embeddings is 'yes please'; allowed: true or false"),
+        ({"eval_strategy": "often"}, "recipe: eval_strategy is 'often'; allowed: no, steps, epoch"),
+        ({"train": None}, "recipe: train is missing; allowed: a list, each a string"),
+        ({"bf16": "often"}, "recipe: bf16 is 'often'; allowed: true or false or auto"),
+        ({"class_weights": "even"}, "recipe: class_weights is 'even'; allowed: balanced or an object"),
+        ({"weight_decay": "much"}, "recipe: weight_decay is 'much'; allowed: a number"),
+        ({"adam_beta1": "much"}, "recipe: adam_beta1 is 'much'; allowed: a number"),
+        ({"max_eval_samples": 0}, "recipe: max_eval_samples is 0; allowed: an integer from 1"),
+        ({"max_steps": -1, "num_train_epochs": "nan"}, "recipe: num_train_epochs is nan; allowed: a number above 0"),
+        ({"max_steps": -1, "num_train_epochs": 0}, "recipe: num_train_epochs is 0.0; allowed: a number above 0"),
+        ({"max_steps": 0}, "recipe: max_steps is 0; allowed: from 1, or -1 for all the epochs"),
+        ({"save_steps": 0}, "recipe: save_steps is 0; allowed: an integer from 1"),
+        ({"eval_steps": 0}, "recipe: eval_steps is 0; allowed: an integer from 1"),
+        ({"logging_steps": -1}, "recipe: logging_steps is -1; allowed: an integer from 1"),
+        ({"save_total_limit": 0}, "recipe: save_total_limit is 0; allowed: an integer from 1"),
+        ({"learning_rate": "nan"}, "recipe: learning_rate is nan; allowed: a number from 0"),
+        ({"per_device_train_batch_size": 0}, "recipe: per_device_train_batch_size is 0; allowed: an integer from 1"),
+        ({"per_device_eval_batch_size": 0}, "recipe: per_device_eval_batch_size is 0; allowed: an integer from 1"),
+        ({"gradient_accumulation_steps": 0}, "recipe: gradient_accumulation_steps is 0; allowed: an integer from 1"),
+        ({"seed": -1}, "recipe: seed is -1; allowed: an integer from 0"),
+        ({"lora": {"dropout": 1}}, "recipe: lora: dropout is 1; allowed: from 0 and below 1"),
+        (
+            {"model": {"architecture": "marian", "d_model": 0}},
+            "recipe: model: d_model is 0; allowed: an integer from 1",
+        ),
+        ({"lora": {"r": 0}}, "recipe: lora: r is 0; allowed: an integer from 1"),
+        ({"max_length": 1}, "recipe: max_length is 1; allowed: an integer from 3"),
+        ({"push_to_hub": True}, f"recipe has no key 'push_to_hub'; allowed: {KEYS}"),
     ],
 )
 def test_a_wrong_recipe_is_refused_in_one_line(
@@ -530,7 +541,7 @@ def test_the_other_names_of_training_arguments_are_known(recipe: Callable[..., F
 def test_a_missing_key_an_unknown_task_and_a_missing_checkpoint_are_named(
     tmp_path: Path, recipe: Callable[..., FinetuneArgs]
 ) -> None:
-    with pytest.raises(ConfigurationError, match="recipe: 'task' is missing"):
+    with pytest.raises(ConfigurationError, match="recipe: task is missing; allowed: a string"):
         FinetuneArgs.from_mapping({"model": "starter:encoder"})
     with pytest.raises(ConfigurationError, match="task is 'fill-mask'; allowed: text-classification"):
         finetune(FinetuneArgs(model="x", task="fill-mask", train=("a.csv",), output=str(tmp_path / "o")))

@@ -19,7 +19,7 @@ MODEL_SETTINGS = {
     "max_batch_time": 0.01,
     "parameters": {
         "extra": {
-            "task": "text-classification",
+            "task": os.environ["PEER_TASK"],
             "pretrained_model": os.environ["PEER_MODEL"],
             "optimum_model": True,
             "framework": "pt",

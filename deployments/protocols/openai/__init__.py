@@ -32,7 +32,7 @@ def mount(pipeline: Pipeline[Any, Any, Any, Any], platform: Platform | None) -> 
     )
 
 
-def operations(task: Task) -> list[Operation]:
+def operations(task: Task, platform: Platform | None) -> list[Operation]:
     if NAME not in task.protocols:
         return []
     return [

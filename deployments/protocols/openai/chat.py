@@ -22,7 +22,7 @@ from deployments.protocols.openai.protocol import (
 from deployments.protocols.protocol import texts_of
 from pipelines.errors import InvalidInputError, Path
 from pipelines.schema import Body, decode
-from pipelines.tasks.completion import MAX_TOP_LOGPROBS, CompletionPipeline, Piece, ScoredToken
+from pipelines.tasks.completion import MAX_TOP_LOGPROBS, ChoiceDelta, CompletionPipeline, ScoredToken
 from pipelines.tasks.generator import Count
 
 MAX_MESSAGES = 4096
@@ -137,33 +137,33 @@ class ChatCompletions(OpenAi):
         (messages,) = request.inputs
         return [self._template.encode([message.for_template() for message in messages])], request.parameters
 
-    def _whole(self, index: int, piece: Piece) -> dict[str, Any]:
-        message = {"role": "assistant", "content": piece.text, "refusal": None}
+    def _whole(self, index: int, delta: ChoiceDelta) -> dict[str, Any]:
+        message = {"role": "assistant", "content": delta.text, "refusal": None}
         return {
             "index": index,
             "message": message,
-            "logprobs": _logprobs(piece),
-            "finish_reason": piece.finish_reason,
+            "logprobs": _logprobs(delta),
+            "finish_reason": delta.finish_reason,
         }
 
-    def _chunks(self, index: int, piece: Piece, *, is_first: bool) -> list[dict[str, Any]]:
+    def _chunks(self, index: int, delta: ChoiceDelta, *, is_first: bool) -> list[dict[str, Any]]:
         chunks: list[tuple[dict[str, str], Any, str | None]] = []
         if is_first:
             chunks.append(({"role": "assistant", "content": ""}, None, None))
-        if piece.text or piece.tokens:
-            chunks.append(({"content": piece.text}, _logprobs(piece), None))
-        if piece.finish_reason:
-            chunks.append(({}, None, piece.finish_reason))
+        if delta.text or delta.tokens:
+            chunks.append(({"content": delta.text}, _logprobs(delta), None))
+        if delta.finish_reason:
+            chunks.append(({}, None, delta.finish_reason))
         return [
             {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
             for delta, logprobs, reason in chunks
         ]
 
 
-def _logprobs(piece: Piece) -> dict[str, Any] | None:
-    if not piece.tokens:
+def _logprobs(delta: ChoiceDelta) -> dict[str, Any] | None:
+    if not delta.tokens:
         return None
-    return {"content": [_scored(token) for token in piece.tokens], "refusal": None}
+    return {"content": [_scored(token) for token in delta.tokens], "refusal": None}
 
 
 def _scored(token: ScoredToken) -> dict[str, Any]:

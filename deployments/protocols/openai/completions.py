@@ -9,7 +9,7 @@ from deployments.protocols.openai.protocol import CompletionRequest, OpenAi, Ope
 from pipelines.errors import Path
 from pipelines.misfit import require
 from pipelines.schema import decode
-from pipelines.tasks.completion import MAX_PROMPT_IDS, Piece
+from pipelines.tasks.completion import MAX_PROMPT_IDS, ChoiceDelta
 from pipelines.tasks.generator import Count, Sequences, TokenId
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
@@ -60,25 +60,25 @@ class Completions(OpenAi):
         inputs, is_list = given.prompts()
         return self.request(given, inputs, parameters, is_list=is_list)
 
-    def _whole(self, index: int, piece: Piece) -> dict[str, Any]:
+    def _whole(self, index: int, delta: ChoiceDelta) -> dict[str, Any]:
         return {
             "index": index,
-            "text": piece.text,
-            "logprobs": _logprobs(piece),
-            "finish_reason": piece.finish_reason,
+            "text": delta.text,
+            "logprobs": _logprobs(delta),
+            "finish_reason": delta.finish_reason,
         }
 
-    def _chunks(self, index: int, piece: Piece, *, is_first: bool) -> list[dict[str, Any]]:
-        adds = piece.text or piece.tokens or piece.finish_reason
-        return [self._whole(index, piece)] if adds else []
+    def _chunks(self, index: int, delta: ChoiceDelta, *, is_first: bool) -> list[dict[str, Any]]:
+        adds = delta.text or delta.tokens or delta.finish_reason
+        return [self._whole(index, delta)] if adds else []
 
 
-def _logprobs(piece: Piece) -> dict[str, Sequence[Any]] | None:
-    if not piece.tokens:
+def _logprobs(delta: ChoiceDelta) -> dict[str, Sequence[Any]] | None:
+    if not delta.tokens:
         return None
     return {
-        "tokens": [token.text for token in piece.tokens],
-        "token_logprobs": [token.logprob for token in piece.tokens],
-        "top_logprobs": [dict(token.top) if token.logprob is not None else None for token in piece.tokens],
-        "text_offset": [token.offset for token in piece.tokens],
+        "tokens": [token.text for token in delta.tokens],
+        "token_logprobs": [token.logprob for token in delta.tokens],
+        "top_logprobs": [dict(token.top) if token.logprob is not None else None for token in delta.tokens],
+        "text_offset": [token.offset for token in delta.tokens],
     }

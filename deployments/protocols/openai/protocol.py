@@ -21,7 +21,7 @@ from pipelines.errors import InvalidInputError, Path
 from pipelines.misfit import require, unknown_key
 from pipelines.runtime.artifact import Manifest
 from pipelines.schema import Body
-from pipelines.tasks.completion import CompletionParameters, CompletionPipeline, Piece, Sampling
+from pipelines.tasks.completion import ChoiceDelta, CompletionParameters, CompletionPipeline, Sampling
 
 DONE = b"[DONE]"
 MAX_LABEL_CHARACTERS = 1024
@@ -110,29 +110,29 @@ class OpenAi(Protocol):
             include_usage=body.stream_options is not None and body.stream_options.include_usage,
         )
 
-    def write(self, request: CompletionRequest, answers: Sequence[list[Piece]]) -> Reply:
-        choices = [piece for of_prompt in answers for piece in of_prompt]
+    def write(self, request: CompletionRequest, answers: Sequence[list[ChoiceDelta]]) -> Reply:
+        choices = [delta for of_prompt in answers for delta in of_prompt]
         return json_reply(
             self._envelope(request, self.object)
             | {
-                "choices": [self._whole(index, piece) for index, piece in enumerate(choices)],
+                "choices": [self._whole(index, delta) for index, delta in enumerate(choices)],
                 "usage": _usage([of_prompt[0].prompt_tokens for of_prompt in answers], choices),
             }
         )
 
     async def stream(
-        self, request: CompletionRequest, events: AsyncGenerator[tuple[int, Piece], None]
+        self, request: CompletionRequest, events: AsyncGenerator[tuple[int, ChoiceDelta], None]
     ) -> AsyncGenerator[Any, None]:
-        """A chunk for every piece that adds something, the usage where it was asked for, and the end."""
-        latest: dict[int, Piece] = {}
+        """A chunk for every delta that adds something, the usage where it was asked for, and the end."""
+        latest: dict[int, ChoiceDelta] = {}
         chunk = self._envelope(request, self.chunk_object)
         if request.include_usage:
             chunk["usage"] = None
         async with aclosing(events):
-            async for index, piece in events:
-                for choice in self._chunks(index, piece, is_first=index not in latest):
+            async for index, delta in events:
+                for choice in self._chunks(index, delta, is_first=index not in latest):
                     yield chunk | {"choices": [choice]}
-                latest[index] = piece
+                latest[index] = delta
         if request.include_usage:
             choices = request.parameters.choices
             firsts = range(0, len(request.inputs) * choices, choices)
@@ -149,12 +149,12 @@ class OpenAi(Protocol):
         return self.object
 
     @abstractmethod
-    def _whole(self, index: int, piece: Piece) -> dict[str, Any]:
+    def _whole(self, index: int, delta: ChoiceDelta) -> dict[str, Any]:
         """A finished choice."""
 
     @abstractmethod
-    def _chunks(self, index: int, piece: Piece, *, is_first: bool) -> list[dict[str, Any]]:
-        """What a piece adds to a choice; nothing where it adds nothing."""
+    def _chunks(self, index: int, delta: ChoiceDelta, *, is_first: bool) -> list[dict[str, Any]]:
+        """What a delta adds to a choice; nothing where it adds nothing."""
 
     def _envelope(self, request: CompletionRequest, kind: str) -> dict[str, Any]:
         return {
@@ -166,6 +166,6 @@ class OpenAi(Protocol):
         }
 
 
-def _usage(prompt_tokens: Sequence[int], choices: Sequence[Piece]) -> dict[str, int]:
-    prompt, completion = sum(prompt_tokens), sum(piece.completion_tokens for piece in choices)
+def _usage(prompt_tokens: Sequence[int], choices: Sequence[ChoiceDelta]) -> dict[str, int]:
+    prompt, completion = sum(prompt_tokens), sum(delta.completion_tokens for delta in choices)
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}

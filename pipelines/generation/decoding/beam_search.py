@@ -1,4 +1,4 @@
-"""Beam search over one prompt, step by step as transformers 4.57 does it; sampled beams too."""
+"""Beam search over one prompt, greedy or sampled, with the results of transformers 4.57."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.generation.decoding.logits import log_softmax, logits_processors, nothing_left
-from pipelines.generation.decoding.request import Generation, Request, Step
+from pipelines.generation.decoding.request import DecodeRequest, Generation, Step
 from pipelines.generation.decoding.sampling import Sampler, bounds, top, warpers
 from pipelines.generation.decoding.stopping import FinishReason, finish_reason
 
-_WORST = np.float32(-1e9)  # the score of what must lose against everything real; also of places not taken yet
+_WORST = np.float32(-1e9)  # below every real score; also the score of an empty place
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Hypothesis:
 
 
 class BeamSearch:
-    """The state of one search: `num_beams` running beams, and the `num_beams` best finished hypotheses so far."""
+    """One search: `num_beams` running beams, and the `num_beams` best finished hypotheses so far."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: DecodeRequest) -> None:
         config = self._config = request.config
         self._processors = logits_processors(config, len(request.prompt))
         self._warpers, self._sampler, self._stop = warpers(config), Sampler(request.seed), request.stop
@@ -33,7 +33,7 @@ class BeamSearch:
         beams = config.num_beams
         self._prompt_tokens = len(request.prompt)
         self._running = np.tile(np.asarray(request.prompt, np.int64), (beams, 1))  # (beams, tokens)
-        # All beams begin alike: only the first may be continued at first.
+        # All beams begin equal: the first step continues the first one only.
         self._scores = np.full(beams, _WORST)
         self._scores[0] = 0
         self._finished: list[tuple[np.float32, Hypothesis | None]] = [(_WORST, None)] * beams
@@ -41,15 +41,15 @@ class BeamSearch:
 
     @property
     def last_tokens(self) -> np.ndarray:
-        """The token that each beam goes on with, (beams,) int64."""
+        """The last token of each beam, (beams,) int64."""
         last: np.ndarray = self._running[:, -1]
         return last
 
     def generations(self) -> tuple[Generation, ...]:
         """The best hypotheses so far, best first.
 
-        Fewer than asked for where there are no more: all but one first token forbidden, and no second one; perhaps
-        none before the search is over.
+        Fewer than `num_return_sequences` where the search found fewer, as when all but one first token are forbidden;
+        possibly none before the search is over.
         """
         found = [hypothesis for _, hypothesis in self._finished if hypothesis is not None]
         return tuple(self._generation(one) for one in found[: self._config.num_return_sequences])
@@ -61,31 +61,31 @@ class BeamSearch:
             raise outcome
         return outcome
 
-    def bend(self, scores: np.ndarray) -> None:
-        """Change the log-probabilities of the next tokens, (beams, vocab), as the request wants it."""
+    def apply_processors(self, scores: np.ndarray) -> None:
+        """Apply the request's processors and warpers to the log-probabilities of the next tokens, (beams, vocab)."""
         for process in self._processors:
             process(self._running, scores)
         for warp in self._warpers:
             warp(scores)
         if self._config.renormalize_logits:
-            alive = scores.max(axis=1) > -np.inf  # a beam that nothing may follow has no distribution
+            alive = scores.max(axis=1) > -np.inf  # a beam with every token forbidden has no distribution
             scores[alive] = log_softmax(scores[alive])
 
     @property
     def draws(self) -> bool:
-        """Whether continuations are drawn, any of them, instead of taking the best."""
+        """Whether the next tokens are sampled; else the best are taken."""
         return self._config.do_sample
 
     @property
     def candidates(self) -> int:
-        """How many continuations a step looks at: with every end of sequence among them, still enough go on."""
+        """How many candidates a step keeps: enough to continue all beams if every end of sequence is among them."""
         return max(2, 1 + len(self._config.eos_token_id)) * self._config.num_beams
 
     def extend(self, beams: np.ndarray, tokens: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, bool]:
-        """Go on with the best of some continuations: of which beams, by which tokens, of which scores, all (n,).
+        """Continue with the best candidates: `beams` by `tokens` with `scores`, all (n,), in the order of the beams.
 
-        They come beam after beam. Which beam each new one continues, (beams,) int64, and whether the search is over.
-        Raises InvalidInputError where no token may follow any beam and nothing was finished.
+        Returns the beam that each new one continues, (beams,) int64, and whether the search is over. Raises
+        InvalidInputError where every token is forbidden and no hypothesis is finished.
         """
         total = scores + self._scores[beams]
         if not (total > -np.inf).any() and not any(hypothesis for _, hypothesis in self._finished):
@@ -110,7 +110,7 @@ class BeamSearch:
         return Generation((*map(Step, before), Step(last, finish_reason=hypothesis.finish_reason)))
 
     def _reasons(self, candidates: np.ndarray) -> list[FinishReason | None]:
-        """Why each of `candidates`, (n, tokens), ends; None for those that go on."""
+        """Why each of `candidates`, (n, tokens), ends; None for those that do not."""
         config = self._config
         assert config.max_length is not None
         ending = (candidates[:, -1:] == self._eos).any(axis=1) | (candidates.shape[1] >= config.max_length)
@@ -125,7 +125,7 @@ class BeamSearch:
     def _keep_finished(
         self, candidates: np.ndarray, scores: np.ndarray, reasons: Sequence[FinishReason | None]
     ) -> None:
-        """Let those of the best `num_beams` candidates that have ended compete for the places of the finished."""
+        """Merge the ended ones of the best `num_beams` candidates into the finished hypotheses."""
         if self._full_early() or not self._can_improve:
             return
         length = candidates.shape[1] - self._prompt_tokens
@@ -154,9 +154,9 @@ class BeamSearch:
 
 
 def advance_all(searches: Sequence[BeamSearch], logits: np.ndarray) -> list[tuple[np.ndarray, bool] | Exception]:
-    """Extend the beams of some searches by one token, from logits, (beams of all of them, vocab), which are changed.
+    """Extend the beams of several searches by one token, from logits, (all beams, vocab) float32, which it overwrites.
 
-    For each search, which beam each new one continues, (beams,) int64, and whether it is over; or what failed in it.
+    For each search: the beam that each new one continues, (beams,) int64, and whether it is over; or its error.
     """
     scores = log_softmax(logits, out=logits)
     ends = np.cumsum([len(search.last_tokens) for search in searches])
@@ -164,10 +164,10 @@ def advance_all(searches: Sequence[BeamSearch], logits: np.ndarray) -> list[tupl
     failed: dict[int, Exception] = {}
     for index, (search, end) in enumerate(zip(searches, ends, strict=True)):
         try:
-            search.bend(scores[end - len(search.last_tokens) : end])
+            search.apply_processors(scores[end - len(search.last_tokens) : end])
         except Exception as error:
             failed[index] = error
-    # Of each beam, as many as all beams of its search need together.
+    # Each beam offers as many candidates as its whole search needs.
     looked_at = scores >= bounds(scores, max(search.candidates for search in searches))[:, None]
     for search, end in zip(searches, ends, strict=True):
         looked_at[end - len(search.last_tokens) : end] |= search.draws

@@ -12,13 +12,13 @@ from typing import Any, Literal, Self
 from pipelines.errors import ArtifactError, InvalidInputError
 
 MAX_SEQUENCES = 32
-"""How many beams, or samples, one request may decode side by side: each has its own key-value cache."""
+"""The most beams, or samples, of one request: each has a KV cache of its own."""
 
 _FACTORS = "1e-9 to 1e9"  # scores stay finite in float32 when they are multiplied with these, or divided by them
 _LARGEST_POWER = 10  # of a length in tokens, for the same reason
-_DEFAULT_MAX_LENGTH = 20  # transformers' own; it counts new tokens where nothing else was said
+_DEFAULT_MAX_LENGTH = 20  # transformers' own; without another length it counts new tokens
 
-# name -> (accepts, what is allowed); None is checked nowhere, it means "off".
+# name -> (accepts, what is allowed). None means "off" and is not checked.
 _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_length": (lambda value: value >= 1, "an integer from 1"),
     "max_new_tokens": (lambda value: value >= 1, "an integer from 1"),
@@ -39,7 +39,7 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "count_penalty": (lambda value: -2 <= value <= 2, "-2 to 2"),
     "no_repeat_ngram_size": (lambda value: value >= 0, "an integer from 0"),
 }
-# What changes the output in transformers and is not done here, with the values that do not change it.
+# Unsupported options of transformers, with the values that leave the output unchanged.
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "guidance_scale": (None, 1, 1.0),
     "sequence_bias": (None,),
@@ -64,7 +64,7 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "forced_decoder_ids": (None,),
     "custom_generate": (None,),
 }
-# What null in a generation_config.json means: off.
+# The values for null in a generation_config.json, which switch the option off.
 _OFF = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "typical_p": 1.0, "length_penalty": 1.0, "min_length": 0}
 _OFF |= {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1, "num_return_sequences": 1}
 _OFF |= {"do_sample": False, "early_stopping": False, "renormalize_logits": False}
@@ -130,9 +130,9 @@ class GenerationConfig:
         return cls(**_checked({name: _OFF.get(name) if value is None else value for name, value in values.items()}))
 
     def with_request(self, given: Mapping[str, Any]) -> Self:
-        """This config with a request's own values; raises InvalidInputError for what makes no sense.
+        """This config with a request's own values; raises InvalidInputError for values that make no sense.
 
-        Something that would have no effect is refused too: sampling options without sampling, beam options without
+        Options without effect are refused too: sampling options without sampling, beam options without
         beams, two ways to say a length.
         """
         for name, value in given.items():
@@ -150,7 +150,7 @@ class GenerationConfig:
                 )
         changes = dict(given)
         for ends in ("max", "min"):
-            if f"{ends}_length" in given:  # else the default for new tokens would win over what was asked for
+            if f"{ends}_length" in given:  # else the default max_new_tokens would override the requested length
                 changes[f"{ends}_new_tokens"] = None
         config = replace(self, **changes)
         defaults = GenerationConfig()

@@ -1,4 +1,4 @@
-"""Logits processors: what the tokens so far forbid, or make less likely, for the next one.
+"""Logits processors: they forbid tokens, or make them less likely, given the tokens so far.
 
 Each takes `ids`, the tokens of every row so far, prompt included, (rows, tokens) int64, and `scores`, (rows, vocab)
 float32, which it changes in place. They equal transformers' LogitsProcessor of the same name, and run in its order.
@@ -12,13 +12,13 @@ from numpy.lib.stride_tricks import sliding_window_view
 from pipelines.errors import GenerationError, InvalidInputError, SextetError
 from pipelines.generation.decoding.config import GenerationConfig
 
-_CACHED = 2**16  # numbers at a time: what is made of them stays near the processor
+_CACHED = 2**16  # elements at a time: intermediate results stay in the CPU cache
 
 LogitsProcessor = Callable[[np.ndarray, np.ndarray], None]
 
 
 def logits_processors(config: GenerationConfig, prompt_tokens: int) -> list[LogitsProcessor]:
-    """The processors that a resolved config asks for, in order; empty where the model's word is final."""
+    """The processors that a resolved config asks for, in order; empty where the logits stay as they are."""
     processors: list[LogitsProcessor] = []
     if config.repetition_penalty != 1.0:
         processors.append(_repetition_penalty(config.repetition_penalty))
@@ -39,7 +39,7 @@ def logits_processors(config: GenerationConfig, prompt_tokens: int) -> list[Logi
     if config.suppress_tokens:
         processors.append(_suppressed(config.suppress_tokens))
     if config.begin_suppress_tokens:
-        # A forced first token takes the first place; what must not begin an answer comes after it.
+        # A forced token is the first of the answer: the tokens that must not begin it are suppressed after that one.
         after_forced = prompt_tokens == 1 and config.forced_bos_token_id is not None
         processors.append(_suppressed(config.begin_suppress_tokens, only_at=prompt_tokens + after_forced))
     return processors
@@ -57,7 +57,7 @@ def log_softmax(scores: np.ndarray, out: np.ndarray | None = None) -> np.ndarray
 
 
 def nothing_left(best: float) -> SextetError:
-    """Why no token can be chosen where the best of them has this score.
+    """The error for logits of which no token can be chosen; `best` is the largest score.
 
     (Transformers then takes token 0 where it is greedy, and fails where it samples.)
     """

@@ -1,4 +1,4 @@
-"""Request: what is asked of an engine, in token ids, and what becomes of it."""
+"""DecodeRequest: a prompt in token ids with its decoding parameters; Step, Generation and Answer: its result."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,20 +7,20 @@ from pipelines.generation.decoding.config import GenerationConfig
 from pipelines.generation.decoding.stopping import FinishReason, StopCriterion
 
 Cancelled = Callable[[], bool]
-"""Asked between decoding steps: true once nobody waits for the rows in hand any more."""
+"""Called between decoding steps; true once no client waits for the rows."""
 
 
-def never() -> bool:
-    """The `Cancelled` of a caller that always waits."""
+def not_cancelled() -> bool:
+    """The `Cancelled` of a caller that waits to the end."""
     return False
 
 
 @dataclass(frozen=True)
-class Request:
-    """One prompt to go on from, and everything that decides how; a row of a batch.
+class DecodeRequest:
+    """One prompt and all that decides its answer; a row of a batch.
 
-    `source` is what an encoder reads first, empty for decoder-only models. `config` is resolved for this prompt.
-    `top_tokens` is how many alternatives to report beside each token; it and `prompt_logprobs` need `logprobs`.
+    `source` holds the encoder's token ids, none for decoder-only models. `config` is resolved for this prompt.
+    `top_tokens` is the number of most likely tokens to report at each step; it and `prompt_logprobs` need `logprobs`.
     """
 
     prompt: tuple[int, ...]
@@ -39,7 +39,7 @@ class Request:
 
     @property
     def max_new_tokens(self) -> int:
-        """Tokens that the model may write at most, in all sequences together."""
+        """The most tokens that the model may generate, all sequences together."""
         return max(0, self.max_length - len(self.prompt)) * self.config.n_sequences
 
     @property
@@ -51,9 +51,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Step:
-    """One new token. `logprob` is the model's own, before penalties and sampling; None where nobody asked for it.
+    """One generated token. `logprob` is the model's, before penalties and sampling; None without `logprobs`.
 
-    `top` are the most likely tokens and their logprobs, best first. `finish_reason` is set on a sequence's last step.
+    `top` holds the most likely tokens with their logprobs, best first. A sequence's last step has a `finish_reason`.
     """
 
     token_id: int
@@ -79,7 +79,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a request: its sequences, best first, and the logprob of each prompt token after the first."""
+    """The sequences of a request, best first, and the logprob of each prompt token after the first."""
 
     generations: tuple[Generation, ...]
     prompt_logprobs: tuple[float, ...] = ()

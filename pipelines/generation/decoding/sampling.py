@@ -1,7 +1,7 @@
-"""Sampling: from scores to a distribution, and one reproducible draw per token from it.
+"""Sampling: warpers that shape the distribution of the next token, and reproducible draws from it.
 
 The warpers equal transformers' LogitsWarper of the same name and run in its order; like the logits processors they
-change `scores`, (rows, vocab) float32, in place. What they remove becomes -inf.
+change `scores`, (rows, vocab) float32, in place. Removed tokens become -inf.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,8 +11,8 @@ import numpy as np
 from pipelines.generation.decoding.config import GenerationConfig
 from pipelines.generation.decoding.logits import log_softmax
 
-_FIRST_LOOK = 256  # of the most likely tokens, where a share of the whole mass is looked for
-_ROUNDING = 1e-4  # of sums of probabilities, generously
+_FIRST_LOOK = 256  # most likely tokens that are sorted first to find a share of the mass
+_ROUNDING = 1e-4  # an upper bound of the rounding error of summed probabilities
 
 Warper = Callable[[np.ndarray], None]
 
@@ -21,7 +21,7 @@ def warpers(config: GenerationConfig) -> list[Warper]:
     """The warpers that a sampling config asks for, in order; empty without sampling."""
     if not config.do_sample:
         return []
-    # Beams need a token beside every end of sequence, so that a beam can go on.
+    # A beam needs a token beside every end of sequence, to continue with.
     keep = 1 if config.num_beams == 1 else max(2, len(config.eos_token_id) + 1)
     chain: list[Warper] = []
     if config.temperature != 1.0:
@@ -47,14 +47,14 @@ class Sampler:
         """One token id from the softmax of `scores`, (vocab,)."""
         cumulative = np.cumsum(np.exp(scores - scores.max()), dtype=np.float64)
         total = cumulative[-1]
-        point = min(self._random.random() * total, np.nextafter(total, 0))  # the product may round up to the total
+        point = min(self._random.random() * total, np.nextafter(total, 0))  # the product can round up to the total
         return int(np.searchsorted(cumulative, point, side="right"))
 
     def draw_distinct(self, scores: np.ndarray, count: int) -> np.ndarray:
-        """`count` different indices, drawn one after the other from the softmax of `scores`, (n,), without putting
-        back; (count,) int64 in the order of drawing.
+        """`count` different indices, drawn one after the other from the softmax of `scores`, (n,), without
+        replacement: (count,) int64 in the order of the draws.
         """
-        # Adding Gumbel noise and sorting is that very distribution (Vieira 2014; Kool et al. 2019).
+        # The largest of scores plus Gumbel noise have exactly that distribution (Vieira 2014; Kool et al. 2019).
         noisy = scores + self._random.gumbel(size=scores.shape)
         return top(noisy, count)
 
@@ -76,10 +76,10 @@ def top(scores: np.ndarray, count: int) -> np.ndarray:
 def draw_each(
     scores: np.ndarray, samplers: Sequence[Sampler], chains: Sequence[Sequence[Warper]], top_ks: Sequence[int]
 ) -> list[int]:
-    """One token for each row of `scores`, (rows, vocab), which may be changed, by its own sampler and warpers.
+    """One token for each row of `scores`, (rows, vocab), which it may overwrite, by the row's sampler and warpers.
 
-    A row's draw is what `warpers` and `Sampler.draw` alone make of it. But where its `top_k` is not 0, only the tokens
-    that it leaves are looked at, as a vocabulary has thousands of them.
+    A row's token equals what its warpers and `Sampler.draw` choose alone. Where `top_k` is above 0, warpers run on the
+    kept tokens only, not on the whole vocabulary.
     """
     bounded = [0 < count < scores.shape[1] for count in top_ks]
     least = bounds(scores, max(top_ks)) if any(bounded) else np.empty(0)
@@ -100,9 +100,9 @@ def draw_each(
 
 
 def bounds(scores: np.ndarray, count: int) -> np.ndarray:
-    """For each row of `scores`, (rows, n), a score that at least `count` of it reach, and not many more: (rows,)."""
+    """For each row of `scores`, (rows, n), a score that at least `count` elements reach, and few more: (rows,)."""
     rows, n = scores.shape
-    # The `count` groups with the largest scores have one each. More groups make for a nearer bound, and longer strides.
+    # Each of the `count` best groups has an element that reaches the bound. More groups tighten it and cost time.
     groups = min(n, max(4 * count, n // 64))
     largest = scores[:, : n - n % groups].reshape(rows, -1, groups).max(axis=1)
     found: np.ndarray = np.partition(largest, -min(count, groups), axis=1)[:, -min(count, groups)]
@@ -143,7 +143,7 @@ def _min_p(share: float, keep: int) -> Warper:
     def warp(scores: np.ndarray) -> None:
         probabilities = _softmax(scores)
         removed = probabilities < share * probabilities.max(axis=-1, keepdims=True)
-        if keep > 1:  # the most likely one stays anyway
+        if keep > 1:  # the most likely token is kept in any case
             for row, row_removed in zip(scores, removed, strict=True):
                 row_removed[top(row, keep)] = False
         scores[removed] = -np.inf
@@ -173,7 +173,7 @@ def _typical(mass: float, keep: int) -> Warper:
 def _leading(keys: np.ndarray, probabilities: np.ndarray, mass: float) -> np.ndarray:
     """Indices, ascending, of the smallest of `keys`, (n,), with all equals: more than `mass` of `probabilities`, (n,).
 
-    A distribution over a large vocabulary has most of its mass on few tokens, and only these need to be sorted.
+    Few tokens of a large vocabulary hold most of the mass: only these are sorted.
     """
     count = _FIRST_LOOK
     while count < len(keys):
@@ -191,7 +191,7 @@ def _softmax(scores: np.ndarray) -> np.ndarray:
 
 
 def _keep(scores: np.ndarray, kept: np.ndarray) -> None:
-    """Set to -inf what is not among the indices `kept`."""
+    """Set to -inf all scores, (n,), outside the indices `kept`."""
     left = scores[kept]
     scores.fill(-np.inf)
     scores[kept] = left

@@ -1,4 +1,4 @@
-"""Decoder: an artifact's graphs as two calls, `prefill` a prompt and `step` by one token per row.
+"""Decoder: the graphs of an artifact behind two calls: `prefill` reads a prompt, `step` one token per row.
 
 decoder-only     model.onnx: prompt and answer in one sequence; without a shared buffer, a slot graph does the same
 encoder-decoder  encoder_model.onnx once per source, decoder_model_merged.onnx per token; its `use_cache_branch`
@@ -11,15 +11,15 @@ from typing import Protocol
 
 import numpy as np
 
-from pipelines.generation.decoding.request import Cancelled, never
+from pipelines.generation.decoding.request import Cancelled, not_cancelled
 from pipelines.generation.plain.kv_cache import CacheLayout, KvCache, empty_cache
 from pipelines.generation.slots.seq2seq import Seq2SeqSessions
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import InferenceSession, SessionConfig
 
 PREFILL_CHUNK_TOKENS = 512
-"""A prompt is read in chunks of this size: the graph gives logits for every token it reads, and those of a long
-prompt times a large vocabulary would be gigabytes."""
+"""Prefill chunk: the graph returns logits for every token that it reads, which for a long prompt and a large vocabulary
+would take gigabytes."""
 
 
 _PLAIN_INPUTS = ("input_ids", "attention_mask", "position_ids")
@@ -27,22 +27,22 @@ _SLOT_INPUTS = ("seqlens_k", "total_sequence_length", "logits_at")
 
 
 class Decoder(Protocol):
-    """Logits are float32, caches belong to one request."""
+    """Logits are float32; a cache belongs to one request."""
 
     def prefill(
         self,
         prompt: Sequence[int],
         source: Sequence[int],
-        cancelled: Cancelled = never,
+        cancelled: Cancelled = not_cancelled,
         on_logits: Callable[[int, np.ndarray], None] | None = None,
     ) -> tuple[np.ndarray, KvCache]:
-        """Read a prompt of at least one token: the logits after its last one, (1, vocab), and a cache of one row.
+        """Read a prompt of at least one token: the logits after the last one, (1, vocab), and a cache of one row.
 
-        `on_logits(start, logits)` is given those of all tokens, (tokens, vocab), from `start` on.
+        `on_logits(start, logits)` receives the logits of each chunk, (tokens, vocab), whose first token is `start`.
         """
 
     def step(self, tokens: np.ndarray, cache: KvCache) -> tuple[np.ndarray, KvCache]:
-        """Read one token per row, (rows,) int64: logits (rows, vocab) and the cache that holds them too."""
+        """Read one token per row, (rows,) int64: logits, (rows, vocab), and a cache that holds these tokens too."""
 
 
 def open_decoder(artifact: ModelArtifact, config: SessionConfig) -> Decoder:
@@ -66,7 +66,7 @@ class CausalDecoder:
         self,
         prompt: Sequence[int],
         source: Sequence[int] = (),
-        cancelled: Cancelled = never,
+        cancelled: Cancelled = not_cancelled,
         on_logits: Callable[[int, np.ndarray], None] | None = None,
     ) -> tuple[np.ndarray, KvCache]:
         cache = empty_cache(self._layout, rows=1)
@@ -84,7 +84,7 @@ class CausalDecoder:
         return logits[:, -1], cache
 
     def _run(self, ids: np.ndarray, cache: KvCache) -> tuple[np.ndarray, KvCache]:
-        """Read `ids`, (rows, tokens): their logits, (rows, tokens, vocab)."""
+        """Read `ids`, (rows, tokens) int64: their logits, (rows, tokens, vocab), and the cache with them."""
         rows, tokens = ids.shape
         total = cache.n_tokens + tokens
         feeds = {
@@ -113,7 +113,7 @@ class EncoderDecoder:
         self,
         prompt: Sequence[int],
         source: Sequence[int],
-        cancelled: Cancelled = never,
+        cancelled: Cancelled = not_cancelled,
         on_logits: Callable[[int, np.ndarray], None] | None = None,
     ) -> tuple[np.ndarray, KvCache]:
         mask = np.ones((1, len(source)), np.int64)
@@ -136,7 +136,7 @@ class EncoderDecoder:
         return logits[:, -1], cache
 
     def _run(self, ids: np.ndarray, cache: KvCache) -> tuple[np.ndarray, KvCache]:
-        """Read `ids`, (rows, tokens): their logits, (rows, tokens, vocab)."""
+        """Read `ids`, (rows, tokens) int64: their logits, (rows, tokens, vocab), and the cache with them."""
         feeds = {
             "input_ids": ids,
             "use_cache_branch": np.asarray([cache.n_tokens > 0]),
@@ -148,7 +148,7 @@ class EncoderDecoder:
 
 
 class Seq2SeqDecoder:
-    """The slot graphs of an encoder-decoder, without shared buffers: each step copies the cache."""
+    """The slot graphs of an encoder-decoder, without preallocated buffers: each step copies the cache."""
 
     def __init__(self, sessions: Seq2SeqSessions) -> None:
         self._sessions = sessions
@@ -158,7 +158,7 @@ class Seq2SeqDecoder:
         self,
         prompt: Sequence[int],
         source: Sequence[int],
-        cancelled: Cancelled = never,
+        cancelled: Cancelled = not_cancelled,
         on_logits: Callable[[int, np.ndarray], None] | None = None,
     ) -> tuple[np.ndarray, KvCache]:
         encoded = self._sessions.encode([source])  # (parts, 1, heads, tokens, head_dim)

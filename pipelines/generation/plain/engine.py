@@ -1,9 +1,9 @@
-"""PlainEngine: decoding on graphs without slots, which hold the KV cache of one sequence at a time.
+"""PlainEngine: decodes on graphs without KV cache slots, whose cache belongs to one request at a time.
 
     prefill (the prompt, once) -> step (one token per row) -> choose -> stop?   ... until every row has stopped
 
-Up to `slots` requests are under way and take turns, a token each: each has a cache of its own, so an answer never
-depends on its neighbours.
+Up to `slots` requests run and take turns, one forward each. Each has a cache of its own, so no answer depends on
+another request.
 """
 
 import time
@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.generation.decoding.beam_search import BeamSearch
-from pipelines.generation.decoding.continuation import Continuation, prompt_logprobs
-from pipelines.generation.decoding.request import Answer, Generation, Request, Step
-from pipelines.generation.engine import PROMPT_TOKEN, STARTED, DecodeEngine, Job, Line, Share, Steps
+from pipelines.generation.decoding.request import Answer, DecodeRequest, Generation, Step
+from pipelines.generation.decoding.sequence_state import SequenceState, prompt_logprobs
+from pipelines.generation.engine import PROMPT_TOKEN, DecodeEngine, Job, Line, Scheduled, Share, Steps
 from pipelines.generation.plain.decoder import Decoder
 from pipelines.generation.plain.kv_cache import KvCache
 
-Decoded = Generator[tuple[float, tuple[Step, ...]], None, Answer]
-"""A request's course: after each forward its work and the new steps of its first sequence; in the end the answer."""
+Forwards = Generator[tuple[float, tuple[Step, ...]], None, Answer]
+"""The forwards of a request: each yields its work and the new steps of the first sequence; the return is the answer."""
 
 
 @dataclass(eq=False)
@@ -29,7 +29,7 @@ class _Run:
 
     job: Job
     number: int = 0
-    course: Decoded | None = None
+    forwards: Forwards | None = None
 
     @property
     def share(self) -> Share:
@@ -37,7 +37,7 @@ class _Run:
 
 
 class PlainEngine(DecodeEngine[_Run]):
-    """Decodes on one `decoder`, of which calls are made from the decode thread only."""
+    """Decodes on one `decoder`, which only the decode thread calls."""
 
     def __init__(self, decoder: Decoder, slots: int = 2) -> None:
         super().__init__()
@@ -48,8 +48,8 @@ class PlainEngine(DecodeEngine[_Run]):
     def slots(self) -> int:
         return self._slots
 
-    def check(self, request: Request) -> None:
-        """Any request fits: the window is checked where its length is resolved."""
+    def check(self, request: DecodeRequest) -> None:
+        """Every request fits: its length was resolved for the model's window."""
 
     def _queued(self, job: Job) -> tuple[list[_Run], int]:
         return [_Run(job)], 1
@@ -76,12 +76,12 @@ class PlainEngine(DecodeEngine[_Run]):
 
     def _advance(self, run: _Run) -> None:
         """One forward of a request."""
-        if run.course is None:
-            run.job.put(STARTED)
-            run.course = self._course(run.job)
+        if run.forwards is None:
+            run.job.put(Scheduled())
+            run.forwards = self._decode(run.job)
         began = time.perf_counter()
         try:
-            work, steps = next(run.course)
+            work, steps = next(run.forwards)
         except StopIteration as ended:
             self._end(run, ended.value)
         except Exception as error:
@@ -97,12 +97,12 @@ class PlainEngine(DecodeEngine[_Run]):
     def _end(self, run: _Run, outcome: Answer | Exception) -> None:
         if run in self._running:
             self._running.remove(run)
-        run.course = None
+        run.forwards = None
         run.job.put(outcome)
         self._sequence_ended(run.share)
 
-    def _course(self, job: Job) -> Decoded:
-        request, of_prompt = job.request, []  # type: tuple[Request, list[float]]
+    def _decode(self, job: Job) -> Forwards:
+        request, of_prompt = job.request, []  # type: tuple[DecodeRequest, list[float]]
 
         def collect(start: int, logits: np.ndarray) -> None:
             of_prompt.extend(prompt_logprobs(request, start, logits))
@@ -113,7 +113,7 @@ class PlainEngine(DecodeEngine[_Run]):
         if request.config.num_beams > 1:
             generations = yield from self._search(job, logits, cache)
         else:
-            # All samples go on from the one prefilled cache: a step makes new arrays and leaves its input alone.
+            # All samples continue from one prefilled cache: a step makes new arrays and does not write to its input.
             generations = ()
             for sequence in range(request.config.num_return_sequences):
                 steps = yield from self._sample(job, logits.copy(), cache, sequence)
@@ -124,9 +124,9 @@ class PlainEngine(DecodeEngine[_Run]):
         self, job: Job, logits: np.ndarray, cache: KvCache, sequence: int
     ) -> Generator[tuple[float, tuple[Step, ...]], None, tuple[Step, ...]]:
         """Greedy or sampled steps from a prefilled cache of one row."""
-        continuation, steps = Continuation(job.request, sequence), []  # type: tuple[Continuation, list[Step]]
+        state, steps = SequenceState(job.request, sequence), []  # type: tuple[SequenceState, list[Step]]
         while not job.cancelled():
-            step = continuation.advance(logits)
+            step = state.advance(logits)
             steps.append(step)
             yield 1.0, (step,) if sequence == 0 else ()
             if step.finish_reason is not None:

@@ -1,4 +1,4 @@
-"""KvCache: the keys and values of everything a decoder has read, and what a graph says about their shape.
+"""KvCache: the keys and values of all tokens that a decoder has read; CacheLayout: their names and shapes in a graph.
 
 Optimum names them `past_key_values.{layer}.key` and `.value` in a decoder-only graph, and in the decoder of an
 encoder-decoder `past_key_values.{layer}.decoder.key` (grows by a token each step) and `.encoder.key` (computed once
@@ -29,7 +29,7 @@ class CacheLayout:
     def of(cls, session: InferenceSession, also_fed: Sequence[str]) -> Self:
         """Read the graph's signature; raises ArtifactError for one that is not a decoder as Optimum exports it.
 
-        `also_fed` are the inputs beside the cache that the caller knows how to feed.
+        `also_fed` names the inputs beside the cache that the caller feeds.
         """
         growing: dict[str, np.ndarray] = {}
         fixed: dict[str, np.ndarray] = {}
@@ -51,10 +51,10 @@ class CacheLayout:
 
 @dataclass(frozen=True)
 class KvCache:
-    """What the rows of one request have read so far: arrays (rows, kv_heads, tokens, head_dim) by input name.
+    """The cache of the rows of one request: arrays (rows, kv_heads, tokens, head_dim) by input name.
 
-    `fixed` also holds the other inputs that stay the same from step to step (the encoder's output and its mask).
-    Steps never write to it, so rows may go on from a cache that others share; memory goes when the last row lets go.
+    `fixed` also holds the other inputs that all steps share (the encoder's output and its mask). No step writes to a
+    cache, so several sequences may continue from the same one.
     """
 
     growing: Mapping[str, np.ndarray]
@@ -65,12 +65,12 @@ class KvCache:
         """The cache after a step that read `n_tokens` more tokens in every row."""
         growing = {name: outputs[_present(name)] for name in self.growing}
         fixed = dict(self.fixed)
-        if self.n_tokens == 0:  # later, the graph returns nothing useful under these names
+        if self.n_tokens == 0:  # after the first step, the graph returns dummies under these names
             fixed |= {name: outputs[_present(name)] for name in self.fixed if name.startswith("past_key_values")}
         return replace(self, growing=growing, fixed=fixed, n_tokens=self.n_tokens + n_tokens)
 
     def select(self, rows: np.ndarray) -> Self:
-        """The cache of other rows: each goes on from row `rows[i]` of this one."""
+        """The cache of new rows, each of which continues row `rows[i]` of this one."""
         before = len(next(iter(self.growing.values())))
         growing = {name: array[rows] for name, array in self.growing.items()}
         # All rows belong to one source: reordering leaves `fixed` as it is.
@@ -81,7 +81,7 @@ class KvCache:
 
 
 def empty_cache(layout: CacheLayout, rows: int, fixed: Mapping[str, np.ndarray] | None = None) -> KvCache:
-    """A cache of `rows` rows that has read nothing; `fixed` are the further inputs that never change."""
+    """A cache of `rows` rows without tokens; `fixed` holds the further inputs that all steps share."""
     growing = {name: _of_rows(array, rows) for name, array in layout.growing.items()}
     source = {name: _of_rows(array, rows) for name, array in layout.fixed.items()}
     return KvCache(growing, source | dict(fixed or {}), n_tokens=0)

@@ -1,7 +1,7 @@
-"""CausalSlots: a slot graph (export.graphs.slot_graph) over one key-value buffer that lives as long as the decoder.
+"""CausalSlots: a decoder-only slot graph (export.graphs.slot_graph) over one preallocated KV cache buffer.
 
 A slot is a row of that buffer, `max_tokens` long. A step reads new tokens into neighbouring slots, each at its own
-length: nothing is padded, and neither joining, nor leaving, nor growing copies anything.
+length: no row is padded, and no sequence that begins, grows or ends copies any cache.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,8 +31,8 @@ class CausalSlots:
         if not isinstance(vocab, int) or not caches or "seqlens_k" not in session.input_names:
             raise ArtifactError(f"{session.name} does not keep its cache in slots; export it again")
         self.vocab = vocab
-        # They take memory when they are written first: an unused slot, or an unused end of one, costs nothing.
-        self._arrays: dict[str, np.ndarray] = {}  # the buffers that lie in memory of the CPU
+        # Memory is resident from the first write on: an unused slot, or the unused end of one, costs nothing.
+        self._arrays: dict[str, np.ndarray] = {}  # the buffers in CPU memory
         self._buffers = {name: self._buffer(name) for name in caches}
         self._copy = None if self._arrays else BufferCopy(self._buffers, session.config)
         self._bindings: dict[tuple[int, int], onnxruntime.IOBinding] = {}
@@ -40,11 +40,10 @@ class CausalSlots:
     def read(self, first: int, ids: np.ndarray, lengths: np.ndarray, logits_at: np.ndarray) -> np.ndarray:
         """Read `ids`, (rows, tokens) int64, into the slots from `first` on, which hold `lengths`, (rows,) int64.
 
-        The logits of the tokens `logits_at`, (n,) int64, of each row: (rows, n, vocab) float32, the caller's own.
-        What a slot held after its length is overwritten, or never read again.
+        As SlotModel.read: the logits of the tokens `logits_at`, (n,) int64, of each row: (rows, n, vocab) float32.
         """
         rows, tokens = ids.shape
-        # A full slot that is in between reads a token too: it must not write beyond its end.
+        # A full slot in between reads a token too: it must not write beyond its end.
         seqlens_k = np.minimum(lengths + tokens, self.max_tokens).astype(np.int32) - 1
         feeds = {
             "input_ids": ids,
@@ -98,7 +97,7 @@ class CausalSlots:
         return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, dtype, self._session.memory, 0)
 
     def _binding(self, first: int, rows: int) -> "onnxruntime.IOBinding":
-        """The caches of some slots, bound once: past and present are the same memory."""
+        """The binding of neighbouring slots, made once: past and present are the same memory."""
         if (first, rows) not in self._bindings:
             binding = self._session.binding()
             for name, buffer in self._buffers.items():

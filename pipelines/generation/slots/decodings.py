@@ -1,4 +1,4 @@
-"""Decodings: what takes slots of an engine, from the queue to its end: a sample takes one, a beam search several."""
+"""Decodings: a sample, which takes one KV cache slot, and a beam search, which takes one for each beam."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -9,48 +9,48 @@ from typing import Any
 import numpy as np
 
 from pipelines.generation.decoding.beam_search import BeamSearch
-from pipelines.generation.decoding.continuation import Continuation, advance
 from pipelines.generation.decoding.logits import LogitsProcessor, logits_processors
-from pipelines.generation.decoding.request import Answer, Generation, Request, Step
-from pipelines.generation.engine import STARTED, Job, Share, Steps
+from pipelines.generation.decoding.request import Answer, DecodeRequest, Generation, Step
+from pipelines.generation.decoding.sequence_state import SequenceState, advance
+from pipelines.generation.engine import Job, Scheduled, Share, Steps
 
 
 @dataclass
-class Prompt:
-    """What the decodings of one request share: the prompt is read once, and the answer is put together here."""
+class SharedPrompt:
+    """What the decodings of one request share: the prefill of the prompt, which runs once, and the answer."""
 
     job: Job
     logits: np.ndarray | None = None
-    """After its last token, (1, vocab); None until it was read, and where nobody is to go on from it."""
+    """Those after the last prompt token, (1, vocab); None before the prefill, and without followers."""
     logprobs: list[float] = field(default_factory=list)
     followers: "list[Sample]" = field(default_factory=list)
-    """Samples that wait until it was read."""
+    """Samples that wait for the prefill."""
     generations: dict[int, tuple[Generation, ...]] = field(default_factory=dict)
     outstanding: int = 0
     has_started: bool = False
     has_failed: bool = False
 
     @property
-    def request(self) -> Request:
+    def request(self) -> DecodeRequest:
         return self.job.request
 
     @cached_property
     def processors(self) -> list[LogitsProcessor]:
-        """Those of all its samples: they keep nothing of a sequence."""
+        """The logits processors of all samples: they hold no state of a sequence."""
         return logits_processors(self.request.config, len(self.request.prompt))
 
     def cancelled(self) -> bool:
-        """Whether nobody waits for what is left of it."""
+        """Whether no client waits for the rest of the answer."""
         return self.has_failed or self.job.cancelled()
 
     def start(self) -> None:
-        """A decoding of it got slots."""
+        """One of the decodings has its slots."""
         if not self.has_started:
             self.has_started = True
-            self.job.put(STARTED)
+            self.job.put(Scheduled())
 
     def end(self, number: int, generations: tuple[Generation, ...], error: Exception | None) -> None:
-        """One decoding is over; the answer goes out with the last one, the first error at once."""
+        """End one decoding: the last one completes the answer, the first error is reported at once."""
         self.outstanding -= 1
         if self.has_failed:
             return
@@ -65,15 +65,15 @@ class Prompt:
 
 
 class Decoding(ABC):
-    """Belongs to the decode thread.
+    """One entry of the queue; it belongs to the decode thread.
 
-    `slots` are those it has, `width` of them while it runs; the prompt is read into the first one. `turn_tokens` counts
-    the steps since it got them. `parked` is the content of its slots while it is paused.
+    `slots` are the KV cache slots that it has, `width` of them while it runs; the first one takes the prefill.
+    `turn_tokens` counts the steps since it got them. `parked` holds the content of its slots while it is paused.
 
-    Thousands may wait: what it decodes with is made by `open`, when it gets its first slots.
+    `open` makes the decoding state when it gets its first slots: thousands may wait.
     """
 
-    def __init__(self, prompt: Prompt, width: int) -> None:
+    def __init__(self, prompt: SharedPrompt, width: int) -> None:
         self.prompt, self.width = prompt, width
         self.number = 0
         self.slots: list[int] = []
@@ -87,37 +87,37 @@ class Decoding(ABC):
 
     @abstractmethod
     def open(self) -> None:
-        """Make what it decodes with."""
+        """Make the decoding state."""
 
     @property
     @abstractmethod
     def reading(self) -> tuple[Sequence[int], Sequence[int]]:
-        """The slots that go on, once the prompt was read, and the token that each of them reads next."""
+        """The slots that decode after the prefill, and the token that each of them reads next."""
 
     @abstractmethod
     def end(self, error: Exception | None = None) -> None:
-        """Hand over what there is, or what failed."""
+        """Report the sequences so far, or the error."""
 
 
 class Sample(Decoding):
     """The `sequence`-th greedy or sampled sequence of a request."""
 
-    continuation: Continuation
+    state: SequenceState
 
-    def __init__(self, prompt: Prompt, sequence: int) -> None:
+    def __init__(self, prompt: SharedPrompt, sequence: int) -> None:
         super().__init__(prompt, width=1)
         self._sequence = sequence
         self._steps: list[Step] = []
 
     def open(self) -> None:
-        self.continuation = Continuation(self.prompt.request, self._sequence, self.prompt.processors)
+        self.state = SequenceState(self.prompt.request, self._sequence, self.prompt.processors)
 
     @property
     def reading(self) -> tuple[Sequence[int], Sequence[int]]:
-        return self.slots, (self.continuation.last_token,)
+        return self.slots, (self.state.last_token,)
 
     def take(self, step: Step) -> None:
-        """The next step."""
+        """Append the next step, and stream it where the client streams."""
         self._steps.append(step)
         if self.prompt.job.streams and self._sequence == 0:
             self.prompt.job.put(Steps((step,)))
@@ -127,8 +127,8 @@ class Sample(Decoding):
 
 
 def advance_samples(samples: Sequence[Sample], logits: np.ndarray) -> Iterator[tuple[Sample, Exception | bool]]:
-    """Hand a step to each of some samples, from logits (samples, vocab), which may be changed; whether it has ended."""
-    for sample, step in zip(samples, advance([one.continuation for one in samples], logits), strict=True):
+    """Advance samples by a token, from logits (samples, vocab), which it may overwrite; yields whether each ended."""
+    for sample, step in zip(samples, advance([one.state for one in samples], logits), strict=True):
         if isinstance(step, Exception):
             yield sample, step
         else:
@@ -139,13 +139,13 @@ def advance_samples(samples: Sequence[Sample], logits: np.ndarray) -> Iterator[t
 class Beams(Decoding):
     """A beam search.
 
-    A beam goes on in the slot of the one that it continues. Only where several continue the same one, all but one of
-    them take slots whose beams nobody continues, and only what these do not hold yet is copied.
+    A beam stays in the slot of the beam that it continues. Where several continue the same one, all but one of them
+    take the slots of beams that none continues; only tokens that such a slot lacks are copied.
     """
 
     search: BeamSearch
 
-    def __init__(self, prompt: Prompt) -> None:
+    def __init__(self, prompt: SharedPrompt) -> None:
         super().__init__(prompt, width=prompt.request.config.num_beams)
         self.is_open = self.begun = False
 
@@ -160,11 +160,11 @@ class Beams(Decoding):
 
     @property
     def rows(self) -> Sequence[int]:
-        """The slots whose logits tell how each beam goes on; before the first step, all beams are one."""
+        """The slot whose logits each beam continues from; before the first step, all beams share one."""
         return self.slots if self.begun else self.slots[:1] * self.width
 
     def place(self, came_from: np.ndarray) -> tuple[list[int], list[int]]:
-        """Give each beam, that goes on from one of those before, a slot: those to copy, and where to."""
+        """Give each beam a slot, as it continues `came_from`, (beams,); returns the slots to copy, and where to."""
         parents = [self.rows[beam] for beam in came_from]
         self.begun = True
         unused = [slot for slot in self.slots if slot not in parents]
@@ -185,8 +185,8 @@ class Beams(Decoding):
 
 
 def decodings_of(job: Job) -> list[Decoding]:
-    """What decodes a request; all but the first follow it: they wait until it has read the prompt."""
-    prompt = Prompt(job)
+    """The decodings of a request; all but the first are followers: they wait for its prefill."""
+    prompt = SharedPrompt(job)
     if job.request.config.num_beams > 1:
         return [Beams(prompt)]
     first, *prompt.followers = (Sample(prompt, number) for number in range(job.request.config.num_return_sequences))

@@ -4,9 +4,9 @@
        ^                                              │
        └────── paused after its turn, cache kept ─────┘   where a request waits that has used less
 
-A round reads sources and prompts, one chunk in all, then one token of every sequence whose prompt was read: that is
-how long a stream waits for newcomers. An answer does not depend on what was asked before, or beside it, to its last
-bit: rows do not touch each other, and a paused cache comes back as it was.
+A round prefills at most one chunk of sources and prompts, then decodes one token of every sequence whose prompt is
+read: the chunk bounds how long a stream waits for new requests. Answers are bit for bit independent of earlier and
+concurrent requests: rows do not touch each other, and a paused cache is restored exactly.
 """
 
 import time
@@ -18,35 +18,35 @@ import numpy as np
 
 from pipelines.errors import InputTooLongError, InvalidInputError
 from pipelines.generation.decoding.beam_search import advance_all
-from pipelines.generation.decoding.continuation import prompt_logprobs
-from pipelines.generation.decoding.request import Request
+from pipelines.generation.decoding.request import DecodeRequest
+from pipelines.generation.decoding.sequence_state import prompt_logprobs
 from pipelines.generation.engine import PROMPT_TOKEN, DecodeEngine, Job, Line
 from pipelines.generation.slots.config import SlotsConfig
-from pipelines.generation.slots.decodings import Beams, Decoding, Prompt, Sample, advance_samples, decodings_of
+from pipelines.generation.slots.decodings import Beams, Decoding, Sample, SharedPrompt, advance_samples, decodings_of
 from pipelines.generation.slots.slot_model import SlotModel
 from pipelines.generation.slots.slot_table import SlotTable
 
-FIRST_POSITION = np.zeros(1, np.int64)  # of a step of one token, the logits of that token are wanted
-SWAP_TOKENS = 16  # cached tokens whose copy counts as one token of a round's budget
+FIRST_POSITION = np.zeros(1, np.int64)  # `logits_at` of a decoding step, which reads one token per row
+SWAP_TOKENS = 16  # copying so many cached tokens counts as one token of a round's budget
 
 
 class SlotEngine(DecodeEngine[Decoding]):
-    """`prefill_chunk_tokens` bounds the tokens of prompts read in a round; `turns` says when a sequence is paused.
+    """`prefill_chunk_tokens` bounds the prompt tokens of a round; `turns` says when a sequence is paused.
 
-    A beam search waits until it has a slot for each beam, and is not overtaken by requests that have used as much.
+    A beam search waits for a slot for each beam; requests that have used as much do not overtake it.
     """
 
     def __init__(self, model: SlotModel, prefill_chunk_tokens: int, turns: SlotsConfig | None = None) -> None:
         super().__init__()
         turns = turns or SlotsConfig()
         self._model, self._chunk_tokens = model, prefill_chunk_tokens
-        self._turn_tokens = turns.turn_tokens
+        self._turn_tokens, self._prefix_cache = turns.turn_tokens, turns.prefix_cache
         self._max_paused = model.slots if turns.max_paused is None else turns.max_paused
         self._table = SlotTable(model.slots, model.max_tokens)
         self._prefilling: deque[Decoding] = deque()
         self._decoding: list[Decoding] = []
-        self._opening: dict[int, tuple[int, ...]] = {}  # slots that were taken in this round, and their sources
-        self._budget = 0  # how many tokens of sources and prompts may still be read in this round
+        self._opening: dict[int, tuple[int, ...]] = {}  # slots taken in this round, with their sources
+        self._budget = 0  # source and prompt tokens that this round may still read
 
     @property
     def slots(self) -> int:
@@ -56,7 +56,7 @@ class SlotEngine(DecodeEngine[Decoding]):
     def free_slots(self) -> int:
         return self._table.free
 
-    def check(self, request: Request) -> None:
+    def check(self, request: DecodeRequest) -> None:
         if request.max_length > self._model.max_tokens:
             raise InputTooLongError(
                 f"prompt and answer have up to {request.max_length} tokens; allowed: {self._model.max_tokens}"
@@ -92,7 +92,7 @@ class SlotEngine(DecodeEngine[Decoding]):
             self._end(decoding, error)
 
     def _admit(self) -> bool:
-        """Give slots to those whose turn it is; False, and the thread ends, where nobody is there."""
+        """Give free slots to waiting decodings in their order; False where nothing is left, and the thread ends."""
         while True:
             with self._lock:
                 left = self._waiting.take(lambda one: one.prompt.cancelled())
@@ -117,9 +117,9 @@ class SlotEngine(DecodeEngine[Decoding]):
                 self._end(admitted, error)
 
     def _next(self) -> list[Decoding]:
-        """Those of which one may be admitted, next turn first: of each share what is paused, and the first that is not.
+        """The decodings that may be admitted next, in their order: of each share the paused ones and the first new one.
 
-        What is paused of a share came before what is not.
+        The paused ones of a share came before its new ones.
         """
         found: list[Decoding] = []
         for line in self._waiting.ordered():
@@ -130,9 +130,9 @@ class SlotEngine(DecodeEngine[Decoding]):
         return found
 
     def _make_room(self, waiting: Sequence[Decoding]) -> Decoding | None:
-        """Pause sequences that had their turn, for the first that waits and has used less; None where none may be.
+        """Pause sequences whose turn is over for the first decoding that has used less; None where that is not allowed.
 
-        One that was paused itself comes back where it lags by a whole turn: else two would take each other's slots.
+        A paused decoding resumes only where it lags by a whole turn: else two would keep swapping their slots.
         """
         newcomer = next((one for one in waiting if not one.parked), None)
         paused = next((one for one in waiting if one.parked), None)
@@ -155,7 +155,7 @@ class SlotEngine(DecodeEngine[Decoding]):
         return None
 
     def _pause(self, decoding: Decoding) -> None:
-        """Copy a sequence's cache out of its slots, and let it wait for its next turn."""
+        """Copy a sequence's cache out of its slots, and queue it for its next turn."""
         try:
             parked = [
                 (self._model.save(slot, int(self._table.lengths[slot])), self._table.save(slot))
@@ -173,7 +173,7 @@ class SlotEngine(DecodeEngine[Decoding]):
             self._waiting.put(decoding)
 
     def _resume(self, decoding: Decoding) -> None:
-        """Give a paused sequence slots again, with the cache that it had."""
+        """Give a paused sequence slots, and restore its cache in them."""
         untouched = np.zeros(self.slots, np.int64)
         for saved, held in decoding.parked:
             slot = self._table.take(untouched)
@@ -185,16 +185,19 @@ class SlotEngine(DecodeEngine[Decoding]):
         self._decoding.append(decoding)
 
     def _open(self, decoding: Decoding) -> None:
-        """Give it slots; the first one holds what any slot holds of the prompt, and the rest is read from there."""
+        """Give a decoding its slots; the longest prefix of the prompt in any slot is reused, the rest is to prefill."""
         prompt, table, request = decoding.prompt, self._table, decoding.prompt.request
+        # Followers reuse the prefill of their own request, with and without the prefix cache.
         shared = table.shared(request.source, request.prompt)
+        if not self._prefix_cache and prompt.logits is None:
+            shared[:] = 0
         for _ in range(decoding.width):
             decoding.slots.append(table.take(shared))
         decoding.open()
         prompt.start()
         slot = decoding.slots[0]
-        # The logits after the last token are needed, so it is read in any case; for logprobs of the prompt, all of them
-        # are. GEMV and GEMM kernels round differently, so the last token is read in a chunk with the one before it.
+        # The logits after the last prompt token are needed, so that token is always read; logprobs of the prompt need
+        # all tokens. GEMV and GEMM kernels round differently, so the last token is read together with the one before.
         most = max(0, len(request.prompt) - 2)
         if prompt.logits is None:
             shared = np.minimum(shared, 0 if request.prompt_logprobs else most)
@@ -213,13 +216,13 @@ class SlotEngine(DecodeEngine[Decoding]):
         if missing == 0:
             assert prompt.logits is not None
             self._begin(decoding, prompt.logits.copy())
-        elif missing == 1:  # all of the prompt: it is read with the others' next ones
+        elif missing == 1:  # a prompt of one token: the next step reads it
             self._decoding.append(decoding)
         else:
             self._prefilling.append(decoding)
 
     def _read_sources(self) -> None:
-        """Open the slots of those who came, all at once."""
+        """Encode the sources of new sequences into their slots, all in one call."""
         opening, self._opening = self._opening, {}
         if opening:
             with self._in_model():
@@ -231,7 +234,7 @@ class SlotEngine(DecodeEngine[Decoding]):
         return next(one for one in (*self._decoding, *self._prefilling) if slot in one.slots)
 
     def _close_up(self) -> None:
-        """Let who is left move together, as a step reads all rows between them."""
+        """Move sequences from the last slots into free ones before them: a step reads all rows in between."""
         while (hole := self._table.hole()) is not None:
             last, free = hole
             owner = self._owner(last)
@@ -244,45 +247,43 @@ class SlotEngine(DecodeEngine[Decoding]):
             owner.slots[owner.slots.index(last)] = free
 
     def _prefill(self) -> None:
-        """Read prompts, a chunk altogether. They take turns, so that a short one does not wait for a long one's end."""
+        """Prefill prompts, one chunk in all. Prompts take turns, so that a short one need not wait for a long one."""
         while self._prefilling:
             decoding = self._prefilling[0]
             missing = len(decoding.prompt.request.prompt) - int(self._table.lengths[decoding.slots[0]])
             tokens = min(missing, self._chunk_tokens)
-            if missing - tokens == 1 and tokens > 1:  # the last one would be read alone
+            if missing - tokens == 1 and tokens > 1:  # leave two tokens for the last chunk
                 tokens -= 1
             if self._budget < tokens:
                 return
-            self._prefilling.popleft()
-            self._read_chunk(decoding, tokens)
+            self._prefilling.rotate(-1)
             self._budget -= tokens
+            try:
+                self._read_chunk(decoding, tokens)
+            except Exception as error:
+                self._end(decoding, error)
 
     def _read_chunk(self, decoding: Decoding, tokens: int) -> None:
-        """Read the next `tokens` tokens of a prompt."""
+        """Prefill the next `tokens` tokens of a prompt."""
         prompt, request, slot = decoding.prompt, decoding.prompt.request, decoding.slots[0]
         start = int(self._table.lengths[slot])
         ids = np.asarray([request.prompt[start : start + tokens]], np.int64)
-        likely = request.prompt_logprobs and prompt.logits is None  # else they are known: it is read once more
+        likely = request.prompt_logprobs and prompt.logits is None  # a second read of a prompt has its logprobs already
         logits_at = np.arange(tokens) if likely else np.asarray([tokens - 1])
         began = time.perf_counter()
-        try:
-            with self._in_model():
-                logits = self._model.read(slot, ids, self._table.lengths[slot : slot + 1], logits_at)[0]
-            if likely:
-                prompt.logprobs += prompt_logprobs(request, start, logits)
-        except Exception as error:
-            self._end(decoding, error)
-            return
+        with self._in_model():
+            logits = self._model.read(slot, ids, self._table.lengths[slot : slot + 1], logits_at)[0]
+        if likely:
+            prompt.logprobs += prompt_logprobs(request, start, logits)
         self._learn("prompt_token_s", time.perf_counter() - began, tokens)
         self._did(decoding.share, PROMPT_TOKEN * tokens)
         self._table.append(slot, ids[0])
-        if start + tokens < len(request.prompt):
-            self._prefilling.append(decoding)
-        else:
+        if start + tokens == len(request.prompt):
+            self._prefilling.remove(decoding)
             self._begin(decoding, logits[-1:])
 
     def _begin(self, decoding: Decoding, logits: np.ndarray) -> None:
-        """The prompt was read, with these logits, (1, vocab), after its last token."""
+        """Begin to decode from the logits, (1, vocab), after the last prompt token."""
         self._decoding.append(decoding)
         self._release(decoding.prompt, logits)
         if isinstance(decoding, Beams):
@@ -290,8 +291,8 @@ class SlotEngine(DecodeEngine[Decoding]):
         elif isinstance(decoding, Sample):
             self._advance_samples([decoding], logits)
 
-    def _release(self, prompt: Prompt, logits: np.ndarray) -> None:
-        """Those that waited for a prompt to be read are next."""
+    def _release(self, prompt: SharedPrompt, logits: np.ndarray) -> None:
+        """Queue the samples that waited for this prefill."""
         if prompt.followers:
             prompt.logits = logits.copy()
             with self._lock:
@@ -299,14 +300,14 @@ class SlotEngine(DecodeEngine[Decoding]):
             prompt.followers = []
 
     def _step(self) -> None:
-        """A token of every sequence that is being decoded. What fails fails for these only."""
+        """Decode one token of every running sequence. An error of the model ends these sequences only."""
         if not self._decoding:
             return
         readings = [decoding.reading for decoding in self._decoding]
         slots = [slot for some, _ in readings for slot in some]
         tokens = [token for _, some in readings for token in some]
         first, end = min(slots), max(slots) + 1
-        # The other slots between them read a token too, and it goes where the next one of theirs will be.
+        # Slots in between read a token too, written where their next token overwrites it.
         ids = np.zeros((end - first, 1), np.int64)
         ids[np.asarray(slots) - first, 0] = tokens
         began = time.perf_counter()
@@ -333,7 +334,7 @@ class SlotEngine(DecodeEngine[Decoding]):
         self._learn("new_token_s", time.perf_counter() - began, len(slots))
 
     def _advance_samples(self, samples: Sequence[Sample], logits: np.ndarray) -> None:
-        """Choose the next tokens from logits, (samples, vocab), and hand them over."""
+        """Choose the next tokens from logits, (samples, vocab) float32, and end the samples that are complete."""
         for sample, outcome in advance_samples(samples, logits):
             if isinstance(outcome, Exception):
                 self._end(sample, outcome)
@@ -341,7 +342,7 @@ class SlotEngine(DecodeEngine[Decoding]):
                 self._end(sample)
 
     def _advance_beams(self, some: Sequence[Beams], logits: np.ndarray) -> None:
-        """Let searches go on from logits, (beams of all of them, vocab), which may be changed."""
+        """Advance beam searches by a token, from logits, (all beams, vocab) float32, which it may overwrite."""
         for beams, outcome in zip(some, advance_all([one.search for one in some], logits), strict=True):
             if isinstance(outcome, Exception):
                 self._end(beams, outcome)
@@ -358,10 +359,10 @@ class SlotEngine(DecodeEngine[Decoding]):
                 self._end(beams, error)
 
     def _copy(self, sources: Sequence[int], targets: Sequence[int], tokens: int) -> None:
-        """Let slots hold the first tokens of others; what they hold of these already stays where it is."""
+        """Copy the first `tokens` tokens of some slots to others, without those that the targets hold already."""
         pairs = zip(sources, targets, strict=True)
         start = min(self._table.alike(source, target, tokens) for source, target in pairs)
-        if start < tokens or tokens == 0:  # without tokens, there may still be a source
+        if start < tokens or tokens == 0:  # without tokens, a source may still have to be copied
             with self._in_model():
                 self._model.copy(sources, targets, tokens, start)
         self._table.copy(sources, targets, tokens)

@@ -1,4 +1,4 @@
-"""Zeros that take memory page by page, when they are written first."""
+"""Arrays of zeros whose memory is resident page by page, from the first write on."""
 
 import mmap
 
@@ -9,9 +9,9 @@ def lazy_zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """As `np.zeros`, in small pages.
 
     numpy asks the kernel for pages of 2 MB. The first token of a slot writes one row of each layer and head, a megabyte
-    apart: in pages of that size the whole slot is resident from then on, a gigabyte for eight slots of 4,096 tokens.
-    And what the allocator has at hand it clears itself, used or not. The price of small pages is about 5% of a step's
-    time (SmolLM2-135M in int8, four slots of 512 and of 1,536 tokens, two cores).
+    apart: with such pages it makes the whole slot resident, a gigabyte for eight slots of 4,096 tokens. Memory that the
+    allocator reuses is cleared, and so resident, at once. Small pages cost about 5% of a step's time (SmolLM2-135M in
+    int8, four slots of 512 and of 1,536 tokens, two cores).
     """
     n_bytes = int(np.prod(shape)) * dtype.itemsize
     memory = mmap.mmap(-1, max(1, n_bytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -1,8 +1,8 @@
-"""Seq2SeqSlots: the slot graphs of an encoder-decoder (export.graphs.seq2seq_slot_graph) over buffers that stay.
+"""Seq2SeqSlots: the slot graphs of an encoder-decoder (export.graphs.seq2seq_slot_graph) over preallocated buffers.
 
-A slot has a past of up to `max_tokens`, as a decoder-only model's has, and the keys and values of one source, which
-`open` computes. A step reads a token of neighbouring slots, each at its own length and with its own source: it costs
-what these lengths cost, whatever the buffers could hold.
+A slot holds up to `max_tokens` decoder tokens, as a decoder-only model's does, and the keys and values of one source,
+which `open` computes. A step reads a token of neighbouring slots, each at its own length and with its own source; its
+cost depends on these lengths, not on the size of the buffers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from pipelines.runtime.session import InferenceSession, SessionConfig
 
 
 class Seq2SeqSessions:
-    """Both graphs; raises ArtifactError where they are others than export.graphs.seq2seq_slot_graph describes."""
+    """Encoder and decoder; raises ArtifactError for graphs that export.graphs.seq2seq_slot_graph does not describe."""
 
     def __init__(self, encoder: InferenceSession, decoder: InferenceSession) -> None:
         self.encoder, self.decoder = encoder, decoder
@@ -56,7 +56,7 @@ class Seq2SeqSlots:
         self.slots, self.max_tokens, self.vocab = slots, max_tokens, sessions.vocab
         self._sessions = sessions
         parts, heads, width = len(sessions.own), sessions.heads, sessions.width
-        # Zeros of numpy's take memory when they are written first: what no text was long enough for costs nothing.
+        # Memory is resident from the first write on: lengths that no text reaches cost nothing.
         self._own = lazy_zeros((parts, slots, heads, max_tokens, width), np.dtype(np.float32))
         self._cross = lazy_zeros((parts, slots, heads, max_source_tokens, width), np.dtype(np.float32))
         self._ends = np.zeros((parts, slots, 1, heads * width), np.float32)
@@ -66,7 +66,7 @@ class Seq2SeqSlots:
         self._bound: dict[tuple[int, int], _Bound] = {}
 
     def open(self, sources: Mapping[int, Sequence[int]]) -> Mapping[int, Exception]:
-        """As SlotModel.open; sources of similar lengths together, as a batch costs its longest times its rows."""
+        """As SlotModel.open. Sources of similar lengths form a batch, which costs its longest row times its rows."""
         longest = self._cross.shape[3]
         failed: dict[int, Exception] = {
             slot: InputTooLongError(f"has {len(source)} tokens; allowed: at most {longest}", ("inputs",))
@@ -83,8 +83,7 @@ class Seq2SeqSlots:
     def read(self, first: int, ids: np.ndarray, lengths: np.ndarray, logits_at: np.ndarray) -> np.ndarray:
         """Read `ids`, (rows, tokens) int64, into the slots from `first` on, which hold `lengths`, (rows,) int64.
 
-        The logits of the tokens `logits_at`, (n,) int64, of each row: (rows, n, vocab) float32, the caller's own.
-        What a slot held after its length is overwritten, or never read again.
+        As SlotModel.read: the logits of the tokens `logits_at`, (n,) int64, of each row: (rows, n, vocab) float32.
         """
         rows, tokens = ids.shape
         bound = self._binding(first, rows)
@@ -93,7 +92,7 @@ class Seq2SeqSlots:
         logits = np.empty((tokens, rows, self._sessions.vocab), np.float32)
         for token in range(tokens):
             bound.ids[:, 0] = ids[:, token]
-            # A full slot that is nobody's reads a token too: it must not write beyond its end.
+            # A full slot in between reads a token too: it must not write beyond its end.
             np.minimum(lengths + token, self.max_tokens - 1, out=bound.seqlens_k, casting="same_kind")
             bound.total[...] = bound.seqlens_k.max() + 1
             bound.binding.bind_output("logits", "cpu", 0, np.float32, logits.shape[1:], logits[token].ctypes.data)
@@ -102,10 +101,7 @@ class Seq2SeqSlots:
         return wanted.swapaxes(0, 1)
 
     def copy(self, sources: Sequence[int], targets: Sequence[int], tokens: int, start: int = 0) -> None:
-        """Let each slot `targets[i]` hold the tokens from `start` up to `tokens` that `sources[i]` holds, all at once.
-
-        With `start` 0 the source comes too, where it is not there already.
-        """
+        """As SlotModel.copy; a source that the target holds already is not copied."""
         origins, goals = np.asarray(sources, np.int64), np.asarray(targets, np.int64)
         self._own[:, goals, :, start:tokens] = self._own[:, origins, :, start:tokens]
         other = self._sources[origins] != self._sources[goals]
@@ -136,13 +132,13 @@ class Seq2SeqSlots:
         self._source_lengths[slot], self._sources[slot] = saved.source_length, saved.source
 
     def _encode(self, batch: Sequence[tuple[int, Sequence[int]]]) -> dict[int, Exception]:
-        """Give some slots a source each; the slots for which that failed, and why."""
+        """Encode one source into each slot of a batch; returns the errors of slots that failed."""
         try:
             encoded = self._sessions.encode([source for _, source in batch])  # (parts, rows, heads, tokens, head_dim)
         except Exception as error:
             if len(batch) == 1:
                 return {batch[0][0]: error}
-            # Whose fault it is shows one by one.
+            # Encode one by one, to find the source that fails.
             return {slot: failure for one in batch for slot, failure in self._encode([one]).items()}
         for row, (slot, source) in enumerate(batch):
             tokens = len(source)
@@ -154,7 +150,7 @@ class Seq2SeqSlots:
         return {}
 
     def _binding(self, first: int, rows: int) -> "_Bound":
-        """Everything but the logits of some slots, bound once: past and present are the same memory."""
+        """The binding of neighbouring slots without logits, made once: past and present are the same memory."""
         if (first, rows) not in self._bound:
             binding = self._sessions.decoder.binding()
             bound = _Bound(
@@ -181,14 +177,14 @@ class Seq2SeqSlots:
         return self._bound[first, rows]
 
 
-_PADDED = 0.25  # of a batch's tokens may be padding as well,
-_RUN_TOKENS = 16  # or as many as cost what another run does
-_BATCH_TOKENS = 1024  # more in a batch gain nothing
+_PADDED = 0.25  # padding that a batch may have, relative to its real tokens,
+_RUN_TOKENS = 16  # or in tokens: a run of its own costs as much
+_BATCH_TOKENS = 1024  # larger batches save nothing
 _FED = ("input_ids", "seqlens_k", "total_sequence_length", "source_seqlens_k", "source_total_sequence_length")
 
 
 def _worth_a_batch(lengths: Sequence[int]) -> int:
-    """How many of some sources, shortest first, are encoded faster together than in several runs."""
+    """How many sources of these lengths, ascending, one batch encodes faster than several runs."""
     total = 0
     for count, length in enumerate(lengths):
         total += length
@@ -200,7 +196,7 @@ def _worth_a_batch(lengths: Sequence[int]) -> int:
 
 @dataclass(frozen=True)
 class _Bound:
-    """A binding, and the small inputs that are written anew before each run."""
+    """A binding, and its small inputs, which each run overwrites."""
 
     binding: "onnxruntime.IOBinding"
     ids: np.ndarray
@@ -217,7 +213,7 @@ class _Bound:
 
 @dataclass(frozen=True)
 class _Saved:
-    """A slot's content: `own` and `cross` (parts, heads, tokens, head_dim), `ends` (parts, 1, heads x head_dim)."""
+    """A slot's content: `own`, `cross` (parts, heads, tokens, head_dim); `ends` (parts, 1, heads x head_dim)."""
 
     own: np.ndarray
     cross: np.ndarray

@@ -1,11 +1,11 @@
-"""SlotTable: which slots are taken, and which tokens every slot holds, taken or not.
+"""SlotTable: which KV cache slots are taken, and which tokens each slot holds (prefix caching).
 
-A slot that was given back keeps what it holds until somebody else takes it. So a prompt that begins like one that was
-there before, or like one that is being answered, need not be read from its beginning.
+A slot that was given back keeps its content until another sequence takes it: a prompt that shares a prefix with an
+earlier or a running sequence skips the prefill of that prefix.
 
-But only what was read as a prompt is of use to another one. A token that is read alone, as those of answers are, goes
-through other kernels than several of a sequence at once, and its keys and values differ in their last bits: eight-bit
-weights make another answer of that, and what a prompt is answered would depend on what was asked before.
+Only tokens that were read in prefill chunks are reused. GEMV and GEMM kernels round differently: the keys and values of
+a token that was read alone, as those of answers are, differ in their last bits. With int8 weights that can change the
+argmax, and an answer would depend on earlier requests.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Held:
-    """What a slot holds: its tokens, (tokens,) int64, how many of them were read in chunks, and its source."""
+    """The content of a slot: its tokens, (tokens,) int64, how many were read in prefill chunks, and its source."""
 
     ids: np.ndarray
     chunked: int
@@ -24,15 +24,15 @@ class Held:
 
 
 class SlotTable:
-    """What slots hold, as far as a decoder can be asked to go on from it."""
+    """The slots and their contents, as far as a later sequence can reuse them."""
 
     def __init__(self, slots: int, max_tokens: int) -> None:
         self.lengths = np.zeros(slots, np.int64)  # tokens that each slot holds
-        self._chunked = np.zeros(slots, np.int64)  # how many of them, the first ones, were read in chunks of a prompt
-        self._ids = np.zeros((slots, max_tokens), np.int64)  # which ones
-        self._sources: list[tuple[int, ...] | None] = [None] * slots  # what an encoder read; None: nothing of use
+        self._chunked = np.zeros(slots, np.int64)  # how many of them, from the first on, were read in prefill chunks
+        self._ids = np.zeros((slots, max_tokens), np.int64)  # their ids
+        self._sources: list[tuple[int, ...] | None] = [None] * slots  # the encoder's input; None: nothing to reuse
         self._taken: set[int] = set()
-        self._used = np.zeros(slots, np.int64)  # when each was given back, in slots given back
+        self._used = np.zeros(slots, np.int64)  # when each was given back: the count of returns then
         self._given_back = 0
 
     @property
@@ -40,7 +40,7 @@ class SlotTable:
         return len(self.lengths) - len(self._taken)
 
     def shared(self, source: tuple[int, ...], ids: Sequence[int]) -> np.ndarray:
-        """How many tokens each slot holds, from its first on, that a prompt of `ids` begins with: (slots,) int64."""
+        """The length of the prefix of the prompt `ids` that each slot holds, in tokens: (slots,) int64."""
         wanted = np.asarray(ids, np.int64)
         differs = self._ids[:, : len(wanted)] != wanted
         differs |= np.arange(len(wanted)) >= self.lengths[:, None]
@@ -49,14 +49,14 @@ class SlotTable:
         return counts
 
     def source(self, slot: int) -> tuple[int, ...] | None:
-        """What an encoder read into a slot; None where a sequence must be opened in it first."""
+        """The source in a slot; None where `open` must come first."""
         return self._sources[slot]
 
     def take(self, shared: np.ndarray) -> int:
-        """Take a free slot for a sequence of which each slot holds `shared` tokens.
+        """Take a free slot for a sequence of which each slot holds a prefix of `shared` tokens, (slots,).
 
-        A step reads the rows from the first taken slot to the last: one that lies between costs nothing. Then one
-        whose tokens are mostly of use, where they lie; then the one that has been of no use for longest.
+        A step reads the rows from the first taken slot to the last: a slot between them costs nothing and is preferred.
+        Next come slots of which the sequence reuses more than half, then the least recently used.
         """
         low, high = (min(self._taken), max(self._taken)) if self._taken else (0, len(self.lengths))
 
@@ -69,7 +69,7 @@ class SlotTable:
         return chosen
 
     def hole(self) -> tuple[int, int] | None:
-        """The last taken slot and a free one before it, where half of the rows that a step reads are nobody's."""
+        """The last taken slot and a free one before it, where at least half of the rows that a step reads are free."""
         if not self._taken:
             return None
         first, last = min(self._taken), max(self._taken)
@@ -78,7 +78,7 @@ class SlotTable:
         return last, min(set(range(first, last)) - self._taken)
 
     def move(self, source: int, target: int) -> None:
-        """Whoever has one slot has another instead."""
+        """Exchange a taken slot for a free one."""
         self._taken.add(target)
         self.give_back(source)
 
@@ -88,54 +88,54 @@ class SlotTable:
         self._used[slot] = self._given_back
 
     def save(self, slot: int) -> "Held":
-        """What a slot holds, to be restored in any."""
+        """The content of a slot, to be restored in any slot."""
         length = int(self.lengths[slot])
         return Held(self._ids[slot, :length].copy(), int(self._chunked[slot]), self._sources[slot])
 
     def restore(self, slot: int, held: "Held") -> None:
-        """A slot holds what another one held when it was saved."""
+        """Set the content of a slot to a saved one."""
         length = len(held.ids)
         self._ids[slot, :length] = held.ids
         self.lengths[slot], self._chunked[slot], self._sources[slot] = length, held.chunked, held.source
 
     def open(self, slot: int, source: tuple[int, ...]) -> None:
-        """A slot holds a source, and no tokens."""
+        """Set the source of a slot, which holds no tokens then."""
         self._sources[slot] = source
         self.cut(slot, 0)
 
     def forget(self, slot: int) -> None:
-        """What a slot holds is of no use."""
+        """Clear a slot: no sequence may reuse its content."""
         self._sources[slot] = None
         self.cut(slot, 0)
 
     def cut(self, slot: int, length: int) -> None:
-        """A slot holds its first `length` tokens only."""
+        """Keep the first `length` tokens of a slot only."""
         self.lengths[slot] = length
         self._chunked[slot] = min(length, self._chunked[slot])
 
     def append(self, slot: int, ids: np.ndarray) -> None:
-        """A slot holds more tokens of a prompt, (n,) int64."""
+        """Append tokens of a prefill chunk, (n,) int64."""
         start = self.lengths[slot]
         self._ids[slot, start : start + len(ids)] = ids
         self.lengths[slot] = self._chunked[slot] = start + len(ids)
 
     def append_each(self, slots: Sequence[int], ids: Sequence[int]) -> None:
-        """Each of `slots` holds one more token."""
+        """Append one decoded token to each of `slots`."""
         self._ids[slots, self.lengths[slots]] = ids
         self.lengths[slots] += 1
 
     def alike(self, source: int, target: int, tokens: int) -> int:
-        """How many of the first `tokens` tokens of one slot another holds just as well; 0 for another source."""
+        """The length of the prefix that two slots share bit for bit, at most `tokens`; 0 for different sources."""
         if self._sources[source] != self._sources[target]:
             return 0
         bound = min(tokens, int(self.lengths[target]))
-        if self._chunked[source] != self._chunked[target]:  # from there on, one has read alone what the other has not
+        if self._chunked[source] != self._chunked[target]:  # after it, only one of them has read tokens alone
             bound = min(bound, int(self._chunked[[source, target]].min()))
         differs = self._ids[source, :bound] != self._ids[target, :bound]
         return int(differs.argmax()) if differs.any() else bound
 
     def copy(self, sources: Sequence[int], targets: Sequence[int], tokens: int) -> None:
-        """Each of `targets` holds the first `tokens` tokens of one of `sources`, and no more."""
+        """Set the content of each of `targets` to the first `tokens` tokens of one of `sources`."""
         self._ids[targets, :tokens] = self._ids[sources, :tokens]
         self._chunked[targets] = np.minimum(self._chunked[sources], tokens)
         held = [self._sources[source] for source in sources]

@@ -1,4 +1,4 @@
-"""PromptTemplate: an instruction around a text, whose special tokens are the template's alone."""
+"""PromptTemplate: an instruction around a text; only the template may contain special tokens."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ _SAMPLE = {"text": "A short text. 짧은 글.", "src_lang": "English", "tgt_lang
 
 @dataclass(frozen=True)
 class _Segment:
-    """A stretch of the template between special tokens, or one of those: then `special` is its id."""
+    """Text of the template between special tokens, or one special token: then `special` is its id."""
 
     template: str
     special: int | None = None
@@ -22,9 +22,9 @@ class _Segment:
 class PromptTemplate:
     """Fills `{text}`, `{src_lang}` and `{tgt_lang}` and encodes the result.
 
-    Special tokens of the template (`<|im_end|>`) become themselves. The same characters in what is filled in stay
-    characters: a text cannot end its message and begin another one. Raises ArtifactError for a template without
-    `{text}`, or a tokenizer that does not allow this.
+    Special tokens of the template (`<|im_end|>`) are encoded as such. The same characters in a filled-in value are
+    encoded as plain text: an input cannot end its message and begin another one. Raises ArtifactError for a template
+    without `{text}`, and for a tokenizer that cannot do this.
     """
 
     def __init__(self, template: str, tokenizer: Tokenizer) -> None:
@@ -41,9 +41,9 @@ class PromptTemplate:
                 raise ArtifactError(f"the tokenizer cannot keep {tokenizer.token(special)!r} out of texts")
 
     def encode(self, values: Mapping[str, str], max_tokens: int | None = None) -> list[int]:
-        """The prompt's ids; where it would be longer than `max_tokens`, the end of the text is left out.
+        """The prompt's ids; a text that makes it longer than `max_tokens` is cut at its end.
 
-        May still be longer than that where the instruction alone is.
+        An instruction that is longer by itself is not cut.
         """
         ids = self._encode(values)
         while max_tokens is not None and len(ids) > max_tokens and values["text"]:
@@ -78,5 +78,5 @@ def _segments(template: str, tokenizer: Tokenizer) -> Iterator[_Segment]:
 
 
 def _filled(template: str, values: Mapping[str, str]) -> str:
-    """One pass: a field's name inside of a value stays as it is."""
+    """The template with its fields filled in one pass: a field's name inside a value stays as it is."""
     return _FIELD.sub(lambda field: values[field[1]], template)

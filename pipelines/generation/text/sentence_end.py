@@ -1,9 +1,9 @@
-"""SentenceEnd: where a sentence has ended, seen from the token that comes after it."""
+"""SentenceEnd: a stop criterion that ends an answer after a whole sentence."""
 
 import re
 from collections.abc import Callable, Sequence
 
-_TAIL_TOKENS = 32  # enough for the last word before the end, in any script
+_TAIL_TOKENS = 32  # hold the last word before the end, in any script
 _ENDED = re.compile(r"(\S+?)[.!?。！？…]+[\"'”’)\]]*$")
 _ABBREVIATIONS = frozenset(
     (
@@ -30,10 +30,10 @@ _ABBREVIATIONS = frozenset(
 
 
 class SentenceEnd:
-    """True for the first token of another sentence, or of another line, after at least `least` tokens.
+    """True for the first token of a new sentence or line, once there are more than `least` tokens, prompt included.
 
-    A `StopCriterion` that is asked after every token: what was before its last token is whole sentences. Dots of
-    numbers, initials and common English abbreviations end none, and what goes on in small letters is not another one.
+    The tokens before it are whole sentences. Dots of numbers, initials and common English abbreviations end no
+    sentence; a word in lower case begins none.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str], prompt_tokens: int, least: int) -> None:

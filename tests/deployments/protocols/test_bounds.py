@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from msgspec import inspect
 
+from deployments.cluster.platform import NAMES, Platform
 from deployments.protocols.huggingface import read
-from deployments.protocols.routes import modules
+from deployments.protocols.protocol import modules
 from pipelines import schema
 from pipelines.errors import InvalidInputError
 from pipelines.schema import read_json
@@ -47,10 +48,12 @@ def unbounded(info: Any, path: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_number_list_and_text_that_a_client_can_send_has_a_bound(task: str) -> None:
-    bodies = [one for module in modules() for one in module.operations(TASKS[task]) if one.body is not None]
+    platforms = [None, *(Platform.of(name, {}) for name in NAMES)]
+    served = [module.operations(TASKS[task], platform) for module in modules() for platform in platforms]
+    bodies = {one.path: one for operations in served for one in operations if one.body is not None}
     assert len(bodies) >= 4  # Hugging Face, SageMaker, Vertex AI, Open Inference
 
-    for operation in bodies:
+    for operation in bodies.values():
         places = set(unbounded(inspect.type_info(operation.body), ""))
         texts = {f"inputs.{name}" for name in TASKS[task].text_fields} | {"inputs.text_pair", "instances.text_pair"}
         texts |= {f"instances.{name}" for name in TASKS[task].text_fields}

@@ -12,10 +12,9 @@ from deployments.http.errors import BodyTooLargeError
 from deployments.protocols.huggingface import read, write
 from deployments.protocols.protocol import TaskRequest
 from pipelines.errors import InputTooLongError, InvalidInputError
-from pipelines.schema import encode
+from pipelines.schema import Parameters, encode
 from pipelines.tasks import TASKS
 from pipelines.tasks.generator import SearchParameters
-from pipelines.tasks.task import Parameters
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),

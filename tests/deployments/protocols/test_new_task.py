@@ -11,9 +11,9 @@ from deployments.openapi import document
 from deployments.protocols.huggingface import read
 from deployments.protocols.open_inference import OpenInference, model_metadata
 from pipelines.errors import InvalidInputError
-from pipelines.schema import Body, Text, encode
+from pipelines.schema import Body, Parameters, Text, encode
 from pipelines.tasks import TASKS
-from pipelines.tasks.task import Example, Head, Parameters, Task
+from pipelines.tasks.task import Example, Head, Task
 
 
 class Claim(Body, frozen=True):

@@ -14,7 +14,7 @@ from export.graphs.seq2seq_slot_graph import obstacle
 from export.parity.samples import TEXTS
 from pipelines.errors import CheckpointError
 from pipelines.generation.decoding.config import GenerationConfig
-from pipelines.generation.decoding.request import Request
+from pipelines.generation.decoding.request import DecodeRequest
 from pipelines.generation.plain.decoder import open_decoder
 from pipelines.generation.plain.engine import PlainEngine
 from pipelines.runtime.artifact import ModelArtifact
@@ -92,7 +92,7 @@ def assert_same_greedy_tokens(artifact: ModelArtifact, source: Path) -> None:
         (expected,) = model.generate(**batch, do_sample=False, max_new_tokens=12).tolist()
         prompt = tuple(batch.input_ids[0].tolist())
         config = GenerationConfig(max_new_tokens=12, eos_token_id=(tokenizer.eos_token_id,))
-        (ours,) = engine.generate(Request(prompt, config.for_prompt(len(prompt), 256))).generations
+        (ours,) = engine.generate(DecodeRequest(prompt, config.for_prompt(len(prompt), 256))).generations
         assert [*prompt, *ours.token_ids] == expected
 
 

@@ -1,6 +1,7 @@
 """PaddedScheduler on real worker threads and numpy: what it cuts, whom it fails, and that it never hangs."""
 
 import asyncio
+import gc
 import random
 import threading
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,7 +20,8 @@ from pipelines.errors import (
     InputTooLongError,
     OverloadedError,
 )
-from pipelines.scheduling.cost_model import CostModel
+from pipelines.generation.slots.config import SlotsConfig
+from pipelines.scheduling.batching import CostModel
 from pipelines.scheduling.padded import BULK_S, PaddedScheduler
 from pipelines.scheduling.scheduler import BatchingConfig, BatchReport, Completed, QueueConfig
 
@@ -495,6 +497,35 @@ def test_drain_fails_whoever_is_left_when_the_time_to_drain_is_over() -> None:
     assert [type(error) for error in run(scenario)] == [OverloadedError, OverloadedError]
 
 
-def test_a_limit_below_one_is_refused_by_name() -> None:
-    with pytest.raises(ConfigurationError, match="max_batch_size is 0; allowed: an integer from 1"):
-        BatchingConfig(max_batch_size=0)
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: BatchingConfig(max_batch_size=0), "max_batch_size is 0; allowed: an integer from 1"),
+        (lambda: BatchingConfig(batch_wait_timeout_s=-1), "batch_wait_timeout_s is -1; allowed: 0 to 10"),
+        (lambda: QueueConfig(max_queue_s=0), "max_queue_s is 0; allowed: above 0 and at most 86400"),
+        (lambda: SlotsConfig(max_paused=-1), "max_paused is -1; allowed: an integer from 0"),
+    ],
+)
+def test_a_limit_out_of_range_is_refused_by_name(build: Callable[[], object], message: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        build()
+
+    assert str(refused.value) == message
+
+
+@pytest.mark.parametrize("drained", [True, False])
+def test_a_scheduler_that_is_gone_leaves_no_thread_behind(drained: bool) -> None:
+    before = set(threading.enumerate())
+
+    async def scenario() -> None:
+        scheduler = PaddedScheduler(Model().forward, BatchingConfig(concurrency=3))
+        assert (await scheduler.submit([Line(2)])).outputs == [2]
+        if drained:
+            await scheduler.drain()
+
+    run(scenario)
+    gc.collect()
+    for thread in set(threading.enumerate()) - before:
+        if thread.name.startswith("forward-"):
+            thread.join(10)
+            assert not thread.is_alive()

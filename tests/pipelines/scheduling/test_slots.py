@@ -142,10 +142,10 @@ def test_a_deadline_ends_a_request_and_frees_its_slot(generator: Any) -> None:
         scheduler = generator.scheduler()
         loop = asyncio.get_running_loop()
         with pytest.raises(DeadlineExceededError):
-            await scheduler.submit(rows(generator, "a", max_new_tokens=240), loop.time() + 0.01)
+            await scheduler.submit(rows(generator, "a", max_new_tokens=240), loop.time() + 0.005)
         with pytest.raises(DeadlineExceededError):
             await scheduler.submit(rows(generator, "a"), loop.time() - 1)
-        stream = scheduler.stream(rows(generator, "a", max_new_tokens=240), loop.time() + 0.02)
+        stream = scheduler.stream(rows(generator, "a", max_new_tokens=240), loop.time() + 0.005)
         with pytest.raises(DeadlineExceededError):
             async for _ in stream:
                 pass

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipelines.errors import ArtifactError
 from pipelines.generation.decoding.config import GenerationConfig
-from pipelines.generation.decoding.request import Answer, Request
+from pipelines.generation.decoding.request import Answer, DecodeRequest
 from pipelines.generation.plain.decoder import open_decoder
 from pipelines.generation.plain.engine import PlainEngine
 from pipelines.generation.slots.engine import SlotEngine
@@ -67,9 +67,9 @@ def ours(engine: PlainEngine | SlotEngine, model: Any, prompt: list[int], settin
     config = replace(defaults, **{name: _tuples(value) for name, value in settings_.items()})
     if model.config.is_encoder_decoder:
         assert config.decoder_start_token_id is not None
-        request = Request((config.decoder_start_token_id,), config.for_prompt(1, WINDOW), source=tuple(prompt))
+        request = DecodeRequest((config.decoder_start_token_id,), config.for_prompt(1, WINDOW), source=tuple(prompt))
     else:
-        request = Request(tuple(prompt), config.for_prompt(len(prompt), WINDOW))
+        request = DecodeRequest(tuple(prompt), config.for_prompt(len(prompt), WINDOW))
     return engine.generate(request)
 
 
@@ -133,7 +133,7 @@ def test_logprobs_are_the_models_own_for_the_prompt_and_for_every_token(
     model = torch_model("llama")
     config = GenerationConfig(max_new_tokens=5, repetition_penalty=2.0, suppress_tokens=tuple(range(100, 200)))
     answer = engine("llama").generate(
-        Request(
+        DecodeRequest(
             tuple(prompt),
             config.for_prompt(len(prompt), WINDOW),
             logprobs=True,
@@ -157,10 +157,10 @@ def test_the_frequency_penalty_is_that_of_text_generation_inference(engine: Call
     config = GenerationConfig(max_new_tokens=1, eos_token_id=(0,)).for_prompt(4, WINDOW)
 
     def chosen(penalty: float) -> int:
-        request = Request(prompt, replace(config, frequency_penalty=penalty, suppress_tokens=OTHERS))
+        request = DecodeRequest(prompt, replace(config, frequency_penalty=penalty, suppress_tokens=OTHERS))
         return engine("gpt2").generate(request).generations[0].token_ids[0]
 
-    request = Request(prompt, config, logprobs=True, top_tokens=437)
+    request = DecodeRequest(prompt, config, logprobs=True, top_tokens=437)
     logprobs = dict(engine("gpt2").generate(request).generations[0].steps[0].top)
     # Half of the prompt is token 5, a quarter token 6: 5 loses its lead over 6 at four times their difference.
     lead = logprobs[5] - logprobs[6]
@@ -182,7 +182,7 @@ def test_decoding_ends_at_the_first_step_after_a_cancellation(
         return len(asked) > 4
 
     config = GenerationConfig(max_new_tokens=50, **changes).for_prompt(1, WINDOW)
-    answer = engine(architecture).generate(Request((5,), config, source=(6, 7)), cancelled)
+    answer = engine(architecture).generate(DecodeRequest((5,), config, source=(6, 7)), cancelled)
     assert len(asked) <= 4 + 3
     assert all(len(generation.steps) <= 4 for generation in answer.generations)
 
@@ -191,13 +191,13 @@ def test_the_same_seed_draws_the_same_tokens_and_its_samples_differ(engine: Call
     config = GenerationConfig(max_new_tokens=12, do_sample=True, num_return_sequences=3).for_prompt(2, WINDOW)
 
     def tokens(seed: int) -> list[list[int]]:
-        answer = engine("qwen2").generate(Request((8, 9), config, seed=seed))
+        answer = engine("qwen2").generate(DecodeRequest((8, 9), config, seed=seed))
         return [generation.token_ids for generation in answer.generations]
 
     assert tokens(1) == tokens(1)
     assert tokens(1) != tokens(2)
     assert len(set(map(tuple, tokens(1)))) == 3
-    streamed = engine("qwen2").stream(Request((8, 9), replace(config, num_return_sequences=1), seed=1))
+    streamed = engine("qwen2").stream(DecodeRequest((8, 9), replace(config, num_return_sequences=1), seed=1))
     assert [step.token_id for step in streamed] == tokens(1)[0]
 
 
@@ -207,7 +207,7 @@ def test_sampled_beams_are_reproducible_and_sorted_by_score(engine: Callable[[st
     ).for_prompt(1, WINDOW)
 
     def tokens(seed: int) -> list[list[int]]:
-        answer = engine("t5").generate(Request((0,), config, source=(8, 9), seed=seed))
+        answer = engine("t5").generate(DecodeRequest((0,), config, source=(8, 9), seed=seed))
         return [generation.token_ids for generation in answer.generations]
 
     assert tokens(1) == tokens(1)

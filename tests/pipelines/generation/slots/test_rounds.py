@@ -12,7 +12,7 @@ from random import Random
 import pytest
 
 from pipelines.generation.decoding.config import GenerationConfig
-from pipelines.generation.decoding.request import Answer, Request
+from pipelines.generation.decoding.request import Answer, DecodeRequest
 from pipelines.generation.plain.engine import PlainEngine
 from pipelines.generation.slots.causal import CausalSlots
 from pipelines.generation.slots.engine import SlotEngine
@@ -33,9 +33,9 @@ def recorded(exported: Callable[..., Path]) -> tuple[SlotEngine, RecordingDecode
     return SlotEngine(decoder, CHUNK_TOKENS), decoder
 
 
-def greedy(prompt: Sequence[int], max_new_tokens: int) -> Request:
+def greedy(prompt: Sequence[int], max_new_tokens: int) -> DecodeRequest:
     config = GenerationConfig(max_new_tokens=max_new_tokens, eos_token_id=(1,))
-    return Request(tuple(prompt), config.for_prompt(len(prompt), WINDOW))
+    return DecodeRequest(tuple(prompt), config.for_prompt(len(prompt), WINDOW))
 
 
 def test_a_stream_waits_for_one_chunk_at_most_however_many_prompts_come(
@@ -176,7 +176,7 @@ def test_whatever_comes_goes_and_fails_the_others_are_answered_as_alone_and_ever
     decoder.copy_fails = lambda copies: copies % 31 == 0
     requests = [random_request(random) for _ in range(80)]
 
-    def answered(request: Request) -> Answer | str:
+    def answered(request: DecodeRequest) -> Answer | str:
         patience = request.seed % 40 if request.seed % 5 == 0 else 10_000
         asked = [0]
 

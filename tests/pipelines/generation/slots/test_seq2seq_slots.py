@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.errors import InputTooLongError
 from pipelines.generation.decoding.config import GenerationConfig
-from pipelines.generation.decoding.request import Answer, Request
+from pipelines.generation.decoding.request import Answer, DecodeRequest
 from pipelines.generation.open import open_engine
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.slots.engine import SlotEngine
@@ -33,7 +33,7 @@ def source(random: Random) -> tuple[int, ...]:
     return tuple(random.randrange(4, 300) for _ in range(random.choice([1, 2, 9, 30, LONGEST])))
 
 
-def random_request(random: Random) -> Request:
+def random_request(random: Random) -> DecodeRequest:
     """A source of 1 to 128 tokens and an answer of up to 24: greedy, samples or beams."""
     changes: dict[str, Any] = {"max_new_tokens": random.randint(1, 24)}
     kind = random.choice(["greedy", "samples", "beams"])
@@ -44,10 +44,10 @@ def random_request(random: Random) -> Request:
     if random.random() < 0.5:
         changes |= {"eos_token_id": tuple(random.randrange(4, 300) for _ in range(20))}
     config = GenerationConfig(**changes).for_prompt(1, WINDOW)
-    return Request((START,), config, source=source(random), seed=random.getrandbits(32))
+    return DecodeRequest((START,), config, source=source(random), seed=random.getrandbits(32))
 
 
-def answered_together(engine: SlotEngine, random: Random) -> list[tuple[Request, Answer]]:
+def answered_together(engine: SlotEngine, random: Random) -> list[tuple[DecodeRequest, Answer]]:
     requests = [random_request(random) for _ in range(30)]
     with ThreadPoolExecutor(10) as callers:
         return list(zip(requests, callers.map(engine.generate, requests), strict=True))
@@ -94,7 +94,7 @@ def test_tokens_are_those_of_transformers_whatever_is_decoded_beside(
     config = replace(defaults, max_new_tokens=16, max_length=None, **chosen).for_prompt(1, WINDOW)
     start = model.generation_config.decoder_start_token_id
     sources = [source(random) for _ in range(6)]
-    requests = [Request((start,), config, source=one) for one in sources]
+    requests = [DecodeRequest((start,), config, source=one) for one in sources]
     for one, answer in zip(sources, slot_engine(architecture).generate_all(requests), strict=True):
         ids = torch.tensor([one])
         expected = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, **chosen)
@@ -107,7 +107,7 @@ def test_tokens_are_those_of_transformers_whatever_is_decoded_beside(
 
 def test_who_leaves_frees_the_slots_for_who_waits(slot_engine: SlotEngines, engine: Engines) -> None:
     config = GenerationConfig(max_new_tokens=60).for_prompt(1, WINDOW)
-    requests = [Request((START,), config, source=(5 + number, 9)) for number in range(3 * SLOTS)]
+    requests = [DecodeRequest((START,), config, source=(5 + number, 9)) for number in range(3 * SLOTS)]
     streams = [slot_engine("bart").stream(request) for request in requests[:SLOTS]]
     first = [next(stream).token_id for stream in streams]
     for stream in streams:
@@ -121,7 +121,7 @@ def test_who_leaves_frees_the_slots_for_who_waits(slot_engine: SlotEngines, engi
 def test_a_source_that_no_slot_can_hold_is_refused_with_the_limit(slot_engine: SlotEngines) -> None:
     config = GenerationConfig(max_new_tokens=4).for_prompt(1, WINDOW)
     with pytest.raises(InputTooLongError, match="inputs has 129 tokens; allowed: at most 128"):
-        slot_engine("marian").generate(Request((START,), config, source=(5,) * (LONGEST + 1)))
+        slot_engine("marian").generate(DecodeRequest((START,), config, source=(5,) * (LONGEST + 1)))
     assert idle(slot_engine("marian"))
 
 
@@ -187,10 +187,10 @@ def test_a_source_that_the_encoder_fails_on_fails_alone(decoder: Callable[[str],
 
 def test_requests_live_on_beside_one_whose_source_fails(slot_engine: SlotEngines, engine: Engines) -> None:
     config = GenerationConfig(max_new_tokens=12).for_prompt(1, WINDOW)
-    good = [Request((START,), config, source=(5 + number, 9)) for number in range(2 * SLOTS)]
+    good = [DecodeRequest((START,), config, source=(5 + number, 9)) for number in range(2 * SLOTS)]
     bad = [replace(request, source=(100_000, *request.source)) for request in good]
 
-    def outcome(request: Request) -> Answer | Exception:
+    def outcome(request: DecodeRequest) -> Answer | Exception:
         try:
             return slot_engine("bart").generate(request)
         except Exception as error:
@@ -212,7 +212,7 @@ def test_a_source_that_was_left_before_it_was_read_is_not_read_for_those_who_com
     artifact = ModelArtifact.open(exported("bart", "translation", **changes_of("bart")))
     decoder = RecordingDecoder(Seq2SeqSlots(Seq2SeqSessions.of(artifact, SessionConfig()), SLOTS, WINDOW, LONGEST))
     slots = SlotEngine(decoder, prefill_chunk_tokens=LONGEST)
-    good = Request((START,), GenerationConfig(max_new_tokens=6).for_prompt(1, WINDOW), source=(5, 6))
+    good = DecodeRequest((START,), GenerationConfig(max_new_tokens=6).for_prompt(1, WINDOW), source=(5, 6))
     with ThreadPoolExecutor(3) as callers:
 
         def others_come(reads: int) -> bool:

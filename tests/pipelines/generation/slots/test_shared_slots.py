@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipelines.errors import InvalidInputError
 from pipelines.generation.decoding.config import GenerationConfig
-from pipelines.generation.decoding.request import Request
+from pipelines.generation.decoding.request import DecodeRequest
 from pipelines.generation.plain.engine import PlainEngine
 from pipelines.generation.slots.causal import CausalSlots
 from pipelines.generation.slots.engine import SlotEngine
@@ -46,8 +46,10 @@ def recorded(request: pytest.FixtureRequest, exported: Callable[..., Path]) -> R
     return make
 
 
-def greedy(prompt: tuple[int, ...], max_new_tokens: int = 8, **changes: Any) -> Request:
-    return Request(prompt, GenerationConfig(max_new_tokens=max_new_tokens, **changes).for_prompt(len(prompt), WINDOW))
+def greedy(prompt: tuple[int, ...], max_new_tokens: int = 8, **changes: Any) -> DecodeRequest:
+    return DecodeRequest(
+        prompt, GenerationConfig(max_new_tokens=max_new_tokens, **changes).for_prompt(len(prompt), WINDOW)
+    )
 
 
 @pytest.mark.parametrize("architecture", DECODERS)

@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.errors import InputTooLongError, InvalidInputError
 from pipelines.generation.decoding.config import GenerationConfig
-from pipelines.generation.decoding.request import Answer, Request
+from pipelines.generation.decoding.request import Answer, DecodeRequest
 from pipelines.generation.open import open_engine
 from pipelines.generation.plain.engine import PlainEngine
 from pipelines.generation.slots.config import SlotsConfig
@@ -26,7 +26,7 @@ Engines = Callable[[str], PlainEngine]
 SlotEngines = Callable[[str], SlotEngine]
 
 
-def random_request(random: Random) -> Request:
+def random_request(random: Random) -> DecodeRequest:
     """A prompt of up to 30 tokens and an answer of up to 24: greedy, samples or beams, with and without constraints.
 
     Many prompts begin alike.
@@ -48,7 +48,7 @@ def random_request(random: Random) -> Request:
         changes |= {"eos_token_id": tuple(random.randrange(4, 300) for _ in range(20))}
     config = GenerationConfig(**changes).for_prompt(len(prompt), WINDOW)
     logprobs = random.random() < 0.3
-    return Request(
+    return DecodeRequest(
         prompt,
         config,
         seed=random.getrandbits(32),
@@ -108,7 +108,7 @@ def test_rows_that_are_cancelled_give_what_they_have_and_their_neighbours_everyt
     random = Random(0)
     requests = [random_request(random) for _ in range(40)]
 
-    def answer(request: Request) -> tuple[Answer, bool]:
+    def answer(request: DecodeRequest) -> tuple[Answer, bool]:
         asked, patience = [0], request.seed % 20 if request.seed % 2 else 1000
 
         def cancelled() -> bool:
@@ -140,7 +140,7 @@ def test_greedy_tokens_are_those_of_transformers(slot_engine: SlotEngines, torch
     prompts = [tuple(random.randrange(4, 300) for _ in range(n)) for n in (1, 3, 8, 21, 40)]
     config = GenerationConfig.of_checkpoint(model.generation_config.to_dict(), {})
     config = replace(config, max_new_tokens=20, do_sample=False)
-    requests = [Request(prompt, config.for_prompt(len(prompt), WINDOW)) for prompt in prompts]
+    requests = [DecodeRequest(prompt, config.for_prompt(len(prompt), WINDOW)) for prompt in prompts]
     for prompt, answer in zip(prompts, slot_engine("qwen2").generate_all(requests), strict=True):
         ids = torch.tensor([prompt])
         (expected,) = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, do_sample=False)
@@ -149,14 +149,14 @@ def test_greedy_tokens_are_those_of_transformers(slot_engine: SlotEngines, torch
 
 def test_beams_are_decoded_in_the_slots_too(engine: Engines, slot_engine: SlotEngines) -> None:
     config = GenerationConfig(max_new_tokens=8, num_beams=3, num_return_sequences=2)
-    request = Request((5, 6, 7), config.for_prompt(3, WINDOW))
+    request = DecodeRequest((5, 6, 7), config.for_prompt(3, WINDOW))
     assert slot_engine("gpt2").generate(request) == engine("gpt2").generate(request)
 
 
 def test_a_stream_gives_tokens_as_they_are_made_and_frees_its_slot_when_it_is_closed(slot_engine: SlotEngines) -> None:
     config = GenerationConfig(max_new_tokens=60).for_prompt(1, WINDOW)
-    whole = slot_engine("llama").generate(Request((5,), config)).generations[0].token_ids
-    stream = slot_engine("llama").stream(Request((5,), config))
+    whole = slot_engine("llama").generate(DecodeRequest((5,), config)).generations[0].token_ids
+    stream = slot_engine("llama").stream(DecodeRequest((5,), config))
     assert [next(stream).token_id for _ in range(3)] == whole[:3]
     stream.close()  # type: ignore[attr-defined]
     assert idle(slot_engine("llama"))
@@ -169,7 +169,7 @@ def test_what_fails_fails_alone(engine: Engines, slot_engine: SlotEngines) -> No
         raise ZeroDivisionError(len(ids))
 
     config = GenerationConfig(max_new_tokens=20).for_prompt(2, WINDOW)
-    good = Request((8, 9), config)
+    good = DecodeRequest((8, 9), config)
     with ThreadPoolExecutor(2) as callers:
         bad = callers.submit(slot_engine("gpt2").generate, replace(good, stop=broken))
         assert_same(callers.submit(slot_engine("gpt2").generate, good).result(), engine("gpt2").generate(good))
@@ -184,7 +184,7 @@ def test_a_token_that_the_model_does_not_know_is_refused_before_it_fails_the_oth
     prompt: tuple[int, ...], engine: Engines, slot_engine: SlotEngines
 ) -> None:
     """A tokenizer may have it nevertheless: a padding token that was added to it alone."""
-    good = Request((8, 9), GenerationConfig(max_new_tokens=60).for_prompt(2, WINDOW))
+    good = DecodeRequest((8, 9), GenerationConfig(max_new_tokens=60).for_prompt(2, WINDOW))
     with ThreadPoolExecutor(1) as callers:
         beside = callers.submit(slot_engine("llama").generate, good)
         with pytest.raises(InvalidInputError, match="inputs has the token 700; allowed: 0 to 699"):
@@ -198,7 +198,7 @@ def test_an_engine_that_got_no_thread_answers_once_it_gets_one(
     def refuse(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    request = Request((8, 9), GenerationConfig(max_new_tokens=3).for_prompt(2, WINDOW))
+    request = DecodeRequest((8, 9), GenerationConfig(max_new_tokens=3).for_prompt(2, WINDOW))
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", refuse)
         with pytest.raises(RuntimeError, match="can't start new thread"):
@@ -225,32 +225,32 @@ def test_a_request_that_forbids_every_token_is_refused_and_fails_alone(
     chosen: dict[str, Any], engine: Engines, slot_engine: SlotEngines, torch_model: Callable[[str], Any]
 ) -> None:
     """From its first token on, or from its second."""
-    good = Request((8, 9), GenerationConfig(max_new_tokens=60).for_prompt(2, WINDOW))
+    good = DecodeRequest((8, 9), GenerationConfig(max_new_tokens=60).for_prompt(2, WINDOW))
     vocabulary = range(torch_model("llama").config.vocab_size)
     config = GenerationConfig(max_new_tokens=5, **chosen, suppress_tokens=tuple(vocabulary)).for_prompt(2, WINDOW)
     later = replace(config, suppress_tokens=tuple(vocabulary)[:-1], no_repeat_ngram_size=1)
     with ThreadPoolExecutor(3) as callers:
         beside = callers.submit(slot_engine("llama").generate, good)
-        bad = [callers.submit(slot_engine("llama").generate, Request((8, 7), one)) for one in (config, later)]
+        bad = [callers.submit(slot_engine("llama").generate, DecodeRequest((8, 7), one)) for one in (config, later)]
     assert_same(beside.result(), engine("llama").generate(good))
     for one in bad:
         with pytest.raises(InvalidInputError, match="parameters forbid every token, by suppress_tokens, "):
             one.result()
     with pytest.raises(InvalidInputError, match="parameters forbid every token"):
-        engine("llama").generate(Request((8, 7), config))
+        engine("llama").generate(DecodeRequest((8, 7), config))
     assert idle(slot_engine("llama"))
 
 
 def test_a_request_that_no_slot_can_hold_is_refused_with_the_limit(slot_engine: SlotEngines) -> None:
     config = GenerationConfig(max_new_tokens=WINDOW).for_prompt(1, None)
     with pytest.raises(InputTooLongError, match="up to 101 tokens; allowed: 100"):
-        slot_engine("gpt2").generate(Request((5,), config))
+        slot_engine("gpt2").generate(DecodeRequest((5,), config))
 
 
 def test_a_short_prompt_does_not_wait_for_the_end_of_a_long_one(slot_engine: SlotEngines) -> None:
     """The long one takes 18 rounds; the short one comes first though it came second."""
-    long = Request(tuple(range(4, 94)), GenerationConfig(max_new_tokens=1).for_prompt(90, WINDOW))
-    short = Request((5,), GenerationConfig(max_new_tokens=1).for_prompt(1, WINDOW))
+    long = DecodeRequest(tuple(range(4, 94)), GenerationConfig(max_new_tokens=1).for_prompt(90, WINDOW))
+    short = DecodeRequest((5,), GenerationConfig(max_new_tokens=1).for_prompt(1, WINDOW))
     order: list[str] = []
 
     def named(name: str) -> Callable[[Any], bool]:
@@ -266,7 +266,7 @@ def test_a_short_prompt_does_not_wait_for_the_end_of_a_long_one(slot_engine: Slo
 
 def test_seeds_draw_the_same_tokens_in_any_company(slot_engine: SlotEngines) -> None:
     config = GenerationConfig(max_new_tokens=12, do_sample=True).for_prompt(2, WINDOW)
-    requests = [Request((8, 9), config, seed=seed) for seed in (1, 2, 1, 3)]
+    requests = [DecodeRequest((8, 9), config, seed=seed) for seed in (1, 2, 1, 3)]
     first, second, again, _ = slot_engine("qwen2").generate_all(requests)
     assert first == again != second
     assert slot_engine("qwen2").generate(requests[0]) == first

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipelines.generation.decoding.config import GenerationConfig
-from pipelines.generation.decoding.request import Answer, Request
+from pipelines.generation.decoding.request import Answer, DecodeRequest
 from pipelines.generation.engine import Event, Job, Share
 from pipelines.generation.slots.causal import CausalSlots
 from pipelines.generation.slots.config import SlotsConfig
@@ -51,9 +51,9 @@ def opened(exported: Callable[..., Path]) -> Opened:
     return make
 
 
-def greedy(prompt: tuple[int, ...], max_new_tokens: int, **changes: Any) -> Request:
+def greedy(prompt: tuple[int, ...], max_new_tokens: int, **changes: Any) -> DecodeRequest:
     config = GenerationConfig(max_new_tokens=max_new_tokens, eos_token_id=(1,), **changes)
-    return Request(prompt, config.for_prompt(len(prompt), WINDOW))
+    return DecodeRequest(prompt, config.for_prompt(len(prompt), WINDOW))
 
 
 def test_a_short_request_does_not_wait_for_the_end_of_long_ones_in_all_slots(opened: Opened) -> None:
@@ -216,7 +216,7 @@ def test_a_pause_that_fails_fails_its_own_request(opened: Opened) -> None:
     save, model.save = model.save, fail  # type: ignore[method-assign]
     requests = [greedy((5 + n,), 30) for n in range(2 * SLOTS)]
 
-    def answered(request: Request) -> Answer | str:
+    def answered(request: DecodeRequest) -> Answer | str:
         try:
             return engine.generate(request)
         except FloatingPointError as error:
@@ -239,3 +239,55 @@ def test_what_a_slot_holds_is_the_same_in_another_slot(architecture: str, export
     model.read(0, prompt[:, ::-1].copy(), np.zeros(1, np.int64), np.asarray([3]))
     model.restore(2, saved)
     assert np.array_equal(model.read(2, np.asarray([[7]]), np.asarray([4]), np.zeros(1, np.int64)), expected)
+
+
+def test_what_fails_after_a_chunk_was_read_fails_its_own_request(opened: Opened) -> None:
+    engine, _ = opened()
+    append, calls = engine._table.append, [0]
+
+    def fail(slot: int, ids: np.ndarray) -> None:
+        calls[0] += 1
+        if calls[0] == 2:
+            raise FloatingPointError("no room")
+        append(slot, ids)
+
+    engine._table.append = fail  # type: ignore[method-assign]
+    with ThreadPoolExecutor(2) as callers:
+        good = callers.submit(engine.generate, greedy((5, 6), 40))
+        wait_for(lambda: calls[0] == 1)
+        with pytest.raises(FloatingPointError, match="no room"):
+            callers.submit(engine.generate, greedy((7, 8), 4)).result(timeout=20)
+        assert len(good.result(timeout=20).generations[0].steps) == 40
+    assert idle(engine)
+
+
+def test_without_a_prefix_cache_every_prompt_is_read_whole(opened: Opened) -> None:
+    engine, model = opened(prefix_cache=False)
+    prompt = tuple(range(5, 35))
+    answers = [engine.generate(greedy(prompt, 3)) for _ in range(2)]
+    assert answers[0] == answers[1]
+    assert model.prompt_tokens == 2 * len(prompt)
+    model.reads.clear()
+    samples = greedy(prompt, 3, do_sample=True, num_return_sequences=3)
+    assert len(engine.generate(samples).generations) == 3
+    assert model.prompt_tokens == len(prompt)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "bart"])
+def test_a_full_slot_between_others_is_not_written_beyond_its_end(
+    architecture: str, exported: Callable[..., Path]
+) -> None:
+    model = model_of(ModelArtifact.open(exported(architecture, task_of(architecture), **changes_of(architecture))))
+    model.open({0: (7, 8, 9), 1: (9,)})
+    one, last = np.zeros(1, np.int64), np.asarray([model.max_tokens])
+    ids = np.asarray([[5]] * 2)
+    model.read(0, ids, np.zeros(2, np.int64), one)
+    neighbour = model.save(1, 1)
+    model.read(0, ids[:1], last, one)
+    again = model.save(1, 1)
+    for saved, now in zip(contents(neighbour), contents(again), strict=True):
+        assert np.array_equal(saved, now)
+
+
+def contents(saved: Any) -> list[np.ndarray]:
+    return list(saved.values()) if isinstance(saved, dict) else [saved.own, saved.cross, saved.ends]

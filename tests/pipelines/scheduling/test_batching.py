@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pipelines
-from pipelines.scheduling.cost_model import UNMEASURED, CostModel, Measurement, shapes_within
-from pipelines.scheduling.padded import PaddedScheduler, cut
+from pipelines.scheduling.batching import UNMEASURED, CostModel, Measurement, cut, shapes_within
+from pipelines.scheduling.padded import PaddedScheduler
 from pipelines.scheduling.scheduler import BatchingConfig
 
 CPU = CostModel(start_s=0.008, token_s=0.0003, pair_s=2e-7)  # BERT-base in int8 on two cores

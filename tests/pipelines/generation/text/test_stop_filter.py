@@ -3,7 +3,7 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipelines.generation.text.visible_text import VisibleText
+from pipelines.generation.text.detokenizer import StopFilter
 
 SHORT = st.text("abㅎ", min_size=1, max_size=4)
 
@@ -12,7 +12,7 @@ SHORT = st.text("abㅎ", min_size=1, max_size=4)
 @example(pieces=["a", "a", "b"], stops=["ab"])
 @example(pieces=["ab"], stops=["b", "ab"])
 def test_the_text_ends_before_its_first_stop_string_however_it_was_cut(pieces: list[str], stops: list[str]) -> None:
-    visible, shown = VisibleText(stops), ""
+    visible, shown = StopFilter(stops), ""
     for piece in pieces:
         shown += visible.push(piece)
         assert not any(stop in shown for stop in stops)
@@ -30,7 +30,7 @@ def test_the_text_ends_before_its_first_stop_string_however_it_was_cut(pieces: l
 
 
 def test_without_stop_strings_nothing_waits() -> None:
-    visible = VisibleText(())
+    visible = StopFilter(())
 
     assert [visible.push(piece) for piece in ("a", "", "b")] == ["a", "", "b"]
     assert (visible.finish(), visible.stopped) == ("", False)

@@ -1,20 +1,20 @@
-"""Continuation: one sequence that grows, from the logits of a step to its next token, greedily or by sampling."""
+"""SequenceState: one sequence while it decodes. It turns the logits of a step into the next token."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from pipelines.generation.decoding.logits import LogitsProcessor, log_softmax, logits_processors, nothing_left
-from pipelines.generation.decoding.request import Request, Step
+from pipelines.generation.decoding.request import DecodeRequest, Step
 from pipelines.generation.decoding.sampling import Sampler, draw_each, top, warpers
 from pipelines.generation.decoding.stopping import FinishReason, finish_reason
 
 
-class Continuation:
-    """The `sequence`-th answer to a request. What it chooses depends on nothing but the request and the logits."""
+class SequenceState:
+    """The `sequence`-th answer to a request. Its tokens depend on the request and the logits alone."""
 
     def __init__(
-        self, request: Request, sequence: int = 0, processors: Sequence[LogitsProcessor] | None = None
+        self, request: DecodeRequest, sequence: int = 0, processors: Sequence[LogitsProcessor] | None = None
     ) -> None:
         """`processors` are those of the request, where another of its sequences has made them."""
         self.request = request
@@ -36,7 +36,7 @@ class Continuation:
         return self._ids[:, : len(self._read)]
 
     def append(self, token: int) -> FinishReason | None:
-        """Go on with a token; why the sequence ends with it, None where it goes on."""
+        """Append a token; returns why the sequence ends with it, None where it does not."""
         self._ids[0, len(self._read)] = token
         self._read.append(token)
         return finish_reason(
@@ -47,30 +47,30 @@ class Continuation:
         )
 
     def advance(self, logits: np.ndarray) -> Step:
-        """Choose the next token from the model's logits, (1, vocab), which may be changed."""
+        """Choose the next token from the model's logits, (1, vocab) float32, which it may overwrite."""
         (step,) = advance([self], logits)
         if isinstance(step, Exception):
             raise step
         return step
 
 
-def advance(continuations: Sequence[Continuation], logits: np.ndarray) -> list[Step | Exception]:
-    """The next token of each of some sequences, from the model's logits, (rows, vocab), which may be changed.
+def advance(states: Sequence[SequenceState], logits: np.ndarray) -> list[Step | Exception]:
+    """The next token of each sequence, from the model's logits, (rows, vocab) float32, which it may overwrite.
 
-    What fails in one sequence (its stop criterion raises, its request forbids every token) stands in its place.
+    A sequence that fails (its stop criterion raises, its request forbids every token) has its error in the list.
     """
     logprobs: dict[int, np.ndarray] = {}
-    for row, one in enumerate(continuations):
+    for row, one in enumerate(states):
         if one.request.logprobs:
-            logprobs[row] = log_softmax(logits[row])  # the model's own: what follows changes the logits
+            logprobs[row] = log_softmax(logits[row])  # before the processors change the logits
         for process in one.processors:
             process(one.ids, logits[row : row + 1])
     tokens = logits.argmax(axis=1)
     best = logits[np.arange(len(tokens)), tokens]
     failed: dict[int, Exception] = {int(row): nothing_left(best[row]) for row in np.flatnonzero(~np.isfinite(best))}
-    sampled = [row for row, one in enumerate(continuations) if one.request.config.do_sample and row not in failed]
+    sampled = [row for row, one in enumerate(states) if one.request.config.do_sample and row not in failed]
     if sampled:
-        chosen = [continuations[row] for row in sampled]
+        chosen = [states[row] for row in sampled]
         tokens[sampled] = draw_each(
             logits if len(sampled) == len(logits) else logits[sampled],
             [one.sampler for one in chosen],
@@ -78,7 +78,7 @@ def advance(continuations: Sequence[Continuation], logits: np.ndarray) -> list[S
             [one.request.config.top_k for one in chosen],
         )
     steps: list[Step | Exception] = []
-    for row, (one, token) in enumerate(zip(continuations, tokens.tolist(), strict=True)):
+    for row, (one, token) in enumerate(zip(states, tokens.tolist(), strict=True)):
         if row in failed:
             steps.append(failed[row])
             continue
@@ -89,15 +89,15 @@ def advance(continuations: Sequence[Continuation], logits: np.ndarray) -> list[S
     return steps
 
 
-def _step(request: Request, logprobs: np.ndarray | None, token: int, reason: FinishReason | None) -> Step:
-    """A step with the logprobs, (vocab,), that were asked for."""
+def _step(request: DecodeRequest, logprobs: np.ndarray | None, token: int, reason: FinishReason | None) -> Step:
+    """A step with the logprobs that the request asks for, from those of the vocabulary, (vocab,)."""
     if logprobs is None:
         return Step(token, finish_reason=reason)
     best = tuple((int(index), float(logprobs[index])) for index in top(logprobs, request.top_tokens))
     return Step(token, float(logprobs[token]), best, reason)
 
 
-def prompt_logprobs(request: Request, start: int, logits: np.ndarray) -> list[float]:
+def prompt_logprobs(request: DecodeRequest, start: int, logits: np.ndarray) -> list[float]:
     """The logprob of each prompt token that follows one of `logits`, (tokens, vocab), which begin at `start`."""
     following = request.prompt[start + 1 : start + 1 + len(logits)]
     logprobs = log_softmax(logits[: len(following)])

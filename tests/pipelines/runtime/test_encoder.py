@@ -1,10 +1,9 @@
-"""Padding: rows of different lengths as one rectangle."""
+"""Encoder: rows of different lengths as one padded batch."""
 
 import numpy as np
-import pytest
 from tokenizers import Encoding
 
-from pipelines.runtime.padding import EncoderRow, pad, padded_tokens
+from pipelines.runtime.encoder import EncoderRow, pad
 
 
 def row(ids: list[int], type_ids: list[int] | None = None) -> EncoderRow:
@@ -25,8 +24,3 @@ def test_rows_are_padded_on_the_right_to_the_longest_and_only_asked_inputs_are_m
 def test_a_graph_that_wants_type_ids_gets_zeros_from_a_tokenizer_without_them() -> None:
     feeds = pad([row([5, 6]), row([7])], 0, ("token_type_ids",))
     assert feeds["token_type_ids"].tolist() == [[0, 0], [0, 0]]
-
-
-@pytest.mark.parametrize(("lengths", "cost"), [([], 0), ([7], 7), ([3, 7, 5], 21)])
-def test_a_batch_costs_its_longest_row_times_its_rows(lengths: list[int], cost: int) -> None:
-    assert padded_tokens(lengths) == cost

@@ -1,0 +1,104 @@
+"""Host threads: they read, tokenize and answer requests, so that nothing blocks the event loop.
+
+in bursts       a few sentences, while the model is busy: one thread takes all that wait, and wakes the loop once
+two threads     bodies above a kilobyte, and answers of many tokens
+one thread      bodies above 64 KB: small ones never wait for them
+
+A few sentences come here only while the model is busy: else TaskServer handles them on the loop, as a switch to a
+thread and back takes longer than the work.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+SMALL_BODY_BYTES = 1024  # tokenized in half a millisecond
+LARGE_BODY_BYTES = 64 * 1024  # tokenized in tens of milliseconds
+SMALL_ANSWER_TOKENS = 512  # read, or written and described
+BURST = 16  # jobs after which the loop is told, at the latest
+
+Job = tuple[Callable[[], Any], "asyncio.Future[Any]", asyncio.AbstractEventLoop]
+
+
+class HostThreads:
+    """The threads of one replica; they start when they are needed first."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="host")
+        self._bulk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bulk")
+        self._jobs: SimpleQueue[Job] = SimpleQueue()
+        self._burst: threading.Thread | None = None
+
+    async def read(self, work: Callable[[], T], body_bytes: int) -> T:
+        """Read a body of that size and tokenize its inputs."""
+        if body_bytes <= SMALL_BODY_BYTES:
+            return await self._in_burst(work)
+        return await self.answer(work, body_bytes)
+
+    async def answer(self, work: Callable[[], T], body_bytes: int) -> T:
+        """Write the answer to a body of that size."""
+        return await _in(self._pool if body_bytes <= LARGE_BODY_BYTES else self._bulk, work)
+
+    async def describe(self, work: Callable[[], T]) -> T:
+        """Describe a token with its alternatives, which takes as long as a short request."""
+        return await _in(self._pool, work)
+
+    async def _in_burst(self, work: Callable[[], T]) -> T:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+        self._jobs.put((work, done, loop))
+        if self._burst is None:
+            self._burst = threading.Thread(target=_run, args=(self._jobs,), name="burst", daemon=True)
+            self._burst.start()
+        return await done
+
+
+async def _in(pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    def guarded() -> T:
+        try:
+            return work()
+        except StopIteration as error:  # a future cannot carry it: the request would wait for ever
+            raise RuntimeError("an iterator ended early") from error
+
+    return await asyncio.get_running_loop().run_in_executor(pool, guarded)
+
+
+def _run(jobs: SimpleQueue[Job]) -> None:
+    """The life of the burst thread."""
+    while True:
+        burst = [jobs.get()]
+        try:
+            while len(burst) < BURST:
+                burst.append(jobs.get_nowait())
+        except Empty:
+            pass
+        outcomes = [(done, *_outcome(work)) for work, done, _ in burst if not done.cancelled()]
+        try:
+            burst[0][2].call_soon_threadsafe(_tell, outcomes)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            continue
+
+
+def _outcome(work: Callable[[], Any]) -> tuple[Any, Exception | None]:
+    try:
+        return work(), None
+    except StopIteration as error:
+        failure = RuntimeError("an iterator ended early")
+        failure.__cause__ = error
+        return None, failure
+    except Exception as error:
+        return None, error
+
+
+def _tell(outcomes: "list[tuple[asyncio.Future[Any], Any, Exception | None]]") -> None:
+    for done, result, error in outcomes:
+        if done.done():  # its client left meanwhile
+            continue
+        if error is None:
+            done.set_result(result)
+        else:
+            done.set_exception(error)
