@@ -15,10 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
+from pipelines.errors import OverloadedError
+
 T = TypeVar("T")
 SMALL_BODY_BYTES = 1024  # tokenized in half a millisecond
 LARGE_BODY_BYTES = 64 * 1024  # tokenized in tens of milliseconds
 SMALL_ANSWER_TOKENS = 512  # read, or written and described
+BULK_BYTES = 16 * 2**20  # of large bodies that wait for their thread: about ten seconds of tokenizing
 BURST = 16  # jobs after which the loop is told, at the latest
 
 Job = tuple[Callable[[], Any], "asyncio.Future[Any]", asyncio.AbstractEventLoop]
@@ -30,14 +33,27 @@ class HostThreads:
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="host")
         self._bulk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bulk")
+        self._bulk_bytes = 0
         self._jobs: SimpleQueue[Job] = SimpleQueue()
         self._burst: threading.Thread | None = None
 
     async def read(self, work: Callable[[], T], body_bytes: int) -> T:
-        """Read a body of that size and tokenize its inputs."""
+        """Read a body of that size and tokenize its inputs; raises OverloadedError where too many large ones wait."""
         if body_bytes <= SMALL_BODY_BYTES:
             return await self._in_burst(work)
-        return await self.answer(work, body_bytes)
+        if body_bytes <= LARGE_BODY_BYTES:
+            return await _in(self._pool, work)
+        if self._bulk_bytes and self._bulk_bytes + body_bytes > BULK_BYTES:
+            raise OverloadedError(
+                f"{self._bulk_bytes} bytes of large bodies wait to be tokenized and the request has {body_bytes}; "
+                f"allowed: {BULK_BYTES} together",
+                retry_after_s=5.0,
+            )
+        self._bulk_bytes += body_bytes
+        try:
+            return await _in(self._bulk, work)
+        finally:
+            self._bulk_bytes -= body_bytes
 
     async def answer(self, work: Callable[[], T], body_bytes: int) -> T:
         """Write the answer to a body of that size."""
