@@ -4,7 +4,7 @@
 # make check    ruff and mypy
 # make measure  seconds to ready, memory, latency of one request: docs/performance.md
 # make bench-encoders   throughput of encoders against the bare runtime and other servers: docs/performance.md
-# make bench-generation throughput of models that write against other engines: docs/performance.md
+# make bench-generation throughput of generators against other engines: docs/performance.md
 # make bench-fairness   short requests beside large ones, CPU time of the event loop: docs/performance.md
 # make soak     ten minutes under load: memory and errors
 # make soak-generation  ten minutes of random joins, cancels, stops and seeds
