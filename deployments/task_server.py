@@ -121,6 +121,7 @@ class TaskServer:
         self._serving: Serving | None = None
         self._host = HostThreads()
         self._retiring: set[asyncio.Task[None]] = set()
+        self._loading = asyncio.Lock()
 
     async def reconfigure(self, user_config: Any) -> None:
         """Apply a `user_config` in place: a changed model is loaded beside the old one, then takes over.
@@ -129,14 +130,21 @@ class TaskServer:
         queue and requests change without a new model. Raises ConfigurationError or ArtifactError.
         """
         config = TaskConfig.from_user_config(user_config, self.task)
+        async with self._loading:  # one after the other: each takes over from the one before
+            await self._apply(config)
+
+    async def _apply(self, config: TaskConfig) -> None:
         old = self._serving
         if old is not None and _of_model(old.config) == _of_model(config):
             old.scheduler.reconfigure(config.batching, config.queue)
             old.config = config
             return
-        with ThreadPoolExecutor(1, thread_name_prefix="load") as thread:
+        thread = ThreadPoolExecutor(1, thread_name_prefix="load")
+        try:
             loading = asyncio.get_running_loop().run_in_executor(thread, self._load, config)
             pipeline, scheduler = await loading
+        finally:
+            thread.shutdown(wait=False)  # who is cancelled does not wait, on the loop, until a model is there
         self._serving = Serving(config, pipeline, scheduler, Routes(pipeline, self._platform))
         if old is not None:
             retiring = asyncio.create_task(old.retire(config.drain_timeout_s))
@@ -194,8 +202,7 @@ class TaskServer:
                 on_loop = is_small and not serving.scheduler.is_busy
                 prepared = prepare() if on_loop else await self._host.read(prepare, len(body))
                 if prepared.request.stream:
-                    events = self._events(serving.scheduler, prepared, deadline, timings)
-                    started = await _started(events, visit)
+                    started = await _started(self._events(visit, prepared, deadline, timings))
                     is_streaming = True
                     return EventStream(started, protocol.failure)
                 completed = await serving.scheduler.submit(prepared.all_rows(), deadline)
@@ -234,13 +241,13 @@ class TaskServer:
         return prepared.protocol.write(prepared.request, answers)
 
     async def _events(
-        self, scheduler: Scheduler[Any, Any], prepared: Prepared, deadline: float | None, timings: Timings
+        self, visit: Visit, prepared: Prepared, deadline: float | None, timings: Timings
     ) -> AsyncGenerator[Any, None]:
-        """The payloads of a stream, each as it comes."""
+        """The payloads of a stream, each as it comes; the visit ends with them."""
         pipeline = prepared.protocol.pipeline
         streamed = [pipeline.stream(row, prepared.parameters) for row in prepared.all_rows()]
         timings.compute_tokens = sum(row.n_tokens for row, _ in streamed)
-        stream = scheduler.stream([row for row, _ in streamed], deadline)
+        stream = visit.serving.scheduler.stream([row for row, _ in streamed], deadline)
 
         async def numbered() -> AsyncGenerator[tuple[int, Any], None]:
             try:
@@ -254,9 +261,15 @@ class TaskServer:
             finally:
                 await stream.aclose()
 
-        async with aclosing(numbered()) as events, aclosing(prepared.protocol.stream(prepared.request, events)) as sent:
-            async for payload in sent:
-                yield payload
+        try:
+            async with (
+                aclosing(numbered()) as events,
+                aclosing(prepared.protocol.stream(prepared.request, events)) as sent,
+            ):
+                async for payload in sent:
+                    yield payload
+        finally:
+            visit.end()
 
     @property
     def _now(self) -> Serving:
@@ -279,8 +292,8 @@ class TaskServer:
         return pipeline, pipeline.scheduler(config.batching, config.queue, self._on_batch)
 
 
-async def _started(events: AsyncGenerator[T, None], visit: Visit) -> AsyncGenerator[T, None]:
-    """The same events, once the first is there: until then an error has a status. The visit ends with them."""
+async def _started(events: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    """The same events, once the first is there: until then an error has a status."""
     try:
         first = await anext(events)
     except BaseException:
@@ -294,7 +307,6 @@ async def _started(events: AsyncGenerator[T, None], visit: Visit) -> AsyncGenera
                 yield event
         finally:
             await events.aclose()
-            visit.end()
 
     return resumed()
 

@@ -38,6 +38,7 @@ class ByteTensor(Body, frozen=True):
 
     def __post_init__(self) -> None:
         require(self.shape[1:] in ([], [1]), ("shape",), self.shape, "[n] or [n, 1]")
+        require(self.shape[0] <= MAX_INPUTS, ("shape", 0), self.shape[0], f"at most {MAX_INPUTS}")
         if self.data is not None and self._size is not None:
             raise InvalidInputError("has data and binary_data_size; allowed: one of them", ())
         if self.data is None and self._size is None:
@@ -50,9 +51,10 @@ class ByteTensor(Body, frozen=True):
         else:
             allowed = f"up to the {len(binary)} bytes that follow"
             require(self._size <= len(binary), (*path, "parameters", "binary_data_size"), self._size, allowed)
-            texts, binary = _unpacked(binary[: self._size], path), binary[self._size :]
+            texts, binary = _unpacked(binary[: self._size], self.shape[0], path), binary[self._size :]
         if len(texts) != self.shape[0]:
-            raise InvalidInputError(f"has {len(texts)} elements; allowed: {self.shape[0]}, as its shape says", path)
+            found = f"{len(texts)} elements" + (" or more" if self._size and len(texts) > self.shape[0] else "")
+            raise InvalidInputError(f"has {found}; allowed: {self.shape[0]}, as its shape says", path)
         return texts, binary
 
     @property
@@ -74,10 +76,11 @@ def split(body: bytes, header: str | None, name: str) -> tuple[bytes, memoryview
     return body[: int(header)], memoryview(body)[int(header) :]
 
 
-def _unpacked(data: memoryview, path: Path) -> list[str]:
+def _unpacked(data: memoryview, count: int, path: Path) -> list[str]:
+    """The texts; no more than one above `count`, which is one too many."""
     texts: list[str] = []
     position = 0
-    while position < len(data):
+    while position < len(data) and len(texts) <= count:
         start = position + _LENGTH.size
         end: Any = start + _LENGTH.unpack_from(data, position)[0] if start <= len(data) else math.inf
         if end > len(data):

@@ -10,9 +10,10 @@ has used least is next.
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from bisect import insort
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import chain, count
 from queue import SimpleQueue
 from typing import Generic, Protocol, TypeVar
 
@@ -42,7 +43,7 @@ Event = Scheduled | Steps | Answer | Exception
 class Share:
     """The fair share of one caller, whatever number of requests it has.
 
-    `tag` is the work done for the caller, in generated tokens. A new share starts at the least tag of the active ones.
+    `tag` is the work done for the caller, in generated tokens. A new share starts at the virtual time of the engine.
     `sequences` counts those that have not ended.
     """
 
@@ -79,6 +80,42 @@ class Queued(Protocol):
 QueuedT = TypeVar("QueuedT", bound=Queued)
 
 
+class Line(Generic[QueuedT]):
+    """The entries that wait for slots: by share, and within a share by number.
+
+    A list may have thousands of them. A round looks at the first of each share only.
+    """
+
+    def __init__(self) -> None:
+        self._lines: dict[Share, list[QueuedT]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._lines.values()))
+
+    def __iter__(self) -> Iterator[QueuedT]:
+        return chain.from_iterable(self._lines.values())
+
+    def put(self, one: QueuedT) -> None:
+        insort(self._lines.setdefault(one.share, []), one, key=_number)
+
+    def remove(self, one: QueuedT) -> None:
+        line = self._lines[one.share]
+        line.remove(one)
+        if not line:
+            del self._lines[one.share]
+
+    def ordered(self) -> list[list[QueuedT]]:
+        """The entries of each share: the share that has used least first, then the one whose first entry came first."""
+        return sorted(self._lines.values(), key=lambda line: (line[0].share.tag, line[0].number))
+
+    def take(self, left: Callable[[QueuedT], bool]) -> list[QueuedT]:
+        """Remove and return the entries that have left, of each share whose first entry has."""
+        gone = [one for line in self._lines.values() if left(line[0]) for one in line if left(one)]
+        for one in gone:
+            self.remove(one)
+        return gone
+
+
 class DecodeEngine(ABC, Generic[QueuedT]):
     """The queue and the decode thread, which starts with the first request and ends with the last.
 
@@ -90,10 +127,10 @@ class DecodeEngine(ABC, Generic[QueuedT]):
         self.rounds, self.round_s, self.model_s = 0, 0.0, 0.0
         self.prompt_token_s = self.new_token_s = 0.0
         self._lock = threading.Lock()  # guards all below, which callers write too
-        self._waiting: list[QueuedT] = []
+        self._waiting: Line[QueuedT] = Line()
         self._is_awake = False
         self._shares: set[Share] = set()  # those with sequences
-        self._now = 0.0  # the tag of a newcomer
+        self._now = 0.0  # virtual time: the work that each share had, were all served alike
         self._numbers = count()
         self._round_began: float | None = None
 
@@ -142,14 +179,12 @@ class DecodeEngine(ABC, Generic[QueuedT]):
                 self._is_awake = True
             for job, waiting, sequences in queued:
                 if job.share not in self._shares:
-                    # A new share starts level with the least active one: no credit and no debt for earlier work.
-                    self._now = max(self._now, min((share.tag for share in self._shares), default=self._now))
-                    job.share.tag = self._now
+                    # A new share starts level with the active ones: no credit and no debt for earlier work.
+                    tags = [share.tag for share in self._shares] or [self._now]
+                    job.share.tag = self._now = min(max(self._now, min(tags)), max(tags))
                     self._shares.add(job.share)
                 job.share.sequences += sequences
-                for one in waiting:
-                    one.number = next(self._numbers)
-                self._waiting += waiting
+                self._queue(waiting)
 
     def generate(self, request: DecodeRequest, cancelled: Cancelled = not_cancelled) -> Answer:
         """Decode to the end; the tokens so far where `cancelled()` turns true."""
@@ -178,15 +213,24 @@ class DecodeEngine(ABC, Generic[QueuedT]):
                         return
                     yield step
 
-    def _order(self, one: QueuedT) -> tuple[float, int]:
-        """The sort key of the queue: the share that has used least, then the order of arrival."""
-        return one.share.tag, one.number
+    def _queue(self, newcomers: Iterable[QueuedT]) -> None:
+        """Add entries behind the others of their shares. The caller holds the lock."""
+        for one in newcomers:
+            one.number = next(self._numbers)
+            self._waiting.put(one)
+
+    def _did(self, share: Share, work: float) -> None:
+        """Count `work` done for a share. Virtual time advances by its part of all active shares: if new shares started
+        at the least tag, a steady stream of them would always go before a share that has had a turn.
+        """
+        with self._lock:
+            share.tag += work
+            self._now += work / max(1, len(self._shares))
 
     def _sequence_ended(self, share: Share, sequences: int = 1) -> None:
         with self._lock:
             share.sequences -= sequences
             if not share.sequences:
-                self._now = max(self._now, min(one.tag for one in self._shares))
                 self._shares.discard(share)
 
     def _learn(self, name: str, seconds: float, tokens: int) -> None:
@@ -204,6 +248,10 @@ class DecodeEngine(ABC, Generic[QueuedT]):
                 self._fail(error)
             self.rounds, self.round_s = self.rounds + 1, self.round_s + time.perf_counter() - began
         self._round_began = None
+
+
+def _number(one: Queued) -> int:
+    return one.number
 
 
 class _Caller:

@@ -123,6 +123,10 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         return self._backlog.tokens
 
     @property
+    def waiting_rows(self) -> int:
+        return self._backlog.rows
+
+    @property
     def is_busy(self) -> bool:
         return len(self._running) >= self.config.concurrency
 

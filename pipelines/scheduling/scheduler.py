@@ -63,11 +63,13 @@ class QueueConfig:
     """Bounds of the queue in front of a model.
 
     A request is refused where more than about `max_queue_s` seconds of other requests' work go before its own: under
-    fair sharing their fair share, not all waiting work. `max_queue_tokens` bounds the memory of waiting rows.
+    fair sharing their fair share, not all waiting work. `max_queue_tokens` and `max_queue_rows` bound the memory of
+    waiting rows: a row takes some kilobytes, however short it is.
     """
 
     max_queue_s: Annotated[float, Meta(gt=0, le=MAX_QUEUE_S)] = 30.0
     max_queue_tokens: Positive = 2**21
+    max_queue_rows: Positive = 2**16
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -116,12 +118,13 @@ class Backlog:
     """The waiting work, by request: how much of it goes before a new request under fair sharing."""
 
     def __init__(self) -> None:
-        self.tokens = 0
+        self.rows = self.tokens = 0
         self.work_s = 0.0
         self._requests: dict[Any, tuple[int, float]] = {}  # those with several waiting rows: rows and seconds
 
     def put(self, request: Any, rows: int, tokens: int, work_s: float) -> None:
         """`rows` of a new request wait."""
+        self.rows += rows
         self.tokens += tokens
         self.work_s += work_s
         if rows > 1:
@@ -129,6 +132,7 @@ class Backlog:
 
     def take(self, request: Any, tokens: int, work_s: float) -> None:
         """One row of a request has left the queue."""
+        self.rows -= 1
         self.tokens -= tokens
         self.work_s -= work_s
         if request in self._requests:
@@ -174,6 +178,11 @@ class Scheduler(ABC, Generic[RowT, OutputT]):
 
     @property
     @abstractmethod
+    def waiting_rows(self) -> int:
+        """Rows that wait."""
+
+    @property
+    @abstractmethod
     def stalled_s(self) -> float:
         """Seconds that the model has spent on work that should have ended; 0.0 for none."""
 
@@ -213,18 +222,18 @@ class Scheduler(ABC, Generic[RowT, OutputT]):
             raise shutting_down()
         if deadline is not None and now is not None and deadline <= now:
             raise deadline_exceeded()
-        n_tokens = sum([row.n_tokens for row in rows])
-        if n_tokens > self.queue.max_queue_tokens:
-            raise InputTooLongError(
-                f"the request has {n_tokens} tokens; allowed: {self.queue.max_queue_tokens}, all that the queue holds"
-            )
         wait_s = self.expected_wait_s(rows)
-        if self.waiting_tokens + n_tokens > self.queue.max_queue_tokens:
-            raise OverloadedError(
-                f"the queue is full: {self.waiting_tokens} tokens wait and the request has {n_tokens}; "
-                f"allowed: {self.queue.max_queue_tokens} together",
-                retry_after_s=wait_s,
-            )
+        for unit, waiting, asked, most in (
+            ("tokens", self.waiting_tokens, sum([row.n_tokens for row in rows]), self.queue.max_queue_tokens),
+            ("rows", self.waiting_rows, len(rows), self.queue.max_queue_rows),
+        ):
+            if asked > most:
+                raise InputTooLongError(f"the request has {asked} {unit}; allowed: {most}, all that the queue holds")
+            if waiting + asked > most:
+                raise OverloadedError(
+                    f"the queue is full: {waiting} {unit} wait and the request has {asked}; allowed: {most} together",
+                    retry_after_s=wait_s,
+                )
         if wait_s > self.queue.max_queue_s:
             raise OverloadedError(
                 f"the queue is full: about {wait_s:.1f} s of work go before this request; "

@@ -96,6 +96,10 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
         return self._backlog.tokens
 
     @property
+    def waiting_rows(self) -> int:
+        return self._backlog.rows
+
+    @property
     def is_busy(self) -> bool:
         return self._rows_inside >= self._engine.slots
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.requests import Request
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 import pipelines
 from deployments.http import request as exchange
@@ -285,6 +286,46 @@ def test_a_changed_model_replaces_the_old_one_and_a_bad_one_does_not(
     assert post(server, {"inputs": "a"}).status_code == 200
 
 
+def test_changes_that_overlap_are_applied_in_their_order_and_leave_one_model(model: Path, monkeypatch: Any) -> None:
+    server, schedulers = started(TASK, model), []
+    load = server._load
+
+    def loaded(config: Any) -> Any:
+        time.sleep(0.3 if config.threads == 1 else 0.0)
+        pipeline, scheduler = load(config)
+        schedulers.append(scheduler)
+        return pipeline, scheduler
+
+    monkeypatch.setattr(server, "_load", loaded)
+
+    async def ask(client: httpx.AsyncClient) -> int:
+        changes = [server.reconfigure({"model": str(model), "threads": threads}) for threads in (1, 2)]
+        await asyncio.gather(*changes)
+        await asyncio.gather(*server._retiring)
+        return (await client.post(f"/{TASK}", json={"inputs": "a"})).status_code
+
+    assert asking(server, ask) == 200
+    assert server._now.config.threads == 2
+    assert [scheduler._draining for scheduler in schedulers] == [True, False]
+
+
+def test_who_gives_up_a_change_does_not_hold_the_event_loop_until_the_model_is_loaded(
+    model: Path, monkeypatch: Any
+) -> None:
+    server = started(TASK, model)
+    monkeypatch.setattr(server, "_load", lambda config: time.sleep(2))
+
+    async def ask(client: httpx.AsyncClient) -> float:
+        change = asyncio.create_task(server.reconfigure({"model": str(model), "threads": 1}))
+        await asyncio.sleep(0.1)
+        change.cancel()
+        began = time.perf_counter()
+        await asyncio.gather(change, return_exceptions=True)
+        return time.perf_counter() - began
+
+    assert asking(server, ask) < 1
+
+
 def test_an_artifact_of_another_task_is_refused(model: Path) -> None:
     with pytest.raises(ArtifactError, match="was exported for text-classification, not for translation"):
         started("translation", model)
@@ -378,6 +419,32 @@ def test_a_long_body_is_answered_as_a_short_one_is(server: TaskServer) -> None:
     assert short.json() == long.json()
 
 
+def test_a_stream_whose_client_is_gone_before_its_head_is_sent_leaves_nothing_inside(
+    exported: Callable[..., Path],
+) -> None:
+    server = started("text-generation", exported("llama", "text-generation"))
+    body = b'{"inputs": "a", "stream": true, "parameters": {"max_new_tokens": 200, "min_new_tokens": 200}}'
+    scope: Scope = {"type": "http", "method": "POST", "path": "/text-generation", "root_path": "/text-generation"}
+    scope = {**scope, "headers": [], "query_string": b""}
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Message) -> None:
+        raise OSError("the client is gone")
+
+    async def scenario() -> tuple[int, int]:
+        response = await server(Request(scope, receive))
+        inside = server._now.inside
+        with pytest.raises(OSError, match="gone"):
+            await response(scope, receive, send)
+        del response
+        await asyncio.sleep(0.1)
+        return inside, server._now.inside
+
+    assert asyncio.run(scenario()) == (1, 0)
+
+
 GENERATE = "text-generation"
 
 
@@ -388,7 +455,7 @@ def test_a_stream_outlives_every_change_of_its_configuration(change: str, export
     server = started(GENERATE, model, slots=slots)
     body = {"inputs": "a", "parameters": {"max_new_tokens": 200, "min_new_tokens": 200}, "stream": True}
     sent: list[bytes] = []
-    begun = asyncio.Event()
+    begun, changed = asyncio.Event(), asyncio.Event()
 
     async def receive() -> Any:
         return {"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}
@@ -397,6 +464,7 @@ def test_a_stream_outlives_every_change_of_its_configuration(change: str, export
         sent.append(message.get("body", b""))
         if len(sent) == 3:
             begun.set()
+            await changed.wait()  # the client reads no more until then: tiny models are fast
 
     async def scenario() -> None:
         scope = {"type": "http", "method": "POST", "path": f"/{GENERATE}", "root_path": f"/{GENERATE}"}
@@ -414,6 +482,7 @@ def test_a_stream_outlives_every_change_of_its_configuration(change: str, export
             await server.reconfigure({"model": str(exported("qwen2", GENERATE)), "slots": slots})
         assert not streaming.done()
         assert server._now.inside == (1 if change == "bounds" else 0)
+        changed.set()
         await streaming
         await asyncio.gather(*server._retiring)
 

@@ -112,14 +112,24 @@ def _no_repeat_ngram(size: int) -> LogitsProcessor:
 
 
 def _bad_words(words: Sequence[Sequence[int]]) -> LogitsProcessor:
+    """All words at once: a request may forbid a thousand, and every step asks for each."""
     always = [word[0] for word in words if len(word) == 1]
-    longer = [np.asarray(word) for word in words if len(word) > 1]
+    longer = sorted((word for word in words if len(word) > 1), key=len)
+    lengths = np.asarray([len(word) for word in longer], np.int64)
+    starts = np.cumsum([0, *(lengths - 1)])  # where each word's beginning stands in the two arrays that follow
+    beginnings = np.asarray([token for word in longer for token in word[:-1]], np.int64)
+    offsets = np.asarray([offset for word in longer for offset in range(1 - len(word), 0)], np.int64)
+    lasts = np.asarray([word[-1] for word in longer], np.int64)
 
     def process(ids: np.ndarray, scores: np.ndarray) -> None:
         scores[:, always] = -np.inf
-        for word in longer:
-            if len(word) <= ids.shape[1]:  # transformers asks for room for the whole word, not for its beginning
-                scores[(ids[:, 1 - len(word) :] == word[:-1]).all(axis=1), word[-1]] = -np.inf
+        # transformers asks for room for the whole word, not for its beginning
+        fitting = int(np.searchsorted(lengths, ids.shape[1], side="right"))
+        if fitting:
+            end = starts[fitting]
+            alike = ids[:, offsets[:end]] == beginnings[:end]  # (rows, tokens of all beginnings)
+            rows, found = np.logical_and.reduceat(alike, starts[:fitting], axis=1).nonzero()
+            scores[rows, lasts[found]] = -np.inf
 
     return process
 

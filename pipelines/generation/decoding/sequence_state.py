@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipelines.generation.decoding.logits import log_softmax, logits_processors, nothing_left
+from pipelines.generation.decoding.logits import LogitsProcessor, log_softmax, logits_processors, nothing_left
 from pipelines.generation.decoding.request import DecodeRequest, Step
 from pipelines.generation.decoding.sampling import Sampler, draw_each, top, warpers
 from pipelines.generation.decoding.stopping import FinishReason, finish_reason
@@ -13,9 +13,13 @@ from pipelines.generation.decoding.stopping import FinishReason, finish_reason
 class SequenceState:
     """The `sequence`-th answer to a request. Its tokens depend on the request and the logits alone."""
 
-    def __init__(self, request: DecodeRequest, sequence: int = 0) -> None:
+    def __init__(
+        self, request: DecodeRequest, sequence: int = 0, processors: Sequence[LogitsProcessor] | None = None
+    ) -> None:
+        """`processors` are those of the request, where another of its sequences has made them."""
         self.request = request
-        self.processors = logits_processors(request.config, len(request.prompt))
+        own = logits_processors(request.config, len(request.prompt)) if processors is None else processors
+        self.processors = own
         self.warpers = warpers(request.config)
         self.sampler = Sampler(request.seed, sequence)
         self._read = list(request.prompt)

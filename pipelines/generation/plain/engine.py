@@ -15,7 +15,7 @@ import numpy as np
 from pipelines.generation.decoding.beam_search import BeamSearch
 from pipelines.generation.decoding.request import Answer, DecodeRequest, Generation, Step
 from pipelines.generation.decoding.sequence_state import SequenceState, prompt_logprobs
-from pipelines.generation.engine import PROMPT_TOKEN, DecodeEngine, Job, Scheduled, Share, Steps
+from pipelines.generation.engine import PROMPT_TOKEN, DecodeEngine, Job, Line, Scheduled, Share, Steps
 from pipelines.generation.plain.decoder import Decoder
 from pipelines.generation.plain.kv_cache import KvCache
 
@@ -56,11 +56,9 @@ class PlainEngine(DecodeEngine[_Run]):
 
     def _round(self) -> bool:
         with self._lock:
-            left = [one for one in self._waiting if one.job.cancelled()]
-            for one in left:
-                self._waiting.remove(one)
+            left = self._waiting.take(lambda one: one.job.cancelled())
             while len(self._running) < self._slots and self._waiting:
-                admitted = min(self._waiting, key=self._order)
+                admitted = self._waiting.ordered()[0][0]
                 self._waiting.remove(admitted)
                 self._running.append(admitted)
             alive = self._is_awake = bool(self._running or left)
@@ -72,7 +70,7 @@ class PlainEngine(DecodeEngine[_Run]):
 
     def _fail(self, error: Exception) -> None:
         with self._lock:
-            waiting, self._waiting = self._waiting, []
+            waiting, self._waiting = self._waiting, Line()
         for run in (*self._running, *waiting):
             self._end(run, error)
 
@@ -91,7 +89,7 @@ class PlainEngine(DecodeEngine[_Run]):
         else:
             seconds = time.perf_counter() - began
             self.model_s += seconds
-            run.share.tag += work
+            self._did(run.share, work)
             self._learn("new_token_s" if steps else "prompt_token_s", seconds, max(1, round(work)))
             if steps and run.job.streams:
                 run.job.put(Steps(steps))

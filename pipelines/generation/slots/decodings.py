@@ -3,11 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from pipelines.generation.decoding.beam_search import BeamSearch
+from pipelines.generation.decoding.logits import LogitsProcessor, logits_processors
 from pipelines.generation.decoding.request import Answer, DecodeRequest, Generation, Step
 from pipelines.generation.decoding.sequence_state import SequenceState, advance
 from pipelines.generation.engine import Job, Scheduled, Share, Steps
@@ -31,6 +33,11 @@ class SharedPrompt:
     @property
     def request(self) -> DecodeRequest:
         return self.job.request
+
+    @cached_property
+    def processors(self) -> list[LogitsProcessor]:
+        """The logits processors of all samples: they hold no state of a sequence."""
+        return logits_processors(self.request.config, len(self.request.prompt))
 
     def cancelled(self) -> bool:
         """Whether no client waits for the rest of the answer."""
@@ -62,6 +69,8 @@ class Decoding(ABC):
 
     `slots` are the KV cache slots that it has, `width` of them while it runs; the first one takes the prefill.
     `turn_tokens` counts the steps since it got them. `parked` holds the content of its slots while it is paused.
+
+    `open` makes the decoding state when it gets its first slots: thousands may wait.
     """
 
     def __init__(self, prompt: SharedPrompt, width: int) -> None:
@@ -76,6 +85,10 @@ class Decoding(ABC):
     def share(self) -> Share:
         return self.prompt.job.share
 
+    @abstractmethod
+    def open(self) -> None:
+        """Make the decoding state."""
+
     @property
     @abstractmethod
     def reading(self) -> tuple[Sequence[int], Sequence[int]]:
@@ -89,11 +102,15 @@ class Decoding(ABC):
 class Sample(Decoding):
     """The `sequence`-th greedy or sampled sequence of a request."""
 
+    state: SequenceState
+
     def __init__(self, prompt: SharedPrompt, sequence: int) -> None:
         super().__init__(prompt, width=1)
-        self.state = SequenceState(prompt.request, sequence)
         self._sequence = sequence
         self._steps: list[Step] = []
+
+    def open(self) -> None:
+        self.state = SequenceState(self.prompt.request, self._sequence, self.prompt.processors)
 
     @property
     def reading(self) -> tuple[Sequence[int], Sequence[int]]:
@@ -126,10 +143,14 @@ class Beams(Decoding):
     take the slots of beams that none continues; only tokens that such a slot lacks are copied.
     """
 
+    search: BeamSearch
+
     def __init__(self, prompt: SharedPrompt) -> None:
         super().__init__(prompt, width=prompt.request.config.num_beams)
-        self.search = BeamSearch(prompt.request)
-        self.begun = False
+        self.is_open = self.begun = False
+
+    def open(self) -> None:
+        self.search, self.is_open = BeamSearch(self.prompt.request), True
 
     @property
     def reading(self) -> tuple[Sequence[int], Sequence[int]]:
@@ -160,7 +181,7 @@ class Beams(Decoding):
         return sources, targets
 
     def end(self, error: Exception | None = None) -> None:
-        self.prompt.end(0, () if error is not None else self.search.generations(), error)
+        self.prompt.end(0, self.search.generations() if error is None and self.is_open else (), error)
 
 
 def decodings_of(job: Job) -> list[Decoding]:

@@ -20,7 +20,7 @@ from pipelines.errors import InputTooLongError, InvalidInputError
 from pipelines.generation.decoding.beam_search import advance_all
 from pipelines.generation.decoding.request import DecodeRequest
 from pipelines.generation.decoding.sequence_state import prompt_logprobs
-from pipelines.generation.engine import PROMPT_TOKEN, DecodeEngine, Job
+from pipelines.generation.engine import PROMPT_TOKEN, DecodeEngine, Job, Line
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.slots.decodings import Beams, Decoding, Sample, SharedPrompt, advance_samples, decodings_of
 from pipelines.generation.slots.slot_model import SlotModel
@@ -87,7 +87,7 @@ class SlotEngine(DecodeEngine[Decoding]):
 
     def _fail(self, error: Exception) -> None:
         with self._lock:
-            waiting, self._waiting = self._waiting, []
+            waiting, self._waiting = self._waiting, Line()
         for decoding in (*self._decoding, *self._prefilling, *waiting):
             self._end(decoding, error)
 
@@ -95,10 +95,8 @@ class SlotEngine(DecodeEngine[Decoding]):
         """Give free slots to waiting decodings in their order; False where nothing is left, and the thread ends."""
         while True:
             with self._lock:
-                left = [one for one in self._waiting if one.prompt.cancelled()]
-                for decoding in left:
-                    self._waiting.remove(decoding)
-                waiting = sorted(self._waiting, key=self._order) if self._budget > 0 else []
+                left = self._waiting.take(lambda one: one.prompt.cancelled())
+                waiting = self._next() if self._budget > 0 else []
                 if not waiting:
                     alive = self._is_awake = bool(self._decoding or self._prefilling or self._waiting or left)
             for decoding in left:
@@ -117,6 +115,19 @@ class SlotEngine(DecodeEngine[Decoding]):
                     self._open(admitted)
             except Exception as error:
                 self._end(admitted, error)
+
+    def _next(self) -> list[Decoding]:
+        """The decodings that may be admitted next, in their order: of each share the paused ones and the first new one.
+
+        The paused ones of a share came before its new ones.
+        """
+        found: list[Decoding] = []
+        for line in self._waiting.ordered():
+            for one in line:
+                found.append(one)
+                if not one.parked:
+                    break
+        return found
 
     def _make_room(self, waiting: Sequence[Decoding]) -> Decoding | None:
         """Pause sequences whose turn is over for the first decoding that has used less; None where that is not allowed.
@@ -159,7 +170,7 @@ class SlotEngine(DecodeEngine[Decoding]):
             self._table.give_back(slot)
         decoding.slots, decoding.parked = [], parked
         with self._lock:
-            self._waiting.append(decoding)
+            self._waiting.put(decoding)
 
     def _resume(self, decoding: Decoding) -> None:
         """Give a paused sequence slots, and restore its cache in them."""
@@ -182,6 +193,7 @@ class SlotEngine(DecodeEngine[Decoding]):
             shared[:] = 0
         for _ in range(decoding.width):
             decoding.slots.append(table.take(shared))
+        decoding.open()
         prompt.start()
         slot = decoding.slots[0]
         # The logits after the last prompt token are needed, so that token is always read; logprobs of the prompt need
@@ -198,7 +210,7 @@ class SlotEngine(DecodeEngine[Decoding]):
         else:
             self._opening[slot] = request.source
             self._budget -= len(request.source)
-            decoding.share.tag += PROMPT_TOKEN * len(request.source)
+            self._did(decoding.share, PROMPT_TOKEN * len(request.source))
             table.open(slot, request.source)
         missing = len(request.prompt) - int(table.lengths[slot])
         if missing == 0:
@@ -264,7 +276,7 @@ class SlotEngine(DecodeEngine[Decoding]):
         if likely:
             prompt.logprobs += prompt_logprobs(request, start, logits)
         self._learn("prompt_token_s", time.perf_counter() - began, tokens)
-        decoding.share.tag += PROMPT_TOKEN * tokens
+        self._did(decoding.share, PROMPT_TOKEN * tokens)
         self._table.append(slot, ids[0])
         if start + tokens == len(request.prompt):
             self._prefilling.remove(decoding)
@@ -284,9 +296,7 @@ class SlotEngine(DecodeEngine[Decoding]):
         if prompt.followers:
             prompt.logits = logits.copy()
             with self._lock:
-                for follower in prompt.followers:
-                    follower.number = next(self._numbers)
-                self._waiting += prompt.followers
+                self._queue(prompt.followers)
             prompt.followers = []
 
     def _step(self) -> None:
@@ -311,7 +321,7 @@ class SlotEngine(DecodeEngine[Decoding]):
         self._table.append_each(slots, tokens)
         for decoding, (some, _) in zip(self._decoding, readings, strict=True):
             decoding.turn_tokens += 1
-            decoding.share.tag += len(some)
+            self._did(decoding.share, len(some))
         for decoding, (some, _) in zip(self._decoding, readings, strict=True):
             self._release(decoding.prompt, logits[some[0] - first : some[0] - first + 1])
         beams = [decoding for decoding in self._decoding if isinstance(decoding, Beams)]

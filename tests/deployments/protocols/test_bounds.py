@@ -10,6 +10,7 @@ from msgspec import inspect
 from deployments.cluster.platform import NAMES, Platform
 from deployments.protocols.huggingface import read
 from deployments.protocols.protocol import modules
+from pipelines import schema
 from pipelines.errors import InvalidInputError
 from pipelines.schema import read_json
 from pipelines.tasks import TASKS
@@ -131,3 +132,12 @@ def test_a_body_of_four_mebibytes_is_refused_in_a_moment(task: str, body: bytes)
         read(TASKS[task], body)
 
     assert time.process_time() - decoded_at < 0.2 + 8 * (decoded_at - started_at)
+
+
+def test_a_body_of_a_million_lists_is_not_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "read_json", lambda body: pytest.fail("it is made of a million objects"))
+
+    with pytest.raises(InvalidInputError) as refused:
+        read(TASKS["text-generation"], b'{"inputs": [' + b"[]," * 1_000_000 + b"[]]}")
+
+    assert str(refused.value).startswith("the body does not fit: Expected `str`, got `array` - at `$.inputs[0]`")

@@ -208,3 +208,21 @@ def test_predict_refuses_what_it_cannot_do(server: TaskServer, body: Any, status
     response = post(server, body, "/predict")
 
     assert (response.status_code, message in response.text) == (status, True)
+
+
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [
+        (1, "inputs[0] has 2 elements or more; allowed: 1, as its shape says"),
+        (400_000, "inputs[0].shape[0] is 400000; allowed: at most 65536"),
+    ],
+)
+def test_no_more_elements_are_unpacked_than_the_shape_says_and_a_request_may_have(
+    server: TaskServer, count: int, message: str
+) -> None:
+    data = packed([b"a"] * 400_000)
+    described = {"name": "args", "shape": [count], "datatype": "BYTES", "parameters": {"binary_data_size": len(data)}}
+    head = json.dumps({"inputs": [described]}).encode()
+    response = post(server, head + data, INFER, inference_header_content_length=str(len(head)))
+
+    assert (response.status_code, response.json()["error"]) == (400, message)

@@ -326,6 +326,28 @@ def test_a_full_queue_refuses_with_its_size_and_a_request_larger_than_the_queue_
     run(scenario)
 
 
+def test_the_rows_that_wait_are_bounded_however_short_they_are() -> None:
+    model = Model()
+
+    async def scenario() -> None:
+        scheduler = PaddedScheduler(model.forward, queue=QueueConfig(max_queue_rows=4))
+        with pytest.raises(InputTooLongError, match="the request has 5 rows; allowed: 4"):
+            await scheduler.submit([Line(1)] * 5)
+        first = await held(model, scheduler)
+        waiting = [asyncio.create_task(scheduler.submit([Line(1), Line(2)])) for _ in range(2)]
+        await until(lambda: scheduler.waiting_rows == 4)
+        with pytest.raises(OverloadedError, match="4 rows wait and the request has 1; allowed: 4"):
+            await scheduler.submit([Line(1)])
+        waiting[0].cancel()
+        await until(lambda: scheduler.waiting_rows == 2)
+        model.gate.set()
+        await first
+        assert (await waiting[1]).outputs == [1, 2]
+        assert scheduler.waiting_rows == 0
+
+    run(scenario)
+
+
 SECONDS = CostModel(start_s=0.0, token_s=0.001)  # a row of a thousand tokens costs a second
 
 

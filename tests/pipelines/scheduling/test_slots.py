@@ -142,10 +142,10 @@ def test_a_deadline_ends_a_request_and_frees_its_slot(generator: Any) -> None:
         scheduler = generator.scheduler()
         loop = asyncio.get_running_loop()
         with pytest.raises(DeadlineExceededError):
-            await scheduler.submit(rows(generator, "a", max_new_tokens=240), loop.time() + 0.01)
+            await scheduler.submit(rows(generator, "a", max_new_tokens=240), loop.time() + 0.005)
         with pytest.raises(DeadlineExceededError):
             await scheduler.submit(rows(generator, "a"), loop.time() - 1)
-        stream = scheduler.stream(rows(generator, "a", max_new_tokens=240), loop.time() + 0.02)
+        stream = scheduler.stream(rows(generator, "a", max_new_tokens=240), loop.time() + 0.005)
         with pytest.raises(DeadlineExceededError):
             async for _ in stream:
                 pass
@@ -181,6 +181,10 @@ def test_the_queue_is_bounded_in_tokens_that_wait_and_in_seconds_of_work(generat
         assert refused
         assert str(refused[0]).startswith("the queue is full: ")
         assert len(refused) < 99
+        assert (scheduler.waiting_rows, scheduler.waiting_tokens) == (0, 0)
+        scheduler = generator.scheduler(queue=QueueConfig(max_queue_rows=8))
+        with pytest.raises(InputTooLongError, match="the request has 9 rows; allowed: 8"):
+            await scheduler.submit(rows(generator, *"abcdefghi"))
         scheduler = generator.scheduler(queue=QueueConfig(max_queue_s=0.0001))
         await scheduler.submit(rows(generator, "warm"))
         waiting = [

@@ -1,6 +1,7 @@
 """Turns: when all slots are taken by long answers, a sequence that had its turn is paused for a request that waits."""
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 
 from pipelines.generation.decoding.config import GenerationConfig
 from pipelines.generation.decoding.request import Answer, DecodeRequest
+from pipelines.generation.engine import Event, Job, Share
 from pipelines.generation.slots.causal import CausalSlots
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.slots.engine import SlotEngine
@@ -152,6 +154,53 @@ def test_a_request_of_many_prompts_takes_turns_with_one_of_a_single_prompt(opene
         model.fails = comes
         callers.submit(engine.generate_all, many).result()
     assert ended.index("single") <= 3 * SLOTS
+
+
+@pytest.mark.parametrize("rows", [[4] * 24, [100]])
+def test_whoever_had_a_turn_is_not_starved_by_a_stream_of_short_requests(opened: Opened, rows: list[int]) -> None:
+    """A list, or a long answer, beside short requests of which twice as many as slots are always there."""
+    engine, model = opened()
+    short, ended = greedy((9, 8), 4), Counter[str]()
+
+    def told(name: str) -> Callable[[Event], None]:
+        return lambda event: ended.update([name] if isinstance(event, Answer) else [])
+
+    def comes(reads: int) -> bool:
+        if ended["rows"] < len(rows) and reads < 4000:
+            while ended["started"] - ended["short"] < 2 * SLOTS:
+                ended["started"] += 1
+                engine.start(Job(short, told("short")))
+        return False
+
+    model.fails = comes
+    share = Share()
+    engine.start(*(Job(greedy((5 + n,), tokens), told("rows"), share) for n, tokens in enumerate(rows)))
+    wait_for(lambda: idle(engine))
+
+    assert ended["rows"] == len(rows)
+    # Its fair part of all tokens is one of 2 * SLOTS + 1; a turn more or less for each row.
+    assert ended["short"] * 4 <= 2 * (2 * SLOTS + 1) * sum(rows)
+
+
+def test_a_round_asks_no_more_of_a_long_list_that_waits_than_of_a_short_one(opened: Opened) -> None:
+    engine, model = opened()
+    asked = 0
+
+    def here() -> bool:
+        nonlocal asked
+        asked += 1
+        return False
+
+    def asked_by_round(rows: int) -> float:
+        nonlocal asked
+        asked, read = 0, len(model.reads)
+        share, ended = Share(), Counter[bool]()
+        tell = lambda event: ended.update([isinstance(event, Answer)])  # noqa: E731
+        engine.start(*(Job(greedy((5 + n % 9,), 2), tell, share, here) for n in range(rows)))
+        wait_for(lambda: ended[True] == rows)
+        return asked / (len(model.reads) - read)
+
+    assert asked_by_round(1000) < 2 * asked_by_round(8 * SLOTS)
 
 
 def test_a_pause_that_fails_fails_its_own_request(opened: Opened) -> None:
