@@ -1,6 +1,7 @@
 """One real cluster for the whole session: six tiny models behind HAProxy, started by `sextet serve`."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,10 @@ def cluster(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
         assert left_over(tree) == []
     finally:
         serving.process.kill()
+
+
+@pytest.fixture
+def closing() -> Iterator[ExitStack]:
+    """Closes the clients that a test enters into it."""
+    with ExitStack() as stack:
+        yield stack

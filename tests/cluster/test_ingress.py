@@ -98,7 +98,10 @@ def test_the_gateway_describes_every_route_and_parameter(http: httpx.Client) -> 
         method = "POST" if "post" in operations else "GET"
         assert http.request(method, path.replace("{task}", next(iter(TASKS))), json={}).status_code != 404, path
     body = document["paths"]["/question-answering"]["post"]["requestBody"]["content"]["application/json"]
-    assert "doc_stride" in body["schema"]["properties"]["parameters"]["properties"]
+    schemas = document["components"]["schemas"]
+    parameters, null = schemas[body["schema"]["$ref"].rpartition("/")[2]]["properties"]["parameters"]["anyOf"]
+    assert "doc_stride" in schemas[parameters["$ref"].rpartition("/")[2]]["properties"]
+    assert null == {"type": "null"}
     for task in TASKS:
         example = document["paths"][f"/{task}"]["post"]["requestBody"]["content"]["application/json"]["example"]
         assert http.post(f"/{task}", json=example).status_code == 200

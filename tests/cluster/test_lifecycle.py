@@ -4,6 +4,7 @@ import signal
 import socket
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -38,7 +39,9 @@ def replace_in(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new), encoding="utf-8")
 
 
-def test_a_cluster_applies_changes_ends_without_a_trace_and_starts_again_at_once_on_its_port(small: Path) -> None:
+def test_a_cluster_applies_changes_ends_without_a_trace_and_starts_again_at_once_on_its_port(
+    small: Path, closing: ExitStack
+) -> None:
     serving = Serving.start(small).wait_until_ready()
     give_up_at = time.monotonic() + READY_S
     replica = serving.replica(TASK)
@@ -55,7 +58,7 @@ def test_a_cluster_applies_changes_ends_without_a_trace_and_starts_again_at_once
     serving.wait_for(f"not applied: user_config of {TASK}: limits has no key 'max_input' (did you mean 'max_inputs'?)")
     assert httpx.post(f"{serving.url}/{TASK}", json=BODY, timeout=60).status_code == 413
 
-    asking = requests_inside(serving.url, replica)
+    asking = requests_inside(serving.url, replica, closing)
     replica.kill()
     late = httpx.post(f"{serving.url}/{TASK}", json=BODY, headers={"x-request-timeout-seconds": "0.1"}, timeout=60)
     assert late.status_code in (408, 503), "nobody is there who could answer in time"
@@ -68,6 +71,7 @@ def test_a_cluster_applies_changes_ends_without_a_trace_and_starts_again_at_once
 
     tree = serving.tree()
     inside, body = request_inside(serving.url)
+    closing.enter_context(inside)
     serving.process.send_signal(signal.SIGTERM)
     serving.process.send_signal(signal.SIGINT)  # an impatient second one changes nothing
     serving.wait_for("stopping")
@@ -93,9 +97,9 @@ def test_a_cluster_applies_changes_ends_without_a_trace_and_starts_again_at_once
     assert not folder.exists()
 
 
-def requests_inside(url: str, replica: psutil.Process) -> list[Future[int]]:
+def requests_inside(url: str, replica: psutil.Process, closing: ExitStack) -> list[Future[int]]:
     """The statuses of requests on connections that are kept, which are in `replica`, and it does not go on."""
-    clients = [httpx.Client(base_url=url, timeout=READY_S) for _ in range(4)]
+    clients = [closing.enter_context(httpx.Client(base_url=url, timeout=READY_S)) for _ in range(4)]
 
     def ask(client: httpx.Client) -> int:
         return client.post(f"/{TASK}", json={"inputs": "good"}).status_code

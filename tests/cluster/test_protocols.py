@@ -1,6 +1,7 @@
 """The other dialects, with their own clients unmodified: at the task, and at the root by an alias of it."""
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,8 @@ def chat(models: dict[str, Path]) -> str:
     return str(answer[0]["generated_text"])
 
 
-def test_openais_client_chats_streams_and_lists_models(base: str, chat: str) -> None:
-    client = openai.OpenAI(base_url=f"{base}/v1", api_key="none", max_retries=0)
+def test_openais_client_chats_streams_and_lists_models(base: str, chat: str, closing: ExitStack) -> None:
+    client = closing.enter_context(openai.OpenAI(base_url=f"{base}/v1", api_key="none", max_retries=0))
 
     whole = client.chat.completions.create(model="dummy", **ASKED)
     stream = client.chat.completions.create(model="dummy", stream=True, stream_options={"include_usage": True}, **ASKED)
@@ -64,8 +65,8 @@ def test_hugging_faces_client_chats_with_a_base_url(base: str, chat: str) -> Non
     assert whole.choices[0].message.content == chat == "".join(streamed)
 
 
-def test_a_stream_at_the_root_comes_token_by_token_and_may_be_left(cluster: Serving) -> None:
-    client = openai.OpenAI(base_url=f"{cluster.url}/v1", api_key="none", max_retries=0)
+def test_a_stream_at_the_root_comes_token_by_token_and_may_be_left(cluster: Serving, closing: ExitStack) -> None:
+    client = closing.enter_context(openai.OpenAI(base_url=f"{cluster.url}/v1", api_key="none", max_retries=0))
     long: dict[str, Any] = {"model": "m", "prompt": "a", "max_tokens": 200, "temperature": 0}
 
     for _ in range(20):  # more than there are slots: each must be free again
@@ -76,13 +77,13 @@ def test_a_stream_at_the_root_comes_token_by_token_and_may_be_left(cluster: Serv
 
 
 def test_tritons_client_infers_in_binary_and_in_json_at_the_root_and_at_the_task(
-    cluster: Serving, models: dict[str, Path]
+    cluster: Serving, models: dict[str, Path], closing: ExitStack
 ) -> None:
     expected = pipelines.load(models["text-classification"])(TEXTS, top_k=2)
     address = cluster.url.removeprefix("http://")
 
     for url in (address, f"{address}/text-classification"):
-        client = triton.InferenceServerClient(url)
+        client = closing.enter_context(triton.InferenceServerClient(url))
         assert client.is_server_live()
         assert client.is_server_ready()
         assert client.is_model_ready("text-classification")
@@ -102,8 +103,8 @@ def test_tritons_client_infers_in_binary_and_in_json_at_the_root_and_at_the_task
             client.infer("text-classification", [tensor], parameters={"function_to_apply": "x"})
 
 
-def test_tritons_client_asks_questions(cluster: Serving, models: dict[str, Path]) -> None:
-    client = triton.InferenceServerClient(cluster.url.removeprefix("http://"))
+def test_tritons_client_asks_questions(cluster: Serving, models: dict[str, Path], closing: ExitStack) -> None:
+    client = closing.enter_context(triton.InferenceServerClient(cluster.url.removeprefix("http://")))
     columns = []
     for name in ("question", "context"):
         column = triton.InferInput(name, [1], "BYTES")
