@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 from random import Random
 from typing import Any
 
@@ -58,21 +59,27 @@ def greedy(prompt: tuple[int, ...], max_new_tokens: int, **changes: Any) -> Deco
 
 def test_a_short_request_does_not_wait_for_the_end_of_long_ones_in_all_slots(opened: Opened) -> None:
     engine, model = opened()
-    with ThreadPoolExecutor(SLOTS + 1) as callers:
-        long = [callers.submit(engine.generate, greedy((5 + n, 6), 150)) for n in range(SLOTS)]
-        wait_for(lambda: len(model.reads) > 2 * SLOTS + TURN)
-        came_at = len(model.reads)
-        ended_at: list[int] = []
-        short = greedy((9, 8, 7), 3)
+    came_at: list[int] = []
+    ended_at: list[int] = []
+    short = greedy((9, 8, 7), 3)
 
-        def stop(ids: Any) -> bool:
+    def ends(event: Event) -> None:
+        if isinstance(event, Answer):
             ended_at.append(len(model.reads))
-            return False
 
-        callers.submit(engine.generate, replace(short, stop=stop)).result()
-        assert not all(one.done() for one in long)
-        answers = [one.result() for one in long]
-    assert ended_at[-1] - came_at <= TURN + 6
+    def comes(reads: int) -> bool:
+        """In the decode thread, once all slots are taken."""
+        if not came_at and reads > 2 * SLOTS + TURN and engine.free_slots == 0:
+            came_at.append(reads)
+            engine.start(Job(short, ends))
+        return False
+
+    model.fails = comes
+    inboxes: list[SimpleQueue[Event]] = [SimpleQueue() for _ in range(SLOTS)]
+    engine.start(*(Job(greedy((5 + n, 6), 150), inbox.put) for n, inbox in enumerate(inboxes)))
+    answers = [next(event for event in iter(inbox.get, None) if isinstance(event, Answer)) for inbox in inboxes]
+    assert ended_at[0] - came_at[0] <= TURN + 6
+    assert ended_at[0] < 150
     assert len(model.saved) >= 1
     for n, answer in enumerate(answers):
         assert_same(answer, opened(10_000)[0].generate(greedy((5 + n, 6), 150)))
