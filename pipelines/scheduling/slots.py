@@ -116,7 +116,7 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
         if not self.is_busy:
             return 0.0
         turn_s = self._turn_tokens * self._engine.new_token_s
-        own_s = sum(min(self._cost_s(row), turn_s) for row in rows)
+        own_s = sum(self._cost_s(row) for row in rows)
         return self._backlog.before_s(own_s) + turn_s / 2
 
     async def submit(self, rows: Sequence[DecodeRequest], deadline: float | None = None) -> Completed[Answer]:
@@ -155,8 +155,11 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
             self._fail(call, shutting_down())
 
     def _cost_s(self, row: DecodeRequest) -> float:
-        """Predicted seconds of a row: its prompt, and an answer of typical length."""
-        new_tokens = min(row.max_new_tokens, self._typical_tokens * row.config.n_sequences)
+        """Predicted seconds that a waiting row takes before others: its prompt, and an answer of typical length.
+
+        A turn at most counts of the answer: then it may be paused for those who wait.
+        """
+        new_tokens = min(row.max_new_tokens, min(self._typical_tokens, self._turn_tokens) * row.config.n_sequences)
         return row.n_tokens * self._engine.prompt_token_s + new_tokens * self._engine.new_token_s
 
     def _enter(self, rows: Sequence[DecodeRequest], deadline: float | None, *, streams: bool) -> _Call:
