@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +57,17 @@ def greedy(prompt: tuple[int, ...], max_new_tokens: int, **changes: Any) -> Deco
     return DecodeRequest(prompt, config.for_prompt(len(prompt), WINDOW))
 
 
+def together(engine: SlotEngine, requests: Sequence[DecodeRequest]) -> list[Any]:
+    """Answers, or errors, of requests that come in one round, each a caller's of its own."""
+    inboxes: list[SimpleQueue[Any]] = [SimpleQueue() for _ in requests]
+    engine.start(*(Job(request, inbox.put) for request, inbox in zip(requests, inboxes, strict=True)))
+    return [next(filter(is_last, iter(inbox.get, None))) for inbox in inboxes]
+
+
+def is_last(event: Any) -> bool:
+    return isinstance(event, Answer | Exception)
+
+
 def test_a_short_request_does_not_wait_for_the_end_of_long_ones_in_all_slots(opened: Opened) -> None:
     engine, model = opened()
     came_at: list[int] = []
@@ -91,8 +102,7 @@ def test_a_pause_changes_no_bit_of_an_answer(opened: Opened, precision: str) -> 
     """More long answers than slots, in turns of two tokens; to the last bit of a logprob."""
     engine, model = opened(2, precision=precision, max_paused=100)
     requests = [replace(greedy((5 + n, 6, 7), 20), logprobs=True, top_tokens=2) for n in range(3 * SLOTS)]
-    with ThreadPoolExecutor(len(requests)) as callers:
-        answers = list(callers.map(engine.generate, requests))
+    answers = together(engine, requests)
     assert len(model.saved) > 5
     alone, untouched = opened(10_000, precision=precision)
     for request, answer in zip(requests, answers, strict=True):
@@ -110,8 +120,7 @@ def test_whatever_is_decoded_in_turns_is_answered_as_alone(architecture: str, op
     if architecture in ("bart", "t5"):
         requests = [replace(one, prompt=(0,), source=one.prompt, prompt_logprobs=False) for one in requests]
         requests = [replace(one, config=replace(one.config, max_length=20, min_length=0)) for one in requests]
-    with ThreadPoolExecutor(20) as callers:
-        answers = list(callers.map(engine.generate, requests))
+    answers = together(engine, requests)
     assert model.saved
     alone, _ = opened(10_000, architecture)
     for request, answer in zip(requests, answers, strict=True):
@@ -129,8 +138,7 @@ def test_no_more_sequences_are_paused_than_allowed(opened: Opened) -> None:
         return False
 
     requests = [replace(greedy((5 + n,), 12), stop=counted) for n in range(4 * SLOTS)]
-    with ThreadPoolExecutor(len(requests)) as callers:
-        answers = list(callers.map(engine.generate, requests))
+    answers = together(engine, requests)
     assert 0 < most <= 2
     assert all(len(answer.generations[0].steps) == 12 for answer in answers)
 
@@ -223,15 +231,9 @@ def test_a_pause_that_fails_fails_its_own_request(opened: Opened) -> None:
     save, model.save = model.save, fail  # type: ignore[method-assign]
     requests = [greedy((5 + n,), 30) for n in range(2 * SLOTS)]
 
-    def answered(request: DecodeRequest) -> Answer | str:
-        try:
-            return engine.generate(request)
-        except FloatingPointError as error:
-            return str(error)
-
-    with ThreadPoolExecutor(len(requests)) as callers:
-        answers = list(callers.map(answered, requests))
-    assert answers.count("no memory") == 1
+    answers = together(engine, requests)
+    failed = [str(one) for one in answers if isinstance(one, FloatingPointError)]
+    assert failed == ["no memory"]
     assert idle(engine)
 
 
