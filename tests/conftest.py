@@ -1,4 +1,4 @@
-"""Fixtures shared by all suites, and how many processes run them."""
+"""Fixtures shared by all suites, how many processes run them, and how hard hypothesis looks for a failure."""
 
 import os
 import socket
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from deployments.cluster.ray_environment import SPARE_PORTS
 from tests import kept
@@ -19,6 +20,11 @@ FIRST_CHOSEN_PORT = SPARE_PORTS.start  # those that `spare_port` draws from; abo
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# CI tries the same examples in every run, so that a change fails for what it changes; elsewhere each run tries others.
+settings.register_profile("local", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("local"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -21,6 +21,9 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 _SPACE = "▁"
 _UNREACHABLE = "\uffff"  # a noncharacter: before a piece, it keeps texts from matching it
 _FENCE = "\ufffe"  # a noncharacter, around each stretch of unknown characters
+_JOINERS = r"\x{200d}\x{fe00}-\x{fe0f}"  # they extend the character before them and compose with none
+_BREAK = "\ufdd0"  # a noncharacter, before joiners while characters are mapped
+_NON_JOINER = "\u200c"
 _NORMAL, _USER_DEFINED = 1, 4  # kinds of pieces that texts can match
 _UNIGRAM, _BPE = 1, 2
 
@@ -120,7 +123,17 @@ def _normalizer(spec: Any, characters: set[str]) -> Any:
     steps: list[Any] = []
     if spec.precompiled_charsmap:
         # The character map composes what was decomposed; `Precompiled` looks up single characters, so compose first.
-        steps += [normalizers.NFC(), normalizers.Precompiled(spec.precompiled_charsmap)]
+        # It takes a short character and the joiners after it for one, and loses them where it maps the character
+        # (a no-break space before U+200D). So the non-joiner, which the map itself changes, is mapped before, and a
+        # break keeps the others apart.
+        mapped = normalizers.Precompiled(spec.precompiled_charsmap)
+        steps += [
+            normalizers.Replace(_NON_JOINER, mapped.normalize_str(_NON_JOINER)),
+            normalizers.NFC(),
+            normalizers.Replace(Regex(f"(?<=[^{_JOINERS}])(?=[{_JOINERS}])"), _BREAK),
+            mapped,
+            normalizers.Replace(_BREAK, ""),
+        ]
     if spec.remove_extra_whitespaces:
         steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" +"), " ")]
     steps.append(normalizers.Replace(" ", _SPACE))

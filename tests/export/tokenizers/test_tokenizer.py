@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
@@ -49,6 +49,8 @@ def encode(fast: PieceTokenizer, text: str, unknown: int) -> list[int]:
 
 @settings(max_examples=150, deadline=None)
 @given(text=st.text(alphabet=ALPHABET, max_size=60))
+@example(text="\u00a0\u200d")  # U+200D stays when the space before it is normalized
+@example(text="a\u00a0\u200d\u200c b\u00b2\u200ca \u00bd\ufe0f\u2460\ufe0f \u00b2\u200d\u00aa")
 def test_a_converted_tokenizer_encodes_any_text_as_the_slow_one(pair: tuple[Any, PieceTokenizer], text: str) -> None:
     slow, fast = pair
     assert encode(fast, text, slow.unk_token_id) == slow(text).input_ids
