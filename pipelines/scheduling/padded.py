@@ -21,7 +21,6 @@ from typing import Generic, cast
 from pipelines.errors import ConfigurationError, GenerationError, InvalidInputError
 from pipelines.scheduling.batching import SATURATED, UNMEASURED, CostModel, FairClock, FairQueue, cut
 from pipelines.scheduling.scheduler import (
-    Backlog,
     BatchingConfig,
     BatchReport,
     Completed,
@@ -112,19 +111,9 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         self._numbers = count()
         self._running: set[_Batch[RowT, OutputT]] = set()
         self._running_s = 0.0  # predicted for the batches in worker threads
-        self._backlog = Backlog()
         self._interactive_at = -math.inf
         # Real over predicted seconds; None until a batch has ended.
         self._drift: float | None = 1.0 if cost is not UNMEASURED else None
-        self._idle = asyncio.Event()
-
-    @property
-    def waiting_tokens(self) -> int:
-        return self._backlog.tokens
-
-    @property
-    def waiting_rows(self) -> int:
-        return self._backlog.rows
 
     @property
     def is_busy(self) -> bool:
@@ -186,12 +175,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         self._draining = True
         self._dispatch()
         if self._running:
-            self._idle.clear()
-            try:
-                async with asyncio.timeout(limit_s):
-                    await self._idle.wait()
-            except TimeoutError:
-                pass
+            await self._until_idle(limit_s)
         for one in [*self._waiting, *(one for batch in self._running for one in batch.rows)]:
             self._fail(one.request, shutting_down())
         for _ in self._workers:

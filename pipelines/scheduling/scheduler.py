@@ -7,6 +7,7 @@ Both admit a request or refuse it at once, share the model fairly by request, co
 and finish running requests when they drain. All methods belong to one event loop; the model runs in other threads.
 """
 
+import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -165,21 +166,23 @@ class Scheduler(ABC, Generic[RowT, OutputT]):
         self.queue = queue
         self._on_batch = on_batch
         self._draining = False
+        self._backlog = Backlog()
+        self._idle = asyncio.Event()  # set once nothing runs while it drains
 
     @property
-    @abstractmethod
     def waiting_tokens(self) -> int:
         """Tokens to read of the waiting rows."""
+        return self._backlog.tokens
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows that wait."""
+        return self._backlog.rows
 
     @property
     @abstractmethod
     def is_busy(self) -> bool:
         """Whether a row that arrives now has to wait."""
-
-    @property
-    @abstractmethod
-    def waiting_rows(self) -> int:
-        """Rows that wait."""
 
     @property
     @abstractmethod
@@ -210,6 +213,15 @@ class Scheduler(ABC, Generic[RowT, OutputT]):
     @abstractmethod
     async def drain(self, limit_s: float = 0.0) -> None:
         """Refuse new rows, wait up to `limit_s` for running ones, then fail the rest. Safe to call twice."""
+
+    async def _until_idle(self, limit_s: float) -> None:
+        """Wait for `_idle`, up to `limit_s` seconds."""
+        self._idle.clear()
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._idle.wait()
+        except TimeoutError:
+            pass
 
     def admit(self, rows: Sequence[RowT] = (), deadline: float | None = None, now: float | None = None) -> None:
         """Raise OverloadedError where a request of these rows is not admitted now, DeadlineExceededError after its

@@ -18,7 +18,6 @@ from pipelines.errors import ConfigurationError, GenerationError
 from pipelines.generation.decoding.request import Answer, DecodeRequest, Step
 from pipelines.generation.engine import DecodeEngine, Event, Job, Scheduled, Share, Steps
 from pipelines.scheduling.scheduler import (
-    Backlog,
     BatchingConfig,
     BatchReport,
     Completed,
@@ -82,22 +81,12 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
     ) -> None:
         super().__init__(queue or QueueConfig(), on_batch)
         self._engine, self._turn_tokens = engine, turn_tokens
-        self._backlog = Backlog()
         self._inside: dict[_Call, None] = {}
         self._rows_inside = 0  # rows that have not ended
         self._typical_tokens = TYPICAL_TOKENS
         self._mailbox: deque[tuple[_Row, Event, float]] = deque()
         self._is_woken = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._idle = asyncio.Event()
-
-    @property
-    def waiting_tokens(self) -> int:
-        return self._backlog.tokens
-
-    @property
-    def waiting_rows(self) -> int:
-        return self._backlog.rows
 
     @property
     def is_busy(self) -> bool:
@@ -145,12 +134,7 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
     async def drain(self, limit_s: float = 0.0) -> None:
         self._draining = True
         if self._inside:
-            self._idle.clear()
-            try:
-                async with asyncio.timeout(limit_s):
-                    await self._idle.wait()
-            except TimeoutError:
-                pass
+            await self._until_idle(limit_s)
         for call in list(self._inside):
             self._fail(call, shutting_down())
 
