@@ -17,12 +17,10 @@ from pipelines.generation.decoding.request import Answer, Step
 from pipelines.generation.decoding.stopping import StopStrings
 from pipelines.generation.text.detokenizer import Detokenizer, StopFilter
 from pipelines.misfit import require
-from pipelines.runtime.tokenizer import Tokenizer, clean_up_spaces
-from pipelines.scheduling.scheduler import BatchingConfig, OnBatch, QueueConfig, unreported
-from pipelines.scheduling.slots import SlotScheduler
+from pipelines.runtime.tokenizer import clean_up_spaces
 from pipelines.schema import Parameters, parse
-from pipelines.tasks.generator import SEED_BITS, Count, Factor, Penalty, Probability, Sequences, Stop
-from pipelines.tasks.pipeline import Pipeline, StepWriter
+from pipelines.tasks.generator import SEED_BITS, Count, Factor, GeneratorPipeline, Penalty, Probability, Sequences, Stop
+from pipelines.tasks.pipeline import StepWriter
 from pipelines.tasks.text_generation import PromptRow, TextGenerationPipeline
 
 TokenIds = tuple[int, ...]
@@ -107,23 +105,16 @@ class ChoiceDelta:
     finish_reason: FinishReason | None = None
 
 
-class CompletionPipeline(Pipeline[Prompt, CompletionParameters, PromptRow, Answer]):
+class CompletionPipeline(GeneratorPipeline[Prompt, CompletionParameters, PromptRow]):
     """Answers a prompt with its choices, each one ChoiceDelta; `stream` gives one choice as deltas."""
 
     task = TextGenerationPipeline.task
     parameters_type = CompletionParameters
 
     def __init__(self, model: TextGenerationPipeline) -> None:
-        super().__init__(model.artifact)
-        self._model = model
-        self._generator = model.generator
-        self._tokenizer = model.generator.tokenizer
+        super().__init__(model.artifact, model.generator)
         self._vocab_size = int(model.artifact.config()["vocab_size"])
-        self._clean_up = clean_up_spaces if self._tokenizer.settings.clean_up_tokenization_spaces else None
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        return self._tokenizer
+        self._clean_up = clean_up_spaces if self.tokenizer.settings.clean_up_tokenization_spaces else None
 
     def parse(self, raw: Any) -> Prompt:
         """A text, or a tuple of token ids."""
@@ -140,20 +131,9 @@ class CompletionPipeline(Pipeline[Prompt, CompletionParameters, PromptRow, Answe
     def preprocess(self, inputs: Sequence[Prompt], parameters: CompletionParameters) -> list[list[PromptRow]]:
         """`n` rows for each prompt."""
         texts = [one for one in inputs if isinstance(one, str)]
-        encodings = iter(self._tokenizer.encode(texts, offsets=False) if texts else ())
+        encodings = iter(self.tokenizer.encode(texts, offsets=False) if texts else ())
         prompts = [tuple(next(encodings).ids) if isinstance(one, str) else one for one in inputs]
         return [self._rows(given, ids, parameters) for given, ids in zip(inputs, prompts, strict=True)]
-
-    def forward(self, rows: Sequence[PromptRow]) -> list[Answer]:
-        return self._model.forward(rows)
-
-    def scheduler(
-        self,
-        batching: BatchingConfig | None = None,
-        queue: QueueConfig | None = None,
-        on_batch: OnBatch = unreported,
-    ) -> SlotScheduler:
-        return self._generator.scheduler(queue, on_batch)
 
     def postprocess(
         self, given: Prompt, rows: Sequence[PromptRow], outputs: Sequence[Answer], parameters: CompletionParameters
@@ -173,7 +153,7 @@ class CompletionPipeline(Pipeline[Prompt, CompletionParameters, PromptRow, Answe
         return row, self._writer(row, parameters)
 
     def _rows(self, given: Prompt, ids: tuple[int, ...], parameters: CompletionParameters) -> list[PromptRow]:
-        defaults, window = self._generator.defaults, self._generator.window
+        defaults, window = self.generator.defaults, self.generator.window
         if not ids:
             if defaults.bos_token_id is None:
                 raise InvalidInputError("has no tokens; allowed: a text of at least one", ("inputs",))
@@ -258,7 +238,7 @@ class CompletionPipeline(Pipeline[Prompt, CompletionParameters, PromptRow, Answe
         return write
 
     def _decode(self, ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
     def _decode_all(self, ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -1,7 +1,10 @@
-"""Generator: tokenizer, engine, decoding defaults and window of a generative model, whatever its task."""
+"""Generator: tokenizer, engine, decoding defaults and window of a generative model, whatever its task.
+
+`GeneratorPipeline` is the base of the tasks that it serves.
+"""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from msgspec import Meta
 
@@ -15,9 +18,12 @@ from pipelines.misfit import require
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import SessionConfig
 from pipelines.runtime.tokenizer import Tokenizer
-from pipelines.scheduling.scheduler import OnBatch, QueueConfig
+from pipelines.scheduling.scheduler import BatchingConfig, OnBatch, QueueConfig, unreported
 from pipelines.scheduling.slots import SlotScheduler
 from pipelines.schema import OneOrMore, Parameters
+from pipelines.tasks.pipeline import InputT, ParametersT, Pipeline
+
+DecodeRequestT = TypeVar("DecodeRequestT", bound=DecodeRequest)
 
 SEED_BITS = 32
 """Size of a drawn seed, which every JSON reader keeps exactly."""
@@ -213,6 +219,30 @@ class Generator:
     def scheduler(self, queue: QueueConfig | None, on_batch: OnBatch) -> SlotScheduler:
         """The scheduler of this model's engine."""
         return SlotScheduler(self._engine, queue, on_batch, self._turn_tokens)
+
+
+class GeneratorPipeline(Pipeline[InputT, ParametersT, DecodeRequestT, Answer]):
+    """A task whose `forward` decodes with a generator."""
+
+    def __init__(self, artifact: ModelArtifact, generator: Generator) -> None:
+        super().__init__(artifact)
+        self.generator = generator
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.generator.tokenizer
+
+    def forward(self, rows: Sequence[DecodeRequestT]) -> list[Answer]:
+        return self.generator.run(rows)
+
+    def scheduler(
+        self,
+        batching: BatchingConfig | None = None,
+        queue: QueueConfig | None = None,
+        on_batch: OnBatch = unreported,
+    ) -> SlotScheduler:
+        """Slots take no batches: `batching` has no effect."""
+        return self.generator.scheduler(queue, on_batch)
 
 
 def _positions(config: Mapping[str, Any], *, decoder_only: bool) -> int | None:

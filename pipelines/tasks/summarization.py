@@ -26,7 +26,7 @@ class SummarizationPipeline(Text2TextPipeline[Text2TextParameters]):
     answer_key = "summary_text"
 
     def _ends_at(self, prompt_tokens: int, config: GenerationConfig) -> StopCriterion | None:
-        return SentenceEnd(self._generator.tokenizer.decode, prompt_tokens, max(prompt_tokens, config.min_length))
+        return SentenceEnd(self.tokenizer.decode, prompt_tokens, max(prompt_tokens, config.min_length))
 
 
 TASK = Task(

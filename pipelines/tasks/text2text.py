@@ -19,11 +19,8 @@ from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.text.prompt_template import PromptTemplate
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import SessionConfig
-from pipelines.scheduling.scheduler import BatchingConfig, OnBatch, QueueConfig, unreported
-from pipelines.scheduling.slots import SlotScheduler
 from pipelines.schema import parse
-from pipelines.tasks.generator import SEED_BITS, Generator, SearchParameters
-from pipelines.tasks.pipeline import Pipeline
+from pipelines.tasks.generator import SEED_BITS, Generator, GeneratorPipeline, SearchParameters
 from pipelines.tasks.task import Head
 
 HEAD = Head(
@@ -88,7 +85,7 @@ class Framing:
 ParametersT = TypeVar("ParametersT", bound=Text2TextParameters)
 
 
-class Text2TextPipeline(Pipeline[str, ParametersT, DecodeRequest, Answer]):
+class Text2TextPipeline(GeneratorPipeline[str, ParametersT, DecodeRequest]):
     """An answer is a list of `{"<name>_text"}`, one unless `num_return_sequences` asks for more.
 
     Decoding is that of `transformers.pipeline`: four beams and 256 new tokens unless the checkpoint says something
@@ -99,17 +96,15 @@ class Text2TextPipeline(Pipeline[str, ParametersT, DecodeRequest, Answer]):
     answer_key: ClassVar[str]
 
     def __init__(self, artifact: ModelArtifact, config: SessionConfig, slots: SlotsConfig | None = None) -> None:
-        super().__init__(artifact)
         template = artifact.manifest.prompt_template
-        self._generator = Generator(
-            artifact, config, slots or SlotsConfig(), _DEFAULTS if template is None else _INSTRUCT_DEFAULTS
-        )
-        if template is None and not self._generator.encodes_source:
+        defaults = _DEFAULTS if template is None else _INSTRUCT_DEFAULTS
+        super().__init__(artifact, Generator(artifact, config, slots or SlotsConfig(), defaults))
+        if template is None and not self.generator.encodes_source:
             raise ArtifactError(f"{artifact.path} is a decoder-only model without a prompt template; export it again")
-        self._template = None if template is None else PromptTemplate(template, self._generator.tokenizer)
-        defaults = self._generator.defaults
-        # Chat checkpoints sample by default, which suits conversations.
-        self._defaults = defaults if template is None else replace(defaults, do_sample=False)
+        self._template = None if template is None else PromptTemplate(template, self.tokenizer)
+        self._defaults = self.generator.defaults
+        if template is not None:  # chat checkpoints sample by default, which suits conversations
+            self._defaults = replace(self._defaults, do_sample=False)
 
     def __call__(self, inputs: Any, **parameters: Any) -> Any:
         answers = super().__call__(inputs, **parameters)
@@ -127,17 +122,6 @@ class Text2TextPipeline(Pipeline[str, ParametersT, DecodeRequest, Answer]):
             return [[self._instructed(text, task, parameters, search)] for text in inputs]
         return [[self._encoded(ids, task, search)] for ids in self._sources(inputs, task, parameters)]
 
-    def forward(self, rows: Sequence[DecodeRequest]) -> list[Answer]:
-        return self._generator.run(rows)
-
-    def scheduler(
-        self,
-        batching: BatchingConfig | None = None,
-        queue: QueueConfig | None = None,
-        on_batch: OnBatch = unreported,
-    ) -> SlotScheduler:
-        return self._generator.scheduler(queue, on_batch)
-
     def postprocess(
         self, given: str, rows: Sequence[DecodeRequest], outputs: Sequence[Answer], parameters: ParametersT
     ) -> list[dict[str, Any]]:
@@ -151,7 +135,7 @@ class Text2TextPipeline(Pipeline[str, ParametersT, DecodeRequest, Answer]):
                 ids = ids[:-1]  # the token that completed the stop is no part of the answer
             # The start token is decoded too, as in transformers: it is not special in every checkpoint.
             start = () if self._template else request.prompt
-            text = self._generator.tokenizer.decode(
+            text = self.tokenizer.decode(
                 [*start, *ids], clean_up_tokenization_spaces=parameters.clean_up_tokenization_spaces
             )
             texts.append(text.strip() if self._template else text)
@@ -162,12 +146,12 @@ class Text2TextPipeline(Pipeline[str, ParametersT, DecodeRequest, Answer]):
         return Framing(self._defaults, self._prefix(self.task))
 
     def _prefix(self, task: str) -> str:
-        specific = self._generator.prefix_of(task)
+        specific = self.generator.prefix_of(task)
         return (self.artifact.config().get("prefix") or "") if specific is None else specific
 
     def _sources(self, inputs: Sequence[str], task: Framing, parameters: ParametersT) -> list[tuple[int, ...]]:
         """The encoder's ids for every text; raises InputTooLongError."""
-        tokenizer = self._generator.tokenizer
+        tokenizer = self.tokenizer
         own = () if task.before is None else (*task.before, *task.after)
         longest = tokenizer.settings.max_length
         encodings = tokenizer.encode(
@@ -189,9 +173,9 @@ class Text2TextPipeline(Pipeline[str, ParametersT, DecodeRequest, Answer]):
 
     def _encoded(self, source: tuple[int, ...], task: Framing, search: SearchParameters) -> DecodeRequest:
         asked = search.chosen()
-        start = self._generator.decoder_start_token_id
+        start = self.generator.decoder_start_token_id
         assert start is not None
-        config = self._generator.resolved(task.config.with_request(asked), 1, asked)
+        config = self.generator.resolved(task.config.with_request(asked), 1, asked)
         return DecodeRequest(prompt=(start,), source=source, config=config, seed=_seed(search))
 
     def _instructed(self, text: str, task: Framing, parameters: ParametersT, search: SearchParameters) -> DecodeRequest:
@@ -200,13 +184,13 @@ class Text2TextPipeline(Pipeline[str, ParametersT, DecodeRequest, Answer]):
         # The prompt is the instruction and the text; callers mean the length of the answer.
         asked = {_ANSWER_LENGTHS.get(name, name): value for name, value in search.chosen().items()}
         config = task.config.with_request(asked)
-        window = self._generator.window
+        window = self.generator.window
         # A cut text leaves room for the answer, but not for a default budget of the whole window.
         answer = min(config.max_new_tokens or window, window // 2)
         cut = parameters.truncation in _CUTTING
         ids = self._template.encode({**task.fields, "text": text}, window - answer if cut else None)
         remedy = "" if cut else ", or parameters.truncation: longest_first"
-        resolved = self._generator.resolved(config, len(ids), asked, remedy)
+        resolved = self.generator.resolved(config, len(ids), asked, remedy)
         return DecodeRequest(tuple(ids), resolved, seed=_seed(search), stop=self._ends_at(len(ids), resolved))
 
     def _ends_at(self, prompt_tokens: int, config: GenerationConfig) -> StopCriterion | None:

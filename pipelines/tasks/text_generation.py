@@ -16,11 +16,9 @@ from pipelines.generation.text.detokenizer import Detokenizer
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import SessionConfig
 from pipelines.runtime.tokenizer import clean_up_spaces
-from pipelines.scheduling.scheduler import BatchingConfig, OnBatch, QueueConfig, unreported
-from pipelines.scheduling.slots import SlotScheduler
 from pipelines.schema import Text, parse
-from pipelines.tasks.generator import SEED_BITS, GenerateParameters, Generator, Length, Penalty, Stop
-from pipelines.tasks.pipeline import Pipeline, StepWriter
+from pipelines.tasks.generator import SEED_BITS, GenerateParameters, Generator, GeneratorPipeline, Length, Penalty, Stop
+from pipelines.tasks.pipeline import StepWriter
 from pipelines.tasks.task import Example, Head, Task
 
 _DEFAULTS = {"max_new_tokens": 256, "do_sample": True, "temperature": 0.7}  # transformers.pipeline's
@@ -78,7 +76,7 @@ class PromptRow(DecodeRequest):
     text: str = ""
 
 
-class TextGenerationPipeline(Pipeline[str, TextGenerationParameters, PromptRow, Answer]):
+class TextGenerationPipeline(GeneratorPipeline[str, TextGenerationParameters, PromptRow]):
     """Without parameters it samples as `transformers.pipeline` does (256 tokens, temperature 0.7).
 
     The default budget is cut to the model's window; a requested budget that does not fit is refused, and so is a prompt
@@ -90,9 +88,7 @@ class TextGenerationPipeline(Pipeline[str, TextGenerationParameters, PromptRow, 
     parameters_type = TextGenerationParameters
 
     def __init__(self, artifact: ModelArtifact, config: SessionConfig, slots: SlotsConfig | None = None) -> None:
-        super().__init__(artifact)
-        self.generator = Generator(artifact, config, slots or SlotsConfig(), _DEFAULTS)
-        self._tokenizer = self.generator.tokenizer
+        super().__init__(artifact, Generator(artifact, config, slots or SlotsConfig(), _DEFAULTS))
         if self.generator.defaults.num_beams > 1:
             raise ArtifactError(f"{artifact.path}: generation_config.json sets num_beams, which cannot be streamed")
         if artifact.config().get("prefix") or self.generator.prefix_of(self.task):
@@ -103,19 +99,8 @@ class TextGenerationPipeline(Pipeline[str, TextGenerationParameters, PromptRow, 
         return text
 
     def preprocess(self, inputs: Sequence[str], parameters: TextGenerationParameters) -> list[list[PromptRow]]:
-        encodings = self._tokenizer.encode(inputs, offsets=False)
+        encodings = self.tokenizer.encode(inputs, offsets=False)
         return [[self._row(text, encoding, parameters)] for text, encoding in zip(inputs, encodings, strict=True)]
-
-    def forward(self, rows: Sequence[PromptRow]) -> list[Answer]:
-        return self.generator.run(rows)
-
-    def scheduler(
-        self,
-        batching: BatchingConfig | None = None,
-        queue: QueueConfig | None = None,
-        on_batch: OnBatch = unreported,
-    ) -> SlotScheduler:
-        return self.generator.scheduler(queue, on_batch)
 
     def postprocess(
         self, given: str, rows: Sequence[PromptRow], outputs: Sequence[Answer], parameters: TextGenerationParameters
@@ -230,17 +215,17 @@ class TextGenerationPipeline(Pipeline[str, TextGenerationParameters, PromptRow, 
         return self._described(step.token_id, text, step.logprob), top
 
     def _described(self, token_id: int, text: str, logprob: float | None) -> dict[str, Any]:
-        special = token_id in self._tokenizer.special_ids
+        special = token_id in self.tokenizer.special_ids
         return {"id": token_id, "text": text, "logprob": logprob, "special": special}
 
     def _detokenizer(self, row: PromptRow) -> Detokenizer:
         return Detokenizer(row.prompt, self._decode, clean_up_spaces)
 
     def _decode(self, ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
     def _decode_all(self, ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
 def _last_tokens(encoding: Encoding, count: int | None) -> list[int]:

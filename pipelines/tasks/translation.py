@@ -58,8 +58,8 @@ class TranslationPipeline(Text2TextPipeline[TranslationParameters]):
                 "allowed: those of m2m_100"
             )
         self._directions = {
-            task: Framing(self._generator.defaults_of(task), self._prefix(task))
-            for task in self._generator.tasks
+            task: Framing(self.generator.defaults_of(task), self._prefix(task))
+            for task in self.generator.tasks
             if task.startswith("translation")
         }
 
