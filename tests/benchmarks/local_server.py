@@ -28,7 +28,7 @@ class LocalServer:
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
         self._listening = threading.Event()
-        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._connections: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
 
     def __enter__(self) -> Self:
@@ -46,28 +46,28 @@ class LocalServer:
         self.port = server.sockets[0].getsockname()[1]
         self._listening.set()
         await self._stopped.wait()
+        # A connection that was just accepted has a task that makes its handler, which is known once it runs. The server
+        # closes after that: asyncio drops a connection that it accepted before, and leaves its socket open.
+        while inside := asyncio.all_tasks() - {asyncio.current_task()}:
+            for handler in self._connections:
+                handler.cancel()
+            await asyncio.wait(inside, timeout=0.01)
         server.close()
-        for _ in range(5):  # a connection that was just accepted has no handler yet
-            await asyncio.sleep(0.005)
-            for writer in self._connections.values():
-                writer.transport.abort()
-        if self._connections:
-            await asyncio.wait(self._connections, timeout=1.0)
         for _ in range(3):  # an aborted transport closes its socket in a later turn of the loop
             await asyncio.sleep(0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._connections[task] = writer
-        task.add_done_callback(self._connections.pop)
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
                 length = int(head.lower().split("content-length: ")[1].split("\r\n")[0])
                 writer.write(await self._answer(json.loads(await reader.readexactly(length))))
                 await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
             writer.transport.abort()

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from pipelines.generation.decoding.config import GenerationConfig
@@ -51,6 +51,13 @@ def choices() -> st.SearchStrategy[dict[str, Any]]:
 
 
 @given(chosen=choices(), prompt_tokens=st.integers(1, 5), rows=st.integers(1, 3), seed=st.integers(0, 10**6))
+@example(
+    chosen={"max_length": 7, "eos_token_id": [0], "do_sample": True, "top_p": 0.1, "forced_eos_token_id": [0]}
+    | {"suppress_tokens": [0]},
+    prompt_tokens=1,
+    rows=1,
+    seed=1,
+)
 @settings(max_examples=150)
 def test_scores_are_processed_as_by_transformers(
     model: Any, chosen: dict[str, Any], prompt_tokens: int, rows: int, seed: int
@@ -72,10 +79,10 @@ def test_scores_are_processed_as_by_transformers(
     config = GenerationConfig(**tuples)
     for process in logits_processors(config, prompt_tokens):
         process(ids, scores)
-    for warp in warpers(config):
-        warp(scores)
-    if config.renormalize_logits:
-        with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"):  # of no token left, which decoding refuses before it warps
+        for warp in warpers(config):
+            warp(scores)
+        if config.renormalize_logits:
             scores = log_softmax(scores)
     np.testing.assert_array_equal(np.isneginf(scores), np.isneginf(expected))
     np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
