@@ -15,7 +15,7 @@ from pipelines.runtime.artifact import ModelArtifact
 
 if TYPE_CHECKING:
     from pipelines.generation.slots.config import SlotsConfig
-    from pipelines.runtime.session import Device
+    from pipelines.runtime.providers import Device
 
 
 def load(

@@ -9,7 +9,8 @@ from tokenizers import Encoding
 
 from pipelines.errors import ArtifactError, InvalidInputError
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import ElasticSession, SessionConfig
+from pipelines.runtime.elastic_session import ElasticSession
+from pipelines.runtime.session import SessionConfig
 from pipelines.runtime.tokenizer import Tokenizer
 
 Activation = Literal["sigmoid", "softmax", "none"]

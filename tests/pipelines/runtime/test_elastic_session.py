@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import ElasticSession, InferenceSession, SessionConfig
+from pipelines.runtime.elastic_session import ElasticSession
+from pipelines.runtime.session import InferenceSession, SessionConfig
 
 
 @pytest.fixture(scope="module")
