@@ -118,7 +118,7 @@ def _build(
     if model.can_generate():
         (finished / "generation_config.json").write_text(model.generation_config.to_json_string(), encoding="utf-8")
     written = write_tokenizer(tokenizer, model, finished)
-    cache = _kv_cache(args, model.config, progress)
+    cache = _kv_cache(args, model, progress)
     level = _level(args, model.config.model_type, cache)
     progress(f"converting {checkpoint.name} ({model.config.model_type}) to ONNX")
     graphs = convert(model, args.task, work, cache)
@@ -180,8 +180,9 @@ def _typical(tokenizer: Any, template: str | None, longest: int) -> list[list[in
     return [tokenizer(prompt, add_special_tokens=template is None).input_ids[:longest] for prompt in prompts]
 
 
-def _kv_cache(args: ExportArgs, config: Any, progress: Progress) -> str:
+def _kv_cache(args: ExportArgs, model: Any, progress: Progress) -> str:
     """`slots` where the model generates and can have KV cache slots; reports why where it cannot."""
+    config = model.config
     if config.is_encoder_decoder or not TASKS[args.task].generates:
         _need_slots(args, f"{config.model_type} has none for {args.task}")
     if not TASKS[args.task].generates:
@@ -191,7 +192,7 @@ def _kv_cache(args: ExportArgs, config: Any, progress: Progress) -> str:
     elif config.is_encoder_decoder and args.device != "cpu":
         reason = "the slots of encoder-decoders are for CPUs"
     else:
-        reason = (seq2seq_slot_graph if config.is_encoder_decoder else slot_graph).obstacle(config)
+        reason = seq2seq_slot_graph.obstacle(config) if config.is_encoder_decoder else slot_graph.obstacle(model)
     if reason is not None:
         _need_slots(args, reason)
         progress(f"answers will be decoded one by one: {reason}")
