@@ -29,6 +29,18 @@ def get_available_providers():
     return ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
 def preload_dlls():
     print("Failed to load libtestblas.so.913")
+class SessionOptions:
+    def add_session_config_entry(self, name, value): pass
+def InferenceSession(graph, options, providers, enable_fallback):
+    assert enable_fallback == 0
+    raise RuntimeError("a.cc:154 CudaCall(ERRTYPE; bool THRW) CUDA failure 36: API call is not supported in the "
+                       "installed CUDA driver ; GPU=-1 ; hostname=vm ; expr=cudaSetDevice(info_.device_id);\\n")
+"""
+PROBE = """
+from pipelines.errors import ConfigurationError
+from pipelines.runtime.probe import probe
+try: probe("cuda")
+except ConfigurationError as error: print(error)
 """
 
 
@@ -111,3 +123,10 @@ def test_a_provider_that_is_not_in_the_package_is_named(packages: Path, tmp_path
     provider.write_bytes(b"")
     line = run(REQUIRE, packages=packages, libraries=driver(tmp_path / "driver", cuda=913000))
     assert line.startswith(f"device is 'cuda', but {provider.name} ({provider} is not a 64-bit shared library) cannot")
+
+
+@needs_compiler
+def test_a_failure_of_cuda_is_its_number_and_its_text(packages: Path, tmp_path: Path) -> None:
+    """The message is onnxruntime's own; the rest of it, source files and types, is left out."""
+    line = run(PROBE, packages=packages, libraries=driver(tmp_path / "driver", cuda=913000))
+    assert line == "device is 'cuda', but: CUDA failure 36: API call is not supported in the installed CUDA driver"
