@@ -29,7 +29,7 @@ class RowSession(Protocol):
         """Every output by name."""
 
     def warm_up(self, lengths: Sequence[int]) -> None:
-        """Find out how batches of rows of these lengths, ascending, run fastest."""
+        """Prepare for batches of rows of these lengths, ascending, before the first of them is timed."""
 
 
 class Encoder:
@@ -72,7 +72,7 @@ class Encoder:
         return {name: self._session.layout.by_row(output, rows) for name, output in self.run(rows).items()}
 
     def warm_up(self, lengths: Iterable[int]) -> None:
-        """Find out how batches of rows of `lengths`, in tokens, run fastest."""
+        """Prepare for batches of rows of `lengths`, in tokens, before the first of them is timed."""
         self._session.warm_up(sorted(lengths))
 
     def blank_row(self, n_tokens: int) -> EncoderRow:
@@ -91,8 +91,9 @@ class PaddedSession:
         return self._session.run(self.layout.feeds(rows))
 
     def warm_up(self, lengths: Sequence[int]) -> None:
-        """Find the length above which a row is faster on all threads."""
-        self._session.calibrate(lambda n_tokens: self.layout.feeds([EncoderRow.blank(n_tokens)]), lengths)
+        """Run a row of each length: the first run of a length allocates its memory."""
+        for n_tokens in lengths:
+            self._session.warm_up(self.layout.feeds([EncoderRow.blank(n_tokens)]))
 
 
 def _open(artifact: ModelArtifact, config: SessionConfig, pad_token_id: int) -> RowSession:

@@ -1,9 +1,10 @@
 """InferenceSession: one ONNX graph on one ONNX Runtime execution provider."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,15 +12,8 @@ if TYPE_CHECKING:
     import onnxruntime
 
 from pipelines.errors import ArtifactError, ConfigurationError, first_line
+from pipelines.runtime.providers import Device, require
 
-Device = Literal["cpu", "cuda", "tensorrt"]
-
-# The first is the requested one; TensorRT needs the second for operators that it lacks.
-_PROVIDERS = {
-    "cpu": ("CPUExecutionProvider",),
-    "cuda": ("CUDAExecutionProvider",),
-    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider"),
-}
 _ENGINES = Path("~/.cache/sextet/tensorrt")  # building an engine takes minutes, for one GPU model: kept between starts
 _DTYPES = {
     "tensor(int64)": np.int64,
@@ -76,7 +70,9 @@ class InferenceSession:
     """
 
     def __init__(self, graph: Path | bytes, config: SessionConfig, *, captures: bool = False) -> None:
-        providers = _providers(config)
+        if config.threads < 1:
+            raise ConfigurationError(f"threads is {config.threads}; allowed: 1 and above")
+        providers = require(config.device)
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -92,8 +88,11 @@ class InferenceSession:
                 graph if isinstance(graph, bytes) else str(graph),
                 options,
                 providers=[(one, provider_options(one, config, graph, captures=captures)) for one in providers],
+                enable_fallback=0,
             )
         except Exception as error:  # onnxruntime's error types have Exception as their only common base
+            if config.device != "cpu" and (failure := re.search(r"CUDA failure \d+: [^;\n]*[^;\s]", str(error))):
+                raise ConfigurationError(f"device is {config.device!r}, but: {failure[0]}") from None
             what = "a graph in memory" if isinstance(graph, bytes) else graph
             raise ArtifactError(f"{what} cannot be loaded by onnxruntime: {first_line(error)}") from None
         if providers[0] not in self._session.get_providers():
@@ -133,19 +132,6 @@ class InferenceSession:
         if self._uncaptured is not None and graph_id != NOT_CAPTURED:
             options = self._captured.setdefault(graph_id, _run_options(graph_id))
         self._session.run_with_iobinding(binding, options)
-
-
-def _providers(config: SessionConfig) -> tuple[str, ...]:
-    import onnxruntime
-
-    available = onnxruntime.get_available_providers()
-    if config.device not in _PROVIDERS:
-        raise ConfigurationError(f"device is {config.device!r}; allowed: {', '.join(_PROVIDERS)}")
-    if not set(_PROVIDERS[config.device]) <= set(available):
-        raise ConfigurationError(f"device is {config.device!r}, but this onnxruntime has only {', '.join(available)}")
-    if config.threads < 1:
-        raise ConfigurationError(f"threads is {config.threads}; allowed: 1 and above")
-    return _PROVIDERS[config.device]
 
 
 def provider_options(
