@@ -17,6 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 import pipelines
 from deployments.http import request as exchange
+from deployments.http.arrival import LOAD_HEADER, START_HEADER, clock
 from deployments.task_server import TaskServer
 from pipelines.errors import ArtifactError, ConfigurationError
 from tests.tiny_checkpoints import CORPUS
@@ -187,6 +188,22 @@ def test_a_deadline_that_ran_out_is_a_408_and_the_next_request_is_answered(serve
 
     assert (late.status_code, late.json()["error_type"]) == (408, "timeout")
     assert post(server, {"inputs": "a"}, x_request_timeout_seconds="20").status_code == 200
+
+
+def test_a_deadline_begins_when_the_ingress_had_read_the_head(server: TaskServer) -> None:
+    waited = {START_HEADER: f"{int(1000 * (time.time() - 30))} {clock()}"}
+
+    late = post(server, {"inputs": "a"}, x_request_timeout_seconds="30", **waited)
+
+    assert (late.status_code, late.json()["error_type"]) == (408, "timeout")
+    assert post(server, {"inputs": "a"}, x_request_timeout_seconds="90", **waited).status_code == 200
+
+
+def test_every_answer_tells_the_ingress_what_the_next_request_would_wait(server: TaskServer) -> None:
+    answers = [post(server, {"inputs": "a"}), post(server, {"inputs": 1})]
+
+    assert [answer.status_code for answer in answers] == [200, 400]
+    assert [answer.headers[LOAD_HEADER] for answer in answers] == ["0/30000/0"] * 2
 
 
 def test_a_full_queue_is_a_429_that_says_when_to_come_back(model: Path) -> None:
