@@ -88,7 +88,7 @@ class TaskConfig:
     @classmethod
     def from_user_config(cls, given: Any, task: str) -> "TaskConfig":
         """Raises ConfigurationError that names the task, the key and what is allowed."""
-        return _read(cls, given, f"user_config of {task}")
+        return read(cls, given, f"user_config of {task}")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -179,7 +179,7 @@ def unknown_key(key: Any, allowed: Any, where: str) -> ConfigurationError:
     )
 
 
-def _read(cls: type[ConfigT], given: Any, where: str) -> ConfigT:
+def read(cls: type[ConfigT], given: Any, where: str) -> ConfigT:
     """A mapping as a frozen dataclass; None means the default."""
     try:
         config: ConfigT = convert(given, cls)

@@ -15,6 +15,7 @@ from deployments.cluster.platform import Platform
 from deployments.cluster.processes import Signals, StopRequested
 from deployments.cluster.progress import Say, step
 from deployments.config import TaskConfig, located, user_configs
+from deployments.ingress.config import IngressConfig
 from pipelines.errors import ArtifactError, ConfigurationError, SextetError
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.tasks import TASKS
@@ -91,7 +92,7 @@ def _serve_here(launch: Launch, signals: Signals) -> None:
     content = launch.content()
     _check_port(content["http_options"]["host"], content["http_options"]["port"])
     _fetch_artifacts(content, launch.say)
-    with environment(launch.say) as folder:
+    with environment(IngressConfig.of(content), launch.say) as folder:
         from deployments.cluster.rollout import validated  # imports ray, which reads the environment
 
         config = validated(content)
