@@ -151,13 +151,13 @@ def main(
         findings = run(Options(args.quick, not args.no_peers, args.repetitions, only), say)
     except SextetError as error:
         sys.exit(f"{name}: {error}")
-    given = sys.argv[1:]
+    given, usual = sys.argv[1:], f"make {name}" if parts else f"make bench-{name}"
     if not args.quick and only:
         findings.complete(name)
     result = Result(
         name=name,
         scenario=name,
-        command=shlex.join(["python", "-m", f"benchmarks.suites.{name}", *given]) if given else f"make bench-{name}",
+        command=shlex.join(["python", "-m", f"benchmarks.suites.{name}", *given]) if given else usual,
         load=findings.load,
         figures=findings.figures,
         points=findings.points,

@@ -1,12 +1,13 @@
-"""Overload: HAProxy answers 429 where every replica would, from what the replicas last said of their work.
+"""Overload: HAProxy answers 429 where every replica would, from what the replicas say of their work.
 
-    replica    x-sextet-wait-ms: 1800        with each answer, a 429 too: what the smallest request would take now
-    HAProxy    free at 1800 ms from now      kept for each server, and removed from the answer
-               429                           where a deadline ends before the earliest of these times
+    replica    x-sextet-load: 1800/30000/1900    with each answer, a 429 too (deployments/http/arrival.py)
+    HAProxy    free 1800 ms from now             kept for each server, and removed from the answer
+               n requests inside x 1900 us       its own count is ahead of what a replica said some answers ago
+               429                               where a deadline ends before the later of the two, at every server
 
-A refusal costs HAProxy about 20 microseconds; one by a replica takes twenty times as much from the model. The times
-pass by themselves, so a replica that was busy is asked again. What a replica said is some answers old: it still decides
-about each request that it gets, and its refusals are what HAProxy learns from.
+A refusal costs HAProxy some 20 microseconds. One by a replica takes twenty times as much from the model, and under
+overload its event loop has no time left for them. What HAProxy lets through a replica still decides about. The times
+pass by themselves: a replica that was busy is asked again.
 """
 
 import json
@@ -17,13 +18,14 @@ from deployments.ingress.rewrite import BACKEND, BACKEND_NUMBER, CLOCK, SERVER, 
 from pipelines.scheduling.scheduler import SURE_SHARE
 
 LONGEST_MS = 86_400_000
-SURE_PERCENT = round(100 * SURE_SHARE)
+SURE_PERCENT = round(90 * SURE_SHARE)
+"""Of the time that a deadline leaves. Less than a replica's own: its refusals cost the model."""
 _FREE, _ROW_US = (f"proc.{name}_{BACKEND_NUMBER}_{SERVER_NUMBER}" for name in ("free", "row_us"))
 _QUEUE = f"txn.queue_{SERVER_NUMBER}"
 _MAX_WAIT = f"proc.max_wait_{BACKEND_NUMBER}"
-_IS_SECONDS = f"{{ req.hdr({DEADLINE_HEADER}) -m reg ^[0-9]{{0,6}}([.][0-9]*)?$ }}"
+_IS_SECONDS = f"{{ req.fhdr({DEADLINE_HEADER}) -m reg ^[0-9]{{0,6}}([.][0-9]*)?$ }}"
 _MILLISECONDS = (
-    f"'req.hdr({DEADLINE_HEADER}),concat(.000),"  # 2.5 -> 2.5.000 -> 2.5000 -> 2500
+    f"'req.fhdr({DEADLINE_HEADER}),concat(.000),"  # 2.5 -> 2.5.000 -> 2.5000 -> 2500
     r'regsub("^([0-9]*[.][0-9]*)[.]","\1"),regsub("^([0-9]*)[.]([0-9]{3}).*$","\1\2")'
     + f",mul({SURE_PERCENT}),div(100)'"
 )
