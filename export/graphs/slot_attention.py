@@ -8,14 +8,15 @@ through the model with an attention function that takes notes, and says what the
 * `torch.nn.functional.scaled_dot_product_attention`, which older code calls itself (Falcon, StableLM, Nemotron);
 * GPT-Neo's own method.
 
-Rotary positions: the operator rotates by itself where all layers rotate by halves and with one base. Else the model's
-own code does, in the graph.
+Rotary positions: the operator rotates by itself where all layers rotate alike and with one base. Else the model's own
+code does, in the graph.
 """
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from checkpoints.frameworks import exclusive
@@ -57,8 +58,7 @@ class Call:
 @dataclass(frozen=True)
 class Attention:
     """What is equal in all layers. With `rotations` the operator rotates queries and keys; else the model's own code
-    does,
-    or there are no rotary positions.
+    does, or there are no rotary positions.
     """
 
     layers: int
@@ -95,7 +95,7 @@ def describe(model: Any) -> Attention:
         raise ObstacleError("its keys and values have different widths")
     if width % _WIDTH_OF_A_HEAD:
         raise ObstacleError(f"heads of width {width} are not a multiple of {_WIDTH_OF_A_HEAD}")
-    return Attention(layers, heads, kv_heads, width, rotations if rotations.are_plain(layers) else None)
+    return Attention(layers, heads, kv_heads, width, rotations if rotations.are_known else None)
 
 
 @contextmanager
@@ -173,16 +173,18 @@ def _by_torch(_model: Any, attend: Attend, caches: list[Any]) -> Iterator[None]:
     """The cache has seen the layer's keys and values just before, and not yet repeated for every query head."""
     import torch
 
-    attended = torch.nn.functional.scaled_dot_product_attention
+    functional: Any = torch.nn.functional
+    attended = functional.scaled_dot_product_attention
 
     def attend_in_layer(query: Any, _key: Any, _value: Any, _mask: Any = None, **options: Any) -> Any:
-        return attend(_call(caches[0].newest[0], query, *caches[0].newest[1:], options)).transpose(1, 2)
+        layer, key, value = caches[0].newest
+        return attend(_call(layer, query, key, value, options)).transpose(1, 2)
 
-    torch.nn.functional.scaled_dot_product_attention = attend_in_layer
+    functional.scaled_dot_product_attention = attend_in_layer
     try:
         yield
     finally:
-        torch.nn.functional.scaled_dot_product_attention = attended
+        functional.scaled_dot_product_attention = attended
 
 
 @contextmanager
@@ -215,27 +217,34 @@ def _call(layer: int, query: Any, key: Any, value: Any, options: dict[str, Any])
 
 
 class Rotations:
-    """The rotations of a model while it runs, and whether the operator can do them: it rotates the beginning of each
-    head, or all of it, by halves.
+    """The rotations of a model while it runs, and whether the operator can do them.
+
+    It rotates the beginning of each head, or all of it, by halves or by neighbouring pairs (`interleaved`), and takes
+    cosines and sines from one table.
     """
 
     def __init__(self, model: Any) -> None:
         self._modeling: Any = sys.modules[type(model).__module__]
-        self._rotate = getattr(self._modeling, "apply_rotary_pos_emb", None)
-        self._rotary = getattr(model.base_model, "rotary_emb", None)
-        self._rotated: Any = None  # the queries of this layer, where the operator would rotate them alike
-        self._plain_layers = 0
+        self._rotate: Any = getattr(self._modeling, "apply_rotary_pos_emb", None)
+        self._rotary: Any = getattr(model.base_model, "rotary_emb", None)
+        self._layers: list[tuple[bool, bool] | None] = []  # of each layer, how it was rotated
+        self._newest: tuple[Any, tuple[bool, bool] | None] | None = None
+
+    @property
+    def interleaved(self) -> bool:
+        """Whether the operator rotates neighbouring pairs, not halves."""
+        return self._layers[0] is not None and self._layers[0][0]
 
     @contextmanager
     def noted(self) -> Iterator[None]:
         """Take notes of every rotation."""
 
         def rotate(query: Any, key: Any, cos: Any, sin: Any, *arguments: Any, **options: Any) -> tuple[Any, Any]:
-            rotated = self._rotate(query, key, cos, sin, *arguments, **options)
-            self._rotated = rotated[0] if self._is_plain(query, cos, sin, rotated[0]) else None
+            rotated: tuple[Any, Any] = self._rotate(query, key, cos, sin, *arguments, **options)
+            self._newest = (rotated[0], self._kind(query, cos, sin, rotated[0]))
             return rotated
 
-        with self._replaced(rotate if self._rotate is not None else None):
+        with self._replaced(rotate):
             yield
 
     @contextmanager
@@ -248,38 +257,42 @@ class Rotations:
         """A layer attends with these queries."""
         import torch
 
-        rotated, self._rotated = self._rotated, None
-        if rotated is not None and torch.equal(query[..., : rotated.shape[-1]], rotated):
-            self._plain_layers += 1
+        (rotated, kind), self._newest = self._newest or (None, None), None
+        begins_so = rotated is not None and torch.equal(query[..., : rotated.shape[-1]], rotated)
+        self._layers.append(kind if begins_so else None)
 
-    def are_plain(self, layers: int) -> bool:
-        """Whether each of the layers rotated as the operator does."""
-        return self._plain_layers == layers
+    @property
+    def are_known(self) -> bool:
+        """Whether all layers rotated in one way that the operator knows."""
+        return len(set(self._layers)) == 1 and self._layers[0] is not None
 
     def tables(self, positions: int) -> tuple[Any, Any]:
-        """Cosines and sines, (positions, width / 2) each."""
+        """Cosines and sines, (positions, rotated width / 2) each."""
         import torch
 
+        assert self._layers[0] is not None
         cos, sin = self._rotary(torch.zeros(1), torch.arange(positions)[None])
-        half = cos.shape[-1] // 2
-        return cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous()
+        return tuple(_half(one[0], repeats=self._layers[0][1]).contiguous() for one in (cos, sin))
 
-    def _is_plain(self, query: Any, cos: Any, sin: Any, rotated: Any) -> bool:
-        """Whether all that was given was rotated, by halves, and by the model's one base."""
+    def _kind(self, query: Any, cos: Any, sin: Any, rotated: Any) -> tuple[bool, bool] | None:
+        """Whether pairs were rotated, not halves, and whether the table repeats each value; None for another way."""
         import torch
 
-        if self._rotary is None or cos.shape[-1] != query.shape[-1] or cos.shape[-1] % _ROTATED_WIDTH:
-            return False
+        width = cos.shape[-1]
+        if self._rotary is None or rotated.shape != query.shape or width > query.shape[-1] or width % _ROTATED_WIDTH:
+            return None
         own = self._rotary(torch.zeros(1), torch.arange(cos.shape[-2])[None])
         if not all(torch.equal(given, one) for given, one in zip((cos, sin), own, strict=True)):
-            return False
-        first, second = query.chunk(2, dim=-1)
-        expected = query * cos[:, None] + torch.cat((-second, first), dim=-1) * sin[:, None]
-        return rotated.shape == expected.shape and torch.allclose(rotated, expected, atol=1e-5)
+            return None
+        for pairs, repeats in product((False, True), repeat=2):
+            expected = _rotated(query, *(_half(one, repeats=repeats)[:, None] for one in (cos, sin)), pairs=pairs)
+            if torch.allclose(rotated, expected, atol=1e-5):
+                return pairs, repeats
+        return None
 
     @contextmanager
     def _replaced(self, rotate: Any) -> Iterator[None]:
-        if self._rotate is None or rotate is None:
+        if self._rotate is None:
             yield
             return
         self._modeling.apply_rotary_pos_emb = rotate
@@ -287,3 +300,20 @@ class Rotations:
             yield
         finally:
             self._modeling.apply_rotary_pos_emb = self._rotate
+
+
+def _half(table: Any, *, repeats: bool) -> Any:
+    """Each value once, of a table that has every value twice: one after the other, or the whole row again."""
+    return table[..., ::2] if repeats else table[..., : table.shape[-1] // 2]
+
+
+def _rotated(query: Any, cos: Any, sin: Any, *, pairs: bool) -> Any:
+    """What the operator makes of `query`, (rows, heads, tokens, width), with (rows, 1, tokens, half) of a table."""
+    import torch
+
+    width = 2 * cos.shape[-1]
+    turned, rest = query[..., :width], query[..., width:]
+    first, second = (turned[..., ::2], turned[..., 1::2]) if pairs else turned.chunk(2, dim=-1)
+    both = (first * cos - second * sin, second * cos + first * sin)
+    turned = torch.stack(both, dim=-1).flatten(-2) if pairs else torch.cat(both, dim=-1)
+    return torch.cat((turned, rest), dim=-1)

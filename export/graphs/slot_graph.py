@@ -21,6 +21,7 @@ from typing import Any
 
 from export.graphs.slot_attention import Attention, Call, ObstacleError, attending, describe
 from export.graphs.slot_fusions import ROOT_MEAN_SQUARE, fuse
+from pipelines.errors import first_line
 
 OPSET = 18
 
@@ -31,6 +32,8 @@ def obstacle(model: Any) -> str | None:
         describe(model)
     except ObstacleError as error:
         return str(error)
+    except Exception as error:  # the model's own code, called in a way that it may not know
+        return f"it does not run with another attention ({first_line(error)})"
     return None
 
 
@@ -121,6 +124,7 @@ def _slot_decoder(model: Any, attention: Attention) -> Any:
                 scale=call.scale,
                 softcap=call.softcap,
                 do_rotary=int(rotates),
+                rotary_interleaved=int(attention.rotations is not None and attention.rotations.interleaved),
                 local_window_size=-1 if call.window is None else call.window,
             )
             return attended.view(rows, tokens, attention.heads, attention.width)
@@ -158,7 +162,8 @@ def _named(offset: float) -> Any:
 
     def forward(norm: Any, values: Any) -> Any:
         weight = norm.weight + offset if offset else norm.weight
-        return contrib(ROOT_MEAN_SQUARE, [values, weight], like=[values], epsilon=_epsilon(norm))[0]
+        epsilon = float(_epsilon(norm))
+        return contrib(ROOT_MEAN_SQUARE, [values, weight], like=[values], epsilon=epsilon, axes=values.ndim)[0]
 
     return forward
 
@@ -167,19 +172,19 @@ def _offset(norm: Any) -> float | None:
     """What a root mean square norm adds to the weight that it scales by: 0, or 1 as Gemma's; None for another norm."""
     import torch
 
-    weight = getattr(norm, "weight", None)
-    if weight is None or weight.ndim != 1 or _epsilon(norm) is None:
+    weight, epsilon = getattr(norm, "weight", None), _epsilon(norm)
+    if weight is None or weight.ndim != 1 or epsilon is None:
         return None
     with torch.no_grad():
         values = torch.linspace(-2.0, 1.0, weight.shape[0])[None]
-        normalized = values * torch.rsqrt(values.square().mean(-1, keepdim=True) + _epsilon(norm))
+        normalized = values * torch.rsqrt(values.square().mean(-1, keepdim=True) + epsilon)
         scaled = norm(values)
     return next((one for one in (0.0, 1.0) if torch.allclose(scaled, normalized * (weight + one), atol=1e-5)), None)
 
 
-def _epsilon(norm: Any) -> float | None:
-    given = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
-    return None if given is None else float(given)
+def _epsilon(norm: Any) -> Any:
+    """What it adds to the mean square; None where it names nothing so."""
+    return getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
 
 
 def _fuse(graph: Path) -> None:
