@@ -29,6 +29,7 @@ def model_card(manifest: Manifest, output: Path, size_bytes: int) -> str:
         rows["Labels"] = ", ".join(manifest.labels)
     compared = {
         "Verdict": "passed" if parity.passed else "FAILED",
+        "Ran on": parity.device + ("" if parity.device == manifest.device else f", as no {manifest.device} was there"),
         "Required": parity.threshold,
         "Inputs": str(parity.inputs),
         "Largest difference of a logit": f"{parity.largest_difference:.2g} (unit scale)",

@@ -21,15 +21,10 @@ def check_options(precision: str, optimize: str | None, device: str) -> None:
             "precision int8 is for the CPU: CUDA has no kernels for dynamically quantized matrices, "
             "they would run on the CPU; use --precision fp16 with --device cuda"
         )
-    if precision == "int4" and device == "cuda":
-        raise ConfigurationError(
-            "precision int4 is for the CPU: its activations become int8 there, which CUDA does not do; "
-            "use --precision fp16 with --device cuda"
-        )
     if precision == "int4" and optimize is not None:
         raise ConfigurationError(
             f"precision int4 is for graphs that decode in slots, and optimize {optimize} does not know these; "
-            "leave --optimize out, or use --precision int8"
+            f"leave --optimize out, or use --precision {'fp16' if device == 'cuda' else 'int8'}"
         )
     if precision == "fp16" and device == "cpu":
         raise ConfigurationError(

@@ -15,9 +15,11 @@ import numpy as np
 
 from export.parity.generation import ExportedDecoder, Perplexity, PromptSlots, exported_decoder, torch_answer
 from export.parity.samples import QUESTIONS, TEXTS
+from pipelines.errors import SextetError
 from pipelines.runtime.artifact import ModelArtifact, Parity, TokenizerSettings
 from pipelines.runtime.encoder import EncoderRow, pad
-from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.runtime.session import Device, InferenceSession, SessionConfig
+from pipelines.runtime.small_graph import Node, Port, small_graph
 from pipelines.runtime.tokenizer import TextOrPair, Tokenizer
 from pipelines.tasks import TASKS
 
@@ -83,7 +85,7 @@ def validate(artifact: ModelArtifact, model: Any, outside: int | None = None) ->
     """
     manifest = artifact.manifest
     compared = _Comparison(manifest.tokenizer, outside)
-    config = SessionConfig(device="cpu", threads=_threads())
+    config = SessionConfig(device=_device(manifest.device), threads=_threads())
     batches = list(_batches(artifact, _inputs(artifact)))
     if TASKS[manifest.task].generates:
         start = model.generation_config.decoder_start_token_id if model.config.is_encoder_decoder else None
@@ -104,7 +106,20 @@ def validate(artifact: ModelArtifact, model: Any, outside: int | None = None) ->
     exact = manifest.precision == "fp32" and manifest.optimization != "O3"  # O3 approximates Gelu
     least = INT4_AGREEMENT if manifest.precision == "int4" else AGREEMENT
     parity = _verdict(compared, exact, least, sum(len(batch.names) for batch in batches))
-    return _bounded(parity, MOST_SURPRISED.get(manifest.precision))
+    return replace(_bounded(parity, MOST_SURPRISED.get(manifest.precision)), device=config.device)
+
+
+def _device(wanted: str) -> Device:
+    """Where graphs for `wanted` are compared: on the CPU where this machine has no CUDA."""
+    if wanted != "cuda":
+        return "cpu"
+    try:
+        port = Port("x", np.dtype(np.float32), 1)
+        smallest = small_graph([Node("Identity", ["x"], ["y"])], [port], [replace(port, name="y")])
+        InferenceSession(smallest, SessionConfig(device="cuda"))
+    except SextetError:
+        return "cpu"
+    return "cuda"
 
 
 def _bounded(parity: Parity, most: float | None) -> Parity:

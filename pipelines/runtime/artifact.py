@@ -88,7 +88,7 @@ class Parity:
     `largest_difference` is absolute, over unit-scale logits. `agreement` (0..1) counts equal labels, spans or
     greedy tokens on the confident inputs; `disagreements` names the inputs that differ. `perplexities` are those of
     PyTorch and of the export where it generates: a decoder-only model's of sample texts, an encoder-decoder's of the
-    tokens that PyTorch chose.
+    tokens that PyTorch chose. `device` is where the graphs ran, which is `cpu` for CUDA's graphs where no GPU was.
     """
 
     passed: bool
@@ -98,6 +98,7 @@ class Parity:
     threshold: str
     disagreements: tuple[str, ...] = ()
     perplexities: tuple[float, float] | None = None
+    device: str = "cpu"
 
     @property
     def perplexity_increase(self) -> float | None:
