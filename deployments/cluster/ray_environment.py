@@ -10,6 +10,7 @@ import shlex
 import socket
 from pathlib import Path
 
+from deployments.ingress.config import IngressConfig
 from deployments.ingress.haproxy import write_wrapper
 
 TUNED = {
@@ -43,25 +44,25 @@ PYTHON_PROXY = {
 SPARE_PORTS = range(20_000, 30_000)  # between the ports of `ray start`'s workers and those of Serve's replicas
 
 
-def prepare(folder: Path, haproxy: Path | None) -> None:
+def prepare(folder: Path, haproxy: Path | None, ingress: IngressConfig) -> None:
     """Set the environment for a cluster of this machine alone. `folder` is its own and becomes HAProxy's.
 
-    Variables that are set already stay, except that HAProxy is used exactly where `haproxy` names its binary. Ray's own
-    servers listen on loopback and ask for a token of this cluster, wherever the ingress listens.
+    Variables that are set already stay, except that HAProxy is used exactly where `haproxy` names its binary; `ingress`
+    configures it. Ray's own servers listen on loopback and ask for a token of this cluster.
     """
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     wanted = TUNED | LOOPBACK | token | (_haproxy_files(folder) if haproxy else {})
     os.environ.update({name: value for name, value in wanted.items() if name not in os.environ})
-    os.environ.update(_proxy(folder, haproxy))
+    os.environ.update(_proxy(folder, haproxy, ingress))
 
 
-def node_exports(folder: Path, haproxy: Path | None) -> list[str]:
+def node_exports(folder: Path, haproxy: Path | None, ingress: IngressConfig) -> list[str]:
     """Shell commands that export what `ray start` has to find on each node. `folder` is the node's own and must stay.
 
     Ray's servers ask for a token, which the operator gives to every node: `ray start` refuses to run without one.
     RAY_AUTH_MODE stays as it is where it is set.
     """
-    variables = TUNED | _proxy(folder, haproxy)
+    variables = TUNED | _proxy(folder, haproxy, ingress)
     exports = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     return [*exports, 'export RAY_AUTH_MODE="${RAY_AUTH_MODE:-token}"']
 
@@ -75,12 +76,12 @@ def lacks_token() -> bool:
     return not os.environ.get("RAY_AUTH_TOKEN") and not file.is_file()
 
 
-def _proxy(folder: Path, haproxy: Path | None) -> dict[str, str]:
+def _proxy(folder: Path, haproxy: Path | None, ingress: IngressConfig) -> dict[str, str]:
     if haproxy is None:
         return PYTHON_PROXY
-    from deployments.http.request import BODY_S  # imports starlette
+    from deployments.ingress.settings import settings  # imports starlette
 
-    return HAPROXY | {"RAY_SERVE_HAPROXY_BINARY_PATH": str(write_wrapper(haproxy, folder, BODY_S))}
+    return HAPROXY | {"RAY_SERVE_HAPROXY_BINARY_PATH": str(write_wrapper(haproxy, folder, settings(ingress, folder)))}
 
 
 def _haproxy_files(folder: Path) -> dict[str, str]:

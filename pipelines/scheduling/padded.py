@@ -19,7 +19,8 @@ from queue import SimpleQueue
 from typing import Generic, cast
 
 from pipelines.errors import ConfigurationError, GenerationError, InvalidInputError
-from pipelines.scheduling.batching import SATURATED, UNMEASURED, CostModel, FairClock, FairQueue, cut
+from pipelines.scheduling.batching import FairClock, FairQueue, cut
+from pipelines.scheduling.cost_model import SATURATED, UNMEASURED, CostModel, LearnedCost, Measurement
 from pipelines.scheduling.scheduler import (
     BatchingConfig,
     BatchReport,
@@ -74,11 +75,16 @@ class _Waiting(Generic[RowT, OutputT]):
 
 @dataclass(eq=False, slots=True)
 class _Batch(Generic[RowT, OutputT]):
-    """Rows in a worker thread. `bulk`: its first row belongs to a bulk request."""
+    """Rows in a worker thread. `bulk`: its first row belongs to a bulk request; `crowded`: no worker was free after it.
+
+    `forward_s` is the time of the forward, 0.0 until it has ended without an error.
+    """
 
     rows: list[_Waiting[RowT, OutputT]]
     predicted_s: float
     bulk: bool
+    crowded: bool
+    forward_s: float = 0.0
     started_at: float = field(default_factory=time.perf_counter)
 
 
@@ -98,10 +104,13 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         cost: CostModel = UNMEASURED,
         queue: QueueConfig | None = None,
         on_batch: OnBatch = unreported,
+        learned: LearnedCost | None = None,
     ) -> None:
+        """`learned` replaces `cost` as it learns from the batches that are served."""
         super().__init__(queue or QueueConfig(), on_batch)
         self.config = config or BatchingConfig()
         self.cost = cost
+        self._learned = learned
         self._forward = forward
         # Worker threads on a SimpleQueue: an executor's future for each batch costs more than the rest of its dispatch.
         self._batches: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -114,6 +123,9 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         self._interactive_at = -math.inf
         # Real over predicted seconds; None until a batch has ended.
         self._drift: float | None = 1.0 if cost is not UNMEASURED else None
+        self._batch_s = 0.0  # moving average of the real seconds of a batch
+        self._row_s = 0.0  # moving average of the seconds from one batch's end to the next one's, per row
+        self._saturated_at: float | None = None  # when the last batch ended, if rows waited then
 
     @property
     def is_busy(self) -> bool:
@@ -142,6 +154,22 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             before_s = self._backlog.before_s(sum(self.cost.row_s(row.n_tokens) for row in rows))
         before_s = before_s / (1 - SATURATED) + self._running_s / 2
         return self._drift * before_s / self.config.concurrency
+
+    def expected_s(self, rows: Sequence[RowT] = ()) -> float:
+        """The wait, and then the time of a batch as recent ones took it, or of all rows where those take longer."""
+        if self._drift is None or not self.is_busy:
+            return 0.0
+        own_s = self._drift * sum(self.cost.row_s(row.n_tokens) for row in rows) / self.config.concurrency
+        return self.expected_wait_s(rows) + max(self._batch_s, own_s)
+
+    @property
+    def work_s(self) -> float:
+        before_s = self._backlog.work_s / (1 - SATURATED) + self._running_s / 2
+        return (self._drift or 0.0) * before_s / self.config.concurrency
+
+    @property
+    def row_s(self) -> float:
+        return self._row_s
 
     async def submit(self, rows: Sequence[RowT], deadline: float | None = None) -> Completed[OutputT]:
         request = self._enter(rows, deadline)
@@ -251,7 +279,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             self._take(rows)
             predicted_s = self.cost.batch_s(len(rows), max(one.n_tokens for one in rows))
             self._clock.advance(sum(one.cost_s for one in rows))
-            batch = _Batch(rows, predicted_s, first.request.bulk)
+            batch = _Batch(rows, predicted_s, first.request.bulk, self.config.concurrency == len(self._running) + 1)
             for one in rows:
                 one.request.batch_sizes.append(len(rows))
                 if math.isnan(one.request.started_at):
@@ -290,8 +318,10 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
     def _work(self, batch: _Batch[RowT, OutputT], loop: asyncio.AbstractEventLoop) -> None:
         """Run a batch; where it raises, run its rows one by one, unless all belong to one request."""
         outcomes: list[OutputT | Exception]
+        began_at = time.perf_counter()
         try:
             outcomes = list(self._outputs([one.row for one in batch.rows]))
+            batch.forward_s = elapsed_s(began_at)
         except Exception as error:
             if len({id(one.request) for one in batch.rows}) == 1:
                 outcomes = [error] * len(batch.rows)
@@ -320,6 +350,8 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         return outputs
 
     def _ended(self, batch: _Batch[RowT, OutputT], outcomes: Sequence[OutputT | Exception]) -> None:
+        self._measure_row(len(batch.rows))
+        is_crowded = self.is_busy
         self._running.discard(batch)
         self._running_s = self._running_s - batch.predicted_s if self._running else 0.0
         # Before the answers: the worker would be idle until the loop has written all of them.
@@ -336,12 +368,28 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
                 request.done.set_result(None)
         drift = inference_s / batch.predicted_s
         self._drift = drift if self._drift is None else DRIFT_MEMORY * self._drift + (1 - DRIFT_MEMORY) * drift
+        self._batch_s = DRIFT_MEMORY * self._batch_s + (1 - DRIFT_MEMORY) * inference_s
         lengths = [one.n_tokens for one in batch.rows]
+        # Only batches that share the machine with those of all other workers tell what a batch costs under load.
+        if self._learned is not None and batch.crowded and is_crowded and batch.forward_s > 0:
+            self._learn(self._learned, Measurement(len(lengths), max(lengths), batch.forward_s))
         queue_s = batch.started_at - batch.rows[0].request.submitted_at
         padded = max(lengths) * len(lengths)
         self._on_batch(BatchReport(len(lengths), sum(lengths), 0, padded, queue_s, inference_s))
         if not self._running and not self._waiting:
             self._idle.set()
+
+    def _measure_row(self, rows: int) -> None:
+        """A batch of `rows` has ended. While rows wait, the time since the last end is what this batch took of all."""
+        ended_at = time.perf_counter()
+        if self._saturated_at is not None:
+            row_s = (ended_at - self._saturated_at) / rows
+            self._row_s = DRIFT_MEMORY * self._row_s + (1 - DRIFT_MEMORY) * row_s if self._row_s else row_s
+        self._saturated_at = ended_at if self._waiting else None
+
+    def _learn(self, learned: LearnedCost, batch: Measurement) -> None:
+        if learned.note(batch):
+            self.cost, self._drift = learned.model, 1.0
 
 
 def _work_on(batches: "SimpleQueue[Callable[[], None] | None]") -> None:

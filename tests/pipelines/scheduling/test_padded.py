@@ -21,7 +21,7 @@ from pipelines.errors import (
     OverloadedError,
 )
 from pipelines.generation.slots.config import SlotsConfig
-from pipelines.scheduling.batching import CostModel
+from pipelines.scheduling.cost_model import REFIT, CostModel, LearnedCost, Measurement
 from pipelines.scheduling.padded import BULK_S, PaddedScheduler
 from pipelines.scheduling.scheduler import BatchingConfig, BatchReport, Completed, QueueConfig
 
@@ -391,6 +391,69 @@ def test_of_a_list_only_its_share_goes_before_a_short_request() -> None:
     assert many == pytest.approx(100, rel=0.1)  # all of it
 
 
+def test_a_request_is_refused_for_its_own_work_where_that_outlasts_its_deadline() -> None:
+    model = Model()
+
+    async def scenario() -> None:
+        scheduler = PaddedScheduler(model.forward, cost=SECONDS)
+        first = await held(model, scheduler)
+        deadline = asyncio.get_running_loop().time() + 50
+        with pytest.raises(
+            OverloadedError, match="the answer takes about 100.00 s, 0.00 s of them other requests' work"
+        ):
+            await scheduler.submit([Line(1000)] * 100, deadline)
+        with pytest.raises(OverloadedError, match="the deadline cannot be met"):  # a prediction is not that sure
+            await scheduler.submit([Line(1000)] * 45, deadline)
+        scheduler.admit([Line(1000)] * 35, deadline, asyncio.get_running_loop().time())
+        model.gate.set()
+        await first
+        assert (await scheduler.submit([Line(1000)] * 100, deadline)).outputs  # idle: worth a try
+
+    run(scenario)
+
+
+def test_work_counts_what_waits_in_seconds_whatever_the_number_of_requests() -> None:
+    model = Model()
+
+    async def scenario() -> tuple[float, float, float]:
+        scheduler = PaddedScheduler(model.forward, cost=SECONDS)
+        idle_s = scheduler.work_s
+        first = await held(model, scheduler)
+        short = asyncio.create_task(scheduler.submit([Line(1)]))
+        await until(lambda: scheduler.waiting_tokens == 1)
+        short_s = scheduler.work_s
+        large = asyncio.create_task(scheduler.submit([Line(1000)] * 100))
+        await until(lambda: scheduler.waiting_tokens == 100_001)
+        large_s = scheduler.work_s
+        model.gate.set()
+        await asyncio.gather(first, short, large)
+        return idle_s, short_s, large_s
+
+    idle_s, short_s, large_s = run(scenario)
+    assert idle_s == 0.0
+    assert short_s == pytest.approx(0.001, abs=0.001)
+    assert large_s == pytest.approx(100, rel=0.1)
+
+
+def test_the_time_of_a_row_is_that_between_two_batches_while_rows_wait() -> None:
+    model = Model()
+
+    async def scenario() -> tuple[float, float]:
+        scheduler = PaddedScheduler(model.forward, BatchingConfig(max_batch_size=2), SECONDS)
+        await scheduler.submit([Line(1)])
+        alone_s = scheduler.row_s  # nothing waited: the time until the next batch says nothing
+        first = await held(model, scheduler)
+        waiting = asyncio.create_task(scheduler.submit([Line(1)] * 4))
+        await until(lambda: scheduler.waiting_tokens == 4)
+        model.gate.set()
+        await asyncio.gather(first, waiting)
+        return alone_s, scheduler.row_s
+
+    alone_s, busy_s = run(scenario)
+    assert alone_s == 0.0
+    assert busy_s > 0.0
+
+
 @pytest.mark.parametrize("concurrency", [1, 2])
 def test_requests_take_turns_whatever_their_number_of_rows(concurrency: int) -> None:
     model = Model()
@@ -441,6 +504,35 @@ def test_a_list_leaves_a_worker_free_while_short_requests_come() -> None:
         return busy, still
 
     assert run(scenario) == (1, 1)
+
+
+@pytest.mark.parametrize(("clients", "learns"), [(2, True), (1, False)])
+def test_the_cost_is_learned_from_batches_beside_which_no_worker_is_free(clients: int, learns: bool) -> None:
+    model = Model()
+    learned = LearnedCost([Measurement(1, 16, 60.0)])  # a minute for a row: it was not measured here
+    before = learned.model
+    both = threading.Barrier(clients)
+
+    def forward(rows: Sequence[Line]) -> list[int]:
+        both.wait(20)
+        return model.forward(rows)
+
+    async def scenario() -> CostModel:
+        scheduler = PaddedScheduler(forward, BatchingConfig(concurrency=2), before, learned=learned)
+
+        async def client() -> None:
+            for _ in range(REFIT):
+                await scheduler.submit([Line(16)])
+
+        await asyncio.gather(*(client() for _ in range(clients)))
+        await scheduler.drain()
+        return scheduler.cost
+
+    after = run(scenario)
+
+    assert (after != before) is learns
+    if learns:
+        assert after.batch_s(1, 16) < before.batch_s(1, 16) / 10
 
 
 def test_what_is_reported_of_a_batch_are_real_tokens_and_padded_ones() -> None:
