@@ -18,7 +18,8 @@ from export.parity.samples import QUESTIONS, TEXTS
 from pipelines.errors import SextetError
 from pipelines.runtime.artifact import ModelArtifact, Parity, TokenizerSettings
 from pipelines.runtime.encoder import EncoderRow, pad
-from pipelines.runtime.session import Device, InferenceSession, SessionConfig
+from pipelines.runtime.providers import Device
+from pipelines.runtime.session import InferenceSession, SessionConfig
 from pipelines.runtime.small_graph import Node, Port, small_graph
 from pipelines.runtime.tokenizer import TextOrPair, Tokenizer
 from pipelines.tasks import TASKS

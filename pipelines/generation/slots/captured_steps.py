@@ -3,9 +3,13 @@
 A CUDA graph repeats the same kernels on the same addresses. Steps therefore come in few shapes: the slots from the
 first one on, 1, 2, 4, ... of them, up to 512, 1,024, 2,048, ... tokens long. `total_sequence_length` is read on the
 CPU, while the graph is captured: it is that bound, and `seqlens_k`, on the device, says how long each row is.
+
+A CUDA graph belongs to the thread that captured it, and the engine's decode thread ends whenever nothing is left to
+decode. Captured steps therefore run in a thread of their own, for as long as the model is there.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,6 +39,7 @@ class CapturedSteps:
         self._session, self._bind_caches, self._reader = session, bind_caches, reader
         self._slots, self._max_tokens = slots, max_tokens
         self._shapes: dict[tuple[int, int], _Shape] = {}
+        self._thread = ThreadPoolExecutor(1, "captured-steps")
 
     def rows(self, end: int) -> int:
         """How many slots, from the first one on, a step reads that must read those before `end`."""
@@ -50,7 +55,7 @@ class CapturedSteps:
         shape = self._shape(rows, min(max(_SHORTEST, _power_of_two(longest)), self._max_tokens))
         for name, value in shape.inputs.items():
             value.update_inplace(np.ascontiguousarray(feeds[name]))
-        self._session.run_bound(shape.binding, shape.number)
+        self._thread.submit(self._session.run_bound, shape.binding, shape.graph_id).result()
         return DeviceLogits(self._reader, shape.logits.data_ptr(), rows, logits_at)
 
     def _shape(self, rows: int, longest: int) -> "_Shape":
@@ -72,17 +77,16 @@ class CapturedSteps:
                 binding.bind_ortvalue_input(name, value)
             binding.bind_cpu_input("total_sequence_length", np.asarray(longest, np.int32))
             binding.bind_ortvalue_output("logits", logits)
-            number = len(self._shapes) + 1
-            self._shapes[rows, longest] = _Shape(binding, number, inputs, every, logits)
+            self._shapes[rows, longest] = _Shape(binding, len(self._shapes), inputs, every, logits)
         return self._shapes[rows, longest]
 
 
 @dataclass(frozen=True)
 class _Shape:
-    """The binding of all steps of one shape, and the memory in it; `number` is that of its CUDA graph."""
+    """The binding of all steps of one shape, and the memory in it."""
 
     binding: "onnxruntime.IOBinding"
-    number: int
+    graph_id: int
     inputs: "Mapping[str, onnxruntime.OrtValue]"
     every_row: "onnxruntime.OrtValue"
     logits: "onnxruntime.OrtValue"

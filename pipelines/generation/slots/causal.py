@@ -5,6 +5,7 @@ length: no row is padded, and no sequence that begins, grows or ends copies any 
 logits stay there.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     import onnxruntime
 
-from pipelines.errors import ArtifactError
+from pipelines.errors import ArtifactError, first_line
 from pipelines.generation.decoding.step_logits import HostLogits, StepLogits
 from pipelines.generation.slots.captured_steps import CapturedSteps
 from pipelines.generation.slots.device_cache import DeviceCache
@@ -21,6 +22,7 @@ from pipelines.generation.slots.device_logits import DeviceLogits, LogitsReader
 from pipelines.generation.slots.host_cache import HostCache
 from pipelines.runtime.session import InferenceSession
 
+_logger = logging.getLogger(__name__)
 _FED = ("input_ids", "position_ids", "seqlens_k", "total_sequence_length", "logits_at")
 _RUN_TOKENS = {"cpu": 16, "cuda": 1024}
 
@@ -72,7 +74,11 @@ class CausalSlots:
             "seqlens_k": ends.astype(np.int32) - 1,
         }
         if self._captured is not None and tokens == 1 and self._captured.covers(first, rows):
-            return self._captured.read(feeds, int(ends.max()), logits_at.tolist())
+            try:
+                return self._captured.read(feeds, int(ends.max()), logits_at.tolist())
+            except Exception as error:  # a step that is read twice writes the same keys and values
+                self._captured = None
+                _logger.warning("%s decodes without CUDA graphs from now on: %s", self._session.name, first_line(error))
         columns = None if self._numbers_tokens else np.unique(logits_at % tokens)
         feeds["total_sequence_length"] = np.asarray(ends.max(), np.int32)
         feeds["logits_at"] = logits_at if columns is None else columns

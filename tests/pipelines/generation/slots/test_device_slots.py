@@ -3,6 +3,7 @@
 Everything but the kernels is what runs on CUDA: the copies, the best tokens, the shapes of captured steps.
 """
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +21,7 @@ from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.slots.device_logits import DeviceLogits
 from pipelines.generation.slots.engine import SlotEngine
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.runtime.session import NOT_CAPTURED, InferenceSession, SessionConfig
 from tests.pipelines.generation.models import SLOTS, WINDOW
 from tests.pipelines.generation.slots.recording import RecordingDecoder
 from tests.pipelines.generation.slots.test_slot_engine import assert_same, idle, random_request
@@ -82,26 +83,55 @@ def test_greedy_and_top_k_copy_no_row_of_logits(on_device: Made, monkeypatch: py
 
 def test_captured_steps_come_in_few_shapes(on_device: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sequences that begin and end change the rows of a step; each shape has a number of its own, for good."""
-    seen: dict[int | None, set[int]] = {}
+    seen: dict[int, set[tuple[int, str]]] = {}
     run = InferenceSession.run_bound
     model = on_device("llama")
 
-    def noted(self: InferenceSession, binding: Any, cuda_graph: int | None = None) -> None:
+    def noted(self: InferenceSession, binding: Any, graph_id: int = NOT_CAPTURED) -> None:
         if self is model._session:
-            seen.setdefault(cuda_graph, set()).add(id(binding))
-        run(self, binding, cuda_graph)
+            thread = "" if graph_id == NOT_CAPTURED else threading.current_thread().name
+            seen.setdefault(graph_id, set()).add((id(binding), thread))
+        run(self, binding, graph_id)
 
     monkeypatch.setattr(InferenceSession, "run_bound", noted)
     recorded = RecordingDecoder(model)
     engine = SlotEngine(recorded, prefill_chunk_tokens=64)
     random = Random(5)
-    with ThreadPoolExecutor(6) as callers:
-        list(callers.map(engine.generate, [random_request(random) for _ in range(30)]))
+    for _ in range(3):  # the decode thread ends in between; a CUDA graph belongs to the thread that captured it
+        with ThreadPoolExecutor(6) as callers:
+            list(callers.map(engine.generate, [random_request(random) for _ in range(10)]))
+        assert idle(engine)
     steps = {rows for rows, tokens in recorded.reads if tokens == 1}
     assert steps <= {1, 2, 4}
-    assert len(seen) == len(steps) + 1  # prompts have no number
-    assert all(len(bindings) == 1 for number, bindings in seen.items() if number is not None)
-    assert None in seen
+    assert len(seen.pop(NOT_CAPTURED)) > 0  # prompts
+    assert len(seen) == len(steps)
+    assert all(len(bindings) == 1 for bindings in seen.values())
+    assert len({thread for bindings in seen.values() for _, thread in bindings}) == 1
+
+
+def test_steps_that_cannot_be_captured_run_without_and_say_so_once(
+    on_device: Made,
+    engine: Callable[[str], PlainEngine],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run = InferenceSession.run_bound
+
+    def refusing(self: InferenceSession, binding: Any, graph_id: int = NOT_CAPTURED) -> None:
+        if graph_id != NOT_CAPTURED:
+            raise RuntimeError("CUDA failure 900: operation not permitted when stream is capturing\n at gpu")
+        run(self, binding, graph_id)
+
+    monkeypatch.setattr(InferenceSession, "run_bound", refusing)
+    slots = SlotEngine(on_device("llama"), prefill_chunk_tokens=64)
+    random = Random(6)
+    requests = [random_request(random) for _ in range(10)]
+    for request, answer in zip(requests, slots.generate_all(requests), strict=True):
+        assert_same(answer, engine("llama").generate(request))
+    (record,) = caplog.records
+    assert record.getMessage().endswith(
+        "without CUDA graphs from now on: CUDA failure 900: operation not permitted when stream is capturing"
+    )
 
 
 def test_a_captured_step_changes_no_slot_but_those_that_read(on_device: Made) -> None:
