@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 
 from export.graphs.convert import Graphs
+from export.graphs.graph import name_weights_directly
 from export.graphs.slot_graph import is_slot_graph
 from export.quantization.activations import OneScale, TokenScales
 from export.quantization.outliers import digest
 
 INT4_BLOCK_SIZE = 32
-INT4_ACCURACY_LEVELS = {"cpu": 4, "cuda": 0}
-"""MatMulNBits' by device: 4 quantizes activations to int8, with a scale for each token and block; 0 leaves them as they
-are, which is fp16 for CUDA, whose kernels know nothing else."""
+INT4_ACCURACY_LEVEL = 4  # on a CPU: activations in int8, with a scale for each token and block
 _INT4_SHARES = (1.0, 1.08)  # of the scale at which the largest value of a block just fits
 _INT4_ZERO = 8  # the code that MatMulNBits reads as zero where it has no zero points
 
@@ -50,7 +49,7 @@ def to_int4(graphs: Graphs, device: str = "cpu") -> None:
 
     for graph in graphs.values():
         model = onnx.load(graph)
-        _rewrite(model, _Weights(model), INT4_ACCURACY_LEVELS[device])
+        _rewrite(model, _Weights(model), _accuracy_level(device))
         if all(one.domain != "com.microsoft" for one in model.opset_import):
             model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
         onnx.save(model, graph)
@@ -81,7 +80,12 @@ def quantization(precision: str, device: str) -> dict[str, int]:
     """`quantization` of a manifest: the parameters of a precision."""
     if precision != "int4":
         return {}
-    return {"block_size": INT4_BLOCK_SIZE, "accuracy_level": INT4_ACCURACY_LEVELS[device]}
+    return {"block_size": INT4_BLOCK_SIZE, "accuracy_level": _accuracy_level(device)}
+
+
+def _accuracy_level(device: str) -> int:
+    """MatMulNBits'. 0 leaves activations as they are: fp16, where CUDA's kernels read nothing else."""
+    return INT4_ACCURACY_LEVEL if device == "cpu" else 0
 
 
 def has_exact_int8() -> bool:
@@ -129,7 +133,7 @@ class _Weights:
     """The fp32 matrices of a graph, and their quantized tensors."""
 
     def __init__(self, model: Any, keep: Set[str] = frozenset()) -> None:
-        _name_weights_directly(model)
+        name_weights_directly(model)
         self.graph, self.keep = model.graph, keep
         self.limit = 127 if has_exact_int8() else 64
         self.tensors = {one.name: one for one in model.graph.initializer if len(one.dims) == 2 and one.data_type == 1}
@@ -194,23 +198,6 @@ class _Weights:
 
         values: np.ndarray = numpy_helper.to_array(self.tensors[name])
         return values
-
-
-def _name_weights_directly(model: Any) -> None:
-    """Let every node read the weights themselves: the exporter hides one that has several readers behind Identity."""
-    initializers = {one.name for one in model.graph.initializer}
-    outputs = {one.name for one in model.graph.output}
-    behind: dict[str, str] = {}
-    kept = []
-    for node in model.graph.node:
-        if node.op_type == "Identity" and node.input[0] in initializers and node.output[0] not in outputs:
-            behind[node.output[0]] = node.input[0]
-        else:
-            kept.append(node)
-    for node in kept:
-        node.input[:] = [behind.get(name, name) for name in node.input]
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
 
 
 def _rewrite(model: Any, weights: _Weights, activations: OneScale | int) -> None:
