@@ -92,6 +92,20 @@ class Subject:
                 raise SubjectError(f"{application} has not {replicas} replicas after {APPLIED_S:.0f} s")
             time.sleep(POLL_S)
 
+    def replace(self, application: str) -> None:
+        """Change what only a new replica can take up, and return when it runs."""
+        before = set(self.replicas(application))
+        self.change(application, _reserve_more)
+        give_up_at = time.monotonic() + APPLIED_S
+        while not set(self.replicas(application)) - before:
+            if time.monotonic() > give_up_at:
+                raise SubjectError(f"{application} has no new replica after {APPLIED_S:.0f} s")
+            time.sleep(POLL_S)
+
+    def stop(self) -> None:
+        """Tell the launcher to end; the `with` block waits for it."""
+        os.kill(self._cluster.process_id, signal.SIGTERM)
+
     def settle(self, path: str, body: bytes) -> None:
         """Return when requests are answered again, one after another; raises SubjectError."""
         asker, answered = Asker(self.port, 10.0), 0
@@ -107,3 +121,8 @@ class Subject:
             else:
                 answered += 1
         asker.close()
+
+
+def _reserve_more(deployment: dict[str, Any]) -> None:
+    options = deployment["ray_actor_options"]
+    options["num_cpus"] = round(options["num_cpus"] + 0.01, 2)
