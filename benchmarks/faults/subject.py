@@ -14,7 +14,7 @@ import psutil
 import yaml
 
 from benchmarks.load.asker import Asker
-from benchmarks.replicas import find
+from benchmarks.replicas import find, resident_bytes
 from benchmarks.suites.cluster import CONFIGURATION, Running, running
 from pipelines.errors import SextetError
 
@@ -47,6 +47,11 @@ class Subject:
     def replicas(self, application: str) -> list[int]:
         """Process ids of the replicas of an application."""
         return [pid for pid, name in find(self._cluster.process_id).items() if name == application]
+
+    def resident_mib(self) -> float:
+        """Memory of what a request goes through: all replicas, and HAProxy."""
+        processes = [*find(self._cluster.process_id), *self.processes(INGRESS)]
+        return sum(size for pid in processes if (size := resident_bytes(pid)) is not None) / 2**20
 
     def processes(self, pattern: str) -> list[int]:
         """Process ids below the launcher whose command line begins with `pattern`."""

@@ -10,10 +10,12 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from time import sleep
 
 from benchmarks import Say
+from benchmarks.faults.fuzz import RAW, bodies_of, described, fuzz, mutated
 from benchmarks.faults.ledger import Ledger
 from benchmarks.faults.overload import Flood, percentile_ms
 from benchmarks.faults.readiness import Readiness
@@ -21,10 +23,12 @@ from benchmarks.faults.streams import Streams
 from benchmarks.faults.subject import CONTROLLER, INGRESS, Subject
 from benchmarks.faults.traffic import HOST, Traffic
 from benchmarks.figures.bars import FAULT_FIGURES
+from benchmarks.load.asker import Asker
 from benchmarks.load.client import request_bytes
 from benchmarks.load.generator import Call, Load, measure
-from benchmarks.suites.cluster import CLASSIFY, GATEWAY, NOOP, WRITE, measured_cluster, shipped_user_config
+from benchmarks.suites.cluster import CLASSIFY, GATEWAY, NOOP, SHIPPED, WRITE, measured_cluster, shipped_user_config
 from benchmarks.suites.suite import Findings, Options, Repeated, main
+from deployments.config import located, user_configs
 
 SHARE = 0.7  # of the capacity that the load takes
 CAPACITY_CLIENTS = 32
@@ -39,6 +43,7 @@ BODY = json.dumps({"inputs": TEXT}).encode()
 class Pace(Repeated):
     """`capacity_s` measures the capacity, `overload_s` is how long it is exceeded; `repeats` is how often a reload or a
     change of scale is made; `controller_s` is how long the cluster is watched after what serves no requests was killed.
+    Of the `fuzz_requests` schemathesis draws `fuzz_described`; `fuzz_warm_up` more go before memory is measured.
     """
 
     capacity_s: float
@@ -46,9 +51,15 @@ class Pace(Repeated):
     repeats: int
     controller_s: float
     stream_tokens: int
+    fuzz_requests: int
+    fuzz_described: int
+    fuzz_warm_up: int
 
 
-USUAL, QUICK = Pace(1, 4.0, 60.0, 20, 10.0, 3000), Pace(1, 2.0, 12.0, 2, 5.0, 300)
+USUAL, QUICK = (
+    Pace(1, 4.0, 60.0, 20, 10.0, 3000, 100_000, 4000, 10_000),
+    Pace(1, 2.0, 12.0, 2, 5.0, 300, 3000, 200, 500),
+)
 
 
 class FaultFindings(Findings):
@@ -190,16 +201,19 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "scale": scale,
     "overload": overload,
 }
-LONG_STREAM = "long_stream"
+LONG_STREAM, FUZZ = "long_stream", "fuzz"
+ALL = (*PARTS, LONG_STREAM, FUZZ)
 
 
 def run(options: Options, say: Say) -> Findings:
     pace, findings = options.pace(USUAL, QUICK), FaultFindings()
-    parts = options.chosen([*PARTS, LONG_STREAM])
+    parts = options.chosen(ALL)
     if chosen := [part for part in parts if part in PARTS]:
         _run_short(chosen, findings, pace, say)
     if LONG_STREAM in parts:
         _run_long(findings, pace, say)
+    if FUZZ in parts:
+        _run_fuzz(findings, pace, say)
     findings.find_worst()
     return findings
 
@@ -244,6 +258,29 @@ def _run_long(findings: Findings, pace: Pace, say: Say) -> None:
     say(f"long streams: {cut} of {2 * STREAMS} cut")
 
 
+def _run_fuzz(findings: Findings, pace: Pace, say: Say) -> None:
+    """Hostile requests to every task of the shipped configuration."""
+    models = {name: Path(user_config["model"]) for name, user_config in user_configs(located(SHIPPED)).items()}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Subject.serving(measured_cluster(models, gateway=True), Path(folder)) as subject,
+    ):
+        document = json.loads(Asker(subject.port).get("/openapi.json"))
+        examples = bodies_of(document)
+        fuzz(subject.port, mutated(document, examples, pace.fuzz_warm_up, seed=1), ())  # allocators and caches fill
+        before_mib = subject.resident_mib()
+        drawn = list(described(document, pace.fuzz_described))
+        requests = chain(drawn, mutated(document, examples, pace.fuzz_requests - len(drawn)))
+        below = [raw.replace(b"PATH", path.encode()) for path in examples for raw in RAW]
+        fuzzed = fuzz(subject.port, requests, below)
+        grown_mib = subject.resident_mib() - before_mib
+    findings.raw.append(
+        {"measurement": "fuzz", "outcomes": dict(fuzzed.outcomes), "faults": fuzzed.faults, "grown_mib": grown_mib}
+    )
+    findings.note(fuzz_5xx=fuzzed.n_faults, fuzz_memory_mib=grown_mib)
+    say(f"fuzz: {sum(fuzzed.outcomes.values())} requests, {fuzzed.n_faults} 5xx or hangs, {grown_mib:.0f} MiB above")
+
+
 def _capacity(findings: Findings, port: int, pace: Pace) -> float:
     """Requests per second of a closed loop."""
     call = Call(request_bytes(HOST, PATH, BODY))
@@ -254,4 +291,4 @@ def _capacity(findings: Findings, port: int, pace: Pace) -> float:
 
 if __name__ == "__main__":
     description = "What clients see while something of the cluster fails or changes."
-    main("faults", description, run, FAULT_FIGURES, parts=[*PARTS, LONG_STREAM])
+    main("faults", description, run, FAULT_FIGURES, parts=ALL)
