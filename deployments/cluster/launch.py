@@ -92,7 +92,7 @@ def _serve_here(launch: Launch, signals: Signals) -> None:
     content = launch.content()
     _check_port(content["http_options"]["host"], content["http_options"]["port"])
     _fetch_artifacts(content, launch.say)
-    with environment(IngressConfig.of(content), launch.say) as folder:
+    with environment(IngressConfig.of(content, launch.cluster.parent), launch.say) as folder:
         from deployments.cluster.rollout import validated  # imports ray, which reads the environment
 
         config = validated(content)
