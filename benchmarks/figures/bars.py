@@ -124,6 +124,10 @@ ENCODER_FIGURES = {
         "BERT-base shape, int8, 128 tokens, Offline: inputs/s over the same artifact in-process with its best batch",
         at_least(0.94),
     ),
+    "offline_served_over_bare": Figure(
+        "the same over the bare runtime's best: every batch size, threads that spin or not, or a run on each core",
+        at_least(0.97),
+    ),
     "server_rate_over_raw": Figure(
         "the same, Server: highest Poisson rate with p99 within 8 times the service time of one, over raw throughput",
         at_least(0.75),
@@ -136,6 +140,12 @@ ENCODER_FIGURES = {
     "small_over_noop": Figure(
         "MiniLM-L6 shape, 16 tokens, c=32: requests/s over those of a replica that does nothing, on the same ingress",
         at_least(0.6),
+        _share_of_the_model("minilm-l6 16 offline"),
+    ),
+    "small_over_limit": Figure(
+        "the same, over what the cores can do: the CPU time of a row in the bare runtime at its best batch, and that "
+        "of a request of the replica that does nothing",
+        at_least(0.85),
         _share_of_the_model("minilm-l6 16 offline"),
     ),
     "over_best_peer": Figure(
@@ -152,6 +162,21 @@ ENCODER_FIGURES = {
     "added_p50_ms": Figure(
         "what HTTP, ingress and batching add to one request at a time (MiniLM-L6 shape, 16 tokens)", at_most(2)
     ),
+}
+PUBLISHED_ALONE = {8: 248, 16: 212, 32: 150, 64: 97, 128: 55, 256: 27, 512: 12}
+"""Requests per second that Hugging Face published of Infinity, one at a time, DistilBERT on two Ice Lake cores."""
+BARS_ALONE = {16: 0.80, 64: 0.92, 128: 0.95}
+ENCODER_FIGURES |= {
+    f"single_stream_over_raw_{tokens}": Figure(
+        f"DistilBERT's size, int8, {tokens} tokens, one request at a time, over the bare runtime's best with one row",
+        at_least(BARS_ALONE[tokens]) if tokens in BARS_ALONE else None,
+    )
+    for tokens in PUBLISHED_ALONE
+} | {
+    f"single_stream_{tokens}_per_s": Figure(
+        f"the same, requests/s; published of Infinity on two Ice Lake cores: {rate}"
+    )
+    for tokens, rate in PUBLISHED_ALONE.items()
 }
 ONE_STREAM = "SmolLM2, one stream"
 GENERATION_FIGURES = {
@@ -215,4 +240,29 @@ SOAK_FIGURES = {
     "different_answers": Figure("answers in a crowd that differ from those of the same request alone", exactly(0)),
     "free_slots_at_the_end": Figure("of 16 slots", exactly(16)),
 }
-FIGURES = ENCODER_FIGURES | GENERATION_FIGURES | FAIRNESS_FIGURES | SOAK_FIGURES
+FAULT_FIGURES = {
+    "lost_replica_killed": Figure("short requests without an answer while replicas are killed", exactly(0)),
+    "lost_haproxy_reload_20x": Figure("the same through 20 reloads of HAProxy", exactly(0)),
+    "lost_rolling_update": Figure("the same while the replica is replaced", exactly(0)),
+    "lost_scale_1_4_1_20x": Figure("the same through 20 changes from one replica to four and back", exactly(0)),
+    "lost_haproxy_killed": Figure(
+        "the same when HAProxy is killed, but for those inside and those refused while it is away", exactly(0)
+    ),
+    "gap_replica_killed_s": Figure("longest time without an answer after the only replica was killed", at_most(7)),
+    "gap_replica_of_two_killed_s": Figure("the same after one of two was killed", at_most(0.3)),
+    "gap_new_model_s": Figure("the same while a new model takes over", at_most(0.3)),
+    "gap_haproxy_killed_s": Figure("the same after HAProxy was killed", at_most(2)),
+    "gap_controller_killed_s": Figure("the same after Ray Serve's controller was killed", at_most(0.3)),
+    "ready_false_s": Figure("how long `/ready` was wrong, fault by fault", at_most(1)),
+    "overload5_goodput": Figure(
+        "answers within the deadline of 2 s over capacity, in an open loop at five times the capacity", at_least(0.9)
+    ),
+    "overload5_refusal_p99_ms": Figure("p99 of the time until a 429 meanwhile", at_most(50)),
+    "overload_recovery_s": Figure("from the end of that until the next request is answered", at_most(2)),
+    "fuzz_5xx": Figure("of 100,000 hostile requests over all protocols: answers above 499, and hangs", exactly(0)),
+    "fuzz_memory_mib": Figure("resident memory of replicas and HAProxy after them, above that before", at_most(30)),
+    "long_stream_cut": Figure(
+        "streams of minutes that a change of configuration, a downscale, a rolling update or SIGTERM cut", exactly(0)
+    ),
+}
+FIGURES = ENCODER_FIGURES | GENERATION_FIGURES | FAIRNESS_FIGURES | SOAK_FIGURES | FAULT_FIGURES

@@ -32,11 +32,22 @@ TABLE = "sextet_addresses"
 CLOSING = (400, 408, 413)  # the rest of such a request may still come
 
 
+def connections(config: ConnectionLimits) -> Lines:
+    """Those of one client, which are refused before they hold anything."""
+    of_one_client = config.max_connections_per_client or max(1, config.max_connections // 10)
+    elsewhere = "" if config.max_connections_per_client else f" !{{ dst {LOOPBACK} }}"
+    return Lines(
+        frontend=(
+            f"tcp-request connection track-sc1 src table {TABLE} if {{ src -m found }}",
+            f"tcp-request connection reject if {{ sc1_conn_cur({TABLE}) gt {of_one_client} }}{elsewhere}",
+        ),
+        sections=(f"backend {TABLE}\n    stick-table type ipv6 size 100k expire 60s store conn_cur",),
+    )
+
+
 def limits(config: ConnectionLimits, folder: Path) -> Lines:
     """The lines of `config`. The pages that HAProxy answers with by itself are put into `folder`."""
     late = DeadlineExceededError(f"the request was not complete after {config.body_timeout_s} s")
-    of_one_client = config.max_connections_per_client or max(1, config.max_connections // 10)
-    elsewhere = "" if config.max_connections_per_client else f" !{{ dst {LOOPBACK} }}"
     return Lines(
         process=(
             f"maxconn {max_connections(config)}",
@@ -53,17 +64,12 @@ def limits(config: ConnectionLimits, folder: Path) -> Lines:
             "srvtcpka-intvl 5s",
             "srvtcpka-cnt 3",
         ),
-        frontend=(
-            f"tcp-request connection track-sc1 src table {TABLE} if {{ src -m found }}",
-            f"tcp-request connection reject if {{ sc1_conn_cur({TABLE}) gt {of_one_client} }}{elsewhere}",
-        ),
         backend=(
             # HAProxy can only repeat a request that it holds as a whole. It therefore waits for all of it, as far as
             # its buffer goes, before it asks a replica, and repeats it where that replica dies. It does so here, behind
             # the rules of the frontend: who is refused there sends no body.
             f"http-request wait-for-body time {config.body_timeout_s}s",
         ),
-        sections=(f"backend {TABLE}\n    stick-table type ipv6 size 100k expire 60s store conn_cur",),
     )
 
 

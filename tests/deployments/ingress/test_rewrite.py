@@ -83,6 +83,15 @@ def test_of_rays_file_these_lines_are_changed_and_no_others(written: Written, tm
     ]
 
 
+def of_backend(ours: Settings, number: int, name: str) -> list[str]:
+    """The lines of a backend with one replica and the fallback proxy, which has none of its own."""
+    names = {"<backend>": f"http-{name}", "<backend number>": str(number), "<server number>": "0"}
+    text = "\n".join(ours.lines.backend)
+    for placeholder, value in (names | {"<server>": f"replica-{name}"}).items():
+        text = text.replace(placeholder, value)
+    return text.splitlines()
+
+
 def test_a_file_that_was_rewritten_stays_as_it_is(written: Written) -> None:
     once = rewrite(text_of(written()), ALIASED, NODE)
 
