@@ -24,7 +24,7 @@ PROVIDERS = {
 }
 PACKAGES = ("onnxruntime", "onnxruntime-gpu")
 """They install into one folder: of two, the files of the later one win."""
-_LIBRARIES = {
+LIBRARIES = {
     "CUDAExecutionProvider": "libonnxruntime_providers_cuda.so",
     "TensorrtExecutionProvider": "libonnxruntime_providers_tensorrt.so",
 }
@@ -54,9 +54,8 @@ def find_problems(device: Device) -> Iterator[str]:
         return
     if device == "cpu":
         return
-    _preload()
-    folder = Path(onnxruntime.__file__).parent / "capi"
-    libraries = [folder / _LIBRARIES[provider] for provider in PROVIDERS[device]]
+    preload()
+    libraries = [library_file(provider) for provider in PROVIDERS[device]]
     missing = {name: reason for library in libraries for name, reason in missing_libraries(library)}
     if missing:
         yield f"{', '.join(_described(*one) for one in missing.items())} cannot be loaded: {_remedy(missing)}"
@@ -77,6 +76,13 @@ def missing_libraries(library: Path) -> Iterator[tuple[str, str]]:
     for name in names:
         if name != CUDA and (reason := shared_library.load(name, library_folders())) is not None:
             yield name, reason
+
+
+def library_file(provider: str) -> Path:
+    """The execution provider's own shared library, where this onnxruntime has it."""
+    import onnxruntime
+
+    return Path(onnxruntime.__file__).parent / "capi" / LIBRARIES[provider]
 
 
 def library_folders() -> list[Path]:
@@ -111,7 +117,7 @@ def installed() -> dict[str, str]:
 
 
 @cache
-def _preload() -> None:
+def preload() -> None:
     """Load what onnxruntime's CUDA provider needs, and what it loads later by name: cuDNN, cuFFT, NVRTC.
 
     onnxruntime knows which of them its build wants. It prints about those that it does not find; `missing_libraries`

@@ -1,0 +1,97 @@
+"""`sextet doctor`: the page, the same as JSON, and the exit code."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sextet
+from deployments.doctor.finding import Finding, Report
+from tests.artifacts import write_artifact
+from tests.deployments.doctor.test_cluster import write
+
+
+def doctor(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as ended:
+        sextet.main(["doctor", *arguments])
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, capsys.readouterr().out
+
+
+def test_a_cluster_that_fits_is_a_page_and_exit_code_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_artifact(tmp_path / "model")
+    path = write(tmp_path, {"model": "model"})
+    code, page = doctor(capsys, str(path))
+    assert code == 0, page
+    sections = [line for line in page.splitlines() if line and not line.startswith(" ")]
+    assert sections[:-1] == ["machine", "software", "devices", "cluster.yaml"]
+    assert sections[-1].startswith("0 errors, ")
+    assert all(line.split()[0] in ("ok", "note", "warning") for line in page.splitlines() if line.startswith(" "))
+
+
+def test_the_json_is_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_artifact(tmp_path / "model")
+    path = write(tmp_path, {"model": "model"}, ray_actor_options={"num_cpus": 100_000})
+    code, page = doctor(capsys, str(path))
+    code_of_json, text = doctor(capsys, str(path), "--json")
+    document = json.loads(text)
+    assert (code, code_of_json, document["ok"], document["errors"]) == (1, 1, False, 1)
+    assert page.splitlines()[-1] == f"1 error, {document['warnings']} warning{'s' * (document['warnings'] != 1)}"
+    findings = [one for one in document["findings"] if one["name"] not in CHANGING]
+    lines = [" ".join(line.split()) for line in page.splitlines() if line.startswith(" ")]
+    for one in findings:
+        remedy = f"; {one['remedy']}" if one["remedy"] else ""
+        assert f"{one['level']} {one['name']} {one['text']}{remedy}" in lines
+    assert len(lines) == len(document["findings"])
+    (wrong,) = [one for one in document["findings"] if one["level"] == "error"]
+    assert wrong["facts"]["first_replicas"] == pytest.approx(100_000.1)
+
+
+CHANGING = {"memory", "disk"}
+"""Whose numbers differ between two runs."""
+
+
+def test_without_a_file_only_the_machine_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, page = doctor(capsys)
+    assert code == 0
+    assert "none was named, and there is no cluster.yaml here" in page
+    write_artifact(tmp_path / "model")
+    write(tmp_path, {"model": "model"})
+    assert "cluster.yaml, tasks: 1" in doctor(capsys)[1], "that of the folder is taken"
+
+
+def test_a_file_that_does_not_exist_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, page = doctor(capsys, str(tmp_path / "other.yaml"))
+    assert code == 1
+    assert f"error file {tmp_path}/other.yaml does not exist; name a Ray Serve config" in " ".join(page.split())
+
+
+def test_every_finding_is_one_line() -> None:
+    report = Report([Finding("a", "b", "c", "error", "d"), Finding("a", "longer", "e"), Finding("f", "g", "h", "note")])
+    assert report.text() == (
+        "a\n  error    b       c; d\n  ok       longer  e\n\nf\n  note     g       h\n\n1 error, 0 warnings"
+    )
+    assert report.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("onnxruntime", "error cpu onnxruntime crashes on it (exit code 1: ModuleNotFoundError: No module named"),
+        ("starlette", "sextet: sextet doctor needs starlette: pip install 'sextet[serve]'"),
+    ],
+)
+def test_an_installation_that_lacks_a_package_says_so(
+    module: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / f"{module}.py").write_text(f"raise ModuleNotFoundError('No module named {module}', name={module!r})")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = subprocess.run([sys.executable, "-m", "sextet", "doctor"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert line in " ".join((done.stdout + done.stderr).split())
+    assert "Traceback" not in done.stdout + done.stderr
