@@ -169,7 +169,7 @@ def model_sources(path: Path) -> list[dict[str, Any]]:
         {
             "task": task,
             "output": Path(config.model),
-            "device": "cpu" if config.device == "cpu" else "cuda",  # TensorRT takes what is made for CUDA
+            "device": config.device,
             **{one.name: getattr(config.source, one.name) for one in fields(config.source)},
         }
         for task, config in read_tasks(path).items()

@@ -25,6 +25,7 @@ import pipelines
 from deployments.cluster.platform import Platform
 from deployments.config import LimitsConfig, TaskConfig
 from deployments.host import SMALL_ANSWER_TOKENS, SMALL_BODY_BYTES, HostThreads
+from deployments.http.arrival import load_header
 from deployments.http.errors import Failure, logger
 from deployments.http.event_stream import EventStream
 from deployments.http.request import Timings, deadline_of, read_body
@@ -41,6 +42,7 @@ from stores.fetch import fetch
 
 T = TypeVar("T")
 SLICE_INPUTS = 64  # inputs that are tokenized at once: what they need in between is freed before the next ones
+WORK = "work_s"  # of record_autoscaling_stats
 STALLED_S = 60.0  # a batch that nobody waits for, or a decoding round, that takes so long will not end by itself
 
 
@@ -156,6 +158,10 @@ class TaskServer:
         if self._now.scheduler.stalled_s > STALLED_S:
             raise GenerationError(f"the model is busy with something that has not ended for {STALLED_S:.0f} s")
 
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Ray Serve asks for, and gives to a policy: the seconds of work that wait or run in this replica."""
+        return {WORK: 0.0 if self._serving is None else self._serving.scheduler.work_s}
+
     def describe(self) -> dict[str, Any]:
         """What the catalog says of this replica's model."""
         serving = self._now
@@ -181,6 +187,10 @@ class TaskServer:
         except Exception as error:
             response = self._failed(request, Failure.of(error))
         response.raw_headers += timings.headers()
+        if self._serving is not None:
+            scheduler = self._serving.scheduler
+            load = load_header(scheduler.expected_s(), scheduler.queue.max_queue_s, scheduler.row_s)
+            response.raw_headers.append(load)
         return response
 
     async def _answer(self, request: Request, timings: Timings) -> Response:

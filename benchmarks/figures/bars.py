@@ -240,4 +240,15 @@ SOAK_FIGURES = {
     "different_answers": Figure("answers in a crowd that differ from those of the same request alone", exactly(0)),
     "free_slots_at_the_end": Figure("of 16 slots", exactly(16)),
 }
-FIGURES = ENCODER_FIGURES | GENERATION_FIGURES | FAIRNESS_FIGURES | SOAK_FIGURES
+FAULT_FIGURES = {
+    "lost_replica_killed": Figure("short requests without an answer while replicas are killed", exactly(0)),
+    "gap_replica_killed_s": Figure("longest time without an answer after the only replica was killed", at_most(7)),
+    "gap_replica_of_two_killed_s": Figure("the same after one of two was killed", at_most(0.3)),
+    "overload5_goodput": Figure(
+        "answers within the deadline of 2 s over capacity, in an open loop at five times the capacity", at_least(0.9)
+    ),
+    "overload5_refusal_p99_ms": Figure("p99 of the time until a 429 meanwhile", at_most(50)),
+    "overload_recovery_s": Figure("from the end of that until the next request is answered", at_most(2)),
+    "ready_false_s": Figure("how long `/ready` was wrong, fault by fault", at_most(1)),
+}
+FIGURES = ENCODER_FIGURES | GENERATION_FIGURES | FAIRNESS_FIGURES | SOAK_FIGURES | FAULT_FIGURES

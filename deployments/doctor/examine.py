@@ -23,7 +23,9 @@ def examine(path: Path | None) -> Report:
             refusal = Finding(SECTION, "file", str(error), "error", facts={"path": str(path)})
     capacity = Capacity.read(Cgroup())
     connections = cluster.connections if cluster else ConnectionLimits()
-    asked: set[Device] = {"cpu"} | {config.device for config in cluster.tasks.values()} if cluster else {"cpu"}
+    asked: set[Device] = {"cpu"}
+    if cluster is not None:
+        asked |= {config.device for config in cluster.tasks.values()}
     return Report(
         [
             *machine(capacity, connections, path.absolute().parent if path else Path.cwd()),

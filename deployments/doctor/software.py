@@ -11,7 +11,8 @@ from packaging.requirements import Requirement
 
 from deployments.doctor.finding import Finding
 from deployments.ingress.haproxy import find_binary
-from pipelines.runtime.providers import PACKAGES, installed
+from pipelines.errors import ConfigurationError
+from pipelines.runtime.package import runtime_package
 
 SECTION = "software"
 SERVES = "serve"
@@ -102,15 +103,11 @@ def _packages(distribution: str) -> Iterator[Finding]:
 
 
 def _runtime() -> Finding:
-    found = installed()
-    text = " and ".join(f"{package} {number}" for package, number in found.items())
-    install = "pip install 'sextet[serve,cpu]' or 'sextet[serve,gpu]'"
-    if not found:
-        return Finding(SECTION, "runtime", f"none of {' and '.join(PACKAGES)}", "error", install)
-    if len(found) > 1:
-        remedy = f"they overwrite each other's files: pip uninstall -y {' '.join(found)}, then {install}"
-        return Finding(SECTION, "runtime", text, "warning", remedy, found)
-    return Finding(SECTION, "runtime", text, facts=found)
+    try:
+        package, number = runtime_package()
+    except ConfigurationError as error:
+        return Finding(SECTION, "onnx runtime", str(error), "error")
+    return Finding(SECTION, "onnx runtime", f"{package} {number}", facts={"package": package, "version": number})
 
 
 def _version(package: str) -> str | None:

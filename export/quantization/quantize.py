@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from export.graphs.convert import Graphs
+from export.graphs.graph import name_weights_directly
 from export.graphs.slot_graph import is_slot_graph
 from export.quantization.activations import OneScale, TokenScales
 from export.quantization.outliers import digest
@@ -127,7 +128,7 @@ class _Weights:
     """The fp32 matrices of a graph, and their quantized tensors."""
 
     def __init__(self, model: Any, keep: Set[str] = frozenset()) -> None:
-        _name_weights_directly(model)
+        name_weights_directly(model)
         self.graph, self.keep = model.graph, keep
         self.limit = 127 if has_exact_int8() else 64
         self.tensors = {one.name: one for one in model.graph.initializer if len(one.dims) == 2 and one.data_type == 1}
@@ -192,23 +193,6 @@ class _Weights:
 
         values: np.ndarray = numpy_helper.to_array(self.tensors[name])
         return values
-
-
-def _name_weights_directly(model: Any) -> None:
-    """Let every node read the weights themselves: the exporter hides one that has several readers behind Identity."""
-    initializers = {one.name for one in model.graph.initializer}
-    outputs = {one.name for one in model.graph.output}
-    behind: dict[str, str] = {}
-    kept = []
-    for node in model.graph.node:
-        if node.op_type == "Identity" and node.input[0] in initializers and node.output[0] not in outputs:
-            behind[node.output[0]] = node.input[0]
-        else:
-            kept.append(node)
-    for node in kept:
-        node.input[:] = [behind.get(name, name) for name in node.input]
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
 
 
 def _rewrite(model: Any, weights: _Weights, activations: OneScale | None) -> None:

@@ -46,8 +46,8 @@ class SessionConfig:
 
     `gpu_mem_limit_bytes` bounds each session's CUDA arena. With `spins`, threads spin while they wait for the next
     operator of a run, which saves a third of a decoding step of some hundred small operators; between runs they sleep.
-    With `cuda_graphs`, runs on bound memory can be captured as CUDA graphs (`InferenceSession.run_bound`). `engine` is
-    for TensorRT.
+    `cuda_graphs` allows CUDA graphs, for those sessions that have fixed shapes. `max_rows` bounds the batches that an
+    encoder's TensorRT engine is built for, as `engine` says.
     """
 
     device: Device = "cpu"
@@ -55,7 +55,8 @@ class SessionConfig:
     concurrency: int = 1
     gpu_mem_limit_bytes: int | None = None
     spins: bool = False
-    cuda_graphs: bool = False
+    cuda_graphs: bool = True
+    max_rows: int = 32
     engine: Engine | None = None
 
 
@@ -63,11 +64,12 @@ class InferenceSession:
     """A loaded graph; `run` may be called from several threads at once and releases the GIL.
 
     `graph` is its file or the content of one. `input_shapes` hold an int for a fixed dimension and its symbolic name
-    for a dynamic one. Raises ArtifactError for a file that is not a graph, ConfigurationError for a device that this
-    machine or this onnxruntime does not have.
+    for a dynamic one. `captures`: runs on bound memory can be captured as CUDA graphs (`run_bound`); such a session has
+    one stream, so its runs do not overlap. Raises ArtifactError for a file that is not a graph, ConfigurationError for
+    a device that this machine or this onnxruntime does not have.
     """
 
-    def __init__(self, graph: Path | bytes, config: SessionConfig) -> None:
+    def __init__(self, graph: Path | bytes, config: SessionConfig, *, captures: bool = False) -> None:
         if config.threads < 1:
             raise ConfigurationError(f"threads is {config.threads}; allowed: 1 and above")
         providers = require(config.device)
@@ -85,7 +87,7 @@ class InferenceSession:
             self._session = onnxruntime.InferenceSession(
                 graph if isinstance(graph, bytes) else str(graph),
                 options,
-                providers=[(one, provider_options(one, config, graph)) for one in providers],
+                providers=[(one, provider_options(one, config, graph, captures=captures)) for one in providers],
                 enable_fallback=0,
             )
         except Exception as error:  # onnxruntime's error types have Exception as their only common base
@@ -106,7 +108,7 @@ class InferenceSession:
         self.output_shapes: dict[str, tuple[int | str | None, ...]] = {one.name: tuple(one.shape) for one in outputs}
         self.memory = "cpu" if config.device == "cpu" else "cuda"
 
-        self._uncaptured = _run_options(NOT_CAPTURED) if config.cuda_graphs else None
+        self._uncaptured = _run_options(NOT_CAPTURED) if captures else None
         self._captured: dict[int, onnxruntime.RunOptions] = {}
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -121,7 +123,7 @@ class InferenceSession:
     def run_bound(self, binding: "onnxruntime.IOBinding", graph_id: int = NOT_CAPTURED) -> None:
         """Run on bound memory, which no other thread may touch meanwhile.
 
-        With `cuda_graphs`, the first run with a `graph_id` (0 and above) is captured as a CUDA graph; each later one
+        With `captures`, the first run with a `graph_id` (0 and above) is captured as a CUDA graph; each later one
         replays it, with the shapes and at the addresses of the first, whatever is bound. A graph belongs to the thread
         that captured it: another thread captures one of its own. Every operator must run on CUDA, and none may wait for
         the device. Elsewhere `graph_id` does nothing.
@@ -132,7 +134,9 @@ class InferenceSession:
         self._session.run_with_iobinding(binding, options)
 
 
-def provider_options(provider: str, config: SessionConfig, graph: Path | bytes = b"") -> dict[str, str]:
+def provider_options(
+    provider: str, config: SessionConfig, graph: Path | bytes = b"", *, captures: bool = False
+) -> dict[str, str]:
     """The options of an execution provider, by the names that onnxruntime gives them."""
     if provider == "CPUExecutionProvider":
         return {}
@@ -152,7 +156,7 @@ def provider_options(provider: str, config: SessionConfig, graph: Path | bytes =
             "gpu_mem_limit": str(config.gpu_mem_limit_bytes),
             "arena_extend_strategy": "kSameAsRequested",
         }
-    if config.cuda_graphs:
+    if captures:
         options["enable_cuda_graph"] = "1"
     return options
 

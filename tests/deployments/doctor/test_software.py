@@ -69,7 +69,7 @@ def test_a_distribution_that_is_not_installed_is_a_warning() -> None:
 def test_sextet_itself_is_installed_with_all_that_serving_needs() -> None:
     found = list(software())
     assert [one.line(0) for one in found if one.level == "error"] == []
-    assert {"sextet", "packages", "runtime", "haproxy"} <= set(by_name(found))
+    assert {"sextet", "packages", "onnx runtime", "haproxy"} <= set(by_name(found))
 
 
 def test_haproxy_tells_its_version_or_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,8 +76,8 @@ def test_cuda_keeps_fp32_exact_and_never_takes_the_attention_kernel_that_reads_o
 
 
 def test_a_bounded_arena_grows_by_what_is_asked_and_cuda_graphs_are_asked_for() -> None:
-    config = SessionConfig(device="cuda", gpu_mem_limit_bytes=2**30, cuda_graphs=True)
-    options = provider_options("CUDAExecutionProvider", config)
+    config = SessionConfig(device="cuda", gpu_mem_limit_bytes=2**30)
+    options = provider_options("CUDAExecutionProvider", config, captures=True)
     assert options["gpu_mem_limit"] == "1073741824"
     assert options["arena_extend_strategy"] == "kSameAsRequested"
     assert options["enable_cuda_graph"] == "1"
@@ -96,7 +96,7 @@ def test_a_tensorrt_engine_covers_every_shape_of_the_inputs_that_the_graph_has(g
 
 def test_a_run_on_bound_memory_reads_what_it_holds_now(graph: Path) -> None:
     """On a CPU, where a `graph_id` does nothing: what a CUDA graph replays is read from the same addresses."""
-    session = InferenceSession(graph, SessionConfig(cuda_graphs=True))
+    session = InferenceSession(graph, SessionConfig(), captures=True)
     binding, bound = session.binding(), feeds(2, 5)
     for name, array in bound.items():
         binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array))
