@@ -13,12 +13,13 @@ from deployments.config import TaskConfig, task_configs
 from deployments.doctor.demand import Demand, demands, shares, unplaced
 from deployments.doctor.finding import MIB, Finding, gib
 from deployments.doctor.machine import Capacity
+from deployments.gpu_memory import CONTEXT_BYTES, memory_limit
 from deployments.ingress.config import ConnectionLimits, IngressConfig
-from pipelines.errors import SextetError
+from pipelines.errors import ConfigurationError, SextetError
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.slots.memory import slot_bytes
 from pipelines.runtime.artifact import MANIFEST_NAME, ModelArtifact
-from pipelines.runtime.nvidia import Gpu
+from pipelines.runtime.nvidia.driver import Gpu
 from pipelines.tasks import TASKS
 from stores.address import HubAddress, UrlAddress, remote
 
@@ -110,28 +111,29 @@ class Cluster:
             elif config.device == "cpu" and share > 0:
                 text = f"{task} has num_gpus {share:g}, and runs on the CPU"
                 yield Finding(SECTION, "num_gpus", text, "warning", "set its device, or leave num_gpus out")
-            elif 0 < share < 1 and config.gpu_mem_limit_bytes is None:
-                text = f"{task} shares a GPU, and nothing bounds its memory there"
-                yield Finding(SECTION, "num_gpus", text, "warning", "set gpu_mem_limit_bytes in its user_config")
 
     def _memory(
         self, found: Sequence[Demand], artifacts: Mapping[str, ModelArtifact], capacity: Capacity, gpus: Sequence[Gpu]
     ) -> Iterator[Finding]:
-        """Estimates for the replicas that start first, in main memory and in that of GPUs."""
+        """Estimates: main memory of the replicas that start first, and GPU memory of one replica of each task."""
         first = {one.application: one.first_replicas for one in found}
-        main, cache, on_gpus = 0, 0, 0
+        shares = {one.application: one.num_gpus for one in found}
+        smallest = min((gpu.total_bytes for gpu in gpus if gpu.total_bytes is not None), default=None)
+        main, cache = 0, 0
         for task, artifact in artifacts.items():
             config, n = self.tasks[task], first.get(task, 1)
-            kept = n * cache_bytes(artifact, config)
             main += n * (PROCESS_BYTES + _copies(config, task) * _weights(artifact))
             if config.device == "cpu":
-                cache += kept
-            else:
-                on_gpus += kept + n * max(_weights(artifact), config.gpu_mem_limit_bytes or 0)
+                cache += n * cache_bytes(artifact, config)
+            elif smallest is not None:
+                yield _gpu_memory(task, config, artifact, shares.get(task, 0.0), smallest)
         if main:
-            yield _fits("memory of replicas", main, cache, capacity.memory_bytes, "RAM")
-        if on_gpus:
-            yield _fits("memory on GPUs", on_gpus, 0, sum(gpu.total_bytes or 0 for gpu in gpus), "GPU memory")
+            later = f", and up to {gib(cache)} of KV cache as slots fill" if cache else ""
+            text = f"about {gib(main)}{later}; the machine has {gib(capacity.memory_bytes)}"
+            facts = {"estimated_bytes": main, "cache_bytes": cache, "total_bytes": capacity.memory_bytes}
+            fits = main + cache <= capacity.memory_bytes
+            remedy = "" if fits else "lower slots.slots, slots.max_tokens or min_replicas"
+            yield Finding(SECTION, "memory of replicas", text, "ok" if fits else "warning", remedy, facts)
 
 
 def cpus(found: Sequence[Demand], capacity: Capacity) -> Iterator[Finding]:
@@ -171,14 +173,20 @@ def cache_bytes(artifact: ModelArtifact, config: TaskConfig) -> int:
     return (slots.slots + paused) * (slot_bytes(artifact, slots.max_tokens) or 0)
 
 
-def _fits(name: str, needed: int, cache: int, there: int, what: str) -> Finding:
-    later = f", and up to {gib(cache)} of KV cache as slots fill" if cache else ""
-    text = f"about {gib(needed)}{later}; {gib(there)} of {what}"
-    facts = {"estimated_bytes": needed, "cache_bytes": cache, "total_bytes": there}
-    if needed + cache > there:
-        remedy = "lower slots.slots, slots.max_tokens or min_replicas"
-        return Finding(SECTION, name, text, "warning", remedy, facts)
-    return Finding(SECTION, name, text, facts=facts)
+def _gpu_memory(task: str, config: TaskConfig, artifact: ModelArtifact, share: float, total_bytes: int) -> Finding:
+    """What one replica takes of a GPU, against what it may take of it."""
+    try:
+        limit = memory_limit(config, share, total_bytes)
+    except ConfigurationError as error:
+        return Finding(SECTION, "gpu memory", f"{task}: {error}", "error")
+    room = total_bytes - CONTEXT_BYTES if limit is None else limit
+    needed = _weights(artifact) + cache_bytes(artifact, config)
+    text = f"{task}: about {gib(needed)} for weights and KV cache; a replica may take {gib(room)}"
+    facts = {"task": task, "estimated_bytes": needed, "limit_bytes": room}
+    if needed > room:
+        remedy = "raise num_gpus or gpu_mem_limit_bytes, or lower slots.slots or slots.max_tokens"
+        return Finding(SECTION, "gpu memory", text, "warning", remedy, facts)
+    return Finding(SECTION, "gpu memory", text, facts=facts)
 
 
 def _weights(artifact: ModelArtifact) -> int:

@@ -6,10 +6,10 @@ from typing import get_args
 
 from deployments.doctor.finding import Finding, Level, gib
 from pipelines.errors import ConfigurationError
-from pipelines.runtime.cuda_libraries import cuda_libraries
-from pipelines.runtime.nvidia import Driver, Gpu, dotted
+from pipelines.runtime.nvidia.driver import Driver, Gpu, dotted
+from pipelines.runtime.nvidia.libraries import libraries_of
 from pipelines.runtime.probe import probe
-from pipelines.runtime.providers import PROVIDERS, Device
+from pipelines.runtime.providers import LIBRARIES, PROVIDERS, Device, library_file, preload
 
 SECTION = "devices"
 NO_DEVICES = ("", "-1", "NoDevFiles")
@@ -77,11 +77,12 @@ def _gpus(gpus: Sequence[Gpu]) -> Iterator[Finding]:
 
 def _libraries() -> Iterator[Finding]:
     try:
-        found = list(cuda_libraries())
+        preload()  # an execution provider takes the libraries that this finds
+        found = list(libraries_of(map(library_file, LIBRARIES)))
     except ImportError:  # of onnxruntime, without which no device computes: that is an error of its own
         return
     for one in found:
-        facts = {"soname": one.soname, "version": one.version, "path": one.path}
+        facts = {"soname": one.soname, "version": one.version, "path": str(one.path)}
         if one.problem is not None:
             yield Finding(SECTION, one.name, one.problem, "note", facts=facts)
         else:

@@ -105,7 +105,7 @@ def _packages(distribution: str) -> Iterator[Finding]:
 def _runtime() -> Finding:
     try:
         package, number = runtime_package()
-    except ConfigurationError as error:
+    except (ConfigurationError, ImportError) as error:
         return Finding(SECTION, "onnx runtime", str(error), "error")
     return Finding(SECTION, "onnx runtime", f"{package} {number}", facts={"package": package, "version": number})
 

@@ -9,6 +9,7 @@ from typing import Any
 import onnxruntime
 import pytest
 import yaml
+from deployments.gpu_memory import CONTEXT_BYTES
 
 from deployments.cluster.ports import check_port
 from deployments.cluster.ray_environment import spare_port
@@ -22,7 +23,7 @@ from pipelines.errors import SextetError
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.slots.memory import slot_bytes
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.nvidia import Gpu
+from pipelines.runtime.nvidia.driver import Gpu
 from tests.artifacts import write_artifact
 
 TASK = "text-classification"
@@ -82,23 +83,29 @@ def test_an_int8_artifact_on_a_gpu_is_refused_as_a_replica_would(tmp_path: Path)
     assert lines["num_gpus"].text == f"{TASK} runs on cuda, and reserves no GPU"
 
 
-def test_a_task_that_shares_a_gpu_without_a_bound_is_a_warning(tmp_path: Path) -> None:
+def test_a_replica_takes_its_part_of_a_gpu_or_what_the_file_says(tmp_path: Path) -> None:
     write_artifact(tmp_path / "model", precision="fp16", device="cuda")
-    gpu = (Gpu("NVIDIA H200", (9, 0), 141 * GIB, 140 * GIB),)
-    options = {"num_cpus": 0.2, "num_gpus": 0.25}
+    gpu = (Gpu("NVIDIA H200", (9, 0), 140 * GIB, 140 * GIB),)
     user_config: dict[str, Any] = {"model": "model", "device": "cuda"}
-    assert found(write(tmp_path, user_config, ray_actor_options=options), gpu)["num_gpus"].level == "warning"
-    bounded = user_config | {"gpu_mem_limit_bytes": 4 * GIB}
-    lines = found(write(tmp_path, bounded, ray_actor_options=options), gpu)
-    assert lines["num_gpus"].level == "ok"
-    assert lines["memory on GPUs"].facts == {
-        "estimated_bytes": 4 * GIB,
-        "cache_bytes": 0,
-        "total_bytes": 141 * GIB,
-    }
-    large = user_config | {"gpu_mem_limit_bytes": 200 * GIB}
-    assert found(write(tmp_path, large, ray_actor_options=options), gpu)["memory on GPUs"].level == "warning"
-    assert found(write(tmp_path, bounded, ray_actor_options=options))["num_gpus"].level == "error", "there is no GPU"
+
+    def memory(num_gpus: float, **changes: Any) -> dict[str, Finding]:
+        options = {"num_cpus": 0.2, "num_gpus": num_gpus}
+        return found(write(tmp_path, user_config | changes, ray_actor_options=options), gpu)
+
+    assert memory(0.25)["num_gpus"].level == "ok"
+    assert memory(0.25)["gpu memory"].facts["limit_bytes"] == 35 * GIB - CONTEXT_BYTES
+    assert memory(1)["gpu memory"].facts["limit_bytes"] == 140 * GIB - CONTEXT_BYTES
+    tight = memory(0.25, gpu_mem_limit_bytes=4096)["gpu memory"]
+    assert (tight.level, tight.facts["estimated_bytes"]) == ("warning", 5000)
+    assert memory(1, gpu_mem_limit_bytes=200 * GIB)["gpu memory"].level == "error"
+    assert memory(0.001)["gpu memory"].text.startswith(f"{TASK}: num_gpus 0.001 of a GPU")
+
+
+def test_a_gpu_that_is_reserved_and_not_there_is_an_error(tmp_path: Path) -> None:
+    write_artifact(tmp_path / "model", precision="fp16", device="cuda")
+    options = {"num_cpus": 0.2, "num_gpus": 0.25}
+    path = write(tmp_path, {"model": "model", "device": "cuda"}, ray_actor_options=options)
+    assert found(path)["num_gpus"].level == "error"
 
 
 def test_a_gpu_that_is_reserved_and_not_used_is_a_warning(tmp_path: Path) -> None:

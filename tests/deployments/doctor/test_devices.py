@@ -11,6 +11,7 @@ from deployments.doctor.devices import devices
 for one in devices(["cuda"]): print(one.level, one.name, one.text, sep=": ")
 """
 BUILD = """
+__version__ = "913.0"
 cuda_version = "913.0"
 def get_available_providers(): return ["CUDAExecutionProvider", "CPUExecutionProvider"]
 def preload_dlls(): pass

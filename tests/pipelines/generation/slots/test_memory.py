@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pipelines.generation.slots.causal import CausalSlots
+from pipelines.generation.slots.host_cache import HostCache
 from pipelines.generation.slots.memory import slot_bytes
 from pipelines.generation.slots.seq2seq import Seq2SeqSessions, Seq2SeqSlots
 from pipelines.runtime.artifact import ModelArtifact
@@ -24,7 +25,8 @@ def test_it_is_what_the_buffers_take(architecture: str, exported: Callable[..., 
 def buffers_bytes(artifact: ModelArtifact) -> int:
     if "decoder" not in artifact.manifest.graphs:
         model = CausalSlots(InferenceSession(artifact.graph("model"), SessionConfig()), SLOTS, WINDOW)
-        return sum(array.nbytes for array in model._arrays.values())
+        assert isinstance(model._cache, HostCache)
+        return sum(array.nbytes for array in model._cache._arrays.values())
     longest = artifact.manifest.tokenizer.max_length
     both = Seq2SeqSlots(Seq2SeqSessions.of(artifact, SessionConfig()), SLOTS, WINDOW, longest)
     caches: tuple[np.ndarray, ...] = (both._own, both._cross)
