@@ -9,7 +9,6 @@ from typing import Any
 import onnxruntime
 import pytest
 import yaml
-from deployments.gpu_memory import CONTEXT_BYTES
 
 from deployments.cluster.ports import check_port
 from deployments.cluster.ray_environment import spare_port
@@ -19,6 +18,7 @@ from deployments.doctor.cluster import Cluster, cache_bytes
 from deployments.doctor.examine import examine
 from deployments.doctor.finding import Finding
 from deployments.doctor.machine import Capacity
+from deployments.gpu_memory import CONTEXT_BYTES
 from pipelines.errors import SextetError
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.slots.memory import slot_bytes
