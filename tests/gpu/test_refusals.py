@@ -9,7 +9,7 @@ import pytest
 
 import pipelines
 from pipelines.errors import ConfigurationError, SextetError
-from pipelines.runtime.session import Device
+from pipelines.runtime.providers import Device
 
 Make = Callable[..., Path]
 TASK = "text-classification"
