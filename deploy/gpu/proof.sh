@@ -75,7 +75,8 @@ for phase in "${all[@]}"; do
     ! asked "$phase" || end=$((end + share[$phase]))
     ends_at[$phase]=$((seconds * end / (total ? total : 1)))
 done
-asked tests && ends_at[models]=${ends_at[tests]} || ends_at[models]=$seconds
+ends_at[models]=$seconds
+! asked tests || ends_at[models]=${ends_at[tests]}
 
 # Processes in the background keep SIGINT, which lets a cluster stop in order, only under job control.
 set -m
@@ -105,62 +106,9 @@ measure() { run "$1" "$python" -m benchmarks.suites.gpu "$1" --device "$device" 
 gpu_tests() {
     run "$1" env SEXTET_TEST_DEVICE="$device" "$python" -m pytest tests/gpu -m "$2" -n "$3" --junitxml "$output/$4.xml"
 }
-workers=$(($(nproc) / 2))
+workers=$(($(nproc) / 2))  # of pytest: models are made beside the tests
 [ $workers -gt 1 ] || workers=0
 [ $workers -lt 8 ] || workers=8
-
-! asked install || refuse "install needs --wheels"
-
-mkdir -p "$output" || exit 2
-output=$(cd "$output" && pwd)
-python=$(cd "$(dirname "$venv")" && pwd)/$(basename "$venv")/bin/python
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-cd "$root" || exit 2
-failed=0
-
-# The second at which each phase has to end, so that time which one leaves over goes to the next.
-declare -A ends_at
-total=0
-for phase in "${all[@]}"; do ! asked "$phase" || total=$((total + share[$phase])); done
-end=0
-for phase in "${all[@]}"; do
-    ! asked "$phase" || end=$((end + share[$phase]))
-    ends_at[$phase]=$((seconds * end / (total ? total : 1)))
-done
-asked tests && ends_at[models]=${ends_at[tests]} || ends_at[models]=$seconds
-
-# Processes in the background keep SIGINT, which lets a cluster stop in order, only under job control.
-set -m
-trap 'kill -INT $(jobs -p) 2>/dev/null; wait; exit 130' INT TERM
-
-# run PHASE COMMAND...: its output goes to log.txt, and how it ended to phases.tsv.
-run() {
-    local phase=$1 began=$SECONDS log=$scratch/$1 status reason=""
-    local limit=$((ends_at[$1] - SECONDS))
-    shift
-    timeout --signal=INT --kill-after=10 "$((limit > 0 ? limit : 1))" "$@" >"$log" 2>&1 &
-    wait $!
-    status=$?
-    if [ $status != 0 ]; then
-        reason=$(grep -v '^[[:space:]]*$' "$log" | tail -n 1 | tr '\t' ' ' | cut -c 1-500)
-        [ $status != 124 ] && [ $status != 137 ] || reason="its time of $limit s was over; $reason"
-    fi
-    printf '%s\t%s\t%s\t%s\n' "$phase" "$status" "$((SECONDS - began))" "$reason" >>"$output/phases.tsv"
-    { echo "== $phase"; cat "$log"; } >>"$output/log.txt"
-    echo "$phase: $([ $status = 0 ] && echo "succeeded in $((SECONDS - began)) s" || echo "failed: $reason")"
-    return $status
-}
-
-measure() { run "$1" "$python" -m benchmarks.suites.gpu "$1" --device "$device" --output "$output" "${quick[@]}"; }
-
-# GPU tests share the cores; those of a cluster measure memory, and run alone.
-gpu_tests() {
-    local file=$1 workers=$(($(nproc) / 2))
-    [ "$workers" -gt 1 ] && [ "$file" = tests ] || workers=0
-    run "$1" env SEXTET_TEST_DEVICE="$device" "$python" -m pytest tests/gpu -m "$2" -n $((workers < 8 ? workers : 8)) \
-        --junitxml "$output/${3}.xml" -p no:cacheprovider
-}
 
 ! asked install || run install "$root/deploy/gpu/install.sh" "$wheels" "$venv" || failed=1
 ! asked doctor || run doctor "$python" -m sextet doctor || failed=1
