@@ -111,7 +111,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def read_tasks(path: Path) -> dict[str, TaskConfig]:
     """The tasks of a cluster.yaml in its order. A relative folder is relative to the file, and absolute here."""
-    return {task: TaskConfig.from_user_config(given, task) for task, given in user_configs(located(path)).items()}
+    return task_configs(located(path))
+
+
+def task_configs(content: Mapping[str, Any]) -> dict[str, TaskConfig]:
+    """The tasks of a cluster.yaml's content in its order; raises ConfigurationError."""
+    return {task: TaskConfig.from_user_config(given, task) for task, given in user_configs(content).items()}
 
 
 def located(path: Path) -> dict[str, Any]:

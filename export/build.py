@@ -31,11 +31,12 @@ from export.staging import check_output, place, staging, written_by
 from export.tokenizers.tokenizer import chat_template, prompt_template, write_tokenizer
 from pipelines.errors import ArtifactError, CheckpointError, ConfigurationError, SextetError
 from pipelines.runtime.artifact import FileDigest, Manifest, ModelArtifact, Parity, Source
+from pipelines.runtime.package import runtime_package
 from pipelines.tasks import TASKS
 
 __all__ = ["ExportArgs", "export_all", "export_checkpoint"]
 
-_TOOLS = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxruntime", "tokenizers")
+_TOOLS = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "tokenizers")
 _CODE = (Path(__file__).parent, Path(checkpoints.__file__).parent)  # what an export runs
 _COPIES = 4  # of the weights on the disk at once: exported decoders, rewritten ones, the merged one
 _TYPICAL = 12  # texts to find outliers with
@@ -94,12 +95,16 @@ def export_all(exports: Iterable[ExportArgs], progress: Progress = lambda _line:
 
 @cache
 def made_with() -> dict[str, str]:
-    """What decides an artifact beside its source and options: versions of the tools, and a digest of this code."""
+    """What decides an artifact beside its source and options: versions of the tools, and a digest of this code.
+
+    Both packages of ONNX Runtime make the same artifact: it is made and compared on the CPU.
+    """
     digest = hashlib.sha256()
     for folder in _CODE:
         for file in sorted(folder.rglob("*.py")):
             digest.update(f"{file.relative_to(folder.parent)} {FileDigest.of(file).sha256}\n".encode())
-    return {name: version(name) for name in _TOOLS} | {"exporter": f"sha256:{digest.hexdigest()}"}
+    tools = {name: version(name) for name in _TOOLS}
+    return tools | {"onnxruntime": runtime_package()[1], "exporter": f"sha256:{digest.hexdigest()}"}
 
 
 def _build(
@@ -243,7 +248,7 @@ def _current(args: ExportArgs, progress: Progress) -> ModelArtifact | None:
 def _first_change(before: Mapping[str, str]) -> str:
     """The first tool whose version differs from the one that made the artifact."""
     name = next((name for name, now in made_with().items() if before.get(name) != now), None)
-    if name not in _TOOLS or name not in before:
+    if name in (None, "exporter") or name not in before:
         return "another release of the exporter"
     return f"{name} {before[name]}; here is {made_with()[name]}"
 
