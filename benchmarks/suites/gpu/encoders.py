@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import Say
+from benchmarks.bare import BareRuntime
 from benchmarks.figures.bars import ROWS
 from benchmarks.load.asker import HOST, Asker
 from benchmarks.load.bodies import BodyConfig, calls
@@ -21,7 +22,6 @@ from benchmarks.peers.peer import Peer, PeerError, Top
 from benchmarks.peers.process import running as running_peer
 from benchmarks.scenarios import Outcome, ScenarioConfig, offline, server
 from benchmarks.suites.cluster import CLASSIFY, running
-from benchmarks.suites.gpu.bare import BareRuntime
 from benchmarks.suites.gpu.phase import Journal, Setting
 from pipelines.runtime.artifact import ModelArtifact
 
@@ -72,10 +72,14 @@ def run(setting: Setting, say: Say) -> None:
 
 
 def _measure_bare(setting: Setting, journal: Journal, artifact: Path, texts: Sequence[str], say: Say) -> None:
-    bare = BareRuntime(artifact, setting.device, texts, threads=1)
-    for run in bare.best(setting.pace.batch_sizes, setting.pace.window_s, setting.pace.repetitions, say):
-        journal.keep("raw", run)
-        journal.note(**{BARE: run.rows_per_s})
+    pace = setting.pace
+    bare = BareRuntime(artifact, texts, device=setting.device, batch_sizes=pace.batch_sizes)
+    best = bare.best(pace.search_s)
+    for _ in range(pace.repetitions):
+        measured = bare.run(best.way, best.batch_size, pace.window_s)
+        say(f"bare, {measured.way}, batches of {measured.batch_size}: {measured.rows_per_s:.0f} rows/s")
+        journal.keep("raw", measured.figures())
+        journal.note(**{BARE: measured.rows_per_s})
 
 
 def _keep(journal: Journal, measurement: str, outcome: Outcome) -> Outcome:
