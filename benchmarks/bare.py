@@ -19,8 +19,9 @@ import numpy as np
 
 from benchmarks.raw import BATCH_SIZES
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.encoder import Encoder, EncoderRow, pad
+from pipelines.runtime.encoder import Encoder
 from pipelines.runtime.providers import Device
+from pipelines.runtime.rows import EncoderRow, RowLayout
 from pipelines.runtime.session import InferenceSession, SessionConfig
 
 Feeds = dict[str, np.ndarray]
@@ -160,8 +161,8 @@ class BareRuntime:
         return self._sessions[key]
 
     def _batches(self, batch_size: int) -> list[Feeds]:
-        names = self._session(Way()).input_names
-        return [pad(rows, self._pad_token_id, names) for rows in self._batches_of_rows(batch_size)]
+        layout = RowLayout.of(self._session(Way()).input_names, self._pad_token_id)
+        return [layout.feeds(rows) for rows in self._batches_of_rows(batch_size)]
 
     def _batches_of_rows(self, batch_size: int) -> list[list[EncoderRow]]:
         starts = range(0, max(1, len(self._rows) - batch_size + 1), batch_size)

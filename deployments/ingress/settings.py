@@ -6,10 +6,11 @@ from deployments.ingress.aliases import aliases
 from deployments.ingress.config import IngressConfig
 from deployments.ingress.drain import draining
 from deployments.ingress.limits import limits
+from deployments.ingress.overload import overload
 from deployments.ingress.rewrite import Settings
 
 
 def settings(config: IngressConfig, folder: Path) -> Settings:
     """What the rewriting of this node's configuration needs; pages and other files are put into `folder`."""
-    lines = limits(config.limits, folder) + draining()
+    lines = overload() + limits(config.limits, folder) + draining()
     return Settings(lines, aliases())
