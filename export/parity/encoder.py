@@ -21,9 +21,8 @@ from pipelines.runtime.session import InferenceSession, SessionConfig
 class ExportedEncoder:
     """An artifact's graph, on CUDA where it is made for that and this machine has it, else on the CPU.
 
-    A CPU has no kernel for packed attention: there operators that it has stand for this one. It computes the rest of an
-    fp16 graph with the same weights, but in fp32: there an activation above what fp16 holds goes unnoticed, and
-    `largest_activation` tells. `compared_on` says which.
+    A CPU has no kernel for packed attention: there operators that it has stand for this one. It computes parts of an
+    fp16 graph in fp32. `compared_on` says which it was. `largest_activation` is that of PyTorch, in fp32.
     """
 
     def __init__(self, artifact: ModelArtifact, config: SessionConfig) -> None:

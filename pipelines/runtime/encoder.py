@@ -9,8 +9,8 @@ from tokenizers import Encoding
 
 from pipelines.errors import ArtifactError, ConfigurationError, InvalidInputError
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.cuda_driver import PinnedFeeds
 from pipelines.runtime.elastic_session import ElasticSession
+from pipelines.runtime.nvidia.memory import PinnedFeeds
 from pipelines.runtime.packed_session import PackedSession
 from pipelines.runtime.rows import EncoderRow, PaddedRows, RowLayout
 from pipelines.runtime.session import Engine, SessionConfig

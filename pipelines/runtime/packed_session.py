@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from pipelines.errors import ArtifactError, first_line
-from pipelines.runtime.cuda_driver import PinnedFeeds
+from pipelines.runtime.nvidia.memory import PinnedFeeds
 from pipelines.runtime.rows import Capacity, EncoderRow, Feeds, PackedRows
 from pipelines.runtime.session import InferenceSession, SessionConfig
 

@@ -21,7 +21,7 @@ import pipelines
 from export.graphs.packed import OPERATOR
 from export.graphs.stand_in import write_stand_in
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.cuda_driver import gpu_memory_bytes, host_memory
+from pipelines.runtime.nvidia.memory import gpu_memory_bytes, host_memory
 from pipelines.runtime.packed_session import PackedSession
 from pipelines.runtime.providers import Device, find_problems
 from pipelines.runtime.rows import Capacity, EncoderRow, PackedRows

@@ -121,7 +121,7 @@ def test_a_head_width_that_the_fused_kernels_do_not_take_is_not_packed(checkpoin
     assert not (tmp_path / "model.onnx").exists()
 
 
-def test_activations_beyond_fp16_are_refused_though_a_cpu_would_not_notice(checkpoint: Make, tmp_path: Path) -> None:
+def test_activations_beyond_fp16_are_named_as_the_reason(checkpoint: Make, tmp_path: Path) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(checkpoint("bert", TASK))
     layer = model.bert.encoder.layer[0]
     with torch.no_grad():

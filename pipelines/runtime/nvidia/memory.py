@@ -1,4 +1,4 @@
-"""The CUDA driver, called directly: ONNX Runtime's Python package neither pins host memory nor tells a GPU's size."""
+"""Memory of a GPU and of its host, by the CUDA driver: ONNX Runtime's Python package neither pins nor tells sizes."""
 
 import ctypes
 import threading
