@@ -13,8 +13,6 @@ from benchmarks.suites.suite import Repeated
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.runtime.providers import Device
 
-GPU_MEMORY_BYTES = 48 * 2**30  # of all replicas together: activations of the largest batches, and KV caches
-
 
 @dataclass(frozen=True)
 class Pace(Repeated):
@@ -77,7 +75,6 @@ class Setting:
             deployment["user_config"] |= {"device": self.device, **settings}
             if self.device != "cpu":
                 deployment["ray_actor_options"] = {"num_cpus": 1, "num_gpus": 1 / replicas}
-                deployment["user_config"]["gpu_mem_limit_bytes"] = GPU_MEMORY_BYTES // replicas
         return configuration
 
 
