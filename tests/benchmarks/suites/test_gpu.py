@@ -61,14 +61,14 @@ def test_a_phase_counts_as_it_ended_last(tmp_path: Path) -> None:
 def test_replicas_share_the_gpu_and_generators_have_it_alone(tmp_path: Path) -> None:
     on_gpu = setting(tmp_path, "cuda")
 
-    (encoder,) = on_gpu.cluster({CLASSIFY.name: tmp_path}, 4, {"batching": {"max_batch_size": 512}})["applications"]
-    (decoder,) = on_gpu.cluster({WRITE.name: tmp_path}, 1, {}, SlotsConfig(slots=64))["applications"]
+    (encoder,) = on_gpu.cluster({CLASSIFY.name: tmp_path}, 4)["applications"]
+    (decoder,) = on_gpu.cluster({WRITE.name: tmp_path}, 1, SlotsConfig(slots=64))["applications"]
 
     (deployment,) = encoder["deployments"]
     assert deployment["num_replicas"] == 4
     assert deployment["ray_actor_options"] == {"num_cpus": 1, "num_gpus": 0.25}
     assert deployment["user_config"]["device"] == "cuda"
-    assert deployment["user_config"]["batching"] == {"max_batch_size": 512}
+    assert "batching" not in deployment["user_config"]
     (deployment,) = decoder["deployments"]
     assert deployment["ray_actor_options"]["num_gpus"] == 1
     assert deployment["user_config"]["slots"]["slots"] == 64
