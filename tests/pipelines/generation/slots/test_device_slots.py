@@ -59,6 +59,25 @@ def test_answers_are_those_of_slots_in_host_memory(
     assert idle(slots)
 
 
+@pytest.mark.parametrize("precision", ["fp16", "int4"])
+def test_graphs_for_cuda_are_answered_alike_wherever_their_slots_lie(
+    precision: str, exported: Callable[..., Path]
+) -> None:
+    """The CPU provider has fp16 attention over slots: pauses and copies move halves."""
+    artifact = ModelArtifact.open(exported("llama", "text-generation", precision, device="cuda"))
+    config = SessionConfig(cuda_graphs=True)
+    random = Random(precision)
+    requests = [random_request(random) for _ in range(20)]
+    found = []
+    for on_device in (False, True):
+        model = CausalSlots(InferenceSession(artifact.graph("model"), config), SLOTS, WINDOW, on_device)
+        slots = SlotEngine(model, prefill_chunk_tokens=12, turns=SlotsConfig(turn_tokens=4))
+        with ThreadPoolExecutor(10) as callers:
+            found.append(list(callers.map(slots.generate, requests)))
+    for one, other in zip(*found, strict=True):
+        assert_same(one, other)
+
+
 def test_greedy_and_top_k_copy_no_row_of_logits(on_device: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     copied: list[int] = []
     rows = DeviceLogits.rows
