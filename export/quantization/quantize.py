@@ -293,8 +293,8 @@ def _between_casts(model: Any, op_type: str) -> list[str]:
 def _angles(model: Any) -> list[str]:
     """The names of the nodes from the Cast of a position to its sine and cosine, which keep fp32.
 
-    fp16 has no odd number above 2,048, and steps of half a radian from 512 on. The graph gets a Cast behind each sine and
-    cosine, of which the conversion makes one to fp16.
+    fp16 has no odd number above 2,048, and steps of half a radian from 512 on. The graph gets a Cast behind each sine
+    and cosine, of which the conversion makes one to fp16.
     """
     from onnx import helper
 

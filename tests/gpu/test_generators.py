@@ -14,6 +14,7 @@ import pytest
 
 from pipelines.generation.decoding.config import GenerationConfig
 from pipelines.generation.decoding.request import DecodeRequest
+from pipelines.generation.decoding.sampling import Sampler
 from pipelines.generation.open import open_engine
 from pipelines.generation.slots import captured_steps
 from pipelines.generation.slots.causal import CausalSlots
@@ -128,6 +129,21 @@ def test_the_best_tokens_are_those_of_all_logits(on_device: Slots) -> None:
         np.testing.assert_allclose(best.total, log_sum(whole), rtol=1e-5)
         np.testing.assert_allclose(best.tempered, log_sum(whole / np.asarray(temperatures)[:, None]), rtol=1e-5)
     np.testing.assert_array_equal(logits.rows([3, 1]), whole[[3, 1]])
+
+
+def test_tokens_are_drawn_on_the_device_as_by_the_host(on_device: Slots) -> None:
+    model = on_device("llama")
+    logits = model.read(0, prompts([9, 9]), np.zeros(2, np.int64), np.arange(18), np.asarray([9, 9]))
+    assert isinstance(logits, DeviceLogits)
+    whole, decided = logits.rows(range(18)), 0
+    for seed in range(50):
+        temperature = (0.5, 1.0, 1.5)[seed % 3]
+        samplers = [Sampler(seed, row) for row in range(18)]
+        drawn = logits.draw(range(18), [temperature] * 18, [one.share for one in samplers])
+        for row, (sampler, token) in enumerate(zip(samplers, drawn, strict=True)):
+            decided += token is not None
+            assert token in (None, sampler.draw(whole[row] / np.float32(temperature)))
+    assert decided > 0.95 * 50 * 18
 
 
 def log_sum(logits: np.ndarray) -> np.ndarray:
