@@ -114,6 +114,12 @@ def test_the_proof_on_a_gpu_installs_the_versions_of_the_other_locks_for_one_pla
     assert not [entry for entry in entries("gpu-proof") if ";" in entry]
 
 
+def test_pages_name_the_runtime_for_gpus_in_the_version_that_is_pinned() -> None:
+    pages = [page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md")]
+    named = {version for page in pages for version in re.findall(r"onnxruntime-gpu==([\d.]*\d)", page)}
+    assert named == pins("gpu")["onnxruntime-gpu"]
+
+
 def lines_of(name: str) -> list[str]:
     lines = (ROOT / "requirements" / name).read_text(encoding="utf-8").splitlines()
     return [line for line in lines if line and not line.startswith("#")]

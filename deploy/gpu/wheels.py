@@ -1,10 +1,10 @@
 """The folder of wheels that deploy/gpu/install.sh installs from: made with a network, joined without one.
 
-    python deploy/gpu/wheels.py make WHEELS      download what requirements/gpu-proof.lock pins, cut it, group it
-    python deploy/gpu/wheels.py join WHEELS OUT  put the whole wheels into OUT, each verified
+    python deploy/gpu/wheels.py make WHEELS [MIB]  download what requirements/gpu-proof.lock pins, cut it, group it
+    python deploy/gpu/wheels.py join WHEELS OUT    put the whole wheels into OUT, each verified
 
     WHEELS/manifest.json    every wheel: its sha256, and the files that it was cut into
-    WHEELS/batch-01/...     at most 60 MiB each, for a connection that takes no more at once
+    WHEELS/batch-01/...     at most MIB (60) each, for a connection that takes no more at once
 
 The wheels are for Linux on x86-64. PyTorch and CUDA are not among them: install.sh borrows the machine's. `join` needs
 nothing but Python.
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LOCK = ROOT / "requirements" / "gpu-proof.lock"
 PYTHON = "3.12"
 PIECE_BYTES = 55_000_000
-BATCH_BYTES = 60 * 2**20
+MOST_MIB = 1024
 BORROWED = {"torch"}  # what the machine has, and no wheel provides
 MANIFEST = "manifest.json"
 # pip takes the tags that it is given and no older ones: every glibc from 2.39 (Ubuntu 24.04) down.
@@ -48,7 +48,7 @@ class Wheel:
     pieces: tuple[str, ...]
 
 
-def make(folder: Path) -> list[Wheel]:
+def make(folder: Path, batch_bytes: int) -> list[Wheel]:
     """Download, cut and group. `folder` is replaced. Raises WheelsError."""
     with tempfile.TemporaryDirectory() as scratch:
         _download(Path(scratch))
@@ -57,12 +57,10 @@ def make(folder: Path) -> list[Wheel]:
             raise WheelsError(f"{LOCK.name} lacks {', '.join(lacking)}; run `make lock`")
         if folder.exists():
             shutil.rmtree(folder)
-        return pack(wheels, folder)
+        return pack(wheels, folder, min(PIECE_BYTES, batch_bytes), batch_bytes)
 
 
-def pack(
-    wheels: Iterable[Path], folder: Path, piece_bytes: int = PIECE_BYTES, batch_bytes: int = BATCH_BYTES
-) -> list[Wheel]:
+def pack(wheels: Iterable[Path], folder: Path, piece_bytes: int, batch_bytes: int) -> list[Wheel]:
     """Cut `wheels` into pieces, group these into batches, and write the manifest. `folder` must not exist yet."""
     made, files = [], []
     loose = folder / "loose"
@@ -227,8 +225,8 @@ def _sha256(files: Iterable[Path]) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     match list(arguments):
-        case ["make", folder]:
-            wheels = make(Path(folder))
+        case ["make", folder, *bound] if len(bound) < 2:
+            wheels = make(Path(folder), _mib(*bound))
             for batch in sorted(Path(folder).glob("batch-*")):
                 sizes = [file.stat().st_size for file in batch.iterdir()]
                 print(f"{batch}: {len(sizes)} files, {sum(sizes) / 2**20:.1f} MiB")
@@ -238,7 +236,13 @@ def main(arguments: Sequence[str]) -> None:
             size = sum(wheel.stat().st_size for wheel in joined)
             print(f"{len(joined)} wheels joined and verified, {size / 2**20:.0f} MiB")
         case _:
-            raise WheelsError("allowed: make WHEELS, or join WHEELS OUT")
+            raise WheelsError("allowed: make WHEELS [MIB], or join WHEELS OUT")
+
+
+def _mib(text: str = "60") -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_MIB:
+        raise WheelsError(f"MIB is {text!r}; allowed: 1 to {MOST_MIB}")
+    return int(text) * 2**20
 
 
 if __name__ == "__main__":

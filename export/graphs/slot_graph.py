@@ -8,10 +8,13 @@ input_ids                       (rows, tokens)    int64
 position_ids                    (rows, tokens)    int64    where the model adds or rotates positions itself
 seqlens_k                       (rows,)           int32    the tokens of each row after this step, minus one
 total_sequence_length           ()                int32    the longest row after this step
-logits_at                       (n,)              int64    for which of `tokens` to compute logits
+logits_at                       (n,)              int64    for which tokens to compute logits, counted row by row
 past_key_values.N.key/value     (rows, kv_heads, max_tokens, head_dim)
--> logits                       (rows, n, vocab)
+-> logits                       (n, vocab)
    present.N.key/value          as past_key_values
+
+Several rows may read several tokens at once where all of them begin: `total_sequence_length` is then the width of
+`input_ids`, and shorter rows are padded at their end. Rows that go on read one token each, or one row reads alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -63,7 +66,7 @@ def convert_to_slots(model: Any, graph: Path) -> None:
     )
     names = ["input_ids", "position_ids", "seqlens_k", "total_sequence_length", "logits_at"]
     axes = {"input_ids": {0: "rows", 1: "tokens"}, "position_ids": {0: "rows", 1: "tokens"}}
-    axes |= {"seqlens_k": {0: "rows"}, "logits_at": {0: "n"}, "logits": {0: "rows", 1: "n"}}
+    axes |= {"seqlens_k": {0: "rows"}, "logits_at": {0: "n"}, "logits": {0: "n"}}
     ports = [[f"{kind}.{name}" for name in caches] for kind in ("past_key_values", "present")]
     axes |= {name: {0: "rows", 2: "max_tokens"} for port in ports for name in port}
     with _traced(model, decoder, attention) as decoder.new_cache, torch.no_grad():
@@ -91,6 +94,7 @@ def _slot_decoder(model: Any, attention: Attention) -> Any:
         def __init__(self) -> None:
             super().__init__()
             self.model = model
+            self.width = model.get_output_embeddings().weight.shape[1]
             if attention.rotations is not None:
                 cos, sin = attention.rotations.tables(int(model.config.max_position_embeddings))
                 self.register_buffer("cos_cache", cos)
@@ -108,7 +112,7 @@ def _slot_decoder(model: Any, attention: Attention) -> Any:
 
         def head(self, head: Any, hidden: Any) -> Any:
             """The logits of the wanted tokens, from all hidden states (rows, tokens, width)."""
-            return type(head).forward(head, hidden[:, self.logits_at])
+            return type(head).forward(head, hidden.reshape(-1, self.width)[self.logits_at])
 
         def attend(self, call: Call) -> Any:
             rows, _, tokens, _ = call.query.shape

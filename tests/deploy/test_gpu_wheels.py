@@ -103,15 +103,21 @@ def test_a_folder_for_something_else_is_refused(packed: Path, tmp_path: Path, ch
         wheels.join(packed, tmp_path / "joined")
 
 
-def test_a_folder_without_a_manifest_is_one_line_of_the_command(tmp_path: Path) -> None:
-    said = subprocess.run(
-        [sys.executable, wheels.__file__, "join", str(tmp_path), str(tmp_path / "joined")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (said.returncode, said.stdout) == (1, "")
-    assert said.stderr == f"wheels: {tmp_path}/manifest.json: No such file or directory; `make wheels` writes it\n"
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["join", ".", "joined"], "manifest.json: No such file or directory; `make wheels` writes it"),
+        (["make", "wheels", "0"], "MIB is '0'; allowed: 1 to 1024"),
+        (["make", "wheels", "-1"], "MIB is '-1'; allowed: 1 to 1024"),
+        (["make", "wheels", "60", "MiB"], "allowed: make WHEELS [MIB], or join WHEELS OUT"),
+        ([], "allowed: make WHEELS [MIB], or join WHEELS OUT"),
+    ],
+)
+def test_the_command_fails_in_one_line(tmp_path: Path, arguments: list[str], line: str) -> None:
+    command = [sys.executable, wheels.__file__, *arguments]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stdout, said.stderr) == (1, "", f"wheels: {line}\n")
+    assert [*tmp_path.iterdir()] == []
 
 
 @pytest.mark.parametrize(
