@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from benchmarks.load.client import Exchange
+from benchmarks.load.client import CLOSED, REFUSED, Exchange
 
 WRONG_ANSWER = "the answer to another request"
-REFUSALS = ("429", "503")
-"""Statuses that tell a client when to ask again."""
+ANSWERS = ("200", "408", "429", "503")
+"""What a client of a task can act on: the answer, its own deadline, or when to ask again."""
+CLOSING_S = 0.1  # after a process was killed its connections may still take a request
 LISTED = 20  # requests without an answer that a result lists; all are counted
 
 
@@ -24,8 +25,8 @@ class Entry:
 
     @property
     def is_lost(self) -> bool:
-        """Whether it has no answer: none came, another request's came, or one that no client can act on."""
-        return not self.outcome.isdecimal() or (self.outcome >= "500" and self.outcome not in REFUSALS)
+        """Whether it has no answer: none came, another request's, or one that no client can act on."""
+        return self.outcome not in ANSWERS
 
     @classmethod
     def of(cls, number: str, exchange: Exchange) -> "Entry":
@@ -46,6 +47,17 @@ class Ledger:
     @property
     def lost(self) -> list[Entry]:
         return [entry for entry in self.entries if entry.is_lost]
+
+    @property
+    def lost_besides_outage(self) -> list[Entry]:
+        """Those lost but for what nobody could keep: requests inside at the fault, and refused connections after it."""
+        since, until = max(self.gaps(0.0), key=lambda gap: gap[1] - gap[0])
+        return [
+            one
+            for one in self.lost
+            if not (one.outcome == CLOSED and one.sent_at <= self.struck_at + CLOSING_S)
+            and not (one.outcome == REFUSED and since <= one.ended_at <= until)
+        ]
 
     @property
     def gap_s(self) -> float:

@@ -14,7 +14,7 @@ import psutil
 import yaml
 
 from benchmarks.load.asker import Asker
-from benchmarks.replicas import find
+from benchmarks.replicas import find, resident_bytes
 from benchmarks.suites.cluster import CONFIGURATION, Running, running
 from pipelines.errors import SextetError
 
@@ -47,6 +47,11 @@ class Subject:
     def replicas(self, application: str) -> list[int]:
         """Process ids of the replicas of an application."""
         return [pid for pid, name in find(self._cluster.process_id).items() if name == application]
+
+    def resident_mib(self) -> float:
+        """Memory of what a request goes through: all replicas, and HAProxy."""
+        processes = [*find(self._cluster.process_id), *self.processes(INGRESS)]
+        return sum(size for pid in processes if (size := resident_bytes(pid)) is not None) / 2**20
 
     def processes(self, pattern: str) -> list[int]:
         """Process ids below the launcher whose command line begins with `pattern`."""
@@ -92,6 +97,20 @@ class Subject:
                 raise SubjectError(f"{application} has not {replicas} replicas after {APPLIED_S:.0f} s")
             time.sleep(POLL_S)
 
+    def replace(self, application: str) -> None:
+        """Change what only a new replica can take up, and return when it runs."""
+        before = set(self.replicas(application))
+        self.change(application, _reserve_more)
+        give_up_at = time.monotonic() + APPLIED_S
+        while not set(self.replicas(application)) - before:
+            if time.monotonic() > give_up_at:
+                raise SubjectError(f"{application} has no new replica after {APPLIED_S:.0f} s")
+            time.sleep(POLL_S)
+
+    def stop(self) -> None:
+        """Tell the launcher to end; the `with` block waits for it."""
+        os.kill(self._cluster.process_id, signal.SIGTERM)
+
     def settle(self, path: str, body: bytes) -> None:
         """Return when requests are answered again, one after another; raises SubjectError."""
         asker, answered = Asker(self.port, 10.0), 0
@@ -107,3 +126,8 @@ class Subject:
             else:
                 answered += 1
         asker.close()
+
+
+def _reserve_more(deployment: dict[str, Any]) -> None:
+    options = deployment["ray_actor_options"]
+    options["num_cpus"] = round(options["num_cpus"] + 0.01, 2)

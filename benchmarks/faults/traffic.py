@@ -70,8 +70,8 @@ class Traffic:
 
     def _send_due(self, alarm: Alarm) -> None:
         while self._due_at <= perf_counter():
-            number = f"{id(self):x}-{self._sent}"
-            body = json.dumps({"inputs": f"{self._text} ({self._sent})"}).encode()
+            number = str(self._sent)
+            body = json.dumps({"inputs": f"{self._text} ({number})"}).encode()
             request = request_bytes(HOST, self._path, body, {"x-request-id": number} | DEADLINE)
 
             def record(exchange: Exchange, number: str = number) -> None:
