@@ -169,6 +169,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
 
     @property
     def row_s(self) -> float:
+        """The time between the ends of two batches while rows wait, by their rows: of a list, one row goes first."""
         return self._row_s
 
     async def submit(self, rows: Sequence[RowT], deadline: float | None = None) -> Completed[OutputT]:
