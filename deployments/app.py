@@ -5,6 +5,7 @@ No `from __future__ import annotations`: Serve inspects the builders' signatures
 
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve import Application
 
@@ -30,7 +31,12 @@ def build(args: dict[str, Any]) -> Application:
         raise ConfigurationError("args lacks 'task'")
     check_task(args["task"])
     platform = Platform(**args["platform"]) if args.get("platform") else None
-    return serve.deployment(TaskServer, name=args["task"]).bind(args["task"], BatchMetrics, platform)
+    return serve.deployment(TaskServer, name=args["task"]).bind(args["task"], BatchMetrics, platform, reserved_gpus)
+
+
+def reserved_gpus() -> float:
+    """The GPUs that this replica reserves, in parts."""
+    return float(ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0))
 
 
 def gateway(args: dict[str, Any]) -> Application:

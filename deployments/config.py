@@ -11,7 +11,7 @@ Everything else in cluster.yaml is Ray Serve's own and is checked by Ray Serve's
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -22,12 +22,13 @@ from pipelines.errors import ConfigurationError, InvalidInputError, UnknownKeyEr
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.misfit import nearest
 from pipelines.runtime.artifact import Optimization, Precision
-from pipelines.scheduling.scheduler import BatchingConfig, QueueConfig
+from pipelines.scheduling.scheduler import GPU_BATCHING, BatchingConfig, QueueConfig
 from pipelines.schema import Positive, Text, convert
 from pipelines.tasks import TASKS
 from stores.address import remote
 
 ConfigT = TypeVar("ConfigT")
+GPUS = ("cuda", "tensorrt")
 MAX_THREADS = 1024
 MAX_INPUTS = 65_536  # what `max_inputs` may be at most: longer lists are refused while they are decoded
 MAX_DRAIN_S = 86_400
@@ -65,7 +66,8 @@ class LimitsConfig:
 @dataclass(frozen=True)
 class TaskConfig:
     """A task's `user_config`. `model` is the artifact's address (stores.address); `threads` are those of a forward, or
-    shared by an encoder's `batching.concurrency` forwards at once: as many as the replica has CPUs if absent. `slots`
+    shared by an encoder's `batching.concurrency` forwards at once: as many as the replica has CPUs if absent. Where
+    `gpu_mem_limit_bytes` is absent, a replica that reserves a part of a GPU may take that part of its memory. `slots`
     is for models that write text.
     """
 
@@ -74,6 +76,7 @@ class TaskConfig:
     device: Literal["cpu", "cuda", "tensorrt"] = "cpu"
     threads: Annotated[int, Meta(ge=1, le=MAX_THREADS)] | None = None
     gpu_mem_limit_bytes: Positive | None = None
+    cuda_graphs: bool = True
     batching: BatchingConfig = field(default_factory=BatchingConfig)
     slots: SlotsConfig | None = None
     queue: QueueConfig = field(default_factory=QueueConfig)
@@ -87,7 +90,13 @@ class TaskConfig:
 
     @classmethod
     def from_user_config(cls, given: Any, task: str) -> "TaskConfig":
-        """Raises ConfigurationError that names the task, the key and what is allowed."""
+        """`batching` has other defaults on a GPU. Raises ConfigurationError that names the task, the key and what is
+        allowed.
+        """
+        if isinstance(given, Mapping) and given.get("device") in GPUS:
+            batching = {} if given.get("batching") is None else given["batching"]
+            if isinstance(batching, Mapping):
+                given = {**given, "batching": {**asdict(GPU_BATCHING), **batching}}
         return read(cls, given, f"user_config of {task}")
 
 

@@ -24,6 +24,7 @@ from starlette.responses import Response
 import pipelines
 from deployments.cluster.platform import Platform
 from deployments.config import LimitsConfig, TaskConfig
+from deployments.gpu_memory import memory_limit
 from deployments.host import SMALL_ANSWER_TOKENS, SMALL_BODY_BYTES, HostThreads
 from deployments.http.arrival import load_header
 from deployments.http.errors import Failure, logger
@@ -114,10 +115,17 @@ class TaskServer:
     """Answers one task. It has no model until `reconfigure` was called, which Serve does before the first request."""
 
     def __init__(
-        self, task: str, meter: Callable[[], OnBatch] = lambda: unreported, platform: Platform | None = None
+        self,
+        task: str,
+        meter: Callable[[], OnBatch] = lambda: unreported,
+        platform: Platform | None = None,
+        reserved_gpus: Callable[[], float] = lambda: 1.0,
     ) -> None:
-        """`meter` makes, in this process, what is told of every batch; `platform` adds the routes of its contract."""
+        """`meter` makes, in this process, what is told of every batch; `platform` adds the routes of its contract.
+        `reserved_gpus` tells which part of a GPU this process may use.
+        """
         self.task = task
+        self._reserved_gpus = reserved_gpus
         self._platform = platform
         self._on_batch = meter()
         self._serving: Serving | None = None
@@ -298,7 +306,9 @@ class TaskServer:
             device=config.device,
             threads=config.threads or _assigned_cpus(),
             concurrency=config.batching.concurrency,
-            gpu_mem_limit_bytes=config.gpu_mem_limit_bytes,
+            max_batch_size=config.batching.max_batch_size,
+            gpu_mem_limit_bytes=memory_limit(config, self._reserved_gpus()),
+            cuda_graphs=config.cuda_graphs,
             allow_unverified=config.allow_unverified,
             slots=config.slots,
         )
@@ -357,6 +367,8 @@ def _response(reply: Reply) -> Response:
 def _of_model(config: TaskConfig) -> TaskConfig:
     """The part of a configuration that a loaded pipeline depends on, the rest made equal."""
     batching = BatchingConfig(concurrency=config.batching.concurrency)
+    if config.device == "tensorrt":  # its engine is built for so many rows
+        batching = replace(batching, max_batch_size=config.batching.max_batch_size)
     return replace(
         config, source=None, batching=batching, queue=QueueConfig(), limits=LimitsConfig(), drain_timeout_s=0.0
     )

@@ -142,8 +142,8 @@ def _build(
         to_int8(graphs, keep=outlier_matrices(model, _typical(tokenizer, template, written.settings.max_length // 2)))
     if args.precision == "int4":
         progress("quantizing to int4")
-        to_int4(graphs)
-    if args.precision == "fp16":
+        to_int4(graphs, args.device)
+    if args.precision == "fp16" or (args.precision == "int4" and args.device != "cpu"):
         progress("converting to fp16")
         to_fp16(graphs)
     for graph in graphs.values():
@@ -164,7 +164,7 @@ def _build(
         optimization=level,
         cache=cache,
         rows="packed" if is_packed else "padded",
-        quantization=quantization(args.precision),
+        quantization=quantization(args.precision, args.device),
         opset=opset({role: finished / graph.name for role, graph in graphs.items()}),
         labels=_labels(args.task, model.config),
         problem_type=getattr(model.config, "problem_type", None),
@@ -198,6 +198,8 @@ def _kv_cache(args: ExportArgs, config: Any, progress: Progress) -> str:
         reason: str | None = f"the fusions of {args.optimize} do not know such a graph"
     elif config.is_encoder_decoder and args.device != "cpu":
         reason = "the slots of encoder-decoders are for CPUs"
+    elif args.precision == "fp32" and args.device != "cpu":
+        reason = "CUDA's attention over slots is for fp16"
     else:
         reason = (seq2seq_slot_graph if config.is_encoder_decoder else slot_graph).obstacle(config)
     if reason is not None:
@@ -211,7 +213,7 @@ def _need_slots(args: ExportArgs, reason: str) -> None:
     if args.precision == "int4":
         raise ConfigurationError(
             f"precision int4 is for decoder-only models whose graph keeps its cache in slots: {reason}; "
-            "use --precision int8"
+            f"use --precision {'int8' if args.device == 'cpu' else 'fp16'}"
         )
 
 

@@ -95,7 +95,7 @@ def _serve_here(launch: Launch, signals: Signals) -> None:
     check_port(content["http_options"]["host"], content["http_options"]["port"])
     _check_devices(content, launch.say)
     _fetch_artifacts(content, launch.say)
-    with environment(IngressConfig.of(content), launch.say) as folder:
+    with environment(IngressConfig.of(content, launch.cluster.parent), launch.say) as folder:
         from deployments.cluster.rollout import validated  # imports ray, which reads the environment
 
         config = validated(content)
@@ -201,7 +201,7 @@ def _check_devices(content: dict[str, Any], say: Say) -> None:
 def _fetch_artifacts(content: dict[str, Any], say: Say) -> None:
     """Fetch every artifact to this node and pin it in `content`: all replicas get the same one, also later ones.
 
-    Raises ArtifactError for the first that cannot be fetched or that a replica would refuse.
+    Raises ArtifactError or ConfigurationError for the first that cannot be fetched or that a replica would refuse.
     """
     given, tasks = user_configs(content), task_configs(content)
     errors = []
@@ -209,7 +209,8 @@ def _fetch_artifacts(content: dict[str, Any], say: Say) -> None:
         for task, config in tasks.items():
             try:
                 fetched = fetch(config.model, say)
-                ModelArtifact.open(fetched.folder, task=task, allow_unverified=config.allow_unverified)
+                artifact = ModelArtifact.open(fetched.folder, task=task, allow_unverified=config.allow_unverified)
+                artifact.check_device(config.device)
                 given[task]["model"] = fetched.pinned
             except ArtifactError as error:
                 errors.append(error)

@@ -21,15 +21,10 @@ def check_options(precision: str, optimize: str | None, device: str) -> None:
             "precision int8 is for the CPU: CUDA has no kernels for dynamically quantized matrices, "
             f"they would run on the CPU; use --precision fp16 with --device {device}"
         )
-    if precision == "int4" and device != "cpu":
-        raise ConfigurationError(
-            "precision int4 is for the CPU: its activations become int8 there, which CUDA does not do; "
-            f"use --precision fp16 with --device {device}"
-        )
     if precision == "int4" and optimize is not None:
         raise ConfigurationError(
             f"precision int4 is for graphs that decode in slots, and optimize {optimize} does not know these; "
-            "leave --optimize out, or use --precision int8"
+            f"leave --optimize out, or use --precision {'int8' if device == 'cpu' else 'fp16'}"
         )
     if precision == "fp16" and device == "cpu":
         raise ConfigurationError(

@@ -17,6 +17,7 @@ from export.parity.encoder import ExportedEncoder
 from export.parity.generation import ExportedDecoder, Perplexity, PromptSlots, exported_decoder, torch_answer
 from export.parity.samples import QUESTIONS, TEXTS
 from pipelines.runtime.artifact import ModelArtifact, Parity, TokenizerSettings
+from pipelines.runtime.providers import Device, find_problems
 from pipelines.runtime.session import SessionConfig
 from pipelines.runtime.tokenizer import TextOrPair, Tokenizer
 from pipelines.tasks import TASKS
@@ -88,7 +89,9 @@ def validate(artifact: ModelArtifact, model: Any, outside: int | None = None) ->
     compared_on = "CPU"
     if TASKS[manifest.task].generates:
         start = model.generation_config.decoder_start_token_id if model.config.is_encoder_decoder else None
-        decoder = exported_decoder(artifact, config, start)
+        device: Device = "cuda" if manifest.device != "cpu" and not any(find_problems("cuda")) else "cpu"
+        compared_on = device.upper()
+        decoder = exported_decoder(artifact, replace(config, device=device), start)
         in_slots = isinstance(decoder, PromptSlots)
         for batch in batches:
             _compare_tokens(compared, batch, decoder, model, in_slots=in_slots)

@@ -104,7 +104,7 @@ def _open(artifact: ModelArtifact, config: SessionConfig, pad_token_id: int) -> 
                 f"{artifact.path} was exported for {manifest.device}, with packed rows, and device is "
                 f"{config.device!r}; export it with --device {config.device}"
             )
-        return PackedSession.open(graph, config, pad_token_id)
+        return PackedSession.open(graph, config, pad_token_id, manifest.tokenizer.max_length)
     if config.device == "tensorrt":
         longest = manifest.tokenizer.max_length
         usual = (min(_USUAL[0], config.max_rows), min(_USUAL[1], longest))

@@ -42,7 +42,11 @@ class PackedSession:
     faster.
     """
 
-    def __init__(self, plain: InferenceSession, captured: InferenceSession | None, pad_token_id: int) -> None:
+    def __init__(
+        self, plain: InferenceSession, captured: InferenceSession | None, pad_token_id: int, longest: int
+    ) -> None:
+        """`longest`: the tokens of a row at most."""
+        self.longest = longest
         self.layout = PackedRows(plain.input_names, pad_token_id)
         self._plain = plain
         self._captured = None if captured is None else CapturedRuns(captured)
@@ -50,19 +54,18 @@ class PackedSession:
         self._staging = threading.local()
 
     @classmethod
-    def open(cls, graph: Path, config: SessionConfig, pad_token_id: int) -> Self:
+    def open(cls, graph: Path, config: SessionConfig, pad_token_id: int, longest: int) -> Self:
         """Raises as InferenceSession does. `gpu_mem_limit_bytes` is the bound of both sessions together."""
         if not config.cuda_graphs:
-            return cls(InferenceSession(graph, config), None, pad_token_id)
-        if config.gpu_mem_limit_bytes is not None:
-            config = replace(config, gpu_mem_limit_bytes=config.gpu_mem_limit_bytes // 2)
+            return cls(InferenceSession(graph, config), None, pad_token_id, longest)
+        config = replace(config, arenas=2)
         plain = InferenceSession(graph, config)
         try:
             captured = InferenceSession(graph, config, captures=True)
         except ArtifactError as error:  # an operator that CUDA lacks
             logger.warning("%s runs without CUDA graphs: %s", graph, error)
-            return cls(plain, None, pad_token_id)
-        return cls(plain, captured, pad_token_id)
+            return cls(plain, None, pad_token_id, longest)
+        return cls(plain, captured, pad_token_id, longest)
 
     def run(self, rows: Sequence[EncoderRow]) -> Feeds:
         """Every output by name, for these rows alone."""
@@ -79,14 +82,14 @@ class PackedSession:
         n_tokens, longest = sum(lengths), max(lengths)
         return next((one for one in self._capacities if one.holds(len(lengths), n_tokens, longest)), None)
 
-    def warm_up(self, lengths: Sequence[int]) -> None:
-        """Capture batches of rows of up to the last of `lengths`; where that fails, all batches run as they are."""
+    def warm_up(self, _lengths: Sequence[int]) -> None:
+        """Capture batches of rows of all lengths; where that fails, all batches run as they are."""
         if self._captured is None:
             return
         row = EncoderRow.blank(1)
         try:
             # The largest first: the others then find the memory that they need.
-            for capacity in sorted(capacities(lengths[-1]), reverse=True):
+            for capacity in sorted(capacities(self.longest), reverse=True):
                 self._captured.capture(capacity, self.layout.feeds([row], capacity))
                 self._capacities.insert(0, capacity)
         except Exception as error:  # onnxruntime's error types have Exception as their only common base

@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     import onnxruntime
 
-from pipelines.errors import ArtifactError, ConfigurationError, first_line
+from pipelines.errors import ArtifactError, ConfigurationError, GenerationError, first_line
 from pipelines.runtime.providers import Device, require
 
 _ENGINES = Path("~/.cache/sextet/tensorrt")  # building an engine takes minutes, for one GPU model: kept between starts
@@ -25,6 +25,11 @@ _DTYPES = {
 _ERROR = 3  # onnxruntime's severities: 2 is warning, 3 is error
 NOT_CAPTURED = -1
 """The `graph_id` of a run that is neither captured nor replayed."""
+# What the arena says when its bound is reached, what it says when the device has no more, and what CUDA says.
+_NO_MEMORY = re.compile(
+    r"Available memory of \d+ is smaller than requested bytes of \d+"
+    r"|Failed to allocate memory for requested buffer of size \d+|out of memory"
+)
 _FLASH, _MEMORY_EFFICIENT = 1, 2  # bits of the CUDA provider's `sdpa_kernel`
 
 
@@ -44,8 +49,9 @@ class Engine:
 class SessionConfig:
     """Where a graph runs, on how many intra-op threads, and how many runs at once share these.
 
-    `gpu_mem_limit_bytes` bounds each session's CUDA arena. With `spins`, threads spin while they wait for the next
-    operator of a run, which saves a third of a decoding step of some hundred small operators; between runs they sleep.
+    `gpu_mem_limit_bytes` bounds the CUDA arenas of `arenas` sessions together. With `spins`, threads spin while they
+    wait for the next operator of a run, which saves a third of a decoding step of some hundred small operators; between
+    runs they sleep.
     `cuda_graphs` allows CUDA graphs, for those sessions that have fixed shapes. `max_rows` bounds the batches that an
     encoder's TensorRT engine is built for, as `engine` says.
     """
@@ -54,6 +60,7 @@ class SessionConfig:
     threads: int = 1
     concurrency: int = 1
     gpu_mem_limit_bytes: int | None = None
+    arenas: int = 1
     spins: bool = False
     cuda_graphs: bool = True
     max_rows: int = 32
@@ -73,6 +80,8 @@ class InferenceSession:
         if config.threads < 1:
             raise ConfigurationError(f"threads is {config.threads}; allowed: 1 and above")
         providers = require(config.device)
+        if isinstance(graph, Path):
+            check_memory(graph, config)
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -92,7 +101,7 @@ class InferenceSession:
             )
         except Exception as error:  # onnxruntime's error types have Exception as their only common base
             if config.device != "cpu" and (failure := re.search(r"CUDA failure \d+: [^;\n]*[^;\s]", str(error))):
-                raise ConfigurationError(f"device is {config.device!r}, but: {failure[0]}") from None
+                raise ConfigurationError(f"device is {config.device!r}, but CUDA fails ({failure[0]})") from None
             what = "a graph in memory" if isinstance(graph, bytes) else graph
             raise ArtifactError(f"{what} cannot be loaded by onnxruntime: {first_line(error)}") from None
         if providers[0] not in self._session.get_providers():
@@ -113,7 +122,10 @@ class InferenceSession:
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Every output by name. `feeds` holds exactly `input_names`, each of its type in `input_types`."""
-        outputs = self._session.run(None, feeds, self._uncaptured)
+        try:
+            outputs = self._session.run(None, feeds, self._uncaptured)
+        except Exception as error:
+            raise out_of_memory(error, self.config) or error from None
         return dict(zip(self.output_names, outputs, strict=True))
 
     def binding(self) -> "onnxruntime.IOBinding":
@@ -131,7 +143,33 @@ class InferenceSession:
         options = self._uncaptured
         if self._uncaptured is not None and graph_id != NOT_CAPTURED:
             options = self._captured.setdefault(graph_id, _run_options(graph_id))
-        self._session.run_with_iobinding(binding, options)
+        try:
+            self._session.run_with_iobinding(binding, options)
+        except Exception as error:
+            raise out_of_memory(error, self.config) or error from None
+
+
+def check_memory(graph: Path, config: SessionConfig) -> None:
+    """Raises ConfigurationError where the weights alone exceed the bound of the GPU's memory."""
+    limit = config.gpu_mem_limit_bytes
+    if config.device == "cpu" or limit is None:
+        return
+    needed = config.arenas * sum(file.stat().st_size for file in graph.parent.glob(f"{graph.name}*"))
+    if needed > limit:
+        twice = ", twice as CUDA graphs need them; cuda_graphs: false halves that" if config.arenas > 1 else ""
+        raise ConfigurationError(f"gpu_mem_limit_bytes is {limit}, and the weights alone take {needed}{twice}")
+
+
+def out_of_memory(error: Exception, config: SessionConfig) -> GenerationError | None:
+    """The error of a run for which the GPU, or what `gpu_mem_limit_bytes` leaves of it, had no memory; or None."""
+    if config.device == "cpu" or not (found := _NO_MEMORY.search(str(error))):
+        return None
+    bound = "no gpu_mem_limit_bytes is set"
+    if config.gpu_mem_limit_bytes is not None:
+        bound = f"gpu_mem_limit_bytes is {config.gpu_mem_limit_bytes}"
+    return GenerationError(
+        f"the GPU has no memory for this batch ({bound}; {found[0]}); raise it, or lower batching.max_batch_tokens"
+    )
 
 
 def provider_options(
@@ -153,7 +191,7 @@ def provider_options(
     if config.gpu_mem_limit_bytes is not None:
         # The default strategy doubles the arena at each growth and would jump past the limit.
         options |= {
-            "gpu_mem_limit": str(config.gpu_mem_limit_bytes),
+            "gpu_mem_limit": str(config.gpu_mem_limit_bytes // config.arenas),
             "arena_extend_strategy": "kSameAsRequested",
         }
     if captures:

@@ -270,7 +270,8 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             if first is None:
                 return
             size = self.config.max_batch_size
-            ahead = () if len(self._waiting) == 1 else islice(self._waiting, BATCHES_AHEAD * size)
+            span = size if self.cost.packed else BATCHES_AHEAD * size
+            ahead = () if len(self._waiting) == 1 else islice(self._waiting, span)
             others = [one for one in ahead if one is not first]
             rows = cut(first, others, len(self._waiting), self.config, self.cost)
             company_s = self._company_s(rows)
@@ -278,7 +279,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
                 asyncio.get_running_loop().call_later(company_s, self._dispatch)
                 return
             self._take(rows)
-            predicted_s = self.cost.batch_s(len(rows), max(one.n_tokens for one in rows))
+            predicted_s = self.cost.batch_s(*self.cost.shape([one.n_tokens for one in rows]))
             self._clock.advance(sum(one.cost_s for one in rows))
             batch = _Batch(rows, predicted_s, first.request.bulk, self.config.concurrency == len(self._running) + 1)
             for one in rows:
@@ -373,9 +374,9 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         lengths = [one.n_tokens for one in batch.rows]
         # Only batches that share the machine with those of all other workers tell what a batch costs under load.
         if self._learned is not None and batch.crowded and is_crowded and batch.forward_s > 0:
-            self._learn(self._learned, Measurement(len(lengths), max(lengths), batch.forward_s))
+            self._learn(self._learned, Measurement(*self.cost.shape(lengths), batch.forward_s))
         queue_s = batch.started_at - batch.rows[0].request.submitted_at
-        padded = max(lengths) * len(lengths)
+        padded = self.cost.padded_tokens(lengths)
         self._on_batch(BatchReport(len(lengths), sum(lengths), 0, padded, queue_s, inference_s))
         if not self._running and not self._waiting:
             self._idle.set()

@@ -48,7 +48,8 @@ ItemT = TypeVar("ItemT")
 class BatchingConfig:
     """Bounds of a batch.
 
-    `max_batch_tokens` bounds rows x longest row; a longer row is a batch of its own. Within the bounds the cost model
+    `max_batch_tokens` bounds rows x longest row, or the tokens of a packed batch; a longer row is a batch of its own.
+    Within the bounds the cost model
     decides the size of a batch. `concurrency` batches run at once: as many as threads keep a CPU busy.
     `batch_wait_timeout_s` is how long an idle worker waits for more rows; 0 starts a batch at once.
     """
@@ -60,6 +61,12 @@ class BatchingConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+GPU_BATCHING = BatchingConfig(max_batch_tokens=2**15, max_batch_size=512, concurrency=2)
+"""The defaults on a GPU. An encoder's batches are large before their fixed cost is a small share, and the copies of one
+batch overlap with the kernels of another.
+"""
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def _arrays(output: Any) -> list[np.ndarray]:
 
 
 def test_a_small_batch_runs_at_a_captured_shape_and_answers_as_it_would_as_it_is(graph: Path) -> None:
-    session = PackedSession.open(graph, SessionConfig(), 0)
+    session = PackedSession.open(graph, SessionConfig(), 0, 128)
     batches = [rows(3), rows(9, 1, 4), rows(*[2] * 8), rows(60), rows(100, 100), rows(*[7] * 40)]
     as_they_are = [session.run(batch)["logits"] for batch in batches]
     session.warm_up([16, 128])
@@ -84,7 +84,7 @@ def test_a_small_batch_runs_at_a_captured_shape_and_answers_as_it_would_as_it_is
 
 
 def test_a_batch_takes_the_smallest_shape_that_holds_it_and_a_large_one_none(graph: Path) -> None:
-    session = PackedSession.open(graph, SessionConfig(), 0)
+    session = PackedSession.open(graph, SessionConfig(), 0, 128)
     assert session.capacity(rows(3)) is None  # nothing is captured yet
     session.warm_up([128])
 
@@ -106,7 +106,7 @@ def test_captured_shapes_are_few_and_each_has_room_for_filler() -> None:
 
 
 def test_without_cuda_graphs_every_batch_runs_as_it_is(graph: Path) -> None:
-    session = PackedSession.open(graph, SessionConfig(cuda_graphs=False), 0)
+    session = PackedSession.open(graph, SessionConfig(cuda_graphs=False), 0, 128)
     session.warm_up([128])
     assert session.capacity(rows(3)) is None
 
@@ -114,7 +114,7 @@ def test_without_cuda_graphs_every_batch_runs_as_it_is(graph: Path) -> None:
 def test_a_shape_that_cannot_be_captured_is_said_and_batches_run_as_they_are(
     graph: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = PackedSession.open(graph, SessionConfig(), 0)
+    session = PackedSession.open(graph, SessionConfig(), 0, 128)
     # A position above those that the model has fails in the graph, as an operator fails that cannot be captured.
     monkeypatch.setattr(packed_session, "capacities", lambda _longest: [Capacity(512, 8, 512)])
     with caplog.at_level(logging.WARNING):

@@ -4,11 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.runtime.nvidia import Driver, cuda_problem
+from pipelines.runtime.nvidia.driver import Driver, cuda_problem
 from tests.pipelines.runtime.native import driver, needs_compiler, run
 
-READ = "from pipelines.runtime.nvidia import Driver\ntry: print(Driver.read())\nexcept OSError as error: print(error)"
-PROBLEM = "from pipelines.runtime.nvidia import cuda_problem\nprint(cuda_problem((13, 0)))"
+READ = """
+from pipelines.runtime.nvidia.driver import Driver
+try: print(Driver.read())
+except OSError as error: print(error)
+"""
+PROBLEM = "from pipelines.runtime.nvidia.driver import cuda_problem\nprint(cuda_problem((13, 0)))"
 has_driver = Path("/proc/driver/nvidia").exists()
 
 
