@@ -43,7 +43,7 @@ class Cluster:
     def read(cls, path: Path) -> "Cluster":
         """Raises a SextetError, as `sextet serve` would before it starts anything."""
         content = Launch(path, None, None, lambda _line: None).content()
-        tasks, connections = task_configs(content), IngressConfig.of(content).limits
+        tasks, connections = task_configs(content), IngressConfig.of(content, path.parent).limits
         try:
             from deployments.cluster.rollout import validated
         except ImportError:

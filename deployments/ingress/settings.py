@@ -2,15 +2,22 @@
 
 from pathlib import Path
 
+from deployments.ingress.access import access
 from deployments.ingress.aliases import aliases
 from deployments.ingress.config import IngressConfig
 from deployments.ingress.drain import draining
-from deployments.ingress.limits import limits
+from deployments.ingress.limits import connections, limits
 from deployments.ingress.overload import overload
 from deployments.ingress.rewrite import Settings
+from deployments.ingress.tls import bind_options
 
 
-def settings(config: IngressConfig, folder: Path) -> Settings:
-    """What the rewriting of this node's configuration needs; pages and other files are put into `folder`."""
-    lines = overload() + limits(config.limits, folder) + draining()
-    return Settings(lines, aliases())
+def settings(config: IngressConfig, folder: Path, address: str = "") -> Settings:
+    """What the rewriting of this node's configuration needs; pages are put into `folder`.
+
+    `address` is where the ingress listens, HOST:PORT; empty for where Ray Serve would let it listen.
+    """
+    # Who is refused for overload sends no body, so that comes before `limits`, which wait for it.
+    lines = connections(config.limits) + overload() + limits(config.limits, folder) + access(config) + draining()
+    certificate = (config.tls.certificate, config.tls.key) if config.tls is not None else ()
+    return Settings(lines, aliases(), address, bind_options(config.tls), config.keys or "", certificate)
