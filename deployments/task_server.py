@@ -155,6 +155,8 @@ class TaskServer:
             pipeline, scheduler = await loading
         finally:
             thread.shutdown(wait=False)  # who is cancelled does not wait, on the loop, until a model is there
+        if config.device != "cpu":
+            self._host.grow(_threads(config))
         self._serving = Serving(config, pipeline, scheduler, Routes(pipeline, self._platform))
         if old is not None:
             retiring = asyncio.create_task(old.retire(config.drain_timeout_s))
@@ -304,7 +306,7 @@ class TaskServer:
             fetch(config.model, logger.warning).folder,
             task=self.task,
             device=config.device,
-            threads=config.threads or _assigned_cpus(),
+            threads=_threads(config),
             concurrency=config.batching.concurrency,
             max_batch_size=config.batching.max_batch_size,
             gpu_mem_limit_bytes=memory_limit(config, self._reserved_gpus()),
@@ -352,6 +354,10 @@ def _preprocess(
                 f"the request may read and write {n_tokens} tokens or more; allowed: at most {limits.max_tokens}"
             )
     return rows
+
+
+def _threads(config: TaskConfig) -> int:
+    return config.threads or _assigned_cpus()
 
 
 def _assigned_cpus() -> int:

@@ -20,6 +20,7 @@ _DTYPES = {
     "tensor(int32)": np.int32,
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
     "tensor(bool)": np.bool_,
 }
 _ERROR = 3  # onnxruntime's severities: 2 is warning, 3 is error

@@ -43,8 +43,7 @@ def run(setting: Setting, say: Say) -> None:
         Lengths.parse(f"fixed:{TOKENS}"), pace.n_texts, 0, counter(opened), opened.manifest.tokenizer.max_length
     )
     _measure_bare(setting, journal, artifact, texts, say)
-    batching = {"max_batch_tokens": TOKENS * pace.batch_sizes[-1], "max_batch_size": pace.batch_sizes[-1]}
-    configuration = setting.cluster({TASK.name: artifact}, setting.replicas, {"batching": batching})
+    configuration = setting.cluster({TASK.name: artifact}, setting.replicas)
     with tempfile.TemporaryDirectory(prefix="sextet-gpu-") as folder, running(configuration, Path(folder)) as cluster:
         config = ScenarioConfig(
             _load(setting, cluster.port, texts, INPUTS_PER_REQUEST),

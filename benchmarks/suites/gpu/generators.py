@@ -53,7 +53,7 @@ def _measure(setting: Setting, journal: Journal, shape: DecoderShape, say: Say) 
     ours: dict[int, float] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sextet-gpu-")))
-        cluster = stack.enter_context(running(setting.cluster({TASK.name: artifact}, 1, {}, slots), folder))
+        cluster = stack.enter_context(running(setting.cluster({TASK.name: artifact}, 1, slots), folder))
         for streams in pace.streams:
             ours[streams] = _served(setting, journal, shape, cluster.port, texts, streams)
             journal.note(**{f"gpu_tokens_s_{shape.figure}_{streams}": ours[streams]})

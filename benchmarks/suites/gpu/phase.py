@@ -13,8 +13,6 @@ from benchmarks.suites.suite import Repeated
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.runtime.providers import Device
 
-GPU_MEMORY_BYTES = 48 * 2**30  # of all replicas together: activations of the largest batches, and KV caches
-
 
 @dataclass(frozen=True)
 class Pace(Repeated):
@@ -63,21 +61,19 @@ class Setting:
         """Of an encoder on one GPU: HTTP and JSON of one replica take a core, and the load generator has one, too."""
         return 1 if self.device == "cpu" else 6
 
-    def cluster(
-        self, models: Mapping[str, Path], replicas: int, settings: Mapping[str, Any], slots: SlotsConfig | None = None
-    ) -> dict[str, Any]:
-        """The shipped cluster.yaml cut down to `models`, with `replicas` that share the device, and `settings` of each
-        `user_config`.
+    def cluster(self, models: Mapping[str, Path], replicas: int, slots: SlotsConfig | None = None) -> dict[str, Any]:
+        """The shipped cluster.yaml cut down to `models`, with `replicas` that share the device; on a GPU with its
+        defaults for batches and memory.
         """
         of_each = dict.fromkeys(models, slots) if slots else None
         configuration = measured_cluster(models, threads=1, slots=of_each)
         for application in configuration["applications"]:
             (deployment,) = application["deployments"]
             deployment["num_replicas"] = replicas
-            deployment["user_config"] |= {"device": self.device, **settings}
+            deployment["user_config"]["device"] = self.device
             if self.device != "cpu":
+                deployment["user_config"].pop("batching", None)  # what is shipped is for CPUs
                 deployment["ray_actor_options"] = {"num_cpus": 1, "num_gpus": 1 / replicas}
-                deployment["user_config"]["gpu_mem_limit_bytes"] = GPU_MEMORY_BYTES // replicas
         return configuration
 
 

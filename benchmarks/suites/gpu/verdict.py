@@ -10,7 +10,7 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -40,28 +40,40 @@ class Ended:
 
 
 def report(setting: Setting, *, publish: bool) -> bool:
-    """Write gpu.json; print each figure and each phase that failed. True where every bar is met, and for --quick, whose
-    windows measure nothing, where every phase succeeded. With `publish`, also write what the repository keeps.
+    """Write gpu.json; print the verdict on each figure and each phase that failed. With `publish`, also write what the
+    repository keeps. True where every phase succeeded and, with `publish`, every bar is met: without, the windows or
+    the device are too small for one.
     """
-    result, phases = merged(setting), ended(setting.folder)
+    result = merged(setting)
     result.write(setting.folder / f"{NAME}.json")
     if publish:
         result.write(default_path(NAME))
         write_report()
         shutil.copyfile(PAGE, setting.folder / PAGE.name)
-    content = json.loads((setting.folder / f"{NAME}.json").read_text(encoding="utf-8"))
-    met = True
-    for name, figure in GPU_FIGURES.items():
-        values = result.figures.get(name)
-        verdict = figure.verdict(content, values) if values else "not measured"
-        met = met and (figure.bar is None or verdict.startswith("met"))
-        bar, value = str(figure.bar or ""), shown(median(values)) if values else ""
-        print(f"{name:32}{value:>10}  {bar:10}{verdict}")
-    failed = [one for one in phases if one.status]
+    for name, verdict in verdicts(result).items():
+        bar, values = str(GPU_FIGURES[name].bar or ""), result.figures.get(name)
+        print(f"{name:32}{shown(median(values)) if values else '':>10}  {bar:10}{verdict}")
+    failed = [one for one in ended(setting.folder) if one.status]
     for one in failed:
         print(f"{one.phase} failed after {one.seconds:.0f} s with status {one.status}: {one.reason}")
     print(json.dumps(result.headline()))
-    return not failed and (met or not publish)
+    return not failed and (all_met(result) or not publish)
+
+
+def verdicts(result: Result) -> dict[str, str]:
+    """Of each figure: whether it meets its bar and by how much, `not measured`, or nothing where it has no bar."""
+    content = asdict(result)
+    return {
+        name: figure.verdict(content, result.figures[name]) if name in result.figures else "not measured"
+        for name, figure in GPU_FIGURES.items()
+    }
+
+
+def all_met(result: Result) -> bool:
+    """Whether every bar is met; one whose figure is missing is not."""
+    return all(
+        verdict.startswith("met") for name, verdict in verdicts(result).items() if GPU_FIGURES[name].bar is not None
+    )
 
 
 def merged(setting: Setting) -> Result:
