@@ -204,6 +204,9 @@ def doctor(
     cluster: Annotated[
         Path | None, typer.Argument(help="A Ray Serve config file; cluster.yaml of this folder where there is one.")
     ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda or tensorrt: it must compute; alone, no file is looked at.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, for scripts.")] = False,
 ) -> None:
     """Say in one page what this machine has, and whether what cluster.yaml asks for fits.
@@ -216,7 +219,7 @@ def doctor(
         raise ConfigurationError(f"sextet doctor needs {error.name}: pip install 'sextet[serve]'") from None
 
     here = Path("cluster.yaml")
-    report = examine(cluster or (here if here.is_file() else None))
+    report = examine(cluster or (here if device is None and here.is_file() else None), device)  # type: ignore[arg-type]
     print(report.to_json() if as_json else report.text())
     raise typer.Exit(report.exit_code)
 

@@ -11,7 +11,7 @@ import pytest
 from pipelines.generation.decoding.config import GenerationConfig
 from pipelines.generation.decoding.request import DecodeRequest, Step
 from pipelines.generation.decoding.sequence_state import SequenceState, advance, advance_rows
-from pipelines.generation.slots.device_logits import DeviceLogits, LogitsReader
+from pipelines.generation.slots.device.logits import DeviceLogits, LogitsReader
 from pipelines.runtime.session import SessionConfig
 
 VOCAB, ROWS = 3000, 12
@@ -166,6 +166,17 @@ def test_ties_are_broken_as_among_all_tokens(reader: LogitsReader) -> None:
     options: tuple[dict[str, Any], ...] = ({}, {"do_sample": True, "top_k": 5}, {}, {"do_sample": True, "top_k": 5})
     requests = [request(random, **one) for one in options]
     compared(requests, [flat.copy() for _ in range(5)], reader)
+
+
+def test_a_token_that_is_lowered_to_the_others_does_not_go_before_them(reader: LogitsReader) -> None:
+    """Token 2900 is the best and was seen, as 0 to 63 were: then 64, one of many equal ones, is the first of them."""
+    values = np.ones((1, VOCAB), np.float32)
+    values[0, 2900] = 2.0
+    config = GenerationConfig(max_new_tokens=5, repetition_penalty=2.0).for_prompt(65, None)
+    asked = DecodeRequest((*range(64), 2900), config)
+    (step,) = advance_rows([SequenceState(asked)], CountedLogits(reader, values), [0])
+    assert isinstance(step, Step)
+    assert step.token_id == 64
 
 
 def test_logits_that_are_not_finite_fail_as_they_do_elsewhere(reader: LogitsReader) -> None:
