@@ -112,12 +112,12 @@ class Cluster:
             if config.device != "cpu" and share == 0:
                 text = f"{task} runs on {config.device}, and reserves no GPU"
                 yield Finding(
-                    SECTION, "num_gpus", text, "warning", "add num_gpus to its ray_actor_options", {"task": task}
+                    CLUSTER, "num_gpus", text, "warning", "add num_gpus to its ray_actor_options", {"task": task}
                 )
             elif config.device == "cpu" and share > 0:
                 text = f"{task} has num_gpus {share:g}, and runs on the CPU"
                 yield Finding(
-                    SECTION, "num_gpus", text, "warning", "set its device, or leave num_gpus out", {"task": task}
+                    CLUSTER, "num_gpus", text, "warning", "set its device, or leave num_gpus out", {"task": task}
                 )
 
 
