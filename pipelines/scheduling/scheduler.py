@@ -216,9 +216,12 @@ class Scheduler(ABC, Generic[RowT, OutputT]):
         """Predicted seconds until everything that is admitted is answered, if nothing else arrived."""
 
     @property
-    @abstractmethod
     def row_s(self) -> float:
-        """Measured seconds between the ends of two rows while others wait; 0.0 before any did."""
+        """Measured seconds by which each request inside delays a new one, at least; 0.0 where that is not known.
+
+        Of sequences in slots it is not: which of them go before a new one follows from what they have used.
+        """
+        return 0.0
 
     @abstractmethod
     async def submit(self, rows: Sequence[RowT], deadline: float | None = None) -> Completed[OutputT]:

@@ -404,7 +404,7 @@ def test_a_request_is_refused_for_its_own_work_where_that_outlasts_its_deadline(
             await scheduler.submit([Line(1000)] * 100, deadline)
         with pytest.raises(OverloadedError, match="the deadline cannot be met"):  # a prediction is not that sure
             await scheduler.submit([Line(1000)] * 45, deadline)
-        scheduler.admit([Line(1000)] * 35, deadline, asyncio.get_running_loop().time())
+        scheduler.admit([Line(1000)] * 25, deadline, asyncio.get_running_loop().time())
         model.gate.set()
         await first
         assert (await scheduler.submit([Line(1000)] * 100, deadline)).outputs  # idle: worth a try
