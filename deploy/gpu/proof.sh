@@ -24,7 +24,7 @@
 set -uo pipefail
 
 all=(install models tests doctor cluster encoders generators report)
-declare -A share=([install]=75 [models]=0 [tests]=90 [doctor]=15 [cluster]=55 [encoders]=115 [generators]=115 [report]=15)
+declare -A share=([install]=60 [models]=0 [tests]=85 [doctor]=10 [cluster]=45 [encoders]=145 [generators]=120 [report]=15)
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 wheels="" venv=$root/.venv output=$root/gpu-proof device=cuda seconds=480 quick=()
 
