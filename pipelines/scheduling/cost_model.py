@@ -34,7 +34,6 @@ IN_A_ROW = 2  # forwards for each worker and round
 BUDGET_S = 2.0  # of all measurements together
 RECENT = 8  # served batches that LearnedCost keeps of shapes that are alike
 REFIT = 32  # served batches after which LearnedCost fits again
-ROW_MEMORY = 0.8  # weight of the past in RowTime
 
 
 @dataclass(frozen=True)
@@ -177,22 +176,3 @@ def shapes_within(max_length: int, max_batch_tokens: int, max_batch_size: int) -
     yield from sorted(
         {(min(rows, max_batch_size), tokens) for rows, tokens in allowed}, key=lambda shape: shape[0] * shape[1]
     )
-
-
-class RowTime:
-    """`seconds` from the end of a batch to the end of the next one, per row, while rows wait; 0.0 before any did.
-
-    A moving average of real time: what the event loop, the tokenizer and other processes take is in it.
-    """
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self._saturated_at: float | None = None  # when the last batch ended, if rows waited then
-
-    def note(self, rows: int, *, are_waiting: bool) -> None:
-        """A batch of `rows` has ended."""
-        ended_at = time.perf_counter()
-        if self._saturated_at is not None:
-            seconds = (ended_at - self._saturated_at) / rows
-            self.seconds = ROW_MEMORY * self.seconds + (1 - ROW_MEMORY) * seconds if self.seconds else seconds
-        self._saturated_at = ended_at if are_waiting else None

@@ -20,7 +20,7 @@ from typing import Generic, cast
 
 from pipelines.errors import ConfigurationError, GenerationError, InvalidInputError
 from pipelines.scheduling.batching import FairClock, FairQueue, cut
-from pipelines.scheduling.cost_model import SATURATED, UNMEASURED, CostModel, LearnedCost, Measurement, RowTime
+from pipelines.scheduling.cost_model import SATURATED, UNMEASURED, CostModel, LearnedCost, Measurement
 from pipelines.scheduling.scheduler import (
     BatchingConfig,
     BatchReport,
@@ -124,7 +124,6 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         # Real over predicted seconds; None until a batch has ended.
         self._drift: float | None = 1.0 if cost is not UNMEASURED else None
         self._batch_s = 0.0  # moving average of the real seconds of a batch
-        self._row_time = RowTime()
 
     @property
     def is_busy(self) -> bool:
@@ -151,7 +150,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         before_s = self._backlog.work_s
         if self._backlog.has_lists:
             before_s = self._backlog.before_s(sum(self.cost.row_s(row.n_tokens) for row in rows))
-        return self._drift * self._until_done_s(before_s)
+        return self._drift * self._until_done_s(before_s, self._running_s)
 
     def expected_s(self, rows: Sequence[RowT] = ()) -> float:
         """The wait, and then the time of a batch as recent ones took it, or of all rows where those take longer."""
@@ -162,12 +161,13 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
 
     @property
     def work_s(self) -> float:
-        return (self._drift or 0.0) * self._until_done_s(self._backlog.work_s)
+        return (self._drift or 0.0) * self._until_done_s(self._backlog.work_s, self._running_s)
 
     @property
     def row_s(self) -> float:
-        """The time between the ends of two batches while rows wait, by their rows: of a list, one row goes first."""
-        return self._row_time.seconds
+        """The mean of the rows that wait: of a list, one row goes before a new request."""
+        waiting_s = (self._drift or 0.0) * self._until_done_s(self._backlog.work_s, 0.0)
+        return waiting_s / self._backlog.rows if self._backlog.rows else 0.0
 
     async def submit(self, rows: Sequence[RowT], deadline: float | None = None) -> Completed[OutputT]:
         request = self._enter(rows, deadline)
@@ -298,9 +298,9 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             asyncio.get_running_loop().call_later(INTERACTIVE_S - quiet_s, self._dispatch)
         return first
 
-    def _until_done_s(self, waiting_s: float) -> float:
-        """Predicted for the batches that run, and that much of waiting work."""
-        return (waiting_s / (1 - SATURATED) + self._running_s / 2) / self.config.concurrency
+    def _until_done_s(self, waiting_s: float, running_s: float) -> float:
+        """Predicted for that much waiting work, and for running batches, which count half: their mean remainder."""
+        return (waiting_s / (1 - SATURATED) + running_s / 2) / self.config.concurrency
 
     def _company_s(self, rows: list[_Waiting[RowT, OutputT]]) -> float:
         """Seconds that a batch of all waiting rows, with room for more, still waits for further rows."""
@@ -353,7 +353,6 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         return outputs
 
     def _ended(self, batch: _Batch[RowT, OutputT], outcomes: Sequence[OutputT | Exception]) -> None:
-        self._row_time.note(len(batch.rows), are_waiting=bool(self._waiting))
         is_crowded = self.is_busy
         self._running.discard(batch)
         self._running_s = self._running_s - batch.predicted_s if self._running else 0.0

@@ -217,9 +217,9 @@ class Scheduler(ABC, Generic[RowT, OutputT]):
 
     @property
     def row_s(self) -> float:
-        """Measured seconds by which each request inside delays a new one, at least; 0.0 where that is not known.
+        """Predicted seconds by which each request inside delays a new one now; 0.0 where none waits, or nobody knows.
 
-        Of sequences in slots it is not: which of them go before a new one follows from what they have used.
+        Of sequences in slots nobody does: which of them go before a new one follows from what they have used.
         """
         return 0.0
 
