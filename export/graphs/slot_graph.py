@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.frameworks import exclusive
+from export.graphs.graph import save
 from export.graphs.slot_fusions import ROOT_MEAN_SQUARE, fuse
 
 ARCHITECTURES = ("gpt2", "gpt_neo", "llama", "qwen2")
@@ -203,7 +204,7 @@ def _fuse(graph: Path) -> None:
     kept = [one for one in model.graph.input if one.name in read]
     del model.graph.input[:]
     model.graph.input.extend(kept)
-    onnx.save(model, graph)
+    save(model, graph)
 
 
 def contrib(operator: str, inputs: Sequence[Any], like: Sequence[Any], **attributes: float) -> tuple[Any, ...]:
