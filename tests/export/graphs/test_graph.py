@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ Make = Callable[..., Path]
 def test_large_weights_lie_in_a_file_beside_the_graph(
     architecture: str,
     task: str,
-    options: dict[str, str],
+    options: dict[str, Any],
     checkpoint: Make,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
