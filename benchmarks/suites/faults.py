@@ -42,6 +42,7 @@ from deployments.ingress.keys import Key, add, new_key
 
 KEYS = "keys"
 GUARD_TURNS = 5
+FUZZ_TOKENS = 256
 SHARE = 0.7  # of the capacity that the load takes
 CAPACITY_CLIENTS = 32
 BEFORE_S, AFTER_S = 2.0, 3.0  # of load before a fault, and after the cluster has recovered from it
