@@ -24,6 +24,7 @@ from export.graphs.convert import check_task, convert, map_to_unknown, merge, op
 from export.graphs.graph import share_weights
 from export.graphs.optimize import check_options, default_level, optimize, supports
 from export.graphs.packed import convert_to_packed
+from export.graphs.stand_in import agrees
 from export.parity.samples import TEXTS
 from export.parity.validate import validate
 from export.quantization.outliers import outlier_matrices
@@ -127,7 +128,7 @@ def _build(
     cache = _kv_cache(args, model.config, progress)
     level = _level(args, model.config.model_type, cache)
     progress(f"converting {checkpoint.name} ({model.config.model_type}) to ONNX")
-    is_packed = _may_be_packed(args) and convert_to_packed(model, work / "model.onnx")
+    is_packed = _may_be_packed(args) and _pack(model, work / "model.onnx")
     graphs = {"model": work / "model.onnx"} if is_packed else convert(model, args.task, work, cache)
     if written.outside is not None:
         map_to_unknown(graphs["encoder"], written.outside, tokenizer.unk_token_id)
@@ -220,6 +221,16 @@ def _need_slots(args: ExportArgs, reason: str) -> None:
 def _may_be_packed(args: ExportArgs) -> bool:
     """Whether an encoder may have packed rows: the fused kernels of packed attention are for fp16 on CUDA."""
     return not TASKS[args.task].generates and args.device == "cuda" and args.precision == "fp16"
+
+
+def _pack(model: Any, graph: Path) -> bool:
+    """Write the packed graph of a model whose attention has the usual form; else False, and no file."""
+    if not convert_to_packed(model, graph):
+        return False
+    if not agrees(graph, model):
+        graph.unlink()
+        return False
+    return True
 
 
 def _level(args: ExportArgs, architecture: str, cache: str) -> str | None:
