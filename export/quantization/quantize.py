@@ -233,10 +233,11 @@ def _rewritten(node: Any, weights: _Weights, activations: OneScale | int) -> Ite
     elif node.op_type == "Gather" and node.input[0] in weights and attributes.get("axis", 0) == 0:
         values, scales = weights.table(node.input[0])
         output = node.output[0]
-        yield helper.make_node("Gather", [values, node.input[1]], [f"{output}_quantized"], f"{node.name}_quantized")
-        yield helper.make_node("Gather", [scales, node.input[1]], [f"{output}_scale"], f"{node.name}_scale")
-        yield helper.make_node("Cast", [f"{output}_quantized"], [f"{output}_cast"], f"{node.name}_cast", to=1)
-        yield helper.make_node("Mul", [f"{output}_cast", f"{output}_scale"], [output], f"{node.name}_mul")
+        # Not `_quantized` and `_scale`, as the activations of a product are called: one may read the rows as they are.
+        yield helper.make_node("Gather", [values, node.input[1]], [f"{output}_rows"], f"{node.name}_rows")
+        yield helper.make_node("Gather", [scales, node.input[1]], [f"{output}_row_scales"], f"{node.name}_row_scales")
+        yield helper.make_node("Cast", [f"{output}_rows"], [f"{output}_cast"], f"{node.name}_cast", to=1)
+        yield helper.make_node("Mul", [f"{output}_cast", f"{output}_row_scales"], [output], f"{node.name}_mul")
     else:
         yield node
 
