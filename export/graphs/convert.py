@@ -6,6 +6,7 @@ from typing import Any
 
 from checkpoints.checkpoint import ResolvedCheckpoint, untrained
 from checkpoints.heads import ENCODER_DECODER, fits
+from export.graphs.graph import save
 from export.graphs.seq2seq_slot_graph import convert_seq2seq_to_slots
 from export.graphs.slot_graph import convert_to_slots
 from pipelines.errors import CheckpointError
@@ -121,7 +122,7 @@ def map_to_unknown(graph: Path, outside: int, unknown: int) -> None:
     )
     model.graph.node.insert(0, helper.make_node("Less", ["input_ids", "first_outside_id"], ["is_known"]))
     model.graph.node.insert(1, helper.make_node("Where", ["is_known", "input_ids", "unknown_id"], ["known_input_ids"]))
-    onnx.save(model, graph)
+    save(model, graph)
 
 
 def opset(graphs: Mapping[str, Path]) -> int:

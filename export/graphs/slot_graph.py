@@ -22,6 +22,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from export.graphs.graph import save
 from export.graphs.slot_attention import Attention, Call, ObstacleError, attending, describe
 from export.graphs.slot_fusions import ROOT_MEAN_SQUARE, fuse
 from pipelines.errors import first_line
@@ -201,7 +202,7 @@ def _fuse(graph: Path) -> None:
     kept = [one for one in model.graph.input if one.name in read]
     del model.graph.input[:]
     model.graph.input.extend(kept)
-    onnx.save(model, graph)
+    save(model, graph)
 
 
 def contrib(operator: str, inputs: Sequence[Any], like: Sequence[Any], **attributes: float) -> tuple[Any, ...]:

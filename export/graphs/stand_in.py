@@ -12,6 +12,7 @@ import numpy as np
 from tokenizers import Encoding
 
 from export.graphs.attention import TOLERANCE
+from export.graphs.graph import save
 from export.graphs.packed import OPERATOR
 from pipelines.runtime.rows import EncoderRow, PackedRows
 from pipelines.runtime.session import InferenceSession, SessionConfig
@@ -102,7 +103,7 @@ def write_stand_in(packed: Path, graph: Path) -> None:
             node.domain = _DOMAIN
     model.functions.append(parser.parse_function(_FUNCTION))
     model.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
-    onnx.save(model, graph)
+    save(model, graph)
 
 
 def agrees(packed: Path, model: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from export.graphs.convert import Graphs
-from export.graphs.graph import name_weights_directly
+from export.graphs.graph import name_weights_directly, save
 from export.graphs.slot_graph import is_slot_graph
 from export.quantization.activations import OneScale, TokenScales
 from export.quantization.outliers import digest
@@ -35,7 +35,7 @@ def to_int8(graphs: Graphs, keep: Set[str] = frozenset()) -> None:
         model = onnx.load(graph)
         weights = _Weights(model, keep)
         _rewrite(model, weights, TokenScales(weights.new) if is_slot_graph(model) else OneScale())
-        onnx.save(model, graph)
+        save(model, graph)
 
 
 def to_int4(graphs: Graphs, device: str = "cpu") -> None:
@@ -52,7 +52,7 @@ def to_int4(graphs: Graphs, device: str = "cpu") -> None:
         _rewrite(model, _Weights(model), _accuracy_level(device))
         if all(one.domain != "com.microsoft" for one in model.opset_import):
             model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
-        onnx.save(model, graph)
+        save(model, graph)
 
 
 def to_fp16(graphs: Graphs) -> None:
@@ -74,7 +74,7 @@ def to_fp16(graphs: Graphs) -> None:
             node_block_list=[*_between_casts(model, "Log"), *angles],
         )
         OnnxModel(halved).topological_sort()  # the casts of its inputs come last, and a branch must be in order
-        onnx.save(halved, graph)
+        save(halved, graph)
 
 
 def quantization(precision: str, device: str) -> dict[str, int]:

@@ -108,7 +108,9 @@ def test_attention_of_another_form_stays_padded_in_fp16(exported: Make) -> None:
 
 def test_a_bias_of_the_scores_is_found_to_be_lost(checkpoint: Make, tmp_path: Path) -> None:
     sizes = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    mpnet = MPNetForSequenceClassification(MPNetConfig(**sizes, intermediate_size=64)).eval()
+    torch.manual_seed(0)
+    config = MPNetConfig(**sizes, intermediate_size=64, initializer_range=0.3)  # so that attention shows in the logits
+    mpnet = MPNetForSequenceClassification(config).eval()
     torch.nn.init.normal_(mpnet.mpnet.encoder.relative_attention_bias.weight)
     bert = AutoModelForSequenceClassification.from_pretrained(checkpoint("bert", TASK)).eval()
 
