@@ -282,11 +282,12 @@ def _run_long(findings: Findings, pace: Pace, say: Say) -> None:
 
 def _run_fuzz(findings: Findings, pace: Pace, say: Say) -> None:
     """Hostile requests to every task of the shipped configuration."""
-    models = {name: Path(user_config["model"]) for name, user_config in user_configs(located(SHIPPED)).items()}
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Subject.serving(measured_cluster(models, gateway=True), Path(folder)) as subject,
-    ):
+    shipped = user_configs(located(SHIPPED))
+    configuration = measured_cluster({name: Path(one["model"]) for name, one in shipped.items()}, gateway=True)
+    for user_config in user_configs(configuration).values():
+        if "slots" in user_config:  # else their KV caches would go on growing with the longest sequence so far
+            user_config["slots"] = {**user_config["slots"], "max_tokens": FUZZ_TOKENS}
+    with tempfile.TemporaryDirectory() as folder, Subject.serving(configuration, Path(folder)) as subject:
         document = json.loads(Asker(subject.port).get("/openapi.json"))
         examples = bodies_of(document)
         fuzz(subject.port, mutated(document, examples, pace.fuzz_warm_up, seed=1), ())  # allocators and caches fill
