@@ -41,7 +41,7 @@ from deployments.config import cut_down, located, user_configs
 from deployments.ingress.keys import Key, add, new_key
 
 KEYS = "keys"
-GUARD_TURNS = 5
+GUARD_TURNS = 3
 FUZZ_TOKENS = 256
 SHARE = 0.7  # of the capacity that the load takes
 CAPACITY_CLIENTS = 32
@@ -70,8 +70,28 @@ class Pace(Repeated):
 
 
 USUAL, QUICK = (
-    Pace(1, 4.0, 60.0, 20, 10.0, 3000, 100_000, 4000, 10_000),
-    Pace(1, 2.0, 12.0, 2, 5.0, 300, 3000, 200, 500),
+    Pace(
+        repetitions=1,
+        capacity_s=4.0,
+        overload_s=60.0,
+        repeats=20,
+        controller_s=10.0,
+        stream_tokens=3000,
+        fuzz_requests=100_000,
+        fuzz_described=2000,
+        fuzz_warm_up=5000,
+    ),
+    Pace(
+        repetitions=1,
+        capacity_s=2.0,
+        overload_s=12.0,
+        repeats=2,
+        controller_s=5.0,
+        stream_tokens=300,
+        fuzz_requests=3000,
+        fuzz_described=200,
+        fuzz_warm_up=500,
+    ),
 )
 
 
