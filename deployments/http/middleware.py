@@ -15,9 +15,8 @@ import uuid
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.http.arrival import waited_s
 from deployments.http.errors import Failure
-from deployments.http.request import DEADLINE_HEADER, HIDDEN_DEADLINE_HEADER
+from deployments.http.request import DEADLINE_HEADER, HIDDEN_DEADLINE_HEADER, waited_s
 from pipelines.errors import DeadlineExceededError
 
 GRACE_S = 0.5  # a replica answers at the deadline, with timings; without a replica the answer comes this much later

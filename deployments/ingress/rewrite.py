@@ -30,7 +30,7 @@ NODE, APPLICATION, PREFIX = "<node>", "<application>", "<prefix>"
 BACKEND, BACKEND_NUMBER, SERVER, SERVER_NUMBER = "<backend>", "<backend number>", "<server>", "<server number>"
 """In a line of a backend: its name; a number for the name of a variable; the same of a server."""
 CLOCK = "<clock>"
-"""In a line: the boot id of this machine (deployments/http/arrival.py)."""
+"""In a line: the boot id of this machine (deployments/http/request.py)."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 

@@ -17,7 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 import pipelines
 from deployments.http import request as exchange
-from deployments.http.arrival import LOAD_HEADER, START_HEADER, clock
+from deployments.http.request import LOAD_HEADER, START_HEADER, clock
 from deployments.task_server import WORK, TaskServer
 from pipelines.errors import ArtifactError, ConfigurationError
 from tests.tiny_checkpoints import CORPUS
