@@ -22,6 +22,7 @@ from pipelines.errors import ConfigurationError, GenerationError, InvalidInputEr
 from pipelines.scheduling.batching import FairClock, FairQueue, cut
 from pipelines.scheduling.cost_model import SATURATED, UNMEASURED, CostModel, LearnedCost, Measurement
 from pipelines.scheduling.scheduler import (
+    Backlog,
     BatchingConfig,
     BatchReport,
     Completed,
@@ -40,13 +41,15 @@ from pipelines.scheduling.scheduler import (
 BATCHES_AHEAD = 8  # the search for rows of similar length spans so many full batches
 DRIFT_MEMORY = 0.8  # weight of the past in the moving average of real over predicted seconds
 BULK_S = 0.2  # a request of several rows with more work is bulk
+BULK_TAG = 1e9  # seconds of work; added to the start tags of bulk requests: all others go before them
 LATER_ROW = 2**40  # added to the number of every row after the first: at equal tags, first rows go first
 INTERACTIVE_S = 1.0  # a worker stays free of bulk so long after another request arrived
 
 
 @dataclass(eq=False, slots=True)
 class _Request(Generic[RowT, OutputT]):
-    """One call of `submit`. `departed_at` is the time at which it was answered, failed or left."""
+    """One call of `submit`. `bulk`: it leaves a worker free for short requests. `behind`: its class is bulk, and all
+    others go before it. `departed_at` is the time at which it was answered, failed or left."""
 
     done: asyncio.Future[None]
     outputs: list[OutputT | None]
@@ -56,6 +59,7 @@ class _Request(Generic[RowT, OutputT]):
     started_at: float = math.nan
     unanswered: int = 0
     bulk: bool = False
+    behind: bool = False
     waiting: int = 0
     departed_at: float | None = None
 
@@ -142,37 +146,45 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         abandoned = [max(filter(None, batch)) for batch in departures if None not in batch]
         return elapsed_s(min(abandoned)) if abandoned else 0.0
 
-    def expected_wait_s(self, rows: Sequence[RowT] = ()) -> float:
+    def expected_wait_s(self, rows: Sequence[RowT] = (), *, bulk: bool = False) -> float:
         """Predicted by the cost model, corrected by its past errors. Running batches count half: their mean remainder.
 
         Of a request with several waiting rows, the fair share that goes before the last of `rows` counts.
         """
         if self._drift is None or not self.is_busy:
             return 0.0
-        before_s = self._backlog.work_s
-        if self._backlog.has_lists:
-            before_s = self._backlog.before_s(sum(self.cost.row_s(row.n_tokens) for row in rows))
+        before_s = self._before_s(self._backlog, rows)
+        if bulk:
+            before_s = self._backlog.work_s + self._before_s(self._bulk_backlog, rows)
         before_s = before_s / (1 - SATURATED) + self._running_s / 2
         return self._drift * before_s / self.config.concurrency
 
-    def expected_s(self, rows: Sequence[RowT] = ()) -> float:
+    def _before_s(self, backlog: Backlog, rows: Sequence[RowT]) -> float:
+        if not backlog.has_lists:
+            return backlog.work_s
+        return backlog.before_s(sum(self.cost.row_s(row.n_tokens) for row in rows))
+
+    def expected_s(self, rows: Sequence[RowT] = (), *, bulk: bool = False) -> float:
         """The wait, and then the time of a batch as recent ones took it, or of all rows where those take longer."""
         if self._drift is None or not self.is_busy:
             return 0.0
         own_s = self._drift * sum(self.cost.row_s(row.n_tokens) for row in rows) / self.config.concurrency
-        return self.expected_wait_s(rows) + max(self._batch_s, own_s)
+        return self.expected_wait_s(rows, bulk=bulk) + max(self._batch_s, own_s)
 
     @property
     def work_s(self) -> float:
-        before_s = self._backlog.work_s / (1 - SATURATED) + self._running_s / 2
+        waiting_s = self._backlog.work_s + self._bulk_backlog.work_s
+        before_s = waiting_s / (1 - SATURATED) + self._running_s / 2
         return (self._drift or 0.0) * before_s / self.config.concurrency
 
     @property
     def row_s(self) -> float:
         return self._row_s
 
-    async def submit(self, rows: Sequence[RowT], deadline: float | None = None) -> Completed[OutputT]:
-        request = self._enter(rows, deadline)
+    async def submit(
+        self, rows: Sequence[RowT], deadline: float | None = None, *, bulk: bool = False
+    ) -> Completed[OutputT]:
+        request = self._enter(rows, deadline, bulk)
         try:
             await request.done
         finally:
@@ -187,7 +199,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             batch_sizes=tuple(request.batch_sizes),
         )
 
-    def stream(self, rows: Sequence[RowT], deadline: float | None = None) -> Stream:
+    def stream(self, rows: Sequence[RowT], deadline: float | None = None, *, bulk: bool = False) -> Stream:
         raise InvalidInputError("stream is true; allowed for models that generate")
 
     def reconfigure(self, batching: BatchingConfig, queue: QueueConfig) -> None:
@@ -210,19 +222,19 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             self._batches.put(None)
         self._workers = []
 
-    def _enter(self, rows: Sequence[RowT], deadline: float | None) -> _Request[RowT, OutputT]:
+    def _enter(self, rows: Sequence[RowT], deadline: float | None, bulk: bool) -> _Request[RowT, OutputT]:
         loop = asyncio.get_running_loop()
-        self.admit(rows, deadline, None if deadline is None else loop.time())
+        self.admit(rows, deadline, None if deadline is None else loop.time(), bulk=bulk)
         if len(self._workers) < self.config.concurrency:
             self._start_workers()
-        request: _Request[RowT, OutputT] = _Request(loop.create_future(), [None] * len(rows))
+        request: _Request[RowT, OutputT] = _Request(loop.create_future(), [None] * len(rows), behind=bulk)
         if not rows:
             request.done.set_result(None)
             return request
         if deadline is not None:
             expiry = loop.call_at(deadline, self._fail, request, deadline_exceeded())
             request.done.add_done_callback(lambda _: expiry.cancel())
-        tag, work_s, tokens = self._clock.arrive(), 0.0, 0
+        tag, work_s, tokens = self._clock.arrive() + (BULK_TAG if bulk else 0.0), 0.0, 0
         for index, row in enumerate(rows):
             n_tokens = row.n_tokens
             cost_s = self.cost.row_s(n_tokens)
@@ -230,18 +242,21 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             request.rows.append(_Waiting(request, index, row, n_tokens, cost_s, tag + work_s, number))
             work_s, tokens = work_s + cost_s, tokens + n_tokens
         request.unanswered = request.waiting = len(rows)
-        self._backlog.put(request, len(rows), tokens, work_s)
-        request.bulk = len(rows) > 1 and work_s * (self._drift or 1.0) > BULK_S
+        self._backlog_of(request).put(request, len(rows), tokens, work_s)
+        request.bulk = bulk or (len(rows) > 1 and work_s * (self._drift or 1.0) > BULK_S)
         if not request.bulk:
             self._interactive_at = request.submitted_at
         self._waiting.put(request.rows)
         self._dispatch()
         return request
 
+    def _backlog_of(self, request: _Request[RowT, OutputT]) -> Backlog:
+        return self._bulk_backlog if request.behind else self._backlog
+
     def _take(self, rows: Sequence[_Waiting[RowT, OutputT]]) -> None:
         """Remove rows from the queue, except those that have left it already."""
         for one in self._waiting.discard(rows):
-            self._backlog.take(one.request, one.n_tokens, one.cost_s)
+            self._backlog_of(one.request).take(one.request, one.n_tokens, one.cost_s)
             one.request.waiting -= 1
 
     def _leave(self, request: _Request[RowT, OutputT]) -> None:
@@ -271,7 +286,8 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             size = self.config.max_batch_size
             span = size if self.cost.packed else BATCHES_AHEAD * size
             ahead = () if len(self._waiting) == 1 else islice(self._waiting, span)
-            others = [one for one in ahead if one is not first]
+            behind = first.request.behind  # a bulk row that joined others would delay them
+            others = [one for one in ahead if one is not first and one.request.behind == behind]
             rows = cut(first, others, len(self._waiting), self.config, self.cost)
             company_s = self._company_s(rows)
             if company_s > 0:
