@@ -328,7 +328,7 @@ def keys_add(
     cluster: Cluster = Path("cluster.yaml"),
 ) -> None:
     """Make a key and print it, once; it is valid within a second where that file is the ingress's."""
-    from deployments.ingress.key_command import add_key
+    from deployments.key_command import add_key
 
     print(add_key(file, cluster, name, per_minute, class_, tuple(task or ())))
 
@@ -336,7 +336,7 @@ def keys_add(
 @keys.command("list")
 def keys_list(file: KeyFile = None, cluster: Cluster = Path("cluster.yaml")) -> None:
     """The names of the keys, and what each may do."""
-    from deployments.ingress.key_command import list_keys
+    from deployments.key_command import list_keys
 
     print("\n".join(list_keys(file, cluster)))
 
@@ -348,7 +348,7 @@ def keys_revoke(
     cluster: Cluster = Path("cluster.yaml"),
 ) -> None:
     """Remove a key; within a second nobody is answered with it."""
-    from deployments.ingress.key_command import revoke_key
+    from deployments.key_command import revoke_key
 
     revoke_key(file, cluster, name)
 

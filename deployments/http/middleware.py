@@ -17,7 +17,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.http.arrival import waited_s
 from deployments.http.errors import Failure
+from deployments.http.guard import FromIngress, listen_on_node_address
 from deployments.http.request import DEADLINE_HEADER, HIDDEN_DEADLINE_HEADER
+from deployments.ingress.secret import shared_secret
 from pipelines.errors import DeadlineExceededError
 
 GRACE_S = 0.5  # a replica answers at the deadline, with timings; without a replica the answer comes this much later
@@ -114,4 +116,8 @@ def _is_utf8(value: bytes) -> bool:
 
 def middlewares() -> list[Middleware]:
     """Serve calls this in every process that serves HTTP."""
-    return [Middleware(RenameDeadline)]
+    import ray
+    from ray.serve._private import http_util
+
+    listen_on_node_address(http_util, ray.util.get_node_ip_address())
+    return [Middleware(RenameDeadline), Middleware(FromIngress, shared_secret())]

@@ -14,10 +14,10 @@ from deployments.http.errors import (
     RouteNotFoundError,
     UnauthorizedError,
 )
-from deployments.http.request import CLASS_HEADER, CLIENT_HEADER, OWN_HEADERS
+from deployments.http.request import CLASS_HEADER, CLIENT_HEADER, OWN_HEADERS, SECRET_HEADER
 from deployments.ingress.config import EVERY_NAME, IngressConfig
 from deployments.ingress.node import KEYS
-from deployments.ingress.rewrite import APPLICATION, OWN_SOCKET, PREFIX, Lines
+from deployments.ingress.rewrite import APPLICATION, OWN_SOCKET, PREFIX, SECRET, Lines
 from deployments.protocols.openai.errors import failure_body
 from pipelines.errors import InvalidInputError, OverloadedError, SextetError
 
@@ -60,7 +60,7 @@ def access(config: IngressConfig) -> Lines:
         waived = f"{{ env({OPEN_VARIABLE}) -m str 1 }}"
         is_probe = f"{{ path {' '.join(OPEN_PATHS)} }}"
         rules += _refusal(CLOSED, f"!{{ dst {LOOPBACK} }} !{{ so_name {OWN_SOCKET} }} !{is_probe} !{waived}")
-    rules.append("http-request del-header authorization")
+    rules += ["http-request del-header authorization", f"http-request set-header {SECRET_HEADER} {SECRET}"]
     return Lines(
         frontend=tuple(rules),
         application=tuple(_task_rules()) if config.keys is not None else (),

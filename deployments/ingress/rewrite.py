@@ -29,6 +29,8 @@ NODE, APPLICATION, PREFIX = "<node>", "<application>", "<prefix>"
 """In a line: the folder of the file, which is this node's own; an application's name and path prefix."""
 BACKEND, BACKEND_NUMBER, SERVER, SERVER_NUMBER = "<backend>", "<backend number>", "<server>", "<server number>"
 """In a line of a backend: its name; a number for the name of a variable; the same of a server."""
+SECRET = "<secret>"
+"""In a line: what replicas know this ingress by (secret.py)."""
 CLOCK = "<clock>"
 """In a line: the boot id of this machine (deployments/http/arrival.py)."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -105,7 +107,7 @@ class Settings:
         return cls(**given | {"lines": lines, "aliases": aliases, "certificate": tuple(given["certificate"])})
 
 
-def rewrite(text: str, settings: Settings, node: str) -> str:
+def rewrite(text: str, settings: Settings, node: str, secret: str = "none") -> str:
     """`text` as Ray Serve wrote it, with `settings`; unchanged where it is rewritten already. Raises RewriteError."""
     if text.startswith(MARK):
         return text
@@ -136,7 +138,7 @@ def rewrite(text: str, settings: Settings, node: str) -> str:
         sections[header] = [*_indented(_of_backend(lines.backend, header, number, sections[header])), *sections[header]]
     written = "".join(line for header, lines in sections.items() for line in (f"{header}\n", *lines))
     written += "".join(f"{section}\n" for section in lines.sections)
-    return MARK + written.replace(NODE, node).replace(CLOCK, _clock())
+    return MARK + written.replace(NODE, node).replace(CLOCK, _clock()).replace(SECRET, secret)
 
 
 def _sections(text: str) -> dict[str, list[str]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 import yaml
 
@@ -68,7 +69,7 @@ def nodes(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     gcs, dashboard, port = spare_port(), spare_port(), spare_port()
     # Both nodes have one address here, where only one of them can listen on the ingress's port.
-    content |= {"proxy_location": "HeadOnly", "http_options": {"host": ADDRESS, "port": port}}
+    content |= {"proxy_location": "HeadOnly", "http_options": {"host": "0.0.0.0", "port": port}}
     (deployment,) = next(one for one in content["applications"] if one["name"] == TASK)["deployments"]
     del deployment["autoscaling_config"]
     deployment |= {"num_replicas": 2, "max_replicas_per_node": 1, "ray_actor_options": {"num_cpus": 0.5}}
@@ -107,6 +108,21 @@ def test_ray_listens_to_nobody_without_the_token(nodes: Nodes) -> None:
     assert httpx.get(applications, headers={"authorization": f"Bearer {token}"}).status_code == 200
     refused = subprocess.run(joining, env=stranger, capture_output=True, text=True, timeout=READY_S)
     assert refused.returncode != 0
+
+
+def test_what_serves_http_listens_on_the_address_of_its_node_and_the_ingress_alone_on_every_one(nodes: Nodes) -> None:
+    port = int(nodes.url.rpartition(":")[2])
+    served = [
+        (one.laddr.ip, one.laddr.port)
+        for node in nodes.started
+        for process in node.tree()
+        for one in process.net_connections(kind="inet")
+        if one.status == psutil.CONN_LISTEN and (process.name() == "haproxy" or one.laddr.port in range(30_000, 30_100))
+    ]
+
+    assert ("0.0.0.0", port) in served
+    assert len(served) >= 2 + 2  # two replicas of the task, the gateway, the ingress
+    assert {ip for ip, used in served if used != port} == {ADDRESS}
 
 
 def test_the_file_is_deployed_verbatim_and_then_again_by_our_own_command(nodes: Nodes) -> None:
