@@ -168,8 +168,11 @@ class TaskServer:
         if self._now.scheduler.stalled_s > STALLED_S:
             raise GenerationError(f"the model is busy with something that has not ended for {STALLED_S:.0f} s")
 
-    def record_autoscaling_stats(self) -> dict[str, float]:
-        """What Ray Serve asks for, and gives to a policy: the seconds of work that wait or run in this replica."""
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Ray Serve asks for, and gives to a policy: the seconds of work that wait or run in this replica.
+
+        Async: Ray would run another function in a thread, and a scheduler belongs to the event loop.
+        """
         return {WORK: 0.0 if self._serving is None else self._serving.scheduler.work_s}
 
     def describe(self) -> dict[str, Any]:

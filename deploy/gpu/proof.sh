@@ -111,7 +111,7 @@ workers=$(($(nproc) / 2))  # of pytest: models are made beside the tests
 [ $workers -lt 8 ] || workers=8
 
 ! asked install || run install "$root/deploy/gpu/install.sh" "$wheels" "$venv" || failed=1
-! asked doctor || run doctor "$python" -m sextet doctor || failed=1
+! asked doctor || run doctor "$python" -m sextet doctor --device "$device" || failed=1
 if asked models; then measure models & making=$!; fi
 ! asked tests || gpu_tests tests "gpu and not cluster" $workers tests || failed=1
 ! asked models || wait "$making" || failed=1

@@ -9,13 +9,19 @@ from deployments.doctor.finding import Finding, Report
 from deployments.doctor.machine import Capacity, machine
 from deployments.doctor.software import software
 from deployments.ingress.config import ConnectionLimits
-from pipelines.errors import SextetError
-from pipelines.runtime.providers import Device
+from pipelines.errors import ConfigurationError, SextetError
+from pipelines.misfit import nearest
+from pipelines.runtime.providers import PROVIDERS, Device
 
 
-def examine(path: Path | None) -> Report:
-    """Look at everything; starts nothing that lasts. Without `path`, only at the machine."""
-    cluster, refusal = None, Finding(SECTION, "file", "none was named, and there is no cluster.yaml here", "note")
+def examine(path: Path | None, device: Device | None = None) -> Report:
+    """Look at everything; starts nothing that lasts. Without `path`, only at the machine.
+
+    `device` is asked for beside those of the file. Raises ConfigurationError for one that does not exist.
+    """
+    if device is not None and device not in PROVIDERS:
+        raise ConfigurationError(f"--device is {device!r}{nearest(device, PROVIDERS)}; allowed: {', '.join(PROVIDERS)}")
+    cluster, refusal = None, Finding(SECTION, "file", "none was looked at", "note", "sextet doctor cluster.yaml")
     if path is not None:
         try:
             cluster = Cluster.read(path)
@@ -23,7 +29,7 @@ def examine(path: Path | None) -> Report:
             refusal = Finding(SECTION, "file", str(error), "error", facts={"path": str(path)})
     capacity = Capacity.read(Cgroup())
     connections = cluster.connections if cluster else ConnectionLimits()
-    asked: set[Device] = {"cpu"}
+    asked: set[Device] = {"cpu", device or "cpu"}
     if cluster is not None:
         asked |= {config.device for config in cluster.tasks.values()}
     return Report(

@@ -119,5 +119,8 @@ def middlewares() -> list[Middleware]:
     import ray
     from ray.serve._private import http_util
 
-    listen_on_node_address(http_util, ray.util.get_node_ip_address())
+    # Where the controller, and with it every ingress, looks for this node: a process may find another address of it.
+    node = ray.get_runtime_context().get_node_id()
+    (address,) = (one["NodeManagerAddress"] for one in ray.nodes() if one["NodeID"] == node)
+    listen_on_node_address(http_util, address)
     return [Middleware(RenameDeadline), Middleware(FromIngress, shared_secret())]

@@ -48,20 +48,19 @@ INTERACTIVE_S = 1.0  # a worker stays free of bulk so long after another request
 
 @dataclass(eq=False, slots=True)
 class _Request(Generic[RowT, OutputT]):
-    """One call of `submit`. `bulk`: it leaves a worker free for short requests. `behind`: its class is bulk, and all
-    others go before it. `departed_at` is the time at which it was answered, failed or left."""
+    """One call of `submit`. `bulk`: it leaves a worker free for short requests. `backlog` is that of its class."""
 
     done: asyncio.Future[None]
     outputs: list[OutputT | None]
+    backlog: Backlog
     rows: list["_Waiting[RowT, OutputT]"] = field(default_factory=list)
     batch_sizes: list[int] = field(default_factory=list)
     submitted_at: float = field(default_factory=time.perf_counter)
     started_at: float = math.nan
     unanswered: int = 0
     bulk: bool = False
-    behind: bool = False
     waiting: int = 0
-    departed_at: float | None = None
+    departed_at: float | None = None  # answered, failed or left
 
 
 @dataclass(eq=False, slots=True)
@@ -128,8 +127,6 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         # Real over predicted seconds; None until a batch has ended.
         self._drift: float | None = 1.0 if cost is not UNMEASURED else None
         self._batch_s = 0.0  # moving average of the real seconds of a batch
-        self._row_s = 0.0  # moving average of the seconds from one batch's end to the next one's, per row
-        self._saturated_at: float | None = None  # when the last batch ended, if rows waited then
 
     @property
     def is_busy(self) -> bool:
@@ -153,16 +150,9 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         """
         if self._drift is None or not self.is_busy:
             return 0.0
-        before_s = self._before_s(self._backlog, rows)
-        if bulk:
-            before_s = self._backlog.work_s + self._before_s(self._bulk_backlog, rows)
-        before_s = before_s / (1 - SATURATED) + self._running_s / 2
-        return self._drift * before_s / self.config.concurrency
-
-    def _before_s(self, backlog: Backlog, rows: Sequence[RowT]) -> float:
-        if not backlog.has_lists:
-            return backlog.work_s
-        return backlog.before_s(sum(self.cost.row_s(row.n_tokens) for row in rows))
+        own_s = sum(self.cost.row_s(row.n_tokens) for row in rows)
+        before_s = self._backlog.work_s + self._bulk_backlog.before_s(own_s) if bulk else self._backlog.before_s(own_s)
+        return self._drift * self._until_done_s(before_s, self._running_s)
 
     def expected_s(self, rows: Sequence[RowT] = (), *, bulk: bool = False) -> float:
         """The wait, and then the time of a batch as recent ones took it, or of all rows where those take longer."""
@@ -174,12 +164,13 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
     @property
     def work_s(self) -> float:
         waiting_s = self._backlog.work_s + self._bulk_backlog.work_s
-        before_s = waiting_s / (1 - SATURATED) + self._running_s / 2
-        return (self._drift or 0.0) * before_s / self.config.concurrency
+        return (self._drift or 0.0) * self._until_done_s(waiting_s, self._running_s)
 
     @property
     def row_s(self) -> float:
-        return self._row_s
+        """The mean of the rows that wait: of a list, one row goes before a new request."""
+        waiting_s = (self._drift or 0.0) * self._until_done_s(self._backlog.work_s, 0.0)
+        return waiting_s / self._backlog.rows if self._backlog.rows else 0.0
 
     async def submit(
         self, rows: Sequence[RowT], deadline: float | None = None, *, bulk: bool = False
@@ -227,7 +218,8 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         self.admit(rows, deadline, None if deadline is None else loop.time(), bulk=bulk)
         if len(self._workers) < self.config.concurrency:
             self._start_workers()
-        request: _Request[RowT, OutputT] = _Request(loop.create_future(), [None] * len(rows), behind=bulk)
+        backlog = self._bulk_backlog if bulk else self._backlog
+        request: _Request[RowT, OutputT] = _Request(loop.create_future(), [None] * len(rows), backlog)
         if not rows:
             request.done.set_result(None)
             return request
@@ -242,7 +234,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             request.rows.append(_Waiting(request, index, row, n_tokens, cost_s, tag + work_s, number))
             work_s, tokens = work_s + cost_s, tokens + n_tokens
         request.unanswered = request.waiting = len(rows)
-        self._backlog_of(request).put(request, len(rows), tokens, work_s)
+        request.backlog.put(request, len(rows), tokens, work_s)
         request.bulk = bulk or (len(rows) > 1 and work_s * (self._drift or 1.0) > BULK_S)
         if not request.bulk:
             self._interactive_at = request.submitted_at
@@ -250,13 +242,10 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         self._dispatch()
         return request
 
-    def _backlog_of(self, request: _Request[RowT, OutputT]) -> Backlog:
-        return self._bulk_backlog if request.behind else self._backlog
-
     def _take(self, rows: Sequence[_Waiting[RowT, OutputT]]) -> None:
         """Remove rows from the queue, except those that have left it already."""
         for one in self._waiting.discard(rows):
-            self._backlog_of(one.request).take(one.request, one.n_tokens, one.cost_s)
+            one.request.backlog.take(one.request, one.n_tokens, one.cost_s)
             one.request.waiting -= 1
 
     def _leave(self, request: _Request[RowT, OutputT]) -> None:
@@ -286,8 +275,8 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             size = self.config.max_batch_size
             span = size if self.cost.packed else BATCHES_AHEAD * size
             ahead = () if len(self._waiting) == 1 else islice(self._waiting, span)
-            behind = first.request.behind  # a bulk row that joined others would delay them
-            others = [one for one in ahead if one is not first and one.request.behind == behind]
+            backlog = first.request.backlog  # a bulk row that joined others would delay them
+            others = [one for one in ahead if one is not first and one.request.backlog is backlog]
             rows = cut(first, others, len(self._waiting), self.config, self.cost)
             company_s = self._company_s(rows)
             if company_s > 0:
@@ -315,6 +304,10 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         if first is None:
             asyncio.get_running_loop().call_later(INTERACTIVE_S - quiet_s, self._dispatch)
         return first
+
+    def _until_done_s(self, waiting_s: float, running_s: float) -> float:
+        """Predicted for that much waiting work, and for running batches, which count half: their mean remainder."""
+        return (waiting_s / (1 - SATURATED) + running_s / 2) / self.config.concurrency
 
     def _company_s(self, rows: list[_Waiting[RowT, OutputT]]) -> float:
         """Seconds that a batch of all waiting rows, with room for more, still waits for further rows."""
@@ -367,7 +360,6 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         return outputs
 
     def _ended(self, batch: _Batch[RowT, OutputT], outcomes: Sequence[OutputT | Exception]) -> None:
-        self._measure_row(len(batch.rows))
         is_crowded = self.is_busy
         self._running.discard(batch)
         self._running_s = self._running_s - batch.predicted_s if self._running else 0.0
@@ -395,14 +387,6 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         self._on_batch(BatchReport(len(lengths), sum(lengths), 0, padded, queue_s, inference_s))
         if not self._running and not self._waiting:
             self._idle.set()
-
-    def _measure_row(self, rows: int) -> None:
-        """A batch of `rows` has ended. While rows wait, the time since the last end is what this batch took of all."""
-        ended_at = time.perf_counter()
-        if self._saturated_at is not None:
-            row_s = (ended_at - self._saturated_at) / rows
-            self._row_s = DRIFT_MEMORY * self._row_s + (1 - DRIFT_MEMORY) * row_s if self._row_s else row_s
-        self._saturated_at = ended_at if self._waiting else None
 
     def _learn(self, learned: LearnedCost, batch: Measurement) -> None:
         if learned.note(batch):

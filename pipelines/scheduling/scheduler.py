@@ -153,11 +153,6 @@ class Backlog:
         if not self.tokens:
             self.work_s = 0.0  # drops rounding errors
 
-    @property
-    def has_lists(self) -> bool:
-        """Whether a request with several rows waits; else all of `work_s` goes before a new request."""
-        return bool(self._requests)
-
     def before_s(self, own_s: float) -> float:
         """Seconds of other requests' work that go before the last of `own_s` seconds of a request that arrives now.
 
@@ -219,9 +214,12 @@ class Scheduler(ABC, Generic[RowT, OutputT]):
         """Predicted seconds until everything that is admitted is answered, if nothing else arrived."""
 
     @property
-    @abstractmethod
     def row_s(self) -> float:
-        """Measured seconds between the ends of two rows while others wait; 0.0 before any did."""
+        """Predicted seconds by which each request inside delays a new one now; 0.0 where none waits, or nobody knows.
+
+        Of sequences in slots nobody does: which of them go before a new one follows from what they have used.
+        """
+        return 0.0
 
     @abstractmethod
     async def submit(

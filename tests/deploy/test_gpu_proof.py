@@ -63,6 +63,15 @@ def test_a_phase_whose_time_is_over_is_stopped_in_order(tmp_path: Path) -> None:
     assert generators[1] == "0"
 
 
+def test_the_phase_doctor_looks_at_the_device_and_at_no_cluster_yaml(tmp_path: Path) -> None:
+    ended = prove("--venv", sys.prefix, "--output", tmp_path / "out", "--device", "cpu", "doctor")
+
+    assert ended.returncode == 0, ended.stdout
+    log = (tmp_path / "out" / "log.txt").read_text(encoding="utf-8")
+    assert "computes (CPUExecutionProvider)" in log
+    assert "text-classification" not in log
+
+
 def test_everything_is_one_exit_status(tmp_path: Path) -> None:
     venv = environment(tmp_path / "venv", "*gpu\\ report*) echo 'gpu_parity missed'; exit 1")
     common = ("--venv", venv, "--output", tmp_path / "out", "--quick")

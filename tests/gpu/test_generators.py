@@ -16,10 +16,10 @@ from pipelines.generation.decoding.config import GenerationConfig
 from pipelines.generation.decoding.request import DecodeRequest
 from pipelines.generation.decoding.sampling import Sampler
 from pipelines.generation.open import open_engine
-from pipelines.generation.slots import captured_steps
 from pipelines.generation.slots.causal import CausalSlots
 from pipelines.generation.slots.config import SlotsConfig
-from pipelines.generation.slots.device_logits import DeviceLogits
+from pipelines.generation.slots.device import captured_steps
+from pipelines.generation.slots.device.logits import DeviceLogits
 from pipelines.generation.slots.engine import SlotEngine
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import InferenceSession, SessionConfig

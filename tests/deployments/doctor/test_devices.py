@@ -48,7 +48,7 @@ def test_driver_gpus_and_libraries_are_a_line_each(tmp_path: Path) -> None:
         PAGE, libraries=driver(tmp_path / "driver", cuda=13000, gpus=2), packages=site, CUDA_VISIBLE_DEVICES="1"
     )
     assert lines.splitlines()[1:] == [
-        "error: cuda: the NVIDIA driver runs CUDA 13.0 at most; install one for CUDA 913.0",
+        "error: cuda: the NVIDIA driver 580.65.06 runs CUDA 13.0 at most; install one for CUDA 913.0",
         "note: tensorrt: this onnxruntime has only CUDAExecutionProvider, CPUExecutionProvider: onnxruntime 913.0 "
         "is built without tensorrt; pip uninstall -y onnxruntime, then pip install 'sextet[serve,gpu]'",
         "ok: driver: NVIDIA 580.65.06, for CUDA up to 13.0",

@@ -12,7 +12,7 @@ import sextet
 from deployments.doctor.examine import examine
 from deployments.doctor.finding import Finding, Report
 from tests.artifacts import write_artifact
-from tests.deployments.doctor.test_cluster import write
+from tests.deployments.doctor.test_cluster import without_cuda, write
 
 
 def doctor(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
@@ -57,10 +57,32 @@ def test_without_a_file_only_the_machine_is_looked_at(
     monkeypatch.chdir(tmp_path)
     code, page = doctor(capsys)
     assert code == 0
-    assert "none was named, and there is no cluster.yaml here" in page
+    assert "none was looked at; sextet doctor cluster.yaml" in page
     write_artifact(tmp_path / "model")
     write(tmp_path, {"model": "model"})
     assert "cluster.yaml, tasks: 1" in doctor(capsys)[1], "that of the folder is taken"
+
+
+def test_a_device_alone_is_asked_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cluster.yaml").write_text("not looked at", encoding="utf-8")
+    assert doctor(capsys, "--device", "cpu")[0] == 0
+    with pytest.raises(SystemExit) as refused:
+        sextet.main(["doctor", "--device", "cud"])
+    line = "sextet: --device is 'cud' (did you mean 'cuda'?); allowed: cpu, cuda, tensorrt"
+    assert refused.value.code == line
+
+
+@without_cuda
+def test_a_device_that_does_not_compute_is_exit_code_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, page = doctor(capsys, "--device", "tensorrt")
+    assert code == 1
+    assert page.splitlines()[-1].startswith("1 error, ")
 
 
 def test_a_file_that_does_not_exist_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -113,7 +113,7 @@ def test_a_damaged_library_and_an_old_driver_are_named(packages: Path, tmp_path:
     assert line == (
         f"device is 'cuda', but libtestblas.so.913 ({wheel}: file too short) cannot be loaded: "
         "pip install 'sextet[serve,gpu]' brings CUDA 913; "
-        "the NVIDIA driver runs CUDA 12.4 at most; install one for CUDA 913.0"
+        "the NVIDIA driver 580.65.06 runs CUDA 12.4 at most; install one for CUDA 913.0"
     )
 
 

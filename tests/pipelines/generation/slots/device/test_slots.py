@@ -19,7 +19,7 @@ from pipelines.generation.decoding.request import DecodeRequest
 from pipelines.generation.plain.engine import PlainEngine
 from pipelines.generation.slots.causal import CausalSlots
 from pipelines.generation.slots.config import SlotsConfig
-from pipelines.generation.slots.device_logits import DeviceLogits
+from pipelines.generation.slots.device.logits import DeviceLogits
 from pipelines.generation.slots.engine import SlotEngine
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import NOT_CAPTURED, InferenceSession, SessionConfig

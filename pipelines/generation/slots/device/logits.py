@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 from pipelines.generation.decoding.step_logits import Best, RankedLogits
-from pipelines.generation.slots.device_draw import draw_graph, layout
+from pipelines.generation.slots.device.draw import draw_graph, layout
 from pipelines.runtime.session import InferenceSession, SessionConfig
 from pipelines.runtime.small_graph import Node, Port, small_graph
 
