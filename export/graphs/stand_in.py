@@ -6,6 +6,7 @@ result again. All other nodes of the graph stay as they are.
 
 from pathlib import Path
 
+from export.graphs.graph import save
 from export.graphs.packed import OPERATOR
 
 _DOMAIN = "sextet"
@@ -93,4 +94,4 @@ def write_stand_in(packed: Path, graph: Path) -> None:
             node.domain = _DOMAIN
     model.functions.append(parser.parse_function(_FUNCTION))
     model.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
-    onnx.save(model, graph)
+    save(model, graph)
