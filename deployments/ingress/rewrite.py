@@ -67,6 +67,8 @@ class Lines:
     """Of the section `defaults`: what holds for every frontend and every backend."""
     frontend: tuple[str, ...] = ()
     """Before Ray's rules of the HTTP frontend: paths are as clients sent them."""
+    grpc: tuple[str, ...] = ()
+    """Before Ray's rules of the gRPC frontend, where there is one."""
     application: tuple[str, ...] = ()
     """After `frontend` and the aliases, once for each application but the one at `/`: paths are the application's."""
     backend: tuple[str, ...] = ()
@@ -131,6 +133,11 @@ def rewrite(text: str, settings: Settings, node: str, secret: str = "none") -> s
     ]
     rules = [*lines.frontend, *_alias_rules(prefixes, settings.aliases), *of_applications]
     sections[PUBLIC[0]] = _frontend(sections[PUBLIC[0]], settings, _indented(rules))
+    if PUBLIC[1] in sections:
+        at = next((number for number, line in enumerate(sections[PUBLIC[1]]) if _is("mode http", line)), None)
+        if at is None:
+            raise RewriteError(f"section '{PUBLIC[1]}' has no 'mode http'")
+        sections[PUBLIC[1]][at + 1 : at + 1] = _indented(lines.grpc)
     sections[NOWHERE] = _indented(lines.nowhere) or sections[NOWHERE]
     if not prefixes:  # HAProxy has just started and knows no application yet: nothing is known to be missing
         sections[NOWHERE] = ["    http-request deny deny_status 503\n"]
