@@ -1,13 +1,10 @@
-"""Guard: replicas answer the ingresses of their own cluster alone, and listen where only machines of it can reach them.
+"""Guard: replicas answer the ingresses of their own cluster alone, wherever they listen.
 
 HAProxy adds a secret to every request (deployments/ingress/secret.py). Ray Serve gives `http_options.host` to the
-servers of replicas, too: where that is every interface, they listen on the node's own address instead.
+servers of replicas, too: under `ray start` they may listen on every interface.
 """
 
 import hmac
-import socket
-from types import SimpleNamespace
-from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -16,7 +13,6 @@ from deployments.http.request import SECRET_HEADER
 
 OPEN_PATHS = ("/-/healthz", "/-/routes")
 """What HAProxy's health checks ask, of Ray Serve and not of an application."""
-EVERY_INTERFACE = ("0.0.0.0", "::", "")
 _SECRET = SECRET_HEADER.encode()
 
 
@@ -40,16 +36,3 @@ class FromIngress:
                 await Failure.of(error).response()(scope, receive, send)
                 return
         await self._app(scope, receive, send)
-
-
-def listen_on_node_address(http_util: Any, address: str) -> None:
-    """Let the servers that Ray Serve's module `http_util` starts from now on listen on `address` where they were told
-    every interface. Ray Serve has no setting for it.
-    """
-
-    class NodeSocket(socket.socket):
-        def bind(self, given: Any) -> None:
-            host, *rest = given
-            super().bind((address, *rest) if host in EVERY_INTERFACE else given)
-
-    http_util.socket = SimpleNamespace(**vars(socket) | {"socket": NodeSocket})

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.http.arrival import waited_s
 from deployments.http.errors import Failure
-from deployments.http.guard import FromIngress, listen_on_node_address
+from deployments.http.guard import FromIngress
 from deployments.http.request import DEADLINE_HEADER, HIDDEN_DEADLINE_HEADER
 from deployments.ingress.secret import shared_secret
 from pipelines.errors import DeadlineExceededError
@@ -116,11 +116,4 @@ def _is_utf8(value: bytes) -> bool:
 
 def middlewares() -> list[Middleware]:
     """Serve calls this in every process that serves HTTP."""
-    import ray
-    from ray.serve._private import http_util
-
-    # Where the controller, and with it every ingress, looks for this node: a process may find another address of it.
-    node = ray.get_runtime_context().get_node_id()
-    (address,) = (one["NodeManagerAddress"] for one in ray.nodes() if one["NodeID"] == node)
-    listen_on_node_address(http_util, address)
     return [Middleware(RenameDeadline), Middleware(FromIngress, shared_secret())]

@@ -2,14 +2,13 @@
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
-from deployments.http.guard import FromIngress, listen_on_node_address
+from deployments.http.guard import FromIngress
 from deployments.ingress.secret import shared_secret
 from tests.deployments.ingress.running import running
 
@@ -81,19 +80,3 @@ def test_a_replica_answers_the_ingress_and_the_application_never_sees_the_secret
         assert (response.status_code, response.json()["error_type"]) == (403, "unauthorized")
     assert asked("s", "/-/healthz").status_code == 200
     assert asked("", x_sextet_ingress="none").status_code == 200
-
-
-def test_servers_of_ray_that_were_told_every_interface_listen_on_the_address_of_the_node() -> None:
-    import socket
-    from types import SimpleNamespace
-
-    module: Any = SimpleNamespace(socket=socket)
-    listen_on_node_address(module, "127.0.0.7")
-    found = []
-    for host in ("0.0.0.0", "127.0.0.1"):
-        with module.socket.socket(module.socket.AF_INET, module.socket.SOCK_STREAM) as server:
-            server.bind((host, 0))
-            found.append(server.getsockname()[0])
-
-    assert found == ["127.0.0.7", "127.0.0.1"]
-    assert socket.socket is not module.socket.socket  # nobody else's sockets
