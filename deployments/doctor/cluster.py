@@ -1,6 +1,7 @@
 """What a cluster.yaml asks of this machine, and whether it fits: ports, artifacts, CPUs, GPUs, memory."""
 
 import importlib.util
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from deployments.doctor.demand import Demand, cpus, demands, gpu_shares
 from deployments.doctor.finding import CLUSTER, Finding, gib
 from deployments.doctor.machine import Capacity
 from deployments.doctor.memory import memory, weights_bytes
+from deployments.ingress.access import OPEN_VARIABLE
 from deployments.ingress.config import ConnectionLimits, IngressConfig
 from pipelines.errors import SextetError
 from pipelines.runtime.artifact import MANIFEST_NAME, ModelArtifact
@@ -29,15 +31,17 @@ _STORES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 class Cluster:
     """A cluster.yaml that Ray Serve would take, its paths absolute."""
 
-    path: Path
-    content: Mapping[str, Any]
+    launch: Launch
+    content: dict[str, Any]
     tasks: Mapping[str, TaskConfig]
     connections: ConnectionLimits
 
     @classmethod
     def read(cls, path: Path) -> "Cluster":
         """Raises a SextetError, as `sextet serve` would before it starts anything."""
-        content = Launch(path, None, None, lambda _line: None).content()
+        is_open = os.environ.get(OPEN_VARIABLE) == "1"
+        launch = Launch(path, None, None, lambda _line: None, open_to_everybody=is_open)
+        content = launch.content()
         tasks, connections = task_configs(content), IngressConfig.of(content, path.parent).limits
         try:
             from deployments.cluster.rollout import validated
@@ -45,11 +49,12 @@ class Cluster:
             pass  # Ray is missing, which is an error of its own
         else:
             validated(content)
-        return cls(path, content, tasks, connections)
+        return cls(launch, content, tasks, connections)
 
     def findings(self, capacity: Capacity, gpus: Sequence[Gpu]) -> Iterator[Finding]:
         """Everything about the file but its devices."""
-        yield Finding(CLUSTER, "file", f"{self.path}, tasks: {len(self.tasks)}", facts={"path": str(self.path)})
+        path = self.launch.cluster
+        yield Finding(CLUSTER, "file", f"{path}, tasks: {len(self.tasks)}", facts={"path": str(path)})
         yield from self._ports()
         artifacts: dict[str, ModelArtifact] = {}
         for task, config in self.tasks.items():
@@ -69,6 +74,7 @@ class Cluster:
             yield Finding(CLUSTER, "port", str(error), "error", facts=facts)
         else:
             yield Finding(CLUSTER, "port", f"{port} of {host} is free", facts=facts)
+            yield self._ingress()
         grpc = self.content.get("grpc_options") or {}
         if grpc.get("grpc_servicer_functions"):  # without them, Ray Serve opens no port for gRPC
             port = grpc.get("port", GRPC_PORT)
@@ -82,6 +88,17 @@ class Cluster:
             text = f"{METRICS_PORT} is taken ({', '.join(found)}): `sextet serve` prints the port that it takes instead"
             yield Finding(CLUSTER, "metrics port", text, "note", facts={"port": METRICS_PORT, "listeners": found})
 
+    def _ingress(self) -> Finding:
+        """What guards it, and whether its files are there."""
+        try:
+            ingress = self.launch.ingress(self.content)
+        except SextetError as error:
+            return Finding(CLUSTER, "ingress", str(error), "error")
+        facts = {"tls": ingress.tls is not None, "keys": ingress.keys is not None}
+        return Finding(
+            CLUSTER, "ingress", ", ".join(f"{'' if on else 'no '}{what}" for what, on in facts.items()), facts=facts
+        )
+
     def _artifact(self, task: str, config: TaskConfig, artifacts: dict[str, ModelArtifact]) -> Finding:
         """Opens it into `artifacts`, which takes as long as reading its files."""
         facts = {"task": task, "model": config.model, "device": config.device}
@@ -93,7 +110,7 @@ class Cluster:
             return Finding(CLUSTER, task, f"{config.model} needs {missing}", "error", f"pip install {missing}", facts)
         if config.source is not None and not (Path(config.model) / MANIFEST_NAME).exists():
             text = f"{config.model} is to be built from {config.source.checkpoint}"
-            return Finding(CLUSTER, task, text, "error", f"sextet export --all {self.path}", facts)
+            return Finding(CLUSTER, task, text, "error", f"sextet export --all {self.launch.cluster}", facts)
         try:
             artifact = ModelArtifact.open(config.model, task=task, allow_unverified=config.allow_unverified)
             artifact.check_device(config.device)

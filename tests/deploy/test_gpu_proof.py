@@ -89,7 +89,7 @@ def test_everything_is_one_exit_status(tmp_path: Path) -> None:
     [
         (["--device", "tpu"], "device is tpu; allowed: cuda, cpu"),
         (["install"], "install needs --wheels"),
-        (["encoder"], "no phase or option is named encoder; phases: install models tests doctor"),
+        (["encoder"], "no phase or option is named encoder; phases: install models tests cluster"),
         (["--seconds", "soon"], "seconds is soon; allowed: a positive number"),
         (["--output"], "--output needs a value"),
     ],

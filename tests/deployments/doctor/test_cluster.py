@@ -139,6 +139,22 @@ def test_a_port_that_is_taken_is_an_error_that_names_who_has_it(tmp_path: Path) 
     assert taken.facts["listeners"] == [f"{Path('/proc/self/comm').read_text().strip()}, pid {os.getpid()}"]
 
 
+def test_an_ingress_that_nothing_guards_is_refused_as_serve_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_artifact(tmp_path / "model")
+    path = write(tmp_path, {"model": "model"})
+    assert (found(path)["ingress"].level, found(path)["ingress"].text) == ("ok", "no tls, no keys")
+    cluster = read_yaml(path)
+    cluster["http_options"]["host"] = "0.0.0.0"
+    path.write_text(yaml.safe_dump(cluster), encoding="utf-8")
+    unguarded = found(path)["ingress"]
+    assert unguarded.level == "error"
+    assert unguarded.text.startswith("the ingress would listen on 0.0.0.0 without keys; set")
+    monkeypatch.setenv("SEXTET_OPEN_TO_EVERYBODY", "1")
+    assert found(path)["ingress"].level == "ok"
+
+
 def test_the_port_of_grpc_is_looked_at_where_grpc_is_served(tmp_path: Path) -> None:
     write_artifact(tmp_path / "model")
     path = write(tmp_path, {"model": "model"})
