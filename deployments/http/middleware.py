@@ -16,7 +16,9 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.http.errors import Failure
+from deployments.http.guard import FromIngress
 from deployments.http.request import DEADLINE_HEADER, HIDDEN_DEADLINE_HEADER, waited_s
+from deployments.ingress.secret import shared_secret
 from pipelines.errors import DeadlineExceededError
 
 GRACE_S = 0.5  # a replica answers at the deadline, with timings; without a replica the answer comes this much later
@@ -113,4 +115,4 @@ def _is_utf8(value: bytes) -> bool:
 
 def middlewares() -> list[Middleware]:
     """Serve calls this in every process that serves HTTP."""
-    return [Middleware(RenameDeadline)]
+    return [Middleware(RenameDeadline), Middleware(FromIngress, shared_secret())]
