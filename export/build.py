@@ -24,6 +24,7 @@ from export.graphs.convert import Graphs, check_task, convert, map_to_unknown, m
 from export.graphs.graph import share_weights
 from export.graphs.optimize import check_options, default_level, optimize, supports
 from export.graphs.packed import convert_to_packed
+from export.graphs.stand_in import agrees
 from export.parity.generation import fault_of_slots
 from export.parity.samples import TEXTS
 from export.parity.validate import validate
@@ -126,7 +127,7 @@ def _build(
         (finished / "generation_config.json").write_text(model.generation_config.to_json_string(), encoding="utf-8")
     written = write_tokenizer(tokenizer, model, finished)
     progress(f"converting {checkpoint.name} ({model.config.model_type}) to ONNX")
-    is_packed = _may_be_packed(args) and convert_to_packed(model, work / "model.onnx")
+    is_packed = _may_be_packed(args) and _pack(model, work / "model.onnx")
     if is_packed:
         graphs, cache = {"model": work / "model.onnx"}, "plain"
     else:
@@ -252,6 +253,16 @@ def _need_slots(args: ExportArgs, reason: str) -> None:
 def _may_be_packed(args: ExportArgs) -> bool:
     """Whether an encoder may have packed rows: the fused kernels of packed attention are for fp16 on CUDA."""
     return not TASKS[args.task].generates and args.device == "cuda" and args.precision == "fp16"
+
+
+def _pack(model: Any, graph: Path) -> bool:
+    """Write the packed graph of a model whose attention has the usual form; else False, and no file."""
+    if not convert_to_packed(model, graph):
+        return False
+    if not agrees(graph, model):
+        graph.unlink()
+        return False
+    return True
 
 
 def _level(args: ExportArgs, architecture: str, cache: str) -> str | None:

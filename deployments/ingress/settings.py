@@ -4,12 +4,12 @@ from pathlib import Path
 
 from deployments.ingress.access import access
 from deployments.ingress.aliases import aliases
-from deployments.ingress.config import IngressConfig
+from deployments.ingress.config import IngressConfig, TlsConfig
 from deployments.ingress.drain import draining
 from deployments.ingress.limits import connections, limits
+from deployments.ingress.node import CERTIFICATE
 from deployments.ingress.overload import overload
 from deployments.ingress.rewrite import Settings
-from deployments.ingress.tls import bind_options
 
 
 def settings(config: IngressConfig, folder: Path, address: str = "") -> Settings:
@@ -20,4 +20,17 @@ def settings(config: IngressConfig, folder: Path, address: str = "") -> Settings
     # Who is refused for overload sends no body, so that comes before `limits`, which wait for it.
     lines = connections(config.limits) + overload() + limits(config.limits, folder) + access(config) + draining()
     certificate = (config.tls.certificate, config.tls.key) if config.tls is not None else ()
-    return Settings(lines, aliases(), address, bind_options(config.tls), config.keys or "", certificate)
+    return Settings(lines, aliases(), address, _bind_options(config.tls), config.keys or "", certificate)
+
+
+def _bind_options(config: TlsConfig | None) -> str:
+    """How the HTTP frontend encrypts, and whom it asks for a certificate; empty where it speaks plain HTTP.
+
+    The certificate is node.py's copy.
+    """
+    if config is None:
+        return ""
+    options = f"ssl crt {CERTIFICATE} alpn h2,http/1.1 ssl-min-ver TLSv1.2"
+    if config.client_ca is not None:
+        options += f' ca-file "{config.client_ca}" verify {config.client_certificates}'
+    return options
