@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count, islice
@@ -87,9 +88,7 @@ class _Waiting(Generic[RowT, OutputT]):
 @dataclass(eq=False, slots=True)
 class _Batch(Generic[RowT, OutputT]):
     """Rows in a worker thread. `bulk`: its first row belongs to a bulk request; `crowded`: no worker was free after it.
-
-    `forward_s` is the time of the forward, 0.0 until it has ended without an error.
-    """
+    `forward_s` is the time of the forward, 0.0 until it has ended without an error."""
 
     rows: list[_Waiting[RowT, OutputT]]
     predicted_s: float
@@ -142,7 +141,6 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
 
     @property
     def running_batches(self) -> int:
-        """Batches in worker threads now."""
         return len(self._running)
 
     @property
@@ -152,10 +150,8 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         return elapsed_s(min(abandoned)) if abandoned else 0.0
 
     def expected_wait_s(self, rows: Sequence[RowT] = (), *, bulk: bool = False) -> float:
-        """Predicted by the cost model, corrected by its past errors. Running batches count half: their mean remainder.
-
-        Of a request with several waiting rows, the fair share that goes before the last of `rows` counts.
-        """
+        """By the cost model, corrected by its past errors. Running batches count half: their mean remainder; of a list
+        that waits, the fair share that goes before the last of `rows`."""
         if self._drift is None or not self.is_busy:
             return 0.0
         own_s = sum(self.cost.row_s(row.n_tokens) for row in rows)
@@ -345,10 +341,8 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
                 outcomes = [error] * len(batch.rows)
             else:
                 outcomes = [self._alone(one) for one in batch.rows]
-        try:
+        with suppress(RuntimeError):  # the loop is closed: no request waits
             loop.call_soon_threadsafe(self._ended, batch, outcomes)
-        except RuntimeError:  # the loop is closed: no request waits
-            return
 
     def _alone(self, one: _Waiting[RowT, OutputT]) -> OutputT | Exception:
         if one.request.departed_at is not None:
@@ -375,10 +369,10 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         self._dispatch()
         inference_s = elapsed_s(batch.started_at)
         for one, outcome in zip(batch.rows, outcomes, strict=True):
-            request = one.request
             if isinstance(outcome, Exception):
-                self._fail(request, outcome)
+                self._fail(one.request, outcome)
                 continue
+            request = one.request
             request.outputs[one.index] = outcome
             request.unanswered -= 1
             if not request.unanswered and not request.done.done():
@@ -392,9 +386,9 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         if learned is not None and counts and learned.note(Measurement(*self.cost.shape(lengths), batch.forward_s)):
             self.cost, self._drift = learned.model, 1.0
         queue_s = batch.started_at - batch.rows[0].request.submitted_at
-        padded = self.cost.padded_tokens(lengths)
-        self._on_batch(BatchReport(len(lengths), sum(lengths), 0, padded, queue_s, inference_s))
-        if not self._running and not self._waiting:
+        n_padded = self.cost.padded_tokens(lengths)
+        self._on_batch(BatchReport(len(lengths), sum(lengths), 0, n_padded, queue_s, inference_s))
+        if not (self._running or self._waiting):
             self._idle.set()
 
 
