@@ -300,7 +300,8 @@ def test_a_request_that_has_not_reached_the_queue_yet_outlives_a_change_too(mode
         yield b'["a", "b"]}'
 
     async def ask(client: httpx.AsyncClient) -> httpx.Response:
-        inside = asyncio.create_task(client.post(f"/{TASK}", content=body()))
+        declared = {"content-type": "application/json"}
+        inside = asyncio.create_task(client.post(f"/{TASK}", content=body(), headers=declared))
         old = server._now
         while not old.inside:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
