@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from export.graphs.convert import convert
 from export.graphs.slot_attention import describe
 from export.graphs.slot_graph import convert_to_slots, obstacle
 from export.parity.generation import PromptSlots, fault_of_slots, torch_answer
@@ -150,6 +151,30 @@ def test_tracing_leaves_transformers_and_torch_as_they_were(tmp_path: Path) -> N
         assert obstacle(model) is None
         convert_to_slots(model, tmp_path / "model.onnx")
         torch.testing.assert_close(model(torch.arange(5, 25)[None]).logits, before)
+
+
+def test_a_model_whose_own_code_fails_leaves_transformers_as_it_was() -> None:
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    functions = set(ALL_ATTENTION_FUNCTIONS)
+    fails = AutoConfig.for_model("bamba", vocab_size=300, **GROUPED)
+    for model in (tiny("llama"), AutoModelForCausalLM.from_config(fails).eval()):
+        implementation = model.config._attn_implementation
+        found = obstacle(model)
+        assert (found is None) == (model.config.model_type == "llama")
+        assert set(ALL_ATTENTION_FUNCTIONS) == functions
+        assert model.config._attn_implementation == implementation
+
+
+def test_what_torch_cannot_export_fails_without_a_word_on_stdout(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("apertus", vocab_size=300, **GROUPED)).eval()
+
+    with pytest.raises(Exception, match="expm1"):
+        convert(model, "text-generation", tmp_path, "slots")
+
+    assert capfd.readouterr().out == ""
 
 
 def test_a_graph_that_keeps_what_only_the_example_does_is_found(
