@@ -31,6 +31,7 @@ GEMMA = WINDOWED | {"head_dim": 32, "query_pre_attn_scalar": 16}
 FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "arcee": GROUPED,
     "cohere": GROUPED,
+    "cohere2": WINDOWED | {"layer_types": ["sliding_attention", "full_attention"]},
     "ernie4_5": GROUPED,
     "exaone4": WINDOWED | {"layer_types": ["sliding_attention", "full_attention"]},
     "falcon": WIDE | {"alibi": False, "multi_query": True},
@@ -63,7 +64,7 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "stablelm": GROUPED | {"hidden_size": 128, "partial_rotary_factor": 0.5},
     "starcoder2": WINDOWED,
 }  # fmt: skip
-ROTATED_BY_THE_MODEL = ("gemma3_text", "smollm3", "exaone4", "gpt_neox", "olmo3", "phi", "hunyuan_v1_dense")
+ROTATED_BY_THE_MODEL = ("gemma3_text", "smollm3", "exaone4", "gpt_neox", "olmo3", "phi", "hunyuan_v1_dense", "cohere2")
 
 
 def tiny(architecture: str, **changes: Any) -> Any:
@@ -145,12 +146,14 @@ def test_an_architecture_that_attends_otherwise_is_an_obstacle_in_one_line(
 
 
 def test_tracing_leaves_transformers_and_torch_as_they_were(tmp_path: Path) -> None:
+    repeat = torch.repeat_interleave, torch.Tensor.repeat_interleave
     for architecture in ("gemma", "falcon", "gpt_neo"):
         model = tiny(architecture)
         before = model(torch.arange(5, 25)[None]).logits
         assert obstacle(model) is None
         convert_to_slots(model, tmp_path / "model.onnx")
         torch.testing.assert_close(model(torch.arange(5, 25)[None]).logits, before)
+    assert (torch.repeat_interleave, torch.Tensor.repeat_interleave) == repeat
 
 
 def test_a_model_whose_own_code_fails_leaves_transformers_as_it_was() -> None:
