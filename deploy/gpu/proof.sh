@@ -60,7 +60,10 @@ asked() { [[ " ${chosen[*]} " == *" $1 "* ]]; }
 
 mkdir -p "$output" || exit 2
 output=$(cd "$output" && pwd)
-python=$(cd "$(dirname "$venv")" && pwd)/$(basename "$venv")/bin/python
+# Folders are those of the caller, and phases run in the source tree.
+[[ $venv == /* ]] || venv=$PWD/$venv
+[[ -z $wheels || $wheels == /* ]] || wheels=$PWD/$wheels
+python=$venv/bin/python
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 cd "$root" || exit 2
@@ -109,6 +112,9 @@ workers=$(($(nproc) / 2))  # of pytest: models are made meanwhile
 [ $workers -gt 1 ] || workers=0
 [ $workers -lt 8 ] || workers=8
 
+# Tests that run again leave no old results for the report, however early they end.
+! asked tests || rm -f "$output/tests.xml"
+! asked cluster || rm -f "$output/tests-cluster.xml"
 ! asked install || run install "$root/deploy/gpu/install.sh" "$wheels" "$venv" || failed=1
 if asked models; then measure models & making=$!; fi
 ! asked tests || gpu_tests tests "gpu and not cluster" $workers tests || failed=1

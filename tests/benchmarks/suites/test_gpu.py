@@ -31,6 +31,10 @@ def test_a_test_of_parity_that_is_skipped_has_not_passed(tmp_path: Path) -> None
 
     assert parity_share(tmp_path) == 0.5
     assert parity_share(tmp_path / "nothing") is None
+    for status, share in ((1, 0.5), (2, None), (124, None), (0, 0.5)):
+        with (tmp_path / "phases.tsv").open("a", encoding="utf-8") as file:
+            file.write(f"tests\t{status}\t85\twhy\n")
+        assert parity_share(tmp_path) == share, "tests that were cut off may have left out what fails"
 
 
 def test_figures_of_a_phase_that_did_not_run_are_missing_and_no_bar_of_them_is_met(tmp_path: Path) -> None:
