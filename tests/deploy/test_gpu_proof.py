@@ -83,16 +83,26 @@ def test_folders_are_those_of_the_caller(tmp_path: Path) -> None:
     assert encoders[3] == "found"
 
 
-def test_results_of_earlier_tests_do_not_count(tmp_path: Path) -> None:
-    venv = environment(tmp_path / "venv", "*pytest*) echo 'no tests'; exit 4")
+def test_a_phase_that_is_killed_is_not_said_to_be_late(tmp_path: Path) -> None:
+    venv = environment(tmp_path / "venv", "*gpu\\ encoders*) echo loading; kill -KILL $$")
+
+    ended = prove("--venv", venv, "--output", tmp_path / "out", "encoders")
+
+    assert ended.returncode == 1
+    (encoders,) = phases(tmp_path / "out")
+    assert (encoders[1], encoders[3]) == ("137", "killed; loading")
+
+
+def test_earlier_results_of_a_phase_that_runs_again_do_not_count(tmp_path: Path) -> None:
+    venv = environment(tmp_path / "venv", "*) echo 'no GPU'; exit 4")
     (tmp_path / "out").mkdir()
-    for name in ("tests.xml", "tests-cluster.xml"):
+    for name in ("tests.xml", "tests-cluster.xml", "encoders.json", "generators.json"):
         (tmp_path / "out" / name).touch()
 
-    prove("--venv", venv, "--output", tmp_path / "out", "tests")
+    prove("--venv", venv, "--output", tmp_path / "out", "tests", "encoders")
 
-    assert not (tmp_path / "out" / "tests.xml").exists()
-    assert (tmp_path / "out" / "tests-cluster.xml").exists(), "that phase did not run again"
+    left = {file.name for file in (tmp_path / "out").iterdir()}
+    assert left == {"tests-cluster.xml", "generators.json", "log.txt", "phases.tsv"}
 
 
 def test_everything_is_one_exit_status(tmp_path: Path) -> None:
