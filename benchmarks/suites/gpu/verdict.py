@@ -134,8 +134,8 @@ def gpu() -> str:
     asked = ["nvidia-smi", f"--query-gpu={ASKED_OF_THE_DRIVER}", "--format=csv,noheader"]
     try:
         said = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=20).stdout
-    except (OSError, subprocess.SubprocessError) as error:
+        name, memory, driver = (one.strip() for one in said.partition("\n")[0].split(","))
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
         print(f"the driver does not name the GPU: {error}", file=sys.stderr)
         return "unknown GPU"
-    name, memory, driver = (one.strip() for one in said.splitlines()[0].split(","))
     return f"{name}, {memory}, driver {driver}"
