@@ -104,6 +104,11 @@ def test_a_replica_takes_its_part_of_a_gpu_or_what_the_file_says(tmp_path: Path)
     assert memory(1, gpu_mem_limit_bytes=200 * GIB)["gpu memory"].level == "error"
     assert memory(0.001)["gpu memory"].text.startswith(f"{TASK}: num_gpus 0.001 of a GPU")
 
+    write_artifact(tmp_path / "model", precision="fp16", device="cuda", rows="packed")
+    for cuda_graphs, n_bytes in ((True, 10_000), (False, 5_000)):
+        estimated = memory(0.25, cuda_graphs=cuda_graphs)["gpu memory"].facts["estimated_bytes"]
+        assert estimated == n_bytes, "captured graphs hold the weights a second time"
+
 
 def test_a_gpu_that_is_reserved_and_not_there_is_an_error(tmp_path: Path) -> None:
     write_artifact(tmp_path / "model", precision="fp16", device="cuda")
