@@ -66,6 +66,9 @@ def test_an_artifact_to_be_built_names_the_command_and_a_damaged_one_what_is_wro
     missing = found(path)[TASK]
     assert (missing.level, missing.remedy) == ("error", f"sextet export --all {path}")
     assert missing.text == f"{tmp_path}/model is to be built from starter:sentiment"
+    endless = write(tmp_path, {"model": "m" * 5000, "source": {"checkpoint": "starter:sentiment"}})
+    assert found(endless)[TASK].text.endswith("m is to be built from starter:sentiment")
+    path = write(tmp_path, {"model": "model", "source": {"checkpoint": "starter:sentiment"}})
     (write_artifact(tmp_path / "model") / "model.onnx").write_bytes(b"other")
     assert "was altered since its export" in found(path)[TASK].text
     assert found(path)[TASK].level == "error"
