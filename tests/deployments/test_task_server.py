@@ -175,7 +175,7 @@ def test_a_body_without_a_content_type_is_refused_from_a_page_and_taken_from_a_p
 ) -> None:
     """A page can send one to any server, without asking first; Triton's client sends no other."""
 
-    def asked(headers: dict[str, str]) -> httpx.Response:
+    def asked(headers: dict[str, str]) -> Any:
         return asking(server, lambda client: client.post(f"/{TASK}", content=b'{"inputs": "a"}', headers=headers))
 
     refused = asked({header: "null"})
