@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from export.parity.validate import TOLERANCE
+from export.parity.comparison import TOLERANCE
 from pipelines.errors import InvalidInputError, UnusedParametersError
 from tests.pipelines.agreement import assert_same
 from tests.pipelines.texts import texts
