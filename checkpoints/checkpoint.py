@@ -68,7 +68,28 @@ def load_model(checkpoint: ResolvedCheckpoint, task: str, *, allow_untrained_hea
         raise untrained(checkpoint.name, task, f"the checkpoint lacks {missing[0]} ({len(missing)} tensors in all)")
     if checkpoint.gguf:
         GgufTokens.read(checkpoint.gguf).correct_model(model)
-    return model.eval()
+    return _text_part(model).eval()
+
+
+def _text_part(model: Any) -> Any:
+    """The decoder-only model inside one that also reads images or sound (Gemma 3), where transformers has it alone."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    config = getattr(model.config, "text_config", None)
+    if config is None or config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or not model.can_generate():
+        return model
+    with torch.device("meta"):
+        part = AutoModelForCausalLM.from_config(config)
+    decoder = model.get_decoder()
+    name = next((name for name, child in part.named_children() if type(child) is type(decoder)), None)
+    if name is None:
+        return model
+    setattr(part, name, decoder)
+    part.set_output_embeddings(model.get_output_embeddings())
+    part.generation_config = model.generation_config
+    return part
 
 
 def untrained(name: str, task: str, why: str) -> CheckpointError:
@@ -95,7 +116,7 @@ def load_tokenizer(checkpoint: ResolvedCheckpoint) -> Any:
 def max_length(tokenizer: Any, model: Any) -> int:
     """The longest input in tokens, special tokens included, that both tokenizer and position embeddings allow."""
     limits = [tokenizer.model_max_length] if tokenizer.model_max_length < _UNSET_LENGTH else []
-    for name in ("max_position_embeddings", "n_positions"):
+    for name in ("max_encoder_position_embeddings", "max_position_embeddings", "n_positions"):
         if positions := getattr(model.config, name, None):
             limits.append(positions - _first_position(model))
             break

@@ -18,12 +18,13 @@ from checkpoints.frameworks import Progress, full_disk, quiet
 from checkpoints.resolve import resolve
 from export.args import ExportArgs
 from export.card import model_card
-from export.graphs import seq2seq_slot_graph, slot_graph
 from export.graphs.attention import fuse_attention
 from export.graphs.convert import Graphs, check_task, convert, map_to_unknown, merge, opset, optimum_exports
 from export.graphs.graph import share_weights
 from export.graphs.optimize import check_options, default_level, optimize, supports
 from export.graphs.packed import convert_to_packed
+from export.graphs.sequence_head import batched_head
+from export.graphs.slot_attention import ObstacleError
 from export.graphs.stand_in import agrees
 from export.parity.generation import fault_of_slots
 from export.parity.samples import TEXTS
@@ -68,7 +69,7 @@ def export_checkpoint(args: ExportArgs, progress: Progress = lambda _line: None)
     except (ConfigurationError, ArtifactError):  # among them full caches
         raise
     except Exception as error:
-        if (explained := _explained(args, output, error)) is None:
+        if (explained := _explained(args, output, error)) is error:
             raise
         raise explained from error
     parity = artifact.manifest.parity
@@ -131,7 +132,8 @@ def _build(
     if is_packed:
         graphs, cache = {"model": work / "model.onnx"}, "plain"
     else:
-        graphs, cache = _convert(args, model, work, progress)
+        with batched_head(model, written.settings.pad_token_id):
+            graphs, cache = _convert(args, model, work, progress)
     level = _level(args, model.config.model_type, cache)
     if written.outside is not None:
         map_to_unknown(graphs["encoder"], written.outside, tokenizer.unk_token_id)
@@ -206,7 +208,7 @@ def _convert(args: ExportArgs, model: Any, work: Path, progress: Progress) -> tu
         if reason is None:
             return graphs, "slots"
     _need_slots(args, reason)
-    if not optimum_exports(model.config):
+    if not optimum_exports(model.config, args.task):
         raise CheckpointError(
             f"{args.checkpoint} cannot be exported: Optimum does not know the architecture "
             f"{model.config.model_type!r}, and it cannot have KV cache slots: {reason}"
@@ -219,26 +221,28 @@ def _with_slots(args: ExportArgs, model: Any, work: Path) -> tuple[Graphs, str |
     """The graphs with KV cache slots, and what is wrong with them."""
     try:
         graphs = convert(model, args.task, work, "slots")
+    except ObstacleError as error:
+        return {}, str(error)
     except Exception as error:  # of torch's exporter, or of the model's own code
         if isinstance(error, OSError) or full_disk(error) is not None:
             raise
         return {}, f"its graph with slots cannot be traced ({first_line(error)})"
-    return graphs, None if model.config.is_encoder_decoder else fault_of_slots(model, graphs["model"])
+    return graphs, fault_of_slots(model, graphs)
 
 
 def _obstacle(args: ExportArgs, model: Any) -> str | None:
-    """Why a model that generates cannot have KV cache slots; None where it may."""
+    """Which option keeps a model that generates from KV cache slots; None where it may have them."""
     if args.optimize:
         return f"the fusions of {args.optimize} do not know such a graph"
     if not model.config.is_encoder_decoder:
         if args.precision == "fp32" and args.device != "cpu":
             return "CUDA's attention over slots is for fp16"
-        return slot_graph.obstacle(model)
+        return None
     if args.precision == "int4":
         return f"{model.config.model_type} has none for {args.task}"
     if args.device != "cpu":
         return "the slots of encoder-decoders are for CPUs"
-    return seq2seq_slot_graph.obstacle(model.config)
+    return None
 
 
 def _need_slots(args: ExportArgs, reason: str) -> None:
@@ -325,12 +329,18 @@ def _check_space(checkpoint: ResolvedCheckpoint, folder: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB free")
 
 
-def _explained(args: ExportArgs, output: Path, error: Exception) -> SextetError | None:
-    """The error for a full disk, for a write under `output` that failed, or for another OSError: it names the file."""
+def _explained(args: ExportArgs, output: Path, error: Exception) -> SextetError:
+    """The error for a full disk, for a write under `output` that failed, or for another OSError: it names the file.
+
+    The frameworks fail with whatever an architecture that they do not expect leads to.
+    """
     if (full := full_disk(error)) is not None:
         return _unwritable(output, full)
+    if isinstance(error, SextetError):
+        return error
     if not isinstance(error, OSError):
-        return None
+        kind = type(error).__name__
+        return CheckpointError(f"{args.checkpoint} cannot be exported: {kind}: {first_line(error)} (see --debug)")
     if not isinstance(error.filename, str) or written_by(output, Path(error.filename)):
         return _unwritable(output, error)
     return CheckpointError(f"{args.checkpoint} cannot be exported: {error.filename}: {error.strerror}")

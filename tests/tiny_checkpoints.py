@@ -16,6 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from checkpoints.heads import auto_class
+
 CORPUS = (
     "The film was wonderful, and the ending made everyone in the theatre cry.",
     "I did not like the food; the service was slow and the room was cold.",
@@ -109,6 +111,13 @@ def model_class(architecture: str, task: str) -> Any:
     }[task]
 
 
+def model_class_of(config: Any, task: str) -> Any:
+    """The transformers Auto class that makes a model of any architecture for a task."""
+    import transformers
+
+    return getattr(transformers, auto_class(task, config))
+
+
 def _config(architecture: str, tokenizer: Any) -> dict[str, Any]:
     """Two layers, four heads, width 32, in the names that each architecture uses."""
     tokens = {
@@ -172,7 +181,7 @@ def randomize(model: Any) -> None:
     from torch import nn
 
     tied = model.get_output_embeddings()
-    t5 = model.config.model_type == "t5"
+    t5 = model.config.model_type in ("t5", "mt5", "umt5")
     for module in model.modules():
         if module is tied:
             continue
@@ -238,6 +247,9 @@ def tokenizer_of(architecture: str) -> Any:
         "t5": _t5,
         "marian": _marian,
         "m2m_100": _m2m_100,
+        "mbart": lambda: _fairseq("MBartTokenizerFast", "en_XX", "ro_RO"),
+        "mbart50": lambda: _fairseq("MBart50TokenizerFast", "en_XX", "ko_KR"),
+        "nllb": lambda: _fairseq("NllbTokenizerFast", "eng_Latn", "kor_Hang"),
     }
     return kinds[architecture]()
 
@@ -373,6 +385,16 @@ def _m2m_100() -> Any:
             model_max_length=128,
             additional_special_tokens=languages,
         )
+
+
+def _fairseq(name: str, src_lang: str, tgt_lang: str) -> Any:
+    """As mBART and NLLB ship theirs: one SentencePiece model in fairseq's order, language tokens after it."""
+    import transformers
+
+    with _scratch() as folder:
+        path = _sentencepiece(folder / "sentencepiece.bpe.model")
+        made = getattr(transformers, name)
+        return made(vocab_file=str(path), src_lang=src_lang, tgt_lang=tgt_lang, model_max_length=128)
 
 
 def _sentencepiece(path: Path, vocab_size: int = 450, **settings: Any) -> Path:

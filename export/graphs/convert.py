@@ -1,16 +1,15 @@
 """Convert: a PyTorch model becomes fp32 ONNX graphs, with a KV cache in slots or by Optimum's exporter."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from checkpoints.checkpoint import ResolvedCheckpoint, untrained
-from checkpoints.frameworks import exclusive
-from checkpoints.heads import ENCODER_DECODER, fits
+from checkpoints.heads import ENCODER_DECODER, auto_class, fits
 from export.graphs.graph import save
 from export.graphs.seq2seq_slot_graph import convert_seq2seq_to_slots
 from export.graphs.slot_graph import convert_to_slots
+from export.graphs.trace import unlogged
 from pipelines.errors import CheckpointError
 from pipelines.tasks import TASKS
 
@@ -21,63 +20,61 @@ Graphs = dict[str, Path]
 
 def check_task(checkpoint: ResolvedCheckpoint, task: str, *, allow_untrained_head: bool = False) -> None:
     """Raises CheckpointError where the architecture cannot do `task`, or was trained with the head of another one."""
-    from optimum.exporters.tasks import TasksManager
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
     config, name = checkpoint.config, checkpoint.name
     if not fits(task, config):
         does = " or ".join(other.name for other in TASKS.values() if other.head.auto_class == ENCODER_DECODER)
         raise CheckpointError(f"{name} is an encoder-decoder ({config.model_type}): it does {does}")
-    if not optimum_exports(config):
-        if TASKS[task].generates and config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-            return  # it may have a slot graph, which Optimum has no part in
-        raise CheckpointError(f"{name}: Optimum cannot export the architecture {config.model_type!r}")
-    supported = TasksManager.get_supported_tasks_for_model_type(config.model_type, "onnx", library_name="transformers")
-    if _optimum_task(task, config) not in supported:
-        possible = [other for other in TASKS if _optimum_task(other, config) in supported and fits(other, config)]
-        does = " or ".join(possible) if possible else "none of the tasks here"
+    if not _may_do(task, config):
+        possible = [other for other in TASKS if _may_do(other, config)]
+        if not possible and not any(_has_head(other, config) for other in TASKS):
+            raise CheckpointError(f"{name} is a {config.model_type} checkpoint, which does none of the tasks here")
+        if not possible:
+            raise CheckpointError(f"{name}: Optimum cannot export the architecture {config.model_type!r}")
+        does = " or ".join(possible)
         raise CheckpointError(f"{name} is a {config.model_type} checkpoint, which cannot do {task}; it does {does}")
+    if (
+        getattr(config, "attention_type", None) == "block_sparse"
+    ):  # a trace keeps what short texts get: all attend to all
+        raise CheckpointError(
+            f"{name} attends to random blocks of long texts ({config.model_type}), which a graph cannot; with "
+            '"attention_type": "original_full" in its config.json, every token attends to all'
+        )
     trained_for = (config.architectures or [""])[0]
     if trained_for and not trained_for.endswith(TASKS[task].head.classes) and not allow_untrained_head:
         raise untrained(name, task, f"it was saved as {trained_for}")
 
 
-def optimum_exports(config: Any) -> bool:
-    """Whether Optimum's exporter knows the architecture."""
+def _may_do(task: str, config: Any) -> bool:
+    """Whether an export may succeed. One that generates may have a slot graph, which Optimum has no part in."""
+    if not fits(task, config) or not _has_head(task, config):
+        return False
+    return TASKS[task].generates or optimum_exports(config, task)
+
+
+def _has_head(task: str, config: Any) -> bool:
+    """Whether transformers has a model with the task's head for a config of this type."""
+    import transformers
+
+    return type(config) in getattr(transformers, auto_class(task, config))._model_mapping
+
+
+def optimum_exports(config: Any, task: str) -> bool:
+    """Whether Optimum's exporter knows the architecture with the head of a task."""
     import optimum.exporters.onnx.model_configs  # noqa: F401  (importing it registers the architectures)
     from optimum.exporters.tasks import TasksManager
 
     try:
-        TasksManager.get_supported_tasks_for_model_type(config.model_type, "onnx", library_name="transformers")
+        known = TasksManager.get_supported_tasks_for_model_type(config.model_type, "onnx", library_name="transformers")
     except KeyError:
         return False
-    return True
+    return _optimum_task(task, config) in known
 
 
 def convert(model: Any, task: str, folder: Path, cache: str = "plain") -> Graphs:
-    """Write the graphs of `model` into `folder`; `cache` (`plain` or `slots`) is that of the manifest."""
-    with _unlogged():
-        return _written(model, task, folder, cache)
+    """Write the graphs of `model` into `folder`; `cache` (`plain` or `slots`) is that of the manifest.
 
-
-@contextmanager
-def _unlogged() -> Iterator[None]:
-    """Keep torch's exporter from writing to stdout: it turns its own log on, with the whole graph of what it cannot
-    export, from C++.
+    Raises ObstacleError (of export.graphs.slot_attention) where it cannot have slots.
     """
-    import torch
-
-    functions: Any = torch._C
-    with exclusive:
-        log = functions._jit_onnx_log
-        functions._jit_onnx_log = lambda *_values: None
-        try:
-            yield
-        finally:
-            functions._jit_onnx_log = log
-
-
-def _written(model: Any, task: str, folder: Path, cache: str) -> Graphs:
     if cache == "slots" and model.config.is_encoder_decoder:
         graphs = {role: folder / f"{role}_model.onnx" for role in ("encoder", "decoder")}
         convert_seq2seq_to_slots(model, **graphs)
@@ -87,17 +84,18 @@ def _written(model: Any, task: str, folder: Path, cache: str) -> Graphs:
         return {"model": folder / "model.onnx"}
     from optimum.exporters.onnx import onnx_export_from_model
 
-    onnx_export_from_model(
-        model,
-        folder,
-        task=_optimum_task(task, model.config),
-        custom_onnx_configs=_one_segment(model, task) if getattr(model.config, "type_vocab_size", 0) == 1 else None,
-        preprocessors=[],
-        do_validation=False,
-        no_post_process=True,  # merging decoders and tying weights would hinder quantization: both come after it
-        device="cpu",
-    )
-    if model.config.is_encoder_decoder:
+    with unlogged():
+        onnx_export_from_model(
+            model,
+            folder,
+            task=_optimum_task(task, model.config),
+            custom_onnx_configs=_one_segment(model, task) if getattr(model.config, "type_vocab_size", 0) == 1 else None,
+            preprocessors=[],
+            do_validation=False,
+            no_post_process=True,  # merging decoders and tying weights would hinder quantization: both come after it
+            device="cpu",
+        )
+    if model.config.is_encoder_decoder and TASKS[task].generates:
         model.get_encoder().config.use_cache = False  # the exporter sets it for every part; T5's encoder then fails
         roles = ("encoder", "decoder", "decoder_with_past")
         return {role: folder / f"{role}_model.onnx" for role in roles}

@@ -25,8 +25,8 @@ import numpy as np
 from checkpoints.frameworks import exclusive
 from export.graphs.attention import match
 from export.graphs.graph import Graph, name_weights_directly, save
+from export.graphs.trace import trace
 
-OPSET = 18
 OPERATOR = "PackedMultiHeadAttention"
 _HEAD_MULTIPLE = 8  # the fused kernels take heads of a multiple of this width
 _BODIES = ("encoder", "transformer")  # the layers, by their name in the base model
@@ -62,17 +62,8 @@ def convert_to_packed(model: Any, graph: Path) -> bool:
         _ENDS: torch.tensor([0, 4, 7], dtype=torch.int32),
     }
     axes = {name: {0: "rows_and_one" if name == _ENDS else "tokens"} for name in example}
-    with _first_tokens(model, body, traced), torch.no_grad():
-        torch.onnx.export(
-            traced,
-            tuple(example.values()),
-            str(graph),
-            input_names=list(example),
-            output_names=list(outputs),
-            dynamic_axes=axes | {name: {0: traced.dimension} for name in outputs},
-            opset_version=OPSET,
-            dynamo=False,
-        )
+    with _first_tokens(model, body, traced):
+        trace(traced, list(example.values()), graph, axes, {name: {0: traced.dimension} for name in outputs})
     packed = _fused(graph)
     name_weights_directly(packed)
     if _fuse(Graph(packed), heads) != model.config.num_hidden_layers:

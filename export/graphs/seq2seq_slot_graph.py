@@ -27,100 +27,49 @@ decoder, one token of each row
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export.graphs.slot_graph import OPSET, contrib
-
-ARCHITECTURES = ("bart", "m2m_100", "marian", "t5")
-_WIDTH_OF_A_HEAD = 8  # GroupQueryAttention takes heads of a multiple of it
-
-
-def obstacle(config: Any) -> str | None:
-    """Why an encoder-decoder cannot have slot graphs; None where it can."""
-    if config.model_type not in ARCHITECTURES:
-        return f"its attention is not known for {config.model_type}"
-    width = config.d_kv if config.model_type == "t5" else config.d_model // config.decoder_attention_heads
-    if width % _WIDTH_OF_A_HEAD:
-        return f"heads of width {width} are not a multiple of {_WIDTH_OF_A_HEAD}"
-    return None
+from checkpoints.frameworks import exclusive
+from export.graphs.seq2seq_attention import Layer, Seq2SeqAttention, describe_seq2seq
+from export.graphs.slot_graph import contrib
+from export.graphs.trace import trace
 
 
 def convert_seq2seq_to_slots(model: Any, encoder: Path, decoder: Path) -> None:
-    """Write both graphs of a model without `obstacle`, fp32."""
+    """Write both graphs of a model, fp32. Raises ObstacleError where it cannot have them."""
     import torch
 
+    attention = describe_seq2seq(model)
     rows, tokens = 2, 3
     ids = torch.ones(rows, tokens, dtype=torch.int64)
     of_rows, per_token = {0: "rows"}, {0: "rows", 1: "tokens"}
-    _export(
-        _encoder(model),
-        (ids, torch.ones_like(ids)),
-        encoder,
-        {"input_ids": per_token, "attention_mask": per_token},
-        {"cross_key_values": {1: "rows", 3: "tokens"}},
-    )
-    module = _decoder(model)
-    parts = [(layer, part) for layer in range(len(module.own)) for part in ("key", "value")]
-    caches = [f"{layer}.{side}.{part}" for side in ("decoder", "encoder") for layer, part in parts]
-    heads, width = module.own[0].heads, module.own[0].width
-    lengths, total = torch.zeros(rows, dtype=torch.int32), torch.tensor(tokens, dtype=torch.int32)
-    past = [torch.zeros(rows, heads, tokens, width) for _ in caches]
-    ends = [torch.zeros(rows, 1, heads * width) for _ in parts]
-    capacity = {"decoder": "max_tokens", "encoder": "max_source_tokens"}
-    cached = {name: {0: "rows", 2: capacity[name.split(".")[1]]} for name in caches}
-    inputs: dict[str, dict[int, str]] = {"input_ids": of_rows, "seqlens_k": of_rows, "total_sequence_length": {}}
-    inputs |= {"source_seqlens_k": of_rows, "source_total_sequence_length": {}}
-    inputs |= {f"past_key_values.{name}": axes for name, axes in cached.items()}
-    inputs |= {f"source_end.{layer}.{part}": of_rows for layer, part in parts}
-    outputs = {"logits": of_rows} | {f"present.{name}": axes for name, axes in cached.items()}
-    _export(module, (ids[:, :1], lengths, total, lengths, total, past, ends), decoder, inputs, outputs)
-
-
-def _export(module: Any, example: Any, graph: Path, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
-    import torch
-
-    with module.traced(), torch.no_grad():
-        torch.onnx.export(
-            module,
-            example,
-            str(graph),
-            input_names=list(inputs),
-            output_names=list(outputs),
-            dynamic_axes={name: axes for name, axes in (inputs | outputs).items() if axes},
-            opset_version=OPSET,
-            custom_opsets={"com.microsoft": 1},
-            dynamo=False,
-        )
-
-
-@dataclass(frozen=True)
-class _Attention:
-    """The parts of an attention layer, which BART and its descendants name in another way than T5."""
-
-    module: Any
-    query: Any
-    key: Any
-    value: Any
-    output: Any
-    heads: int
-    width: int
-    scale: float
-
-    @classmethod
-    def of(cls, module: Any) -> "_Attention":
-        if hasattr(module, "q_proj"):
-            projections = (module.q_proj, module.k_proj, module.v_proj, module.out_proj)
-            return cls(module, *projections, module.num_heads, module.head_dim, module.scaling)
-        projections = (module.q, module.k, module.v, module.o)
-        return cls(module, *projections, module.n_heads, module.key_value_proj_dim, 1.0)
-
-
-def _attentions(stack: Any, *names: str) -> list[_Attention]:
-    """The attention layers of a stack, in order; `names` are their attribute names in the architectures."""
-    found = [module for name, module in stack.named_modules() if name.rpartition(".")[2] in names]
-    return [_Attention.of(module) for module in found]
+    with exclusive:
+        traced_encoder = _encoder(model, attention)
+        with traced_encoder.traced():
+            trace(
+                traced_encoder,
+                (ids, torch.ones_like(ids)),
+                encoder,
+                {"input_ids": per_token, "attention_mask": per_token},
+                {"cross_key_values": {1: "rows", 3: "tokens"}},
+            )
+        parts = [(layer, part) for layer in range(len(attention.own)) for part in ("key", "value")]
+        caches = [f"{layer}.{side}.{part}" for side in ("decoder", "encoder") for layer, part in parts]
+        heads, width = attention.own[0].heads, attention.own[0].width
+        lengths, total = torch.zeros(rows, dtype=torch.int32), torch.tensor(tokens, dtype=torch.int32)
+        past = [torch.zeros(rows, heads, tokens, width) for _ in caches]
+        ends = [torch.zeros(rows, 1, heads * width) for _ in parts]
+        capacity = {"decoder": "max_tokens", "encoder": "max_source_tokens"}
+        cached = {name: {0: "rows", 2: capacity[name.split(".")[1]]} for name in caches}
+        inputs: dict[str, dict[int, str]] = {"input_ids": of_rows, "seqlens_k": of_rows, "total_sequence_length": {}}
+        inputs |= {"source_seqlens_k": of_rows, "source_total_sequence_length": {}}
+        inputs |= {f"past_key_values.{name}": axes for name, axes in cached.items()}
+        inputs |= {f"source_end.{layer}.{part}": of_rows for layer, part in parts}
+        outputs = {"logits": of_rows} | {f"present.{name}": axes for name, axes in cached.items()}
+        traced_decoder = _decoder(model, attention)
+        with traced_decoder.traced():
+            trace(traced_decoder, (ids[:, :1], lengths, total, lengths, total, past, ends), decoder, inputs, outputs)
 
 
 def _together(layers: Sequence[Any]) -> Any:
@@ -128,10 +77,12 @@ def _together(layers: Sequence[Any]) -> Any:
     import torch
 
     weight = torch.cat([layer.weight for layer in layers])
-    linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=layers[0].bias is not None)
+    biased = any(layer.bias is not None for layer in layers)
+    linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=biased)
     linear.weight = torch.nn.Parameter(weight.detach())
-    if layers[0].bias is not None:
-        linear.bias = torch.nn.Parameter(torch.cat([layer.bias for layer in layers]).detach())
+    if biased:
+        zeros = [torch.zeros(len(layer.weight)) if layer.bias is None else layer.bias for layer in layers]
+        linear.bias = torch.nn.Parameter(torch.cat(zeros).detach())
     return linear
 
 
@@ -147,100 +98,123 @@ def _forwards(instead: Mapping[Any, Callable[..., Any]]) -> Iterator[None]:
             del module.forward
 
 
-def _bias(attention: Any, distances: Any) -> Any:
-    """T5's attention bias for relative positions, (distances,) int64 -> (heads, distances)."""
-    bucket = attention._relative_position_bucket(
-        distances,
-        bidirectional=not attention.is_decoder,
-        num_buckets=attention.relative_attention_num_buckets,
-        max_distance=attention.relative_attention_max_distance,
-    )
-    return attention.relative_attention_bias(bucket).detach().T.contiguous()
+def _distances(stack: Any, biases: Sequence[Any]) -> list[int | None]:
+    """Register each table of biases in a module as `bias_N`; returns the N of each layer, which layers may share."""
+    tables: list[Any] = []
+    places: list[int | None] = []
+    for bias in biases:
+        place = next((index for index, one in enumerate(tables) if one is bias), None)
+        if bias is not None and place is None:
+            place = len(tables)
+            tables.append(bias)
+            stack.register_buffer(f"bias_{place}", bias.contiguous())
+        places.append(place)
+    return places
 
 
-def _encoder(model: Any) -> Any:
+def _encoder(model: Any, attention: Seq2SeqAttention) -> Any:
     """The module to trace as the encoder's graph."""
     import torch
 
     class TracedEncoder(torch.nn.Module):
-        bias: torch.Tensor
-        distances: torch.Tensor | None
-
         def __init__(self) -> None:
             super().__init__()
             self.stack = model.get_encoder()
-            self.own = _attentions(self.stack, "self_attn", "SelfAttention")
-            self.inputs = torch.nn.ModuleList(_together((one.query, one.key, one.value)) for one in self.own)
-            cross = _attentions(model.get_decoder(), "encoder_attn", "EncDecAttention")
+            own, cross = attention.encoder, attention.cross
+            self.inputs = torch.nn.ModuleList(_together((one.query, one.key, one.value)) for one in own)
             self.heads, self.width = cross[0].heads, cross[0].width
             self.cross = _together([layer for one in cross for layer in (one.key, one.value)])
-            self.farthest = 0
-            if model.config.model_type == "t5":
-                first = self.own[0].module
-                self.farthest = first.relative_attention_max_distance  # distances beyond it share a bucket
-                self.register_buffer("bias", _bias(first, torch.arange(-self.farthest, self.farthest + 1)))
+            self.places = _distances(self, attention.encoder_biases)
 
-        def traced(self) -> Any:
-            return _forwards({one.module: self.attending(number) for number, one in enumerate(self.own)})
+        @contextmanager
+        def traced(self) -> Iterator[None]:
+            with (
+                _forwards({one.module: self.attending(number) for number, one in enumerate(attention.encoder)}),
+                _unpadded(self.stack),
+            ):
+                yield
 
         def forward(self, input_ids: Any, attention_mask: Any) -> Any:
             rows, tokens = input_ids.shape
-            self.mask, self.distances = attention_mask.to(torch.int32), None
-            if self.farthest:
-                place = torch.arange(tokens)
-                away = (place[None, :] - place[:, None]).clamp(-self.farthest, self.farthest) + self.farthest
-                self.distances = self.bias[:, away][None]  # (1, heads, tokens, tokens)
+            self.mask = attention_mask.to(torch.int32)
+            place = torch.arange(tokens)
+            self.away = place[None, :] - place[:, None]  # (tokens, tokens)
+            self.scores: dict[int, Any] = {}
             hidden = self.stack(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
             return self.cross(hidden).view(rows, tokens, -1, self.heads, self.width).permute(2, 0, 3, 1, 4)
 
+        def distances(self, place: int | None) -> Any:
+            """The scores (1, heads, tokens, tokens) that a table adds; computed once."""
+            if place is None:
+                return None
+            if place not in self.scores:
+                table = getattr(self, f"bias_{place}")
+                farthest = table.shape[1] // 2
+                self.scores[place] = table[:, self.away.clamp(-farthest, farthest) + farthest][None]
+            return self.scores[place]
+
         def attending(self, number: int) -> Callable[..., Any]:
-            attention = self.own[number]
+            layer = attention.encoder[number]
 
             def attend(hidden_states: Any, *_: Any, **_options: Any) -> tuple[Any, None]:
                 query, key, value = self.inputs[number](hidden_states).chunk(3, dim=-1)
                 (attended,) = contrib(
                     "MultiHeadAttention",
-                    [query, key, value, None, self.mask, self.distances],
+                    [query, key, value, None, self.mask, self.distances(self.places[number])],
                     like=[query],
-                    num_heads=attention.heads,
-                    scale=attention.scale,
+                    num_heads=layer.heads,
+                    scale=layer.scale,
                 )
-                return attention.output(attended), None
+                return layer.output(attended), None
 
             return attend
 
     return TracedEncoder().eval()
 
 
-def _decoder(model: Any) -> Any:
+@contextmanager
+def _unpadded(stack: Any) -> Iterator[None]:
+    """Let LED's encoder read texts as they are: it pads them to a multiple of its window, for its own attention."""
+    if not hasattr(stack, "_pad_to_window_size"):
+        yield
+        return
+
+    def as_it_is(input_ids: Any, attention_mask: Any, inputs_embeds: Any, pad_token_id: Any) -> tuple[Any, ...]:
+        return 0, input_ids, attention_mask, inputs_embeds
+
+    stack._pad_to_window_size = as_it_is
+    try:
+        yield
+    finally:
+        del stack._pad_to_window_size
+
+
+def _decoder(model: Any, attention: Seq2SeqAttention) -> Any:
     """The module to trace as the decoder's graph."""
     import torch
+    from transformers.modeling_outputs import BaseModelOutput
 
     class TracedDecoder(torch.nn.Module):
-        bias: torch.Tensor
         positions: torch.Tensor
-        distances: torch.Tensor | None
 
         def __init__(self) -> None:
             super().__init__()
             self.model, self.stack = model, model.get_decoder()
-            self.own = _attentions(self.stack, "self_attn", "SelfAttention")
-            self.cross = _attentions(self.stack, "encoder_attn", "EncDecAttention")
-            self.inputs = torch.nn.ModuleList(_together((one.query, one.key, one.value)) for one in self.own)
-            self.kind = model.config.model_type
-            if self.kind == "t5":
-                first = self.own[0].module
-                self.farthest = first.relative_attention_max_distance
-                self.register_buffer("bias", _bias(first, -torch.arange(self.farthest + 1)))
-            else:
-                self.register_buffer("positions", _positions(self.stack.embed_positions, self.kind))
+            self.inputs = torch.nn.ModuleList(_together((one.query, one.key, one.value)) for one in attention.own)
+            self.places = _distances(self, attention.biases)
+            self.added = attention.positions
+            if self.added is not None:
+                padding = [] if self.added.padding is None else [self.added.padding[None]]
+                self.register_buffer("positions", torch.cat([*padding, self.added.table]))
 
-        def traced(self) -> Any:
-            instead = {one.module: self.attending(number) for number, one in enumerate(self.own)}
-            instead |= {one.module: self.looking_up(number) for number, one in enumerate(self.cross)}
-            if self.kind != "t5":
+        @contextmanager
+        def traced(self) -> Iterator[None]:
+            instead = {one.module: self.attending(number) for number, one in enumerate(attention.own)}
+            instead |= {one.module: self.looking_up(number) for number, one in enumerate(attention.cross)}
+            if self.added is not None:
                 instead[self.stack.embed_positions] = lambda *_, **_options: self.position
-            return _forwards(instead)
+            with _forwards(instead), _without_zero_bias(self.model):
+                yield
 
         def forward(
             self,
@@ -255,64 +229,72 @@ def _decoder(model: Any) -> Any:
             self.lengths, self.source_lengths = (seqlens_k, total), (source_seqlens_k, source_total)
             self.past, self.ends, self.present = past, ends, [None] * len(past)
             place = seqlens_k[:, None].to(torch.int64)  # (rows, 1)
-            if self.kind == "t5":
-                away = (place - torch.arange(total)).clamp(0, self.farthest)  # (rows, total)
-                self.distances = self.bias[:, away].transpose(0, 1)[:, :, None]  # (rows, heads, 1, total)
-            else:
-                self.distances = None
-                if self.kind == "m2m_100":  # a padding token has no position
-                    place = torch.where(input_ids == self.stack.padding_idx, torch.zeros_like(place), place + 1)
+            self.away = place - torch.arange(total)  # (rows, total)
+            self.scores: dict[int, Any] = {}
+            if self.added is not None:
+                if self.added.padding is not None:  # row 0 of the table is that of a padding token
+                    place = torch.where(input_ids == self.added.padding_id, torch.zeros_like(place), place + 1)
                 self.position = torch.nn.functional.embedding(place, self.positions)
             # The layers run cross-attention only where there are encoder states; the traced one does not read them.
-            hidden = self.stack(
-                input_ids=input_ids, encoder_hidden_states=torch.zeros(1, 1, 1), use_cache=False
-            ).last_hidden_state
-            return _logits(self.model, hidden[:, 0]), *self.present
+            nothing = BaseModelOutput(last_hidden_state=torch.zeros(1, 1, 1))
+            logits = self.model(decoder_input_ids=input_ids, encoder_outputs=nothing, use_cache=False).logits
+            return logits[:, 0], *self.present
+
+        def distances(self, place: int | None) -> Any:
+            """The scores (rows, heads, 1, total) that a table adds; computed once."""
+            if place is None:
+                return None
+            if place not in self.scores:
+                table = getattr(self, f"bias_{place}")
+                away = self.away.clamp(0, table.shape[1] - 1)
+                self.scores[place] = table[:, away].transpose(0, 1)[:, :, None]
+            return self.scores[place]
 
         def attending(self, number: int) -> Callable[..., Any]:
-            def attend(hidden_states: Any, *_: Any, **_options: Any) -> tuple[Any, None]:
+            def attend(hidden_states: Any, *_: Any, **_options: Any) -> tuple[Any, ...]:
                 together = [self.inputs[number](hidden_states), None, None]
-                return self.attended(self.own[number], 2 * number, together, self.lengths, self.distances), None
+                bias = self.distances(self.places[number])
+                return self.attended(attention.own[number], 2 * number, together, self.lengths, bias)
 
             return attend
 
         def looking_up(self, number: int) -> Callable[..., Any]:
-            def attend(hidden_states: Any, *_: Any, **_options: Any) -> tuple[Any, None]:
-                query = self.cross[number].query(hidden_states)
+            def attend(hidden_states: Any, *_: Any, **_options: Any) -> tuple[Any, ...]:
+                query = attention.cross[number].query(hidden_states)
                 new = [query, *self.ends[2 * number : 2 * number + 2]]
                 place = len(self.past) // 2 + 2 * number
-                return self.attended(self.cross[number], place, new, self.source_lengths, None), None
+                return self.attended(attention.cross[number], place, new, self.source_lengths, None)
 
             return attend
 
-        def attended(self, attention: _Attention, place: int, new: list[Any], lengths: Any, bias: Any) -> Any:
+        def attended(self, layer: Layer, place: int, new: list[Any], lengths: Any, bias: Any) -> tuple[Any, ...]:
             past = self.past[place : place + 2]
             unused = [None, None, None] if bias is not None else []  # rotations, positions
             attended, self.present[place], self.present[place + 1] = contrib(
                 "GroupQueryAttention",
                 [*new, *past, *lengths, *unused, *([bias] if bias is not None else [])],
                 like=[self.ends[0], *past],
-                num_heads=attention.heads,
-                kv_num_heads=attention.heads,
-                scale=attention.scale,
+                num_heads=layer.heads,
+                kv_num_heads=layer.heads,
+                scale=layer.scale,
                 do_rotary=0,
             )
-            return attention.output(attended)
+            return layer.output(attended), *[None] * (layer.outputs - 1)
 
     return TracedDecoder().eval()
 
 
-def _positions(embedding: Any, kind: str) -> Any:
-    """The position embeddings of an answer, (positions, d_model); M2M100's table begins with that of padding."""
-    if kind == "m2m_100":
-        return embedding.weights[embedding.padding_idx :].detach()
-    return embedding.weight[embedding.offset if kind == "bart" else 0 :].detach()
+@contextmanager
+def _without_zero_bias(model: Any) -> Iterator[None]:
+    """Make one number of a bias of zeros on the logits: ONNX Runtime drops that, and would add a whole vocabulary."""
+    import torch
 
-
-def _logits(model: Any, hidden: Any) -> Any:
-    """The logits (rows, vocab) of (rows, d_model), as the model's own forward computes them."""
-    if model.config.model_type == "t5" and model.config.tie_word_embeddings:
-        hidden = hidden * model.model_dim**-0.5
-    logits = model.lm_head(hidden)
     bias = getattr(model, "final_logits_bias", None)
-    return logits if bias is None or not bias.any() else logits + bias
+    if bias is None or bias.any():
+        yield
+        return
+    model.final_logits_bias = torch.zeros(1)
+    try:
+        yield
+    finally:
+        model.final_logits_bias = bias

@@ -8,8 +8,8 @@ through the model with an attention function that takes notes, and says what the
 * `torch.nn.functional.scaled_dot_product_attention`, which older code calls itself (Falcon, StableLM, Nemotron);
 * GPT-Neo's own method.
 
-Rotary positions: the operator rotates by itself where all layers rotate alike and with one base. Else the model's own
-code does, in the graph.
+Rotary positions: the operator rotates by itself, in each layer that rotates. Where a layer does it in a way that the
+operator cannot, the model's own code does in all of them, in the graph.
 """
 
 import sys
@@ -20,10 +20,12 @@ from itertools import product
 from typing import Any
 
 from checkpoints.frameworks import exclusive
+from pipelines.errors import first_line
 
 NAME = "sextet_slots"
 _FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn")  # others depend on the length of the text
-_WIDTH_OF_A_HEAD = 8  # GroupQueryAttention takes heads of a multiple of it
+WIDTH_OF_A_HEAD = 8
+"""GroupQueryAttention takes heads of a multiple of this width."""
 _ROTATED_WIDTH = 16  # and rotates a multiple of this width
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _UNDERSTOOD = ("scaling", "scale", "sliding_window", "softcap")
@@ -70,6 +72,15 @@ class Attention:
 
 def describe(model: Any) -> Attention:
     """The attention of a decoder-only model; raises ObstacleError."""
+    try:
+        return _described(model)
+    except ObstacleError:
+        raise
+    except Exception as error:  # the model's own code, called in a way that it may not know
+        raise ObstacleError(f"it does not run with another attention ({first_line(error)})") from error
+
+
+def _described(model: Any) -> Attention:
     import torch
 
     _check_config(model.config)
@@ -78,7 +89,7 @@ def describe(model: Any) -> Attention:
 
     def note(call: Call) -> Any:
         calls.append(call)
-        rotations.end_layer(call.query)
+        rotations.end_layer(call.layer, call.query)
         return torch.zeros(*call.query.transpose(1, 2).shape[:3], call.value.shape[-1])
 
     ids = torch.ones(1, 2, dtype=torch.int64)
@@ -93,8 +104,8 @@ def describe(model: Any) -> Attention:
     ((heads, kv_heads, width, value_width),) = shapes
     if width != value_width:
         raise ObstacleError("its keys and values have different widths")
-    if width % _WIDTH_OF_A_HEAD:
-        raise ObstacleError(f"heads of width {width} are not a multiple of {_WIDTH_OF_A_HEAD}")
+    if width % WIDTH_OF_A_HEAD:
+        raise ObstacleError(f"heads of width {width} are not a multiple of {WIDTH_OF_A_HEAD}")
     return Attention(layers, heads, kv_heads, width, rotations if rotations.are_known else None)
 
 
@@ -124,10 +135,15 @@ def attending(model: Any, attend: Attend) -> Iterator[Callable[[], Any]]:
         yield new_cache
 
 
-def _check_config(config: Any) -> None:
-    """Raise ObstacleError for what a run of two tokens does not show."""
+def check_experts(config: Any) -> None:
+    """Raise ObstacleError for a mixture of experts."""
     if any((getattr(config, name, None) or 0) > 1 for name in _EXPERTS):
         raise ObstacleError("its experts are chosen by what it reads, which a traced graph cannot")
+
+
+def _check_config(config: Any) -> None:
+    """Raise ObstacleError for what a run of two tokens does not show."""
+    check_experts(config)
     if getattr(config, "alibi", False):
         raise ObstacleError("its attention adds a bias by distance (ALiBi)")
     rope: dict[str, Any] = getattr(config, "rope_scaling", None) or {}
@@ -217,24 +233,32 @@ def _call(layer: int, query: Any, key: Any, value: Any, options: dict[str, Any])
     )
 
 
+@dataclass(frozen=True)
+class Rotation:
+    """How a layer rotates: by neighbouring pairs (`interleaved`) or by halves, and by the angles of which module of the
+    model; `repeats` where its table has every value twice in a row.
+    """
+
+    interleaved: bool
+    repeats: bool
+    rotary: int
+
+
 class Rotations:
     """The rotations of a model while it runs, and whether the operator can do them.
 
-    It rotates the beginning of each head, or all of it, by halves or by neighbouring pairs (`interleaved`), and takes
-    cosines and sines from one table.
+    It rotates the beginning of each head, or all of it, and takes cosines and sines from a table. Layers may have
+    tables of their own (Gemma 3), and some may rotate nothing (SmolLM3).
     """
 
     def __init__(self, model: Any) -> None:
         self._modeling: Any = sys.modules[type(model).__module__]
         self._rotate: Any = getattr(self._modeling, "apply_rotary_pos_emb", None)
-        self._rotary: Any = getattr(model.base_model, "rotary_emb", None)
-        self._layers: list[tuple[bool, bool] | None] = []  # of each layer, how it was rotated
-        self._newest: tuple[Any, tuple[bool, bool] | None] | None = None
-
-    @property
-    def interleaved(self) -> bool:
-        """Whether the operator rotates neighbouring pairs, not halves."""
-        return self._layers[0] is not None and self._layers[0][0]
+        self._rotaries = [one for one in model.base_model.modules() if "Rotary" in type(one).__name__]
+        self.layers: dict[int, Rotation | None] = {}
+        """By layer; None: it does not rotate."""
+        self._unknown = False
+        self._newest: tuple[Any, Rotation | None] | None = None
 
     @contextmanager
     def noted(self) -> Iterator[None]:
@@ -254,41 +278,45 @@ class Rotations:
         with self._replaced(lambda query, key, *_rotation, **_options: (query, key)):
             yield
 
-    def end_layer(self, query: Any) -> None:
+    def end_layer(self, layer: int, query: Any) -> None:
         """A layer attends with these queries."""
         import torch
 
-        (rotated, kind), self._newest = self._newest or (None, None), None
-        begins_so = rotated is not None and torch.equal(query[..., : rotated.shape[-1]], rotated)
-        self._layers.append(kind if begins_so else None)
+        newest, self._newest = self._newest, None
+        if newest is None:
+            self.layers[layer] = None
+            return
+        rotated, kind = newest
+        if kind is None or not torch.equal(query[..., : rotated.shape[-1]], rotated):
+            self._unknown = True
+        self.layers[layer] = kind
 
     @property
     def are_known(self) -> bool:
-        """Whether all layers rotated in one way that the operator knows."""
-        return len(set(self._layers)) == 1 and self._layers[0] is not None
+        """Whether the operator can do all rotations that there are."""
+        return not self._unknown and any(self.layers.values())
 
-    def tables(self, positions: int) -> tuple[Any, Any]:
+    def tables(self, rotation: Rotation, positions: int) -> tuple[Any, Any]:
         """Cosines and sines, (positions, rotated width / 2) each."""
         import torch
 
-        assert self._layers[0] is not None
-        cos, sin = self._rotary(torch.zeros(1), torch.arange(positions)[None])
-        return tuple(_half(one[0], repeats=self._layers[0][1]).contiguous() for one in (cos, sin))
+        cos, sin = self._rotaries[rotation.rotary](torch.zeros(1), torch.arange(positions)[None])
+        return tuple(_half(one[0], repeats=rotation.repeats).contiguous() for one in (cos, sin))
 
-    def _kind(self, query: Any, cos: Any, sin: Any, rotated: Any) -> tuple[bool, bool] | None:
-        """Whether pairs were rotated, not halves, and whether the table repeats each value; None for another way."""
+    def _kind(self, query: Any, cos: Any, sin: Any, rotated: Any) -> Rotation | None:
+        """The rotation; None for one that the operator cannot do."""
         import torch
 
         width = cos.shape[-1]
-        if self._rotary is None or rotated.shape != query.shape or width > query.shape[-1] or width % _ROTATED_WIDTH:
+        if rotated.shape != query.shape or width > query.shape[-1] or width % _ROTATED_WIDTH:
             return None
-        own = self._rotary(torch.zeros(1), torch.arange(cos.shape[-2])[None])
-        if not all(torch.equal(given, one) for given, one in zip((cos, sin), own, strict=True)):
+        rotary = next((index for index, one in enumerate(self._rotaries) if _makes(one, cos, sin)), None)
+        if rotary is None:
             return None
         for pairs, repeats in product((False, True), repeat=2):
             expected = _rotated(query, *(_half(one, repeats=repeats)[:, None] for one in (cos, sin)), pairs=pairs)
             if torch.allclose(rotated, expected, atol=1e-5):
-                return pairs, repeats
+                return Rotation(pairs, repeats, rotary)
         return None
 
     @contextmanager
@@ -301,6 +329,17 @@ class Rotations:
             yield
         finally:
             self._modeling.apply_rotary_pos_emb = self._rotate
+
+
+def _makes(rotary: Any, cos: Any, sin: Any) -> bool:
+    """Whether a module makes these angles for the first positions."""
+    import torch
+
+    try:
+        own = rotary(torch.zeros(1), torch.arange(cos.shape[-2])[None])
+    except Exception:  # one that is called in another way
+        return False
+    return isinstance(own, tuple) and all(torch.equal(given, one) for given, one in zip((cos, sin), own, strict=True))
 
 
 def _half(table: Any, *, repeats: bool) -> Any:

@@ -23,22 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from export.graphs.graph import save
-from export.graphs.slot_attention import Attention, Call, ObstacleError, attending, describe
+from export.graphs.slot_attention import Attention, Call, Rotation, attending, describe
 from export.graphs.slot_fusions import ROOT_MEAN_SQUARE, fuse
-from pipelines.errors import first_line
-
-OPSET = 18
-
-
-def obstacle(model: Any) -> str | None:
-    """Why a decoder-only model cannot have a slot graph; None where it can."""
-    try:
-        describe(model)
-    except ObstacleError as error:
-        return str(error)
-    except Exception as error:  # the model's own code, called in a way that it may not know
-        return f"it does not run with another attention ({first_line(error)})"
-    return None
+from export.graphs.trace import trace
 
 
 def is_slot_graph(model: Any) -> bool:
@@ -48,7 +35,7 @@ def is_slot_graph(model: Any) -> bool:
 
 
 def convert_to_slots(model: Any, graph: Path) -> None:
-    """Write the slot graph of a model without `obstacle`, fp32."""
+    """Write the slot graph of a model, fp32. Raises ObstacleError where it cannot have one."""
     import torch
 
     attention = describe(model)
@@ -70,18 +57,10 @@ def convert_to_slots(model: Any, graph: Path) -> None:
     axes |= {"seqlens_k": {0: "rows"}, "logits_at": {0: "n"}, "logits": {0: "n"}}
     ports = [[f"{kind}.{name}" for name in caches] for kind in ("past_key_values", "present")]
     axes |= {name: {0: "rows", 2: "max_tokens"} for port in ports for name in port}
-    with _traced(model, decoder, attention) as decoder.new_cache, torch.no_grad():
-        torch.onnx.export(
-            decoder,
-            example,
-            str(graph),
-            input_names=[*names, *ports[0]],
-            output_names=["logits", *ports[1]],
-            dynamic_axes=axes,
-            opset_version=OPSET,
-            custom_opsets={"com.microsoft": 1},
-            dynamo=False,
-        )
+    inputs = {name: axes.get(name, {}) for name in (*names, *ports[0])}
+    outputs = {name: axes[name] for name in ("logits", *ports[1])}
+    with _traced(model, decoder, attention) as decoder.new_cache:
+        trace(decoder, example, graph, inputs, outputs)
     _fuse(graph)
 
 
@@ -96,10 +75,13 @@ def _slot_decoder(model: Any, attention: Attention) -> Any:
             super().__init__()
             self.model = model
             self.width = model.get_output_embeddings().weight.shape[1]
-            if attention.rotations is not None:
-                cos, sin = attention.rotations.tables(int(model.config.max_position_embeddings))
-                self.register_buffer("cos_cache", cos)
-                self.register_buffer("sin_cache", sin)
+            rotations = attention.rotations
+            self.rotated: dict[int, Rotation | None] = {} if rotations is None else rotations.layers
+            for rotation in {one for one in self.rotated.values() if one is not None}:
+                assert rotations is not None
+                angles = rotations.tables(rotation, int(model.config.max_position_embeddings))
+                for name, table in zip(_tables(rotation), angles, strict=True):
+                    self.register_buffer(name, table)
 
         def forward(
             self, input_ids: Any, position_ids: Any, seqlens_k: Any, total: Any, logits_at: Any, past: list[Any]
@@ -118,23 +100,30 @@ def _slot_decoder(model: Any, attention: Attention) -> Any:
         def attend(self, call: Call) -> Any:
             rows, _, tokens, _ = call.query.shape
             packed = [one.transpose(1, 2).reshape(rows, tokens, -1) for one in (call.query, call.key, call.value)]
-            rotates = attention.rotations is not None
+            rotation = self.rotated.get(call.layer)
+            tables = [] if rotation is None else [getattr(self, name) for name in _tables(rotation)]
             past = self.past[2 * call.layer : 2 * call.layer + 2]
             attended, self.present[2 * call.layer], self.present[2 * call.layer + 1] = contrib(
                 "GroupQueryAttention",
-                [*packed, *past, *self.lengths, *([self.cos_cache, self.sin_cache] if rotates else [])],
+                [*packed, *past, *self.lengths, *tables],
                 like=[packed[0], *past],
                 num_heads=attention.heads,
                 kv_num_heads=attention.kv_heads,
                 scale=call.scale,
                 softcap=call.softcap,
-                do_rotary=int(rotates),
-                rotary_interleaved=int(attention.rotations is not None and attention.rotations.interleaved),
+                do_rotary=int(rotation is not None),
+                rotary_interleaved=int(rotation is not None and rotation.interleaved),
                 local_window_size=-1 if call.window is None else call.window,
             )
             return attended.view(rows, tokens, attention.heads, attention.width)
 
     return TracedModel().eval()
+
+
+def _tables(rotation: Rotation) -> tuple[str, str]:
+    """The names of the cosines and sines of a rotation."""
+    suffix = "" if rotation.rotary == 0 else f"_{rotation.rotary}"
+    return f"cos_cache{suffix}", f"sin_cache{suffix}"
 
 
 @contextmanager

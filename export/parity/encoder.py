@@ -50,9 +50,12 @@ class ExportedEncoder:
         pad_token_id, session = self._settings.pad_token_id, self._session
         feeds = PaddedRows(PaddedRows.inputs, pad_token_id).feeds(rows)
         mask = feeds["attention_mask"].astype(bool)
-        known = inspect.signature(model.forward).parameters
+        known = set(inspect.signature(model.forward).parameters)
+        if not typed:  # GPT-2 adds an embedding for types, of which its tokenizer makes none
+            known.discard("token_type_ids")
+        given = {name: torch.from_numpy(array) for name, array in feeds.items() if name in known}
         with torch.no_grad(), self._observed(model):
-            outputs = model(**{name: torch.from_numpy(array) for name, array in feeds.items() if name in known})
+            outputs = _by_row(model, given) if _reads_rows_alone(model) else model(**given)
         exported = session.run(layout_of(session.input_names, pad_token_id).feeds(rows))
         for name, output in exported.items():
             if session.output_shapes[name][0] == "tokens":
@@ -74,6 +77,27 @@ class ExportedEncoder:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _reads_rows_alone(model: Any) -> bool:
+    """Whether the head of a sequence cannot take any batch: it counts on as many ends in every row (BART), or has no
+    padding to tell the last token by (GPT-2).
+    """
+    return type(model).__name__.endswith("ForSequenceClassification") and (
+        model.config.is_encoder_decoder or model.config.pad_token_id is None
+    )
+
+
+def _by_row(model: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """The logits of each row alone, without its padding."""
+    import torch
+
+    lengths = given["attention_mask"].sum(1).tolist()
+    rows = [
+        model(**{name: one[row : row + 1, :length] for name, one in given.items()}).logits
+        for row, length in enumerate(lengths)
+    ]
+    return {"logits": torch.cat(rows)}
 
 
 def _session(artifact: ModelArtifact, config: SessionConfig) -> tuple[InferenceSession, str]:

@@ -6,7 +6,7 @@ together; with a plain cache, requests run one at a time. The graphs read the to
 difference does not make all later steps incomparable.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +24,7 @@ from pipelines.runtime.session_config import SessionConfig
 
 _CHUNK_TOKENS = 16  # so that most prompts take several
 _CHECKED_TOKENS, _CHECKED_STEPS = (40, 9), 6
+_BEYOND_WINDOW, _LONGEST_CHECK = 24, 600  # tokens
 _CHECKED_DIFFERENCE = 1e-2  # of logits of unit scale: a wrong graph is far off, and parity is strict later
 
 
@@ -70,7 +71,7 @@ def exported_decoder(artifact: ModelArtifact, config: SessionConfig, start: int 
     if artifact.manifest.cache != "slots":
         return _Plain(artifact, config, start)
     if "decoder" in artifact.manifest.graphs:
-        return _SourceSlots(Seq2SeqSessions.of(artifact, config), start or 0)
+        return SourceSlots(Seq2SeqSessions.of(artifact, config), start or 0)
     return PromptSlots(InferenceSession(artifact.graph("model"), config))
 
 
@@ -107,7 +108,7 @@ class PromptSlots:
         return _step_together(decoder, lengths, answers, [first])
 
 
-class _SourceSlots:
+class SourceSlots:
     """A slot for each source."""
 
     def __init__(self, sessions: Seq2SeqSessions, start: int) -> None:
@@ -151,29 +152,57 @@ def _step_together(
     return [row[:end] for row, end in zip(together, ends, strict=True)]
 
 
-def fault_of_slots(model: Any, graph: Path) -> str | None:
-    """What is wrong with the slot graph, fp32, that was traced of a decoder-only model; None where nothing is.
+def fault_of_slots(model: Any, graphs: Mapping[str, Path]) -> str | None:
+    """What is wrong with the slot graphs, fp32, that were traced of a model; None where nothing is.
 
     A trace keeps what the model did with the example. Where it does something else with other inputs, the graph is
     wrong, and the plain one may be right.
     """
-    import torch
-
     draw = np.random.default_rng(0)
-    texts = [draw.integers(0, model.config.vocab_size, length) for length in _CHECKED_TOKENS]
-    prompts = [text[:-_CHECKED_STEPS].tolist() for text in texts]
+    padding = model.config.pad_token_id
+    known = [one for one in range(model.config.vocab_size) if one != padding]  # padding has positions of its own
+    texts = [draw.choice(known, length).tolist() for length in _checked_lengths(model.config)]
+    inputs, answers = [text[:-_CHECKED_STEPS] for text in texts], [text[-_CHECKED_STEPS:] for text in texts]
+    start = model.generation_config.decoder_start_token_id or 0
+    decoder: ExportedDecoder
     try:
-        decoder = PromptSlots(InferenceSession(graph, SessionConfig()))
-        exported = decoder.logits(prompts, [text[-_CHECKED_STEPS:] for text in texts])
+        sessions = {role: InferenceSession(graph, SessionConfig()) for role, graph in graphs.items()}
+        if "model" in sessions:
+            decoder = PromptSlots(sessions["model"])
+        else:
+            decoder = SourceSlots(Seq2SeqSessions(**sessions), start)
+        exported = decoder.logits(inputs, [np.asarray(answer) for answer in answers])
     except Exception as error:  # onnxruntime's errors have no common type
         return f"onnxruntime cannot run its graph with slots ({first_line(error)})"
-    with torch.no_grad():
-        logits = [model(torch.as_tensor(text)[None]).logits[0].numpy() for text in texts]
-    expected = np.concatenate([one[-_CHECKED_STEPS - 1 : -1] for one in logits])
+    expected = np.concatenate([_read_by_torch(model, *both, start) for both in zip(inputs, answers, strict=True)])
     difference = float(np.abs(np.concatenate(exported) - expected).max()) / max(1.0, float(expected.std()))
     return (
         None if difference <= _CHECKED_DIFFERENCE else f"its graph with slots differs from PyTorch by {difference:.2g}"
     )
+
+
+def _checked_lengths(config: Any) -> list[int]:
+    """Of the texts to check with: beyond a sliding window that is not too long, within the model's positions."""
+    names = ("max_encoder_position_embeddings", "max_position_embeddings", "n_positions")
+    positions = next((size for name in names if (size := getattr(config, name, None))), _LONGEST_CHECK)
+    longest = _CHECKED_TOKENS[0]
+    beyond = (getattr(config, "sliding_window", None) or 0) + _BEYOND_WINDOW
+    if longest < beyond <= _LONGEST_CHECK:
+        longest = beyond
+    return [min(length, positions) for length in (longest, *_CHECKED_TOKENS[1:])]
+
+
+def _read_by_torch(model: Any, ids: Sequence[int], answer: Sequence[int], start: int) -> np.ndarray:
+    """PyTorch's logits (steps, vocab) for each token of an answer to a prompt or a source."""
+    import torch
+
+    with torch.no_grad():
+        if model.config.is_encoder_decoder:
+            found = model(input_ids=torch.tensor([ids]), decoder_input_ids=torch.tensor([[start, *answer[:-1]]]))
+        else:
+            found = model(torch.tensor([[*ids, *answer[:-1]]]))
+    logits: np.ndarray = found.logits[0, -len(answer) :].numpy()
+    return logits
 
 
 class Perplexity:

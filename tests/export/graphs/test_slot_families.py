@@ -12,8 +12,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from export.graphs.convert import convert
-from export.graphs.slot_attention import describe
-from export.graphs.slot_graph import convert_to_slots, obstacle
+from export.graphs.slot_attention import ObstacleError, describe
+from export.graphs.slot_graph import convert_to_slots
 from export.parity.generation import PromptSlots, fault_of_slots, torch_answer
 from export.quantization.quantize import to_int4, to_int8
 from pipelines.runtime.session import InferenceSession
@@ -64,7 +64,7 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "stablelm": GROUPED | {"hidden_size": 128, "partial_rotary_factor": 0.5},
     "starcoder2": WINDOWED,
 }  # fmt: skip
-ROTATED_BY_THE_MODEL = ("gemma3_text", "smollm3", "exaone4", "gpt_neox", "olmo3", "phi", "hunyuan_v1_dense", "cohere2")
+ROTATED_BY_THE_MODEL = ("gpt_neox", "phi", "hunyuan_v1_dense")
 
 
 def tiny(architecture: str, **changes: Any) -> Any:
@@ -77,6 +77,14 @@ def tiny(architecture: str, **changes: Any) -> Any:
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **settings), **options).eval()
     randomize(model)
     return model
+
+
+def obstacle(model: Any, folder: Path) -> str:
+    """Why a model has no slot graph."""
+    with pytest.raises(ObstacleError) as error:
+        convert_to_slots(model, folder / "model.onnx")
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
@@ -99,7 +107,7 @@ def test_a_family_decodes_in_slots_what_transformers_generates(architecture: str
         leads = np.sort(expected.logits, axis=-1)[:, -2:]
         undecided = leads[:, 1] - leads[:, 0] < 1e-3 * scale
         assert ((got.argmax(-1) == expected.tokens) | undecided).all()
-    assert fault_of_slots(model, graph) is None
+    assert fault_of_slots(model, {"model": graph}) is None
 
     for quantize, alike in ((to_int8, 0.98), (to_int4, 0.7)):
         convert_to_slots(model, graph)
@@ -118,11 +126,10 @@ def test_a_family_decodes_in_slots_what_transformers_generates(architecture: str
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scaled in a way of its own"),
     ],
 )
-def test_what_the_operator_cannot_do_is_an_obstacle(architecture: str, changes: dict[str, Any], reason: str) -> None:
-    found = obstacle(tiny(architecture, **changes))
-
-    assert found is not None
-    assert reason in found
+def test_what_the_operator_cannot_do_is_an_obstacle(
+    architecture: str, changes: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    assert reason in obstacle(tiny(architecture, **changes), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -135,14 +142,11 @@ def test_what_the_operator_cannot_do_is_an_obstacle(architecture: str, changes: 
     ],
 )
 def test_an_architecture_that_attends_otherwise_is_an_obstacle_in_one_line(
-    architecture: str, settings: dict[str, Any]
+    architecture: str, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, vocab_size=300, **settings)).eval()
 
-    found = obstacle(model)
-
-    assert found
-    assert "\n" not in found
+    assert obstacle(model, tmp_path)
 
 
 def test_tracing_leaves_transformers_and_torch_as_they_were(tmp_path: Path) -> None:
@@ -150,23 +154,20 @@ def test_tracing_leaves_transformers_and_torch_as_they_were(tmp_path: Path) -> N
     for architecture in ("gemma", "falcon", "gpt_neo"):
         model = tiny(architecture)
         before = model(torch.arange(5, 25)[None]).logits
-        assert obstacle(model) is None
         convert_to_slots(model, tmp_path / "model.onnx")
         torch.testing.assert_close(model(torch.arange(5, 25)[None]).logits, before)
     assert (torch.repeat_interleave, torch.Tensor.repeat_interleave) == repeat
 
 
-def test_a_model_whose_own_code_fails_leaves_transformers_as_it_was() -> None:
+def test_a_model_whose_own_code_fails_leaves_transformers_as_it_was(tmp_path: Path) -> None:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     functions = set(ALL_ATTENTION_FUNCTIONS)
-    fails = AutoConfig.for_model("bamba", vocab_size=300, **GROUPED)
-    for model in (tiny("llama"), AutoModelForCausalLM.from_config(fails).eval()):
-        implementation = model.config._attn_implementation
-        found = obstacle(model)
-        assert (found is None) == (model.config.model_type == "llama")
-        assert set(ALL_ATTENTION_FUNCTIONS) == functions
-        assert model.config._attn_implementation == implementation
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("bamba", vocab_size=300, **GROUPED)).eval()
+    implementation = model.config._attn_implementation
+    assert obstacle(model, tmp_path)
+    assert set(ALL_ATTENTION_FUNCTIONS) == functions
+    assert model.config._attn_implementation == implementation
 
 
 def test_what_torch_cannot_export_fails_without_a_word_on_stdout(
@@ -187,13 +188,62 @@ def test_a_graph_that_keeps_what_only_the_example_does_is_found(
     with monkeypatch.context() as patch:
         rotations = describe(model).rotations
         assert rotations is not None
-        patch.setattr(type(rotations), "tables", lambda self, positions: (torch.ones(positions, 8),) * 2)
+        patch.setattr(type(rotations), "tables", lambda self, rotation, positions: (torch.ones(positions, 8),) * 2)
         convert_to_slots(model, graph)
 
-    fault = fault_of_slots(model, graph)
+    fault = fault_of_slots(model, {"model": graph})
 
     assert fault is not None
     assert "differs from PyTorch" in fault
+
+
+def test_a_model_of_few_positions_has_slots(tmp_path: Path) -> None:
+    for architecture in ("llama", "gpt2"):
+        name = "n_positions" if architecture == "gpt2" else "max_position_embeddings"
+        model, graph = tiny(architecture, **{name: 20}), tmp_path / "model.onnx"
+        convert_to_slots(model, graph)
+        assert fault_of_slots(model, {"model": graph}) is None
+
+
+def test_a_graph_is_checked_beyond_the_window_of_its_model(tmp_path: Path) -> None:
+    """Within its window, a model and one without a window are the same."""
+    windowed, whole, graph = (
+        tiny("mistral", sliding_window=64),
+        tiny("mistral", sliding_window=None),
+        tmp_path / "m.onnx",
+    )
+    convert_to_slots(whole, graph)
+
+    fault = fault_of_slots(windowed, {"model": graph})
+
+    assert fault is not None
+    assert "differs from PyTorch" in fault
+
+
+def test_the_text_model_of_a_multimodal_checkpoint_has_slots(tmp_path: Path) -> None:
+    from export.build import ExportArgs, export_checkpoint
+    from tests.tiny_checkpoints import tokenizer_of
+
+    tokenizer = tokenizer_of("llama")
+    text = dict(GEMMA, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, pad_token_id=0)
+    vision = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    vision |= {"image_size": 28, "patch_size": 14}
+    config = AutoConfig.for_model("gemma3", text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    randomize(model)
+    model.save_pretrained(tmp_path / "checkpoint")
+    tokenizer.save_pretrained(tmp_path / "checkpoint")
+
+    artifact = export_checkpoint(ExportArgs(str(tmp_path / "checkpoint"), "text-generation", tmp_path / "artifact"))
+
+    assert artifact.manifest.architecture == "gemma3_text"
+    assert artifact.manifest.cache == "slots"
+    assert artifact.config()["num_hidden_layers"] == 2
+    (prompt, expected) = ([5, 9, 13], torch_answer(model, [5, 9, 13], 12))
+    (ours,) = PromptSlots(InferenceSession(artifact.graph("model"), SessionConfig())).logits(
+        [prompt], [expected.tokens]
+    )
+    np.testing.assert_allclose(ours, expected.logits, atol=1e-3)
 
 
 def test_an_architecture_that_optimum_does_not_know_is_exported_with_slots(tmp_path: Path) -> None:

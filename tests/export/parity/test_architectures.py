@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 import torch
 from optimum.onnxruntime import ORTModelForSeq2SeqLM
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from export.build import ExportArgs, export_checkpoint
-from export.graphs.seq2seq_slot_graph import obstacle
 from export.parity.samples import TEXTS
 from pipelines.errors import CheckpointError
 from pipelines.generation.decoding.config import GenerationConfig
@@ -131,11 +130,6 @@ def test_an_encoder_decoder_that_cannot_have_slots_stays_on_the_plain_graphs_and
 
     ours = ORTModelForSeq2SeqLM.from_pretrained(artifact.path)
     assert_same_tokens(ours, AutoModelForSeq2SeqLM.from_pretrained(source), source, num_beams=2)
-
-
-def test_an_encoder_decoder_of_another_architecture_stays_on_the_plain_graphs() -> None:
-    reason = obstacle(AutoConfig.for_model("pegasus"))
-    assert reason == "its attention is not known for pegasus"
 
 
 def assert_same_tokens(ours: Any, theirs: Any, source: Path, **options: Any) -> None:
