@@ -1,6 +1,7 @@
 """Tokenizer: tokenizer.json for every checkpoint, the settings that it does not hold, and the prompt templates."""
 
 import random
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from export.tokenizers.pieces import PieceTokenizer, build, surround
 from pipelines.errors import CheckpointError
 from pipelines.runtime.artifact import TokenizerSettings
 from pipelines.tasks import TASKS
+
+_LONGEST_SOURCE = 2048
+"""Tokens of a source, where the model itself has no limit: attention takes memory by their square."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ def write_tokenizer(tokenizer: Any, model: Any, folder: Path) -> ExportedTokeniz
         backend, outside = fast.backend, fast.outside
     backend.save(str(folder / "tokenizer.json"))
     settings = TokenizerSettings(
-        max_length=max_length(tokenizer, model),
+        max_length=(length := max_length(tokenizer, model)),
         pad_token_id=next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None),
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -47,7 +51,9 @@ def write_tokenizer(tokenizer: Any, model: Any, folder: Path) -> ExportedTokeniz
         truncation_side=tokenizer.truncation_side,
         clean_up_tokenization_spaces=bool(tokenizer.clean_up_tokenization_spaces),
         token_type_ids="token_type_ids" in tokenizer.model_input_names,
-        languages=_languages(tokenizer),
+        languages=(languages := _languages(tokenizer)),
+        language_last=bool(languages) and _is_last(tokenizer, set(languages.values())),
+        longest=max(length, _LONGEST_SOURCE) if _reads_any_length(model.config) else None,
     )
     return ExportedTokenizer(settings, outside)
 
@@ -55,7 +61,21 @@ def write_tokenizer(tokenizer: Any, model: Any, folder: Path) -> ExportedTokeniz
 def _languages(tokenizer: Any) -> dict[str, int]:
     """Language code -> token id, of multilingual translation models."""
     codes: dict[str, int] = dict(getattr(tokenizer, "lang_code_to_id", None) or {})
+    if not codes and hasattr(tokenizer, "set_src_lang_special_tokens"):  # NLLB's is told by its list of codes
+        known = getattr(sys.modules[type(tokenizer).__module__], "FAIRSEQ_LANGUAGE_CODES", ())
+        ids = {code: tokenizer.convert_tokens_to_ids(code) for code in known}
+        codes = {code: one for code, one in ids.items() if one not in (None, tokenizer.unk_token_id)}
     return codes
+
+
+def _is_last(tokenizer: Any, languages: set[int]) -> bool:
+    """Whether the language of a source stands after its text."""
+    return tokenizer("a").input_ids[-1] in languages
+
+
+def _reads_any_length(config: Any) -> bool:
+    """Whether an encoder-decoder adds no positions to embeddings, but a bias by distance, which has no end."""
+    return bool(config.is_encoder_decoder) and hasattr(config, "relative_attention_num_buckets")
 
 
 def convert_slow(tokenizer: Any) -> PieceTokenizer:

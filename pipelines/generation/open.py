@@ -25,7 +25,7 @@ def open_engine(artifact: ModelArtifact, config: SessionConfig, slots: SlotsConf
         return PlainEngine(open_decoder(artifact, config), config.concurrency)
     if "decoder" in artifact.manifest.graphs:
         sessions = Seq2SeqSessions.of(artifact, config)
-        longest = artifact.manifest.tokenizer.max_length
+        longest = artifact.manifest.tokenizer.readable
         model: SlotModel = Seq2SeqSlots(sessions, slots.slots, slots.max_tokens, longest)
     else:
         captures = slots.cuda_graphs and config.device == "cuda"

@@ -111,7 +111,11 @@ class TokenizerSettings:
     """What tokenizer.json does not say: lengths in tokens, special ids, and how texts are decoded.
 
     `languages` maps a language code to the id of its token, for models that are told the target language by a
-    forced first token (M2M100, mBART, NLLB).
+    forced first token (M2M100, mBART, NLLB). That of the source stands before its text, or with `language_last` after
+    its end.
+
+    `longest` is the most tokens that a model without position embeddings reads (T5); texts above `max_length`, which
+    its tokenizer states, are read with a warning. None: `max_length`.
     """
 
     max_length: int
@@ -125,6 +129,13 @@ class TokenizerSettings:
     clean_up_tokenization_spaces: bool = False
     token_type_ids: bool = False
     languages: Mapping[str, int] = field(default_factory=dict)
+    language_last: bool = False
+    longest: int | None = None
+
+    @property
+    def readable(self) -> int:
+        """The most tokens of a text that is not cut."""
+        return self.longest or self.max_length
 
 
 @dataclass(frozen=True)

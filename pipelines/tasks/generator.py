@@ -250,5 +250,5 @@ class GeneratorPipeline(Pipeline[InputT, ParametersT, DecodeRequestT, Answer]):
 
 def _positions(config: Mapping[str, Any], *, decoder_only: bool) -> int | None:
     """The number of positions of a decoder; None for relative ones. (T5 states `n_positions` and has none.)"""
-    names = ("max_position_embeddings", "n_positions") if decoder_only else ("max_position_embeddings",)
-    return next((int(config[name]) for name in names if config.get(name)), None)
+    own = ("n_positions",) if decoder_only else ("max_decoder_position_embeddings",)
+    return next((int(config[name]) for name in ("max_position_embeddings", *own) if config.get(name)), None)

@@ -3,6 +3,7 @@
 The model is an encoder-decoder, or a decoder-only instruct model with the prompt template of the manifest.
 """
 
+import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,7 @@ from pipelines.schema import parse
 from pipelines.tasks.generator import SEED_BITS, Generator, GeneratorPipeline, SearchParameters
 from pipelines.tasks.task import Head
 
+_logger = logging.getLogger(__name__)
 HEAD = Head(
     auto_class="AutoModelForSeq2SeqLM",
     classes=("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "MTModel"),
@@ -161,11 +163,18 @@ class Text2TextPipeline(GeneratorPipeline[str, ParametersT, DecodeRequest]):
             offsets=False,
         )
         sources = [(*(task.before or ()), *encoding.ids, *task.after) for encoding in encodings]
+        readable = tokenizer.settings.readable
         for source in sources:
-            if len(source) > longest:
+            if len(source) > readable:
                 raise InputTooLongError(
-                    f"has {len(source)} tokens; allowed: at most {longest}, or parameters.truncation: longest_first",
+                    f"has {len(source)} tokens; allowed: at most {readable}, or parameters.truncation: longest_first",
                     ("inputs",),
+                )
+            if len(source) > longest:
+                _logger.warning(
+                    "a text of %d tokens is read whole; the model was trained on %d (parameters.truncation cuts there)",
+                    len(source),
+                    longest,
                 )
             if not source:
                 raise InvalidInputError("has no tokens; allowed: a text of at least one", ("inputs",))

@@ -5,7 +5,7 @@ from typing import Annotated, TypedDict
 
 from msgspec import Meta
 
-from pipelines.errors import ArtifactError, InvalidInputError, UnusedParametersError
+from pipelines.errors import InvalidInputError, UnusedParametersError
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session_config import SessionConfig
@@ -38,7 +38,7 @@ class TranslationParameters(Text2TextParameters, frozen=True):
 class TranslationPipeline(Text2TextPipeline[TranslationParameters]):
     """Languages are needed, refused or optional, depending on the model:
 
-    * one with language tokens (M2M100) needs both, as in transformers;
+    * one with language tokens (M2M100, NLLB, mBART) needs both, as in transformers;
     * one whose config.json has tasks such as `translation_en_to_de` (T5) translates in these directions, without
       languages in the first of them, as `transformers.pipeline("translation")` does;
     * an instruct model needs those that its prompt template names;
@@ -51,12 +51,6 @@ class TranslationPipeline(Text2TextPipeline[TranslationParameters]):
 
     def __init__(self, artifact: ModelArtifact, config: SessionConfig, slots: SlotsConfig | None = None) -> None:
         super().__init__(artifact, config, slots)
-        languages = artifact.manifest.tokenizer.languages
-        if languages and artifact.manifest.architecture != "m2m_100":
-            raise ArtifactError(
-                f"{artifact.path}: the language tokens of {artifact.manifest.architecture} are not supported; "
-                "allowed: those of m2m_100"
-            )
         self._directions = {
             task: Framing(self.generator.defaults_of(task), self._prefix(task))
             for task in self.generator.tasks
@@ -83,7 +77,7 @@ class TranslationPipeline(Text2TextPipeline[TranslationParameters]):
         return framing
 
     def _between(self, source: str | None, target: str | None) -> Framing:
-        """The source's language token before the text, the target's as the forced first token of the answer."""
+        """The source's language token around the text, the target's as the forced first token of the answer."""
         tokenizer = self.artifact.manifest.tokenizer
         for name, code in (("src_lang", source), ("tgt_lang", target)):
             if code not in tokenizer.languages:
@@ -96,7 +90,10 @@ class TranslationPipeline(Text2TextPipeline[TranslationParameters]):
         assert target is not None
         after = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
         config = replace(self._defaults, forced_bos_token_id=tokenizer.languages[target])
-        return Framing(config, before=(tokenizer.languages[source],), after=after)
+        own = (tokenizer.languages[source],)
+        if tokenizer.language_last:
+            return Framing(config, before=(), after=(*after, *own))
+        return Framing(config, before=own, after=after)
 
 
 TASK = Task(

@@ -23,7 +23,7 @@ def slot_bytes(artifact: ModelArtifact, max_tokens: int) -> int | None:
         return None
     head_dim = _first(config, _HEAD_DIM) or (_first(config, _WIDTH) or 0) // heads
     stored = _first(config, ("num_key_value_heads",)) or heads
-    tokens = max_tokens + (artifact.manifest.tokenizer.max_length if "decoder" in artifact.manifest.graphs else 0)
+    tokens = max_tokens + (artifact.manifest.tokenizer.readable if "decoder" in artifact.manifest.graphs else 0)
     number_bytes = 4 if artifact.manifest.device == "cpu" else 2  # slots on a GPU are fp16, int4 weights or not
     return layers * 2 * stored * head_dim * tokens * number_bytes or None
 
