@@ -191,7 +191,9 @@ def _build(
 def _typical(tokenizer: Any, template: str | None, longest: int) -> list[list[int]]:
     """Typical inputs, at most `longest` tokens each."""
     prompts = [template.replace("{text}", text) if template else text for text in TEXTS[:_TYPICAL]]
-    return [tokenizer(prompt, add_special_tokens=template is None).input_ids[:longest] for prompt in prompts]
+    inputs = [tokenizer(prompt, add_special_tokens=template is None).input_ids for prompt in prompts]
+    # A cut one keeps its end: heads may read it.
+    return [ids if len(ids) <= longest else [*ids[: longest - 1], ids[-1]] for ids in inputs]
 
 
 def _convert(args: ExportArgs, model: Any, work: Path, progress: Progress) -> tuple[Graphs, str]:

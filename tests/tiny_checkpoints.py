@@ -181,7 +181,7 @@ def randomize(model: Any) -> None:
     from torch import nn
 
     tied = model.get_output_embeddings()
-    t5 = model.config.model_type in ("t5", "mt5", "umt5")
+    t5 = model.config.model_type in ("t5", "mt5", "umt5", "longt5")
     for module in model.modules():
         if module is tied:
             continue

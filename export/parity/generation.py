@@ -163,7 +163,7 @@ def fault_of_slots(model: Any, graphs: Mapping[str, Path]) -> str | None:
     known = [one for one in range(model.config.vocab_size) if one != padding]  # padding has positions of its own
     texts = [draw.choice(known, length).tolist() for length in _checked_lengths(model.config)]
     inputs, answers = [text[:-_CHECKED_STEPS] for text in texts], [text[-_CHECKED_STEPS:] for text in texts]
-    start = model.generation_config.decoder_start_token_id or 0
+    start = known[0]  # not the model's own, which may be padding
     decoder: ExportedDecoder
     try:
         sessions = {role: InferenceSession(graph, SessionConfig()) for role, graph in graphs.items()}

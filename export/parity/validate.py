@@ -122,6 +122,8 @@ def _batches(artifact: ModelArtifact, inputs: Sequence[TextOrPair]) -> Iterator[
     template = manifest.prompt_template
     prompts = [template.replace("{text}", str(one)) if template else one for one in inputs]
     longest = manifest.tokenizer.max_length if template else min(manifest.tokenizer.max_length, _LONGEST_TOKENS)
+    if TASKS[manifest.task].generates and "model" in manifest.graphs:
+        longest = max(1, longest - _NEW_TOKENS)  # the answer takes positions, too
     encodings = Tokenizer(artifact).encode(prompts, max_length=longest, add_special_tokens=template is None)
     start = 0
     for size in _BATCH_SIZES:

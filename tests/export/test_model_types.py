@@ -26,9 +26,14 @@ def lines_of(model_type: str, folder: Path) -> Iterator[tuple[str, str | None]]:
     except Exception:  # a config that needs more than its defaults
         (folder / "config.json").write_text(f'{{"model_type": "{model_type}"}}')
     save_file({"nothing": np.zeros(1, np.float32)}, folder / "model.safetensors")
+    try:
+        checkpoint = resolve(str(folder))
+    except CheckpointError as error:
+        yield "", str(error)
+        return
     for task in TASKS:
         try:
-            check_task(resolve(str(folder)), task)
+            check_task(checkpoint, task)
         except CheckpointError as error:
             yield task, str(error)
         else:

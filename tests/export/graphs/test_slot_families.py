@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from export.build import ExportArgs, export_checkpoint
 from export.graphs.convert import convert
 from export.graphs.slot_attention import ObstacleError, describe
 from export.graphs.slot_graph import convert_to_slots
@@ -18,7 +19,7 @@ from export.parity.generation import PromptSlots, fault_of_slots, torch_answer
 from export.quantization.quantize import to_int4, to_int8
 from pipelines.runtime.session import InferenceSession
 from pipelines.runtime.session_config import SessionConfig
-from tests.tiny_checkpoints import randomize
+from tests.tiny_checkpoints import randomize, tokenizer_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the exporter; `sextet export` keeps them quiet
 STEPS = 256
@@ -204,6 +205,12 @@ def test_a_model_of_few_positions_has_slots(tmp_path: Path) -> None:
         convert_to_slots(model, graph)
         assert fault_of_slots(model, {"model": graph}) is None
 
+    tokenizer = tokenizer_of("llama")
+    tiny("llama", vocab_size=len(tokenizer), max_position_embeddings=20).save_pretrained(tmp_path / "checkpoint")
+    tokenizer.save_pretrained(tmp_path / "checkpoint")
+    args = ExportArgs(str(tmp_path / "checkpoint"), "text-generation", tmp_path / "artifact")
+    assert export_checkpoint(args).manifest.cache == "slots"
+
 
 def test_a_graph_is_checked_beyond_the_window_of_its_model(tmp_path: Path) -> None:
     """Within its window, a model and one without a window are the same."""
@@ -221,9 +228,6 @@ def test_a_graph_is_checked_beyond_the_window_of_its_model(tmp_path: Path) -> No
 
 
 def test_the_text_model_of_a_multimodal_checkpoint_has_slots(tmp_path: Path) -> None:
-    from export.build import ExportArgs, export_checkpoint
-    from tests.tiny_checkpoints import tokenizer_of
-
     tokenizer = tokenizer_of("llama")
     text = dict(GEMMA, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, pad_token_id=0)
     vision = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -247,8 +251,6 @@ def test_the_text_model_of_a_multimodal_checkpoint_has_slots(tmp_path: Path) -> 
 
 
 def test_an_architecture_that_optimum_does_not_know_is_exported_with_slots(tmp_path: Path) -> None:
-    from tests.tiny_checkpoints import tokenizer_of
-
     tokenizer = tokenizer_of("llama")
     model = tiny("exaone4", vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id)
     model.save_pretrained(tmp_path / "checkpoint")

@@ -44,3 +44,12 @@ def test_a_batch_of_texts_and_pairs_is_classified_as_each_of_them_alone(known: K
         assert {one["label"]: one["score"] for one in answer} == pytest.approx(
             {model.config.id2label[index]: score for index, score in enumerate(expected)}, abs=1e-4
         )
+
+
+def test_a_classifier_that_reads_the_end_of_a_text_is_quantized(tmp_path: Path) -> None:
+    """What looks for outliers reads texts that are cut, with their ends."""
+    source = HEADS[0].write(tmp_path / "checkpoint")
+
+    artifact = export_checkpoint(ExportArgs(str(source), CLASSIFY, tmp_path / "artifact", precision="int8"))
+
+    assert artifact.manifest.precision == "int8"
