@@ -127,7 +127,8 @@ DECODERS = (
     KnownModel("facebook/opt-125m", "opt", GENERATE, "gpt2"),
     KnownModel("bigscience/bloom-560m", "bloom", GENERATE, "gpt2", says="is not known for bloom"),
     KnownModel("tiiuae/falcon-7b", "falcon", GENERATE, "gpt2", {"multi_query": True, "alibi": False}),
-    KnownModel("tiiuae/falcon-rw-1b", "falcon", GENERATE, "gpt2", {"alibi": True, "multi_query": False}, says="ALiBi"),
+    KnownModel("tiiuae/falcon-rw-1b", "falcon", GENERATE, "gpt2",
+               {"alibi": True, "multi_query": False, "num_kv_heads": 4}, says="ALiBi"),
     _llama("meta-llama/Llama-3.2-1B-Instruct", rope_scaling=_LLAMA3),
     _llama("HuggingFaceTB/SmolLM2-135M-Instruct"),
     _llama("kakaocorp/kanana-1.5-2.1b-instruct-2505"),
@@ -152,6 +153,6 @@ DECODERS = (
     KnownModel("stabilityai/stablelm-2-1_6b-chat", "stablelm", GENERATE, "gpt2", {"partial_rotary_factor": 0.5}),
     KnownModel("bigcode/starcoder2-3b", "starcoder2", GENERATE, "gpt2", {"sliding_window": 16}),
     KnownModel("CohereLabs/c4ai-command-r7b-12-2024", "cohere2", GENERATE, "llama", _WINDOWS),
-    KnownModel("mistralai/Mixtral-8x7B-Instruct-v0.1", "mixtral", GENERATE, "llama", says="its experts are chosen"),
+    KnownModel("mistralai/Mixtral-8x7B-Instruct-v0.1", "mixtral", GENERATE, "llama", refused=True),
 )  # fmt: skip
 KNOWN_MODELS = (*ENCODERS, *ENCODER_DECODERS, *DECODERS)

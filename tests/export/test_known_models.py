@@ -27,7 +27,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 def test_a_checkpoint_that_people_know_does_what_the_page_says(known: KnownModel, hub: Hub, tmp_path: Path) -> None:
     hub.add(known.name, known.write(tmp_path / "checkpoint"))
     args, said = ExportArgs(known.name, known.task, tmp_path / "artifact"), list[str]()
-    (row,) = (line for line in PAGE.read_text(encoding="utf-8").splitlines() if f"`{known.name}`" in line)
+    (row,) = (line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith(f"| `{known.name}` |"))
     if known.refused:
         with pytest.raises(CheckpointError) as refused:
             export_checkpoint(args, said.append)
