@@ -45,10 +45,11 @@ def check_task(checkpoint: ResolvedCheckpoint, task: str, *, allow_untrained_hea
 
 
 def _may_do(task: str, config: Any) -> bool:
-    """Whether an export may succeed. One that generates may have a slot graph, which Optimum has no part in."""
+    """Whether an export may succeed. A generator that Optimum does not know at all may have a slot graph."""
     if not fits(task, config) or not _has_head(task, config):
         return False
-    return TASKS[task].generates or optimum_exports(config, task)
+    known = _known_to_optimum(config)
+    return TASKS[task].generates if known is None else _optimum_task(task, config) in known
 
 
 def _has_head(task: str, config: Any) -> bool:
@@ -60,14 +61,18 @@ def _has_head(task: str, config: Any) -> bool:
 
 def optimum_exports(config: Any, task: str) -> bool:
     """Whether Optimum's exporter knows the architecture with the head of a task."""
+    return _optimum_task(task, config) in (_known_to_optimum(config) or ())
+
+
+def _known_to_optimum(config: Any) -> Any:
+    """The tasks, as Optimum names them, that its exporter knows for an architecture; None for one it does not know."""
     import optimum.exporters.onnx.model_configs  # noqa: F401  (importing it registers the architectures)
     from optimum.exporters.tasks import TasksManager
 
     try:
-        known = TasksManager.get_supported_tasks_for_model_type(config.model_type, "onnx", library_name="transformers")
+        return TasksManager.get_supported_tasks_for_model_type(config.model_type, "onnx", library_name="transformers")
     except KeyError:
-        return False
-    return _optimum_task(task, config) in known
+        return None
 
 
 def convert(model: Any, task: str, folder: Path, cache: str = "plain") -> Graphs:
