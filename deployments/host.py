@@ -11,6 +11,8 @@ That is on a CPU, whose cores compute forwards. On a GPU the cores of a replica 
 """
 
 import asyncio
+import ctypes
+import gc
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +29,16 @@ BULK_BYTES = 16 * 2**20  # of large bodies that wait for their thread: about ten
 BURST = 16  # jobs after which the loop is told, at the latest
 
 Job = tuple[Callable[[], Any], "asyncio.Future[Any]", asyncio.AbstractEventLoop]
+
+
+def give_memory_back() -> None:
+    """Return to the system what the process has freed: a model's file, its parsed graph and unpacked weights.
+
+    glibc keeps such memory for what comes next; 40 MiB of a replica are never used again. Other C libraries keep none.
+    """
+    gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 class HostThreads:

@@ -25,7 +25,7 @@ import pipelines
 from deployments.cluster.platform import Platform
 from deployments.config import LimitsConfig, TaskConfig
 from deployments.gpu_memory import memory_limit
-from deployments.host import SMALL_ANSWER_TOKENS, SMALL_BODY_BYTES, HostThreads
+from deployments.host import SMALL_ANSWER_TOKENS, SMALL_BODY_BYTES, HostThreads, give_memory_back
 from deployments.http.errors import Failure, logger
 from deployments.http.event_stream import EventStream
 from deployments.http.request import BULK, CLASS_HEADER, Timings, deadline_of, load_header, read_body
@@ -315,7 +315,9 @@ class TaskServer:
             allow_unverified=config.allow_unverified,
             slots=config.slots,
         )
-        return pipeline, pipeline.scheduler(config.batching, config.queue, self._on_batch)
+        scheduler = pipeline.scheduler(config.batching, config.queue, self._on_batch)
+        give_memory_back()
+        return pipeline, scheduler
 
 
 async def _started(events: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
