@@ -30,6 +30,8 @@ from stores.address import remote
 ConfigT = TypeVar("ConfigT")
 MAX_THREADS = 1024
 MAX_INPUTS = 65_536  # what `max_inputs` may be at most: longer lists are refused while they are decoded
+DRAIN_S = 300.0  # as long as a request may take where its replica, its model or the cluster ends
+CUT_S = 5.0  # what a replica has beyond that, to tell requests that they are cut
 MAX_DRAIN_S = 86_400
 
 
@@ -78,7 +80,7 @@ class TaskConfig:
     slots: SlotsConfig | None = None
     queue: QueueConfig = field(default_factory=QueueConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
-    drain_timeout_s: Annotated[float, Meta(ge=0, le=MAX_DRAIN_S)] = 300.0
+    drain_timeout_s: Annotated[float, Meta(ge=0, le=MAX_DRAIN_S)] = DRAIN_S
     allow_unverified: bool = False
 
     def __post_init__(self) -> None:
@@ -150,6 +152,25 @@ def cut_down(content: Mapping[str, Any], names: Collection[str]) -> dict[str, An
     """A cluster.yaml with the applications of these names alone, in its order and not copied."""
     kept = [one for one in content["applications"] if isinstance(one, dict) and one.get("name") in names]
     return {**content, "applications": kept}
+
+
+def set_drains(content: Mapping[str, Any]) -> float:
+    """Give each task's deployment the graceful_shutdown_timeout_s that follows from its `drain_timeout_s`.
+
+    One that the file sets stays. Returns the longest. Raises ConfigurationError.
+    """
+    drains_s = []
+    for task, user_config in user_configs(content).items():
+        drain_s = TaskConfig.from_user_config(user_config, task).drain_timeout_s
+        (application,) = [one for one in content["applications"] if one.get("name") == task]
+        (deployment,) = [one for one in application["deployments"] if one.get("name") == task]
+        given = deployment.setdefault("graceful_shutdown_timeout_s", drain_s + CUT_S)
+        if not isinstance(given, int | float) or not 0 <= given <= MAX_DRAIN_S + CUT_S:
+            raise ConfigurationError(
+                f"{task}: graceful_shutdown_timeout_s is {given!r}; allowed: 0 to {MAX_DRAIN_S} seconds"
+            )
+        drains_s.append(float(given))
+    return max(drains_s)
 
 
 def check_task(task: Any) -> None:

@@ -23,7 +23,7 @@ from starlette.responses import Response
 
 import pipelines
 from deployments.cluster.platform import Platform
-from deployments.config import LimitsConfig, TaskConfig
+from deployments.config import CUT_S, LimitsConfig, TaskConfig
 from deployments.host import SMALL_ANSWER_TOKENS, SMALL_BODY_BYTES, HostThreads
 from deployments.http.errors import Failure, logger
 from deployments.http.event_stream import EventStream
@@ -42,6 +42,9 @@ from stores.fetch import fetch
 T = TypeVar("T")
 SLICE_INPUTS = 64  # inputs that are tokenized at once: what they need in between is freed before the next ones
 STALLED_S = 60.0  # a batch that nobody waits for, or a decoding round, that takes so long will not end by itself
+
+OnEnding = Callable[[Callable[[float], None]], None]
+"""Is given what is to be called, with the seconds that are left, once the replica is to end."""
 
 
 class Serving:
@@ -112,7 +115,11 @@ class TaskServer:
     """Answers one task. It has no model until `reconfigure` was called, which Serve does before the first request."""
 
     def __init__(
-        self, task: str, meter: Callable[[], OnBatch] = lambda: unreported, platform: Platform | None = None
+        self,
+        task: str,
+        meter: Callable[[], OnBatch] = lambda: unreported,
+        platform: Platform | None = None,
+        on_ending: OnEnding = lambda begin: None,
     ) -> None:
         """`meter` makes, in this process, what is told of every batch; `platform` adds the routes of its contract."""
         self.task = task
@@ -120,8 +127,11 @@ class TaskServer:
         self._on_batch = meter()
         self._serving: Serving | None = None
         self._host = HostThreads()
+        self._all_serving: set[Serving] = set()  # the present one, and those before it that have requests inside
         self._retiring: set[asyncio.Task[None]] = set()
+        self._cut: asyncio.Task[None] | None = None
         self._loading = asyncio.Lock()
+        on_ending(self.end_within)
 
     async def reconfigure(self, user_config: Any) -> None:
         """Apply a `user_config` in place: a changed model is loaded beside the old one, then takes over.
@@ -146,10 +156,26 @@ class TaskServer:
         finally:
             thread.shutdown(wait=False)  # who is cancelled does not wait, on the loop, until a model is there
         self._serving = Serving(config, pipeline, scheduler, Routes(pipeline, self._platform))
+        self._all_serving.add(self._serving)
         if old is not None:
-            retiring = asyncio.create_task(old.retire(config.drain_timeout_s))
+            retiring = asyncio.create_task(self._retire(old, config.drain_timeout_s))
             self._retiring.add(retiring)
             retiring.add_done_callback(self._retiring.discard)
+
+    async def _retire(self, old: Serving, limit_s: float) -> None:
+        await old.retire(limit_s)
+        self._all_serving.discard(old)
+
+    def end_within(self, limit_s: float) -> None:
+        """Answer as before for all but CUT_S of `limit_s`. Then fail what is inside, streams with an error event."""
+        self._cut = asyncio.get_running_loop().create_task(self._cut_after(limit_s - CUT_S))
+
+    async def _cut_after(self, limit_s: float) -> None:
+        await asyncio.sleep(limit_s)
+        if n_requests := sum(one.inside for one in self._all_serving):
+            logger.warning("%d requests are cut: the replica ends, and they took more than %.0f s", n_requests, limit_s)
+        for one in list(self._all_serving):
+            await one.scheduler.drain()
 
     def check_health(self) -> None:
         """Raises where only a new replica helps."""

@@ -12,15 +12,15 @@ from urllib.request import Request
 from deployments.ask import AskError, demonstrate, exchange
 from deployments.cluster.local_ray import connected, environment, metrics_url, started
 from deployments.cluster.platform import Platform
-from deployments.cluster.processes import Signals, StopRequested
 from deployments.cluster.progress import Say, step
-from deployments.config import TaskConfig, located, user_configs
+from deployments.cluster.signals import Signals, StopRequested
+from deployments.config import TaskConfig, located, set_drains, user_configs
 from pipelines.errors import ArtifactError, ConfigurationError, SextetError
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.tasks import TASKS
 from stores.fetch import fetch
 
-HEARTBEAT_S = 1.0
+HEARTBEAT_S = 0.2  # some hundred milliseconds later Ray aborts a process whose raylet has died
 REACHABLE_S = 30.0  # how long HAProxy may take to learn of replicas that run
 
 
@@ -89,51 +89,61 @@ def serve(
 
 def _serve_here(launch: Launch, signals: Signals) -> None:
     content = launch.content()
+    drain_s = set_drains(content)
     _check_port(content["http_options"]["host"], content["http_options"]["port"])
     _fetch_artifacts(content, launch.say)
-    with environment(launch.say) as folder:
+    with environment(launch.say, drain_s) as folder:
         from deployments.cluster.rollout import validated  # imports ray, which reads the environment
 
         config = validated(content)
-        with started(folder, signals, launch.say) as raise_if_dead:
+        with started(folder, signals, launch.say) as ray:
             try:
-                url = _roll_out(config, launch.say, raise_if_dead)
+                url = _roll_out(config, launch.say, ray.raise_if_dead)
+                ray.drain_s = drain_s
+                launch.say(f"logs {folder}/ray/session_latest/logs")
                 launch.say(f"metrics {metrics_url()}")
                 _introduce(config, url)
                 while True:
-                    raise_if_dead()
+                    ray.raise_if_dead()
                     if signals.reload_was_requested():
-                        _reload(launch, raise_if_dead)
+                        ray.drain_s = max(ray.drain_s, _reload(launch, ray.raise_if_dead))
                     time.sleep(HEARTBEAT_S)
             except StopRequested:
-                launch.say("stopping: requests that are inside may finish")
+                launch.say(f"stopping: requests inside have {ray.drain_s:.0f} s; a second signal ends them")
                 raise
 
 
 def _deploy_there(launch: Launch, address: str) -> None:
     from deployments.cluster.rollout import validated
 
-    config = validated(launch.content())
+    content = launch.content()
+    set_drains(content)
+    config = validated(content)
     with connected(address):
         url = _roll_out(config, launch.say, raise_if_dead=lambda: None)
         _introduce(config, url)
     launch.say("the cluster keeps serving; `serve shutdown` takes it down")
 
 
-def _reload(launch: Launch, raise_if_dead: Callable[[], None]) -> None:
-    """Apply the file as it is now. Where it is wrong, say why; the previous configuration goes on serving."""
+def _reload(launch: Launch, raise_if_dead: Callable[[], None]) -> float:
+    """Apply the file as it is now. Where it is wrong, say why; the previous configuration goes on serving.
+
+    Returns as long as requests may take under it at the end.
+    """
     from deployments.cluster.rollout import validated
 
     launch.say(f"reading {launch.cluster} again")
     try:
         content = launch.content()
+        drain_s = set_drains(content)
         _fetch_artifacts(content, launch.say)
         config = validated(content)
         _roll_out(config, launch.say, raise_if_dead)
     except SextetError as error:
         launch.say(f"not applied: {error}")
-    else:
-        launch.say(f"applied {launch.cluster}")
+        return 0.0
+    launch.say(f"applied {launch.cluster}")
+    return drain_s
 
 
 def _roll_out(config: Any, say: Say, raise_if_dead: Callable[[], None]) -> str:

@@ -3,6 +3,7 @@
 Ray reads them when it is imported: set them before.
 """
 
+import math
 import os
 import random
 import secrets
@@ -10,6 +11,7 @@ import shlex
 import socket
 from pathlib import Path
 
+from deployments.config import DRAIN_S
 from deployments.ingress.haproxy import write_wrapper
 
 TUNED = {
@@ -40,17 +42,19 @@ PYTHON_PROXY = {
     "RAY_SERVE_ENABLE_HA_PROXY": "0",
     "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",  # replicas would listen for an HAProxy that does not run
 }
+DRAINED_S = 15.0  # longer than a replica that ends: it takes requests for some seconds more
 SPARE_PORTS = range(20_000, 30_000)  # between the ports of `ray start`'s workers and those of Serve's replicas
 
 
-def prepare(folder: Path, haproxy: Path | None) -> None:
-    """Set the environment for a cluster of this machine alone. `folder` is its own and becomes HAProxy's.
+def prepare(folder: Path, haproxy: Path | None, drain_s: float = DRAIN_S) -> None:
+    """Set the environment for a cluster of this machine alone. `folder` is its own and becomes HAProxy's. A replica
+    that ends has `drain_s` at most.
 
     Variables that are set already stay, except that HAProxy is used exactly where `haproxy` names its binary. Ray's own
     servers listen on loopback and ask for a token of this cluster, wherever the ingress listens.
     """
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    wanted = TUNED | LOOPBACK | token | (_haproxy_files(folder) if haproxy else {})
+    wanted = TUNED | _ending(drain_s) | LOOPBACK | token | (_haproxy_files(folder) if haproxy else {})
     os.environ.update({name: value for name, value in wanted.items() if name not in os.environ})
     os.environ.update(_proxy(folder, haproxy))
 
@@ -61,9 +65,14 @@ def node_exports(folder: Path, haproxy: Path | None) -> list[str]:
     Ray's servers ask for a token, which the operator gives to every node: `ray start` refuses to run without one.
     RAY_AUTH_MODE stays as it is where it is set.
     """
-    variables = TUNED | _proxy(folder, haproxy)
+    variables = TUNED | _ending(DRAIN_S) | _proxy(folder, haproxy)
     exports = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     return [*exports, 'export RAY_AUTH_MODE="${RAY_AUTH_MODE:-token}"']
+
+
+def _ending(drain_s: float) -> dict[str, str]:
+    """An HAProxy process that a reload has replaced lives as long as replicas that end."""
+    return {"RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(math.ceil(drain_s + DRAINED_S))}
 
 
 def lacks_token() -> bool:

@@ -9,7 +9,7 @@ version of Ray writes: a node that comes up without these changes would be open 
 import json
 import re
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 MARK = "# rewritten by sextet\n"
@@ -17,11 +17,6 @@ PUBLIC = ("frontend http_frontend", "frontend grpc_frontend")
 """The sections whose addresses are http_options' of cluster.yaml."""
 INTERNAL = ("frontend prometheus", "listen stats")
 """The sections that Ray Serve opens on every interface, without authentication."""
-
-DRAINING = "proc.draining"
-"""A variable of the HAProxy process, set through its admin socket when the cluster ends."""
-CLOSE_WHILE_DRAINING = f"http-after-response set-header connection close if {{ var({DRAINING}) -m bool }}"
-"""Clients that keep their connection could otherwise send requests until the cluster has ended."""
 
 
 class RewriteError(Exception):
@@ -48,6 +43,8 @@ class Settings:
     unavailable_page: str
     """File of the answer when no replica takes the request. Ray's own is a 500 in plain text."""
     aliases: tuple[Alias, ...] = ()
+    frontend: list[str] = field(default_factory=list)
+    """Rules of the public frontend that come first."""
 
     def write(self, file: Path) -> None:
         file.write_text(json.dumps(asdict(self)), encoding="utf-8")
@@ -88,7 +85,7 @@ def rewrite(text: str, settings: Settings) -> str:
             raise RewriteError(f"section '{header}' listens on an address; known: {', '.join(PUBLIC + INTERNAL)}")
     prefixes = _prefixes(sections[PUBLIC[0]])
     sections["defaults"] = _defaults(sections["defaults"], settings)
-    rules = [f"    {CLOSE_WHILE_DRAINING}\n", *_alias_rules(prefixes, settings.aliases)]
+    rules = [*(f"    {rule}\n" for rule in settings.frontend), *_alias_rules(prefixes, settings.aliases)]
     sections[PUBLIC[0]] = _frontend(sections[PUBLIC[0]], rules)
     if not prefixes:  # HAProxy has just started and knows no application yet: Ray would say 404 to everything
         sections["backend default_backend"] = ["    http-request deny deny_status 503\n"]

@@ -16,6 +16,7 @@ import pytest
 
 from deployments.cluster.ray_environment import TUNED
 from deployments.ingress import haproxy
+from deployments.ingress.drain import drain
 
 CONFIG = """global
     stats socket {folder}/admin.sock mode 666 level admin expose-fd listeners
@@ -158,10 +159,10 @@ def test_where_no_replica_answers_it_is_a_503_in_json_that_says_when_to_come_bac
 def test_draining_closes_the_ingress_and_an_empty_folder_needs_none(ingress: Ingress, tmp_path: Path) -> None:
     assert _connects(ingress.port)
 
-    haproxy.drain(tmp_path / "elsewhere", limit_s=5)
+    drain(tmp_path / "elsewhere", limit_s=5)
     assert _connects(ingress.port)
 
-    haproxy.drain(tmp_path, limit_s=5)
+    drain(tmp_path, limit_s=5)
     assert not _connects(ingress.port)
 
 
@@ -176,7 +177,7 @@ def test_draining_waits_for_a_request_inside_whichever_process_it_is_in(
             ingress.reload()
             while _answering(tmp_path) != ingress.processes[-1].pid:
                 assert ingress.processes[-1].poll() is None
-        draining = threading.Thread(target=haproxy.drain, args=(tmp_path, 30.0))
+        draining = threading.Thread(target=drain, args=(tmp_path, 30.0))
         draining.start()
         draining.join(0.5)
         assert draining.is_alive()
@@ -198,7 +199,7 @@ def test_draining_waits_for_a_request_that_still_arrives_and_for_no_connection_t
         kept.sendall(b"GET /translation HTTP/1.1\r\nhost: x\r\n\r\n")
         assert b"503" in kept.recv(65536)
         _send_head(client)
-        draining = threading.Thread(target=haproxy.drain, args=(tmp_path, 30.0))
+        draining = threading.Thread(target=drain, args=(tmp_path, 30.0))
         draining.start()
         draining.join(0.5)
         assert draining.is_alive()
@@ -223,7 +224,7 @@ def test_a_client_that_keeps_its_connection_cannot_keep_on_asking_while_it_drain
         assert b"connection: close" not in kept.recv(65536).lower()
         client.sendall(b"GET /translation/slow HTTP/1.1\r\nhost: x\r\n\r\n")
         inside, _ = ingress.replica.accept()
-        draining = threading.Thread(target=haproxy.drain, args=(tmp_path, 30.0))
+        draining = threading.Thread(target=drain, args=(tmp_path, 30.0))
         draining.start()
         draining.join(0.5)
 
