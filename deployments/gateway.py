@@ -27,6 +27,7 @@ from deployments.console.page import page
 from deployments.http.errors import Failure, RouteNotFoundError
 from deployments.http.request import Route, Timings
 from deployments.ingress.aliases import of_path
+from deployments.ingress.config import IngressConfig
 from deployments.protocols.open_inference import server_metadata
 from deployments.protocols.openai.errors import failure_body
 from pipelines.misfit import shown
@@ -51,6 +52,10 @@ class Gateway:
             "/v2/health/live": self._live,
             "/v2/health/ready": self._server_ready,
         }
+
+    def reconfigure(self, user_config: Any) -> None:
+        """Refuse a `user_config` that is wrong. The ingress of each node has read it before: ingress/config.py."""
+        IngressConfig.from_user_config(user_config)
 
     async def __call__(self, request: Request) -> Response:
         timings, route = Timings(), Route.of(request)

@@ -15,7 +15,7 @@ from pipelines.runtime.artifact import ModelArtifact
 
 if TYPE_CHECKING:
     from pipelines.generation.slots.config import SlotsConfig
-    from pipelines.runtime.session import Device
+    from pipelines.runtime.providers import Device
 
 
 def load(
@@ -39,6 +39,11 @@ def load(
     from pipelines.tasks import TASKS
 
     artifact = ModelArtifact.open(path, task=task, allow_unverified=allow_unverified)
+    if device != "cpu" and artifact.manifest.precision == "int8":
+        raise ConfigurationError(
+            f"device is {device!r}, but {artifact.path} has the precision int8, which is for the CPU; "
+            "export it with --precision fp16 --device cuda"
+        )
     config = SessionConfig(device, threads, concurrency, gpu_mem_limit_bytes)
     found = TASKS[artifact.manifest.task]
     if slots is None:

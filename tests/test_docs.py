@@ -129,7 +129,9 @@ def test_a_page_names_only_keys_of_user_config_that_exist(page: Path) -> None:
         return
     assert set(re.findall(r"\buser_config\.(\w+)", text)) <= keys[""]
     for mapping in set(keys) - {""}:
-        assert set(re.findall(rf"\b{mapping}\.(\w+)(?![\w/(])", "\n".join(blocks(text)))) <= keys[mapping] | {"py"}
+        assert set(re.findall(rf"(?<!ingress\.)\b{mapping}\.(\w+)(?![\w/(])", "\n".join(blocks(text)))) <= keys[
+            mapping
+        ] | {"py"}
     for given, task in user_configs(text) if page.suffix == ".md" else ():
         TaskConfig.from_user_config(given, task)
 

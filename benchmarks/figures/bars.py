@@ -124,6 +124,10 @@ ENCODER_FIGURES = {
         "BERT-base shape, int8, 128 tokens, Offline: inputs/s over the same artifact in-process with its best batch",
         at_least(0.94),
     ),
+    "offline_served_over_bare": Figure(
+        "the same over the bare runtime's best: every batch size, threads that spin or not, or a run on each core",
+        at_least(0.97),
+    ),
     "server_rate_over_raw": Figure(
         "the same, Server: highest Poisson rate with p99 within 8 times the service time of one, over raw throughput",
         at_least(0.75),
@@ -136,6 +140,12 @@ ENCODER_FIGURES = {
     "small_over_noop": Figure(
         "MiniLM-L6 shape, 16 tokens, c=32: requests/s over those of a replica that does nothing, on the same ingress",
         at_least(0.6),
+        _share_of_the_model("minilm-l6 16 offline"),
+    ),
+    "small_over_limit": Figure(
+        "the same, over what the cores can do: the CPU time of a row in the bare runtime at its best batch, and that "
+        "of a request of the replica that does nothing",
+        at_least(0.85),
         _share_of_the_model("minilm-l6 16 offline"),
     ),
     "over_best_peer": Figure(
@@ -152,6 +162,21 @@ ENCODER_FIGURES = {
     "added_p50_ms": Figure(
         "what HTTP, ingress and batching add to one request at a time (MiniLM-L6 shape, 16 tokens)", at_most(2)
     ),
+}
+PUBLISHED_ALONE = {8: 248, 16: 212, 32: 150, 64: 97, 128: 55, 256: 27, 512: 12}
+"""Requests per second that Hugging Face published of Infinity, one at a time, DistilBERT on two Ice Lake cores."""
+BARS_ALONE = {16: 0.80, 64: 0.92, 128: 0.95}
+ENCODER_FIGURES |= {
+    f"single_stream_over_raw_{tokens}": Figure(
+        f"DistilBERT's size, int8, {tokens} tokens, one request at a time, over the bare runtime's best with one row",
+        at_least(BARS_ALONE[tokens]) if tokens in BARS_ALONE else None,
+    )
+    for tokens in PUBLISHED_ALONE
+} | {
+    f"single_stream_{tokens}_per_s": Figure(
+        f"the same, requests/s; published of Infinity on two Ice Lake cores: {rate}"
+    )
+    for tokens, rate in PUBLISHED_ALONE.items()
 }
 ONE_STREAM = "SmolLM2, one stream"
 GENERATION_FIGURES = {

@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks import Say
+from benchmarks.bare import BareRuntime
 from benchmarks.figures.bars import ENCODER_FIGURES
 from benchmarks.load.bodies import BodyConfig, calls
 from benchmarks.load.generator import Load, measure
@@ -31,7 +32,7 @@ from benchmarks.scenarios import (
     single_stream,
 )
 from benchmarks.suites.cluster import CLASSIFY, NOOP, Running, measured_cluster, running
-from benchmarks.suites.shapes import BERT_BASE, MINILM_L6, Shape, ensure, ensure_optimum
+from benchmarks.suites.shapes import BERT_BASE, DISTILBERT, MINILM_L6, Shape, ensure, ensure_optimum
 from benchmarks.suites.suite import Findings, Options, Repeated, main
 from pipelines.runtime.artifact import ModelArtifact
 
@@ -41,6 +42,7 @@ SLO_SERVICE_TIMES = 8  # the objective of Server: so many times what one request
 COUNT_BATCH = 8  # a usual size of servers that batch by count
 NOOP_CONCURRENCY = 32
 THREADS = 2
+ALONE_TOKENS = (8, 16, 32, 64, 128, 256, 512)
 WITHOUT_OUR_GRAPH = {peer.name for peer in PEERS if peer.model != "artifact"}
 
 
@@ -49,6 +51,8 @@ class Pace(Repeated):
     """How long and how often. A trial of Server needs more requests, because its figure is a p99."""
 
     duration_s: float = 10.0
+    alone_s: float = 3.0
+    alone_repetitions: int = 3
     trial_s: float = 15.0
     warm_up_s: float = 3.0
     repetitions: int = 4
@@ -57,7 +61,17 @@ class Pace(Repeated):
     n_texts: int = 512
 
 
-QUICK = Pace(duration_s=1.0, trial_s=1.0, warm_up_s=0.5, trial_requests=10, repetitions=2, searches=1, n_texts=64)
+QUICK = Pace(
+    duration_s=1.0,
+    alone_s=1.0,
+    alone_repetitions=1,
+    trial_s=1.0,
+    warm_up_s=0.5,
+    trial_requests=10,
+    repetitions=2,
+    searches=1,
+    n_texts=64,
+)
 
 
 @dataclass
@@ -76,12 +90,14 @@ class EncoderFindings(Findings):
 def run(options: Options, say: Say) -> EncoderFindings:
     """All figures."""
     pace, findings = options.pace(Pace(), QUICK), EncoderFindings()
-    artifacts = {shape.name: ensure(shape, say) for shape in (BERT_BASE, MINILM_L6)}
+    artifacts = {shape.name: ensure(shape, say) for shape in (BERT_BASE, DISTILBERT, MINILM_L6)}
     fixed = _texts(artifacts[BERT_BASE.name], "fixed:128", pace)
     mixed = _texts(artifacts[BERT_BASE.name], MIXED, pace)
     short = _texts(artifacts[MINILM_L6.name], "fixed:16", pace)
     with _served(BERT_BASE) as cluster:
         _measure_bert(findings, pace, cluster, fixed, mixed, say)
+    with _served(DISTILBERT) as cluster:
+        _measure_alone(findings, pace, cluster, say)
     with _served(MINILM_L6, noop=True) as cluster:
         _measure_minilm(findings, pace, cluster, short, mixed, say)
     if options.peers:
@@ -126,6 +142,12 @@ def _measure_bert(
     outcome = findings.keep("bert-base 128 offline", offline(config, raw, say))
     findings.figures["offline_served_over_raw"] = outcome.figures["served_over_raw"]
     findings.throughputs["bert-base 128"] = outcome.figures["inputs_per_s"]
+    bare = BareRuntime(BERT_BASE.artifact, fixed, THREADS).best(pace.duration_s)
+    say(f"bare runtime: {bare.rows_per_s:.1f}/s, {bare.way}, batches of {bare.batch_size}")
+    findings.raw.append({"measurement": "bert-base 128 bare", **bare.figures()})
+    findings.figures["offline_served_over_bare"] = [
+        served / bare.rows_per_s for served in outcome.figures["inputs_per_s"]
+    ]
 
     service_ms = raw.run(1, pace.duration_s).batch_ms["p50"]
     say(f"bert-base, 128 tokens, Server, p99 within {SLO_SERVICE_TIMES} x {service_ms:.1f} ms")
@@ -148,6 +170,26 @@ def _measure_bert(
     findings.figures["mixed_over_count_batching"] = outcome.figures["served_over_raw"]
 
 
+def _measure_alone(findings: EncoderFindings, pace: Pace, cluster: Running, say: Say) -> None:
+    """One request at a time, in turn with the best that the bare runtime does with one row at a time."""
+    for tokens in ALONE_TOKENS:
+        texts = _texts(DISTILBERT.artifact, f"fixed:{tokens}", pace)
+        bare, load = BareRuntime(DISTILBERT.artifact, texts, THREADS), _load(pace, cluster, texts)
+        for _ in range(pace.alone_repetitions):
+            best = bare.best_alone(pace.alone_s)
+            served = findings.keep_tally(
+                measure(replace(load, duration_s=pace.alone_s, warm_up_s=1.0)), f"distilbert {tokens} alone"
+            ).per_s["requests"]
+            findings.raw.append({"measurement": f"distilbert {tokens} bare", **best.figures()})
+            findings.note(
+                **{
+                    f"single_stream_over_raw_{tokens}": served / best.rows_per_s,
+                    f"single_stream_{tokens}_per_s": served,
+                }
+            )
+            say(f"distilbert, {tokens} tokens, alone: {served:.0f}/s of {best.rows_per_s:.0f}/s ({best.way})")
+
+
 def _measure_minilm(
     findings: EncoderFindings, pace: Pace, cluster: Running, short: list[str], mixed: list[str], say: Say
 ) -> None:
@@ -163,7 +205,11 @@ def _measure_minilm(
         noop = measure(replace(_load(pace, cluster, short, path=f"/{NOOP}"), concurrency=NOOP_CONCURRENCY))
         small = replace(config, repetitions=1, concurrencies=(NOOP_CONCURRENCY,))
         outcome = findings.keep("minilm-l6 16 offline", offline(small, None, say))
-        ratios.append(outcome.points[0]["requests_per_s"] / noop.per_s["requests"])
+        served_per_s = outcome.points[0]["requests_per_s"]
+        ratios.append(served_per_s / noop.per_s["requests"])
+        bare = BareRuntime(MINILM_L6.artifact, short, THREADS).best(pace.duration_s)
+        limit_per_s = THREADS / (bare.row_cpu_s + THREADS / noop.per_s["requests"])
+        findings.note(small_over_limit=served_per_s / limit_per_s)
 
     say(f"minilm-l6, {MIXED} tokens, Offline")
     outcome = findings.keep("minilm-l6 mixed offline", offline(_config(pace, cluster, mixed), None, say))

@@ -51,6 +51,7 @@ class Shape:
 
 
 BERT_BASE = Shape("bert-base", layers=12, hidden=768, heads=12, intermediate=3072)
+DISTILBERT = Shape("distilbert", layers=6, hidden=768, heads=12, intermediate=3072)
 MINILM_L6 = Shape("minilm-l6", layers=6, hidden=384, heads=12, intermediate=1536)
 
 

@@ -1,5 +1,6 @@
 """`sextet serve`: check cluster.yaml, start Ray, deploy, wait until every task answers, serve, stop without a trace."""
 
+import hashlib
 import os
 import socket
 import time
@@ -14,7 +15,8 @@ from deployments.cluster.local_ray import connected, environment, metrics_url, s
 from deployments.cluster.platform import Platform
 from deployments.cluster.progress import Say, step
 from deployments.cluster.signals import Signals, StopRequested
-from deployments.config import TaskConfig, located, set_drains, user_configs
+from deployments.config import TaskConfig, application_of, located, set_drains, user_configs
+from deployments.ingress.config import IngressConfig
 from pipelines.errors import ArtifactError, ConfigurationError, SextetError
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.tasks import TASKS
@@ -92,7 +94,8 @@ def _serve_here(launch: Launch, signals: Signals) -> None:
     drain_s = set_drains(content)
     _check_port(content["http_options"]["host"], content["http_options"]["port"])
     _fetch_artifacts(content, launch.say)
-    with environment(launch.say, drain_s) as folder:
+    _name_models(content)
+    with environment(IngressConfig.of(content), launch.say, drain_s) as folder:
         from deployments.cluster.rollout import validated  # imports ray, which reads the environment
 
         config = validated(content)
@@ -118,6 +121,7 @@ def _deploy_there(launch: Launch, address: str) -> None:
 
     content = launch.content()
     set_drains(content)
+    _name_models(content)
     config = validated(content)
     with connected(address):
         url = _roll_out(config, launch.say, raise_if_dead=lambda: None)
@@ -137,6 +141,7 @@ def _reload(launch: Launch, raise_if_dead: Callable[[], None]) -> float:
         content = launch.content()
         drain_s = set_drains(content)
         _fetch_artifacts(content, launch.say)
+        _name_models(content)
         config = validated(content)
         _roll_out(config, launch.say, raise_if_dead)
     except SextetError as error:
@@ -208,6 +213,13 @@ def _fetch_artifacts(content: dict[str, Any], say: Say) -> None:
     if errors:
         others = f" (and {len(errors) - 1} more; `sextet export --all` makes what is missing)" if errors[1:] else ""
         raise ArtifactError(f"{errors[0]}{others}")
+
+
+def _name_models(content: dict[str, Any]) -> None:
+    """Another model becomes another application to Ray Serve, which replaces its replicas (app.py)."""
+    for task, user_config in user_configs(content).items():
+        model = TaskConfig.from_user_config(user_config, task).of_model
+        application_of(task, content)["args"] |= {"model": hashlib.sha256(repr(model).encode()).hexdigest()}
 
 
 def _check_port(host: Any, port: Any) -> None:

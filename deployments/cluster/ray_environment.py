@@ -12,6 +12,7 @@ import socket
 from pathlib import Path
 
 from deployments.config import DRAIN_S
+from deployments.ingress.config import IngressConfig
 from deployments.ingress.haproxy import write_wrapper
 
 TUNED = {
@@ -26,6 +27,8 @@ TUNED = {
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
     "RAY_SERVE_HAPROXY_RETRIES": "3",
     "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",  # one refused connection marks a replica as down
+    # A replica whose process has ended is noticed in 0.75 s though nobody asks it.
+    "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "500ms",
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",  # only a request that fits in here can be repeated; the default is 16384
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.http.middleware.middlewares",
     "RAY_prestart_worker_first_driver": "0",  # workers that start before they are needed delay the others
@@ -46,26 +49,26 @@ DRAINED_S = 15.0  # longer than a replica that ends: it takes requests for some 
 SPARE_PORTS = range(20_000, 30_000)  # between the ports of `ray start`'s workers and those of Serve's replicas
 
 
-def prepare(folder: Path, haproxy: Path | None, drain_s: float = DRAIN_S) -> None:
+def prepare(folder: Path, haproxy: Path | None, ingress: IngressConfig, drain_s: float = DRAIN_S) -> None:
     """Set the environment for a cluster of this machine alone. `folder` is its own and becomes HAProxy's. A replica
     that ends has `drain_s` at most.
 
-    Variables that are set already stay, except that HAProxy is used exactly where `haproxy` names its binary. Ray's own
-    servers listen on loopback and ask for a token of this cluster, wherever the ingress listens.
+    Variables that are set already stay, except that HAProxy is used exactly where `haproxy` names its binary; `ingress`
+    configures it. Ray's own servers listen on loopback and ask for a token of this cluster.
     """
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     wanted = TUNED | _ending(drain_s) | LOOPBACK | token | (_haproxy_files(folder) if haproxy else {})
     os.environ.update({name: value for name, value in wanted.items() if name not in os.environ})
-    os.environ.update(_proxy(folder, haproxy))
+    os.environ.update(_proxy(folder, haproxy, ingress))
 
 
-def node_exports(folder: Path, haproxy: Path | None) -> list[str]:
+def node_exports(folder: Path, haproxy: Path | None, ingress: IngressConfig) -> list[str]:
     """Shell commands that export what `ray start` has to find on each node. `folder` is the node's own and must stay.
 
     Ray's servers ask for a token, which the operator gives to every node: `ray start` refuses to run without one.
     RAY_AUTH_MODE stays as it is where it is set.
     """
-    variables = TUNED | _ending(DRAIN_S) | _proxy(folder, haproxy)
+    variables = TUNED | _ending(DRAIN_S) | _proxy(folder, haproxy, ingress)
     exports = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     return [*exports, 'export RAY_AUTH_MODE="${RAY_AUTH_MODE:-token}"']
 
@@ -84,12 +87,12 @@ def lacks_token() -> bool:
     return not os.environ.get("RAY_AUTH_TOKEN") and not file.is_file()
 
 
-def _proxy(folder: Path, haproxy: Path | None) -> dict[str, str]:
+def _proxy(folder: Path, haproxy: Path | None, ingress: IngressConfig) -> dict[str, str]:
     if haproxy is None:
         return PYTHON_PROXY
-    from deployments.http.request import BODY_S  # imports starlette
+    from deployments.ingress.settings import settings  # imports starlette
 
-    return HAPROXY | {"RAY_SERVE_HAPROXY_BINARY_PATH": str(write_wrapper(haproxy, folder, BODY_S))}
+    return HAPROXY | {"RAY_SERVE_HAPROXY_BINARY_PATH": str(write_wrapper(haproxy, folder, settings(ingress, folder)))}
 
 
 def _haproxy_files(folder: Path) -> dict[str, str]:

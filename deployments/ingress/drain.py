@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from deployments.ingress.admin import command
+from deployments.ingress.rewrite import Lines
 
 DRAINING, REFUSING = "proc.draining", "proc.refusing"
 """Variables of the HAProxy process, set through its admin socket when the cluster ends."""
@@ -18,14 +19,18 @@ GRACE_S = 4.0
 POLL_S = 0.05
 
 
-def draining() -> list[str]:
-    """Rules of the frontend."""
-    error = r"{\"error\":\"the cluster is shutting down\",\"error_type\":\"overloaded\"}"
-    return [
-        f"http-after-response set-header connection close if {{ var({DRAINING}) -m bool }}",
-        f'http-request return status 503 content-type application/json string "{error}" hdr retry-after 5 '
-        f"hdr cache-control no-store if {{ var({REFUSING}) -m bool }}",
-    ]
+def draining(folder: Path) -> Lines:
+    """Clients that keep their connection could otherwise send requests until the cluster has ended."""
+    from deployments.http.errors import UnavailableError  # imports starlette, which the end of a cluster needs not
+    from deployments.ingress.pages import page
+
+    ending = page(folder, "ending", UnavailableError("the cluster is shutting down", retry_after_s=5.0))
+    return Lines(
+        frontend=(
+            f"http-after-response set-header connection close if {{ var({DRAINING}) -m bool }}",
+            f'http-request return status 503 errorfile "{ending}" if {{ var({REFUSING}) -m bool }}',
+        )
+    )
 
 
 def drain(

@@ -1,4 +1,4 @@
-"""HAProxy as Ray Serve runs it: which binary, with which configuration."""
+"""HAProxy as Ray Serve runs it: which binary, and the script that starts it with our configuration."""
 
 import os
 import shlex
@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 
 from deployments.ingress import rewrite
-from deployments.ingress.aliases import aliases
-from deployments.ingress.drain import draining
 from deployments.ingress.rewrite import Settings
 
 WRAPPER = """\
@@ -19,8 +17,6 @@ for argument; do [ "$previous" = -f ] && config=$argument; previous=$argument; d
 # HAProxy must not outlive the actor that started it.
 exec DIE_WITH_PARENT BINARY "$@"
 """
-UNAVAILABLE = b'{"error":"no replica of this task answers now; it is being replaced","error_type":"overloaded"}'
-LATE = b'{"error":"the request was not complete after %d s","error_type":"timeout"}'
 
 
 def find_binary() -> Path | None:
@@ -38,28 +34,15 @@ def find_binary() -> Path | None:
         return None
 
 
-def write_wrapper(binary: Path, folder: Path, body_s: float) -> Path:
-    """A script in `folder` that rewrites the configuration it is given, and runs `binary` with it.
-
-    `body_s` is how long a client may take to send a request.
-    """
-    pages = {"unavailable": folder / "unavailable.http", "late": folder / "late.http"}
-    _write_page(pages["unavailable"], b"503 Service Unavailable\r\nretry-after: 5", UNAVAILABLE)
-    _write_page(pages["late"], b"408 Request Timeout\r\nconnection: close", LATE % body_s)
-    settings = folder / "settings.json"
-    Settings(int(body_s), str(pages["late"]), str(pages["unavailable"]), aliases(), draining()).write(settings)
+def write_wrapper(binary: Path, folder: Path, settings: Settings) -> Path:
+    """A script in `folder` that rewrites the configuration it is given, and runs `binary` with it."""
+    file = folder / "settings.json"
+    settings.write(file)
     setpriv = shutil.which("setpriv")
     die_with_parent = f"{shlex.quote(setpriv)} --pdeathsig KILL" if setpriv else ""
-    rewriting = shlex.join([sys.executable, "-IS", rewrite.__file__, str(settings)])
+    rewriting = shlex.join([sys.executable, "-IS", rewrite.__file__, str(file)])
     script = WRAPPER.replace("REWRITE", rewriting).replace("DIE_WITH_PARENT", die_with_parent)
     wrapper = folder / "haproxy"
     wrapper.write_text(script.replace("BINARY", shlex.quote(str(binary))), encoding="utf-8")
     wrapper.chmod(0o700)
     return wrapper
-
-
-def _write_page(file: Path, head: bytes, body: bytes) -> None:
-    file.write_bytes(
-        b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncache-control: no-store\r\ncontent-length: %d\r\n\r\n%s"
-        % (head, len(body), body)
-    )

@@ -2,21 +2,35 @@
 
     python -IS rewrite.py settings.json haproxy.cfg
 
-A script of the standard library alone, because it runs at every reload. It fails where the file is not what the pinned
-version of Ray writes: a node that comes up without these changes would be open to the network, and answer wrongly.
+A script of the standard library alone, because it runs at every reload. It decides nothing: the other modules of this
+package make the lines (`Lines`), and this one puts them where they belong. It fails where the file is not what the
+pinned version of Ray writes: a node that comes up without these lines would be open to the network.
 """
 
 import json
+import os
 import re
 import sys
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 MARK = "# rewritten by sextet\n"
 PUBLIC = ("frontend http_frontend", "frontend grpc_frontend")
-"""The sections whose addresses are http_options' of cluster.yaml."""
+"""The sections that clients reach."""
 INTERNAL = ("frontend prometheus", "listen stats")
 """The sections that Ray Serve opens on every interface, without authentication."""
+NOWHERE = "backend default_backend"
+"""The section that answers what belongs to no application."""
+TWO_WORDS = ("errorfile", "no", "option", "stats", "timeout")
+"""Keywords whose second word says what they set."""
+
+GATEWAY = "gateway"
+"""The application at `/`, unless a platform's container has its one task there."""
+NODE, APPLICATION, PREFIX, REPLICA = "<node>", "<application>", "<prefix>", "<replica>"
+"""In a line: the folder of the file, which is this node's own; an application's name and path prefix; a server's name
+in its backend."""
 
 
 class RewriteError(Exception):
@@ -33,63 +47,92 @@ class Alias:
 
 
 @dataclass(frozen=True)
+class Lines:
+    """What one concern adds to the file. `+` puts several together, in their order.
+
+    In `process` and `defaults` a line takes the place of Ray's lines that set the same.
+    """
+
+    process: tuple[str, ...] = ()
+    """Of the section `global`."""
+    defaults: tuple[str, ...] = ()
+    """Of the section `defaults`: what holds for every frontend and every backend."""
+    frontend: tuple[str, ...] = ()
+    """Before Ray's rules of the HTTP frontend: paths are as clients sent them."""
+    application: tuple[str, ...] = ()
+    """After `frontend` and the aliases, once for each application but the one at `/`: paths are the application's."""
+    replica: tuple[str, ...] = ()
+    """Before an application's lines, once for each of its replicas."""
+    gateway: tuple[str, ...] = ()
+    """After all of these, where the gateway is at `/`."""
+    backend: tuple[str, ...] = ()
+    """Before Ray's lines of each backend of an application."""
+    nowhere: tuple[str, ...] = ()
+    """In place of Ray's answer where no application has the path."""
+    sections: tuple[str, ...] = ()
+    """Sections of their own, each in one string."""
+
+    def __add__(self, other: "Lines") -> "Lines":
+        return Lines(**{one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)})
+
+
+@dataclass(frozen=True)
 class Settings:
     """What the rewritten configuration has beside what Ray Serve wrote."""
 
-    body_s: int
-    """How long a client may take to send a request."""
-    late_page: str
-    """File of the answer when it took longer."""
-    unavailable_page: str
-    """File of the answer when no replica takes the request. Ray's own is a 500 in plain text."""
+    lines: Lines = Lines()
     aliases: tuple[Alias, ...] = ()
-    frontend: list[str] = field(default_factory=list)
-    """Rules of the public frontend that come first."""
+    order: tuple[str, ...] = ()
+    """Applications whose lines come first, in this order."""
+    address: str = ""
+    """Where the HTTP frontend listens, in place of what Ray wrote; empty for Ray's own."""
+    bind_options: str = ""
+    """Of the HTTP frontend's address."""
 
     def write(self, file: Path) -> None:
-        file.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        """For the owner alone, whole or not at all: HAProxy may be reloading."""
+        _write(file, json.dumps(asdict(self)))
 
     @classmethod
     def read(cls, file: Path) -> "Settings":
-        given = json.loads(file.read_text(encoding="utf-8"))
-        return cls(**given | {"aliases": tuple(Alias(**alias) for alias in given["aliases"])})
-
-    def defaults(self) -> list[str]:
-        """Lines of the section `defaults`."""
-        return [
-            # HAProxy can only repeat a request that it holds as a whole. It therefore waits for all of it, as far as
-            # its buffer goes, before it asks a replica, and repeats it where that replica dies.
-            "option http-buffer-request",
-            f"timeout http-request {self.body_s}s",
-            f'errorfile 408 "{self.late_page}"',
-            *(f'errorfile {status} "{self.unavailable_page}"' for status in (502, 503, 504)),
-            # A machine that loses power closes no connection. After 25 s without a sign of life, another one is asked.
-            "option srvtcpka",
-            "srvtcpka-idle 10s",
-            "srvtcpka-intvl 5s",
-            "srvtcpka-cnt 3",
-        ]
+        given: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        lines = Lines(**{name: tuple(lines) for name, lines in given["lines"].items()})
+        aliases = tuple(Alias(**alias) for alias in given["aliases"])
+        return cls(**given | {"lines": lines, "aliases": aliases, "order": tuple(given["order"])})
 
 
-def rewrite(text: str, settings: Settings) -> str:
+def rewrite(text: str, settings: Settings, node: str) -> str:
     """`text` as Ray Serve wrote it, with `settings`; unchanged where it is rewritten already. Raises RewriteError."""
     if text.startswith(MARK):
         return text
     sections = _sections(text)
-    if "defaults" not in sections or PUBLIC[0] not in sections:
-        raise RewriteError(f"no section '{PUBLIC[0]}' and 'defaults'")
+    for needed in ("global", "defaults", PUBLIC[0], NOWHERE):
+        if needed not in sections:
+            raise RewriteError(f"no section '{needed}'")
     for header in sections:
         if header in INTERNAL:
             sections[header] = [_on_loopback(line, header) for line in sections[header]]
         elif header not in PUBLIC and any(_is("bind", line) for line in sections[header]):
             raise RewriteError(f"section '{header}' listens on an address; known: {', '.join(PUBLIC + INTERNAL)}")
-    prefixes = _prefixes(sections[PUBLIC[0]])
-    sections["defaults"] = _defaults(sections["defaults"], settings)
-    rules = [*(f"    {rule}\n" for rule in settings.frontend), *_alias_rules(prefixes, settings.aliases)]
-    sections[PUBLIC[0]] = _frontend(sections[PUBLIC[0]], rules)
-    if not prefixes:  # HAProxy has just started and knows no application yet: Ray would say 404 to everything
-        sections["backend default_backend"] = ["    http-request deny deny_status 503\n"]
-    return MARK + "".join(line for header, lines in sections.items() for line in (f"{header}\n", *lines))
+    lines, prefixes = settings.lines, _prefixes(sections[PUBLIC[0]])
+    sections["global"] = _replaced(_for_its_owner(sections["global"]), lines.process)
+    sections["defaults"] = _replaced(sections["defaults"], lines.defaults)
+    rules = [*lines.frontend, *_alias_rules(prefixes, settings.aliases)]
+    for name in sorted(prefixes, key=lambda name: [*settings.order, *prefixes].index(name)):
+        if prefixes[name] != "/":
+            replicas = _replicas(sections[f"backend http-{name}"])
+            of_application = [line.replace(REPLICA, one) for one in replicas for line in lines.replica]
+            of_application += lines.application
+            rules += [line.replace(APPLICATION, name).replace(PREFIX, prefixes[name]) for line in of_application]
+    rules += lines.gateway if prefixes.get(GATEWAY) == "/" else ()
+    sections[PUBLIC[0]] = _frontend(sections[PUBLIC[0]], settings, _indented(rules))
+    sections[NOWHERE] = _indented(lines.nowhere) or sections[NOWHERE]
+    if not prefixes:  # HAProxy has just started and knows no application yet: nothing is known to be missing
+        sections[NOWHERE] = ["    http-request deny deny_status 503\n"]
+    for name in prefixes:
+        sections[f"backend http-{name}"] = [*_indented(lines.backend), *sections[f"backend http-{name}"]]
+    written = "".join(line for header, lines in sections.items() for line in (f"{header}\n", *lines))
+    return MARK + (written + "".join(f"{section}\n" for section in lines.sections)).replace(NODE, node)
 
 
 def _sections(text: str) -> dict[str, list[str]]:
@@ -109,6 +152,10 @@ def _is(keywords: str, line: str) -> bool:
     return line.split()[: len(keywords.split())] == keywords.split()
 
 
+def _indented(lines: Sequence[str]) -> list[str]:
+    return [f"    {line}\n" for line in lines]
+
+
 def _on_loopback(line: str, header: str) -> str:
     if not _is("bind", line):
         return line
@@ -117,20 +164,29 @@ def _on_loopback(line: str, header: str) -> str:
     return f"{address[1]}127.0.0.1:{address[2]}\n"
 
 
-def _defaults(lines: list[str], settings: Settings) -> list[str]:
+def _for_its_owner(lines: list[str]) -> list[str]:
+    """Whoever may write to the admin socket may do anything with the ingress."""
+    admin = [number for number, line in enumerate(lines) if _is("stats socket", line)]
+    if len(admin) != 1 or " mode 666 " not in lines[admin[0]]:
+        raise RewriteError("section 'global' has no 'stats socket PATH mode 666 ...'")
+    return [line.replace(" mode 666 ", " mode 600 ") if number in admin else line for number, line in enumerate(lines)]
+
+
+def _replaced(lines: list[str], ours: Sequence[str]) -> list[str]:
     """Ours take the place of lines of the same keyword."""
-    ours = settings.defaults()
-    replaced = ("errorfile", "timeout http-request", "option http-buffer-request", "option srvtcpka")
-    kept = [line for line in lines if not any(_is(keywords, line) for keywords in replaced)]
-    return [*(f"    {line}\n" for line in ours), *kept]
+    keywords = {" ".join(line.split()[: 1 + (line.split()[0] in TWO_WORDS)]) for line in ours}
+    kept = [line for line in lines if not any(_is(one, line) for one in keywords)]
+    return [*_indented(ours), *kept]
 
 
-def _frontend(lines: list[str], rules: list[str]) -> list[str]:
+def _frontend(lines: list[str], settings: Settings, rules: list[str]) -> list[str]:
     """`rules` come first. HAProxy runs http-request rules in their order, and chooses the backend after all of them."""
-    last_bind = max((number for number, line in enumerate(lines) if _is("bind", line)), default=None)
-    if last_bind is None:
-        raise RewriteError(f"section '{PUBLIC[0]}' has no bind")
-    return [*lines[: last_bind + 1], *rules, *lines[last_bind + 1 :]]
+    binds = [number for number, line in enumerate(lines) if _is("bind", line)]
+    if len(binds) != 1:
+        raise RewriteError(f"section '{PUBLIC[0]}' has {len(binds)} lines 'bind'; known: one")
+    address = settings.address or lines[binds[0]].split()[1]
+    bind = f"    bind {address} {settings.bind_options}".rstrip() + "\n"
+    return [*lines[: binds[0]], bind, *rules, *lines[binds[0] + 1 :]]
 
 
 def _alias_rules(prefixes: dict[str, str], aliases: tuple[Alias, ...]) -> list[str]:
@@ -141,7 +197,7 @@ def _alias_rules(prefixes: dict[str, str], aliases: tuple[Alias, ...]) -> list[s
         taken = any(f"{other}/".startswith(f"{alias.root}/") for other in prefixes.values())
         if prefix != "/" and not taken and re.fullmatch(r"[\w./~-]+", prefix):
             pattern, path = f"^{alias.root}(/.*)?$", f"{prefix}{alias.below}\\1"
-            rules.append(f"    http-request replace-path {pattern} {path} if {{ path_beg {alias.root} }}\n")
+            rules.append(f"http-request replace-path {pattern} {path} if {{ path_beg {alias.root} }}")
     return rules
 
 
@@ -160,13 +216,26 @@ def _prefixes(lines: list[str]) -> dict[str, str]:
     return prefixes
 
 
+def _replicas(lines: list[str]) -> list[str]:
+    """The names of a backend's servers, without the proxy that takes requests where there is none."""
+    return [line.split()[1] for line in lines if _is("server", line) and line.split()[-1] != "backup"]
+
+
+def _write(file: Path, text: str) -> None:
+    """Write a file that only its owner can read, whole or not at all."""
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as opened:
+        opened.write(text)
+    beside.replace(file)
+
+
 def main(settings: str, config: str) -> None:
     file = Path(config)
     try:
-        text = rewrite(file.read_text(encoding="utf-8"), Settings.read(Path(settings)))
+        text = rewrite(file.read_text(encoding="utf-8"), Settings.read(Path(settings)), str(file.parent))
     except RewriteError as error:
         sys.exit(f"{config}: {error}; this is not the configuration that the pinned version of Ray Serve writes")
-    file.write_text(text, encoding="utf-8")
+    _write(file, text)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from tokenizers import Encoding
 
 from pipelines.errors import ArtifactError, InvalidInputError
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import ElasticSession, SessionConfig
+from pipelines.runtime.elastic_session import ElasticSession
+from pipelines.runtime.session import SessionConfig
 from pipelines.runtime.tokenizer import Tokenizer
 
 Activation = Literal["sigmoid", "softmax", "none"]
@@ -65,10 +66,10 @@ class Encoder:
         outputs = self._session.run(pad(rows, self._pad_token_id, self._session.input_names))
         return {name: output.astype(np.float32, copy=False) for name, output in outputs.items()}
 
-    def calibrate(self, lengths: Iterable[int]) -> None:
-        """Measure which rows, of ascending `lengths` in tokens, run faster on all threads."""
-        names = self._session.input_names
-        self._session.calibrate(lambda n_tokens: pad([self.blank_row(n_tokens)], self._pad_token_id, names), lengths)
+    def warm_up(self, lengths: Iterable[int]) -> None:
+        """Run a row of each of `lengths`, in tokens: the first run of a length allocates its memory."""
+        for n_tokens in lengths:
+            self._session.warm_up(pad([self.blank_row(n_tokens)], self._pad_token_id, self._session.input_names))
 
     def blank_row(self, n_tokens: int) -> EncoderRow:
         """A row of so many padding tokens, to measure the cost of that length."""

@@ -1,12 +1,10 @@
-"""InferenceSession: one ONNX graph on one ONNX Runtime execution provider; ElasticSession: one for concurrent runs."""
+"""InferenceSession: one ONNX graph on one ONNX Runtime execution provider."""
 
-import math
-import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,15 +12,8 @@ if TYPE_CHECKING:
     import onnxruntime
 
 from pipelines.errors import ArtifactError, ConfigurationError, first_line
+from pipelines.runtime.providers import Device, require
 
-Device = Literal["cpu", "cuda", "tensorrt"]
-
-# The first is the requested one; TensorRT needs the second for operators that it lacks.
-_PROVIDERS = {
-    "cpu": ("CPUExecutionProvider",),
-    "cuda": ("CUDAExecutionProvider",),
-    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider"),
-}
 _ENGINES = Path("~/.cache/sextet/tensorrt")  # building an engine takes minutes, for one GPU model: kept between starts
 _DTYPES = {
     "tensor(int64)": np.int64,
@@ -31,10 +22,22 @@ _DTYPES = {
     "tensor(float16)": np.float16,
     "tensor(bool)": np.bool_,
 }
-FASTER = 0.8
-"""A row is large where a run on all threads takes at most this share of its time on a share of the threads."""
-REPETITIONS = 3
 _ERROR = 3  # onnxruntime's severities: 2 is warning, 3 is error
+NOT_CAPTURED = -1
+"""The `graph_id` of a run that is neither captured nor replayed."""
+_FLASH, _MEMORY_EFFICIENT = 1, 2  # bits of the CUDA provider's `sdpa_kernel`
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What a TensorRT engine is built for: every shape up to (`rows`, `tokens`), fastest at `usual`; `fp16`: in half
+    precision. A shape outside builds another engine, which takes minutes.
+    """
+
+    rows: int
+    tokens: int
+    usual: tuple[int, int]
+    fp16: bool
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class SessionConfig:
 
     `gpu_mem_limit_bytes` bounds each session's CUDA arena. With `spins`, threads spin while they wait for the next
     operator of a run, which saves a third of a decoding step of some hundred small operators; between runs they sleep.
+    With `cuda_graphs`, runs on bound memory can be captured as CUDA graphs (`InferenceSession.run_bound`). `engine` is
+    for TensorRT.
     """
 
     device: Device = "cpu"
@@ -50,6 +55,8 @@ class SessionConfig:
     concurrency: int = 1
     gpu_mem_limit_bytes: int | None = None
     spins: bool = False
+    cuda_graphs: bool = False
+    engine: Engine | None = None
 
 
 class InferenceSession:
@@ -61,7 +68,9 @@ class InferenceSession:
     """
 
     def __init__(self, graph: Path | bytes, config: SessionConfig) -> None:
-        providers = _providers(config)
+        if config.threads < 1:
+            raise ConfigurationError(f"threads is {config.threads}; allowed: 1 and above")
+        providers = require(config.device)
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -76,9 +85,12 @@ class InferenceSession:
             self._session = onnxruntime.InferenceSession(
                 graph if isinstance(graph, bytes) else str(graph),
                 options,
-                providers=[(one, _provider_options(one, config)) for one in providers],
+                providers=[(one, provider_options(one, config, graph)) for one in providers],
+                enable_fallback=0,
             )
         except Exception as error:  # onnxruntime's error types have Exception as their only common base
+            if config.device != "cpu" and (failure := re.search(r"CUDA failure \d+: [^;\n]*[^;\s]", str(error))):
+                raise ConfigurationError(f"device is {config.device!r}, but: {failure[0]}") from None
             what = "a graph in memory" if isinstance(graph, bytes) else graph
             raise ArtifactError(f"{what} cannot be loaded by onnxruntime: {first_line(error)}") from None
         if providers[0] not in self._session.get_providers():
@@ -94,100 +106,92 @@ class InferenceSession:
         self.output_shapes: dict[str, tuple[int | str | None, ...]] = {one.name: tuple(one.shape) for one in outputs}
         self.memory = "cpu" if config.device == "cpu" else "cuda"
 
+        self._uncaptured = _run_options(NOT_CAPTURED) if config.cuda_graphs else None
+        self._captured: dict[int, onnxruntime.RunOptions] = {}
+
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Every output by name. `feeds` holds exactly `input_names`, each of its type in `input_types`."""
-        return dict(zip(self.output_names, self._session.run(None, feeds), strict=True))
+        outputs = self._session.run(None, feeds, self._uncaptured)
+        return dict(zip(self.output_names, outputs, strict=True))
 
     def binding(self) -> "onnxruntime.IOBinding":
         """A new binding for `run_bound`: inputs and outputs in the caller's memory, on the device `memory`."""
         return self._session.io_binding()
 
-    def run_bound(self, binding: "onnxruntime.IOBinding") -> None:
-        """Run on bound memory, which no other thread may touch meanwhile."""
-        self._session.run_with_iobinding(binding)
+    def run_bound(self, binding: "onnxruntime.IOBinding", graph_id: int = NOT_CAPTURED) -> None:
+        """Run on bound memory, which no other thread may touch meanwhile.
+
+        With `cuda_graphs`, the first run with a `graph_id` (0 and above) is captured as a CUDA graph; each later one
+        replays it, with the shapes and at the addresses of the first, whatever is bound. A graph belongs to the thread
+        that captured it: another thread captures one of its own. Every operator must run on CUDA, and none may wait for
+        the device. Elsewhere `graph_id` does nothing.
+        """
+        options = self._uncaptured
+        if self._uncaptured is not None and graph_id != NOT_CAPTURED:
+            options = self._captured.setdefault(graph_id, _run_options(graph_id))
+        self._session.run_with_iobinding(binding, options)
 
 
-class ElasticSession:
-    """One graph in two sessions: `run` uses `whole` for a large batch that runs alone, else `share`; thread-safe.
-
-    A large batch that runs alone is fastest on all threads. A small one is not, and concurrent batches each run faster
-    on their share: threads of one run wait for each other after every operator, threads of different runs do not. On
-    two cores two runs of one thread each do 5 to 35% more work than one run of two threads (BERT-base with 128 tokens,
-    MiniLM with 16), and two runs of two threads each are slower than either.
-
-    Two sessions hold the weights twice, so `share` is a second one only where it has fewer threads: on a CPU, with
-    `threads` and `concurrency` above 1.
-    """
-
-    def __init__(self, whole: InferenceSession, share: InferenceSession) -> None:
-        self.input_names = whole.input_names
-        self.running = 0
-        self.large_tokens: float = 0
-        self._whole = whole
-        self._share = share
-        self._lock = Lock()
-
-    @classmethod
-    def open(cls, graph: Path, config: SessionConfig) -> Self:
-        """Raises as InferenceSession does."""
-        whole = InferenceSession(graph, config)
-        threads = max(1, config.threads // config.concurrency)
-        if config.device != "cpu" or threads == config.threads:
-            return cls(whole, whole)
-        return cls(whole, InferenceSession(graph, replace(config, threads=threads)))
-
-    def calibrate(self, feeds_of: Callable[[int], Mapping[str, np.ndarray]], lengths: Iterable[int]) -> None:
-        """Find the first of `lengths`, in tokens, ascending, that is faster on all threads; `feeds_of` makes a row."""
-        self.large_tokens = 0
-        if self._share is self._whole:
-            return
-        for n_tokens in lengths:
-            feeds = feeds_of(n_tokens)
-            if _seconds(self._whole, feeds) <= FASTER * _seconds(self._share, feeds):
-                self.large_tokens = n_tokens
-                return
-        self.large_tokens = math.inf
-
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Every output by name, as InferenceSession.run."""
-        with self._lock:
-            small = feeds["input_ids"].size < self.large_tokens
-            session = self._share if small or self.running else self._whole
-            self.running += 1
-        try:
-            return session.run(feeds)
-        finally:
-            with self._lock:
-                self.running -= 1
+def provider_options(provider: str, config: SessionConfig, graph: Path | bytes = b"") -> dict[str, str]:
+    """The options of an execution provider, by the names that onnxruntime gives them."""
+    if provider == "CPUExecutionProvider":
+        return {}
+    if provider == "TensorrtExecutionProvider":
+        return _tensorrt_options(config, graph)
+    options = {
+        "use_tf32": "0",  # TF32 has ten bits of mantissa: fp32 artifacts were compared with PyTorch in fp32
+        "cudnn_conv_algo_search": "HEURISTIC",  # the default tries every algorithm for each new shape: seconds
+    }
+    if config.device == "cuda":
+        # The flash and memory-efficient kernels, at all lengths. The kernel without either reads `token_offset` of
+        # packed rows, which export.graphs.packed leaves empty; an explicit choice also overrides the environment.
+        options["sdpa_kernel"] = str(_FLASH | _MEMORY_EFFICIENT)
+    if config.gpu_mem_limit_bytes is not None:
+        # The default strategy doubles the arena at each growth and would jump past the limit.
+        options |= {
+            "gpu_mem_limit": str(config.gpu_mem_limit_bytes),
+            "arena_extend_strategy": "kSameAsRequested",
+        }
+    if config.cuda_graphs:
+        options["enable_cuda_graph"] = "1"
+    return options
 
 
-def _providers(config: SessionConfig) -> tuple[str, ...]:
+def _tensorrt_options(config: SessionConfig, graph: Path | bytes) -> dict[str, str]:
+    folder = str(_ENGINES.expanduser())
+    options = {
+        "trt_engine_cache_enable": "True",
+        "trt_engine_cache_path": folder,
+        "trt_timing_cache_enable": "True",  # the next engine of this GPU is built from measurements of the last one
+        "trt_timing_cache_path": folder,
+    }
+    if config.engine is None:
+        return options
+    names = input_names(graph)
+    shapes = {"min": (1, 1), "opt": config.engine.usual, "max": (config.engine.rows, config.engine.tokens)}
+    for kind, (rows, tokens) in shapes.items():
+        options[f"trt_profile_{kind}_shapes"] = ",".join(f"{name}:{rows}x{tokens}" for name in names)
+    if config.engine.fp16:
+        # Sums of squares overflow in fp16.
+        options |= {"trt_fp16_enable": "True", "trt_layer_norm_fp32_fallback": "True"}
+    return options
+
+
+def input_names(graph: Path | bytes) -> tuple[str, ...]:
+    """The inputs of a graph, read without a GPU."""
     import onnxruntime
 
-    available = onnxruntime.get_available_providers()
-    if config.device not in _PROVIDERS:
-        raise ConfigurationError(f"device is {config.device!r}; allowed: {', '.join(_PROVIDERS)}")
-    if not set(_PROVIDERS[config.device]) <= set(available):
-        raise ConfigurationError(f"device is {config.device!r}, but this onnxruntime has only {', '.join(available)}")
-    if config.threads < 1:
-        raise ConfigurationError(f"threads is {config.threads}; allowed: 1 and above")
-    return _PROVIDERS[config.device]
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = _ERROR
+    content = graph if isinstance(graph, bytes) else str(graph)
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return tuple(one.name for one in session.get_inputs())
 
 
-def _provider_options(provider: str, config: SessionConfig) -> dict[str, str]:
-    if provider == "TensorrtExecutionProvider":
-        return {"trt_engine_cache_enable": "True", "trt_engine_cache_path": str(_ENGINES.expanduser())}
-    if provider == "CPUExecutionProvider" or config.gpu_mem_limit_bytes is None:
-        return {}
-    # The default strategy doubles the arena at each growth and would jump past the limit.
-    return {"gpu_mem_limit": str(config.gpu_mem_limit_bytes), "arena_extend_strategy": "kSameAsRequested"}
+def _run_options(graph_id: int) -> "onnxruntime.RunOptions":
+    import onnxruntime
 
-
-def _seconds(session: InferenceSession, feeds: Mapping[str, np.ndarray]) -> float:
-    """The fastest of some runs: other load of the machine only adds time."""
-    times_s = []
-    for _ in range(REPETITIONS + 1):  # the first allocates
-        started_at = time.perf_counter()
-        session.run(feeds)
-        times_s.append(time.perf_counter() - started_at)
-    return min(times_s)
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", str(graph_id))
+    return options

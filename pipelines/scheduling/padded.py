@@ -19,7 +19,8 @@ from queue import SimpleQueue
 from typing import Generic, cast
 
 from pipelines.errors import ConfigurationError, GenerationError, InvalidInputError
-from pipelines.scheduling.batching import SATURATED, UNMEASURED, CostModel, FairClock, FairQueue, cut
+from pipelines.scheduling.batching import FairClock, FairQueue, cut
+from pipelines.scheduling.cost_model import SATURATED, UNMEASURED, CostModel, LearnedCost, Measurement
 from pipelines.scheduling.scheduler import (
     BatchingConfig,
     BatchReport,
@@ -74,11 +75,16 @@ class _Waiting(Generic[RowT, OutputT]):
 
 @dataclass(eq=False, slots=True)
 class _Batch(Generic[RowT, OutputT]):
-    """Rows in a worker thread. `bulk`: its first row belongs to a bulk request."""
+    """Rows in a worker thread. `bulk`: its first row belongs to a bulk request; `crowded`: no worker was free after it.
+
+    `forward_s` is the time of the forward, 0.0 until it has ended without an error.
+    """
 
     rows: list[_Waiting[RowT, OutputT]]
     predicted_s: float
     bulk: bool
+    crowded: bool
+    forward_s: float = 0.0
     started_at: float = field(default_factory=time.perf_counter)
 
 
@@ -98,10 +104,13 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         cost: CostModel = UNMEASURED,
         queue: QueueConfig | None = None,
         on_batch: OnBatch = unreported,
+        learned: LearnedCost | None = None,
     ) -> None:
+        """`learned` replaces `cost` as it learns from the batches that are served."""
         super().__init__(queue or QueueConfig(), on_batch)
         self.config = config or BatchingConfig()
         self.cost = cost
+        self._learned = learned
         self._forward = forward
         # Worker threads on a SimpleQueue: an executor's future for each batch costs more than the rest of its dispatch.
         self._batches: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -251,7 +260,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             self._take(rows)
             predicted_s = self.cost.batch_s(len(rows), max(one.n_tokens for one in rows))
             self._clock.advance(sum(one.cost_s for one in rows))
-            batch = _Batch(rows, predicted_s, first.request.bulk)
+            batch = _Batch(rows, predicted_s, first.request.bulk, self.config.concurrency == len(self._running) + 1)
             for one in rows:
                 one.request.batch_sizes.append(len(rows))
                 if math.isnan(one.request.started_at):
@@ -290,8 +299,10 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
     def _work(self, batch: _Batch[RowT, OutputT], loop: asyncio.AbstractEventLoop) -> None:
         """Run a batch; where it raises, run its rows one by one, unless all belong to one request."""
         outcomes: list[OutputT | Exception]
+        began_at = time.perf_counter()
         try:
             outcomes = list(self._outputs([one.row for one in batch.rows]))
+            batch.forward_s = elapsed_s(began_at)
         except Exception as error:
             if len({id(one.request) for one in batch.rows}) == 1:
                 outcomes = [error] * len(batch.rows)
@@ -320,6 +331,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         return outputs
 
     def _ended(self, batch: _Batch[RowT, OutputT], outcomes: Sequence[OutputT | Exception]) -> None:
+        is_crowded = self.is_busy
         self._running.discard(batch)
         self._running_s = self._running_s - batch.predicted_s if self._running else 0.0
         # Before the answers: the worker would be idle until the loop has written all of them.
@@ -337,11 +349,18 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         drift = inference_s / batch.predicted_s
         self._drift = drift if self._drift is None else DRIFT_MEMORY * self._drift + (1 - DRIFT_MEMORY) * drift
         lengths = [one.n_tokens for one in batch.rows]
+        # Only batches that share the machine with those of all other workers tell what a batch costs under load.
+        if self._learned is not None and batch.crowded and is_crowded and batch.forward_s > 0:
+            self._learn(self._learned, Measurement(len(lengths), max(lengths), batch.forward_s))
         queue_s = batch.started_at - batch.rows[0].request.submitted_at
         padded = max(lengths) * len(lengths)
         self._on_batch(BatchReport(len(lengths), sum(lengths), 0, padded, queue_s, inference_s))
         if not self._running and not self._waiting:
             self._idle.set()
+
+    def _learn(self, learned: LearnedCost, batch: Measurement) -> None:
+        if learned.note(batch):
+            self.cost, self._drift = learned.model, 1.0
 
 
 def _work_on(batches: "SimpleQueue[Callable[[], None] | None]") -> None:

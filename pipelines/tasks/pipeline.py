@@ -14,7 +14,7 @@ from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.encoder import Encoder, EncoderRow
 from pipelines.runtime.session import SessionConfig
 from pipelines.runtime.tokenizer import Tokenizer
-from pipelines.scheduling.batching import measure, shapes_within
+from pipelines.scheduling.cost_model import measure, shapes_within
 from pipelines.scheduling.padded import PaddedScheduler
 from pipelines.scheduling.scheduler import (
     BatchingConfig,
@@ -112,6 +112,6 @@ class EncoderPipeline(Pipeline[InputT, ParametersT, EncoderRow, OutputT]):
         batching = batching or BatchingConfig()
         longest = self._encoder.tokenizer.settings.max_length
         shapes = list(shapes_within(longest, batching.max_batch_tokens, batching.max_batch_size))
-        self._encoder.calibrate(sorted({tokens for _, tokens in shapes}))
+        self._encoder.warm_up(sorted({tokens for _, tokens in shapes}))
         cost = measure(self.forward, self._encoder.blank_row, shapes, batching.concurrency)
-        return PaddedScheduler(self.forward, batching, cost, queue, on_batch)
+        return PaddedScheduler(self.forward, batching, cost.model, queue, on_batch, cost)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from deployments.cluster.ray_environment import SPARE_PORTS, lacks_token, node_exports, prepare
+from deployments.ingress.config import IngressConfig
 from deployments.ingress.haproxy import find_binary
 
 
@@ -23,14 +24,14 @@ def test_a_port_that_another_cluster_has_is_replaced_by_one_that_no_process_is_h
             other.bind(("0.0.0.0", 8404))
             other.listen()
 
-        prepare(tmp_path, find_binary())
+        prepare(tmp_path, find_binary(), IngressConfig())
 
         assert int(os.environ["RAY_SERVE_HAPROXY_STATS_PORT"]) in SPARE_PORTS
 
 
 def exported(folder: Path, **environment: str) -> dict[str, str]:
     """The environment after a shell has read what `sextet environment` prints."""
-    script = "\n".join(node_exports(folder, find_binary()))
+    script = "\n".join(node_exports(folder, find_binary(), IngressConfig()))
     shell = subprocess.run(
         ["bash", "-c", f"{script}\nenv"], env=environment, capture_output=True, text=True, check=True
     )

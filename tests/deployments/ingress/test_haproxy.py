@@ -16,7 +16,9 @@ import pytest
 
 from deployments.cluster.ray_environment import TUNED
 from deployments.ingress import haproxy
+from deployments.ingress.config import ConnectionLimits, IngressConfig
 from deployments.ingress.drain import drain
+from tests.deployments.ingress.running import command
 
 CONFIG = """global
     stats socket {folder}/admin.sock mode 666 level admin expose-fd listeners
@@ -37,8 +39,8 @@ frontend http_frontend
     acl is_http-slow path_beg /translation/slow/
     acl is_http-slow path /translation/slow
     use_backend http-slow if is_http-slow
-    default_backend nobody
-backend nobody
+    default_backend default_backend
+backend default_backend
     server gone 127.0.0.1:9
 backend http-slow
     http-reuse always
@@ -52,13 +54,6 @@ RETRIES = int(TUNED["RAY_SERVE_HAPROXY_RETRIES"])
 REPEATING = {"retry_on": TUNED["RAY_SERVE_HAPROXY_RETRY_ON"], "retries": RETRIES}
 
 
-@pytest.fixture
-def binary() -> Path:
-    found = haproxy.find_binary()
-    assert found is not None
-    return found
-
-
 def test_a_binary_that_is_forbidden_or_not_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert haproxy.find_binary() is not None
     monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "0")
@@ -68,13 +63,12 @@ def test_a_binary_that_is_forbidden_or_not_there_is_none(monkeypatch: pytest.Mon
     assert haproxy.find_binary() is None
 
 
-def test_the_wrapper_moves_the_pages_to_loopback_and_leaves_the_ingress(binary: Path, tmp_path: Path) -> None:
+def test_the_wrapper_moves_the_pages_to_loopback_and_leaves_the_ingress(tmp_path: Path) -> None:
     config = tmp_path / "haproxy.cfg"
     config.write_text(CONFIG.format(folder=tmp_path, metrics=19101, public=18000, stats=18404, replica=9, **REPEATING))
-    wrapper = haproxy.write_wrapper(binary, tmp_path, body_s=60)
 
     checked = subprocess.run(
-        [str(wrapper), "-db", "-f", str(config), "-c"],
+        [*command(tmp_path, config), "-c"],
         env={"PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
@@ -121,13 +115,13 @@ class Ingress:
 
 
 @pytest.fixture
-def body_s() -> float:
+def body_s() -> int:
     """How long a client may take to send a request."""
-    return 60.0
+    return 60
 
 
 @pytest.fixture
-def ingress(binary: Path, tmp_path: Path, body_s: float) -> Iterator[Ingress]:
+def ingress(tmp_path: Path, body_s: int) -> Iterator[Ingress]:
     """Two paths: one to a server that does not exist, one to a replica that the test plays."""
     replica, *others = [Replica() for _ in range(4)]
     metrics, public, stats = [one.getsockname()[1] for one in others]
@@ -136,8 +130,8 @@ def ingress(binary: Path, tmp_path: Path, body_s: float) -> Iterator[Ingress]:
     config = tmp_path / "haproxy.cfg"
     ports = {"metrics": metrics, "public": public, "stats": stats, "replica": replica.getsockname()[1]}
     config.write_text(CONFIG.format(folder=tmp_path, **ports, **REPEATING))
-    command = [str(haproxy.write_wrapper(binary, tmp_path, body_s)), "-db", "-f", str(config)]
-    started = Ingress(public, replica, lambda *more: subprocess.Popen([*command, *more]))
+    run = command(tmp_path, config, IngressConfig(ConnectionLimits(body_timeout_s=body_s)))
+    started = Ingress(public, replica, lambda *more: subprocess.Popen([*run, *more]))
     started.reload()
     while not _connects(public) or not _answering(tmp_path):  # the admin socket appears a little later
         assert started.processes[0].poll() is None
@@ -282,7 +276,7 @@ def test_the_machine_of_a_replica_is_asked_for_a_sign_while_its_answer_is_awaite
     assert int(timer[1], 16) <= 10 * os.sysconf("SC_CLK_TCK")
 
 
-@pytest.mark.parametrize("body_s", [1.0])
+@pytest.mark.parametrize("body_s", [1])
 def test_a_request_that_does_not_arrive_in_time_is_told_so_in_json(ingress: Ingress) -> None:
     with socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as client:
         _send_head(client)

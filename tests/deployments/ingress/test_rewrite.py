@@ -5,6 +5,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,15 @@ from ray.serve.config import HTTPOptions, gRPCOptions
 from deployments.cluster.ray_environment import spare_port
 from deployments.ingress import haproxy
 from deployments.ingress.aliases import aliases
-from deployments.ingress.rewrite import Alias, RewriteError, Settings, rewrite
+from deployments.ingress.config import ConnectionLimits, IngressConfig
+from deployments.ingress.limits import max_connections
+from deployments.ingress.probes import probes
+from deployments.ingress.rewrite import APPLICATION, REPLICA, Alias, RewriteError, Settings, rewrite
+from deployments.ingress.settings import settings
+from tests.deployments.ingress.running import command
 
-SETTINGS = Settings(60, "/pages/late.http", "/pages/unavailable.http", (Alias("/v1", "text-generation", "/v1"),))
+ALIASED = Settings(aliases=(Alias("/v1", "text-generation", "/v1"),))
+NODE = "/node"
 APPLICATIONS = {"text-generation": "/text-generation", "text-classification": "/text-classification", "gateway": "/"}
 Written = Callable[..., Path]
 
@@ -57,41 +64,55 @@ def text_of(file: Path) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def test_of_rays_file_these_lines_are_changed_and_no_others(written: Written) -> None:
+def test_of_rays_file_these_lines_are_changed_and_no_others(written: Written, tmp_path: Path) -> None:
     before = text_of(written())
 
-    changes = difflib.ndiff(before.splitlines(), rewrite(before, SETTINGS).splitlines())
+    ours = replace(settings(IngressConfig(), tmp_path), aliases=ALIASED.aliases)
+    changes = difflib.ndiff(before.splitlines(), rewrite(before, ours, NODE).splitlines())
 
     errors = text_of(written()).split("errorfile 502 ")[1].splitlines()[0]
     assert [f"{line[0]} {line[1:].strip()}" for line in changes if line[0] in "+-"] == [
         "+ # rewritten by sextet",
+        f"+ maxconn {max_connections(ConnectionLimits())}",
+        "+ no strict-limits",
+        f"- stats socket {tmp_path}/admin.sock mode 666 level admin expose-fd listeners",
+        f"+ stats socket {tmp_path}/admin.sock mode 600 level admin expose-fd listeners",
+        "- maxconn 4096",
         "+ option http-buffer-request",
         "+ timeout http-request 60s",
-        '+ errorfile 408 "/pages/late.http"',
-        *(f'+ errorfile {status} "/pages/unavailable.http"' for status in (502, 503, 504)),
+        *(f'+ errorfile {status} "{tmp_path}/{status}.http"' for status in (408, 502, 503, 504)),
         "+ option srvtcpka",
         "+ srvtcpka-idle 10s",
         "+ srvtcpka-intvl 5s",
         "+ srvtcpka-cnt 3",
+        "+ timeout check 5s",
         *(f"- errorfile {status} {errors}" for status in (502, 503, 504)),
         "- bind :9101",
         "+ bind 127.0.0.1:9101",
         "+ http-after-response set-header connection close if { var(proc.draining) -m bool }",
+        f'+ http-request return status 503 errorfile "{tmp_path}/ending.http" if {{ var(proc.refusing) -m bool }}',
+        *(f"+ {line}" for line in probes().frontend),
         r"+ http-request replace-path ^/v1(/.*)?$ /text-generation/v1\1 if { path_beg /v1 }",
+        *(
+            f"+ {line.replace(APPLICATION, name).replace(REPLICA, f'replica-{name}')}"
+            for name in ("text-classification", "text-generation")
+            for line in (*probes().replica, *probes().application)
+        ),
+        *(f"+ {line}" for line in probes().gateway),
         "- bind *:8404",
         "+ bind 127.0.0.1:8404",
     ]
 
 
 def test_a_file_that_was_rewritten_stays_as_it_is(written: Written) -> None:
-    once = rewrite(text_of(written()), SETTINGS)
+    once = rewrite(text_of(written()), ALIASED, NODE)
 
-    assert rewrite(once, SETTINGS) == once
+    assert rewrite(once, ALIASED, NODE) == once
 
 
 def test_an_alias_follows_its_application_and_gives_way_to_another_one_at_its_path(written: Written) -> None:
     def rules(prefixes: dict[str, str]) -> list[str]:
-        lines = rewrite(text_of(written(prefixes)), SETTINGS).splitlines()
+        lines = rewrite(text_of(written(prefixes)), ALIASED, NODE).splitlines()
         return [line.split()[3] for line in lines if "replace-path" in line]
 
     assert rules({"text-generation": "/write/here", "gateway": "/"}) == [r"/write/here/v1\1"]
@@ -115,11 +136,7 @@ def test_haproxy_takes_the_rewritten_file_whatever_ray_was_told(
     written: Written, tmp_path: Path, options: dict[str, Any], prefixes: dict[str, str]
 ) -> None:
     file = written(prefixes, **options)
-    binary = haproxy.find_binary()
-    assert binary is not None
-
-    command = [str(haproxy.write_wrapper(binary, tmp_path, 60)), "-db", "-f", str(file), "-c"]
-    checked = subprocess.run(command, capture_output=True, text=True)
+    checked = subprocess.run([*command(tmp_path, file), "-c"], capture_output=True, text=True)
 
     assert checked.returncode == 0, checked.stderr
     assert text_of(file).count("timeout http-request") == 1
@@ -128,13 +145,14 @@ def test_haproxy_takes_the_rewritten_file_whatever_ray_was_told(
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("frontend http_frontend", "frontend http", "no section 'frontend http_frontend' and 'defaults'"),
+        ("frontend http_frontend", "frontend http", "no section 'frontend http_frontend'"),
         (
             "    bind :9101",
             "    bind [::]:9101",
             "section 'frontend prometheus' has 'bind [::]:9101'; known: bind *:PORT",
         ),
-        ("    bind 127.0.0.1:18000", "", "section 'frontend http_frontend' has no bind"),
+        ("    bind 127.0.0.1:18000", "", "section 'frontend http_frontend' has 0 lines 'bind'; known: one"),
+        (" mode 666 ", " ", "section 'global' has no 'stats socket PATH mode 666 ...'"),
         (
             "path_beg /text",
             "path_sub /text",
@@ -150,7 +168,7 @@ def test_a_file_that_another_ray_would_write_is_refused(written: Written, old: s
     assert old in text
 
     with pytest.raises(RewriteError) as refused:
-        rewrite(text.replace(old, new), SETTINGS)
+        rewrite(text.replace(old, new), ALIASED, NODE)
 
     assert str(refused.value).startswith(message)
 
@@ -158,7 +176,7 @@ def test_a_file_that_another_ray_would_write_is_refused(written: Written, old: s
 def test_haproxy_does_not_start_on_a_file_that_is_refused(written: Written, tmp_path: Path) -> None:
     file = written()
     file.write_text(text_of(file).replace("listen stats", "listen admin"), encoding="utf-8")
-    wrapper = haproxy.write_wrapper(Path("/bin/echo"), tmp_path, 60)
+    wrapper = haproxy.write_wrapper(Path("/bin/echo"), tmp_path, settings(IngressConfig(), tmp_path))
 
     started = subprocess.run([str(wrapper), "-db", "-f", str(file)], capture_output=True, text=True)
 
@@ -206,9 +224,7 @@ def url(written: Written, tmp_path: Path) -> Iterator[str]:
         timeout_client_s=5,
         timeout_server_s=5,
     )
-    binary = haproxy.find_binary()
-    assert binary is not None
-    process = subprocess.Popen([str(haproxy.write_wrapper(binary, tmp_path, 60)), "-db", "-f", str(file)])
+    process = subprocess.Popen(command(tmp_path, file))
     give_up_at = time.monotonic() + 30
     while True:
         try:
@@ -256,9 +272,7 @@ def test_haproxy_that_knows_no_application_yet_says_to_come_back(written: Writte
     public = spare_port()
     ports = {"metrics_port": spare_port(), "stats_port": spare_port()}
     file = written({}, http_options=HTTPOptions(host="127.0.0.1", port=public), **ports)
-    binary = haproxy.find_binary()
-    assert binary is not None
-    process = subprocess.Popen([str(haproxy.write_wrapper(binary, tmp_path, 60)), "-db", "-f", str(file)])
+    process = subprocess.Popen(command(tmp_path, file))
     try:
         give_up_at = time.monotonic() + 30
         while True:

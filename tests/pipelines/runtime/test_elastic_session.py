@@ -1,6 +1,6 @@
 """ElasticSession: which of its two sessions a run gets, told by two models that answer differently."""
 
-import math
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import ElasticSession, InferenceSession, SessionConfig
+from pipelines.runtime.elastic_session import PROBE, RECENT, ElasticSession
+from pipelines.runtime.session import InferenceSession, SessionConfig
 
 
 @pytest.fixture(scope="module")
@@ -27,47 +28,93 @@ def feeds(rows: int, tokens: int) -> dict[str, np.ndarray]:
     return {"input_ids": np.full((rows, tokens), 5, np.int64), "attention_mask": np.ones((rows, tokens), np.int64)}
 
 
-def test_a_run_that_is_alone_gets_the_whole_and_one_in_company_its_share(graph: Path, other: Path) -> None:
-    whole, share = InferenceSession(graph, SessionConfig(threads=2)), InferenceSession(other, SessionConfig())
-    session = ElasticSession(whole, share)
+class Paced(InferenceSession):
+    """Runs everything `times` times."""
+
+    times = 1
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return [super(Paced, self).run(feeds) for _ in range(self.times)][-1]
+
+
+class Pair:
+    """An ElasticSession of two models, and which of them answers."""
+
+    def __init__(self, graph: Path, other: Path) -> None:
+        self.whole, self.share = Paced(graph, SessionConfig()), Paced(other, SessionConfig())
+        self.session = ElasticSession(self.whole, self.share)
+
+    def answers(self, row: dict[str, np.ndarray], runs: int) -> list[str]:
+        """Which session answered each of the runs."""
+        expected = InferenceSession.run(self.whole, row)["logits"]
+        return ["whole" if np.allclose(self.session.run(row)["logits"], expected) else "share" for _ in range(runs)]
+
+
+def test_runs_in_company_get_their_share(graph: Path, other: Path) -> None:
+    pair = Pair(graph, other)
+    pair.share.times = 20  # so that a lone run gets all threads
     short, long = feeds(1, 4), feeds(512, 60)
-    alone, in_company = whole.run(short)["logits"], share.run(short)["logits"]
+    alone, in_company = pair.whole.run(short)["logits"], pair.share.run(short)["logits"]
     assert not np.allclose(alone, in_company)
 
     def run_beside() -> np.ndarray:
-        while not session.running:
+        while not pair.session.running:
             time.sleep(0.001)
-        return session.run(short)["logits"]
+        return pair.session.run(short)["logits"]
 
     with ThreadPoolExecutor(1) as pool:
         beside = pool.submit(run_beside)
-        session.run(long)
+        pair.session.run(long)
 
     np.testing.assert_allclose(beside.result(), in_company, atol=1e-5)
-    assert session.running == 0
-    np.testing.assert_allclose(session.run(short)["logits"], alone, atol=1e-5)
+    assert pair.session.running == 0
+    np.testing.assert_allclose(pair.session.run(short)["logits"], alone, atol=1e-5)
 
 
-class Slow(InferenceSession):
-    """Runs everything twenty times."""
+def test_both_sessions_are_tried_and_the_faster_one_gets_the_lone_runs_of_its_size(graph: Path, other: Path) -> None:
+    row, longer = feeds(1, 8), feeds(1, 32)
+    for slow, fast in (("whole", "share"), ("share", "whole")):
+        pair = Pair(graph, other)
+        getattr(pair, slow).times = 20
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return [super(Slow, self).run(feeds) for _ in range(20)][-1]
+        assert sorted(pair.answers(row, 2 * RECENT)) == ["share"] * RECENT + ["whole"] * RECENT
+        assert pair.answers(row, PROBE // 2) == [fast] * (PROBE // 2)
+        assert slow in pair.answers(longer, 2 * RECENT)
 
 
-def test_rows_that_are_not_faster_on_all_threads_stay_on_a_share_of_them(graph: Path, other: Path) -> None:
-    config = SessionConfig()
-    slow_whole = ElasticSession(Slow(graph, config), InferenceSession(other, config))
-    fast_whole = ElasticSession(InferenceSession(graph, config), Slow(other, config))
+def test_a_session_that_was_slow_while_the_machine_was_busy_is_tried_again(graph: Path, other: Path) -> None:
     row = feeds(1, 8)
+    for slow in ("whole", "share"):
+        pair = Pair(graph, other)
+        getattr(pair, slow).times = 20
+        pair.answers(row, PROBE)
 
-    for session in (slow_whole, fast_whole):
-        session.calibrate(lambda n_tokens: feeds(1, n_tokens), [4, 8, 16])
+        pair.whole.times, pair.share.times = (1, 20) if slow == "whole" else (20, 1)
+        answers = pair.answers(row, 3 * PROBE)
 
-    assert (slow_whole.large_tokens, fast_whole.large_tokens) == (math.inf, 4)
-    on_a_share = InferenceSession(other, config).run(row)["logits"]
-    np.testing.assert_allclose(slow_whole.run(row)["logits"], on_a_share, atol=1e-5)
-    assert not np.allclose(fast_whole.run(row)["logits"], on_a_share)
+        assert slow in answers[: PROBE + 1]
+        assert answers[-PROBE // 2 :].count(slow) >= PROBE // 2 - RECENT
+
+
+def test_a_run_that_was_joined_by_another_is_not_compared(graph: Path, other: Path) -> None:
+    pair = Pair(graph, other)
+    row = feeds(1, 8)
+    entered, joined = threading.Event(), threading.Event()
+
+    def held(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        entered.set()
+        joined.wait(20)
+        return InferenceSession.run(pair.whole, feeds)
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as pool:
+        patch.setattr(pair.whole, "run", held)
+        alone = pool.submit(pair.session.run, row)
+        entered.wait(20)
+        pair.session.run(row)
+        joined.set()
+        alone.result()
+
+    assert pair.answers(row, 2 * RECENT).count("whole") == RECENT
 
 
 def test_a_run_that_fails_leaves_no_trace(graph: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ import pytest
 
 from pipelines.errors import ArtifactError, ConfigurationError
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.runtime.session import Engine, InferenceSession, SessionConfig, provider_options
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +67,42 @@ def test_a_file_that_is_no_graph_is_refused_in_one_line(tmp_path: Path) -> None:
             InferenceSession(path, SessionConfig())
         assert str(caught.value).startswith(f"{path} cannot be loaded by onnxruntime: ")
         assert "\n" not in str(caught.value)
+
+
+def test_cuda_keeps_fp32_exact_and_never_takes_the_attention_kernel_that_reads_offsets() -> None:
+    options = provider_options("CUDAExecutionProvider", SessionConfig(device="cuda"))
+    assert options == {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC", "sdpa_kernel": "3"}
+    assert provider_options("CPUExecutionProvider", SessionConfig(gpu_mem_limit_bytes=1)) == {}
+
+
+def test_a_bounded_arena_grows_by_what_is_asked_and_cuda_graphs_are_asked_for() -> None:
+    config = SessionConfig(device="cuda", gpu_mem_limit_bytes=2**30, cuda_graphs=True)
+    options = provider_options("CUDAExecutionProvider", config)
+    assert options["gpu_mem_limit"] == "1073741824"
+    assert options["arena_extend_strategy"] == "kSameAsRequested"
+    assert options["enable_cuda_graph"] == "1"
+
+
+def test_a_tensorrt_engine_covers_every_shape_of_the_inputs_that_the_graph_has(graph: Path) -> None:
+    engine = Engine(rows=32, tokens=512, usual=(16, 128), fp16=True)
+    options = provider_options("TensorrtExecutionProvider", SessionConfig(device="tensorrt", engine=engine), graph)
+    names = InferenceSession(graph, SessionConfig()).input_names
+    for kind, shape in (("min", "1x1"), ("opt", "16x128"), ("max", "32x512")):
+        assert options[f"trt_profile_{kind}_shapes"] == ",".join(f"{name}:{shape}" for name in names)
+    assert options["trt_engine_cache_enable"] == options["trt_timing_cache_enable"] == options["trt_fp16_enable"]
+    fp32 = SessionConfig(device="tensorrt", engine=replace(engine, fp16=False))
+    assert "trt_fp16_enable" not in provider_options("TensorrtExecutionProvider", fp32, graph)
+
+
+def test_a_run_on_bound_memory_reads_what_it_holds_now(graph: Path) -> None:
+    """On a CPU, where a `graph_id` does nothing: what a CUDA graph replays is read from the same addresses."""
+    session = InferenceSession(graph, SessionConfig(cuda_graphs=True))
+    binding, bound = session.binding(), feeds(2, 5)
+    for name, array in bound.items():
+        binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array))
+    logits = np.empty((2, 3), np.float32)
+    binding.bind_output("logits", session.memory, 0, np.float32, logits.shape, logits.ctypes.data)
+    for token in (1, 7):
+        bound["input_ids"][:] = token
+        session.run_bound(binding, graph_id=1)
+        np.testing.assert_allclose(logits, session.run(bound)["logits"], atol=1e-6)

@@ -21,7 +21,7 @@ from pipelines.errors import (
     OverloadedError,
 )
 from pipelines.generation.slots.config import SlotsConfig
-from pipelines.scheduling.batching import CostModel
+from pipelines.scheduling.cost_model import REFIT, CostModel, LearnedCost, Measurement
 from pipelines.scheduling.padded import BULK_S, PaddedScheduler
 from pipelines.scheduling.scheduler import BatchingConfig, BatchReport, Completed, QueueConfig
 
@@ -441,6 +441,35 @@ def test_a_list_leaves_a_worker_free_while_short_requests_come() -> None:
         return busy, still
 
     assert run(scenario) == (1, 1)
+
+
+@pytest.mark.parametrize(("clients", "learns"), [(2, True), (1, False)])
+def test_the_cost_is_learned_from_batches_beside_which_no_worker_is_free(clients: int, learns: bool) -> None:
+    model = Model()
+    learned = LearnedCost([Measurement(1, 16, 60.0)])  # a minute for a row: it was not measured here
+    before = learned.model
+    both = threading.Barrier(clients)
+
+    def forward(rows: Sequence[Line]) -> list[int]:
+        both.wait(20)
+        return model.forward(rows)
+
+    async def scenario() -> CostModel:
+        scheduler = PaddedScheduler(forward, BatchingConfig(concurrency=2), before, learned=learned)
+
+        async def client() -> None:
+            for _ in range(REFIT):
+                await scheduler.submit([Line(16)])
+
+        await asyncio.gather(*(client() for _ in range(clients)))
+        await scheduler.drain()
+        return scheduler.cost
+
+    after = run(scenario)
+
+    assert (after != before) is learns
+    if learns:
+        assert after.batch_s(1, 16) < before.batch_s(1, 16) / 10
 
 
 def test_what_is_reported_of_a_batch_are_real_tokens_and_padded_ones() -> None:

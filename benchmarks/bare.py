@@ -1,0 +1,125 @@
+"""BareRuntime: an encoder's graph on ONNX Runtime alone, without tokenizer, pipeline, queue or HTTP.
+
+It is what the machine can do with an artifact: of all ways to use the cores (threads of one run, spinning or not, or
+several runs of one thread each) and of all batch sizes, `best` finds the fastest. It is searched in the run that it is
+compared with, as the machine of another run is another machine.
+"""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import count, islice
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any
+
+import numpy as np
+
+from benchmarks.raw import BATCH_SIZES
+from pipelines.runtime.artifact import ModelArtifact
+from pipelines.runtime.encoder import Encoder, pad
+from pipelines.runtime.session import InferenceSession, SessionConfig
+
+Feeds = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Way:
+    """How runs use the cores: `workers` runs at once, of `threads` threads each, which may spin between operators."""
+
+    threads: int = 1
+    spins: bool = False
+    workers: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.workers} x {self.threads} threads{', spinning' if self.spins else ''}"
+
+
+@dataclass(frozen=True)
+class BareRun:
+    """Rows per second of a way at a batch size, and the CPU seconds of a row."""
+
+    way: Way
+    batch_size: int
+    rows_per_s: float
+    row_cpu_s: float
+
+    def figures(self) -> dict[str, Any]:
+        return {
+            "way": str(self.way),
+            "batch_size": self.batch_size,
+            "rows_per_s": self.rows_per_s,
+            "row_cpu_ms": 1000 * self.row_cpu_s,
+        }
+
+
+class BareRuntime:
+    """The graph of an artifact and the texts of a load as its rows, padded in batches by arrival."""
+
+    def __init__(self, artifact: Path, texts: Sequence[str], threads: int | None = None) -> None:
+        """`threads` None: as many as this process has cores."""
+        opened = ModelArtifact.open(artifact)
+        encoder = Encoder(opened, SessionConfig())
+        tokenizer = encoder.tokenizer
+        encodings = tokenizer.encode(list(texts), max_length=tokenizer.settings.max_length, offsets=False)
+        self._rows = encoder.rows(encodings)
+        self._pad_token_id = tokenizer.settings.pad_token_id
+        self._graph = opened.graph("model")
+        self._threads = threads or len(os.sched_getaffinity(0))
+        self._sessions: dict[tuple[int, bool], InferenceSession] = {}
+
+    def best_alone(self, duration_s: float) -> BareRun:
+        """One row at a time, one run at a time: the fastest number of threads, spinning or not."""
+        return self._best([Way(threads, spins) for threads, spins in self._of_one_run()], (1,), duration_s)
+
+    def best(self, duration_s: float) -> BareRun:
+        """The most rows per second, whatever the way and the batch size."""
+        ways = [Way(threads, spins) for threads, spins in self._of_one_run()]
+        return self._best([*ways, Way(workers=self._threads)], BATCH_SIZES, duration_s)
+
+    def run(self, way: Way, batch_size: int, duration_s: float) -> BareRun:
+        """Run batches for `duration_s`, after one of each worker that allocates memory."""
+        session, batches = self._session(way), self._batches(batch_size)
+
+        def work(ends_at: float) -> int:
+            for n_runs in count(1):
+                session.run(batches[n_runs % len(batches)])
+                if perf_counter() >= ends_at:
+                    break
+            return n_runs
+
+        with ThreadPoolExecutor(way.workers) as workers:
+            list(workers.map(session.run, batches[:1] * way.workers))
+            began_at, began_cpu_s = perf_counter(), process_time()
+            n_rows = batch_size * sum(workers.map(work, [began_at + duration_s] * way.workers))
+            seconds, cpu_s = perf_counter() - began_at, process_time() - began_cpu_s
+        return BareRun(way, batch_size, n_rows / seconds, cpu_s / n_rows)
+
+    def _best(self, ways: Sequence[Way], sizes: Sequence[int], duration_s: float) -> BareRun:
+        """Each way at each size for a share of the time; the two fastest again for the whole of it."""
+        share_s = duration_s / 4
+        tried = [self.run(way, size, share_s) for way in ways for size in sizes]
+        finalists = islice(sorted(tried, key=lambda run: -run.rows_per_s), 2)
+        again = [self.run(one.way, one.batch_size, duration_s) for one in finalists]
+        return max(again, key=lambda run: run.rows_per_s)
+
+    def _of_one_run(self) -> list[tuple[int, bool]]:
+        """The numbers of threads of one run, spinning or not; one thread waits for no other."""
+        several = [
+            (threads, spins) for threads in {self._threads, self._threads // 2} - {0, 1} for spins in (True, False)
+        ]
+        return [(1, False), *several]
+
+    def _session(self, way: Way) -> InferenceSession:
+        key = (way.threads, way.spins)
+        if key not in self._sessions:
+            self._sessions[key] = InferenceSession(self._graph, SessionConfig(threads=way.threads, spins=way.spins))
+        return self._sessions[key]
+
+    def _batches(self, batch_size: int) -> list[Feeds]:
+        names = self._session(Way()).input_names
+        starts = range(0, max(1, len(self._rows) - batch_size + 1), batch_size)
+        return [
+            pad((self._rows * batch_size)[start : start + batch_size], self._pad_token_id, names) for start in starts
+        ]

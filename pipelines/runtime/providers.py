@@ -1,0 +1,156 @@
+"""Execution providers: which ones a device takes, and what is missing where one cannot start."""
+
+import importlib.util
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import redirect_stdout
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from io import StringIO
+from pathlib import Path
+from typing import Literal
+
+from pipelines.errors import ConfigurationError
+from pipelines.runtime import shared_library
+from pipelines.runtime.nvidia import CUDA, Version, cuda_problem
+
+Device = Literal["cpu", "cuda", "tensorrt"]
+
+# The first is the requested one; TensorRT needs the second for operators that it lacks.
+PROVIDERS = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider",),
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider"),
+}
+PACKAGES = ("onnxruntime", "onnxruntime-gpu")
+"""They install into one folder: of two, the files of the later one win."""
+_LIBRARIES = {
+    "CUDAExecutionProvider": "libonnxruntime_providers_cuda.so",
+    "TensorrtExecutionProvider": "libonnxruntime_providers_tensorrt.so",
+}
+_TENSORRT = ("libnvinfer", "libnvonnxparser")
+_INSTALL = "pip install 'sextet[serve,gpu]'"
+
+
+def require(device: Device) -> tuple[str, ...]:
+    """The execution providers of a device, in order of preference, with the shared libraries that they need loaded.
+
+    Raises ConfigurationError, one line that names all that is missing: the package, libraries, the driver, a GPU.
+    """
+    if device not in PROVIDERS:
+        raise ConfigurationError(f"device is {device!r}; allowed: {', '.join(PROVIDERS)}")
+    if problems := list(find_problems(device)):
+        raise ConfigurationError(f"device is {device!r}, but {'; '.join(problems)}")
+    return PROVIDERS[device]
+
+
+def find_problems(device: Device) -> Iterator[str]:
+    """What keeps a device's providers from starting, one line each. Loads the shared libraries that are there."""
+    import onnxruntime
+
+    available = onnxruntime.get_available_providers()
+    if not set(PROVIDERS[device]) <= set(available):
+        yield f"this onnxruntime has only {', '.join(available)}: {_wrong_package(device)}"
+        return
+    if device == "cpu":
+        return
+    _preload()
+    folder = Path(onnxruntime.__file__).parent / "capi"
+    libraries = [folder / _LIBRARIES[provider] for provider in PROVIDERS[device]]
+    missing = {name: reason for library in libraries for name, reason in missing_libraries(library)}
+    if missing:
+        yield f"{', '.join(_described(*one) for one in missing.items())} cannot be loaded: {_remedy(missing)}"
+    if (problem := cuda_problem(built_for())) is not None:
+        yield problem
+
+
+def missing_libraries(library: Path) -> Iterator[tuple[str, str]]:
+    """The shared libraries that an execution provider's own needs and that do not load, each with the loader's reason.
+
+    libcuda.so.1 is the driver's and left out. The others are loaded.
+    """
+    try:
+        names = shared_library.needed(library)
+    except OSError as error:
+        yield library.name, str(error)
+        return
+    for name in names:
+        if name != CUDA and (reason := shared_library.load(name, library_folders())) is not None:
+            yield name, reason
+
+
+def library_folders() -> list[Path]:
+    """Where CUDA, cuDNN and TensorRT lie beside the dynamic loader's own folders: wheels of NVIDIA, torch, a toolkit.
+
+    No package is imported.
+    """
+    found = [folder / "lib" for root in _package_folders("nvidia") for folder in sorted(root.glob("*"))]
+    found += [*_package_folders("tensorrt_libs"), *(root / "lib" for root in _package_folders("torch"))]
+    toolkits = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    found += [Path(toolkit) / "lib64" for toolkit in toolkits if toolkit]
+    return [folder for folder in found if folder.is_dir()]
+
+
+def built_for() -> Version:
+    """The CUDA that this onnxruntime was built for; (0, 0) for a build for CPUs."""
+    import onnxruntime
+
+    major, _, minor = (getattr(onnxruntime, "cuda_version", "") or "0").partition(".")
+    return int(major), int(minor.partition(".")[0] or 0)
+
+
+def installed() -> dict[str, str]:
+    """The versions of the onnxruntime packages that are installed; one is right, two overwrite each other's files."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def _preload() -> None:
+    """Load what onnxruntime's CUDA provider needs, and what it loads later by name: cuDNN, cuFFT, NVRTC.
+
+    onnxruntime knows which of them its build wants. It prints about those that it does not find; `missing_libraries`
+    says more.
+    """
+    import onnxruntime
+
+    with redirect_stdout(StringIO()):
+        onnxruntime.preload_dlls()
+
+
+def _wrong_package(device: Device) -> str:
+    found = installed()
+    named = " and ".join(f"{package} {number}" for package, number in found.items())
+    uninstall = f"pip uninstall -y {' '.join(found or PACKAGES[:1])}, then {_INSTALL}"
+    if len(found) > 1:
+        return f"{named} overwrite each other; {uninstall}"
+    return f"{named or 'it'} is built without {device}; {uninstall}"
+
+
+def _described(name: str, reason: str) -> str:
+    """A library with what is wrong with it, where it is more than missing: another version, or the loader's reason."""
+    if not reason.endswith("No such file or directory") or not reason.startswith(f"{name}:"):
+        return f"{name} ({reason})"
+    stem = name.rpartition(".so.")[0]
+    others = sorted({one.name for folder in library_folders() for one in folder.glob(f"{stem}.so.[0-9]*")} - {name})
+    return f"{name} (there is {', '.join(others)})" if others else name
+
+
+def _remedy(missing: Iterable[str]) -> str:
+    """What to install, from the versions in the names of the libraries that are missing."""
+    cuda = built_for()[0]
+    tensorrt = {name.rpartition(".")[2] for name in missing if name.startswith("libnvinfer.so.")}
+    parts = [f"pip install 'tensorrt-cu{cuda}=={number}.*'" for number in tensorrt]
+    if any(not name.startswith(_TENSORRT) for name in missing):
+        parts.insert(0, f"{_INSTALL} brings CUDA {cuda}")
+    return "; ".join(parts)
+
+
+def _package_folders(name: str) -> list[Path]:
+    spec = importlib.util.find_spec(name)
+    return [Path(one) for one in spec.submodule_search_locations or ()] if spec else []
