@@ -17,7 +17,7 @@ from deployments.observability.metrics import BatchMetrics
 from deployments.task_server import TaskServer
 from pipelines.errors import ConfigurationError
 
-ARGS = ("task", "platform", "model")
+ARGS = ("task", "platform")
 LIFE = {
     "health_check_period_s": 0.5,  # Ray Serve notices a dead process when it checks next
     "max_surge_percent": 100,  # a replaced replica answers until the new one is warm
@@ -30,9 +30,7 @@ LIFE = {
 def build(args: dict[str, Any]) -> Application:
     """The application of one task: `args: {task: translation}`. Its deployment is named after the task.
 
-    `sextet serve --platform` adds `platform`, the fields of a Platform. `sextet serve` adds `model`, what user_config
-    says of the model: as any change of args, another one makes Ray Serve replace the replicas. (Ray Serve applies a
-    change of user_config alone in the replica, and lets it take no requests meanwhile.)
+    `sextet serve --platform` adds `platform`, the fields of a Platform.
     """
     for key in args:
         if key not in ARGS:

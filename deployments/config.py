@@ -156,10 +156,11 @@ def user_configs(content: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def application_of(task: str, content: Mapping[str, Any]) -> dict[str, Any]:
-    """The application of a task that `user_configs` has, not copied."""
+def deployment_of(task: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The deployment of a task that `user_configs` has, not copied."""
     (application,) = [one for one in content["applications"] if isinstance(one, dict) and one.get("name") == task]
-    return application
+    (deployment,) = [one for one in application["deployments"] if isinstance(one, dict) and one.get("name") == task]
+    return deployment
 
 
 def cut_down(content: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
@@ -176,8 +177,7 @@ def set_drains(content: Mapping[str, Any]) -> float:
     drains_s = []
     for task, user_config in user_configs(content).items():
         drain_s = TaskConfig.from_user_config(user_config, task).drain_timeout_s
-        (deployment,) = [one for one in application_of(task, content)["deployments"] if one.get("name") == task]
-        given = deployment.setdefault("graceful_shutdown_timeout_s", drain_s + CUT_S)
+        given = deployment_of(task, content).setdefault("graceful_shutdown_timeout_s", drain_s + CUT_S)
         if not isinstance(given, int | float) or not 0 <= given <= MAX_DRAIN_S + CUT_S:
             raise ConfigurationError(
                 f"{task}: graceful_shutdown_timeout_s is {given!r}; allowed: 0 to {MAX_DRAIN_S} seconds"

@@ -15,7 +15,7 @@ from deployments.cluster.local_ray import connected, environment, metrics_url, s
 from deployments.cluster.platform import Platform
 from deployments.cluster.progress import Say, step
 from deployments.cluster.signals import Signals, StopRequested
-from deployments.config import TaskConfig, application_of, located, set_drains, user_configs
+from deployments.config import TaskConfig, deployment_of, located, set_drains, user_configs
 from deployments.ingress.config import IngressConfig
 from pipelines.errors import ArtifactError, ConfigurationError, SextetError
 from pipelines.runtime.artifact import ModelArtifact
@@ -94,7 +94,7 @@ def _serve_here(launch: Launch, signals: Signals) -> None:
     drain_s = set_drains(content)
     _check_port(content["http_options"]["host"], content["http_options"]["port"])
     _fetch_artifacts(content, launch.say)
-    _name_models(content)
+    _tell_models_apart(content)
     with environment(IngressConfig.of(content), launch.say, drain_s) as folder:
         from deployments.cluster.rollout import validated  # imports ray, which reads the environment
 
@@ -121,7 +121,7 @@ def _deploy_there(launch: Launch, address: str) -> None:
 
     content = launch.content()
     set_drains(content)
-    _name_models(content)
+    _tell_models_apart(content)
     config = validated(content)
     with connected(address):
         url = _roll_out(config, launch.say, raise_if_dead=lambda: None)
@@ -141,7 +141,7 @@ def _reload(launch: Launch, raise_if_dead: Callable[[], None]) -> float:
         content = launch.content()
         drain_s = set_drains(content)
         _fetch_artifacts(content, launch.say)
-        _name_models(content)
+        _tell_models_apart(content)
         config = validated(content)
         _roll_out(config, launch.say, raise_if_dead)
     except SextetError as error:
@@ -215,11 +215,17 @@ def _fetch_artifacts(content: dict[str, Any], say: Say) -> None:
         raise ArtifactError(f"{errors[0]}{others}")
 
 
-def _name_models(content: dict[str, Any]) -> None:
-    """Another model becomes another application to Ray Serve, which replaces its replicas (app.py)."""
+def _tell_models_apart(content: dict[str, Any]) -> None:
+    """Have Ray Serve replace a replica whose model changes: the new one loads beside the old one, which answers.
+
+    Ray Serve applies a change of user_config alone in the replica, and takes it out of HAProxy's list meanwhile. It
+    replaces a replica where its ray_actor_options change. Some kilobytes more of reserved memory change nothing else.
+    """
     for task, user_config in user_configs(content).items():
         model = TaskConfig.from_user_config(user_config, task).of_model
-        application_of(task, content)["args"] |= {"model": hashlib.sha256(repr(model).encode()).hexdigest()}
+        number = int.from_bytes(hashlib.sha256(repr(model).encode()).digest()[:2], "big")
+        options = deployment_of(task, content).setdefault("ray_actor_options", {})
+        options["memory"] = options.get("memory", 0) + number
 
 
 def _check_port(host: Any, port: Any) -> None:

@@ -235,6 +235,47 @@ def test_a_client_that_keeps_its_connection_cannot_keep_on_asking_while_it_drain
     assert not draining.is_alive()
 
 
+def test_requests_on_connections_that_are_kept_are_refused_in_the_end_while_what_is_inside_goes_on(
+    ingress: Ingress, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deployments.ingress.drain.GRACE_S", 0.2)
+    refusing = threading.Event()
+    with (
+        socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as kept,
+        socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as client,
+    ):
+        kept.sendall(b"GET /translation HTTP/1.1\r\nhost: x\r\n\r\n")
+        kept.recv(65536)
+        client.sendall(b"GET /translation/slow HTTP/1.1\r\nhost: x\r\n\r\n")
+        inside, _ = ingress.replica.accept()
+        draining = threading.Thread(target=drain, args=(tmp_path, 30.0, lambda: False, refusing.set))
+        draining.start()
+        assert refusing.wait(10)
+
+        kept.sendall(b"GET /translation/slow HTTP/1.1\r\nhost: x\r\n\r\n")
+        refused = kept.recv(65536).lower()
+        assert refused.startswith(b"http/1.1 503 ")
+        assert b"retry-after: 5" in refused
+        assert b"connection: close" in refused
+        assert b"the cluster is shutting down" in refused
+        assert draining.is_alive()
+
+        with inside:
+            inside.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        assert client.recv(65536).endswith(b"ok")
+    draining.join(30)
+    assert not draining.is_alive()
+
+
+def test_a_drain_ends_when_it_must_though_a_request_is_inside(ingress: Ingress, tmp_path: Path) -> None:
+    with socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as client:
+        client.sendall(b"GET /translation/slow HTTP/1.1\r\nhost: x\r\n\r\n")
+        inside, _ = ingress.replica.accept()
+        with inside:
+            drain(tmp_path, 300.0, lambda: True)
+            drain(tmp_path, 0.1)
+
+
 def test_a_request_whose_replica_dies_is_answered_by_the_next_one_though_it_came_in_parts(ingress: Ingress) -> None:
     """On a connection that is kept, as the replica's is: without another try it would be closed without a word."""
     with socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as client:
