@@ -34,13 +34,20 @@ TUNED = {
     "RAY_prestart_worker_first_driver": "0",  # workers that start before they are needed delay the others
     "RAY_worker_niceness": "0",  # by default Ray runs its workers, which are the servers here, at niceness 15
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "warning",  # every process of an idle cluster would log statistics each minute
+    "RAY_ROTATION_MAX_BYTES": "1048576",
+    "RAY_ROTATION_BACKUP_COUNT": "1",
+    "RAY_enable_open_telemetry": "0",  # its exporter keeps the series of processes that have ended
 }
 HAPROXY = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # one log line through Python for each request
     "RAY_SERVE_HAPROXY_NBTHREAD": "2",
 }
-LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # in effect: this node's address is 127.0.0.1
+ALONE = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # in effect: this node's address is 127.0.0.1
+    "AUTOSCALER_UPDATE_INTERVAL_S": "3600",  # no node is ever added; it logs each time
+}
 PYTHON_PROXY = {
     "RAY_SERVE_ENABLE_HA_PROXY": "0",
     "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",  # replicas would listen for an HAProxy that does not run
@@ -57,7 +64,7 @@ def prepare(folder: Path, haproxy: Path | None, ingress: IngressConfig, drain_s:
     configures it. Ray's own servers listen on loopback and ask for a token of this cluster.
     """
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    wanted = TUNED | _ending(drain_s) | LOOPBACK | token | (_haproxy_files(folder) if haproxy else {})
+    wanted = TUNED | _ending(drain_s) | ALONE | token | (_haproxy_files(folder) if haproxy else {})
     os.environ.update({name: value for name, value in wanted.items() if name not in os.environ})
     os.environ.update(_proxy(folder, haproxy, ingress))
 

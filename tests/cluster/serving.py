@@ -60,6 +60,13 @@ class Serving:
         )
         return cls(process, f"http://127.0.0.1:{port}")
 
+    def __enter__(self) -> "Serving":
+        return self
+
+    def __exit__(self, *failed: object) -> None:
+        """Kill what a test that failed has left."""
+        self.process.kill()
+
     def wait_until_ready(self) -> "Serving":
         """Until the demonstration is over too; fails with the process's own words when it ends before."""
         self.wait_for(f"ready {self.url}")
