@@ -6,22 +6,27 @@
 # make bench-encoders   throughput of encoders against the bare runtime and other servers: docs/performance.md
 # make bench-generation throughput of generators against other engines: docs/performance.md
 # make bench-fairness   short requests beside large ones, CPU time of the event loop: docs/performance.md
+# make faults   what clients see while something fails or changes, within 30 minutes: docs/performance.md
 # make soak     ten minutes under load: memory and errors
 # make soak-generation  ten minutes of random joins, cancels, stops and seeds
 # make lock     resolve requirements/*.lock anew after a change of pyproject.toml
+# make wheels   the folder that deploy/gpu/install.sh installs from
 # make clean    remove the environment and the artifacts
+#
+# RUNTIME=gpu installs ONNX Runtime for GPUs in place of the one for CPUs: make serve RUNTIME=gpu
 
 PYTHON ?= python3
+RUNTIME ?= cpu
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: serve test models check measure bench-encoders bench-generation bench-fairness soak soak-generation lock clean
+.PHONY: serve test models check measure bench-encoders bench-generation bench-fairness faults soak soak-generation lock wheels clean
 
 serve: models
 	@exec $(BIN)/sextet serve cluster.yaml
 
-models: $(VENV)/serve.installed
+models: $(VENV)/serve-$(RUNTIME).installed
 	@$(BIN)/sextet export --all cluster.yaml
 
 # What starts a Ray cluster measures time, and Ray has ports of its own: it goes after the rest, one test after another.
@@ -46,6 +51,9 @@ bench-generation: $(VENV)/dev.installed
 bench-fairness: $(VENV)/dev.installed
 	$(BIN)/python -m benchmarks.suites.fairness
 
+faults: $(VENV)/dev.installed models
+	$(BIN)/python -m benchmarks.suites.faults
+
 soak: $(VENV)/dev.installed
 	$(BIN)/python -m benchmarks.suites.soak
 
@@ -53,28 +61,42 @@ soak-generation: $(VENV)/dev.installed
 	$(BIN)/python -m benchmarks.suites.soak_generation
 
 # Everything comes from the locks, so nothing is resolved. torch is the exception (requirements/torch.txt says why): what
-# the locks hold for it is there first, and pip adds what the chosen build needs beyond that.
-$(VENV)/serve.installed: pyproject.toml requirements/export.lock requirements/torch.txt starter/requirements.txt
+# the locks hold for it is there first, and pip adds what the chosen build needs beyond that. The two runtimes share a
+# folder, so the other one leaves before this one comes.
+$(VENV)/serve-$(RUNTIME).installed: pyproject.toml requirements/export.lock requirements/$(RUNTIME).lock \
+		requirements/torch.txt starter/requirements.txt
 	@echo "installing into $(VENV) (some minutes, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) install --progress-bar on --no-deps --require-hashes -r requirements/export.lock -r starter/requirements.txt
+	@rm -f $(VENV)/*.installed
+	@$(PIP) uninstall -qq --yes $(if $(filter gpu,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
+	@$(PIP) install --progress-bar on --no-deps --require-hashes -r requirements/export.lock \
+		-r requirements/$(RUNTIME).lock -r starter/requirements.txt
 	@$(PIP) install --progress-bar on -r requirements/torch.txt
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/dev.installed: $(VENV)/serve.installed requirements/dev.lock
+$(VENV)/dev.installed: $(VENV)/serve-$(RUNTIME).installed requirements/dev.lock
 	@$(PIP) install --progress-bar on --no-deps --require-hashes -r requirements/dev.lock
 	@touch $@
 
-# Versions stay where pyproject.toml allows them; `make lock UPGRADE=--upgrade` takes the newest. The smaller locks are
-# parts of the largest.
-LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
-	--no-emit-package torch --custom-compile-command "make lock"
+# Versions stay where pyproject.toml allows them; `make lock UPGRADE=--upgrade` takes the newest. dev.lock is the largest,
+# and the others take their versions from it. A runtime is in cpu.lock and gpu.lock alone, with what it needs.
+COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --no-emit-package torch \
+	--custom-compile-command "make lock" pyproject.toml
+LOCK := $(COMPILE) --universal --python-version 3.11
 
 lock: $(VENV)/dev.installed
-	$(LOCK) $(UPGRADE) --extra dev pyproject.toml -o requirements/dev.lock
-	$(LOCK) --extra serve --extra export pyproject.toml -c requirements/dev.lock -o requirements/export.lock
-	$(LOCK) --extra serve pyproject.toml -c requirements/dev.lock -o requirements/serve.lock
+	$(LOCK) $(UPGRADE) --extra dev -o requirements/dev.lock
+	$(LOCK) --extra serve --extra export -c requirements/dev.lock -o requirements/export.lock
+	$(LOCK) --extra serve -c requirements/dev.lock -o requirements/serve.lock
+	$(LOCK) $(UPGRADE) --extra cpu -c requirements/dev.lock -o requirements/cpu.lock
+	$(LOCK) $(UPGRADE) --extra gpu -c requirements/dev.lock -o requirements/gpu.lock
+	$(COMPILE) --python-version 3.12 --python-platform x86_64-manylinux_2_28 --extra serve requirements/gpu-proof.in \
+		-c requirements/dev.lock -c requirements/gpu.lock -c requirements/torch.txt -o requirements/gpu-proof.lock
+
+# Half a gigabyte; deploy/gpu/wheels.py says what the folder holds.
+wheels: $(VENV)/dev.installed
+	$(BIN)/python deploy/gpu/wheels.py make deploy/gpu/wheels
 
 clean:
 	rm -rf $(VENV) models

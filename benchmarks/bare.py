@@ -18,7 +18,8 @@ import numpy as np
 
 from benchmarks.raw import BATCH_SIZES
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.encoder import Encoder, pad
+from pipelines.runtime.encoder import Encoder
+from pipelines.runtime.rows import RowLayout
 from pipelines.runtime.session import InferenceSession, SessionConfig
 
 Feeds = dict[str, np.ndarray]
@@ -118,8 +119,6 @@ class BareRuntime:
         return self._sessions[key]
 
     def _batches(self, batch_size: int) -> list[Feeds]:
-        names = self._session(Way()).input_names
+        layout = RowLayout.of(self._session(Way()).input_names, self._pad_token_id)
         starts = range(0, max(1, len(self._rows) - batch_size + 1), batch_size)
-        return [
-            pad((self._rows * batch_size)[start : start + batch_size], self._pad_token_id, names) for start in starts
-        ]
+        return [layout.feeds((self._rows * batch_size)[start : start + batch_size]) for start in starts]

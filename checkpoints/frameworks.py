@@ -15,6 +15,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
+from pipelines.runtime.package import runtime_package
+
 Progress = Callable[[str], None]
 """Takes a line for the user."""
 exclusive = threading.RLock()
@@ -26,8 +28,9 @@ FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 def quiet(progress: Progress) -> Iterator[Progress]:
     """Within it, the frameworks reach the terminal with exceptions only; one thread at a time.
 
-    Yields `progress` for use within: its lines still reach the terminal.
+    Yields `progress` for use within: its lines still reach the terminal. Raises ConfigurationError without a runtime.
     """
+    runtime_package()
     import onnxruntime
 
     with exclusive:

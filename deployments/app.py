@@ -40,7 +40,12 @@ def build(args: dict[str, Any]) -> Application:
     check_task(args["task"])
     platform = Platform(**args["platform"]) if args.get("platform") else None
     deployment = serve.deployment(TaskServer, name=args["task"], **LIFE)
-    return deployment.bind(args["task"], BatchMetrics, platform, on_ending)
+    return deployment.bind(args["task"], BatchMetrics, platform, reserved_gpus, on_ending)
+
+
+def reserved_gpus() -> float:
+    """The GPUs that this replica reserves, in parts."""
+    return float(ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0))
 
 
 def gateway(args: dict[str, Any]) -> Application:

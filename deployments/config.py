@@ -11,7 +11,7 @@ Everything else in cluster.yaml is Ray Serve's own and is checked by Ray Serve's
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -22,12 +22,13 @@ from pipelines.errors import ConfigurationError, InvalidInputError, UnknownKeyEr
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.misfit import nearest
 from pipelines.runtime.artifact import Optimization, Precision
-from pipelines.scheduling.scheduler import BatchingConfig, QueueConfig
+from pipelines.scheduling.scheduler import GPU_BATCHING, BatchingConfig, QueueConfig
 from pipelines.schema import Positive, Text, convert
 from pipelines.tasks import TASKS
 from stores.address import remote
 
 ConfigT = TypeVar("ConfigT")
+GPUS = ("cuda", "tensorrt")
 MAX_THREADS = 1024
 MAX_INPUTS = 65_536  # what `max_inputs` may be at most: longer lists are refused while they are decoded
 DRAIN_S = 300.0  # as long as a request may take where its replica, its model or the cluster ends
@@ -67,7 +68,8 @@ class LimitsConfig:
 @dataclass(frozen=True)
 class TaskConfig:
     """A task's `user_config`. `model` is the artifact's address (stores.address); `threads` are those of a forward, or
-    shared by an encoder's `batching.concurrency` forwards at once: as many as the replica has CPUs if absent. `slots`
+    shared by an encoder's `batching.concurrency` forwards at once: as many as the replica has CPUs if absent. Where
+    `gpu_mem_limit_bytes` is absent, a replica that reserves a part of a GPU may take that part of its memory. `slots`
     is for models that write text.
     """
 
@@ -76,6 +78,7 @@ class TaskConfig:
     device: Literal["cpu", "cuda", "tensorrt"] = "cpu"
     threads: Annotated[int, Meta(ge=1, le=MAX_THREADS)] | None = None
     gpu_mem_limit_bytes: Positive | None = None
+    cuda_graphs: bool = True
     batching: BatchingConfig = field(default_factory=BatchingConfig)
     slots: SlotsConfig | None = None
     queue: QueueConfig = field(default_factory=QueueConfig)
@@ -91,13 +94,21 @@ class TaskConfig:
     def of_model(self) -> "TaskConfig":
         """What a loaded model depends on, the rest made equal."""
         batching = BatchingConfig(concurrency=self.batching.concurrency)
+        if self.device == "tensorrt":  # its engine is built for so many rows
+            batching = replace(batching, max_batch_size=self.batching.max_batch_size)
         return replace(
             self, source=None, batching=batching, queue=QueueConfig(), limits=LimitsConfig(), drain_timeout_s=0.0
         )
 
     @classmethod
     def from_user_config(cls, given: Any, task: str) -> "TaskConfig":
-        """Raises ConfigurationError that names the task, the key and what is allowed."""
+        """`batching` has other defaults on a GPU. Raises ConfigurationError that names the task, the key and what is
+        allowed.
+        """
+        if isinstance(given, Mapping) and given.get("device") in GPUS:
+            batching = {} if given.get("batching") is None else given["batching"]
+            if isinstance(batching, Mapping):
+                given = {**given, "batching": {**asdict(GPU_BATCHING), **batching}}
         return read(cls, given, f"user_config of {task}")
 
 
@@ -121,7 +132,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def read_tasks(path: Path) -> dict[str, TaskConfig]:
     """The tasks of a cluster.yaml in its order. A relative folder is relative to the file, and absolute here."""
-    return {task: TaskConfig.from_user_config(given, task) for task, given in user_configs(located(path)).items()}
+    return task_configs(located(path))
+
+
+def task_configs(content: Mapping[str, Any]) -> dict[str, TaskConfig]:
+    """The tasks of a cluster.yaml's content in its order; raises ConfigurationError."""
+    return {task: TaskConfig.from_user_config(given, task) for task, given in user_configs(content).items()}
 
 
 def located(path: Path) -> dict[str, Any]:
@@ -198,7 +214,7 @@ def model_sources(path: Path) -> list[dict[str, Any]]:
         {
             "task": task,
             "output": Path(config.model),
-            "device": "cpu" if config.device == "cpu" else "cuda",  # TensorRT takes what is made for CUDA
+            "device": config.device,
             **{one.name: getattr(config.source, one.name) for one in fields(config.source)},
         }
         for task, config in read_tasks(path).items()

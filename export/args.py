@@ -9,7 +9,7 @@ from pipelines.tasks import TASKS
 
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 LEVELS: tuple[str, ...] = get_args(Optimization)
-DEVICES = ("cpu", "cuda")
+DEVICES = ("cpu", "cuda", "tensorrt")
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class ExportArgs:
     task: Annotated[str, f"One of {', '.join(TASKS)}."]
     output: Annotated[Path, "The artifact's folder."]
     revision: Annotated[str | None, "A commit, tag or branch of the Hub repository."] = None
-    precision: Annotated[str, "fp32, int8 or int4 (CPU), or fp16 (CUDA); int4 for decoder-only models."] = "fp32"
+    precision: Annotated[str, "fp32, int8 (CPU), fp16 (GPU), or int4 for decoder-only models."] = "fp32"
     optimize: Annotated[str | None, f"{', '.join(LEVELS[:-1])} or {LEVELS[-1]}; chosen per device if absent."] = None
-    device: Annotated[str, f"{' or '.join(DEVICES)}."] = "cpu"
+    device: Annotated[str, f"{', '.join(DEVICES[:-1])} or {DEVICES[-1]}."] = "cpu"
     allow_untrained_head: Annotated[bool, "Export a head that was never trained."] = False
     allow_pickle: Annotated[bool, "Load pickled weights: they can run code."] = False

@@ -23,6 +23,7 @@ from export.graphs.attention import fuse_attention
 from export.graphs.convert import check_task, convert, map_to_unknown, merge, opset
 from export.graphs.graph import share_weights
 from export.graphs.optimize import check_options, default_level, optimize, supports
+from export.graphs.packed import convert_to_packed
 from export.parity.samples import TEXTS
 from export.parity.validate import validate
 from export.quantization.outliers import outlier_matrices
@@ -31,11 +32,12 @@ from export.staging import check_output, place, staging, written_by
 from export.tokenizers.tokenizer import chat_template, prompt_template, write_tokenizer
 from pipelines.errors import ArtifactError, CheckpointError, ConfigurationError, SextetError
 from pipelines.runtime.artifact import FileDigest, Manifest, ModelArtifact, Parity, Source
+from pipelines.runtime.package import runtime_package
 from pipelines.tasks import TASKS
 
 __all__ = ["ExportArgs", "export_all", "export_checkpoint"]
 
-_TOOLS = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxruntime", "tokenizers")
+_TOOLS = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "tokenizers")
 _CODE = (Path(__file__).parent, Path(checkpoints.__file__).parent)  # what an export runs
 _COPIES = 4  # of the weights on the disk at once: exported decoders, rewritten ones, the merged one
 _TYPICAL = 12  # texts to find outliers with
@@ -94,12 +96,16 @@ def export_all(exports: Iterable[ExportArgs], progress: Progress = lambda _line:
 
 @cache
 def made_with() -> dict[str, str]:
-    """What decides an artifact beside its source and options: versions of the tools, and a digest of this code."""
+    """What decides an artifact beside its source and options: versions of the tools, and a digest of this code.
+
+    Both packages of ONNX Runtime make the same artifact: it is made and compared on the CPU.
+    """
     digest = hashlib.sha256()
     for folder in _CODE:
         for file in sorted(folder.rglob("*.py")):
             digest.update(f"{file.relative_to(folder.parent)} {FileDigest.of(file).sha256}\n".encode())
-    return {name: version(name) for name in _TOOLS} | {"exporter": f"sha256:{digest.hexdigest()}"}
+    tools = {name: version(name) for name in _TOOLS}
+    return tools | {"onnxruntime": runtime_package()[1], "exporter": f"sha256:{digest.hexdigest()}"}
 
 
 def _build(
@@ -121,13 +127,14 @@ def _build(
     cache = _kv_cache(args, model.config, progress)
     level = _level(args, model.config.model_type, cache)
     progress(f"converting {checkpoint.name} ({model.config.model_type}) to ONNX")
-    graphs = convert(model, args.task, work, cache)
+    is_packed = _may_be_packed(args) and convert_to_packed(model, work / "model.onnx")
+    graphs = {"model": work / "model.onnx"} if is_packed else convert(model, args.task, work, cache)
     if written.outside is not None:
         map_to_unknown(graphs["encoder"], written.outside, tokenizer.unk_token_id)
     heads = getattr(model.config, "num_attention_heads", None)
     if not TASKS[args.task].generates and args.device == "cpu" and heads:
         fuse_attention(graphs["model"], heads)
-    if level is not None:
+    if level is not None and not is_packed:  # a packed graph has its fusions already
         progress(f"optimizing ({level})")
         optimize(graphs, level, model.config.model_type, args.device)
     if args.precision == "int8":
@@ -135,8 +142,8 @@ def _build(
         to_int8(graphs, keep=outlier_matrices(model, _typical(tokenizer, template, written.settings.max_length // 2)))
     if args.precision == "int4":
         progress("quantizing to int4")
-        to_int4(graphs)
-    if args.precision == "fp16":
+        to_int4(graphs, args.device)
+    if args.precision == "fp16" or (args.precision == "int4" and args.device != "cpu"):
         progress("converting to fp16")
         to_fp16(graphs)
     for graph in graphs.values():
@@ -156,7 +163,8 @@ def _build(
         parity=_NOT_COMPARED,
         optimization=level,
         cache=cache,
-        quantization=quantization(args.precision),
+        rows="packed" if is_packed else "padded",
+        quantization=quantization(args.precision, args.device),
         opset=opset({role: finished / graph.name for role, graph in graphs.items()}),
         labels=_labels(args.task, model.config),
         problem_type=getattr(model.config, "problem_type", None),
@@ -190,6 +198,8 @@ def _kv_cache(args: ExportArgs, config: Any, progress: Progress) -> str:
         reason: str | None = f"the fusions of {args.optimize} do not know such a graph"
     elif config.is_encoder_decoder and args.device != "cpu":
         reason = "the slots of encoder-decoders are for CPUs"
+    elif args.precision == "fp32" and args.device != "cpu":
+        reason = "CUDA's attention over slots is for fp16"
     else:
         reason = (seq2seq_slot_graph if config.is_encoder_decoder else slot_graph).obstacle(config)
     if reason is not None:
@@ -203,13 +213,18 @@ def _need_slots(args: ExportArgs, reason: str) -> None:
     if args.precision == "int4":
         raise ConfigurationError(
             f"precision int4 is for decoder-only models whose graph keeps its cache in slots: {reason}; "
-            "use --precision int8"
+            f"use --precision {'int8' if args.device == 'cpu' else 'fp16'}"
         )
+
+
+def _may_be_packed(args: ExportArgs) -> bool:
+    """Whether an encoder may have packed rows: the fused kernels of packed attention are for fp16 on CUDA."""
+    return not TASKS[args.task].generates and args.device == "cuda" and args.precision == "fp16"
 
 
 def _level(args: ExportArgs, architecture: str, cache: str) -> str | None:
     """The optimization level of the options, else the default where the optimizer supports the graph."""
-    default = default_level(args.precision, generates=TASKS[args.task].generates)
+    default = default_level(args.precision, args.device, generates=TASKS[args.task].generates)
     return args.optimize or (default if supports(architecture) and cache == "plain" else None)
 
 
@@ -243,7 +258,7 @@ def _current(args: ExportArgs, progress: Progress) -> ModelArtifact | None:
 def _first_change(before: Mapping[str, str]) -> str:
     """The first tool whose version differs from the one that made the artifact."""
     name = next((name for name, now in made_with().items() if before.get(name) != now), None)
-    if name not in _TOOLS or name not in before:
+    if name in (None, "exporter") or name not in before:
         return "another release of the exporter"
     return f"{name} {before[name]}; here is {made_with()[name]}"
 

@@ -25,12 +25,15 @@ def model_card(manifest: Manifest, output: Path, size_bytes: int) -> str:
         rows["Blocks"] = "{block_size} weights share a scale; accuracy level {accuracy_level}".format_map(
             manifest.quantization
         )
+    if manifest.rows == "packed":
+        rows["Batches"] = "packed, without padding"
     if manifest.labels:
         rows["Labels"] = ", ".join(manifest.labels)
     compared = {
         "Verdict": "passed" if parity.passed else "FAILED",
         "Required": parity.threshold,
         "Inputs": str(parity.inputs),
+        "Compared on": parity.compared_on,
         "Largest difference of a logit": f"{parity.largest_difference:.2g} (unit scale)",
         "Agreement": f"{parity.agreement:.2%}",
     }

@@ -7,6 +7,7 @@
 Needs numpy, tokenizers, onnxruntime and msgspec; never torch, transformers or ray.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +27,17 @@ def load(
     threads: int = 1,
     concurrency: int = 1,
     gpu_mem_limit_bytes: int | None = None,
+    cuda_graphs: bool = True,
+    max_batch_size: int | None = None,
     allow_unverified: bool = False,
     slots: "SlotsConfig | None" = None,
 ) -> Any:
     """The pipeline of an artifact: a `pipelines.tasks.pipeline.Pipeline` for the task it was exported for.
 
     `threads` are intra-op threads of each session, which up to `concurrency` forwards of an encoder share when they
-    run at once; `slots` is for models that write text. `task` refuses an artifact of another task. Raises ArtifactError
+    run at once; `slots` is for models that write text. On a GPU `gpu_mem_limit_bytes` bounds the memory of all sessions
+    together, `cuda_graphs` lets them replay captured runs, and `max_batch_size` is the most rows that an encoder's
+    TensorRT engine is built for. `task` refuses an artifact of another task. Raises ArtifactError
     for a folder that must not be served, ConfigurationError for a device that this machine does not have.
     """
     from pipelines.runtime.session import SessionConfig
@@ -44,7 +49,9 @@ def load(
             f"device is {device!r}, but {artifact.path} has the precision int8, which is for the CPU; "
             "export it with --precision fp16 --device cuda"
         )
-    config = SessionConfig(device, threads, concurrency, gpu_mem_limit_bytes)
+    config = SessionConfig(device, threads, concurrency, gpu_mem_limit_bytes, cuda_graphs=cuda_graphs)
+    if max_batch_size is not None:
+        config = replace(config, max_rows=max_batch_size)
     found = TASKS[artifact.manifest.task]
     if slots is None:
         return found.pipeline(artifact, config)

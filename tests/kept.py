@@ -14,9 +14,11 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from pipelines.runtime.package import runtime_package
+
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("SEXTET_TEST_CACHE") or "~/.cache/sextet/tests").expanduser()
-PACKAGES = ("torch", "transformers", "tokenizers", "sentencepiece", "numpy", "safetensors", "onnx", "onnxruntime")
+PACKAGES = ("torch", "transformers", "tokenizers", "sentencepiece", "numpy", "safetensors", "onnx")
 EXPORTERS = ("optimum", "optimum-onnx")
 UNUSED_S = 7 * 24 * 3600.0
 
@@ -50,7 +52,7 @@ def of_artifacts() -> str:
     """What artifacts are made from: tiny checkpoints, and all that the exporter may import."""
     rooms = ("export", "checkpoints", "stores", "pipelines")
     files = [file for room in rooms for file in sorted((ROOT / room).rglob("*.py"))]
-    return digest(of_checkpoints(), *_files(files), *_versions(EXPORTERS))
+    return digest(of_checkpoints(), *_files(files), *_versions(EXPORTERS), *runtime_package())
 
 
 def tidy(*used: str) -> None:

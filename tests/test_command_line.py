@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 import sextet
 from pipelines.errors import ConfigurationError
+from pipelines.runtime.package import runtime_package
 from sextet import pairs, takes
 
 FRAMEWORKS = {"torch", "transformers", "optimum", "ray", "onnxruntime", "starlette", "huggingface_hub"}
@@ -180,9 +181,10 @@ def test_ctrl_c_is_one_line() -> None:
 
 
 def test_what_serves_requires_no_torch() -> None:
-    names = closure("sextet", {"serve"})
+    runtime, _ = runtime_package()
+    names = closure("sextet", {"serve", "gpu" if runtime == "onnxruntime-gpu" else "cpu"})
 
-    assert {"ray", "onnxruntime", "tokenizers", "starlette"} <= names
+    assert {"ray", runtime, "tokenizers", "starlette"} <= names
     assert not {"torch", "transformers", "optimum", "optimum-onnx", "accelerate"} & names
 
 

@@ -21,6 +21,7 @@ NOT_SOURCE = (
     "runs",
     "build",
     "dist",
+    "wheels",
     "docs",
     "results",
     "*.egg-info",

@@ -240,4 +240,29 @@ SOAK_FIGURES = {
     "different_answers": Figure("answers in a crowd that differ from those of the same request alone", exactly(0)),
     "free_slots_at_the_end": Figure("of 16 slots", exactly(16)),
 }
-FIGURES = ENCODER_FIGURES | GENERATION_FIGURES | FAIRNESS_FIGURES | SOAK_FIGURES
+FAULT_FIGURES = {
+    "lost_replica_killed": Figure("short requests without an answer while replicas are killed", exactly(0)),
+    "lost_haproxy_reload_20x": Figure("the same through 20 reloads of HAProxy", exactly(0)),
+    "lost_rolling_update": Figure("the same while the replica is replaced", exactly(0)),
+    "lost_scale_1_4_1_20x": Figure("the same through 20 changes from one replica to four and back", exactly(0)),
+    "lost_haproxy_killed": Figure(
+        "the same when HAProxy is killed, but for those inside and those refused while it is away", exactly(0)
+    ),
+    "gap_replica_killed_s": Figure("longest time without an answer after the only replica was killed", at_most(7)),
+    "gap_replica_of_two_killed_s": Figure("the same after one of two was killed", at_most(0.3)),
+    "gap_new_model_s": Figure("the same while a new model takes over", at_most(0.3)),
+    "gap_haproxy_killed_s": Figure("the same after HAProxy was killed", at_most(2)),
+    "gap_controller_killed_s": Figure("the same after Ray Serve's controller was killed", at_most(0.3)),
+    "ready_false_s": Figure("how long `/ready` was wrong, fault by fault", at_most(1)),
+    "overload5_goodput": Figure(
+        "answers within the deadline of 2 s over capacity, in an open loop at five times the capacity", at_least(0.9)
+    ),
+    "overload5_refusal_p99_ms": Figure("p99 of the time until a 429 meanwhile", at_most(50)),
+    "overload_recovery_s": Figure("from the end of that until the next request is answered", at_most(2)),
+    "fuzz_5xx": Figure("of 100,000 hostile requests over all protocols: answers above 499, and hangs", exactly(0)),
+    "fuzz_memory_mib": Figure("resident memory of replicas and HAProxy after them, above that before", at_most(30)),
+    "long_stream_cut": Figure(
+        "streams of minutes that a change of configuration, a downscale, a rolling update or SIGTERM cut", exactly(0)
+    ),
+}
+FIGURES = ENCODER_FIGURES | GENERATION_FIGURES | FAIRNESS_FIGURES | SOAK_FIGURES | FAULT_FIGURES

@@ -15,7 +15,7 @@ Generated from benchmarks/results by the commands that write those; every sectio
 small machine is noisy: read ratios and differences, not third digits. [benchmarking.md](benchmarking.md) says how to
 measure.
 """
-SECTIONS = ("footprint", "encoders", "generation", "fairness", "soak", "soak-generation")
+SECTIONS = ("footprint", "encoders", "generation", "fairness", "faults", "soak", "soak-generation")
 
 
 def write_report() -> None:

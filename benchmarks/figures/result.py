@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from pipelines.errors import ConfigurationError
+from pipelines.runtime.package import runtime_package
 
 ROOT = Path(__file__).parents[2]
 IN_SOURCE_TREE = (ROOT / "pyproject.toml").is_file()  # an installed package has none
 RESULTS = ROOT / "benchmarks" / "results"
 SCHEMA_VERSION = 1
-PACKAGES = ("onnxruntime", "ray", "tokenizers", "numpy")
+PACKAGES = ("ray", "tokenizers", "numpy")  # beside the runtime
 
 
 def describe() -> dict[str, str]:
@@ -28,7 +29,7 @@ def describe() -> dict[str, str]:
         "cores": str(len(os.sched_getaffinity(0))),
         "memory": f"{int(_field('/proc/meminfo', 'MemTotal').split()[0]) / 2**20:.0f} GiB",
         "system": f"Linux {platform.release().split('-')[0]}, Python {platform.python_version()}",
-        "versions": ", ".join(f"{name} {_version(name)}" for name in PACKAGES),
+        "versions": ", ".join([_runtime(), *(f"{name} {_version(name)}" for name in PACKAGES)]),
         "commit": _commit() if IN_SOURCE_TREE else f"none, sextet {_version('sextet')}",
         "load_average": f"{os.getloadavg()[0]:.1f} processes ran on average in the minute before this was written",
     }
@@ -41,10 +42,17 @@ def _field(path: str, name: str) -> str:
     return "unknown"
 
 
+def _runtime() -> str:
+    try:
+        return " ".join(runtime_package())
+    except ConfigurationError:  # a machine that only sends the load
+        return "onnxruntime absent"
+
+
 def _version(package: str) -> str:
     try:
         return version(package)
-    except PackageNotFoundError:  # a machine that only sends the load
+    except PackageNotFoundError:
         return "absent"
 
 

@@ -35,6 +35,15 @@ class Asker:
             self.close()
             raise
 
+    def get(self, path: str) -> bytes:
+        """The body of the answer to a GET; raises as `ask` does."""
+        self._connection.request("GET", path)
+        response = self._connection.getresponse()
+        content = response.read()
+        if response.status != 200:
+            raise HTTPException(f"{response.status} {content[:REFUSED_BYTES].decode(errors='replace')}")
+        return content
+
     def events(self, path: str, body: bytes) -> Iterator[bytes]:
         """The data of each server-sent event as it comes; raises OSError, and HTTPException for a status but 200.
 

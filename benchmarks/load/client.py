@@ -9,7 +9,7 @@ dropped, except for server-sent events, whose arrival times are kept.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import cast
@@ -34,7 +34,8 @@ class Exchange:
     """One request and its outcome. Times are of `time.perf_counter`, in seconds (uvloop's own clock ticks in ms).
 
     `status` is the HTTP status as text, or one of this module's reasons. `event_times` has one entry per server-sent
-    event with data, `parts_ms` the server's own times in the order of PARTS where it sends them.
+    event with data, `parts_ms` the server's own times in the order of PARTS where it sends them, `request_id` the
+    `x-request-id` of the answer.
     """
 
     request: bytes
@@ -45,6 +46,7 @@ class Exchange:
     ended_at: float = 0.0
     status: str = ""
     compute_tokens: int = 0
+    request_id: str | None = None
     parts_ms: tuple[float, ...] | None = None
     event_times: list[float] = field(default_factory=list)
 
@@ -57,12 +59,11 @@ class Exchange:
         return self.status == "200"
 
 
-def request_bytes(host: str, path: str, body: bytes) -> bytes:
-    """A POST with a JSON body, ready to be written."""
-    head = (
-        f"POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
+def request_bytes(host: str, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> bytes:
+    """A POST with a JSON body, ready to be written; `headers` are added."""
+    standing = {"host": host, "content-type": "application/json", "content-length": str(len(body))}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in (standing | dict(headers or {})).items())
+    return f"POST {path} HTTP/1.1\r\n{lines}\r\n".encode() + body
 
 
 class Pool:
@@ -211,6 +212,8 @@ class _Connection(asyncio.Protocol):
     def _read_head(self, exchange: Exchange, head: bytes, rest: bytes) -> None:
         exchange.status = head[9:12].decode("latin-1")
         self._reusable = b"\r\nconnection: close" not in head
+        if (request_id := _value(head, b"\r\nx-request-id: ")) is not None:
+            exchange.request_id = request_id.decode("latin-1")
         if _PART_HEADERS[0] in head:
             exchange.parts_ms = tuple(float(_value(head, name) or 0) for name in _PART_HEADERS)
             exchange.compute_tokens = int(_value(head, b"\r\nx-compute-tokens: ") or 0)

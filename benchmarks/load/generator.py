@@ -96,7 +96,7 @@ def _merged(tally: Tally, other: Tally) -> Tally:
 
 
 def _generate(load: Load, start_at: float) -> Tally:
-    _allow_many_connections()
+    allow_many_connections()
     time.sleep(max(0.0, start_at - perf_counter()))
     return uvloop.run(_Generator(load).run())
 
@@ -231,7 +231,7 @@ class _Generator:
         self._tally.close(duration_s, cpu_share=cpu_s / (perf_counter() - self._cpu_since))
 
 
-def _allow_many_connections() -> None:
+def allow_many_connections() -> None:
     """Raise the limit of open files: an open loop has one connection for each request that waits."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

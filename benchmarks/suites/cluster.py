@@ -5,9 +5,10 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -25,8 +26,9 @@ from pipelines.tasks.task import Task
 CLASSIFY, TRANSLATE, WRITE = text_classification.TASK, translation.TASK, text_generation.TASK
 """The tasks that suites measure."""
 SHIPPED = ROOT / "cluster.yaml"
+CONFIGURATION = "cluster.yaml"
 STOP_S = 60.0
-NOOP = "noop"
+GATEWAY, NOOP = "gateway", "noop"
 NOOP_APPLICATION = {
     "name": NOOP,
     "route_prefix": f"/{NOOP}",
@@ -48,11 +50,19 @@ class ClusterError(SextetError):
 
 @dataclass(frozen=True)
 class Running:
-    """A cluster that answers at `http://127.0.0.1:port`; it took `ready_s` from the command to that."""
+    """A cluster that answers at `http://127.0.0.1:port`; it took `ready_s` from the command to that.
+
+    `progress` grows by every line that the launcher writes to stderr.
+    """
 
     port: int
     process_id: int
     ready_s: float
+    progress: list[str] = field(default_factory=list, repr=False)
+
+    def said(self, beginning: str) -> list[str]:
+        """The lines of the launcher's progress so far that begin so."""
+        return [line for line in self.progress if line.startswith(beginning)]
 
 
 def shipped_user_config(task: Task) -> dict[str, Any]:
@@ -66,13 +76,16 @@ def measured_cluster(
     threads: int | None = None,
     *,
     noop: bool = False,
+    gateway: bool = False,
     slots: Mapping[str, SlotsConfig] | None = None,
 ) -> dict[str, Any]:
     """The shipped configuration of the tasks of `models`: one replica each, nothing scales during a measurement.
 
-    With `noop`, a replica that does nothing is served at /noop. `threads` and a task's `slots` replace what is shipped.
+    With `noop`, a replica that does nothing is served at /noop; with `gateway`, /ready answers. `threads` and a task's
+    `slots` replace what is shipped.
     """
-    cluster = cut_down(read_yaml(SHIPPED), models)
+    shipped = read_yaml(SHIPPED)
+    cluster = cut_down(shipped, models)
     for application in cluster["applications"]:
         (deployment,) = application["deployments"]
         deployment.pop("autoscaling_config", None)
@@ -84,25 +97,41 @@ def measured_cluster(
             user_config["threads"] = threads
         if slots and application["name"] in slots:
             user_config["slots"] = asdict(slots[application["name"]])
-    return {**cluster, "applications": [*cluster["applications"], *([NOOP_APPLICATION] if noop else [])]}
+    others = [*([NOOP_APPLICATION] if noop else []), *(cut_down(shipped, [GATEWAY])["applications"] if gateway else [])]
+    return {**cluster, "applications": [*cluster["applications"], *others]}
 
 
 @contextmanager
 def running(configuration: Mapping[str, Any], folder: Path) -> Iterator[Running]:
     """Serve `configuration`, written to `folder`, until the end of the block; raises ClusterError."""
-    path = folder / "cluster.yaml"
+    path = folder / CONFIGURATION
     path.write_text(yaml.safe_dump(dict(configuration)), encoding="utf-8")
     port = spare_port()
     command = [sys.executable, "-m", "sextet", "serve", str(path), "--port", str(port)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
     started_at = perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    progress: list[str] = []
+    reader = threading.Thread(target=_read_progress, args=(process, progress), daemon=True)
+    reader.start()
     try:
         _wait_until_ready(process, command)
-        yield Running(port, process.pid, perf_counter() - started_at)
+        yield Running(port, process.pid, perf_counter() - started_at, progress)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=STOP_S)
+        process.wait(timeout=STOP_S)
+        reader.join(timeout=STOP_S)
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def _read_progress(process: "subprocess.Popen[str]", progress: list[str]) -> None:
+    """Pass the launcher's progress on, and keep it."""
+    assert process.stderr is not None
+    with process.stderr:
+        for line in process.stderr:
+            progress.append(line.rstrip("\n"))
+            print(line, end="", file=sys.stderr, flush=True)
 
 
 def _wait_until_ready(process: "subprocess.Popen[str]", command: list[str]) -> None:

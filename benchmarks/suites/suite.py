@@ -4,7 +4,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -29,11 +29,19 @@ PaceT = TypeVar("PaceT", bound=Repeated)
 
 @dataclass(frozen=True)
 class Options:
-    """`quick`: short windows. `peers`: measure other servers, too. `repetitions` None: the number of the suite."""
+    """`quick`: short windows. `peers`: measure other servers, too. `repetitions` None: the number of the suite.
+
+    `only` names the parts of a suite to run; all where it is empty.
+    """
 
     quick: bool
     peers: bool
     repetitions: int | None
+    only: Sequence[str] = ()
+
+    def chosen(self, parts: Iterable[str]) -> list[str]:
+        """Those of `parts` that are asked for, in their order."""
+        return [part for part in parts if not self.only or part in self.only]
 
     def pace(self, usual: PaceT, quick: PaceT) -> PaceT:
         """The pace that the options ask for."""
@@ -63,6 +71,17 @@ class Findings:
         """Keep what a load generator saw."""
         self.points.append({"label": label, **tally.summary()})
         return tally
+
+    def complete(self, name: str) -> None:
+        """Add from the result file NAME.json what this run did not measure."""
+        if not default_path(name).exists():
+            return
+        earlier = Result.read(default_path(name))
+        self.figures = {**earlier.figures, **self.figures}
+        labels = {point["label"] for point in self.points}
+        self.points = [*(one for one in earlier.points if one["label"] not in labels), *self.points]
+        measured = {one["measurement"] for one in self.raw}
+        self.raw = [*(one for one in earlier.raw if one["measurement"] not in measured), *self.raw]
 
 
 @dataclass
@@ -104,29 +123,41 @@ class Rates(Findings):
         return sorted(entries, key=lambda entry: str(entry["workload"]))
 
 
-def main(name: str, description: str, run: Callable[[Options, Say], Findings], expected: Mapping[str, Figure]) -> None:
+def main(
+    name: str,
+    description: str,
+    run: Callable[[Options, Say], Findings],
+    expected: Mapping[str, Figure],
+    parts: Sequence[str] = (),
+) -> None:
     """Measure with `run(options, say)`; write benchmarks/results/NAME.json and the report unless quick.
 
-    The last line of JSON names those of the `expected` figures that could not be measured here as "missing".
+    The last line of JSON names those of the `expected` figures that could not be measured here as "missing". A run of
+    some of the `parts` keeps the figures of the others in the result file.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="short windows: whether it works; nothing is written")
     parser.add_argument("--no-peers", action="store_true", help="leave out what it is compared with")
     parser.add_argument("--repetitions", type=int, help="how often each measurement is made")
+    if parts:
+        parser.add_argument("--only", action="append", choices=parts, default=[], help="run this part; may be repeated")
     args = parser.parse_args()
+    only: list[str] = args.only if parts else []
     if args.repetitions is not None and args.repetitions < 1:
         parser.error(f"--repetitions is {args.repetitions}; allowed: 1 and above")
     if not IN_SOURCE_TREE:
         sys.exit(f"{name}: needs the source tree, whose cluster.yaml it serves; an installation has `sextet bench`")
     try:
-        findings = run(Options(args.quick, not args.no_peers, args.repetitions), say)
+        findings = run(Options(args.quick, not args.no_peers, args.repetitions, only), say)
     except SextetError as error:
         sys.exit(f"{name}: {error}")
-    given = sys.argv[1:]
+    given, usual = sys.argv[1:], f"make {name}" if parts else f"make bench-{name}"
+    if not args.quick and only:
+        findings.complete(name)
     result = Result(
         name=name,
         scenario=name,
-        command=shlex.join(["python", "-m", f"benchmarks.suites.{name}", *given]) if given else f"make bench-{name}",
+        command=shlex.join(["python", "-m", f"benchmarks.suites.{name}", *given]) if given else usual,
         load=findings.load,
         figures=findings.figures,
         points=findings.points,

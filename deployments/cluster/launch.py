@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,12 +12,15 @@ from urllib.request import Request
 from deployments.ask import AskError, demonstrate, exchange
 from deployments.cluster.local_ray import connected, environment, metrics_url, started
 from deployments.cluster.platform import Platform
+from deployments.cluster.ports import check_port
 from deployments.cluster.progress import Say, step
 from deployments.cluster.signals import Signals, StopRequested
-from deployments.config import TaskConfig, deployment_of, located, set_drains, user_configs
+from deployments.config import TaskConfig, deployment_of, located, set_drains, task_configs, user_configs
 from deployments.ingress.config import IngressConfig
 from pipelines.errors import ArtifactError, ConfigurationError, SextetError
 from pipelines.runtime.artifact import ModelArtifact
+from pipelines.runtime.probe import probe
+from pipelines.runtime.providers import Device
 from pipelines.tasks import TASKS
 from stores.fetch import fetch
 
@@ -92,7 +94,8 @@ def serve(
 def _serve_here(launch: Launch, signals: Signals) -> None:
     content = launch.content()
     drain_s = set_drains(content)
-    _check_port(content["http_options"]["host"], content["http_options"]["port"])
+    check_port(content["http_options"]["host"], content["http_options"]["port"])
+    _check_devices(content, launch.say)
     _fetch_artifacts(content, launch.say)
     _tell_models_apart(content)
     with environment(IngressConfig.of(content), launch.say, drain_s) as folder:
@@ -140,6 +143,7 @@ def _reload(launch: Launch, raise_if_dead: Callable[[], None]) -> float:
     try:
         content = launch.content()
         drain_s = set_drains(content)
+        _check_devices(content, launch.say)
         _fetch_artifacts(content, launch.say)
         _tell_models_apart(content)
         config = validated(content)
@@ -194,13 +198,26 @@ def _until_reachable(url: str) -> None:
         time.sleep(0.1)
 
 
+def _check_devices(content: dict[str, Any], say: Say) -> None:
+    """Raise ConfigurationError for the first task whose device does not compute here, before anything is started."""
+    devices: dict[Device, str] = {}
+    for task, config in task_configs(content).items():
+        devices.setdefault(config.device, task)
+    for device, task in devices.items():
+        if device != "cpu":
+            with step(f"trying {device}", say):
+                try:
+                    probe(device)
+                except ConfigurationError as error:
+                    raise ConfigurationError(f"{task}: {error}") from None
+
+
 def _fetch_artifacts(content: dict[str, Any], say: Say) -> None:
     """Fetch every artifact to this node and pin it in `content`: all replicas get the same one, also later ones.
 
     Raises ArtifactError for the first that cannot be fetched or that a replica would refuse.
     """
-    given = user_configs(content)
-    tasks = {task: TaskConfig.from_user_config(user_config, task) for task, user_config in given.items()}
+    given, tasks = user_configs(content), task_configs(content)
     errors = []
     with step(f"checking {len(tasks)} artifacts", say):
         for task, config in tasks.items():
@@ -226,22 +243,3 @@ def _tell_models_apart(content: dict[str, Any]) -> None:
         number = int.from_bytes(hashlib.sha256(repr(model).encode()).digest()[:2], "big")
         options = deployment_of(task, content).setdefault("ray_actor_options", {})
         options["memory"] = options.get("memory", 0) + number
-
-
-def _check_port(host: Any, port: Any) -> None:
-    """Raise ConfigurationError where nothing can listen at this address."""
-    if not isinstance(host, str):
-        raise ConfigurationError(f"http_options.host is {host!r}; allowed: an address")
-    if not isinstance(port, int) or not 1 <= port <= 65535:
-        raise ConfigurationError(f"http_options.port is {port!r}; allowed: 1 to 65535")
-    try:
-        family = socket.getaddrinfo(host, port)[0][0]
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-            probe.listen()
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigurationError(
-            f"cannot listen on {host} port {port} ({reason}); stop what is there, or choose another with --port"
-        ) from None

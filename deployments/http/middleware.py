@@ -15,6 +15,7 @@ import uuid
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deployments.http.arrival import waited_s
 from deployments.http.errors import Failure
 from deployments.http.request import DEADLINE_HEADER, HIDDEN_DEADLINE_HEADER
 from pipelines.errors import DeadlineExceededError
@@ -56,7 +57,7 @@ class RenameDeadline:
             limit.reschedule(None)
             await send(message)
 
-        limit = asyncio.timeout(timeout_s + GRACE_S)
+        limit = asyncio.timeout(timeout_s - waited_s(scope, timeout_s) + GRACE_S)
         try:
             async with limit:
                 await self._app(scope, receive, send_in_time)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from starlette.requests import ClientDisconnect, Request
 
+from deployments.http.arrival import waited_s
 from deployments.http.errors import BodyTooLargeError, MethodNotAllowedError, UnsupportedMediaTypeError
 from pipelines.errors import DeadlineExceededError, InvalidInputError
 
@@ -80,7 +81,10 @@ class Timings:
 
 
 def deadline_of(request: Request) -> float | None:
-    """When the client stops waiting; None for never. Raises InvalidInputError for a header that is not a time."""
+    """When the client stops waiting; None for never. Raises InvalidInputError for a header that is not a time.
+
+    The time begins when the ingress had read the head of the request (arrival.py).
+    """
     headers = dict(request.scope["headers"])
     hidden, public = headers.get(_HIDDEN), headers.get(_PUBLIC)
     if hidden is None and public is None:
@@ -93,7 +97,8 @@ def deadline_of(request: Request) -> float | None:
     if not 0 < timeout_s < math.inf:
         raise InvalidInputError(f"{DEADLINE_HEADER} is {given!r}; allowed: a number of seconds above 0")
     head_start_s = min(HEAD_START_S, timeout_s / 2) if hidden is None else 0.0
-    return asyncio.get_running_loop().time() + timeout_s - head_start_s
+    left_s = timeout_s - head_start_s - waited_s(request.scope, timeout_s)
+    return asyncio.get_running_loop().time() + left_s
 
 
 async def read_body(request: Request, max_bytes: int, media_types: Sequence[str] = JSON) -> bytes:

@@ -7,7 +7,7 @@ The gateway answers the same where Ray Serve's Python proxy serves. HAProxy chec
 (ray_environment.py), so the answer is true within a second, however many ask and whatever else of Ray has died.
 """
 
-from deployments.ingress.rewrite import APPLICATION, REPLICA, Lines
+from deployments.ingress.rewrite import APPLICATION, SERVER, Lines
 
 STALLED_S = 5
 """How long a replica may take to answer a health check: its event loop is busy. A process that has ended refuses it."""
@@ -25,7 +25,7 @@ def probes() -> Lines:
             "acl is_one_ready var(txn.ready) -m found",
             "acl is_one_missing var(txn.missing) -m found",
         ),
-        replica=(f"acl is_up_{APPLICATION} srv_is_up(http-{APPLICATION}/{REPLICA})",),
+        replica=(f"acl is_up_{APPLICATION} srv_is_up(http-{APPLICATION}/{SERVER})",),
         application=(
             f"acl is_up_{APPLICATION} always_false",  # one that has no replica
             _appended("ready", f',\\"{APPLICATION}\\"', f"is_ready is_up_{APPLICATION}"),

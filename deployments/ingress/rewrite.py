@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,13 @@ TWO_WORDS = ("errorfile", "no", "option", "stats", "timeout")
 
 GATEWAY = "gateway"
 """The application at `/`, unless a platform's container has its one task there."""
-NODE, APPLICATION, PREFIX, REPLICA = "<node>", "<application>", "<prefix>", "<replica>"
-"""In a line: the folder of the file, which is this node's own; an application's name and path prefix; a server's name
-in its backend."""
+NODE, APPLICATION, PREFIX = "<node>", "<application>", "<prefix>"
+"""In a line: the folder of the file, which is this node's own; an application's name and path prefix."""
+BACKEND, BACKEND_NUMBER, SERVER, SERVER_NUMBER = "<backend>", "<backend number>", "<server>", "<server number>"
+"""In a line of a backend: its name; a number for the name of a variable; the same of a server."""
+CLOCK = "<clock>"
+"""In a line: the boot id of this machine (deployments/http/arrival.py)."""
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class RewriteError(Exception):
@@ -66,7 +71,7 @@ class Lines:
     gateway: tuple[str, ...] = ()
     """After all of these, where the gateway is at `/`."""
     backend: tuple[str, ...] = ()
-    """Before Ray's lines of each backend of an application."""
+    """Before Ray's lines of each backend of an application. Lines in a row that name a server are repeated for each."""
     nowhere: tuple[str, ...] = ()
     """In place of Ray's answer where no application has the path."""
     sections: tuple[str, ...] = ()
@@ -121,7 +126,7 @@ def rewrite(text: str, settings: Settings, node: str) -> str:
     for name in sorted(prefixes, key=lambda name: [*settings.order, *prefixes].index(name)):
         if prefixes[name] != "/":
             replicas = _replicas(sections[f"backend http-{name}"])
-            of_application = [line.replace(REPLICA, one) for one in replicas for line in lines.replica]
+            of_application = [line.replace(SERVER, one) for one in replicas for line in lines.replica]
             of_application += lines.application
             rules += [line.replace(APPLICATION, name).replace(PREFIX, prefixes[name]) for line in of_application]
     rules += lines.gateway if prefixes.get(GATEWAY) == "/" else ()
@@ -129,10 +134,11 @@ def rewrite(text: str, settings: Settings, node: str) -> str:
     sections[NOWHERE] = _indented(lines.nowhere) or sections[NOWHERE]
     if not prefixes:  # HAProxy has just started and knows no application yet: nothing is known to be missing
         sections[NOWHERE] = ["    http-request deny deny_status 503\n"]
-    for name in prefixes:
-        sections[f"backend http-{name}"] = [*_indented(lines.backend), *sections[f"backend http-{name}"]]
+    for number, header in enumerate(f"backend http-{name}" for name in prefixes):
+        sections[header] = [*_indented(_of_backend(lines.backend, header, number, sections[header])), *sections[header]]
     written = "".join(line for header, lines in sections.items() for line in (f"{header}\n", *lines))
-    return MARK + (written + "".join(f"{section}\n" for section in lines.sections)).replace(NODE, node)
+    written += "".join(f"{section}\n" for section in lines.sections)
+    return MARK + written.replace(NODE, node).replace(CLOCK, _clock())
 
 
 def _sections(text: str) -> dict[str, list[str]]:
@@ -199,6 +205,25 @@ def _alias_rules(prefixes: dict[str, str], aliases: tuple[Alias, ...]) -> list[s
             pattern, path = f"^{alias.root}(/.*)?$", f"{prefix}{alias.below}\\1"
             rules.append(f"http-request replace-path {pattern} {path} if {{ path_beg {alias.root} }}")
     return rules
+
+
+def _of_backend(ours: Sequence[str], header: str, number: int, lines: list[str]) -> list[str]:
+    """Our lines of a backend. Its fallback proxy is none of its servers."""
+    servers = [line.split()[1] for line in lines if _is("server", line) and "backup" not in line.split()]
+    written: list[str] = []
+    for is_of_server, block in groupby(ours, lambda line: SERVER in line or SERVER_NUMBER in line):
+        repeated = list(block)
+        for index, server in enumerate(servers if is_of_server else [""]):
+            written += [line.replace(SERVER, server).replace(SERVER_NUMBER, str(index)) for line in repeated]
+    name = header.removeprefix("backend ")
+    return [line.replace(BACKEND, name).replace(BACKEND_NUMBER, str(number)) for line in written]
+
+
+def _clock() -> str:
+    try:
+        return BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        return "unknown"
 
 
 def _prefixes(lines: list[str]) -> dict[str, str]:

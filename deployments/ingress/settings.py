@@ -6,6 +6,7 @@ from deployments.ingress.aliases import aliases
 from deployments.ingress.config import IngressConfig
 from deployments.ingress.drain import draining
 from deployments.ingress.limits import limits
+from deployments.ingress.overload import overload
 from deployments.ingress.probes import probes
 from deployments.ingress.rewrite import Settings
 from pipelines.tasks import TASKS
@@ -13,5 +14,5 @@ from pipelines.tasks import TASKS
 
 def settings(config: IngressConfig, folder: Path) -> Settings:
     """What the rewriting of this node's configuration needs; pages and other files are put into `folder`."""
-    lines = limits(config.limits, folder) + draining(folder) + probes()
+    lines = overload() + limits(config.limits, folder) + draining(folder) + probes()
     return Settings(lines, aliases(), tuple(TASKS))

@@ -13,7 +13,7 @@ from ray.serve.metrics import Counter, Histogram
 
 from pipelines.scheduling.scheduler import BatchReport
 
-ROWS = [1, 2, 4, 8, 16, 32, 64]
+ROWS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
 SECONDS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30]
 
 

@@ -59,9 +59,9 @@ def _fuse(graph: Graph, heads: int) -> int:
 
     found = 0
     for softmax in graph.of_type("Softmax"):
-        match = _match(graph, softmax)
-        if match is not None:
-            join, projections = match
+        matched = match(graph, softmax)
+        if matched is not None:
+            join, projections = matched
             graph.replace([join], [_attention(join, projections, heads)])
             found += 1
     if found:
@@ -77,7 +77,7 @@ def _fuse(graph: Graph, heads: int) -> int:
     return found
 
 
-def _match(graph: Graph, softmax: Any) -> tuple[Any, list[str]] | None:
+def match(graph: Graph, softmax: Any) -> tuple[Any, list[str]] | None:
     """The node that joins the heads, and the names of query, key and value; None where this is no attention."""
     scores = graph.behind(softmax.input[0], "MatMul", _MASKED)
     context = graph.only_reader(softmax, "MatMul")

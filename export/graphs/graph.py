@@ -114,6 +114,23 @@ def _reads(node: Any) -> Iterator[str]:
                 yield from _reads(inner)
 
 
+def name_weights_directly(model: Any) -> None:
+    """Let every node read the weights themselves: the exporter hides one that has several readers behind Identity."""
+    initializers = {one.name for one in model.graph.initializer}
+    outputs = {one.name for one in model.graph.output}
+    behind: dict[str, str] = {}
+    kept = []
+    for node in model.graph.node:
+        if node.op_type == "Identity" and node.input[0] in initializers and node.output[0] not in outputs:
+            behind[node.output[0]] = node.input[0]
+        else:
+            kept.append(node)
+    for node in kept:
+        node.input[:] = [behind.get(name, name) for name in node.input]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+
+
 def share_weights(graph: Path) -> None:
     """Store equal weights once, also where one is the transpose of the other (tied embeddings above all); in place.
 

@@ -16,25 +16,24 @@ def check_options(precision: str, optimize: str | None, device: str) -> None:
             raise ConfigurationError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
     if optimize not in (None, *LEVELS):
         raise ConfigurationError(f"optimize is {optimize!r}; allowed: {', '.join(LEVELS)}")
-    if precision == "int8" and device == "cuda":
+    if precision == "int8" and device != "cpu":
         raise ConfigurationError(
             "precision int8 is for the CPU: CUDA has no kernels for dynamically quantized matrices, "
-            "they would run on the CPU; use --precision fp16 with --device cuda"
-        )
-    if precision == "int4" and device == "cuda":
-        raise ConfigurationError(
-            "precision int4 is for the CPU: its activations become int8 there, which CUDA does not do; "
-            "use --precision fp16 with --device cuda"
+            f"they would run on the CPU; use --precision fp16 with --device {device}"
         )
     if precision == "int4" and optimize is not None:
         raise ConfigurationError(
             f"precision int4 is for graphs that decode in slots, and optimize {optimize} does not know these; "
-            "leave --optimize out, or use --precision int8"
+            f"leave --optimize out, or use --precision {'int8' if device == 'cpu' else 'fp16'}"
         )
     if precision == "fp16" and device == "cpu":
         raise ConfigurationError(
             "precision fp16 is for CUDA: a CPU converts every fp16 tensor to fp32 and back; "
             "use --precision int8 or fp32 with --device cpu"
+        )
+    if device == "tensorrt" and optimize is not None:
+        raise ConfigurationError(
+            f"optimize {optimize} puts operators into the graph that TensorRT does not know; leave --optimize out"
         )
     if (optimize == "O4") != (precision == "fp16" and optimize is not None):
         raise ConfigurationError(
@@ -43,12 +42,14 @@ def check_options(precision: str, optimize: str | None, device: str) -> None:
         )
 
 
-def default_level(precision: str, *, generates: bool) -> str | None:
-    """The level where the options name none.
+def default_level(precision: str, device: str, *, generates: bool) -> str | None:
+    """The level where the options name none. TensorRT fuses by itself, and knows none of the fused operators.
 
     fp32 encoders gain from O2's fusions and stay exact. Dynamic int8 is faster from the plain graph, which ONNX Runtime
     fuses by itself after quantization. No fusion matches a decoder with a KV cache.
     """
+    if device == "tensorrt":
+        return None
     if precision == "fp16":
         return "O4"
     return "O2" if precision == "fp32" and not generates else None

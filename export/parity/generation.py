@@ -122,7 +122,7 @@ def _read_prompt(decoder: CausalSlots, slot: int, prompt: Sequence[int]) -> np.n
     for start in range(0, len(prompt), _CHUNK_TOKENS):
         ids = np.asarray([prompt[start : start + _CHUNK_TOKENS]], np.int64)
         logits = decoder.read(slot, ids, np.asarray([start]), np.asarray([ids.shape[1] - 1]))
-    last: np.ndarray = logits[0, 0]
+    last: np.ndarray = logits.rows([0])[0]
     return last
 
 
@@ -136,8 +136,9 @@ def _step_together(
     tokens = np.zeros((len(fed), max(map(len, fed)) - 1), np.int64)
     for row, own in enumerate(fed):
         tokens[row, : len(own) - 1] = own[:-1]
+    rows = range(len(fed))
     found += [
-        decoder.read(0, tokens[:, step : step + 1], lengths + step, np.zeros(1, np.int64))[:, 0]
+        decoder.read(0, tokens[:, step : step + 1], lengths + step, np.asarray(rows)).rows(rows)
         for step in range(tokens.shape[1])
     ]
     together = np.stack(found, 1)  # (rows, steps, vocab)
@@ -165,7 +166,8 @@ class Perplexity:
             with torch.no_grad():
                 reference = model(torch.tensor([ids])).logits[0].numpy()
             decoder = CausalSlots(session, 1, len(ids))
-            exported = decoder.read(0, np.asarray([ids], np.int64), np.zeros(1, np.int64), np.arange(len(ids)))[0]
+            every = np.arange(len(ids))
+            exported = decoder.read(0, np.asarray([ids], np.int64), np.zeros(1, np.int64), every).rows(every.tolist())
             self.observe(reference[:-1], exported[:-1], np.asarray(ids[1:]))
 
     def values(self) -> tuple[float, float] | None:

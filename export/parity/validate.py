@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from export.parity.encoder import ExportedEncoder
 from export.parity.generation import ExportedDecoder, Perplexity, PromptSlots, exported_decoder, torch_answer
 from export.parity.samples import QUESTIONS, TEXTS
 from pipelines.runtime.artifact import ModelArtifact, Parity, TokenizerSettings
-from pipelines.runtime.encoder import EncoderRow, pad
-from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.runtime.providers import Device, find_problems
+from pipelines.runtime.session import SessionConfig
 from pipelines.runtime.tokenizer import TextOrPair, Tokenizer
 from pipelines.tasks import TASKS
 
@@ -85,9 +86,12 @@ def validate(artifact: ModelArtifact, model: Any, outside: int | None = None) ->
     compared = _Comparison(manifest.tokenizer, outside)
     config = SessionConfig(device="cpu", threads=_threads())
     batches = list(_batches(artifact, _inputs(artifact)))
+    compared_on = "CPU"
     if TASKS[manifest.task].generates:
         start = model.generation_config.decoder_start_token_id if model.config.is_encoder_decoder else None
-        decoder = exported_decoder(artifact, config, start)
+        device: Device = "cuda" if manifest.device != "cpu" and not any(find_problems("cuda")) else "cpu"
+        compared_on = device.upper()
+        decoder = exported_decoder(artifact, replace(config, device=device), start)
         in_slots = isinstance(decoder, PromptSlots)
         for batch in batches:
             _compare_tokens(compared, batch, decoder, model, in_slots=in_slots)
@@ -95,16 +99,17 @@ def validate(artifact: ModelArtifact, model: Any, outside: int | None = None) ->
             texts = [encoding.ids for batch in batches for encoding in batch.encodings if len(encoding) > 1]
             compared.perplexity.read(model, decoder.session, texts)
     else:
-        session = InferenceSession(artifact.graph("model"), config)
+        encoder = ExportedEncoder(artifact, config)
         for batch in batches:
-            if "start_logits" in session.output_names:
-                _compare_spans(compared, batch, session, model)
+            if "start_logits" in encoder.output_names:
+                _compare_spans(compared, batch, encoder, model)
             else:
-                _compare_labels(compared, batch, session, model, manifest.labels)
+                _compare_labels(compared, batch, encoder, model, manifest.labels)
+        compared_on = encoder.compared_on
     exact = manifest.precision == "fp32" and manifest.optimization != "O3"  # O3 approximates Gelu
     least = INT4_AGREEMENT if manifest.precision == "int4" else AGREEMENT
     parity = _verdict(compared, exact, least, sum(len(batch.names) for batch in batches))
-    return _bounded(parity, MOST_SURPRISED.get(manifest.precision))
+    return _bounded(replace(parity, compared_on=compared_on), MOST_SURPRISED.get(manifest.precision))
 
 
 def _bounded(parity: Parity, most: float | None) -> Parity:
@@ -199,30 +204,11 @@ def _name(index: int, given: TextOrPair, tokens: int, batch: int) -> str:
 # --- one batch, by kind of answer ---
 
 
-def _both(
-    compared: _Comparison, batch: _Batch, session: InferenceSession, model: Any
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]:
-    """Outputs of the reference and of the graph, by name, and the mask (rows, tokens) of what is not padding."""
-    import torch
-
-    typed = compared.settings.token_type_ids
-    rows = [
-        EncoderRow(one, np.asarray(one.ids, np.int64), np.asarray(one.type_ids, np.int64) if typed else None)
-        for one in batch.encodings
-    ]
-    feeds = pad(rows, compared.settings.pad_token_id, session.input_names)
-    mask = pad(rows, 0, ("attention_mask",))["attention_mask"].astype(bool)
-    with torch.no_grad():
-        outputs = model(**{name: torch.from_numpy(array) for name, array in feeds.items()})
-    exported = session.run(feeds)
-    return {name: outputs[name].numpy() for name in exported}, exported, mask
-
-
 def _compare_labels(
-    compared: _Comparison, batch: _Batch, session: InferenceSession, model: Any, labels: Sequence[str]
+    compared: _Comparison, batch: _Batch, encoder: ExportedEncoder, model: Any, labels: Sequence[str]
 ) -> None:
     """One answer per text or token, or per label where labels do not exclude each other."""
-    reference, exported, mask = _both(compared, batch, session, model)
+    reference, exported, mask = encoder.compare(batch.encodings, model)
     expected, got = reference["logits"], exported["logits"]  # (rows, labels) or (rows, tokens, labels)
     names = np.array(batch.names, dtype=object)
     if expected.ndim == 3:
@@ -247,9 +233,9 @@ def _compare_labels(
             _decide_choice(compared, str(name), one, other, labels)
 
 
-def _compare_spans(compared: _Comparison, batch: _Batch, session: InferenceSession, model: Any) -> None:
+def _compare_spans(compared: _Comparison, batch: _Batch, encoder: ExportedEncoder, model: Any) -> None:
     """One answer per question: the best span of the context."""
-    reference, exported, mask = _both(compared, batch, session, model)
+    reference, exported, mask = encoder.compare(batch.encodings, model)
     sides = {name: (reference[name], exported[name]) for name in ("start_logits", "end_logits")}
     for before, after in sides.values():
         compared.differ(before[mask], after[mask])

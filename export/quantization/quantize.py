@@ -1,4 +1,4 @@
-"""Quantize: weights in int8 or int4 for CPUs, or everything in fp16 for CUDA.
+"""Quantize: weights in int8 or int4, or everything in fp16 for CUDA.
 
 onnxruntime's `quantize_dynamic` makes the same int8 graph, but loops over channels in Python: minutes for a small
 language model, where whole matrices take seconds. It quantizes embedding tables with one scale, or not at all.
@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from export.graphs.convert import Graphs
+from export.graphs.graph import name_weights_directly
 from export.graphs.slot_graph import is_slot_graph
 from export.quantization.activations import OneScale, TokenScales
 from export.quantization.outliers import digest
 
 INT4_BLOCK_SIZE = 32
-INT4_ACCURACY_LEVEL = 4  # activations in int8, with a scale for each token and block
+INT4_ACCURACY_LEVEL = 4  # on a CPU: activations in int8, with a scale for each token and block
 _INT4_SHARES = (1.0, 1.08)  # of the scale at which the largest value of a block just fits
 _INT4_ZERO = 8  # the code that MatMulNBits reads as zero where it has no zero points
 
@@ -37,18 +38,18 @@ def to_int8(graphs: Graphs, keep: Set[str] = frozenset()) -> None:
         onnx.save(model, graph)
 
 
-def to_int4(graphs: Graphs) -> None:
+def to_int4(graphs: Graphs, device: str = "cpu") -> None:
     """Rewrite slot graphs in place: matrices become int4, with a scale per INT4_BLOCK_SIZE inputs of a channel.
 
     A step of one row takes as long as reading the weights, and int4 halves the bytes of int8. Embedding tables, which
-    are read row by row, become int8. MatMulNBits quantizes activations to int8, each token by itself. Its layout:
-    onnxruntime's docs/ContribOperators.md.
+    are read row by row, become int8. On CPUs MatMulNBits quantizes activations to int8, each token by itself. Graphs
+    for CUDA need `to_fp16` afterwards. The layout: onnxruntime's docs/ContribOperators.md.
     """
     import onnx
 
     for graph in graphs.values():
         model = onnx.load(graph)
-        _rewrite(model, _Weights(model), None)
+        _rewrite(model, _Weights(model), _accuracy_level(device))
         if all(one.domain != "com.microsoft" for one in model.opset_import):
             model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
         onnx.save(model, graph)
@@ -75,11 +76,16 @@ def to_fp16(graphs: Graphs) -> None:
         onnx.save(halved, graph)
 
 
-def quantization(precision: str) -> dict[str, int]:
+def quantization(precision: str, device: str) -> dict[str, int]:
     """`quantization` of a manifest: the parameters of a precision."""
     if precision != "int4":
         return {}
-    return {"block_size": INT4_BLOCK_SIZE, "accuracy_level": INT4_ACCURACY_LEVEL}
+    return {"block_size": INT4_BLOCK_SIZE, "accuracy_level": _accuracy_level(device)}
+
+
+def _accuracy_level(device: str) -> int:
+    """MatMulNBits'. 0 leaves activations as they are: fp16, where CUDA's kernels read nothing else."""
+    return INT4_ACCURACY_LEVEL if device == "cpu" else 0
 
 
 def has_exact_int8() -> bool:
@@ -127,7 +133,7 @@ class _Weights:
     """The fp32 matrices of a graph, and their quantized tensors."""
 
     def __init__(self, model: Any, keep: Set[str] = frozenset()) -> None:
-        _name_weights_directly(model)
+        name_weights_directly(model)
         self.graph, self.keep = model.graph, keep
         self.limit = 127 if has_exact_int8() else 64
         self.tensors = {one.name: one for one in model.graph.initializer if len(one.dims) == 2 and one.data_type == 1}
@@ -194,32 +200,18 @@ class _Weights:
         return values
 
 
-def _name_weights_directly(model: Any) -> None:
-    """Let every node read the weights themselves: the exporter hides one that has several readers behind Identity."""
-    initializers = {one.name for one in model.graph.initializer}
-    outputs = {one.name for one in model.graph.output}
-    behind: dict[str, str] = {}
-    kept = []
-    for node in model.graph.node:
-        if node.op_type == "Identity" and node.input[0] in initializers and node.output[0] not in outputs:
-            behind[node.output[0]] = node.input[0]
-        else:
-            kept.append(node)
-    for node in kept:
-        node.input[:] = [behind.get(name, name) for name in node.input]
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
+def _rewrite(model: Any, weights: _Weights, activations: OneScale | int) -> None:
+    """Put products and tables of quantized weights in place of those of floats.
 
-
-def _rewrite(model: Any, weights: _Weights, activations: OneScale | None) -> None:
-    """Put products and tables of quantized weights in place of those of floats; without `activations`, int4 ones."""
+    `activations` says how those become int8; an int makes int4 products of that accuracy level.
+    """
     nodes = [new for node in model.graph.node for new in _rewritten(node, weights, activations)]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     weights.save()
 
 
-def _rewritten(node: Any, weights: _Weights, activations: OneScale | None) -> Iterator[Any]:
+def _rewritten(node: Any, weights: _Weights, activations: OneScale | int) -> Iterator[Any]:
     """The nodes that stand for `node`."""
     from onnx import helper
 
@@ -249,13 +241,13 @@ def _rewritten(node: Any, weights: _Weights, activations: OneScale | None) -> It
 
 
 def _matmul(
-    node: Any, output: str, weights: _Weights, activations: OneScale | None, *, transposed: bool
+    node: Any, output: str, weights: _Weights, activations: OneScale | int, *, transposed: bool
 ) -> Iterator[Any]:
     """A product of integers, scaled back to float."""
     from onnx import helper
 
     activation, name = node.input[0], node.name
-    if activations is None:
+    if isinstance(activations, int):
         blocks, scales, (width, channels) = weights.blocks(node.input[1], transposed=transposed)
         yield helper.make_node(
             "MatMulNBits",
@@ -267,7 +259,7 @@ def _matmul(
             N=channels,
             bits=4,
             block_size=INT4_BLOCK_SIZE,
-            accuracy_level=INT4_ACCURACY_LEVEL,
+            accuracy_level=activations,
         )
         return
     yield from activations.product(activation, *weights.matrix(node.input[1], transposed=transposed), output)

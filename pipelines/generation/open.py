@@ -1,7 +1,10 @@
 """Opens the engine that the graphs of an artifact allow."""
 
+import logging
 from dataclasses import replace
+from pathlib import Path
 
+from pipelines.errors import ArtifactError, first_line
 from pipelines.generation.plain.decoder import open_decoder
 from pipelines.generation.plain.engine import PlainEngine
 from pipelines.generation.slots.causal import CausalSlots
@@ -11,6 +14,8 @@ from pipelines.generation.slots.seq2seq import Seq2SeqSessions, Seq2SeqSlots
 from pipelines.generation.slots.slot_model import SlotModel
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import InferenceSession, SessionConfig
+
+_logger = logging.getLogger(__name__)
 
 
 def open_engine(artifact: ModelArtifact, config: SessionConfig, slots: SlotsConfig) -> PlainEngine | SlotEngine:
@@ -22,6 +27,19 @@ def open_engine(artifact: ModelArtifact, config: SessionConfig, slots: SlotsConf
         longest = artifact.manifest.tokenizer.max_length
         model: SlotModel = Seq2SeqSlots(sessions, slots.slots, slots.max_tokens, longest)
     else:
-        session = InferenceSession(artifact.graph("model"), replace(config, spins=True))
+        captures = slots.cuda_graphs and config.device == "cuda"
+        session = _session(artifact.graph("model"), replace(config, spins=True, cuda_graphs=captures))
         model = CausalSlots(session, slots.slots, slots.max_tokens)
     return SlotEngine(model, slots.prefill_chunk_tokens, slots)
+
+
+def _session(graph: Path, config: SessionConfig) -> InferenceSession:
+    """The session of a slot graph; one that cannot be captured as a CUDA graph runs without."""
+    try:
+        return InferenceSession(graph, config)
+    except ArtifactError as error:
+        if not config.cuda_graphs:
+            raise
+        session = InferenceSession(graph, replace(config, cuda_graphs=False))
+        _logger.warning("%s decodes without CUDA graphs: %s", graph, first_line(error))
+        return session

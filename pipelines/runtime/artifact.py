@@ -88,7 +88,7 @@ class Parity:
     `largest_difference` is absolute, over unit-scale logits. `agreement` (0..1) counts equal labels, spans or
     greedy tokens on the confident inputs; `disagreements` names the inputs that differ. `perplexities` are those of
     PyTorch and of the export where it generates: a decoder-only model's of sample texts, an encoder-decoder's of the
-    tokens that PyTorch chose.
+    tokens that PyTorch chose. `compared_on` is the execution provider that ran the export, "" in older manifests.
     """
 
     passed: bool
@@ -98,6 +98,7 @@ class Parity:
     threshold: str
     disagreements: tuple[str, ...] = ()
     perplexities: tuple[float, float] | None = None
+    compared_on: str = ""
 
     @property
     def perplexity_increase(self) -> float | None:
@@ -133,6 +134,9 @@ class Manifest:
     `use_cache_branch`). `cache` is `slots` where rows at different lengths are decoded together in one buffer
     (export.graphs.slot_graph, export.graphs.seq2seq_slot_graph), `plain` where the graph concatenates its cache.
 
+    `rows` is `packed` where the graph reads the tokens of all rows of a batch one after the other, without padding
+    (export.graphs.packed), and runs on `device` alone.
+
     `quantization` says how int4 weights were made: `block_size` inputs of a channel share a scale, `accuracy_level` is
     MatMulNBits' (4: activations in int8).
 
@@ -153,6 +157,7 @@ class Manifest:
     parity: Parity
     optimization: str | None = None
     cache: str = "plain"
+    rows: str = "padded"
     quantization: Mapping[str, int] = field(default_factory=dict)
     opset: int | None = None
     labels: tuple[str, ...] = ()

@@ -1,52 +1,54 @@
-"""Encoder: the tokenizer and the graph of a model that reads a text once, and the rows of its batches."""
+"""Encoder: the tokenizer and the graph of a model that reads a text once."""
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Literal, Protocol
 
 import numpy as np
 from tokenizers import Encoding
 
-from pipelines.errors import ArtifactError, InvalidInputError
+from pipelines.errors import ArtifactError, ConfigurationError, InvalidInputError
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.elastic_session import ElasticSession
-from pipelines.runtime.session import SessionConfig
+from pipelines.runtime.packed_session import PackedSession
+from pipelines.runtime.rows import EncoderRow, PaddedRows, RowLayout
+from pipelines.runtime.session import Engine, SessionConfig
 from pipelines.runtime.tokenizer import Tokenizer
 
 Activation = Literal["sigmoid", "softmax", "none"]
-_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+_USUAL = (16, 128)  # rows and tokens that a TensorRT engine is fastest for
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class EncoderRow:
-    """One row of an encoder's batch, unpadded; `token_type_ids` None means zeros."""
-
-    encoding: Encoding
-    input_ids: np.ndarray  # (tokens,) int64
-    token_type_ids: np.ndarray | None = None  # (tokens,) int64
+class RowSession(Protocol):
+    """Runs batches of rows on a graph of one layout."""
 
     @property
-    def n_tokens(self) -> int:
-        return len(self.input_ids)
+    def layout(self) -> RowLayout: ...
 
-    @property
-    def max_new_tokens(self) -> int:
-        """0: an encoder writes no tokens."""
-        return 0
+    def run(self, rows: Sequence[EncoderRow]) -> Mapping[str, np.ndarray]:
+        """Every output by name."""
+
+    def warm_up(self, lengths: Sequence[int]) -> None:
+        """Prepare for batches of rows of these lengths, ascending, before the first of them is timed."""
 
 
 class Encoder:
     """Makes rows of encodings, and runs batches of rows; thread-safe."""
 
     def __init__(self, artifact: ModelArtifact, config: SessionConfig) -> None:
-        graph = artifact.graph("model")
         self.tokenizer = Tokenizer(artifact)
-        self._session = ElasticSession.open(graph, config)
-        if unknown := [name for name in self._session.input_names if name not in _INPUTS]:
-            raise ArtifactError(f"{graph} takes {', '.join(unknown)}; an encoder takes {', '.join(_INPUTS)}")
-        settings = self.tokenizer.settings
-        self._pad_token_id = settings.pad_token_id
-        self._types = settings.token_type_ids and "token_type_ids" in self._session.input_names
+        self._pad_token_id = self.tokenizer.settings.pad_token_id
+        self._session = _open(artifact, config, self._pad_token_id)
+        layout = self._session.layout
+        if unknown := [name for name in layout.names if name not in layout.inputs]:
+            graph = artifact.graph("model")
+            raise ArtifactError(f"{graph} takes {', '.join(unknown)}; an encoder takes {', '.join(layout.inputs)}")
+        self._types = self.tokenizer.settings.token_type_ids and "token_type_ids" in layout.names
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether a batch has no padding, so that its cost depends on its tokens alone."""
+        return not isinstance(self._session.layout, PaddedRows)
 
     def rows(self, encodings: Sequence[Encoding]) -> list[EncoderRow]:
         """One row per encoding; raises InvalidInputError for one without tokens, which no graph can run."""
@@ -62,45 +64,52 @@ class Encoder:
         ]
 
     def run(self, rows: Sequence[EncoderRow]) -> dict[str, np.ndarray]:
-        """The graph's outputs for a batch, in float32: (rows, ...), or (rows, longest row, ...) with padding."""
-        outputs = self._session.run(pad(rows, self._pad_token_id, self._session.input_names))
-        return {name: output.astype(np.float32, copy=False) for name, output in outputs.items()}
+        """The outputs of a graph whose head reads whole rows, in float32: (rows, ...)."""
+        return {name: output.astype(np.float32, copy=False) for name, output in self._session.run(rows).items()}
+
+    def run_tokens(self, rows: Sequence[EncoderRow]) -> dict[str, list[np.ndarray]]:
+        """The outputs of a graph whose head reads each token, in float32: of each row (tokens, ...), unpadded."""
+        return {name: self._session.layout.by_row(output, rows) for name, output in self.run(rows).items()}
 
     def warm_up(self, lengths: Iterable[int]) -> None:
-        """Run a row of each of `lengths`, in tokens: the first run of a length allocates its memory."""
-        for n_tokens in lengths:
-            self._session.warm_up(pad([self.blank_row(n_tokens)], self._pad_token_id, self._session.input_names))
+        """Prepare for batches of rows of `lengths`, in tokens, before the first of them is timed."""
+        self._session.warm_up(sorted(lengths))
 
     def blank_row(self, n_tokens: int) -> EncoderRow:
         """A row of so many padding tokens, to measure the cost of that length."""
-        return EncoderRow(Encoding(), np.full(n_tokens, self._pad_token_id, np.int64))
+        return EncoderRow.blank(n_tokens, self._pad_token_id)
 
 
-def pad(rows: Sequence[EncoderRow], pad_token_id: int, names: Collection[str]) -> dict[str, np.ndarray]:
-    """The graph inputs `names`, each (rows, longest) int64, padded on the right.
+class PaddedSession:
+    """Runs batches of padded rows, on any provider."""
 
-    Padding on the right fits every encoder, whatever side its tokenizer pads: positions count from each row's start,
-    and masked padding does not change the tokens before it.
-    """
-    lengths = np.array([row.n_tokens for row in rows])
-    real = np.arange(lengths.max()) < lengths[:, None]  # (rows, longest)
-    feeds = {}
-    if "input_ids" in names:
-        feeds["input_ids"] = _spread([row.input_ids for row in rows], real, fill=pad_token_id)
-    if "attention_mask" in names:
-        feeds["attention_mask"] = real.astype(np.int64)
-    if "token_type_ids" in names:
-        given = [row.token_type_ids for row in rows if row.token_type_ids is not None]
-        # All rows of a model come from one tokenizer: either each has type ids or none has.
-        feeds["token_type_ids"] = _spread(given, real, fill=0) if given else np.zeros(real.shape, np.int64)
-    return feeds
+    def __init__(self, session: ElasticSession, pad_token_id: int) -> None:
+        self.layout = PaddedRows(session.input_names, pad_token_id)
+        self._session = session
+
+    def run(self, rows: Sequence[EncoderRow]) -> Mapping[str, np.ndarray]:
+        return self._session.run(self.layout.feeds(rows))
+
+    def warm_up(self, lengths: Sequence[int]) -> None:
+        """Run a row of each length: the first run of a length allocates its memory."""
+        for n_tokens in lengths:
+            self._session.warm_up(self.layout.feeds([EncoderRow.blank(n_tokens)]))
 
 
-def _spread(values: Sequence[np.ndarray], real: np.ndarray, fill: int) -> np.ndarray:
-    """The values of all rows where `real`, (rows, longest), is true; `fill` elsewhere."""
-    padded = np.full(real.shape, fill, np.int64)
-    padded[real] = np.concatenate(values)
-    return padded
+def _open(artifact: ModelArtifact, config: SessionConfig, pad_token_id: int) -> RowSession:
+    graph, manifest = artifact.graph("model"), artifact.manifest
+    if manifest.rows == "packed":
+        if config.device != manifest.device:
+            raise ConfigurationError(
+                f"{artifact.path} was exported for {manifest.device}, with packed rows, and device is "
+                f"{config.device!r}; export it with --device {config.device}"
+            )
+        return PackedSession.open(graph, config, pad_token_id, manifest.tokenizer.max_length)
+    if config.device == "tensorrt":
+        longest = manifest.tokenizer.max_length
+        usual = (min(_USUAL[0], config.max_rows), min(_USUAL[1], longest))
+        config = replace(config, engine=Engine(config.max_rows, longest, usual, manifest.precision == "fp16"))
+    return PaddedSession(ElasticSession.open(graph, config), pad_token_id)
 
 
 def activate(logits: np.ndarray, activation: Activation) -> np.ndarray:

@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import redirect_stdout
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from io import StringIO
 from pathlib import Path
 from typing import Literal
@@ -13,6 +12,7 @@ from typing import Literal
 from pipelines.errors import ConfigurationError
 from pipelines.runtime import shared_library
 from pipelines.runtime.nvidia import CUDA, Version, cuda_problem
+from pipelines.runtime.package import runtime_package
 
 Device = Literal["cpu", "cuda", "tensorrt"]
 
@@ -22,8 +22,6 @@ PROVIDERS = {
     "cuda": ("CUDAExecutionProvider",),
     "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider"),
 }
-PACKAGES = ("onnxruntime", "onnxruntime-gpu")
-"""They install into one folder: of two, the files of the later one win."""
 _LIBRARIES = {
     "CUDAExecutionProvider": "libonnxruntime_providers_cuda.so",
     "TensorrtExecutionProvider": "libonnxruntime_providers_tensorrt.so",
@@ -39,6 +37,7 @@ def require(device: Device) -> tuple[str, ...]:
     """
     if device not in PROVIDERS:
         raise ConfigurationError(f"device is {device!r}; allowed: {', '.join(PROVIDERS)}")
+    runtime_package()
     if problems := list(find_problems(device)):
         raise ConfigurationError(f"device is {device!r}, but {'; '.join(problems)}")
     return PROVIDERS[device]
@@ -99,17 +98,6 @@ def built_for() -> Version:
     return int(major), int(minor.partition(".")[0] or 0)
 
 
-def installed() -> dict[str, str]:
-    """The versions of the onnxruntime packages that are installed; one is right, two overwrite each other's files."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 @cache
 def _preload() -> None:
     """Load what onnxruntime's CUDA provider needs, and what it loads later by name: cuDNN, cuFFT, NVRTC.
@@ -124,12 +112,8 @@ def _preload() -> None:
 
 
 def _wrong_package(device: Device) -> str:
-    found = installed()
-    named = " and ".join(f"{package} {number}" for package, number in found.items())
-    uninstall = f"pip uninstall -y {' '.join(found or PACKAGES[:1])}, then {_INSTALL}"
-    if len(found) > 1:
-        return f"{named} overwrite each other; {uninstall}"
-    return f"{named or 'it'} is built without {device}; {uninstall}"
+    package, version = runtime_package()
+    return f"{package} {version} is built without {device}; pip uninstall -y {package}, then {_INSTALL}"
 
 
 def _described(name: str, reason: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     import onnxruntime
 
-from pipelines.errors import ArtifactError, ConfigurationError, first_line
+from pipelines.errors import ArtifactError, ConfigurationError, GenerationError, first_line
 from pipelines.runtime.providers import Device, require
 
 _ENGINES = Path("~/.cache/sextet/tensorrt")  # building an engine takes minutes, for one GPU model: kept between starts
@@ -25,6 +25,11 @@ _DTYPES = {
 _ERROR = 3  # onnxruntime's severities: 2 is warning, 3 is error
 NOT_CAPTURED = -1
 """The `graph_id` of a run that is neither captured nor replayed."""
+# What the arena says when its bound is reached, what it says when the device has no more, and what CUDA says.
+_NO_MEMORY = re.compile(
+    r"Available memory of \d+ is smaller than requested bytes of \d+"
+    r"|Failed to allocate memory for requested buffer of size \d+|out of memory"
+)
 _FLASH, _MEMORY_EFFICIENT = 1, 2  # bits of the CUDA provider's `sdpa_kernel`
 
 
@@ -44,18 +49,21 @@ class Engine:
 class SessionConfig:
     """Where a graph runs, on how many intra-op threads, and how many runs at once share these.
 
-    `gpu_mem_limit_bytes` bounds each session's CUDA arena. With `spins`, threads spin while they wait for the next
-    operator of a run, which saves a third of a decoding step of some hundred small operators; between runs they sleep.
-    With `cuda_graphs`, runs on bound memory can be captured as CUDA graphs (`InferenceSession.run_bound`). `engine` is
-    for TensorRT.
+    `gpu_mem_limit_bytes` bounds the CUDA arenas of `arenas` sessions together. With `spins`, threads spin while they
+    wait for the next operator of a run, which saves a third of a decoding step of some hundred small operators; between
+    runs they sleep.
+    `cuda_graphs` allows CUDA graphs, for those sessions that have fixed shapes. `max_rows` bounds the batches that an
+    encoder's TensorRT engine is built for, as `engine` says.
     """
 
     device: Device = "cpu"
     threads: int = 1
     concurrency: int = 1
     gpu_mem_limit_bytes: int | None = None
+    arenas: int = 1
     spins: bool = False
-    cuda_graphs: bool = False
+    cuda_graphs: bool = True
+    max_rows: int = 32
     engine: Engine | None = None
 
 
@@ -63,14 +71,17 @@ class InferenceSession:
     """A loaded graph; `run` may be called from several threads at once and releases the GIL.
 
     `graph` is its file or the content of one. `input_shapes` hold an int for a fixed dimension and its symbolic name
-    for a dynamic one. Raises ArtifactError for a file that is not a graph, ConfigurationError for a device that this
-    machine or this onnxruntime does not have.
+    for a dynamic one. `captures`: runs on bound memory can be captured as CUDA graphs (`run_bound`); such a session has
+    one stream, so its runs do not overlap. Raises ArtifactError for a file that is not a graph, ConfigurationError for
+    a device that this machine or this onnxruntime does not have.
     """
 
-    def __init__(self, graph: Path | bytes, config: SessionConfig) -> None:
+    def __init__(self, graph: Path | bytes, config: SessionConfig, *, captures: bool = False) -> None:
         if config.threads < 1:
             raise ConfigurationError(f"threads is {config.threads}; allowed: 1 and above")
         providers = require(config.device)
+        if isinstance(graph, Path):
+            check_memory(graph, config)
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -85,7 +96,7 @@ class InferenceSession:
             self._session = onnxruntime.InferenceSession(
                 graph if isinstance(graph, bytes) else str(graph),
                 options,
-                providers=[(one, provider_options(one, config, graph)) for one in providers],
+                providers=[(one, provider_options(one, config, graph, captures=captures)) for one in providers],
                 enable_fallback=0,
             )
         except Exception as error:  # onnxruntime's error types have Exception as their only common base
@@ -106,12 +117,15 @@ class InferenceSession:
         self.output_shapes: dict[str, tuple[int | str | None, ...]] = {one.name: tuple(one.shape) for one in outputs}
         self.memory = "cpu" if config.device == "cpu" else "cuda"
 
-        self._uncaptured = _run_options(NOT_CAPTURED) if config.cuda_graphs else None
+        self._uncaptured = _run_options(NOT_CAPTURED) if captures else None
         self._captured: dict[int, onnxruntime.RunOptions] = {}
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Every output by name. `feeds` holds exactly `input_names`, each of its type in `input_types`."""
-        outputs = self._session.run(None, feeds, self._uncaptured)
+        try:
+            outputs = self._session.run(None, feeds, self._uncaptured)
+        except Exception as error:
+            raise out_of_memory(error, self.config) or error from None
         return dict(zip(self.output_names, outputs, strict=True))
 
     def binding(self) -> "onnxruntime.IOBinding":
@@ -121,7 +135,7 @@ class InferenceSession:
     def run_bound(self, binding: "onnxruntime.IOBinding", graph_id: int = NOT_CAPTURED) -> None:
         """Run on bound memory, which no other thread may touch meanwhile.
 
-        With `cuda_graphs`, the first run with a `graph_id` (0 and above) is captured as a CUDA graph; each later one
+        With `captures`, the first run with a `graph_id` (0 and above) is captured as a CUDA graph; each later one
         replays it, with the shapes and at the addresses of the first, whatever is bound. A graph belongs to the thread
         that captured it: another thread captures one of its own. Every operator must run on CUDA, and none may wait for
         the device. Elsewhere `graph_id` does nothing.
@@ -129,10 +143,38 @@ class InferenceSession:
         options = self._uncaptured
         if self._uncaptured is not None and graph_id != NOT_CAPTURED:
             options = self._captured.setdefault(graph_id, _run_options(graph_id))
-        self._session.run_with_iobinding(binding, options)
+        try:
+            self._session.run_with_iobinding(binding, options)
+        except Exception as error:
+            raise out_of_memory(error, self.config) or error from None
 
 
-def provider_options(provider: str, config: SessionConfig, graph: Path | bytes = b"") -> dict[str, str]:
+def check_memory(graph: Path, config: SessionConfig) -> None:
+    """Raises ConfigurationError where the weights alone exceed the bound of the GPU's memory."""
+    limit = config.gpu_mem_limit_bytes
+    if config.device == "cpu" or limit is None:
+        return
+    needed = config.arenas * sum(file.stat().st_size for file in graph.parent.glob(f"{graph.name}*"))
+    if needed > limit:
+        twice = ", twice as CUDA graphs need them; cuda_graphs: false halves that" if config.arenas > 1 else ""
+        raise ConfigurationError(f"gpu_mem_limit_bytes is {limit}, and the weights alone take {needed}{twice}")
+
+
+def out_of_memory(error: Exception, config: SessionConfig) -> GenerationError | None:
+    """The error of a run for which the GPU, or what `gpu_mem_limit_bytes` leaves of it, had no memory; or None."""
+    if config.device == "cpu" or not (found := _NO_MEMORY.search(str(error))):
+        return None
+    bound = "no gpu_mem_limit_bytes is set"
+    if config.gpu_mem_limit_bytes is not None:
+        bound = f"gpu_mem_limit_bytes is {config.gpu_mem_limit_bytes}"
+    return GenerationError(
+        f"the GPU has no memory for this batch ({bound}; {found[0]}); raise it, or lower batching.max_batch_tokens"
+    )
+
+
+def provider_options(
+    provider: str, config: SessionConfig, graph: Path | bytes = b"", *, captures: bool = False
+) -> dict[str, str]:
     """The options of an execution provider, by the names that onnxruntime gives them."""
     if provider == "CPUExecutionProvider":
         return {}
@@ -149,10 +191,10 @@ def provider_options(provider: str, config: SessionConfig, graph: Path | bytes =
     if config.gpu_mem_limit_bytes is not None:
         # The default strategy doubles the arena at each growth and would jump past the limit.
         options |= {
-            "gpu_mem_limit": str(config.gpu_mem_limit_bytes),
+            "gpu_mem_limit": str(config.gpu_mem_limit_bytes // config.arenas),
             "arena_extend_strategy": "kSameAsRequested",
         }
-    if config.cuda_graphs:
+    if captures:
         options["enable_cuda_graph"] = "1"
     return options
 

@@ -14,7 +14,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
-from pipelines.scheduling.cost_model import CostModel
+from pipelines.scheduling.cost_model import SATURATED, CostModel
 from pipelines.scheduling.scheduler import BatchingConfig
 
 
@@ -103,8 +103,10 @@ def cut(
     A row joins where that costs less than a batch of its own, until the fixed cost is a small share of the batch, or
     one more row costs more than it saves: it delays every row of the batch by its own time, and saves every row behind
     it the fixed cost of a batch. Short queues are so answered by small batches, long ones by large batches. A row
-    longer than `max_batch_tokens` is a batch of its own.
+    longer than `max_batch_tokens` is a batch of its own. A packed batch takes rows of any length, in their order.
     """
+    if cost.packed:
+        return _cut_packed(first, others, waiting, config, cost)
     rows, longest = [first], first.n_tokens
     for one in sorted(others, key=lambda one: abs(one.n_tokens - first.n_tokens)):
         saved_s = cost.start_s * (waiting - len(rows))
@@ -118,4 +120,20 @@ def cut(
         if padded * (len(rows) + 1) <= config.max_batch_tokens and together_s <= apart_s:
             rows.append(one)
             longest = padded
+    return rows
+
+
+def _cut_packed(
+    first: MeasuredT, others: Sequence[MeasuredT], waiting: int, config: BatchingConfig, cost: CostModel
+) -> list[MeasuredT]:
+    rows, n_tokens, rows_s = [first], first.n_tokens, cost.row_s(first.n_tokens)
+    for one in others:
+        one_s = cost.row_s(one.n_tokens)
+        if len(rows) == config.max_batch_size or cost.start_s <= SATURATED * (cost.start_s + rows_s):
+            break
+        if cost.start_s * (waiting - len(rows)) < one_s * len(rows):
+            break
+        if n_tokens + one.n_tokens <= config.max_batch_tokens:
+            rows.append(one)
+            n_tokens, rows_s = n_tokens + one.n_tokens, rows_s + one_s
     return rows

@@ -123,6 +123,9 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         self._interactive_at = -math.inf
         # Real over predicted seconds; None until a batch has ended.
         self._drift: float | None = 1.0 if cost is not UNMEASURED else None
+        self._batch_s = 0.0  # moving average of the real seconds of a batch
+        self._row_s = 0.0  # moving average of the seconds from one batch's end to the next one's, per row
+        self._saturated_at: float | None = None  # when the last batch ended, if rows waited then
 
     @property
     def is_busy(self) -> bool:
@@ -151,6 +154,22 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             before_s = self._backlog.before_s(sum(self.cost.row_s(row.n_tokens) for row in rows))
         before_s = before_s / (1 - SATURATED) + self._running_s / 2
         return self._drift * before_s / self.config.concurrency
+
+    def expected_s(self, rows: Sequence[RowT] = ()) -> float:
+        """The wait, and then the time of a batch as recent ones took it, or of all rows where those take longer."""
+        if self._drift is None or not self.is_busy:
+            return 0.0
+        own_s = self._drift * sum(self.cost.row_s(row.n_tokens) for row in rows) / self.config.concurrency
+        return self.expected_wait_s(rows) + max(self._batch_s, own_s)
+
+    @property
+    def work_s(self) -> float:
+        before_s = self._backlog.work_s / (1 - SATURATED) + self._running_s / 2
+        return (self._drift or 0.0) * before_s / self.config.concurrency
+
+    @property
+    def row_s(self) -> float:
+        return self._row_s
 
     async def submit(self, rows: Sequence[RowT], deadline: float | None = None) -> Completed[OutputT]:
         request = self._enter(rows, deadline)
@@ -250,7 +269,8 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             if first is None:
                 return
             size = self.config.max_batch_size
-            ahead = () if len(self._waiting) == 1 else islice(self._waiting, BATCHES_AHEAD * size)
+            span = size if self.cost.packed else BATCHES_AHEAD * size
+            ahead = () if len(self._waiting) == 1 else islice(self._waiting, span)
             others = [one for one in ahead if one is not first]
             rows = cut(first, others, len(self._waiting), self.config, self.cost)
             company_s = self._company_s(rows)
@@ -258,7 +278,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
                 asyncio.get_running_loop().call_later(company_s, self._dispatch)
                 return
             self._take(rows)
-            predicted_s = self.cost.batch_s(len(rows), max(one.n_tokens for one in rows))
+            predicted_s = self.cost.batch_s(*self.cost.shape([one.n_tokens for one in rows]))
             self._clock.advance(sum(one.cost_s for one in rows))
             batch = _Batch(rows, predicted_s, first.request.bulk, self.config.concurrency == len(self._running) + 1)
             for one in rows:
@@ -331,6 +351,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         return outputs
 
     def _ended(self, batch: _Batch[RowT, OutputT], outcomes: Sequence[OutputT | Exception]) -> None:
+        self._measure_row(len(batch.rows))
         is_crowded = self.is_busy
         self._running.discard(batch)
         self._running_s = self._running_s - batch.predicted_s if self._running else 0.0
@@ -348,15 +369,24 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
                 request.done.set_result(None)
         drift = inference_s / batch.predicted_s
         self._drift = drift if self._drift is None else DRIFT_MEMORY * self._drift + (1 - DRIFT_MEMORY) * drift
+        self._batch_s = DRIFT_MEMORY * self._batch_s + (1 - DRIFT_MEMORY) * inference_s
         lengths = [one.n_tokens for one in batch.rows]
         # Only batches that share the machine with those of all other workers tell what a batch costs under load.
         if self._learned is not None and batch.crowded and is_crowded and batch.forward_s > 0:
-            self._learn(self._learned, Measurement(len(lengths), max(lengths), batch.forward_s))
+            self._learn(self._learned, Measurement(*self.cost.shape(lengths), batch.forward_s))
         queue_s = batch.started_at - batch.rows[0].request.submitted_at
-        padded = max(lengths) * len(lengths)
+        padded = self.cost.padded_tokens(lengths)
         self._on_batch(BatchReport(len(lengths), sum(lengths), 0, padded, queue_s, inference_s))
         if not self._running and not self._waiting:
             self._idle.set()
+
+    def _measure_row(self, rows: int) -> None:
+        """A batch of `rows` has ended. While rows wait, the time since the last end is what this batch took of all."""
+        ended_at = time.perf_counter()
+        if self._saturated_at is not None:
+            row_s = (ended_at - self._saturated_at) / rows
+            self._row_s = DRIFT_MEMORY * self._row_s + (1 - DRIFT_MEMORY) * row_s if self._row_s else row_s
+        self._saturated_at = ended_at if self._waiting else None
 
     def _learn(self, learned: LearnedCost, batch: Measurement) -> None:
         if learned.note(batch):

@@ -22,6 +22,9 @@ from pipelines.schema import Positive, check_fields
 MAX_CONCURRENCY = 1024  # batches that one scheduler runs at once
 MAX_WAIT_S = 10
 MAX_QUEUE_S = 86_400
+SURE_SHARE = 0.8
+"""Of the time that a deadline leaves: a prediction that takes more of it is not sure enough. A request that is admitted
+and then misses its deadline wastes the model, and a shorter queue loses no throughput."""
 
 
 class Row(Protocol):
@@ -45,7 +48,8 @@ ItemT = TypeVar("ItemT")
 class BatchingConfig:
     """Bounds of a batch.
 
-    `max_batch_tokens` bounds rows x longest row; a longer row is a batch of its own. Within the bounds the cost model
+    `max_batch_tokens` bounds rows x longest row, or the tokens of a packed batch; a longer row is a batch of its own.
+    Within the bounds the cost model
     decides the size of a batch. `concurrency` batches run at once: as many as threads keep a CPU busy.
     `batch_wait_timeout_s` is how long an idle worker waits for more rows; 0 starts a batch at once.
     """
@@ -57,6 +61,12 @@ class BatchingConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+GPU_BATCHING = BatchingConfig(max_batch_tokens=2**15, max_batch_size=512, concurrency=2)
+"""The defaults on a GPU. An encoder's batches are large before their fixed cost is a small share, and the copies of one
+batch overlap with the kernels of another.
+"""
 
 
 @dataclass(frozen=True)
@@ -194,6 +204,23 @@ class Scheduler(ABC, Generic[RowT, OutputT]):
         """Predicted seconds from now to the start of `rows`, if they arrived now; 0.0 when idle."""
 
     @abstractmethod
+    def expected_s(self, rows: Sequence[RowT] = ()) -> float:
+        """Predicted seconds from now to the answer of `rows`, as far as it is known; 0.0 when idle.
+
+        Without rows: of the smallest request.
+        """
+
+    @property
+    @abstractmethod
+    def work_s(self) -> float:
+        """Predicted seconds until everything that is admitted is answered, if nothing else arrived."""
+
+    @property
+    @abstractmethod
+    def row_s(self) -> float:
+        """Measured seconds between the ends of two rows while others wait; 0.0 before any did."""
+
+    @abstractmethod
     async def submit(self, rows: Sequence[RowT], deadline: float | None = None) -> Completed[OutputT]:
         """Outputs of `rows`, in order. `deadline` is a time of the running loop's clock.
 
@@ -252,10 +279,11 @@ class Scheduler(ABC, Generic[RowT, OutputT]):
                 f"allowed: {self.queue.max_queue_s:g} s",
                 retry_after_s=wait_s - self.queue.max_queue_s,
             )
-        if deadline is not None and now is not None and wait_s > deadline - now:
+        answer_s = 0.0 if deadline is None else self.expected_s(rows)
+        if deadline is not None and now is not None and answer_s > SURE_SHARE * (deadline - now):
             raise OverloadedError(
-                f"the deadline cannot be met: about {wait_s:.2f} s of work go before this request and "
-                f"{deadline - now:.2f} s are left",
+                f"the deadline cannot be met: the answer takes about {answer_s:.2f} s, {wait_s:.2f} s of them other "
+                f"requests' work, and {deadline - now:.2f} s are left",
                 retry_after_s=wait_s,
             )
 

@@ -108,6 +108,23 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
         own_s = sum(self._cost_s(row) for row in rows)
         return self._backlog.before_s(own_s) + turn_s / 2
 
+    def expected_s(self, rows: Sequence[DecodeRequest] = ()) -> float:
+        """The wait and the reading of the prompts. How long an answer becomes, nobody knows."""
+        if not self.is_busy:
+            return 0.0
+        return self.expected_wait_s(rows) + sum(row.n_tokens for row in rows) * self._engine.prompt_token_s
+
+    @property
+    def work_s(self) -> float:
+        running = self._rows_inside - self.waiting_rows
+        answers = self.waiting_rows + running / 2  # what runs has half of its answer before it, on average
+        new_s = answers * self._typical_tokens * self._engine.new_token_s
+        return new_s + self.waiting_tokens * self._engine.prompt_token_s
+
+    @property
+    def row_s(self) -> float:
+        return min(self._typical_tokens, self._turn_tokens) * self._engine.new_token_s
+
     async def submit(self, rows: Sequence[DecodeRequest], deadline: float | None = None) -> Completed[Answer]:
         call = self._enter(rows, deadline, streams=False)
         try:

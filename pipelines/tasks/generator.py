@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from msgspec import Meta
@@ -137,6 +138,8 @@ class Generator:
         positions = _positions(artifact.config(), decoder_only=not self.encodes_source)
         self.window: int = positions or max(_UNBOUNDED_WINDOW, self.defaults.max_length or 0)
         self._vocabulary = int(artifact.config()["vocab_size"])
+        # Slots longer than the window would never be full; on a device they would have memory all the same.
+        slots = replace(slots, max_tokens=max(2, min(slots.max_tokens, self.window)))
         self._engine = open_engine(artifact, session, slots)
         self._turn_tokens = slots.turn_tokens
         if isinstance(self._engine, SlotEngine):

@@ -11,12 +11,14 @@ from typing import Any, ClassVar, Generic, TypeVar
 from pipelines.errors import InvalidInputError
 from pipelines.generation.decoding.request import Step
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.encoder import Encoder, EncoderRow
+from pipelines.runtime.encoder import Encoder
+from pipelines.runtime.rows import EncoderRow
 from pipelines.runtime.session import SessionConfig
 from pipelines.runtime.tokenizer import Tokenizer
 from pipelines.scheduling.cost_model import measure, shapes_within
 from pipelines.scheduling.padded import PaddedScheduler
 from pipelines.scheduling.scheduler import (
+    GPU_BATCHING,
     BatchingConfig,
     OnBatch,
     OutputT,
@@ -98,6 +100,7 @@ class EncoderPipeline(Pipeline[InputT, ParametersT, EncoderRow, OutputT]):
     def __init__(self, artifact: ModelArtifact, config: SessionConfig) -> None:
         super().__init__(artifact)
         self._encoder = Encoder(artifact, config)
+        self._device = config.device
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -109,9 +112,11 @@ class EncoderPipeline(Pipeline[InputT, ParametersT, EncoderRow, OutputT]):
         queue: QueueConfig | None = None,
         on_batch: OnBatch = unreported,
     ) -> PaddedScheduler[EncoderRow, OutputT]:
-        batching = batching or BatchingConfig()
+        batching = batching or (BatchingConfig() if self._device == "cpu" else GPU_BATCHING)
         longest = self._encoder.tokenizer.settings.max_length
         shapes = list(shapes_within(longest, batching.max_batch_tokens, batching.max_batch_size))
-        self._encoder.warm_up(sorted({tokens for _, tokens in shapes}))
-        cost = measure(self.forward, self._encoder.blank_row, shapes, batching.concurrency)
+        self._encoder.warm_up({tokens for _, tokens in shapes})
+        cost = measure(
+            self.forward, self._encoder.blank_row, shapes, batching.concurrency, packed=self._encoder.is_packed
+        )
         return PaddedScheduler(self.forward, batching, cost.model, queue, on_batch, cost)

@@ -9,7 +9,7 @@ from tokenizers import Encoding
 
 from pipelines.misfit import require
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.encoder import EncoderRow
+from pipelines.runtime.rows import EncoderRow
 from pipelines.runtime.session import SessionConfig
 from pipelines.schema import Body, Parameters, Text, parse
 from pipelines.tasks.pipeline import EncoderPipeline
@@ -114,9 +114,8 @@ class QuestionAnsweringPipeline(EncoderPipeline[Question, QuestionAnsweringParam
         return [self._encoder.rows(encodings) for encodings in windows]
 
     def forward(self, rows: Sequence[EncoderRow]) -> list[SpanLogits]:
-        outputs = self._encoder.run(rows)
-        start, end = outputs["start_logits"], outputs["end_logits"]
-        return [SpanLogits(start[i, : row.n_tokens], end[i, : row.n_tokens]) for i, row in enumerate(rows)]
+        outputs = self._encoder.run_tokens(rows)
+        return list(map(SpanLogits, outputs["start_logits"], outputs["end_logits"]))
 
     def postprocess(
         self,

@@ -8,7 +8,8 @@ import numpy as np
 from msgspec import Meta
 
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.encoder import Activation, EncoderRow, activate
+from pipelines.runtime.encoder import Activation, activate
+from pipelines.runtime.rows import EncoderRow
 from pipelines.runtime.session import SessionConfig
 from pipelines.runtime.tokenizer import TextOrPair
 from pipelines.schema import Body, Parameters, Text, parse

@@ -10,7 +10,8 @@ from msgspec import Meta
 
 from pipelines.misfit import require
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.encoder import EncoderRow, activate
+from pipelines.runtime.encoder import activate
+from pipelines.runtime.rows import EncoderRow
 from pipelines.runtime.session import SessionConfig
 from pipelines.runtime.tokenizer import Tokenizer
 from pipelines.schema import OneOrMore, Parameters, Text, parse
@@ -91,8 +92,7 @@ class TokenClassificationPipeline(EncoderPipeline[str, TokenClassificationParame
 
     def forward(self, rows: Sequence[EncoderRow]) -> list[np.ndarray]:
         """The logits of each row, (tokens, labels) float32."""
-        logits = self._encoder.run(rows)["logits"]  # (rows, longest row, labels)
-        return [logits[index, : row.n_tokens] for index, row in enumerate(rows)]
+        return self._encoder.run_tokens(rows)["logits"]
 
     def postprocess(
         self,

@@ -8,10 +8,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
+import onnxruntime
 import psutil
 import pytest
 
 from deployments.cluster.guardian import KILLED
+from tests.artifacts import write_artifact
 from tests.cluster.serving import (
     READY_S,
     STOP_S,
@@ -183,9 +185,19 @@ def test_an_artifact_that_is_missing_is_one_line_that_names_it(tmp_path: Path) -
     assert not any("Ray" in line for line in lines)
 
 
-def test_a_replica_that_cannot_start_is_one_line_with_its_reason(models: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this one has CUDA")
+def test_a_device_that_is_missing_is_one_line_and_nothing_is_started(models: dict[str, Path], tmp_path: Path) -> None:
     cluster = write_cluster(tmp_path, {TASK: models[TASK]}, text_classification={"device": "cuda"})
-    reason = f"sextet: {TASK} did not start: ConfigurationError: device is 'cuda', but this onnxruntime has only"
+
+    lines = failed(cluster)
+
+    assert lines[-1].startswith(f"sextet: {TASK}: device is 'cuda', but this onnxruntime has only")
+    assert not any("Ray" in line for line in lines)
+
+
+def test_a_replica_that_cannot_start_is_one_line_with_its_reason(tmp_path: Path) -> None:
+    cluster = write_cluster(tmp_path, {TASK: write_artifact(tmp_path / "broken")})
+    reason = f"sextet: {TASK} did not start: ArtifactError: {tmp_path}/{TASK}/"
     serving = Serving.start(cluster)
     serving.wait_for("deploying")
     tree = serving.tree()

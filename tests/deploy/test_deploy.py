@@ -40,10 +40,49 @@ def test_kustomize_puts_cluster_yaml_into_the_rayservice(tmp_path: Path) -> None
         one["name"] for one in loaded("../cluster.yaml")["applications"]
     ]
     cluster = service["spec"]["rayClusterConfig"]
-    groups = (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])
-    images = {container["image"] for group in groups for container in group["template"]["spec"]["containers"]}
-    assert len(images) == 1
-    assert not images & {"sextet"}
+    cpu, gpu = cluster["workerGroupSpecs"]
+    head_image, cpu_image, gpu_image = map(image_of, (cluster["headGroupSpec"], cpu, gpu))
+    assert head_image == cpu_image != "sextet"
+    assert gpu_image == f"{cpu_image}-gpu"
+
+
+def image_of(group: Any) -> str:
+    (container,) = group["template"]["spec"]["containers"]
+    return str(container["image"])
+
+
+def test_a_pod_for_gpus_has_one_and_starts_where_a_replica_asks_for_it() -> None:
+    cpu, gpu = loaded("kuberay/rayservice.yaml")["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    (container,) = gpu["template"]["spec"]["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert container["resources"]["requests"] == container["resources"]["limits"]
+    assert "nvidia.com/gpu" not in cpu["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert (gpu["replicas"], gpu["minReplicas"]) == (0, 0)
+    assert loaded("kuberay/rayservice.yaml")["spec"]["rayClusterConfig"]["enableInTreeAutoscaling"] is True
+    # Nodes with GPUs are commonly tainted, so that nothing else is placed there.
+    (toleration,) = gpu["template"]["spec"]["tolerations"]
+    assert toleration == {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+
+
+@pytest.mark.parametrize("runtime", ["cpu", "gpu"])
+def test_the_image_installs_the_locks_and_the_extra_of_its_runtime(runtime: str, tmp_path: Path) -> None:
+    """What the last stage's shell gives pip: locks that exist, with one runtime, and extras that exist."""
+    stage = (DEPLOY / "Dockerfile").read_text(encoding="utf-8").rpartition("\nFROM ")[2]
+    defaults = dict(re.findall(r"^ARG (\w+)=(\S+)$", stage, re.MULTILINE))
+    (install,) = re.findall(r"^RUN (pip install (?:.*\\\n)*.*)", stage, re.MULTILINE)
+    shell = ["bash", "-euc", f"pip() {{ printf '%s\\n' \"$@\"; }}\n{install}"]
+    given = subprocess.run(
+        shell, env={**defaults, "RUNTIME": runtime}, capture_output=True, text=True, check=True
+    ).stdout.split()
+    locks = [given[index + 1] for index, one in enumerate(given) if one == "-r"]
+    assert locks == ["requirements/serve.lock", f"requirements/{runtime}.lock"]
+    assert all((ROOT / lock).is_file() for lock in locks)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    asked = re.fullmatch(r"\.\[(.*)\]", given[-1])
+    assert asked is not None
+    assert asked[1].split(",") == ["serve", runtime]
+    assert {*asked[1].split(",")} <= extras.keys()
+    assert defaults["RUNTIME"] == "cpu"
 
 
 def test_every_node_has_the_version_of_ray_that_the_package_pins() -> None:
@@ -58,6 +97,15 @@ def test_rays_launcher_takes_its_file() -> None:
     prepared = prepare_config(loaded("ray-up.yaml"))
     validate_config(prepared)
     assert prepared["max_workers"] == len(loaded("ray-up.yaml")["provider"]["worker_ips"])
+
+
+def test_rays_launcher_takes_the_image_for_workers_with_gpus() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    text = (DEPLOY / "ray-up.yaml").read_text(encoding="utf-8").replace("# worker_image:", "worker_image:")
+    prepared = prepare_config(yaml.safe_load(text))
+    validate_config(prepared)
+    assert prepared["docker"]["worker_image"] == f"{prepared['docker']['image']}-gpu"
 
 
 def test_every_cluster_that_is_deployed_asks_for_a_token() -> None:

@@ -7,7 +7,8 @@ import numpy as np
 from msgspec import Meta
 
 from pipelines.generation.decoding.request import Cancelled, not_cancelled
-from pipelines.runtime.encoder import EncoderRow, activate
+from pipelines.runtime.encoder import activate
+from pipelines.runtime.rows import EncoderRow
 from pipelines.schema import Parameters, Text, parse
 from pipelines.tasks.pipeline import EncoderPipeline
 from pipelines.tasks.task import Example, Head, Task

@@ -18,7 +18,8 @@ from starlette.types import Message, Receive, Scope, Send
 import pipelines
 from deployments.config import CUT_S
 from deployments.http import request as exchange
-from deployments.task_server import TaskServer
+from deployments.http.arrival import LOAD_HEADER, START_HEADER, clock
+from deployments.task_server import WORK, TaskServer
 from pipelines.errors import ArtifactError, ConfigurationError
 from tests.tiny_checkpoints import CORPUS
 
@@ -188,6 +189,44 @@ def test_a_deadline_that_ran_out_is_a_408_and_the_next_request_is_answered(serve
 
     assert (late.status_code, late.json()["error_type"]) == (408, "timeout")
     assert post(server, {"inputs": "a"}, x_request_timeout_seconds="20").status_code == 200
+
+
+def test_a_deadline_begins_when_the_ingress_had_read_the_head(server: TaskServer) -> None:
+    waited = {START_HEADER: f"{int(1000 * (time.time() - 30))} {clock()}"}
+
+    late = post(server, {"inputs": "a"}, x_request_timeout_seconds="30", **waited)
+
+    assert (late.status_code, late.json()["error_type"]) == (408, "timeout")
+    assert post(server, {"inputs": "a"}, x_request_timeout_seconds="90", **waited).status_code == 200
+
+
+def test_every_answer_tells_the_ingress_what_the_next_request_would_wait(model: Path) -> None:
+    server = started(TASK, model)
+
+    answers = [post(server, {"inputs": "a"}), post(server, {"inputs": 1})]
+
+    assert [answer.status_code for answer in answers] == [200, 400]
+    assert [answer.headers[LOAD_HEADER] for answer in answers] == ["0/30000/0"] * 2
+
+
+def test_the_work_of_a_huge_list_is_what_autoscaling_is_told(model: Path) -> None:
+    server = started(TASK, model, batching={"max_batch_size": 1})
+
+    async def ask(client: httpx.AsyncClient) -> float:
+        most_s = 0.0
+        listed = asyncio.create_task(client.post(f"/{TASK}", json={"inputs": ["some text"] * 900}))
+        while not listed.done():
+            most_s = max(most_s, server.record_autoscaling_stats()[WORK])
+            await asyncio.sleep(0)
+        assert (await listed).status_code == 200
+        return most_s
+
+    before_s = server.record_autoscaling_stats()[WORK]
+    asking(server, lambda client: client.post(f"/{TASK}", json={"inputs": "some text"}))
+    most_s = asking(server, ask)
+
+    assert before_s == server.record_autoscaling_stats()[WORK] == 0.0
+    assert most_s > 100 * server._now.scheduler.row_s > 0.0
 
 
 def test_a_full_queue_is_a_429_that_says_when_to_come_back(model: Path) -> None:

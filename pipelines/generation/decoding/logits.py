@@ -45,6 +45,13 @@ def logits_processors(config: GenerationConfig, prompt_tokens: int) -> list[Logi
     return processors
 
 
+def only_lowers(config: GenerationConfig) -> bool:
+    """Whether no processor of a config ever raises a score: a token stays below those that it is far enough below."""
+    penalties = (config.frequency_penalty, config.presence_penalty, config.count_penalty)
+    forces = config.forced_bos_token_id is not None or config.forced_eos_token_id
+    return config.repetition_penalty >= 1.0 and min(penalties) >= 0.0 and not forces
+
+
 def log_softmax(scores: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """Log-probabilities over the last axis, float32; in `out` where it is given, which may be `scores`."""
     normalized: np.ndarray = np.subtract(scores, scores.max(axis=-1, keepdims=True), out=out, order="C")

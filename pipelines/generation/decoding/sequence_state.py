@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pipelines.generation.decoding.best_tokens import BestTokens, temperature_of, tokens_needed
 from pipelines.generation.decoding.logits import LogitsProcessor, log_softmax, logits_processors, nothing_left
 from pipelines.generation.decoding.request import DecodeRequest, Step
 from pipelines.generation.decoding.sampling import Sampler, draw_each, top, warpers
+from pipelines.generation.decoding.step_logits import RankedLogits, StepLogits
 from pipelines.generation.decoding.stopping import FinishReason, finish_reason
 
 
@@ -82,19 +84,67 @@ def advance(states: Sequence[SequenceState], logits: np.ndarray) -> list[Step | 
         if row in failed:
             steps.append(failed[row])
             continue
-        try:
-            steps.append(_step(one.request, logprobs.get(row), token, one.append(token)))
-        except Exception as error:
-            steps.append(error)
+        steps.append(_appended(one, token, logprobs.get(row)))
     return steps
 
 
-def _step(request: DecodeRequest, logprobs: np.ndarray | None, token: int, reason: FinishReason | None) -> Step:
-    """A step with the logprobs that the request asks for, from those of the vocabulary, (vocab,)."""
-    if logprobs is None:
+def advance_rows(states: Sequence[SequenceState], logits: StepLogits, rows: Sequence[int]) -> list[Step | Exception]:
+    """As `advance`, from the logits in `rows`; where the best tokens decide, no others leave the device."""
+    steps = _from_best(states, logits, rows) if isinstance(logits, RankedLogits) else {}
+    left = [index for index in range(len(states)) if index not in steps]
+    if left:
+        whole = logits.rows([rows[index] for index in left])
+        steps |= zip(left, advance([states[index] for index in left], whole), strict=True)
+    return [steps[index] for index in range(len(states))]
+
+
+def _from_best(
+    states: Sequence[SequenceState], logits: RankedLogits, rows: Sequence[int]
+) -> dict[int, Step | Exception]:
+    """The steps of those states that the most likely tokens decide, by index."""
+    needed: dict[int, int] = {}
+    for index, one in enumerate(states):
+        count = tokens_needed(one.request.config, one.request.top_tokens, processed=bool(one.processors))
+        if count is not None:
+            needed[index] = count
+    if not needed:
+        return {}
+    temperatures = [temperature_of(states[index].request.config) for index in needed]
+    count = min(max(needed.values()), logits.vocab)
+    best = logits.best([rows[index] for index in needed], count, temperatures)
+    steps: dict[int, Step | Exception] = {}
+    for place, index in enumerate(needed):
+        one, total = states[index], float(best.total[place])
+        scores, tokens = best.scores[place], best.tokens[place]
+        some = BestTokens(scores, tokens, float(best.tempered[place]), logits.vocab)
+        if not np.isfinite(total):
+            continue
+        token = some.choose(one.request.config, one.ids, one.processors, one.warpers, one.sampler)
+        if token is not None:
+            steps[index] = _appended(one, token, scores - np.float32(total), tokens)
+    return steps
+
+
+def _appended(
+    state: SequenceState, token: int, logprobs: np.ndarray | None, tokens: np.ndarray | None = None
+) -> Step | Exception:
+    """The step that appends `token`, with the logprobs that the request asks for, or the error of its stop criterion.
+
+    `logprobs` are those of the vocabulary, (vocab,), or of `tokens`, best first.
+    """
+    try:
+        reason = state.append(token)
+    except Exception as error:
+        return error
+    if not state.request.logprobs or logprobs is None:
         return Step(token, finish_reason=reason)
-    best = tuple((int(index), float(logprobs[index])) for index in top(logprobs, request.top_tokens))
-    return Step(token, float(logprobs[token]), best, reason)
+    if tokens is None:
+        shown, own = top(logprobs, state.request.top_tokens), logprobs[token]
+        named = zip(shown, logprobs[shown], strict=True)
+    else:
+        own = logprobs[int(np.flatnonzero(tokens == token)[0])]
+        named = zip(tokens[: state.request.top_tokens], logprobs, strict=False)
+    return Step(token, float(own), tuple((int(index), float(logprob)) for index, logprob in named), reason)
 
 
 def prompt_logprobs(request: DecodeRequest, start: int, logits: np.ndarray) -> list[float]:

@@ -93,11 +93,12 @@ class CausalDecoder:
             "position_ids": np.tile(np.arange(cache.n_tokens, total), (rows, 1)),
             "seqlens_k": np.full(rows, total - 1, np.int32),
             "total_sequence_length": np.asarray(total, np.int32),
-            "logits_at": np.arange(tokens),
+            "logits_at": np.arange(rows * tokens),
             **cache.growing,
         }
         outputs = self._session.run({name: feeds[name] for name in self._session.input_names})
-        return outputs["logits"].astype(np.float32, copy=False), cache.grown(outputs, tokens)
+        logits = outputs["logits"].reshape(rows, tokens, -1).astype(np.float32, copy=False)
+        return logits, cache.grown(outputs, tokens)
 
 
 class EncoderDecoder:

@@ -1,111 +1,135 @@
 """CausalSlots: a decoder-only slot graph (export.graphs.slot_graph) over one preallocated KV cache buffer.
 
 A slot is a row of that buffer, `max_tokens` long. A step reads new tokens into neighbouring slots, each at its own
-length: no row is padded, and no sequence that begins, grows or ends copies any cache.
+length: no row is padded, and no sequence that begins, grows or ends copies any cache. On a device the buffer and the
+logits stay there.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     import onnxruntime
 
-from pipelines.errors import ArtifactError
-from pipelines.generation.slots.buffer_copy import BufferCopy
-from pipelines.generation.slots.lazy_zeros import lazy_zeros
+from pipelines.errors import ArtifactError, first_line
+from pipelines.generation.decoding.step_logits import HostLogits, StepLogits
+from pipelines.generation.slots.captured_steps import CapturedSteps
+from pipelines.generation.slots.device_cache import DeviceCache
+from pipelines.generation.slots.device_logits import DeviceLogits, LogitsReader
+from pipelines.generation.slots.host_cache import HostCache
 from pipelines.runtime.session import InferenceSession
 
+_logger = logging.getLogger(__name__)
 _FED = ("input_ids", "position_ids", "seqlens_k", "total_sequence_length", "logits_at")
+_RUN_TOKENS = {"cpu": 16, "cuda": 1024}
 
 
 class CausalSlots:
-    """Raises ArtifactError for a graph that is no slot graph. Not thread-safe: one thread may read at a time."""
+    """Raises ArtifactError for a graph that is no slot graph. Not thread-safe: one thread may read at a time.
 
-    def __init__(self, session: InferenceSession, slots: int, max_tokens: int) -> None:
+    `on_device` keeps cache and logits where ONNX Runtime alone reaches them; None: where they are not in CPU memory.
+    With the session's `cuda_graphs`, steps of one token are captured (see captured_steps).
+    """
+
+    def __init__(self, session: InferenceSession, slots: int, max_tokens: int, on_device: bool | None = None) -> None:
         self.slots, self.max_tokens = slots, max_tokens
         self._session = session
-        vocab = session.output_shapes["logits"][-1]
+        *axes, vocab = session.output_shapes["logits"]
         caches = [name for name in session.input_names if name not in _FED]
         if not isinstance(vocab, int) or not caches or "seqlens_k" not in session.input_names:
             raise ArtifactError(f"{session.name} does not keep its cache in slots; export it again")
         self.vocab = vocab
-        # Memory is resident from the first write on: an unused slot, or the unused end of one, costs nothing.
-        self._arrays: dict[str, np.ndarray] = {}  # the buffers in CPU memory
-        self._buffers = {name: self._buffer(name) for name in caches}
-        self._copy = None if self._arrays else BufferCopy(self._buffers, session.config)
+        self.run_tokens = _RUN_TOKENS[session.memory]
+        self._numbers_tokens = len(axes) == 1  # earlier exports take `logits_at` of every row: (rows, n, vocab)
+        dtypes = {name: session.input_types[name] for name in caches}
+        shapes = {name: self._shape(name) for name in caches}
+        device = session.memory != "cpu" if on_device is None else on_device
+        self._cache = DeviceCache(dtypes, shapes, session.config) if device else HostCache(dtypes, shapes)
+        self._reader = LogitsReader(vocab, session.config) if device else None
+        self._on_device: tuple[int, onnxruntime.OrtValue | None] = 0, None  # logits: how many rows fit
         self._bindings: dict[tuple[int, int], onnxruntime.IOBinding] = {}
+        self._captured: CapturedSteps | None = None
+        if self._reader is not None and self._numbers_tokens and session.config.cuda_graphs:
+            self._captured = CapturedSteps(session, self._bind_caches, self._reader, slots, max_tokens)
+        # Bound here, so that callers reach the cache's own methods.
+        self.copy, self.save, self.restore = self._cache.copy, self._cache.save, self._cache.restore
 
-    def read(self, first: int, ids: np.ndarray, lengths: np.ndarray, logits_at: np.ndarray) -> np.ndarray:
-        """Read `ids`, (rows, tokens) int64, into the slots from `first` on, which hold `lengths`, (rows,) int64.
+    def step_rows(self, first: int, end: int) -> tuple[int, int]:
+        """As SlotModel.step_rows: what a captured step covers."""
+        return (first, end) if self._captured is None else (0, self._captured.rows(end))
 
-        As SlotModel.read: the logits of the tokens `logits_at`, (n,) int64, of each row: (rows, n, vocab) float32.
-        """
+    def read(
+        self, first: int, ids: np.ndarray, lengths: np.ndarray, logits_at: np.ndarray, counts: np.ndarray | None = None
+    ) -> StepLogits:
+        """As SlotModel.read."""
         rows, tokens = ids.shape
         # A full slot in between reads a token too: it must not write beyond its end.
-        seqlens_k = np.minimum(lengths + tokens, self.max_tokens).astype(np.int32) - 1
+        ends = np.minimum(lengths + (tokens if counts is None else counts), self.max_tokens)
         feeds = {
             "input_ids": ids,
             "position_ids": np.minimum(lengths[:, None] + np.arange(tokens), self.max_tokens - 1),
-            "seqlens_k": seqlens_k,
-            "total_sequence_length": np.asarray(seqlens_k.max() + 1, np.int32),
-            "logits_at": logits_at,
+            "seqlens_k": ends.astype(np.int32) - 1,
         }
-        logits = np.empty((rows, len(logits_at), self.vocab), np.float32)
+        if self._captured is not None and tokens == 1 and self._captured.covers(first, rows):
+            try:
+                return self._captured.read(feeds, int(ends.max()), logits_at.tolist())
+            except Exception as error:  # a step that is read twice writes the same keys and values
+                self._captured = None
+                _logger.warning("%s decodes without CUDA graphs from now on: %s", self._session.name, first_line(error))
+        columns = None if self._numbers_tokens else np.unique(logits_at % tokens)
+        feeds["total_sequence_length"] = np.asarray(ends.max(), np.int32)
+        feeds["logits_at"] = logits_at if columns is None else columns
         binding = self._binding(first, rows)
         for name in _FED:
             if name in self._session.input_names:
                 binding.bind_cpu_input(name, feeds[name])
+        if self._reader is not None and columns is None:
+            address = self._room(len(logits_at))
+            shape = (len(logits_at), self.vocab)
+            binding.bind_output("logits", self._session.memory, 0, np.float32, shape, address)
+            self._session.run_bound(binding)
+            return DeviceLogits(self._reader, address, len(logits_at), range(len(logits_at)))
+        head = (len(logits_at),) if columns is None else (rows, len(columns))
+        logits = np.empty((*head, self.vocab), np.float32)
         binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
         self._session.run_bound(binding)
-        return logits
+        if columns is not None:
+            logits = logits[logits_at // tokens, np.searchsorted(columns, logits_at % tokens)]
+        return HostLogits(logits)
 
     def open(self, sources: Mapping[int, Sequence[int]]) -> Mapping[int, Exception]:
         """As SlotModel.open: nothing, as there is no encoder."""
         return {}
 
-    def copy(self, sources: Sequence[int], targets: Sequence[int], tokens: int, start: int = 0) -> None:
-        """As SlotModel.copy."""
-        if self._copy is not None:
-            self._copy(sources, targets)
-        for array in self._arrays.values():
-            array[targets, :, start:tokens] = array[sources, :, start:tokens]  # the right side is a copy
+    def _shape(self, name: str) -> tuple[int, ...]:
+        _, heads, _, width = (int(size) if isinstance(size, int) else 0 for size in self._session.input_shapes[name])
+        return self.slots, heads, self.max_tokens, width
 
-    def save(self, slot: int, tokens: int) -> Any:
-        """As SlotModel.save."""
-        if self._copy is not None:
-            return self._copy.save(slot)
-        return {name: array[slot, :, :tokens].copy() for name, array in self._arrays.items()}
-
-    def restore(self, slot: int, saved: Any) -> None:
-        """As SlotModel.restore."""
-        if self._copy is not None:
-            self._copy.restore(slot, saved)
-            return
-        for name, array in self._arrays.items():
-            array[slot, :, : saved[name].shape[1]] = saved[name]
-
-    def _buffer(self, name: str) -> "onnxruntime.OrtValue":
+    def _room(self, rows: int) -> int:
+        """The address of device memory for the logits of some rows."""
         import onnxruntime
 
-        _, heads, _, width = (int(size) if isinstance(size, int) else 0 for size in self._session.input_shapes[name])
-        shape, dtype = [self.slots, heads, self.max_tokens, width], self._session.input_types[name]
-        if self._session.memory == "cpu":
-            self._arrays[name] = lazy_zeros(tuple(shape), dtype)
-            return onnxruntime.OrtValue.ortvalue_from_numpy(self._arrays[name])  # the same memory
-        return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, dtype, self._session.memory, 0)
+        fitting, value = self._on_device
+        if value is None or fitting < rows:
+            make = onnxruntime.OrtValue.ortvalue_from_shape_and_type
+            value = make([rows, self.vocab], np.float32, self._session.memory, 0)
+            self._on_device = rows, value
+        return int(value.data_ptr())
 
     def _binding(self, first: int, rows: int) -> "onnxruntime.IOBinding":
         """The binding of neighbouring slots, made once: past and present are the same memory."""
         if (first, rows) not in self._bindings:
-            binding = self._session.binding()
-            for name, buffer in self._buffers.items():
-                dtype = self._session.input_types[name]
-                shape = (rows, *buffer.shape()[1:])
-                start = buffer.data_ptr() + first * int(np.prod(shape[1:])) * dtype.itemsize
-                where = (self._session.memory, 0, dtype, shape, start)
-                binding.bind_input(name, *where)
-                binding.bind_output(name.replace("past_key_values", "present", 1), *where)
-            self._bindings[first, rows] = binding
+            self._bindings[first, rows] = self._bind_caches(first, rows)
         return self._bindings[first, rows]
+
+    def _bind_caches(self, first: int, rows: int) -> "onnxruntime.IOBinding":
+        binding = self._session.binding()
+        for name in self._session.input_names:
+            if name not in _FED:
+                place = self._cache.place(name, first, rows)
+                binding.bind_input(name, *place)
+                binding.bind_output(name.replace("past_key_values", "present", 1), *place)
+        return binding

@@ -23,6 +23,8 @@ class SlotsConfig:
 
     With `prefix_cache`, a prompt that shares a prefix with the content of a slot skips the prefill of that prefix. All
     callers share this cache: the time to the first token can tell a caller that another prompt has the same prefix.
+
+    With `cuda_graphs`, decode steps on the device `cuda` are captured as CUDA graphs (see captured_steps).
     """
 
     slots: Positive = 8
@@ -31,6 +33,7 @@ class SlotsConfig:
     turn_tokens: Positive = 64
     max_paused: Annotated[int, Meta(ge=0)] | None = None
     prefix_cache: bool = True
+    cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
         check_fields(self)

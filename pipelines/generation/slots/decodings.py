@@ -11,7 +11,8 @@ import numpy as np
 from pipelines.generation.decoding.beam_search import BeamSearch
 from pipelines.generation.decoding.logits import LogitsProcessor, logits_processors
 from pipelines.generation.decoding.request import Answer, DecodeRequest, Generation, Step
-from pipelines.generation.decoding.sequence_state import SequenceState, advance
+from pipelines.generation.decoding.sequence_state import SequenceState, advance_rows
+from pipelines.generation.decoding.step_logits import StepLogits
 from pipelines.generation.engine import Job, Scheduled, Share, Steps
 
 
@@ -126,9 +127,11 @@ class Sample(Decoding):
         self.prompt.end(self._sequence, (Generation(tuple(self._steps)),), error)
 
 
-def advance_samples(samples: Sequence[Sample], logits: np.ndarray) -> Iterator[tuple[Sample, Exception | bool]]:
-    """Advance samples by a token, from logits (samples, vocab), which it may overwrite; yields whether each ended."""
-    for sample, step in zip(samples, advance([one.state for one in samples], logits), strict=True):
+def advance_samples(
+    samples: Sequence[Sample], logits: StepLogits, rows: Sequence[int]
+) -> Iterator[tuple[Sample, Exception | bool]]:
+    """Advance samples by a token, each from a row of the logits; yields whether each ended."""
+    for sample, step in zip(samples, advance_rows([one.state for one in samples], logits, rows), strict=True):
         if isinstance(step, Exception):
             yield sample, step
         else:

@@ -11,7 +11,7 @@ concurrent requests: rows do not touch each other, and a paused cache is restore
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -20,13 +20,14 @@ from pipelines.errors import InputTooLongError, InvalidInputError
 from pipelines.generation.decoding.beam_search import advance_all
 from pipelines.generation.decoding.request import DecodeRequest
 from pipelines.generation.decoding.sequence_state import prompt_logprobs
+from pipelines.generation.decoding.step_logits import HostLogits, StepLogits
 from pipelines.generation.engine import PROMPT_TOKEN, DecodeEngine, Job, Line
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.slots.decodings import Beams, Decoding, Sample, SharedPrompt, advance_samples, decodings_of
+from pipelines.generation.slots.prompt_batch import PromptBatch
 from pipelines.generation.slots.slot_model import SlotModel
 from pipelines.generation.slots.slot_table import SlotTable
 
-FIRST_POSITION = np.zeros(1, np.int64)  # `logits_at` of a decoding step, which reads one token per row
 SWAP_TOKENS = 16  # copying so many cached tokens counts as one token of a round's budget
 
 
@@ -215,7 +216,8 @@ class SlotEngine(DecodeEngine[Decoding]):
         missing = len(request.prompt) - int(table.lengths[slot])
         if missing == 0:
             assert prompt.logits is not None
-            self._begin(decoding, prompt.logits.copy())
+            self._decoding.append(decoding)
+            self._advance([decoding], HostLogits(prompt.logits.copy()), {slot: 0})
         elif missing == 1:  # a prompt of one token: the next step reads it
             self._decoding.append(decoding)
         else:
@@ -249,52 +251,53 @@ class SlotEngine(DecodeEngine[Decoding]):
     def _prefill(self) -> None:
         """Prefill prompts, one chunk in all. Prompts take turns, so that a short one need not wait for a long one."""
         while self._prefilling:
-            decoding = self._prefilling[0]
-            missing = len(decoding.prompt.request.prompt) - int(self._table.lengths[decoding.slots[0]])
-            tokens = min(missing, self._chunk_tokens)
-            if missing - tokens == 1 and tokens > 1:  # leave two tokens for the last chunk
-                tokens -= 1
-            if self._budget < tokens:
+            waiting, run_tokens = list(self._prefilling), self._model.run_tokens
+            batch = PromptBatch.next(waiting, self._table, self._budget, self._chunk_tokens, run_tokens)
+            if self._budget < batch.ids.size:
                 return
             self._prefilling.rotate(-1)
-            self._budget -= tokens
+            self._budget -= batch.ids.size
             try:
-                self._read_chunk(decoding, tokens)
+                self._read_prompts(batch)
             except Exception as error:
-                self._end(decoding, error)
+                for decoding in batch.decodings:
+                    self._end(decoding, error)
 
-    def _read_chunk(self, decoding: Decoding, tokens: int) -> None:
-        """Prefill the next `tokens` tokens of a prompt."""
-        prompt, request, slot = decoding.prompt, decoding.prompt.request, decoding.slots[0]
-        start = int(self._table.lengths[slot])
-        ids = np.asarray([request.prompt[start : start + tokens]], np.int64)
-        likely = request.prompt_logprobs and prompt.logits is None  # a second read of a prompt has its logprobs already
-        logits_at = np.arange(tokens) if likely else np.asarray([tokens - 1])
+    def _read_prompts(self, batch: PromptBatch) -> None:
+        """Prefill the tokens of a batch, and begin to decode from the prompts that are read."""
+        shown, first = batch.shown, batch.first
+        logits_at = np.concatenate([row * batch.ids.shape[1] + some for row, some in enumerate(shown)])
         began = time.perf_counter()
         with self._in_model():
-            logits = self._model.read(slot, ids, self._table.lengths[slot : slot + 1], logits_at)[0]
-        if likely:
-            prompt.logprobs += prompt_logprobs(request, start, logits)
-        self._learn("prompt_token_s", time.perf_counter() - began, tokens)
+            logits = self._model.read(first, batch.ids, batch.lengths, logits_at, batch.counts)
+        ends = np.cumsum([len(some) for some in shown]).tolist()
+        read: list[Decoding] = []
+        for row, (decoding, end) in enumerate(zip(batch.decodings, ends, strict=True)):
+            try:
+                self._took(decoding, batch, row, logits, range(end - len(shown[row]), end))
+            except Exception as error:
+                self._end(decoding, error)
+                continue
+            if decoding not in self._prefilling:
+                read.append(decoding)
+        self._learn("prompt_token_s", time.perf_counter() - began, int(batch.counts.sum()))
+        self._advance(read, logits, {first + row: end - 1 for row, end in enumerate(ends)})
+
+    def _took(self, decoding: Decoding, batch: PromptBatch, row: int, logits: StepLogits, shown: range) -> None:
+        """Note that the tokens of a row of a batch were read; `shown` are the rows of its logits."""
+        prompt, start, tokens = decoding.prompt, int(batch.lengths[row]), int(batch.counts[row])
+        if prompt.request.prompt_logprobs and prompt.logits is None:
+            prompt.logprobs += prompt_logprobs(prompt.request, start, logits.rows(shown))
         self._did(decoding.share, PROMPT_TOKEN * tokens)
-        self._table.append(slot, ids[0])
-        if start + tokens == len(request.prompt):
+        self._table.append(batch.first + row, batch.ids[row, :tokens])
+        if start + tokens == len(prompt.request.prompt):
             self._prefilling.remove(decoding)
-            self._begin(decoding, logits[-1:])
+            self._decoding.append(decoding)
 
-    def _begin(self, decoding: Decoding, logits: np.ndarray) -> None:
-        """Begin to decode from the logits, (1, vocab), after the last prompt token."""
-        self._decoding.append(decoding)
-        self._release(decoding.prompt, logits)
-        if isinstance(decoding, Beams):
-            self._advance_beams([decoding], np.repeat(logits, decoding.width, axis=0))
-        elif isinstance(decoding, Sample):
-            self._advance_samples([decoding], logits)
-
-    def _release(self, prompt: SharedPrompt, logits: np.ndarray) -> None:
+    def _release(self, prompt: SharedPrompt, logits: StepLogits, row: int) -> None:
         """Queue the samples that waited for this prefill."""
         if prompt.followers:
-            prompt.logits = logits.copy()
+            prompt.logits = logits.rows([row]).copy()
             with self._lock:
                 self._queue(prompt.followers)
             prompt.followers = []
@@ -306,14 +309,15 @@ class SlotEngine(DecodeEngine[Decoding]):
         readings = [decoding.reading for decoding in self._decoding]
         slots = [slot for some, _ in readings for slot in some]
         tokens = [token for _, some in readings for token in some]
-        first, end = min(slots), max(slots) + 1
+        first, end = self._model.step_rows(min(slots), max(slots) + 1)
         # Slots in between read a token too, written where their next token overwrites it.
         ids = np.zeros((end - first, 1), np.int64)
         ids[np.asarray(slots) - first, 0] = tokens
+        rows = {slot: row for row, slot in enumerate(sorted(slots))}
         began = time.perf_counter()
         try:
             with self._in_model():
-                logits = self._model.read(first, ids, self._table.lengths[first:end], FIRST_POSITION)[:, 0]
+                logits = self._model.read(first, ids, self._table.lengths[first:end], np.asarray([*rows]) - first)
         except Exception as error:
             for decoding in list(self._decoding):
                 self._end(decoding, error)
@@ -322,20 +326,21 @@ class SlotEngine(DecodeEngine[Decoding]):
         for decoding, (some, _) in zip(self._decoding, readings, strict=True):
             decoding.turn_tokens += 1
             self._did(decoding.share, len(some))
-        for decoding, (some, _) in zip(self._decoding, readings, strict=True):
-            self._release(decoding.prompt, logits[some[0] - first : some[0] - first + 1])
-        beams = [decoding for decoding in self._decoding if isinstance(decoding, Beams)]
-        samples = [decoding for decoding in self._decoding if isinstance(decoding, Sample)]
-        if beams:
-            self._advance_beams(beams, logits[[slot - first for one in beams for slot in one.rows]])
-        samples.sort(key=lambda sample: sample.slots)
-        rows = [sample.slots[0] - first for sample in samples]
-        self._advance_samples(samples, logits if len(rows) == len(logits) else logits[rows])
+        self._advance(list(self._decoding), logits, rows)
         self._learn("new_token_s", time.perf_counter() - began, len(slots))
 
-    def _advance_samples(self, samples: Sequence[Sample], logits: np.ndarray) -> None:
-        """Choose the next tokens from logits, (samples, vocab) float32, and end the samples that are complete."""
-        for sample, outcome in advance_samples(samples, logits):
+    def _advance(self, some: Sequence[Decoding], logits: StepLogits, rows: Mapping[int, int]) -> None:
+        """Choose the next tokens of decodings from the logits; `rows` says in which row those of each slot are.
+
+        Decodings that are complete, or fail, end.
+        """
+        for one in some:
+            self._release(one.prompt, logits, rows[one.slots[0]])
+        beams = [one for one in some if isinstance(one, Beams)]
+        samples = sorted((one for one in some if isinstance(one, Sample)), key=lambda one: rows[one.slots[0]])
+        if beams:
+            self._advance_beams(beams, logits.rows([rows[slot] for one in beams for slot in one.rows]))
+        for sample, outcome in advance_samples(samples, logits, [rows[one.slots[0]] for one in samples]):
             if isinstance(outcome, Exception):
                 self._end(sample, outcome)
             elif outcome:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 from pipelines.errors import ArtifactError, InputTooLongError
+from pipelines.generation.decoding.step_logits import HostLogits
 from pipelines.generation.slots.lazy_zeros import lazy_zeros
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import InferenceSession, SessionConfig
@@ -54,6 +55,7 @@ class Seq2SeqSlots:
 
     def __init__(self, sessions: Seq2SeqSessions, slots: int, max_tokens: int, max_source_tokens: int) -> None:
         self.slots, self.max_tokens, self.vocab = slots, max_tokens, sessions.vocab
+        self.run_tokens = _RUN_TOKENS
         self._sessions = sessions
         parts, heads, width = len(sessions.own), sessions.heads, sessions.width
         # Memory is resident from the first write on: lengths that no text reaches cost nothing.
@@ -80,11 +82,14 @@ class Seq2SeqSlots:
             opened = opened[count:]
         return failed
 
-    def read(self, first: int, ids: np.ndarray, lengths: np.ndarray, logits_at: np.ndarray) -> np.ndarray:
-        """Read `ids`, (rows, tokens) int64, into the slots from `first` on, which hold `lengths`, (rows,) int64.
+    def step_rows(self, first: int, end: int) -> tuple[int, int]:
+        """As SlotModel.step_rows."""
+        return first, end
 
-        As SlotModel.read: the logits of the tokens `logits_at`, (n,) int64, of each row: (rows, n, vocab) float32.
-        """
+    def read(
+        self, first: int, ids: np.ndarray, lengths: np.ndarray, logits_at: np.ndarray, counts: np.ndarray | None = None
+    ) -> HostLogits:
+        """As SlotModel.read, token by token; padding is read, too, behind the content of its row."""
         rows, tokens = ids.shape
         bound = self._binding(first, rows)
         bound.source_seqlens_k[:] = self._source_lengths[first : first + rows] - 1
@@ -97,8 +102,9 @@ class Seq2SeqSlots:
             bound.total[...] = bound.seqlens_k.max() + 1
             bound.binding.bind_output("logits", "cpu", 0, np.float32, logits.shape[1:], logits[token].ctypes.data)
             self._sessions.decoder.run_bound(bound.binding)
-        wanted = logits if tokens == len(logits_at) == 1 else logits[logits_at]
-        return wanted.swapaxes(0, 1)
+        if tokens == 1:
+            return HostLogits(HostLogits(logits[0]).rows(logits_at.tolist()))
+        return HostLogits(logits[logits_at % tokens, logits_at // tokens])
 
     def copy(self, sources: Sequence[int], targets: Sequence[int], tokens: int, start: int = 0) -> None:
         """As SlotModel.copy; a source that the target holds already is not copied."""

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from pipelines.generation.decoding.step_logits import StepLogits
+
 
 class SlotModel(Protocol):
     """One thread at a time calls these. A call that raises changes no slot but those that it names.
@@ -29,11 +31,22 @@ class SlotModel(Protocol):
     def vocab(self) -> int:
         """The size of the vocabulary; a token id outside it fails all rows of a read."""
 
-    def read(self, first: int, ids: np.ndarray, lengths: np.ndarray, logits_at: np.ndarray) -> np.ndarray:
+    @property
+    def run_tokens(self) -> int:
+        """As many padding tokens cost as much as a read of its own."""
+
+    def step_rows(self, first: int, end: int) -> tuple[int, int]:
+        """The slots that a read of one token should cover in place of those from `first` to `end`, which are in it."""
+
+    def read(
+        self, first: int, ids: np.ndarray, lengths: np.ndarray, logits_at: np.ndarray, counts: np.ndarray | None = None
+    ) -> StepLogits:
         """Read `ids`, (rows, tokens) int64, into the slots from `first` on, which hold `lengths`, (rows,) int64.
 
-        Returns the logits of the tokens `logits_at`, (n,) int64, of each row: (rows, n, vocab) float32, which the
-        caller may overwrite. The content of a slot after its length is lost. `lengths + tokens <= max_tokens`.
+        Returns the logits of the tokens `logits_at`, (n,) int64, which number those of `ids` row by row, as n rows.
+        `counts`, (rows,) int64, says how many tokens each row has; what follows is padding, and the longest row has
+        none. Without it no row is padded. Several rows of several tokens must all begin: `lengths` are 0. The content
+        of a slot after its tokens is lost. `lengths + counts <= max_tokens`.
         """
 
     def open(self, sources: Mapping[int, Sequence[int]]) -> Mapping[int, Exception]:

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from deployments.http import middleware
+from deployments.http.arrival import START_HEADER, clock
 from deployments.http.middleware import RenameDeadline
 from deployments.http.request import DEADLINE_HEADER as PUBLIC
 from deployments.http.request import HIDDEN_DEADLINE_HEADER as PRIVATE
@@ -90,6 +92,13 @@ def test_that_answer_has_a_request_id_too(own: dict[str, str]) -> None:
 
 def test_an_answer_that_has_begun_is_not_cut_off() -> None:
     assert ask(answer, {PUBLIC: "0.01"}) == (200, json.dumps({PRIVATE: "0.01"}).encode())
+
+
+def test_the_time_that_a_request_waited_before_counts() -> None:
+    started_at = time.perf_counter()
+    stamp = f"{int(1000 * (time.time() - 50))} {clock()}"
+    assert ask(wait, {PUBLIC: "50", START_HEADER: stamp})[0] == 408
+    assert time.perf_counter() - started_at < 40
 
 
 def test_a_timeout_of_the_application_is_its_own() -> None:

@@ -16,12 +16,12 @@ from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig,
 from ray.serve.config import HTTPOptions, gRPCOptions
 
 from deployments.cluster.ray_environment import spare_port
+from deployments.http.arrival import clock
 from deployments.ingress import haproxy
 from deployments.ingress.aliases import aliases
 from deployments.ingress.config import ConnectionLimits, IngressConfig
 from deployments.ingress.limits import max_connections
-from deployments.ingress.probes import probes
-from deployments.ingress.rewrite import APPLICATION, REPLICA, Alias, RewriteError, Settings, rewrite
+from deployments.ingress.rewrite import APPLICATION, SERVER, Alias, RewriteError, Settings, rewrite
 from deployments.ingress.settings import settings
 from tests.deployments.ingress.running import command
 
@@ -68,8 +68,10 @@ def test_of_rays_file_these_lines_are_changed_and_no_others(written: Written, tm
     before = text_of(written())
 
     ours = replace(settings(IngressConfig(), tmp_path), aliases=ALIASED.aliases)
-    changes = difflib.ndiff(before.splitlines(), rewrite(before, ours, NODE).splitlines())
+    after = rewrite(before, ours, NODE).replace(clock(), "<clock>")
+    changes = difflib.ndiff(before.splitlines(), after.splitlines())
 
+    longest_first = sorted(APPLICATIONS, key=lambda name: len(APPLICATIONS[name]), reverse=True)
     errors = text_of(written()).split("errorfile 502 ")[1].splitlines()[0]
     assert [f"{line[0]} {line[1:].strip()}" for line in changes if line[0] in "+-"] == [
         "+ # rewritten by sextet",
@@ -89,19 +91,27 @@ def test_of_rays_file_these_lines_are_changed_and_no_others(written: Written, tm
         *(f"- errorfile {status} {errors}" for status in (502, 503, 504)),
         "- bind :9101",
         "+ bind 127.0.0.1:9101",
-        "+ http-after-response set-header connection close if { var(proc.draining) -m bool }",
-        f'+ http-request return status 503 errorfile "{tmp_path}/ending.http" if {{ var(proc.refusing) -m bool }}',
-        *(f"+ {line}" for line in probes().frontend),
+        *(f"+ {line}" for line in ours.lines.frontend),
         r"+ http-request replace-path ^/v1(/.*)?$ /text-generation/v1\1 if { path_beg /v1 }",
         *(
-            f"+ {line.replace(APPLICATION, name).replace(REPLICA, f'replica-{name}')}"
-            for name in ("text-classification", "text-generation")
-            for line in (*probes().replica, *probes().application)
+            f"+ {line.replace(APPLICATION, name).replace(SERVER, f'replica-{name}')}"
+            for name in ("text-classification", "text-generation")  # not the gateway; in our order
+            for line in (*ours.lines.replica, *ours.lines.application)
         ),
-        *(f"+ {line}" for line in probes().gateway),
+        *(f"+ {line}" for line in ours.lines.gateway),
+        *(f"+ {line}" for number, name in enumerate(longest_first) for line in of_backend(ours, number, name)),
         "- bind *:8404",
         "+ bind 127.0.0.1:8404",
     ]
+
+
+def of_backend(ours: Settings, number: int, name: str) -> list[str]:
+    """The lines of a backend with one replica and the fallback proxy, which has none of its own."""
+    names = {"<backend>": f"http-{name}", "<backend number>": str(number), "<server number>": "0"}
+    text = "\n".join(ours.lines.backend)
+    for placeholder, value in (names | {"<server>": f"replica-{name}"}).items():
+        text = text.replace(placeholder, value)
+    return text.splitlines()
 
 
 def test_a_file_that_was_rewritten_stays_as_it_is(written: Written) -> None:

@@ -1,11 +1,13 @@
 """Precisions and optimization levels: what they do to a graph, and which do not go together."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
@@ -90,6 +92,42 @@ def test_int4_without_slots_is_refused_with_the_reason(checkpoint: Make, tmp_pat
         args = ExportArgs(str(checkpoint(architecture, task)), task, tmp_path / "artifact", precision="int4")
         with pytest.raises(ConfigurationError, match=f"precision int4 .*{reason}; use --precision int8"):
             export_checkpoint(args)
+        with pytest.raises(ConfigurationError, match=f"precision int4 .*{reason}; use --precision fp16"):
+            export_checkpoint(replace(args, device="cuda"))
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "gpt_neo", "llama", "qwen2"])
+@pytest.mark.parametrize("precision", ["fp16", "int4"])
+def test_slots_for_cuda_are_halves_that_no_product_quantizes(architecture: str, precision: str, exported: Make) -> None:
+    """CUDA's attention over slots and its products of int4 weights read fp16 alone."""
+    artifact = ModelArtifact.open(exported(architecture, "text-generation", precision, device="cuda"))
+
+    manifest = artifact.manifest
+    assert manifest.cache == "slots"
+    assert manifest.quantization == ({"block_size": 32, "accuracy_level": 0} if precision == "int4" else {})
+    model = onnx.shape_inference.infer_shapes(onnx.load(artifact.graph("model")))
+    half, whole = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    ports = {one.name: one.type.tensor_type.elem_type for one in (*model.graph.input, *model.graph.output)}
+    assert ports["logits"] == whole
+    assert {kind for name, kind in ports.items() if name.startswith(("past", "present"))} == {half}
+    assert stored_bytes(artifact.path / "model.onnx").get(whole, 0) == 0
+    operators = {node.op_type for node in nodes(model.graph)}
+    assert ("MatMulNBits" in operators) == (precision == "int4")
+    assert not operators & {"If", "Loop", "DynamicQuantizeLinear", "MatMulInteger"}
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this one has CUDA")
+def test_the_card_says_that_graphs_for_cuda_were_compared_on_the_cpu(exported: Make) -> None:
+    artifact = ModelArtifact.open(exported("llama", "text-generation", "fp16", device="cuda"))
+
+    assert artifact.manifest.device == "cuda"
+    assert artifact.manifest.parity.compared_on == "CPU"
+    assert "| Compared on | CPU |" in (artifact.path / "README.md").read_text(encoding="utf-8")
+
+
+def test_fp32_for_cuda_has_no_slots(exported: Make) -> None:
+    """CUDA's attention over slots has no kernel for it: ONNX Runtime would run it on the CPU, and copy."""
+    assert ModelArtifact.open(exported("llama", "text-generation", device="cuda")).manifest.cache == "plain"
 
 
 def test_blocks_of_four_bits_are_what_the_operator_reads(tmp_path: Path) -> None:
@@ -182,7 +220,6 @@ def test_tied_weights_are_stored_once(architecture: str, task: str, precision: s
         ({"precision": "int8", "device": "cuda"}, r"int8 is for the CPU: CUDA has no kernels .* use --precision fp16"),
         ({"precision": "fp16"}, r"fp16 is for CUDA: a CPU converts .* use --precision int8 or fp32"),
         ({"precision": "int2"}, r"precision is 'int2'; allowed: fp32, fp16, int8, int4"),
-        ({"precision": "int4", "device": "cuda"}, r"int4 is for the CPU: .* use --precision fp16 with --device cuda"),
         ({"precision": "int4", "optimize": "O2"}, r"int4 is for graphs that decode in slots, and optimize O2 does not"),
         ({"device": "tpu"}, r"device is 'tpu'; allowed: cpu, cuda"),
         ({"optimize": "O5"}, r"optimize is 'O5'; allowed: O1, O2, O3, O4"),

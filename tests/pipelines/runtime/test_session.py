@@ -1,5 +1,6 @@
 """InferenceSession: what it shows of a graph, and what it refuses."""
 
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,7 +13,14 @@ import pytest
 
 from pipelines.errors import ArtifactError, ConfigurationError
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import Engine, InferenceSession, SessionConfig, provider_options
+from pipelines.runtime.session import (
+    Engine,
+    InferenceSession,
+    SessionConfig,
+    check_memory,
+    out_of_memory,
+    provider_options,
+)
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +84,8 @@ def test_cuda_keeps_fp32_exact_and_never_takes_the_attention_kernel_that_reads_o
 
 
 def test_a_bounded_arena_grows_by_what_is_asked_and_cuda_graphs_are_asked_for() -> None:
-    config = SessionConfig(device="cuda", gpu_mem_limit_bytes=2**30, cuda_graphs=True)
-    options = provider_options("CUDAExecutionProvider", config)
+    config = SessionConfig(device="cuda", gpu_mem_limit_bytes=2**30)
+    options = provider_options("CUDAExecutionProvider", config, captures=True)
     assert options["gpu_mem_limit"] == "1073741824"
     assert options["arena_extend_strategy"] == "kSameAsRequested"
     assert options["enable_cuda_graph"] == "1"
@@ -96,7 +104,7 @@ def test_a_tensorrt_engine_covers_every_shape_of_the_inputs_that_the_graph_has(g
 
 def test_a_run_on_bound_memory_reads_what_it_holds_now(graph: Path) -> None:
     """On a CPU, where a `graph_id` does nothing: what a CUDA graph replays is read from the same addresses."""
-    session = InferenceSession(graph, SessionConfig(cuda_graphs=True))
+    session = InferenceSession(graph, SessionConfig(), captures=True)
     binding, bound = session.binding(), feeds(2, 5)
     for name, array in bound.items():
         binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array))
@@ -106,3 +114,35 @@ def test_a_run_on_bound_memory_reads_what_it_holds_now(graph: Path) -> None:
         bound["input_ids"][:] = token
         session.run_bound(binding, graph_id=1)
         np.testing.assert_allclose(logits, session.run(bound)["logits"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Status Message: bfc_arena.cc:368 Available memory of 1024 is smaller than requested bytes of 2048",
+        "Status Message: bfc_arena.cc:376 Failed to allocate memory for requested buffer of size 2830172160",
+        "CUDA failure 2: out of memory ; GPU=0",
+    ],
+)
+def test_a_run_without_memory_names_the_bound_and_what_to_do(said: str) -> None:
+    config = SessionConfig(device="cuda", gpu_mem_limit_bytes=2**27, arenas=2)
+    error = out_of_memory(RuntimeError(said), config)
+    assert re.fullmatch(
+        r"the GPU has no memory for this batch \(gpu_mem_limit_bytes is 134217728; .*\); raise it, or lower "
+        r"batching.max_batch_tokens",
+        str(error),
+    )
+    assert out_of_memory(RuntimeError(said), SessionConfig()) is None
+    assert out_of_memory(RuntimeError("indices element out of data bounds"), config) is None
+
+
+def test_weights_that_alone_exceed_the_bound_are_refused_before_they_are_loaded(graph: Path) -> None:
+    size = sum(file.stat().st_size for file in graph.parent.glob(f"{graph.name}*"))
+    check_memory(graph, SessionConfig(device="cuda", gpu_mem_limit_bytes=2 * size, arenas=2))
+    check_memory(graph, SessionConfig(gpu_mem_limit_bytes=1))
+    with pytest.raises(ConfigurationError) as caught:
+        check_memory(graph, SessionConfig(device="cuda", gpu_mem_limit_bytes=2 * size - 1, arenas=2))
+    assert str(caught.value) == (
+        f"gpu_mem_limit_bytes is {2 * size - 1}, and the weights alone take {2 * size}, twice as CUDA graphs need "
+        "them; cuda_graphs: false halves that"
+    )

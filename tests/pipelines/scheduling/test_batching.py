@@ -1,6 +1,6 @@
 """What the cost model makes of a queue of rows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipelines.scheduling.batching import cut
 from pipelines.scheduling.cost_model import CostModel
@@ -35,3 +35,17 @@ def test_few_waiting_rows_go_in_small_batches_since_each_waits_for_the_rest_of_i
 def test_a_row_joins_only_where_its_padding_costs_less_than_a_batch_of_its_own() -> None:
     assert first_batch(CPU, 20, 200, 30) == [20, 30]
     assert first_batch(GPU, 20, 200, 30) == [20, 30, 200]
+
+
+def test_a_packed_batch_takes_rows_of_any_length_in_their_order() -> None:
+    packed = replace(GPU, packed=True)
+    assert first_batch(packed, 20, 200, 30, 500) == [20, 200, 30, 500]
+    assert first_batch(packed, 20, 200, 30, 500, tokens=300) == [20, 200, 30]
+    assert first_batch(packed, 20, 200, 30, 500, size=2) == [20, 200]
+    assert first_batch(packed, 500, 20, tokens=300) == [500]
+
+
+def test_a_packed_batch_ends_as_a_padded_one_does_where_more_rows_save_nothing() -> None:
+    for cost in (CPU, GPU):
+        for lengths in ([384] * 64, [16] * 64, [64] * 4):
+            assert first_batch(replace(cost, packed=True), *lengths) == first_batch(cost, *lengths)

@@ -18,7 +18,7 @@ from pipelines.scheduling.cost_model import (
     shapes_within,
 )
 from pipelines.scheduling.padded import PaddedScheduler
-from pipelines.scheduling.scheduler import BatchingConfig
+from pipelines.scheduling.scheduler import GPU_BATCHING, BatchingConfig
 
 QUIET = CostModel(start_s=0.008, token_s=0.0003, pair_s=2e-7)
 PRICES = st.floats(1e-9, 1.0)
@@ -104,3 +104,30 @@ def test_batches_of_one_shape_keep_what_was_measured_of_the_others() -> None:
         learned.note(Measurement(1, 16, QUIET.batch_s(1, 16)))
 
     assert learned.model.start_s == pytest.approx(QUIET.start_s, rel=0.01)
+
+
+def test_a_packed_batch_costs_what_its_tokens_and_pairs_cost() -> None:
+    packed = CostModel(start_s=0.008, token_s=0.0003, pair_s=2e-7, packed=True)
+    lengths = [3, 200, 57]
+    each_s = [packed.row_s(n) for n in lengths]
+    assert packed.batch_s(*packed.shape(lengths)) == pytest.approx(packed.start_s + sum(each_s))
+    assert packed.padded_tokens(lengths) == 260
+    assert packed.shape([64] * 8) == (8, 64)
+    assert QUIET.shape(lengths) == (3, 200)
+    assert QUIET.padded_tokens(lengths) == 600
+
+
+def test_a_packed_model_stays_packed_when_it_learns() -> None:
+    learned = LearnedCost(measured(QUIET), packed=True)
+    shape = learned.model.shape([5, 60, 300])
+    for _ in range(REFIT):
+        learned.note(Measurement(*shape, seconds=0.1))
+    assert learned.model.packed
+    assert learned.model.batch_s(*shape) == pytest.approx(0.1, rel=0.5)
+
+
+def test_large_batches_are_measured_where_they_are_allowed() -> None:
+    assert max(rows for rows, _ in shapes_within(512, 4096, 32)) == 16
+    large = list(shapes_within(512, GPU_BATCHING.max_batch_tokens, GPU_BATCHING.max_batch_size))
+    assert (256, 128) in large
+    assert max(rows * tokens for rows, tokens in large) == GPU_BATCHING.max_batch_tokens

@@ -391,6 +391,69 @@ def test_of_a_list_only_its_share_goes_before_a_short_request() -> None:
     assert many == pytest.approx(100, rel=0.1)  # all of it
 
 
+def test_a_request_is_refused_for_its_own_work_where_that_outlasts_its_deadline() -> None:
+    model = Model()
+
+    async def scenario() -> None:
+        scheduler = PaddedScheduler(model.forward, cost=SECONDS)
+        first = await held(model, scheduler)
+        deadline = asyncio.get_running_loop().time() + 50
+        with pytest.raises(
+            OverloadedError, match="the answer takes about 100.00 s, 0.00 s of them other requests' work"
+        ):
+            await scheduler.submit([Line(1000)] * 100, deadline)
+        with pytest.raises(OverloadedError, match="the deadline cannot be met"):  # a prediction is not that sure
+            await scheduler.submit([Line(1000)] * 45, deadline)
+        scheduler.admit([Line(1000)] * 35, deadline, asyncio.get_running_loop().time())
+        model.gate.set()
+        await first
+        assert (await scheduler.submit([Line(1000)] * 100, deadline)).outputs  # idle: worth a try
+
+    run(scenario)
+
+
+def test_work_counts_what_waits_in_seconds_whatever_the_number_of_requests() -> None:
+    model = Model()
+
+    async def scenario() -> tuple[float, float, float]:
+        scheduler = PaddedScheduler(model.forward, cost=SECONDS)
+        idle_s = scheduler.work_s
+        first = await held(model, scheduler)
+        short = asyncio.create_task(scheduler.submit([Line(1)]))
+        await until(lambda: scheduler.waiting_tokens == 1)
+        short_s = scheduler.work_s
+        large = asyncio.create_task(scheduler.submit([Line(1000)] * 100))
+        await until(lambda: scheduler.waiting_tokens == 100_001)
+        large_s = scheduler.work_s
+        model.gate.set()
+        await asyncio.gather(first, short, large)
+        return idle_s, short_s, large_s
+
+    idle_s, short_s, large_s = run(scenario)
+    assert idle_s == 0.0
+    assert short_s == pytest.approx(0.001, abs=0.001)
+    assert large_s == pytest.approx(100, rel=0.1)
+
+
+def test_the_time_of_a_row_is_that_between_two_batches_while_rows_wait() -> None:
+    model = Model()
+
+    async def scenario() -> tuple[float, float]:
+        scheduler = PaddedScheduler(model.forward, BatchingConfig(max_batch_size=2), SECONDS)
+        await scheduler.submit([Line(1)])
+        alone_s = scheduler.row_s  # nothing waited: the time until the next batch says nothing
+        first = await held(model, scheduler)
+        waiting = asyncio.create_task(scheduler.submit([Line(1)] * 4))
+        await until(lambda: scheduler.waiting_tokens == 4)
+        model.gate.set()
+        await asyncio.gather(first, waiting)
+        return alone_s, scheduler.row_s
+
+    alone_s, busy_s = run(scenario)
+    assert alone_s == 0.0
+    assert busy_s > 0.0
+
+
 @pytest.mark.parametrize("concurrency", [1, 2])
 def test_requests_take_turns_whatever_their_number_of_rows(concurrency: int) -> None:
     model = Model()

@@ -154,6 +154,22 @@ def test_a_deadline_ends_a_request_and_frees_its_slot(generator: Any) -> None:
     run(scenario)
 
 
+def test_work_counts_every_answer_that_is_not_there_yet(generator: Any) -> None:
+    async def scenario() -> list[float]:
+        scheduler: SlotScheduler = generator.scheduler()
+        await scheduler.submit(rows(generator, "a", max_new_tokens=8))
+        work_s = [scheduler.work_s]
+        for n in (1, 20):
+            stream = scheduler.stream(rows(generator, *["The film was long"] * n, max_new_tokens=200))
+            work_s.append(scheduler.work_s)
+            await stream.aclose()
+        return work_s
+
+    idle_s, one_s, twenty_s = run(scenario)
+    assert idle_s == 0.0
+    assert twenty_s > 10 * one_s > 0.0
+
+
 def test_many_short_chats_without_a_budget_are_not_refused_for_what_they_might_write(generator: Any) -> None:
     """Each may fill the window; what counts is what it reads, and how long answers are lately."""
 

@@ -47,8 +47,8 @@ def test_a_stream_waits_for_one_chunk_at_most_however_many_prompts_come(
     engine.generate_all([greedy([5], 120), *(greedy(prompt, 3) for prompt in prompts)])
     steps = [place for place, (_, tokens) in enumerate(decoder.reads) if tokens == 1]
     between = [decoder.reads[one + 1 : other] for one, other in pairwise(steps)]
-    assert max(sum(tokens for _, tokens in reads) for reads in between) == CHUNK_TOKENS
-    assert sum(len(reads) > 1 for reads in between) > 0  # short prompts share a chunk
+    assert max(sum(rows * tokens for rows, tokens in reads) for reads in between) == CHUNK_TOKENS
+    assert sum(len(reads) > 1 or any(rows > 1 for rows, _ in reads) for reads in between) > 0  # prompts share a chunk
 
 
 @pytest.mark.parametrize("chunk_tokens", [1, 2, 3])

@@ -20,7 +20,7 @@ from pipelines.generation.slots.seq2seq import Seq2SeqSessions, Seq2SeqSlots
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import SessionConfig
 from tests.pipelines.generation.models import SLOTS, WINDOW, changes_of
-from tests.pipelines.generation.slots.recording import RecordingDecoder, broken_after
+from tests.pipelines.generation.slots.recording import RecordingDecoder, broken_after, logits_of
 from tests.pipelines.generation.slots.test_rounds import wait_for
 from tests.pipelines.generation.slots.test_slot_engine import Engines, SlotEngines, assert_same, idle
 from tests.tiny_checkpoints import ENCODER_DECODERS
@@ -131,10 +131,10 @@ def test_slots_that_change_places_go_on_with_their_tokens_and_their_sources(
 ) -> None:
     slots = decoder(architecture)
     assert not slots.open({0: (5, 6, 7), 1: (8,) * 50})
-    slots.read(0, np.asarray([[START], [START]]), np.zeros(2, np.int64), LAST)
-    expected = slots.read(0, np.asarray([[40], [41]]), np.ones(2, np.int64), LAST)
+    logits_of(slots, 0, np.asarray([[START], [START]]), np.zeros(2, np.int64), LAST)
+    expected = logits_of(slots, 0, np.asarray([[40], [41]]), np.ones(2, np.int64), LAST)
     slots.copy([0, 1], [1, 0], 1)
-    swapped = slots.read(0, np.asarray([[41], [40]]), np.ones(2, np.int64), LAST)
+    swapped = logits_of(slots, 0, np.asarray([[41], [40]]), np.ones(2, np.int64), LAST)
     np.testing.assert_allclose(swapped, expected[::-1], atol=1e-5)
 
 
@@ -143,9 +143,9 @@ def test_tokens_read_at_once_give_the_logits_that_they_give_one_by_one(
 ) -> None:
     slots = decoder("t5")
     assert not slots.open({2: (5, 6, 7)})
-    together = slots.read(2, np.asarray([[START, 40, 41]]), np.zeros(1, np.int64), np.asarray([0, 2]))
+    together = logits_of(slots, 2, np.asarray([[START, 40, 41]]), np.zeros(1, np.int64), np.asarray([0, 2]))
     one_by_one = [
-        slots.read(2, np.asarray([[token]]), np.asarray([place]), LAST)[0, 0]
+        logits_of(slots, 2, np.asarray([[token]]), np.asarray([place]), LAST)[0, 0]
         for place, token in enumerate((START, 40, 41))
     ]
     np.testing.assert_allclose(together[0], [one_by_one[0], one_by_one[2]], atol=1e-5)
@@ -160,17 +160,17 @@ def test_sources_that_are_encoded_together_are_encoded_as_each_alone(
     alone = []
     for slot, one in enumerate(sources):
         assert not slots.open({slot: one})
-        alone.append(slots.read(slot, prompts[:1], lengths[:1], LAST)[0])
+        alone.append(logits_of(slots, slot, prompts[:1], lengths[:1], LAST)[0])
     assert not slots.open(dict(enumerate(sources)))
-    np.testing.assert_allclose(slots.read(0, prompts, lengths, LAST), alone, atol=1e-5)
+    np.testing.assert_allclose(logits_of(slots, 0, prompts, lengths, LAST), alone, atol=1e-5)
 
 
 def test_slots_that_are_nobodys_may_be_empty_or_full(decoder: Callable[[str], Seq2SeqSlots]) -> None:
     slots = decoder("marian")
     assert not slots.open({1: (5, 6, 7)})
-    alone = slots.read(1, np.asarray([[START]]), np.zeros(1, np.int64), LAST)
+    alone = logits_of(slots, 1, np.asarray([[START]]), np.zeros(1, np.int64), LAST)
     lengths = np.asarray([0, 0, slots.max_tokens])
-    beside = slots.read(0, np.full((3, 1), START), lengths, LAST)
+    beside = logits_of(slots, 0, np.full((3, 1), START), lengths, LAST)
     assert np.isfinite(beside).all()
     np.testing.assert_allclose(beside[1], alone[0], atol=1e-5)
 
@@ -179,10 +179,10 @@ def test_a_source_that_the_encoder_fails_on_fails_alone(decoder: Callable[[str],
     slots = decoder("bart")
     prompts, lengths = np.full((3, 1), START), np.zeros(3, np.int64)
     assert not slots.open({0: (5, 6, 7), 1: (9,), 2: (8, 9, 10)})
-    alone = slots.read(0, prompts, lengths, LAST)
+    alone = logits_of(slots, 0, prompts, lengths, LAST)
     failed = slots.open({0: (8, 9, 10), 1: (5, 100_000, 7), 2: (5, 6, 7)})
     assert [(slot, "out of data bounds" in str(error)) for slot, error in failed.items()] == [(1, True)]
-    np.testing.assert_allclose(slots.read(0, prompts, lengths, LAST)[[2, 0]], alone[[0, 2]], atol=1e-5)
+    np.testing.assert_allclose(logits_of(slots, 0, prompts, lengths, LAST)[[2, 0]], alone[[0, 2]], atol=1e-5)
 
 
 def test_requests_live_on_beside_one_whose_source_fails(slot_engine: SlotEngines, engine: Engines) -> None:

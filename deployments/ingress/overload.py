@@ -1,0 +1,83 @@
+"""Overload: HAProxy answers 429 where every replica would, from what the replicas say of their work.
+
+    replica    x-sextet-load: 1800/30000/1900    with each answer, a 429 too (deployments/http/arrival.py)
+    HAProxy    free 1800 ms from now             kept for each server, and removed from the answer
+               n requests inside x 1900 us       its own count is ahead of what a replica said some answers ago
+               429                               where a deadline ends before the later of the two, at every server
+
+A refusal costs HAProxy some 20 microseconds. One by a replica takes twenty times as much from the model, and under
+overload its event loop has no time left for them. What HAProxy lets through a replica still decides about. The times
+pass by themselves: a replica that was busy is asked again.
+"""
+
+import json
+
+from deployments.http.arrival import LOAD_HEADER, START_HEADER
+from deployments.http.request import DEADLINE_HEADER
+from deployments.ingress.rewrite import BACKEND, BACKEND_NUMBER, CLOCK, SERVER, SERVER_NUMBER, Lines
+from pipelines.scheduling.scheduler import SURE_SHARE
+
+LONGEST_MS = 86_400_000
+SURE_PERCENT = round(90 * SURE_SHARE)
+"""Of the time that a deadline leaves. Less than a replica's own: its refusals cost the model."""
+_FREE, _ROW_US = (f"proc.{name}_{BACKEND_NUMBER}_{SERVER_NUMBER}" for name in ("free", "row_us"))
+_QUEUE = f"txn.queue_{SERVER_NUMBER}"
+_MAX_WAIT = f"proc.max_wait_{BACKEND_NUMBER}"
+_IS_SECONDS = f"{{ req.fhdr({DEADLINE_HEADER}) -m reg ^[0-9]{{0,6}}([.][0-9]*)?$ }}"
+_MILLISECONDS = (
+    f"'req.fhdr({DEADLINE_HEADER}),concat(.000),"  # 2.5 -> 2.5.000 -> 2.5000 -> 2500
+    r'regsub("^([0-9]*[.][0-9]*)[.]","\1"),regsub("^([0-9]*)[.]([0-9]{3}).*$","\1\2")'
+    + f",mul({SURE_PERCENT}),div(100)'"
+)
+_REFUSAL = (
+    "status 429 content-type application/json hdr retry-after %[var(txn.late),add(999),div(1000)] "
+    "hdr x-request-id %[var(txn.request_id)] lf-string"
+)
+_IF_LATE = f"if METH_POST {{ var(txn.late),add(0) gt 0 }} {{ var(txn.late),add(0) lt {LONGEST_MS} }}"
+_IF_UP = f"if {{ srv_is_up({BACKEND}/{SERVER}) }}"
+_IF_SAID = f"if {{ srv_name {SERVER} }} {{ res.hdr({LOAD_HEADER}) -m found }}"
+_ERROR = "the deadline cannot be met, or the queue is full: the work of other requests goes before this one"
+
+
+def overload() -> Lines:
+    """Its lines."""
+    return Lines(
+        frontend=(
+            # tcp-request: http-request rules run after the whole body is there.
+            "tcp-request content set-var(txn.head_at) date(0,ms)",
+            f'http-request set-header {START_HEADER} "%[var(txn.head_at)] {CLOCK}"',
+        ),
+        backend=(
+            f"http-request set-var(txn.due) int({LONGEST_MS})",
+            f"http-request set-var(txn.due) var({_MAX_WAIT}) if {{ var({_MAX_WAIT}) -m found }}",
+            f"http-request set-var(txn.left) {_MILLISECONDS} if {_IS_SECONDS}",
+            "http-request set-var(txn.due) var(txn.left) if { var(txn.left),sub(txn.due) lt 0 }",
+            "http-request set-var(txn.due) var(txn.due),add(txn.head_at)",
+            "http-request set-var(txn.now) date(0,ms)",
+            f"http-request set-var(txn.late) int({LONGEST_MS})",
+            f"http-request set-var(txn.free) int(0) {_IF_UP}",
+            f"http-request set-var(txn.free) var({_FREE}) {_IF_UP} {{ var({_FREE}) -m found }}",
+            f"http-request set-var({_QUEUE}) srv_conn({BACKEND}/{SERVER}),mul({_ROW_US}),div(1000),add(txn.now) "
+            f"{_IF_UP} {{ var({_ROW_US}) -m found }}",
+            f"http-request set-var(txn.free) var({_QUEUE}) {_IF_UP} {{ var({_QUEUE}),sub(txn.free) gt 0 }}",
+            f"http-request set-var(txn.late) var(txn.free),sub(txn.due) {_IF_UP} "
+            "{ var(txn.free),sub(txn.due),sub(txn.late) lt 0 }",
+            f"http-response set-var(txn.wait) res.hdr({LOAD_HEADER}),field(1,/),add(0) {_IF_SAID}",
+            f"http-response set-var({_FREE}) date(0,ms),add(txn.wait) {_IF_SAID}",
+            f"http-response set-var({_MAX_WAIT}) res.hdr({LOAD_HEADER}),field(2,/),add(0) {_IF_SAID}",
+            f"http-response set-var({_ROW_US}) res.hdr({LOAD_HEADER}),field(3,/),add(0) {_IF_SAID}",
+            f"http-request set-var(txn.request_id) uuid {_IF_LATE}",
+            "http-request set-var(txn.request_id) req.hdr(x-request-id) if { req.hdr(x-request-id) -m found }",
+            f"http-request return {_REFUSAL} '{_openai(_ERROR)}' {_IF_LATE} {{ path_sub /v1/ }}",
+            f"http-request return {_REFUSAL} '{_plain(_ERROR)}' {_IF_LATE}",
+            f"http-response del-header {LOAD_HEADER}",
+        ),
+    )
+
+
+def _plain(error: str) -> str:
+    return json.dumps({"error": error, "error_type": "overloaded"})
+
+
+def _openai(error: str) -> str:
+    return json.dumps({"error": {"message": error, "type": "rate_limit_error", "param": None, "code": "overloaded"}})

@@ -1,0 +1,74 @@
+"""ExportedEncoder: the outputs of an exported encoder beside those of the PyTorch model that it was made from."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from export.graphs.packed import OPERATOR
+from export.graphs.stand_in import write_stand_in
+from pipelines.errors import ConfigurationError
+from pipelines.runtime.artifact import ModelArtifact
+from pipelines.runtime.rows import EncoderRow, PaddedRows, RowLayout
+from pipelines.runtime.session import InferenceSession, SessionConfig
+
+
+class ExportedEncoder:
+    """An artifact's graph, on CUDA where it is made for that and this machine has it, else on the CPU.
+
+    A CPU has no kernel for packed attention: there operators that it has stand for this one. It computes the rest of an
+    fp16 graph with the same weights, but in fp32. `compared_on` says which.
+    """
+
+    def __init__(self, artifact: ModelArtifact, config: SessionConfig) -> None:
+        self._settings = artifact.manifest.tokenizer
+        self._session, self.compared_on = _session(artifact, config)
+        self.output_names = self._session.output_names
+
+    def compare(
+        self, encodings: Sequence[Any], model: Any
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]:
+        """Outputs of `model` and of the graph, by name, and the mask (rows, tokens) of what is not padding.
+
+        Outputs are (rows, labels) or (rows, tokens, ...).
+        """
+        import torch
+
+        typed = self._settings.token_type_ids
+        rows = [
+            EncoderRow(one, np.asarray(one.ids, np.int64), np.asarray(one.type_ids, np.int64) if typed else None)
+            for one in encodings
+        ]
+        pad_token_id, session = self._settings.pad_token_id, self._session
+        feeds = PaddedRows(PaddedRows.inputs, pad_token_id).feeds(rows)
+        mask = feeds["attention_mask"].astype(bool)
+        known = inspect.signature(model.forward).parameters
+        with torch.no_grad():
+            outputs = model(**{name: torch.from_numpy(array) for name, array in feeds.items() if name in known})
+        exported = session.run(RowLayout.of(session.input_names, pad_token_id).feeds(rows))
+        for name, output in exported.items():
+            if session.output_shapes[name][0] == "tokens":
+                exported[name] = np.zeros((*mask.shape, *output.shape[1:]), output.dtype)
+                exported[name][mask] = output
+        return {name: outputs[name].numpy() for name in exported}, exported, mask
+
+
+def _session(artifact: ModelArtifact, config: SessionConfig) -> tuple[InferenceSession, str]:
+    import onnxruntime
+
+    graph, manifest = artifact.graph("model"), artifact.manifest
+    if manifest.device != "cpu" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        try:
+            return InferenceSession(graph, replace(config, device="cuda")), "CUDA"
+        except ConfigurationError:  # built for CUDA, on a machine without a GPU
+            pass
+    if manifest.rows == "padded":
+        return InferenceSession(graph, config), "CPU"
+    with TemporaryDirectory() as folder:
+        stand_in = Path(folder, graph.name)
+        write_stand_in(graph, stand_in)
+        return InferenceSession(stand_in, config), f"CPU, with a stand-in for {OPERATOR}"

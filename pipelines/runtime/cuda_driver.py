@@ -1,0 +1,61 @@
+"""The CUDA driver, called directly: ONNX Runtime's Python package neither pins host memory nor tells a GPU's size."""
+
+import ctypes
+import weakref
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+_PORTABLE = 1  # pinned for every context of the process
+
+
+@dataclass(frozen=True)
+class _Driver:
+    """libcuda, its first device and the context that ONNX Runtime uses, too."""
+
+    library: Any
+    device: ctypes.c_int
+    context: ctypes.c_void_p
+
+
+@cache
+def _driver() -> _Driver | None:
+    """None on a machine without a driver or a GPU."""
+    try:
+        library = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    context, device = ctypes.c_void_p(), ctypes.c_int()
+    ready = (
+        library.cuInit(0) == 0
+        and library.cuDeviceGet(ctypes.byref(device), 0) == 0
+        and library.cuDevicePrimaryCtxRetain(ctypes.byref(context), device) == 0
+    )
+    return _Driver(library, device, context) if ready else None
+
+
+def gpu_memory_bytes() -> int | None:
+    """The memory of the GPU that this process sees first; None without one."""
+    driver, size = _driver(), ctypes.c_size_t()
+    if driver is None or driver.library.cuDeviceTotalMem_v2(ctypes.byref(size), driver.device) != 0:
+        return None
+    return size.value
+
+
+def host_memory(size_bytes: int) -> np.ndarray:
+    """Uninitialized host memory, (size_bytes,) uint8, pinned where the driver grants it: a GPU then copies it while
+    kernels run. It is freed with the last array that reads it.
+    """
+    driver, address = _driver(), ctypes.c_void_p()
+    if driver is None or size_bytes == 0:
+        return np.empty(size_bytes, np.uint8)
+    driver.library.cuCtxPushCurrent_v2(driver.context)
+    granted = driver.library.cuMemHostAlloc(ctypes.byref(address), ctypes.c_size_t(size_bytes), _PORTABLE) == 0
+    driver.library.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+    if not granted:
+        return np.empty(size_bytes, np.uint8)
+    owner = (ctypes.c_uint8 * size_bytes).from_address(address.value or 0)
+    weakref.finalize(owner, driver.library.cuMemFreeHost, address)
+    return np.ctypeslib.as_array(owner)

@@ -1,0 +1,52 @@
+"""Probe: does a device compute here? A tiny graph runs on it, in a process of its own.
+
+A crash of a provider stays in there, and neither CUDA's context nor its libraries remain in the caller.
+
+    python -m pipelines.runtime.probe cuda
+"""
+
+import subprocess
+import sys
+
+import numpy as np
+
+from pipelines.errors import ConfigurationError, SextetError
+from pipelines.runtime.providers import Device
+from pipelines.runtime.session import InferenceSession, SessionConfig
+
+LIMIT_S = 180.0  # TensorRT builds an engine
+_DOUBLE = bytes.fromhex(  # ONNX, opset 13: y = x + x, both float32 of shape (2,)
+    "08083a350a0e0a01780a017812017922034164641201675a0f0a0178120a0a080801"
+    "12040a020802620f0a0179120a0a08080112040a02080242040a00100d"
+)
+
+
+def probe(device: Device) -> None:
+    """Raises ConfigurationError, one line that says why `device` does not compute on this machine."""
+    command = [sys.executable, "-m", "pipelines.runtime.probe", device]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=LIMIT_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise ConfigurationError(f"device is {device!r}, but it computes nothing within {LIMIT_S:.0f} s") from None
+    if done.returncode == 0:
+        return
+    if done.returncode == 1 and done.stdout.strip():
+        raise ConfigurationError(done.stdout.strip())
+    last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+    ended = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+    raise ConfigurationError(f"device is {device!r}, but onnxruntime crashes on it ({ended}: {last})")
+
+
+def run(device: Device) -> None:
+    """The probe itself, in this process; raises a SextetError."""
+    outputs = InferenceSession(_DOUBLE, SessionConfig(device=device)).run({"x": np.asarray([1.0, 2.0], np.float32)})
+    if outputs["y"].tolist() != [2.0, 4.0]:
+        raise ConfigurationError(f"device is {device!r}, but it computes 1 + 1 as {outputs['y'][0]}")
+
+
+if __name__ == "__main__":
+    try:
+        run(sys.argv[1])  # type: ignore[arg-type]
+    except SextetError as error:
+        sys.stdout.write(f"{error}\n")
+        sys.exit(1)
