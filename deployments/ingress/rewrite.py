@@ -29,6 +29,9 @@ TWO_WORDS = ("errorfile", "no", "option", "stats", "timeout")
 
 GATEWAY = "gateway"
 """The application at `/`, unless a platform's container has its one task there."""
+LARGE = "large-"
+"""Of an application's second backend: for bodies that HAProxy cannot repeat, as its buffer (64 KiB) holds them not."""
+IS_LARGE = ("{ req.hdr_val(content-length) gt 32768 }", "{ req.fhdr(transfer-encoding) -m found }")
 NODE, APPLICATION, PREFIX = "<node>", "<application>", "<prefix>"
 """In a line: the folder of the file, which is this node's own; an application's name and path prefix."""
 BACKEND, BACKEND_NUMBER, SERVER, SERVER_NUMBER = "<backend>", "<backend number>", "<server>", "<server number>"
@@ -136,6 +139,9 @@ def rewrite(text: str, settings: Settings, node: str) -> str:
         sections[NOWHERE] = ["    http-request deny deny_status 503\n"]
     for number, header in enumerate(f"backend http-{name}" for name in prefixes):
         sections[header] = [*_indented(_of_backend(lines.backend, header, number, sections[header])), *sections[header]]
+    for name in prefixes:
+        sections[PUBLIC[0]] = _lead_large_bodies_apart(sections[PUBLIC[0]], name)
+        sections[f"backend {LARGE}{name}"] = _without_reuse(sections[f"backend http-{name}"], name)
     written = "".join(line for header, lines in sections.items() for line in (f"{header}\n", *lines))
     written += "".join(f"{section}\n" for section in lines.sections)
     return MARK + written.replace(NODE, node).replace(CLOCK, _clock())
@@ -241,9 +247,39 @@ def _prefixes(lines: list[str]) -> dict[str, str]:
     return prefixes
 
 
+def _lead_large_bodies_apart(lines: list[str], name: str) -> list[str]:
+    """Before each rule that leads to the application's backend, the same for large bodies and the backend of theirs."""
+    led = []
+    for line in lines:
+        if found := re.fullmatch(rf"(\s*)use_backend http-{re.escape(name)} if (\S+)\s*", line):
+            led += [f"{found[1]}use_backend {LARGE}{name} if {found[2]} {one}\n" for one in IS_LARGE]
+        led.append(line)
+    return led
+
+
+def _without_reuse(lines: list[str], name: str) -> list[str]:
+    """The lines of an application's backend for a second one, which opens a connection for each request.
+
+    Where a replica ends while it reads a request on a connection that had another one before, HAProxy closes the
+    client's connection without a word, for it to repeat the request. On a new one it says 503. The servers' state is
+    that of the first backend.
+    """
+    apart = []
+    for line in lines:
+        if _is("http-reuse", line):
+            apart.append("    http-reuse never\n")
+        elif _is("server", line):
+            server, address, *options = line.split()[1:]
+            state = [f"track http-{name}/{server}"] * ("check" in options) + ["backup"] * ("backup" in options)
+            apart.append(f"    {' '.join(['server', server, address, *state])}\n")
+        elif not any(_is(one, line) for one in ("option httpchk", "http-check", "default-server")):
+            apart.append(line)
+    return apart
+
+
 def _replicas(lines: list[str]) -> list[str]:
     """The names of a backend's servers, without the proxy that takes requests where there is none."""
-    return [line.split()[1] for line in lines if _is("server", line) and line.split()[-1] != "backup"]
+    return [line.split()[1] for line in lines if _is("server", line) and "backup" not in line.split()]
 
 
 def _write(file: Path, text: str) -> None:

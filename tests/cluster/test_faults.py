@@ -132,6 +132,7 @@ def test_what_dies_comes_back_and_what_has_begun_goes_on(
     classify = {"inputs": "good"}
 
     with Asking(serving.url, "POST", f"/{CLASSIFY}", classify) as asking:
+        until(lambda: len(processes(serving, "haproxy")) == 1)  # those before the last reload end
         (haproxy,) = processes(serving, "haproxy")
         haproxy.kill()
         until(lambda: processes(serving, "haproxy") not in ([], [haproxy]))

@@ -292,6 +292,33 @@ def test_a_request_whose_replica_dies_is_answered_by_the_next_one_though_it_came
         assert client.recv(65536).endswith(b"ok")
 
 
+@pytest.mark.parametrize("is_complete", [True, False])
+def test_a_large_body_inside_a_replica_that_dies_is_answered_with_503_though_all_connections_were_kept(
+    ingress: Ingress, is_complete: bool
+) -> None:
+    """HAProxy cannot repeat it. On the replica's connection it would say nothing: the client could repeat it then."""
+    body = b"a" * 400_000
+    with socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as client:
+        _send_in_parts(client)
+        kept = _request_inside(ingress.replica)
+        _answer_as_replica(kept)
+        assert client.recv(65536).endswith(b"ok")
+
+        client.sendall(b"POST /translation/slow HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body))
+        client.sendall(body if is_complete else body[:200_000])
+        inside, _ = ingress.replica.accept()
+        with inside:
+            received = len(inside.recv(65536))
+            while received < 150_000:
+                received += len(inside.recv(65536))
+
+        answer = client.recv(65536)
+        kept.close()
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"retry-after: " in answer
+    assert b'"error_type":"overloaded"' in answer
+
+
 def test_a_request_that_kills_its_replicas_is_given_up_after_so_many_of_them(ingress: Ingress) -> None:
     with socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as client:
         _send_in_parts(client)

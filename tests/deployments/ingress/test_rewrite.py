@@ -1,6 +1,7 @@
 """The configuration that the pinned Ray really writes, rewritten, and HAProxy's own opinion of the result."""
 
 import difflib
+import re
 import subprocess
 import threading
 import time
@@ -69,6 +70,7 @@ def test_of_rays_file_these_lines_are_changed_and_no_others(written: Written, tm
 
     ours = replace(settings(IngressConfig(), tmp_path), aliases=ALIASED.aliases)
     after = rewrite(before, ours, NODE).replace(clock(), "<clock>")
+    after, apart = after.split("\nbackend large-", 1)
     changes = difflib.ndiff(before.splitlines(), after.splitlines())
 
     longest_first = sorted(APPLICATIONS, key=lambda name: len(APPLICATIONS[name]), reverse=True)
@@ -99,10 +101,26 @@ def test_of_rays_file_these_lines_are_changed_and_no_others(written: Written, tm
             for line in (*ours.lines.replica, *ours.lines.application)
         ),
         *(f"+ {line}" for line in ours.lines.gateway),
+        *(
+            f"+ use_backend large-{name} if is_http-{name} {{ {large} }}"
+            for name in longest_first
+            for large in ("req.hdr_val(content-length) gt 32768", "req.fhdr(transfer-encoding) -m found")
+        ),
         *(f"+ {line}" for number, name in enumerate(longest_first) for line in of_backend(ours, number, name)),
         "- bind *:8404",
         "+ bind 127.0.0.1:8404",
     ]
+    assert apart.count("\nbackend large-") == len(APPLICATIONS) - 1
+    assert apart.count("http-reuse never") == len(APPLICATIONS)
+    assert [line.split(maxsplit=1)[1] for line in apart.splitlines() if line.strip().startswith("server ")] == [
+        server
+        for name in longest_first
+        for server in (
+            f"replica-{name} 127.0.0.1:9 track http-{name}/replica-{name}",
+            f"proxy 127.0.0.1:9 track http-{name}/proxy backup",
+        )
+    ]
+    assert not re.search("httpchk|http-check|default-server|reuse always", apart)
 
 
 def of_backend(ours: Settings, number: int, name: str) -> list[str]:
