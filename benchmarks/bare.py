@@ -1,25 +1,27 @@
 """BareRuntime: an encoder's graph on ONNX Runtime alone, without tokenizer, pipeline, queue or HTTP.
 
-It is what the machine can do with an artifact: of all ways to use the cores (threads of one run, spinning or not, or
-several runs of one thread each) and of all batch sizes, `best` finds the fastest. It is searched in the run that it is
-compared with, as the machine of another run is another machine.
+It is what the machine can do with an artifact: of all ways to use it and of all batch sizes, `best` finds the fastest.
+On a CPU the ways are threads of one run, spinning or not, and several runs of one thread each; on a GPU they are runs
+with IO binding, and those of our encoder, which packs the rows of a batch, or pads them, in the measured time. The best
+is searched in the run that it is compared with, as the machine of another run is another machine.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
 from time import perf_counter, process_time
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from benchmarks.raw import BATCH_SIZES
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.encoder import Encoder
-from pipelines.runtime.rows import RowLayout
+from pipelines.runtime.providers import Device
+from pipelines.runtime.rows import EncoderRow, RowLayout
 from pipelines.runtime.session import InferenceSession, SessionConfig
 
 Feeds = dict[str, np.ndarray]
@@ -27,14 +29,22 @@ Feeds = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Way:
-    """How runs use the cores: `workers` runs at once, of `threads` threads each, which may spin between operators."""
+    """How runs use the machine: `workers` runs at once, of `threads` threads each, which may spin between operators.
+
+    `by` says what runs: the session with arrays, the session with IO binding, or our encoder with rows.
+    """
 
     threads: int = 1
     spins: bool = False
     workers: int = 1
+    by: Literal["arrays", "binding", "encoder"] = "arrays"
 
     def __str__(self) -> str:
-        return f"{self.workers} x {self.threads} threads{', spinning' if self.spins else ''}"
+        cores = f"{self.workers} x {self.threads} threads{', spinning' if self.spins else ''}"
+        return cores if self.by == "arrays" else f"{self.by}, {self.workers} at once"
+
+
+ON_GPU = tuple(Way(workers=workers, by=by) for by in ("binding", "encoder") for workers in (1, 2))
 
 
 @dataclass(frozen=True)
@@ -58,13 +68,22 @@ class BareRun:
 class BareRuntime:
     """The graph of an artifact and the texts of a load as its rows, padded in batches by arrival."""
 
-    def __init__(self, artifact: Path, texts: Sequence[str], threads: int | None = None) -> None:
+    def __init__(
+        self,
+        artifact: Path,
+        texts: Sequence[str],
+        threads: int | None = None,
+        *,
+        device: Device = "cpu",
+        batch_sizes: Sequence[int] = BATCH_SIZES,
+    ) -> None:
         """`threads` None: as many as this process has cores."""
         opened = ModelArtifact.open(artifact)
-        encoder = Encoder(opened, SessionConfig())
-        tokenizer = encoder.tokenizer
+        self._encoder = Encoder(opened, SessionConfig(device=device))
+        tokenizer = self._encoder.tokenizer
         encodings = tokenizer.encode(list(texts), max_length=tokenizer.settings.max_length, offsets=False)
-        self._rows = encoder.rows(encodings)
+        self._rows = self._encoder.rows(encodings)
+        self._device, self._batch_sizes = device, batch_sizes
         self._pad_token_id = tokenizer.settings.pad_token_id
         self._graph = opened.graph("model")
         self._threads = threads or len(os.sched_getaffinity(0))
@@ -76,26 +95,47 @@ class BareRuntime:
 
     def best(self, duration_s: float) -> BareRun:
         """The most rows per second, whatever the way and the batch size."""
+        if self._device != "cpu":
+            return self._best(ON_GPU, self._batch_sizes, duration_s)
         ways = [Way(threads, spins) for threads, spins in self._of_one_run()]
-        return self._best([*ways, Way(workers=self._threads)], BATCH_SIZES, duration_s)
+        return self._best([*ways, Way(workers=self._threads)], self._batch_sizes, duration_s)
 
     def run(self, way: Way, batch_size: int, duration_s: float) -> BareRun:
         """Run batches for `duration_s`, after one of each worker that allocates memory."""
-        session, batches = self._session(way), self._batches(batch_size)
+        run_batch = self._runner(way, batch_size)
 
         def work(ends_at: float) -> int:
             for n_runs in count(1):
-                session.run(batches[n_runs % len(batches)])
+                run_batch(n_runs)
                 if perf_counter() >= ends_at:
                     break
             return n_runs
 
         with ThreadPoolExecutor(way.workers) as workers:
-            list(workers.map(session.run, batches[:1] * way.workers))
+            list(workers.map(run_batch, [0] * way.workers))
             began_at, began_cpu_s = perf_counter(), process_time()
             n_rows = batch_size * sum(workers.map(work, [began_at + duration_s] * way.workers))
             seconds, cpu_s = perf_counter() - began_at, process_time() - began_cpu_s
         return BareRun(way, batch_size, n_rows / seconds, cpu_s / n_rows)
+
+    def _runner(self, way: Way, batch_size: int) -> Callable[[int], object]:
+        """Runs the batch of a number; thread-safe."""
+        if way.by == "encoder":
+            rows = self._batches_of_rows(batch_size)
+            return lambda number: self._encoder.run(rows[number % len(rows)])
+        session, batches = self._session(way), self._batches(batch_size)
+        if way.by == "arrays":
+            return lambda number: session.run(batches[number % len(batches)])
+
+        def run_bound(number: int) -> None:
+            binding = session.binding()
+            for name, array in batches[number % len(batches)].items():
+                binding.bind_cpu_input(name, array)
+            for name in session.output_names:
+                binding.bind_output(name, "cpu")
+            session.run_bound(binding)
+
+        return run_bound
 
     def _best(self, ways: Sequence[Way], sizes: Sequence[int], duration_s: float) -> BareRun:
         """Each way at each size for a share of the time; the two fastest again for the whole of it."""
@@ -115,10 +155,15 @@ class BareRuntime:
     def _session(self, way: Way) -> InferenceSession:
         key = (way.threads, way.spins)
         if key not in self._sessions:
-            self._sessions[key] = InferenceSession(self._graph, SessionConfig(threads=way.threads, spins=way.spins))
+            self._sessions[key] = InferenceSession(
+                self._graph, SessionConfig(device=self._device, threads=way.threads, spins=way.spins)
+            )
         return self._sessions[key]
 
     def _batches(self, batch_size: int) -> list[Feeds]:
         layout = RowLayout.of(self._session(Way()).input_names, self._pad_token_id)
+        return [layout.feeds(rows) for rows in self._batches_of_rows(batch_size)]
+
+    def _batches_of_rows(self, batch_size: int) -> list[list[EncoderRow]]:
         starts = range(0, max(1, len(self._rows) - batch_size + 1), batch_size)
-        return [layout.feeds((self._rows * batch_size)[start : start + batch_size]) for start in starts]
+        return [(self._rows * batch_size)[start : start + batch_size] for start in starts]

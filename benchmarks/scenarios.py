@@ -39,6 +39,7 @@ class ScenarioConfig:
     rates: Sequence[float] = ()
     raw_batch_size: int | None = None  # None: search the best one
     trial_requests: int = 200
+    resolution: float = 0.03  # of the rate that Server searches
     repetitions: int = 3
     processes: int | None = None
     task: str | None = None  # whose replicas a soak watches; None: all
@@ -112,7 +113,7 @@ def server(config: ScenarioConfig, raw: RawPipeline | None, say: Say) -> Outcome
             tally = _open(trying, outcome, rate_per_s, repetition, say, hopeless_stops=True)
             return Trial(rate_per_s, not tally.stopped_early and tally.bad <= BAD_SHARE * tally.requests)
 
-        rate_per_s, _ = highest_rate(attempt, upper_per_s)
+        rate_per_s, _ = highest_rate(attempt, upper_per_s, config.resolution)
         outcome.note(rate_per_s=rate_per_s)
         if raw is not None:
             run = raw.run(batch_size, config.load.duration_s)

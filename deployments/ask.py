@@ -1,8 +1,10 @@
 """Ask: a client on the standard library, for `sextet ask`, and for the demonstration after a start."""
 
 import json
+import socket
 from collections.abc import Sequence
-from http.client import HTTPException
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import ProxyHandler, Request, build_opener
@@ -20,7 +22,20 @@ class AskError(SextetError):
     """The cluster did not answer, or answered with an error."""
 
 
-def ask(task: str, texts: Sequence[str], *, url: str) -> Any:
+class _LocalConnection(HTTPConnection):
+    """To the socket of an ingress on this machine, which its owner alone can open."""
+
+    def __init__(self, file: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._file, self._timeout_s = file, timeout_s
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self._timeout_s)
+        self.sock.connect(str(self._file))
+
+
+def ask(task: str, texts: Sequence[str], *, url: str, key: str | None = None) -> Any:
     """The cluster's answer to `texts`: one input, or several inputs where one text is an input of the task."""
     check_task(task)
     fields = TASKS[task].text_fields
@@ -28,7 +43,8 @@ def ask(task: str, texts: Sequence[str], *, url: str) -> Any:
         allowed = " and ".join(f"a {one}" for one in fields)
         raise ConfigurationError(f"{task} got {len(texts)} texts; allowed: {allowed}")
     several = len(fields) == 1 and len(texts) > 1
-    return post(f"{url.rstrip('/')}/{task}", {"inputs": list(texts) if several else TASKS[task].as_input(texts)})
+    body = {"inputs": list(texts) if several else TASKS[task].as_input(texts)}
+    return post(f"{url.rstrip('/')}/{task}", body, key=key)
 
 
 def usage() -> str:
@@ -37,27 +53,43 @@ def usage() -> str:
     return "; ".join(f"{' '.join(task.text_fields).upper()} for {task.name}" for task in several)
 
 
-def demonstrate(task: Task, url: str) -> str:
+def demonstrate(task: Task, url: str, key: str | None = None, through: Path | None = None) -> str:
     """What the task at `url` answers to its first example, in a few words; raises AskError."""
     example = task.examples[0]
-    return task.in_words(post(url, {"inputs": example.inputs, "parameters": dict(example.parameters)}))
+    body = {"inputs": example.inputs, "parameters": dict(example.parameters)}
+    return task.in_words(post(url, body, key=key, through=through))
 
 
-def post(url: str, body: Any, timeout_s: float = TIMEOUT_S) -> Any:
-    """The decoded JSON answer to a JSON body; raises AskError with the server's own words."""
+def post(
+    url: str, body: Any, timeout_s: float = TIMEOUT_S, *, key: str | None = None, through: Path | None = None
+) -> Any:
+    """The decoded JSON answer to a JSON body; raises AskError with the server's own words.
+
+    `through` is the ingress's own socket, where the cluster runs here.
+    """
+    headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
     try:
-        request = Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
+        request = Request(url, json.dumps(body).encode(), headers)
     except ValueError as error:
         raise ConfigurationError(f"--url: {error}; allowed: an address such as http://127.0.0.1:8000") from None
-    status, content = exchange(request, timeout_s)
+    status, content = exchange(request, timeout_s, through)
     if status != 200:
         raise AskError(f"{url} answered {status}: {_reason(content)}")
     return json.loads(content)
 
 
-def exchange(request: Request, timeout_s: float) -> tuple[int, bytes]:
+def exchange(request: Request, timeout_s: float, through: Path | None = None) -> tuple[int, bytes]:
     """Status and body of any answer; raises AskError where there is none."""
     try:
+        if through is not None:
+            connection = _LocalConnection(through, timeout_s)
+            try:
+                data: Any = request.data
+                connection.request(request.get_method(), request.selector, data, dict(request.header_items()))
+                answer = connection.getresponse()
+                return answer.status, answer.read()
+            finally:
+                connection.close()
         with _open(request, timeout=timeout_s) as response:
             return response.status, response.read()
     except HTTPError as error:
@@ -69,6 +101,7 @@ def exchange(request: Request, timeout_s: float) -> tuple[int, bytes]:
 
 def _reason(content: bytes) -> str:
     try:
-        return str(json.loads(content)["error"])
+        error = json.loads(content)["error"]
+        return str(error["message"] if isinstance(error, dict) else error)
     except (ValueError, KeyError, TypeError):
         return content.decode("utf-8", "replace")[:200] or "nothing"

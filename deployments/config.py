@@ -20,7 +20,7 @@ from msgspec import Meta
 
 from pipelines.errors import ConfigurationError, InvalidInputError, UnknownKeyError, first_line
 from pipelines.generation.slots.config import SlotsConfig
-from pipelines.misfit import nearest
+from pipelines.misfit import nearest, shown
 from pipelines.runtime.artifact import Optimization, Precision
 from pipelines.scheduling.scheduler import GPU_BATCHING, BatchingConfig, QueueConfig
 from pipelines.schema import Positive, Text, convert
@@ -204,8 +204,8 @@ def set_drains(content: Mapping[str, Any]) -> float:
 
 def check_task(task: Any) -> None:
     """Raise ConfigurationError for what is no task, naming the nearest."""
-    if task not in TASKS:
-        raise ConfigurationError(f"args.task is {task!r}{nearest(task, TASKS)}; tasks: {', '.join(TASKS)}")
+    if not isinstance(task, str) or task not in TASKS:
+        raise ConfigurationError(f"args.task is {shown(task)}{nearest(task, TASKS)}; tasks: {', '.join(TASKS)}")
 
 
 def model_sources(path: Path) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from deployments.config import TaskConfig
 from deployments.http.errors import logger
 from pipelines.errors import ConfigurationError
-from pipelines.runtime.cuda_driver import gpu_memory_bytes
+from pipelines.runtime.nvidia.memory import gpu_memory_bytes
 
 CONTEXT_BYTES = 768 * 2**20
 """What CUDA's context and the workspaces of its libraries take in each process, beside ONNX Runtime's arenas."""

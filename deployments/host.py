@@ -6,6 +6,8 @@ one thread      bodies above 64 KB: small ones never wait for them
 
 A few sentences come here only while the model is busy: else TaskServer handles them on the loop, as a switch to a
 thread and back takes longer than the work.
+
+That is on a CPU, whose cores compute forwards. On a GPU the cores of a replica have nothing else to do: `grow`.
 """
 
 import asyncio
@@ -31,11 +33,21 @@ class HostThreads:
     """The threads of one replica; they start when they are needed first."""
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="host")
+        self._workers = 2
+        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="host")
         self._bulk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bulk")
         self._bulk_bytes = 0
         self._jobs: SimpleQueue[Job] = SimpleQueue()
-        self._burst: threading.Thread | None = None
+        self._bursts: list[threading.Thread] = []
+
+    def grow(self, workers: int) -> None:
+        """Have `workers` threads for bodies above a kilobyte, and half as many for bursts; never fewer than before.
+
+        Tokenizers release the GIL, so the threads work at once.
+        """
+        if workers > self._workers:
+            self._workers = workers
+            self._pool = ThreadPoolExecutor(workers, thread_name_prefix="host")
 
     async def read(self, work: Callable[[], T], body_bytes: int) -> T:
         """Read a body of that size and tokenize its inputs; raises OverloadedError where too many large ones wait."""
@@ -67,9 +79,9 @@ class HostThreads:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
         self._jobs.put((work, done, loop))
-        if self._burst is None:
-            self._burst = threading.Thread(target=_run, args=(self._jobs,), name="burst", daemon=True)
-            self._burst.start()
+        if len(self._bursts) < self._workers // 2:
+            self._bursts.append(threading.Thread(target=_run, args=(self._jobs,), name="burst", daemon=True))
+            self._bursts[-1].start()
         return await done
 
 
@@ -84,7 +96,7 @@ async def _in(pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
 
 
 def _run(jobs: SimpleQueue[Job]) -> None:
-    """The life of the burst thread."""
+    """The life of a burst thread."""
     while True:
         burst = [jobs.get()]
         try:

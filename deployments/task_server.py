@@ -162,6 +162,8 @@ class TaskServer:
             pipeline, scheduler = await loading
         finally:
             thread.shutdown(wait=False)  # who is cancelled does not wait, on the loop, until a model is there
+        if config.device != "cpu":
+            self._host.grow(_threads(config))
         self._serving = Serving(config, pipeline, scheduler, Routes(pipeline, self._platform))
         self._all_serving.add(self._serving)
         if old is not None:
@@ -189,8 +191,11 @@ class TaskServer:
         if self._now.scheduler.stalled_s > STALLED_S:
             raise GenerationError(f"the model is busy with something that has not ended for {STALLED_S:.0f} s")
 
-    def record_autoscaling_stats(self) -> dict[str, float]:
-        """What Ray Serve asks for, and gives to a policy: the seconds of work that wait or run in this replica."""
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Ray Serve asks for, and gives to a policy: the seconds of work that wait or run in this replica.
+
+        Async: Ray would run another function in a thread, and a scheduler belongs to the event loop.
+        """
         return {WORK: 0.0 if self._serving is None else self._serving.scheduler.work_s}
 
     def describe(self) -> dict[str, Any]:
@@ -324,7 +329,7 @@ class TaskServer:
             fetch(config.model, logger.warning).folder,
             task=self.task,
             device=config.device,
-            threads=config.threads or _assigned_cpus(),
+            threads=_threads(config),
             concurrency=config.batching.concurrency,
             max_batch_size=config.batching.max_batch_size,
             gpu_mem_limit_bytes=memory_limit(config, self._reserved_gpus()),
@@ -372,6 +377,10 @@ def _preprocess(
                 f"the request may read and write {n_tokens} tokens or more; allowed: at most {limits.max_tokens}"
             )
     return rows
+
+
+def _threads(config: TaskConfig) -> int:
+    return config.threads or _assigned_cpus()
 
 
 def _assigned_cpus() -> int:

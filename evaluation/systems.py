@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from checkpoints.checkpoint import max_length as longest_input
 from pipelines.errors import ConfigurationError, InvalidInputError, SextetError
+from pipelines.runtime.artifact import ModelArtifact
 from pipelines.tasks import TASKS
 
 Loss = tuple[float, int]
@@ -124,13 +125,14 @@ class TorchSystem(System):
 
 
 class ArtifactSystem(System):
-    """An artifact, through `pipelines`."""
+    """An artifact, through `pipelines`: on a CPU, but one with packed rows on the device that it is made for."""
 
     def __init__(self, path: Path, task: str) -> None:
         import pipelines
 
-        self._pipeline = pipelines.load(path, task=task, threads=_cores())
-        manifest = self._pipeline.artifact.manifest
+        manifest = ModelArtifact.open(path, task=task).manifest
+        device: Any = manifest.device if manifest.rows == "packed" else "cpu"
+        self._pipeline = pipelines.load(path, task=task, device=device, threads=_cores())
         self.name = f"{manifest.precision} artifact"
         self.labels, self.problem_type = manifest.labels, manifest.problem_type
         self.artifact = self._pipeline.artifact

@@ -44,11 +44,7 @@ def load(
     from pipelines.tasks import TASKS
 
     artifact = ModelArtifact.open(path, task=task, allow_unverified=allow_unverified)
-    if device != "cpu" and artifact.manifest.precision == "int8":
-        raise ConfigurationError(
-            f"device is {device!r}, but {artifact.path} has the precision int8, which is for the CPU; "
-            "export it with --precision fp16 --device cuda"
-        )
+    artifact.check_device(device)
     config = SessionConfig(device, threads, concurrency, gpu_mem_limit_bytes, cuda_graphs=cuda_graphs)
     if max_batch_size is not None:
         config = replace(config, max_rows=max_batch_size)

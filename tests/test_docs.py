@@ -25,7 +25,7 @@ TEXTS = [*PAGES, ROOT / "cluster.yaml", ROOT / "cluster.hub.yaml", ROOT / "Makef
 ROOMS = {folder.name for folder in ROOT.iterdir() if (folder / "__init__.py").is_file()} | {"docs", "deploy", ".ci"}
 FILES = [path.relative_to(ROOT).as_posix() for room in ROOMS for path in (ROOT / room).rglob("*") if path.is_file()]
 FILES += [path.name for path in ROOT.iterdir()]
-MADE = re.compile(r"deploy/kuberay/cluster\.yaml|(.*/)?[A-Z]+\.(py|txt)")
+MADE = re.compile(r"deploy/kuberay/cluster\.yaml|benchmarks/results/gpu\.json|(.*/)?[A-Z]+\.(py|txt)")
 """What a command of the page makes, and files of any name, such as TASK.py."""
 
 

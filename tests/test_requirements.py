@@ -92,6 +92,11 @@ def test_a_runtime_may_be_installed_beside_each_lock() -> None:
             assert {name: pins(runtime)[name] for name in shared} == {name: pins(lock)[name] for name in shared}
 
 
+def test_the_two_runtimes_have_one_version() -> None:
+    """An artifact that one of them made is then current for the other."""
+    assert pins("cpu")["onnxruntime"] == pins("gpu")["onnxruntime-gpu"] == pins("gpu-proof")["onnxruntime-gpu"]
+
+
 def test_the_two_runtimes_are_known_to_exclude_each_other() -> None:
     assert project()["tool"]["uv"]["conflicts"] == [[{"extra": "cpu"}, {"extra": "gpu"}]]
     for extra in project()["project"]["optional-dependencies"].keys() - {"cpu", "gpu"}:

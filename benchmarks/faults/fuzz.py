@@ -22,6 +22,7 @@ HOST = "127.0.0.1"
 CLIENTS = 32
 HANG_S = 20.0
 DEADLINE = {"x-request-timeout-seconds": "2"}
+BUSY, BUSY_S, BUSY_TRIES = "429", 0.1, 20
 TICK_S = 0.2
 KEPT = 20  # faults whose requests a result keeps
 KEPT_BYTES = 2000  # of each
@@ -207,12 +208,18 @@ def _spoilt(body: Any, dice: random.Random) -> Any:
 async def _fuzz(port: int, requests: Iterator[bytes], below: Sequence[bytes]) -> Fuzzed:
     fuzzed, pool, slots = Fuzzed(), Pool(HOST, port), asyncio.Semaphore(CLIENTS)
 
-    def noted(request: bytes) -> Callable[[Exchange], None]:
+    def noted(request: bytes, tries: int) -> Callable[[Exchange], None]:
         def note(exchange: Exchange) -> None:
+            if exchange.status == BUSY and tries:  # it was not looked at: others keep the model
+                asyncio.get_running_loop().call_later(BUSY_S, send, request, tries - 1)
+                return
             fuzzed.note(exchange.status, request)
             slots.release()
 
         return note
+
+    def send(request: bytes, tries: int) -> None:
+        pool.send(Exchange(request, perf_counter(), noted(request, tries)))
 
     async def expire() -> None:
         while True:
@@ -222,7 +229,7 @@ async def _fuzz(port: int, requests: Iterator[bytes], below: Sequence[bytes]) ->
     expiring = asyncio.create_task(expire())
     for request in requests:
         await slots.acquire()
-        pool.send(Exchange(request, perf_counter(), noted(request)))
+        send(request, BUSY_TRIES)
     for _ in range(CLIENTS):
         await slots.acquire()
     expiring.cancel()

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections import Counter
 from dataclasses import dataclass
 from http.client import HTTPException
 from time import perf_counter
@@ -24,7 +25,7 @@ class Stream:
 
     @property
     def lasted_s(self) -> float:
-        return self.ended_at - self.began_at
+        return max(0.0, self.ended_at - self.began_at)
 
 
 class Streams:
@@ -57,7 +58,7 @@ class Streams:
         return {
             "streams": len(self.all),
             "cut": len(self.cut),
-            "outcomes": sorted({stream.outcome for stream in self.all}),
+            "outcomes": dict(Counter(stream.outcome for stream in self.all)),
             "lasted_s": sorted(stream.lasted_s for stream in self.all),
             "tokens": sorted(stream.tokens for stream in self.all),
         }

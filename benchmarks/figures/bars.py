@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import mean, median
 from typing import Any
 
@@ -69,11 +70,11 @@ def exactly(number: float) -> Bar:
     return Bar("=", number)
 
 
-def _against_the_fastest(result: Result) -> str:
-    """Our rate and that of the fastest other server, for each workload."""
+def _against_the_fastest(result: Result, unit: str = "") -> str:
+    """Our rate and that of the fastest other server, for each workload whose name ends in `unit`."""
     rates: dict[str, dict[str, float]] = {}
     for entry in result["peers"]:
-        if entry["inputs_per_s"]:
+        if entry["inputs_per_s"] and entry["workload"].endswith(unit):
             rates.setdefault(entry["workload"], {})[entry["peer"]] = median(entry["inputs_per_s"])
     compared = []
     for workload, of_peers in rates.items():
@@ -240,6 +241,41 @@ SOAK_FIGURES = {
     "different_answers": Figure("answers in a crowd that differ from those of the same request alone", exactly(0)),
     "free_slots_at_the_end": Figure("of 16 slots", exactly(16)),
 }
+STREAMS = (1, 16, 64, 256)
+ROWS, TOKENS = "rows/s", "tokens/s"  # how the names of the workloads end
+GPU_FIGURES = {
+    "gpu_parity": Figure(
+        "share of the tests of tests/gpu/test_parity.py that pass: six tasks, fifteen architectures, answers equal",
+        exactly(1),
+    ),
+    "gpu_served_over_raw": Figure(
+        "BERT-base shape, fp16, 128 tokens, Offline (64 clients with lists of 32): rows/s over the same artifact "
+        "in-process, tokenized before, with IO binding and its best batch",
+        at_least(0.8),
+    ),
+    "gpu_server_rate_over_raw": Figure(
+        "the same, Server: highest Poisson rate of single rows with p99 within 50 ms, over the same", at_least(0.6)
+    ),
+    "gpu_over_transformers": Figure(
+        "Offline, over PyTorch and transformers (fp16, SDPA, torch.compile where it is faster) behind aiohttp",
+        at_least(2),
+        partial(_against_the_fastest, unit=ROWS),
+    ),
+    "gpu_rows_s": Figure("rows/s in-process", at_least(10_000)),
+    "gpu_rows_s_served": Figure("rows/s of Offline"),
+    "gpu_rate_s": Figure("rows/s of Server"),
+    "gpu_tokens_s_over_transformers": Figure(
+        "the smaller of both shapes, prompts of 128 tokens, 64 new ones, greedy: 64 streams over HTTP over "
+        "`model.generate` (fp16, SDPA) with a static batch of 64, tokens/s",
+        at_least(5),
+        partial(_against_the_fastest, unit=TOKENS),
+    ),
+    **{
+        f"gpu_tokens_s_{name}_{streams}": Figure(f"{shape} shape, streams over HTTP at once: {streams}, tokens/s")
+        for name, shape in (("smollm2", "SmolLM2-135M"), ("qwen2", "Qwen2-0.5B"))
+        for streams in STREAMS
+    },
+}
 FAULT_FIGURES = {
     "lost_replica_killed": Figure("short requests without an answer while replicas are killed", exactly(0)),
     "lost_haproxy_reload_20x": Figure("the same through 20 reloads of HAProxy", exactly(0)),
@@ -261,8 +297,9 @@ FAULT_FIGURES = {
     "overload_recovery_s": Figure("from the end of that until the next request is answered", at_most(2)),
     "fuzz_5xx": Figure("of 100,000 hostile requests over all protocols: answers above 499, and hangs", exactly(0)),
     "fuzz_memory_mib": Figure("resident memory of replicas and HAProxy after them, above that before", at_most(30)),
+    "guard_cost": Figure("requests/s of a replica that does nothing, with keys over without", at_least(0.95)),
     "long_stream_cut": Figure(
         "streams of minutes that a change of configuration, a downscale, a rolling update or SIGTERM cut", exactly(0)
     ),
 }
-FIGURES = ENCODER_FIGURES | GENERATION_FIGURES | FAIRNESS_FIGURES | SOAK_FIGURES | FAULT_FIGURES
+FIGURES = ENCODER_FIGURES | GENERATION_FIGURES | FAIRNESS_FIGURES | SOAK_FIGURES | FAULT_FIGURES | GPU_FIGURES

@@ -4,7 +4,7 @@ import json
 from statistics import median
 from typing import Any
 
-from benchmarks.figures.bars import FIGURES, Figure, shown
+from benchmarks.figures.bars import FIGURES, GPU_FIGURES, Figure, shown
 from benchmarks.figures.result import RESULTS, ROOT
 
 PAGE = ROOT / "docs" / "performance.md"
@@ -15,7 +15,20 @@ Generated from benchmarks/results by the commands that write those; every sectio
 small machine is noisy: read ratios and differences, not third digits. [benchmarking.md](benchmarking.md) says how to
 measure.
 """
-SECTIONS = ("footprint", "encoders", "generation", "fairness", "faults", "soak", "soak-generation")
+GPU = "gpu"
+SECTIONS = ("footprint", "encoders", "generation", "fairness", "faults", "soak", "soak-generation", GPU)
+TITLES = {GPU: "GPU"}
+PUBLISHED = """Published figures of an H200, for scale:
+
+| what | rows/s | source |
+|---|---:|---|
+| BERT-large, int8, SQuAD's questions of up to 384 tokens, Offline | 9,224 | MLPerf Inference 4.1 |
+| the same, Server: p99 within 130 ms | 7,261 | MLPerf Inference 4.1 |
+
+They are an eighth of what eight H200 did, 73,791 and 58,091, in the closed division of BERT-99 at
+[mlcommons.org](https://mlcommons.org/benchmarks/inference-datacenter/). BERT-large has 24 layers of width 1,024: a
+token costs about 3.6 times as much as in BERT-base.
+"""
 
 
 def write_report() -> None:
@@ -26,13 +39,32 @@ def write_report() -> None:
         if file.exists():
             result = json.loads(file.read_text(encoding="utf-8"))
             written.append(footprint(result) if name == "footprint" else measured(result))
+        elif name == GPU:
+            written.append(unmeasured())
+        if name == GPU:
+            written.append(PUBLISHED)
     PAGE.write_text("\n".join(written), encoding="utf-8")
+
+
+def unmeasured() -> str:
+    """The section of the GPU's figures as long as there are none."""
+    lines = [
+        f"## {TITLES[GPU]}",
+        "",
+        "Missing: no machine with a GPU has measured these figures yet. `deploy/gpu/proof.sh` does, in eight minutes; "
+        "[benchmarking.md](benchmarking.md#gpus) says how.",
+        "",
+        "| figure | bar | what |",
+        "|---|---|---|",
+        *(f"| `{name}` | {figure.bar or ''} | {figure.what} |" for name, figure in GPU_FIGURES.items()),
+    ]
+    return "\n".join([*lines, ""])
 
 
 def measured(result: dict[str, Any]) -> str:
     """The section of a result with one value per repetition of each figure, each with its bar and whether it is met."""
     lines = [
-        f"## {result['name'].capitalize()}",
+        f"## {TITLES.get(result['name'], result['name'].capitalize())}",
         "",
         "| figure | median | repetitions | bar | met? | what |",
         "|---|---:|---|---|---|---|",
@@ -97,7 +129,8 @@ def footprint(result: dict[str, Any]) -> str:
 
 def _provenance(result: dict[str, Any]) -> str:
     machine = result["machine"]
+    gpu = f"{machine['gpu']}; " if "gpu" in machine else ""
     return (
-        f"`{result['command']}`, commit {machine['commit']}: {machine['cpu']}, {machine['cores']} cores, "
+        f"`{result['command']}`, commit {machine['commit']}: {gpu}{machine['cpu']}, {machine['cores']} cores, "
         f"{machine['memory']}, {machine['system']}, {machine['versions']}. {result.get('remark', '')}"
     ).rstrip()

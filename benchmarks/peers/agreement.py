@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pipelines
 from benchmarks.peers.peer import Peer, PeerError, Top
+from pipelines.runtime.providers import Device
 
 N_CONSIDERED = 32  # of the load's texts
 N_COMPARED = 4
@@ -19,8 +20,8 @@ class Agreement:
     the text must not pass. The texts compared are those with the lowest and the highest log-odds.
     """
 
-    def __init__(self, artifact: Path, texts: Sequence[str]) -> None:
-        classify = pipelines.load(artifact)
+    def __init__(self, artifact: Path, texts: Sequence[str], device: Device = "cpu") -> None:
+        classify = pipelines.load(artifact, device=device)
         tops = {text: (one["label"], one["score"]) for text in texts[:N_CONSIDERED] for one in classify(text)}
         ordered = sorted(tops, key=lambda text: log_odds(tops[text][1]))
         half = N_COMPARED // 2

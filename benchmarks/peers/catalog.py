@@ -8,7 +8,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.peers.peer import SAME_WEIGHTS, SERVICES, Peer, Top
+from benchmarks.peers.peer import SAME_GRAPH, SAME_WEIGHTS, SERVICES, Peer, Top
 
 RAY_SERVE_TRANSFORMERS = "ray-serve-transformers"  # the peer that has a figure of its own
 ALONE_OR_BATCHED = (1, 8)
@@ -90,3 +90,16 @@ PEERS = (
         batch_sizes=(32,),  # its default: it sorts by length
     ),
 )
+PYTORCH = Peer(  # of the measurements on a GPU
+    name="transformers",
+    serves="PyTorch, fp16 with SDPA on CUDA, aiohttp on uvloop, dynamic batches",
+    script=SERVICES / "aiohttp_transformers.py",
+    path="/",
+    body=_inputs,
+    top=lambda answer: _label_and_score(answer[0]),
+    model="checkpoint",
+    log_odds_tolerance=SAME_GRAPH,  # fp16 against fp16 of the same weights
+    batch_sizes=(512,),
+    needs=("aiohttp", "uvloop", "transformers", "torch"),
+)
+PYTORCH_COMPILED = replace(PYTORCH, name="transformers, compiled", settings={"PEER_COMPILE": "1"})

@@ -5,8 +5,8 @@ and where from PEER_TASK, PEER_MODEL (a folder), PEER_PORT and PEER_BATCH_SIZE, 
 """
 
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -83,3 +83,5 @@ class Peer(Installed):
     model: Literal["artifact", "optimum", "checkpoint"] = "artifact"
     log_odds_tolerance: float = SAME_GRAPH
     batch_sizes: tuple[int, ...] = (8,)
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Further variables of its environment."""

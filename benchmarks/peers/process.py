@@ -54,7 +54,7 @@ def _environment(peer: Peer, model: Path, batch_size: int, port: int) -> dict[st
     offline = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     asked = {"PEER_TASK": TASK.name, "PEER_MODEL": str(model.resolve())}
     asked |= {"PEER_PORT": str(port), "PEER_BATCH_SIZE": str(batch_size)}
-    return inherited | offline | asked
+    return inherited | offline | asked | dict(peer.settings)
 
 
 def _wait(process: "subprocess.Popen[bytes]", answers: Callable[[], None], log: Path) -> None:

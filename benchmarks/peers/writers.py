@@ -23,7 +23,7 @@ from benchmarks.peers.peer import ENVIRONMENTS, SERVICES, Installed, PeerError
 READY_S = 420.0  # a model builder takes minutes
 ANSWER_S = 180.0
 ENDING_S = 2.0  # for the process to end after its output ended
-GENAI, CTRANSLATE2, OPTIMUM = "genai", "ctranslate2", "optimum"
+GENAI, CTRANSLATE2, OPTIMUM, TRANSFORMERS = "genai", "ctranslate2", "optimum", "transformers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +57,8 @@ WRITERS = (
         single=True,
     ),
     Writer(
-        name="transformers",
-        serves="model.generate, PyTorch fp32, static batches",
+        name=TRANSFORMERS,
+        serves="model.generate, PyTorch fp32 (fp16 on CUDA), static batches",
         script=SERVICES / "write_transformers.py",
         needs=("transformers", "torch"),
     ),
@@ -67,13 +67,16 @@ WRITERS = (
 
 @dataclass(frozen=True)
 class WriterModel:
-    """A checkpoint and its tokenizer.json; `gguf` is the checkpoint's own file where it comes as one."""
+    """A checkpoint and its tokenizer.json; `gguf` is the checkpoint's own file where it comes as one. Of the writers,
+    transformers alone runs on another `device` than the CPU.
+    """
 
     name: str
     checkpoint: Path
     tokenizer: Path
     threads: int
     gguf: Path | None = None
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,7 @@ def writing(writer: Writer, model: WriterModel) -> Iterator[Running]:
         "PEER_MODEL": str(ENVIRONMENTS / "models" / f"{writer.name}-{made_from}"),
         "PEER_GGUF": str(model.gguf or ""),
         "PEER_THREADS": str(model.threads),
+        "PEER_DEVICE": model.device,
         "OMP_NUM_THREADS": str(model.threads),
         "HF_HUB_OFFLINE": "1",
     }

@@ -8,7 +8,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -26,10 +26,22 @@ from benchmarks.figures.bars import FAULT_FIGURES
 from benchmarks.load.asker import Asker
 from benchmarks.load.client import request_bytes
 from benchmarks.load.generator import Call, Load, measure
-from benchmarks.suites.cluster import CLASSIFY, GATEWAY, NOOP, SHIPPED, WRITE, measured_cluster, shipped_user_config
+from benchmarks.suites.cluster import (
+    CLASSIFY,
+    GATEWAY,
+    NOOP,
+    SHIPPED,
+    WRITE,
+    measured_cluster,
+    running,
+    shipped_user_config,
+)
 from benchmarks.suites.suite import Findings, Options, Repeated, main
-from deployments.config import located, user_configs
+from deployments.config import cut_down, located, user_configs
+from deployments.ingress.keys import Key, add, new_key
 
+KEYS = "keys"
+GUARD_TURNS = 5
 SHARE = 0.7  # of the capacity that the load takes
 CAPACITY_CLIENTS = 32
 BEFORE_S, AFTER_S = 2.0, 3.0  # of load before a fault, and after the cluster has recovered from it
@@ -121,18 +133,23 @@ def replica_killed(bench: Bench) -> None:
 
 
 def overload(bench: Bench) -> None:
-    """Five times what the cluster can answer, by clients that wait for two seconds."""
+    """Five times what the cluster can answer, by clients that wait for two seconds.
+
+    The capacity is the mean of those measured just before and just after.
+    """
+    bench.capacity_per_s = capacity(bench.findings, bench.subject.port, bench.pace)
     rate_per_s = OVERLOAD * bench.capacity_per_s
     flood = Flood(bench.subject.port, PATH, BODY, rate_per_s, bench.pace.overload_s, OVERLOAD_DEADLINE_S, CONNECTIONS)
     flooded = flood.send()
     in_time_per_s = flooded.in_time(flood.deadline_s) / flood.duration_s
     bench.findings.raw.append({"measurement": "overload", "rate_per_s": rate_per_s, **flooded.summary()})
+    capacity_per_s = (bench.capacity_per_s + capacity(bench.findings, bench.subject.port, bench.pace)) / 2
     bench.findings.note(
-        overload5_goodput=in_time_per_s / bench.capacity_per_s,
+        overload5_goodput=in_time_per_s / capacity_per_s,
         overload5_refusal_p99_ms=percentile_ms(flooded.refused_s, 99),
         overload_recovery_s=flooded.recovery_s,
     )
-    bench.say(f"overload: {in_time_per_s:.0f} of {bench.capacity_per_s:.0f}/s answered in time, {flooded.summary()}")
+    bench.say(f"overload: {in_time_per_s:.0f} of {capacity_per_s:.0f}/s answered in time, {flooded.summary()}")
 
 
 def haproxy_reload(bench: Bench) -> None:
@@ -201,8 +218,8 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "scale": scale,
     "overload": overload,
 }
-LONG_STREAM, FUZZ = "long_stream", "fuzz"
-ALL = (*PARTS, LONG_STREAM, FUZZ)
+LONG_STREAM, FUZZ, GUARD = "long_stream", "fuzz", "guard"
+ALL = (*PARTS, LONG_STREAM, FUZZ, GUARD)
 
 
 def run(options: Options, say: Say) -> Findings:
@@ -214,6 +231,8 @@ def run(options: Options, say: Say) -> Findings:
         _run_long(findings, pace, say)
     if FUZZ in parts:
         _run_fuzz(findings, pace, say)
+    if GUARD in parts:
+        _run_guard(findings, pace, say)
     findings.find_worst()
     return findings
 
@@ -223,7 +242,7 @@ def _run_short(parts: Sequence[str], findings: Findings, pace: Pace, say: Say) -
     model = Path(shipped_user_config(CLASSIFY)["model"])
     configuration = measured_cluster({CLASSIFY.name: model}, noop=True, gateway=True)
     with tempfile.TemporaryDirectory() as folder, Subject.serving(configuration, Path(folder)) as subject:
-        capacity_per_s = _capacity(findings, subject.port, pace)
+        capacity_per_s = capacity(findings, subject.port, pace)
         say(f"capacity {capacity_per_s:.0f} requests/s; {SHARE:.0%} of it is the load")
         bench = Bench(subject, capacity_per_s, pace, findings, say)
         for name in parts:
@@ -242,13 +261,15 @@ def _run_long(findings: Findings, pace: Pace, say: Say) -> None:
             sleep(BEFORE_S)
             subject.change(WRITE.name, lambda deployment: deployment["user_config"].update(limits={"max_inputs": 8}))
             subject.change(WRITE.name, lambda deployment: deployment.update(num_replicas=1))
-            say(f"{WRITE.name} is scaled down, its configuration changed: {first.summary()}")
+            say(f"{WRITE.name} is scaled down, its configuration changed")
+        say(f"then: {first.summary()}")
         with Streams(subject.port, path, STREAMS, tokens) as second:
             sleep(BEFORE_S)
             subject.replace(WRITE.name)
             sleep(BEFORE_S)
             subject.stop()
-            say(f"{WRITE.name} is replaced, and the cluster told to end: {second.summary()}")
+            say(f"{WRITE.name} is replaced, and the cluster told to end")
+        say(f"then: {second.summary()}")
     cut = len(first.cut) + len(second.cut)
     findings.raw += [
         {"measurement": "streams through a change and a downscale", **first.summary()},
@@ -281,7 +302,29 @@ def _run_fuzz(findings: Findings, pace: Pace, say: Say) -> None:
     say(f"fuzz: {sum(fuzzed.outcomes.values())} requests, {fuzzed.n_faults} 5xx or hangs, {grown_mib:.0f} MiB above")
 
 
-def _capacity(findings: Findings, port: int, pace: Pace) -> float:
+def _run_guard(findings: Findings, pace: Pace, say: Say) -> None:
+    """A replica that does nothing, asked with a key, and in another cluster without: windows in turn."""
+    model = Path(shipped_user_config(CLASSIFY)["model"])
+    key, digest = new_key()
+    with ExitStack() as stack:
+        loads = []
+        for headers in ({"authorization": f"Bearer {key}"}, {}):
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            configuration = measured_cluster({CLASSIFY.name: model}, noop=True, gateway=True)
+            if headers:
+                add(folder / KEYS, Key(digest, "bench"))
+                (gateway,) = cut_down(configuration, [GATEWAY])["applications"]
+                gateway["deployments"][0]["user_config"] = {"ingress": {"keys": KEYS}}
+            port = stack.enter_context(running(configuration, folder)).port
+            call = Call(request_bytes(HOST, f"/{NOOP}", b"{}", headers))
+            loads.append(Load(HOST, port, [call], pace.capacity_s, warm_up_s=1.0, concurrency=CAPACITY_CLIENTS))
+        for _ in range(GUARD_TURNS):
+            guarded, unguarded = (findings.keep_tally(measure(load), "guard") for load in loads)
+            findings.note(guard_cost=guarded.summary()["requests_per_s"] / unguarded.summary()["requests_per_s"])
+    say(f"with keys over without: {findings.figures['guard_cost']}")
+
+
+def capacity(findings: Findings, port: int, pace: Pace) -> float:
     """Requests per second of a closed loop."""
     call = Call(request_bytes(HOST, PATH, BODY))
     load = Load(HOST, port, [call], pace.capacity_s, warm_up_s=1.0, concurrency=CAPACITY_CLIENTS)

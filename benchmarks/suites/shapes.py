@@ -57,9 +57,15 @@ MINILM_L6 = Shape("minilm-l6", layers=6, hidden=384, heads=12, intermediate=1536
 
 def ensure(shape: Shape, say: Say) -> Path:
     """The int8 artifact of a shape for text-classification, made where it is missing; raises ShapeError."""
+    ensure_checkpoint(shape)
+    return ensure_export(str(shape.checkpoint), CLASSIFY.name, "int8", shape.artifact, say, "--allow-untrained-head")
+
+
+def ensure_checkpoint(shape: Shape) -> Path:
+    """The checkpoint of a shape, made where it is missing."""
     if not (shape.checkpoint / "config.json").exists():
         _write_checkpoint(shape)
-    return ensure_export(str(shape.checkpoint), CLASSIFY.name, "int8", shape.artifact, say, "--allow-untrained-head")
+    return shape.checkpoint
 
 
 def ensure_export(checkpoint: str, task: str, precision: str, output: Path, say: Say, *options: str) -> Path:

@@ -28,11 +28,13 @@ install=("$python" -m pip --isolated --disable-pip-version-check -q --python "$2
 import sys
 from importlib.metadata import version
 
+sys.tracebacklimit = 0  # an import that fails is one line
 import onnxruntime
 import torch
 
 names = ("sextet", "onnxruntime-gpu", "ray", "transformers", "optimum-onnx", "tokenizers", "numpy")
 versions = ", ".join(f"{name} {version(name)}" for name in names)
-assert "CUDAExecutionProvider" in onnxruntime.get_available_providers(), "this ONNX Runtime is not for GPUs"
+if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+    sys.exit(f"install.sh: onnxruntime {onnxruntime.__version__} of {sys.argv[1]} has no CUDAExecutionProvider")
 print(f"installed into {sys.argv[1]}: {versions}, torch {torch.__version__} with CUDA {torch.version.cuda}")
 EOF

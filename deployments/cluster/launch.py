@@ -4,7 +4,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.request import Request
@@ -16,7 +16,8 @@ from deployments.cluster.ports import check_port
 from deployments.cluster.progress import Say, step
 from deployments.cluster.signals import Signals, StopRequested
 from deployments.config import TaskConfig, deployment_of, located, set_drains, task_configs, user_configs
-from deployments.ingress.config import IngressConfig
+from deployments.ingress import haproxy
+from deployments.ingress.config import EVERY_NAME, Address, IngressConfig
 from pipelines.errors import ArtifactError, ConfigurationError, SextetError
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.probe import probe
@@ -41,6 +42,17 @@ class Launch:
     say: Say
     platform: Platform | None = None
     task: str | None = None
+    open_to_everybody: bool = False
+
+    def ingress(self, content: dict[str, Any]) -> IngressConfig:
+        """What guards it, for `content`; raises ConfigurationError where nothing does and others can reach it."""
+        config = IngressConfig.of(located(self.cluster), self.cluster.parent)
+        if self.platform is not None:  # its service is in front, authenticates, and asks under names of its own
+            return replace(config, keys=None, open_to_everybody=True, hosts=(EVERY_NAME,))
+        if self.open_to_everybody:
+            config = replace(config, open_to_everybody=True)
+        config.check(Address.of(content["http_options"]))
+        return config
 
     def content(self) -> dict[str, Any]:
         """The file as it is now, its paths absolute; raises ConfigurationError."""
@@ -62,12 +74,14 @@ def serve(
     address: str | None = None,
     platform: str | None = None,
     task: str | None = None,
+    open_to_everybody: bool = False,
     progress: Say = print,
 ) -> None:
     """Serve `cluster` until SIGINT, SIGTERM or SIGHUP; at SIGUSR1, apply the file as it is then.
 
     With `address`, deploy onto that Ray cluster and return when it answers. `host` and `port` override the file's
-    http_options. With `platform`, answer its contract for one task, on every interface. Progress goes to `progress`;
+    http_options. With `platform`, answer its contract for one task, on every interface. `open_to_everybody` waives keys
+    where the ingress listens beyond loopback. Progress goes to `progress`;
     `ready URL`, and a question and its answer for each task, go to stdout. Raises a SextetError of one line, after
     everything that was started has ended.
     """
@@ -76,7 +90,7 @@ def serve(
     if platform is not None and address is not None:
         raise ConfigurationError("--platform is for a container of its own; leave --address out")
     contract = Platform.of(platform, os.environ) if platform is not None else None
-    launch, signals = Launch(cluster, host, port, progress, contract, task), Signals()
+    launch, signals = Launch(cluster, host, port, progress, contract, task, open_to_everybody), Signals()
     signals.install()
     try:
         if address is None:
@@ -98,21 +112,22 @@ def _serve_here(launch: Launch, signals: Signals) -> None:
     _check_devices(content, launch.say)
     _fetch_artifacts(content, launch.say)
     _tell_models_apart(content)
-    with environment(IngressConfig.of(content), launch.say, drain_s) as folder:
+    ingress, address = launch.ingress(content), Address.of(content["http_options"])
+    with environment(ingress, address, launch.say, drain_s) as folder:
         from deployments.cluster.rollout import validated  # imports ray, which reads the environment
 
-        config = validated(content)
+        config, reach = validated(_behind(content)), Reach(address.url(ingress), folder)
         with started(folder, signals, launch.say) as ray:
             try:
-                url = _roll_out(config, launch.say, ray.raise_if_dead)
+                _roll_out(config, reach, launch.say, ray.raise_if_dead)
                 ray.drain_s = drain_s
                 launch.say(f"logs {folder}/ray/session_latest/logs")
                 launch.say(f"metrics {metrics_url()}")
-                _introduce(config, url)
+                _introduce(config, reach)
                 while True:
                     ray.raise_if_dead()
                     if signals.reload_was_requested():
-                        ray.drain_s = max(ray.drain_s, _reload(launch, ray.raise_if_dead))
+                        ray.drain_s = max(ray.drain_s, _reload(launch, ingress, reach, ray.raise_if_dead))
                     time.sleep(HEARTBEAT_S)
             except StopRequested:
                 launch.say(f"stopping: requests inside have {ray.drain_s:.0f} s; a second signal ends them")
@@ -125,14 +140,15 @@ def _deploy_there(launch: Launch, address: str) -> None:
     content = launch.content()
     set_drains(content)
     _tell_models_apart(content)
-    config = validated(content)
+    config, ingress = validated(content), launch.ingress(content)
     with connected(address):
-        url = _roll_out(config, launch.say, raise_if_dead=lambda: None)
-        _introduce(config, url)
+        reach = Reach(Address.of(content["http_options"]).url(ingress), key=os.environ.get("SEXTET_KEY"))
+        _roll_out(config, reach, launch.say, raise_if_dead=lambda: None)
+        _introduce(config, reach)
     launch.say("the cluster keeps serving; `serve shutdown` takes it down")
 
 
-def _reload(launch: Launch, raise_if_dead: Callable[[], None]) -> float:
+def _reload(launch: Launch, ingress: IngressConfig, reach: "Reach", raise_if_dead: Callable[[], None]) -> float:
     """Apply the file as it is now. Where it is wrong, say why; the previous configuration goes on serving.
 
     Returns as long as requests may take under it at the end.
@@ -146,8 +162,9 @@ def _reload(launch: Launch, raise_if_dead: Callable[[], None]) -> float:
         _check_devices(content, launch.say)
         _fetch_artifacts(content, launch.say)
         _tell_models_apart(content)
-        config = validated(content)
-        _roll_out(config, launch.say, raise_if_dead)
+        if launch.ingress(content) != ingress:
+            raise ConfigurationError("the ingress's settings have changed, which takes a restart of `sextet serve`")
+        _roll_out(validated(_behind(content)), reach, launch.say, raise_if_dead)
     except SextetError as error:
         launch.say(f"not applied: {error}")
         return 0.0
@@ -155,47 +172,67 @@ def _reload(launch: Launch, raise_if_dead: Callable[[], None]) -> float:
     return drain_s
 
 
-def _roll_out(config: Any, say: Say, raise_if_dead: Callable[[], None]) -> str:
+@dataclass(frozen=True)
+class Reach:
+    """How the launcher asks the cluster: at its URL with a key, or through the sockets in the folder of its ingress."""
+
+    url: str
+    folder: Path | None = None
+    key: str | None = None
+
+    def through(self) -> Path | None:
+        """The ingress's own socket, which asks for no key and no certificate."""
+        return next(self.folder.rglob("ingress.sock"), None) if self.folder is not None else None
+
+    def addresses(self, config: Any) -> dict[str, str]:
+        """The URL of each task."""
+        prefixes = {application.name: application.route_prefix for application in config.applications}
+        return {task: f"{self.url}{prefixes[task].rstrip('/')}" for task in TASKS if task in prefixes}
+
+    def wait(self, url: str) -> None:
+        """Wait until a request reaches the task's replica: a GET there is refused by the task itself."""
+        give_up_at = time.monotonic() + REACHABLE_S
+        headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
+        while True:
+            try:
+                status, _ = exchange(Request(url, headers=headers), 5.0, self.through())
+            except AskError:
+                status = 0
+            if status == 405:
+                return
+            if status in (401, 403):
+                raise ConfigurationError(f"{url} asks for a key; set SEXTET_KEY")
+            if time.monotonic() > give_up_at:
+                raise ConfigurationError(f"{url} does not reach its replica (last status {status})")
+            time.sleep(0.1)
+
+
+def _behind(content: dict[str, Any]) -> dict[str, Any]:
+    """What Ray Serve is told: its own servers, replicas among them, listen where it thinks that the ingress does."""
+    if haproxy.find_binary() is None:
+        return content
+    return content | {"http_options": content["http_options"] | {"host": "127.0.0.1"}}
+
+
+def _roll_out(config: Any, reach: Reach, say: Say, raise_if_dead: Callable[[], None]) -> None:
     from deployments.cluster import rollout
 
     with step("deploying", say):
-        url = rollout.deploy(config)
+        rollout.deploy(config)
     rollout.wait(config, say, raise_if_dead)
-    for address in _addresses(config, url).values():
-        _until_reachable(address)
-    return url
+    for url in reach.addresses(config).values():
+        reach.wait(url)
 
 
-def _introduce(config: Any, url: str) -> None:
+def _introduce(config: Any, reach: Reach) -> None:
     """Print that the cluster is ready, and an answer of each task."""
-    print(f"ready {url}", flush=True)
-    for task, address in _addresses(config, url).items():
+    print(f"ready {reach.url}", flush=True)
+    for task, url in reach.addresses(config).items():
         try:
-            answer = demonstrate(TASKS[task], address)
+            answer = demonstrate(TASKS[task], url, reach.key, reach.through())
         except AskError as error:  # the cluster serves nevertheless
             answer = f"no answer: {error}"
         print(f"{task}\n  {TASKS[task].examples[0]}\n  -> {answer}", flush=True)
-
-
-def _addresses(config: Any, url: str) -> dict[str, str]:
-    """The URL of each task."""
-    prefixes = {application.name: application.route_prefix for application in config.applications}
-    return {task: f"{url}{prefixes[task].rstrip('/')}" for task in TASKS if task in prefixes}
-
-
-def _until_reachable(url: str) -> None:
-    """Wait until a request reaches the task's replica: a GET there is refused by the task itself."""
-    give_up_at = time.monotonic() + REACHABLE_S
-    while True:
-        try:
-            status, _ = exchange(Request(url), timeout_s=5.0)
-        except AskError:
-            status = 0
-        if status == 405:
-            return
-        if time.monotonic() > give_up_at:
-            raise ConfigurationError(f"{url} does not reach its replica (last status {status})")
-        time.sleep(0.1)
 
 
 def _check_devices(content: dict[str, Any], say: Say) -> None:
@@ -215,7 +252,7 @@ def _check_devices(content: dict[str, Any], say: Say) -> None:
 def _fetch_artifacts(content: dict[str, Any], say: Say) -> None:
     """Fetch every artifact to this node and pin it in `content`: all replicas get the same one, also later ones.
 
-    Raises ArtifactError for the first that cannot be fetched or that a replica would refuse.
+    Raises ArtifactError or ConfigurationError for the first that cannot be fetched or that a replica would refuse.
     """
     given, tasks = user_configs(content), task_configs(content)
     errors = []
@@ -223,7 +260,8 @@ def _fetch_artifacts(content: dict[str, Any], say: Say) -> None:
         for task, config in tasks.items():
             try:
                 fetched = fetch(config.model, say)
-                ModelArtifact.open(fetched.folder, task=task, allow_unverified=config.allow_unverified)
+                artifact = ModelArtifact.open(fetched.folder, task=task, allow_unverified=config.allow_unverified)
+                artifact.check_device(config.device)
                 given[task]["model"] = fetched.pinned
             except ArtifactError as error:
                 errors.append(error)

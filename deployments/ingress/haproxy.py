@@ -6,17 +6,26 @@ import shutil
 import sys
 from pathlib import Path
 
-from deployments.ingress import rewrite
+import deployments
 from deployments.ingress.rewrite import Settings
 
 WRAPPER = """\
 #!/bin/sh
 # Ray Serve starts this as HAProxy: -db -f CONFIG ...
-for argument; do [ "$previous" = -f ] && config=$argument; previous=$argument; done
-[ -z "$config" ] || REWRITE "$config" || exit 1
+for argument; do
+    [ "$previous" = -f ] && config=$argument
+    [ "$argument" = -c ] && checks=1
+    previous=$argument
+done
+if [ -n "$config" ]; then
+    NODE prepare SETTINGS "$config" || exit 1
+    [ -n "$checks" ] || [ -z "WATCHES" ] || NODE watch SETTINGS "$config" &
+fi
 # HAProxy must not outlive the actor that started it.
 exec DIE_WITH_PARENT BINARY "$@"
 """
+RUN = "import sys; sys.path.append(sys.argv.pop(1)); from deployments.ingress.node import main; main(*sys.argv[1:])"
+"""Without the installed packages: what starts at every reload has to start quickly."""
 
 
 def find_binary() -> Path | None:
@@ -40,9 +49,17 @@ def write_wrapper(binary: Path, folder: Path, settings: Settings) -> Path:
     settings.write(file)
     setpriv = shutil.which("setpriv")
     die_with_parent = f"{shlex.quote(setpriv)} --pdeathsig KILL" if setpriv else ""
-    rewriting = shlex.join([sys.executable, "-IS", rewrite.__file__, str(file)])
-    script = WRAPPER.replace("REWRITE", rewriting).replace("DIE_WITH_PARENT", die_with_parent)
+    root = Path(deployments.__file__).parent.parent
+    script = WRAPPER
+    for name, value in {
+        "NODE": shlex.join([sys.executable, "-IS", "-c", RUN, str(root)]),
+        "SETTINGS": shlex.quote(str(file)),
+        "WATCHES": "1" if settings.keys or settings.certificate else "",
+        "DIE_WITH_PARENT": die_with_parent,
+        "BINARY": shlex.quote(str(binary)),
+    }.items():
+        script = script.replace(name, value)
     wrapper = folder / "haproxy"
-    wrapper.write_text(script.replace("BINARY", shlex.quote(str(binary))), encoding="utf-8")
+    wrapper.write_text(script, encoding="utf-8")
     wrapper.chmod(0o700)
     return wrapper

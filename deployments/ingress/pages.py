@@ -5,6 +5,8 @@ from pathlib import Path
 
 from deployments.http.errors import Failure
 
+CLOSING = (400, 408, 413)  # the rest of such a request may still come
+
 
 def page(folder: Path, name: str, error: Exception) -> Path:
     """A file in `folder` with the answer to a request that fails with `error`."""
@@ -15,7 +17,7 @@ def page(folder: Path, name: str, error: Exception) -> Path:
         "cache-control": "no-store",
         "content-length": str(len(body)),
         **failure.headers,
-        **({"connection": "close"} if failure.status == 408 else {}),
+        **({"connection": "close"} if failure.status in CLOSING else {}),
     }
     head = "".join(f"{key}: {value}\r\n" for key, value in headers.items())
     file = folder / f"{name}.http"

@@ -1,21 +1,19 @@
-"""Rewrites the HAProxy configuration that Ray Serve has written, each time before HAProxy reads it.
+"""Rewrites the HAProxy configuration that Ray Serve has written, each time before HAProxy reads it (node.py).
 
-    python -IS rewrite.py settings.json haproxy.cfg
-
-A script of the standard library alone, because it runs at every reload. It decides nothing: the other modules of this
-package make the lines (`Lines`), and this one puts them where they belong. It fails where the file is not what the
-pinned version of Ray writes: a node that comes up without these lines would be open to the network.
+The standard library alone, because it runs at every reload. It decides nothing: the other modules of this package make
+the lines (`Lines`), and this one puts them where they belong. It fails where the file is not what the pinned version of
+Ray writes: a node that comes up without these lines would be open to the network.
 """
 
 import json
-import os
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+
+from deployments.ingress.private_file import write_private
 
 MARK = "# rewritten by sextet\n"
 PUBLIC = ("frontend http_frontend", "frontend grpc_frontend")
@@ -39,6 +37,11 @@ BACKEND, BACKEND_NUMBER, SERVER, SERVER_NUMBER = "<backend>", "<backend number>"
 CLOCK = "<clock>"
 """In a line: the boot id of this machine (deployments/http/arrival.py)."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+OWN_SOCKET = "own"
+OWN_BIND = f"bind unix@{NODE}/ingress.sock mode 600 name {OWN_SOCKET}"
+"""A socket of the HTTP frontend that only the cluster's owner can open, as the admin socket: it needs no key."""
 
 
 class RewriteError(Exception):
@@ -90,23 +93,28 @@ class Settings:
 
     lines: Lines = Lines()
     aliases: tuple[Alias, ...] = ()
-    order: tuple[str, ...] = ()
-    """Applications whose lines come first, in this order."""
     address: str = ""
     """Where the HTTP frontend listens, in place of what Ray wrote; empty for Ray's own."""
     bind_options: str = ""
     """Of the HTTP frontend's address."""
+    keys: str = ""
+    """The operator's file of keys."""
+    certificate: tuple[str, ...] = ()
+    """The operator's files of the certificate and its key."""
+    order: tuple[str, ...] = ()
+    """Applications whose lines come first, in this order."""
 
     def write(self, file: Path) -> None:
-        """For the owner alone, whole or not at all: HAProxy may be reloading."""
-        _write(file, json.dumps(asdict(self)))
+        """For node.py to read."""
+        write_private(file, json.dumps(asdict(self)).encode())
 
     @classmethod
     def read(cls, file: Path) -> "Settings":
         given: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         lines = Lines(**{name: tuple(lines) for name, lines in given["lines"].items()})
         aliases = tuple(Alias(**alias) for alias in given["aliases"])
-        return cls(**given | {"lines": lines, "aliases": aliases, "order": tuple(given["order"])})
+        lists = {"order": tuple(given["order"]), "certificate": tuple(given["certificate"])}
+        return cls(**given | {"lines": lines, "aliases": aliases} | lists)
 
 
 def rewrite(text: str, settings: Settings, node: str) -> str:
@@ -197,8 +205,8 @@ def _frontend(lines: list[str], settings: Settings, rules: list[str]) -> list[st
     if len(binds) != 1:
         raise RewriteError(f"section '{PUBLIC[0]}' has {len(binds)} lines 'bind'; known: one")
     address = settings.address or lines[binds[0]].split()[1]
-    bind = f"    bind {address} {settings.bind_options}".rstrip() + "\n"
-    return [*lines[: binds[0]], bind, *rules, *lines[binds[0] + 1 :]]
+    ours = _indented([f"bind {address} {settings.bind_options}".rstrip(), OWN_BIND])
+    return [*lines[: binds[0]], *ours, *rules, *lines[binds[0] + 1 :]]
 
 
 def _alias_rules(prefixes: dict[str, str], aliases: tuple[Alias, ...]) -> list[str]:
@@ -280,24 +288,3 @@ def _without_reuse(lines: list[str], name: str) -> list[str]:
 def _replicas(lines: list[str]) -> list[str]:
     """The names of a backend's servers, without the proxy that takes requests where there is none."""
     return [line.split()[1] for line in lines if _is("server", line) and "backup" not in line.split()]
-
-
-def _write(file: Path, text: str) -> None:
-    """Write a file that only its owner can read, whole or not at all."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
-    with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as opened:
-        opened.write(text)
-    beside.replace(file)
-
-
-def main(settings: str, config: str) -> None:
-    file = Path(config)
-    try:
-        text = rewrite(file.read_text(encoding="utf-8"), Settings.read(Path(settings)), str(file.parent))
-    except RewriteError as error:
-        sys.exit(f"{config}: {error}; this is not the configuration that the pinned version of Ray Serve writes")
-    _write(file, text)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

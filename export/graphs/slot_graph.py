@@ -109,6 +109,7 @@ def _slot_decoder(model: Any) -> Any:
             self.kv_heads = getattr(config, "num_key_value_heads", None) or self.heads
             self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
             self.layers = config.num_hidden_layers
+            self.width = model.get_output_embeddings().weight.shape[1]
             self.rotates = hasattr(model.base_model, "rotary_emb") and self.head_dim % _ROTATED_TOGETHER == 0
             if self.rotates:
                 every = torch.arange(config.max_position_embeddings)[None]
@@ -123,7 +124,7 @@ def _slot_decoder(model: Any) -> Any:
             hidden = self.model.base_model(
                 input_ids=input_ids, position_ids=position_ids, past_key_values=SlotCache(), use_cache=True
             ).last_hidden_state
-            return self.model.get_output_embeddings()(hidden.reshape(-1, hidden.shape[-1])[logits_at]), *self.present
+            return self.model.get_output_embeddings()(hidden.reshape(-1, self.width)[logits_at]), *self.present
 
         def attend(self, layer: int, query: Any, key: Any, value: Any, scale: float, window: int | None) -> Any:
             """(rows, heads, tokens, head_dim) each -> (rows, tokens, heads, head_dim)."""

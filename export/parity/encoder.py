@@ -1,7 +1,8 @@
 """ExportedEncoder: the outputs of an exported encoder beside those of the PyTorch model that it was made from."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,14 +21,15 @@ from pipelines.runtime.session import InferenceSession, SessionConfig
 class ExportedEncoder:
     """An artifact's graph, on CUDA where it is made for that and this machine has it, else on the CPU.
 
-    A CPU has no kernel for packed attention: there operators that it has stand for this one. It computes the rest of an
-    fp16 graph with the same weights, but in fp32. `compared_on` says which.
+    A CPU has no kernel for packed attention: there operators that it has stand for this one. It computes parts of an
+    fp16 graph in fp32. `compared_on` says which it was. `largest_activation` is that of PyTorch, in fp32.
     """
 
     def __init__(self, artifact: ModelArtifact, config: SessionConfig) -> None:
         self._settings = artifact.manifest.tokenizer
         self._session, self.compared_on = _session(artifact, config)
         self.output_names = self._session.output_names
+        self.largest_activation = 0.0
 
     def compare(
         self, encodings: Sequence[Any], model: Any
@@ -47,7 +49,7 @@ class ExportedEncoder:
         feeds = PaddedRows(PaddedRows.inputs, pad_token_id).feeds(rows)
         mask = feeds["attention_mask"].astype(bool)
         known = inspect.signature(model.forward).parameters
-        with torch.no_grad():
+        with torch.no_grad(), self._observed(model):
             outputs = model(**{name: torch.from_numpy(array) for name, array in feeds.items() if name in known})
         exported = session.run(RowLayout.of(session.input_names, pad_token_id).feeds(rows))
         for name, output in exported.items():
@@ -55,6 +57,21 @@ class ExportedEncoder:
                 exported[name] = np.zeros((*mask.shape, *output.shape[1:]), output.dtype)
                 exported[name][mask] = output
         return {name: outputs[name].numpy() for name in exported}, exported, mask
+
+    @contextmanager
+    def _observed(self, model: Any) -> Iterator[None]:
+        """Within it, `largest_activation` becomes the largest absolute value that a module of the model gave."""
+
+        def note(_module: Any, _inputs: Any, output: Any) -> None:
+            if hasattr(output, "is_floating_point") and output.is_floating_point():
+                self.largest_activation = max(self.largest_activation, float(output.abs().max()))
+
+        handles = [module.register_forward_hook(note) for module in model.modules()]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
 def _session(artifact: ModelArtifact, config: SessionConfig) -> tuple[InferenceSession, str]:

@@ -16,6 +16,7 @@ import numpy as np
 from export.parity.encoder import ExportedEncoder
 from export.parity.generation import ExportedDecoder, Perplexity, PromptSlots, exported_decoder, torch_answer
 from export.parity.samples import QUESTIONS, TEXTS
+from pipelines.errors import CheckpointError
 from pipelines.runtime.artifact import ModelArtifact, Parity, TokenizerSettings
 from pipelines.runtime.providers import Device, find_problems
 from pipelines.runtime.session import SessionConfig
@@ -29,6 +30,7 @@ INT4_AGREEMENT = 0.5  # finds broken graphs; perplexity measures the rest: one c
 MOST_SURPRISED = {"int8": 0.15, "int4": 0.5}
 """The largest increase of perplexity over PyTorch's, by precision, for models that generate."""
 INPUTS = 64
+LARGEST_FP16 = 65504.0
 _BATCH_SIZES = (1, 2, 4, 9, 16, 32)  # INPUTS in all
 # Bounds of the time: tokens of an encoder's input, words of a prompt, generated tokens.
 _LONGEST_TOKENS = 384
@@ -106,6 +108,11 @@ def validate(artifact: ModelArtifact, model: Any, outside: int | None = None) ->
             else:
                 _compare_labels(compared, batch, encoder, model, manifest.labels)
         compared_on = encoder.compared_on
+        if manifest.precision == "fp16" and encoder.largest_activation > LARGEST_FP16:
+            raise CheckpointError(
+                f"{manifest.source.checkpoint} does not fit in fp16: its activations reach "
+                f"{encoder.largest_activation:.3g}, and fp16 ends at {LARGEST_FP16:g}; export it as fp32"
+            )
     exact = manifest.precision == "fp32" and manifest.optimization != "O3"  # O3 approximates Gelu
     least = INT4_AGREEMENT if manifest.precision == "int4" else AGREEMENT
     parity = _verdict(compared, exact, least, sum(len(batch.names) for batch in batches))

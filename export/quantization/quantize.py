@@ -66,11 +66,12 @@ def to_fp16(graphs: Graphs) -> None:
 
     for graph in graphs.values():
         model = onnx.load(graph)
+        angles = _angles(model)
         halved = convert_float_to_float16(
             model,
             keep_io_types=["logits"] if is_slot_graph(model) else True,
             disable_shape_infer=True,  # it fails on onnxruntime's own operators, which fusions put in
-            node_block_list=_between_casts(model, "Log"),
+            node_block_list=[*_between_casts(model, "Log"), *angles],
         )
         OnnxModel(halved).topological_sort()  # the casts of its inputs come last, and a branch must be in order
         onnx.save(halved, graph)
@@ -286,4 +287,31 @@ def _between_casts(model: Any, op_type: str) -> list[str]:
             continue
         waiting += [makers[name] for name in node.input if name in makers]
         waiting += [reader for name in node.output for reader in readers.get(name, [])]
+    return list(found)
+
+
+def _angles(model: Any) -> list[str]:
+    """The names of the nodes from the Cast of a position to its sine and cosine, which keep fp32.
+
+    fp16 has no odd number above 2,048, and steps of half a radian from 512 on. The graph gets a Cast behind each sine
+    and cosine, of which the conversion makes one to fp16.
+    """
+    from onnx import helper
+
+    makers = {name: node for node in model.graph.node for name in node.output}
+    ends = [node for node in model.graph.node if node.op_type in ("Cos", "Sin")]
+    found: dict[str, Any] = {}
+    waiting = list(ends)
+    while waiting:
+        node = waiting.pop()
+        if node.name not in found:
+            found[node.name] = node
+            if node.op_type != "Cast":
+                waiting += [makers[name] for name in node.input if name in makers]
+    halves = {node.output[0]: f"{node.output[0]}_half" for node in ends}
+    for node in model.graph.node:
+        node.input[:] = [halves.get(name, name) for name in node.input]
+    for name, half in halves.items():
+        place = list(model.graph.node).index(makers[name]) + 1
+        model.graph.node.insert(place, helper.make_node("Cast", [name], [half], half, to=1))
     return list(found)

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pipelines.errors import ArtifactError, InvalidInputError
+from pipelines.errors import ArtifactError, ConfigurationError, InvalidInputError
 from pipelines.schema import convert
 
 MANIFEST_NAME = "artifact.json"
@@ -230,6 +230,14 @@ class ModelArtifact:
         if role not in self.manifest.graphs:
             raise ArtifactError(f"{self.path} has no {role!r} graph; it has {sorted(self.manifest.graphs)}")
         return self.path / self.manifest.graphs[role]
+
+    def check_device(self, device: str) -> None:
+        """Raise ConfigurationError for an artifact of a precision that a device does not compute in."""
+        if device != "cpu" and self.manifest.precision == "int8":
+            raise ConfigurationError(
+                f"device is {device!r}, but {self.path} has the precision int8, which is for the CPU; "
+                "export it with --precision fp16 --device cuda"
+            )
 
     def config(self) -> dict[str, Any]:
         """The checkpoint's transformers config."""

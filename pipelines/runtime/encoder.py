@@ -10,6 +10,7 @@ from tokenizers import Encoding
 from pipelines.errors import ArtifactError, ConfigurationError, InvalidInputError
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.elastic_session import ElasticSession
+from pipelines.runtime.nvidia.memory import PinnedFeeds
 from pipelines.runtime.packed_session import PackedSession
 from pipelines.runtime.rows import EncoderRow, PaddedRows, RowLayout
 from pipelines.runtime.session import Engine, SessionConfig
@@ -83,12 +84,15 @@ class Encoder:
 class PaddedSession:
     """Runs batches of padded rows, on any provider."""
 
-    def __init__(self, session: ElasticSession, pad_token_id: int) -> None:
+    def __init__(self, session: ElasticSession, pad_token_id: int, pinned: PinnedFeeds | None) -> None:
+        """`pinned` is for a GPU."""
         self.layout = PaddedRows(session.input_names, pad_token_id)
         self._session = session
+        self._pinned = pinned
 
     def run(self, rows: Sequence[EncoderRow]) -> Mapping[str, np.ndarray]:
-        return self._session.run(self.layout.feeds(rows))
+        feeds = self.layout.feeds(rows)
+        return self._session.run(feeds if self._pinned is None else self._pinned(feeds))
 
     def warm_up(self, lengths: Sequence[int]) -> None:
         """Run a row of each length: the first run of a length allocates its memory."""
@@ -109,7 +113,8 @@ def _open(artifact: ModelArtifact, config: SessionConfig, pad_token_id: int) -> 
         longest = manifest.tokenizer.max_length
         usual = (min(_USUAL[0], config.max_rows), min(_USUAL[1], longest))
         config = replace(config, engine=Engine(config.max_rows, longest, usual, manifest.precision == "fp16"))
-    return PaddedSession(ElasticSession.open(graph, config), pad_token_id)
+    pinned = None if config.device == "cpu" else PinnedFeeds()
+    return PaddedSession(ElasticSession.open(graph, config), pad_token_id, pinned)
 
 
 def activate(logits: np.ndarray, activation: Activation) -> np.ndarray:

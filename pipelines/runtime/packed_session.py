@@ -6,7 +6,6 @@ runs as it is: several at once, so that the copies of one overlap with the kerne
 """
 
 import logging
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from pipelines.errors import ArtifactError, first_line
-from pipelines.runtime.cuda_driver import host_memory
+from pipelines.runtime.nvidia.memory import PinnedFeeds
 from pipelines.runtime.rows import Capacity, EncoderRow, Feeds, PackedRows
 from pipelines.runtime.session import InferenceSession, SessionConfig
 
@@ -51,7 +50,7 @@ class PackedSession:
         self._plain = plain
         self._captured = None if captured is None else CapturedRuns(captured)
         self._capacities: list[Capacity] = []
-        self._staging = threading.local()
+        self._pinned = PinnedFeeds()
 
     @classmethod
     def open(cls, graph: Path, config: SessionConfig, pad_token_id: int, longest: int) -> Self:
@@ -71,7 +70,7 @@ class PackedSession:
         """Every output by name, for these rows alone."""
         capacity = self.capacity(rows)
         if capacity is None or self._captured is None:
-            return self._plain.run(self._staged(self.layout.feeds(rows)))
+            return self._plain.run(self._pinned(self.layout.feeds(rows)))
         outputs = self._captured.replay(capacity, self.layout.feeds(rows, capacity))
         sizes = {capacity.rows: len(rows), capacity.tokens: sum(row.n_tokens for row in rows)}
         return {name: output[: sizes[len(output)]] for name, output in outputs.items()}
@@ -95,19 +94,6 @@ class PackedSession:
         except Exception as error:  # onnxruntime's error types have Exception as their only common base
             logger.warning("%s runs without CUDA graphs: %s", self._plain.name, first_line(error))
             self._capacities, self._captured = [], None
-
-    def _staged(self, feeds: Feeds) -> Feeds:
-        """The feeds in this thread's pinned memory."""
-        size = sum(_aligned(array.nbytes) for array in feeds.values())
-        memory: np.ndarray | None = getattr(self._staging, "memory", None)
-        if memory is None or len(memory) < size:
-            memory = self._staging.memory = host_memory(2 * size)
-        staged, at = {}, 0
-        for name, array in feeds.items():
-            staged[name] = memory[at : at + array.nbytes].view(array.dtype).reshape(array.shape)
-            np.copyto(staged[name], array)
-            at += _aligned(array.nbytes)
-        return staged
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +159,3 @@ def capacities(longest: int) -> Iterator[Capacity]:
     """The shapes that are captured, smallest first, for a model that reads `longest` tokens."""
     for tokens in CAPTURED_TOKENS:
         yield Capacity(tokens, max(MIN_ROWS, tokens // TOKENS_PER_ROW), min(tokens, longest))
-
-
-def _aligned(size_bytes: int) -> int:
-    return -(-size_bytes // 64) * 64

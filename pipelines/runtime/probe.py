@@ -13,12 +13,9 @@ import numpy as np
 from pipelines.errors import ConfigurationError, SextetError
 from pipelines.runtime.providers import Device
 from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.runtime.small_graph import Node, Port, small_graph
 
 LIMIT_S = 180.0  # TensorRT builds an engine
-_DOUBLE = bytes.fromhex(  # ONNX, opset 13: y = x + x, both float32 of shape (2,)
-    "08083a350a0e0a01780a017812017922034164641201675a0f0a0178120a0a080801"
-    "12040a020802620f0a0179120a0a08080112040a02080242040a00100d"
-)
 
 
 def probe(device: Device) -> None:
@@ -39,7 +36,9 @@ def probe(device: Device) -> None:
 
 def run(device: Device) -> None:
     """The probe itself, in this process; raises a SextetError."""
-    outputs = InferenceSession(_DOUBLE, SessionConfig(device=device)).run({"x": np.asarray([1.0, 2.0], np.float32)})
+    float32 = np.dtype(np.float32)
+    double = small_graph([Node("Add", ("x", "x"), ("y",))], [Port("x", float32, 1)], [Port("y", float32, 1)])
+    outputs = InferenceSession(double, SessionConfig(device=device)).run({"x": np.asarray([1.0, 2.0], np.float32)})
     if outputs["y"].tolist() != [2.0, 4.0]:
         raise ConfigurationError(f"device is {device!r}, but it computes 1 + 1 as {outputs['y'][0]}")
 

@@ -1,7 +1,5 @@
 """Execution providers: which ones a device takes, and what is missing where one cannot start."""
 
-import importlib.util
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import redirect_stdout
 from functools import cache
@@ -10,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from pipelines.errors import ConfigurationError
-from pipelines.runtime import shared_library
-from pipelines.runtime.nvidia import CUDA, Version, cuda_problem
+from pipelines.runtime.nvidia.driver import Version, cuda_problem
+from pipelines.runtime.nvidia.libraries import described, missing_libraries
 from pipelines.runtime.package import runtime_package
 
 Device = Literal["cpu", "cuda", "tensorrt"]
@@ -22,7 +20,7 @@ PROVIDERS = {
     "cuda": ("CUDAExecutionProvider",),
     "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider"),
 }
-_LIBRARIES = {
+LIBRARIES = {
     "CUDAExecutionProvider": "libonnxruntime_providers_cuda.so",
     "TensorrtExecutionProvider": "libonnxruntime_providers_tensorrt.so",
 }
@@ -53,41 +51,20 @@ def find_problems(device: Device) -> Iterator[str]:
         return
     if device == "cpu":
         return
-    _preload()
-    folder = Path(onnxruntime.__file__).parent / "capi"
-    libraries = [folder / _LIBRARIES[provider] for provider in PROVIDERS[device]]
+    preload()
+    libraries = [library_file(provider) for provider in PROVIDERS[device]]
     missing = {name: reason for library in libraries for name, reason in missing_libraries(library)}
     if missing:
-        yield f"{', '.join(_described(*one) for one in missing.items())} cannot be loaded: {_remedy(missing)}"
+        yield f"{', '.join(described(*one) for one in missing.items())} cannot be loaded: {_remedy(missing)}"
     if (problem := cuda_problem(built_for())) is not None:
         yield problem
 
 
-def missing_libraries(library: Path) -> Iterator[tuple[str, str]]:
-    """The shared libraries that an execution provider's own needs and that do not load, each with the loader's reason.
+def library_file(provider: str) -> Path:
+    """The execution provider's own shared library, where this onnxruntime has it."""
+    import onnxruntime
 
-    libcuda.so.1 is the driver's and left out. The others are loaded.
-    """
-    try:
-        names = shared_library.needed(library)
-    except OSError as error:
-        yield library.name, str(error)
-        return
-    for name in names:
-        if name != CUDA and (reason := shared_library.load(name, library_folders())) is not None:
-            yield name, reason
-
-
-def library_folders() -> list[Path]:
-    """Where CUDA, cuDNN and TensorRT lie beside the dynamic loader's own folders: wheels of NVIDIA, torch, a toolkit.
-
-    No package is imported.
-    """
-    found = [folder / "lib" for root in _package_folders("nvidia") for folder in sorted(root.glob("*"))]
-    found += [*_package_folders("tensorrt_libs"), *(root / "lib" for root in _package_folders("torch"))]
-    toolkits = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
-    found += [Path(toolkit) / "lib64" for toolkit in toolkits if toolkit]
-    return [folder for folder in found if folder.is_dir()]
+    return Path(onnxruntime.__file__).parent / "capi" / LIBRARIES[provider]
 
 
 def built_for() -> Version:
@@ -99,7 +76,7 @@ def built_for() -> Version:
 
 
 @cache
-def _preload() -> None:
+def preload() -> None:
     """Load what onnxruntime's CUDA provider needs, and what it loads later by name: cuDNN, cuFFT, NVRTC.
 
     onnxruntime knows which of them its build wants. It prints about those that it does not find; `missing_libraries`
@@ -116,15 +93,6 @@ def _wrong_package(device: Device) -> str:
     return f"{package} {version} is built without {device}; pip uninstall -y {package}, then {_INSTALL}"
 
 
-def _described(name: str, reason: str) -> str:
-    """A library with what is wrong with it, where it is more than missing: another version, or the loader's reason."""
-    if not reason.endswith("No such file or directory") or not reason.startswith(f"{name}:"):
-        return f"{name} ({reason})"
-    stem = name.rpartition(".so.")[0]
-    others = sorted({one.name for folder in library_folders() for one in folder.glob(f"{stem}.so.[0-9]*")} - {name})
-    return f"{name} (there is {', '.join(others)})" if others else name
-
-
 def _remedy(missing: Iterable[str]) -> str:
     """What to install, from the versions in the names of the libraries that are missing."""
     cuda = built_for()[0]
@@ -133,8 +101,3 @@ def _remedy(missing: Iterable[str]) -> str:
     if any(not name.startswith(_TENSORRT) for name in missing):
         parts.insert(0, f"{_INSTALL} brings CUDA {cuda}")
     return "; ".join(parts)
-
-
-def _package_folders(name: str) -> list[Path]:
-    spec = importlib.util.find_spec(name)
-    return [Path(one) for one in spec.submodule_search_locations or ()] if spec else []

@@ -20,6 +20,7 @@ _DTYPES = {
     "tensor(int32)": np.int32,
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
     "tensor(bool)": np.bool_,
 }
 _ERROR = 3  # onnxruntime's severities: 2 is warning, 3 is error
@@ -101,7 +102,7 @@ class InferenceSession:
             )
         except Exception as error:  # onnxruntime's error types have Exception as their only common base
             if config.device != "cpu" and (failure := re.search(r"CUDA failure \d+: [^;\n]*[^;\s]", str(error))):
-                raise ConfigurationError(f"device is {config.device!r}, but: {failure[0]}") from None
+                raise ConfigurationError(f"device is {config.device!r}, but CUDA fails ({failure[0]})") from None
             what = "a graph in memory" if isinstance(graph, bytes) else graph
             raise ArtifactError(f"{what} cannot be loaded by onnxruntime: {first_line(error)}") from None
         if providers[0] not in self._session.get_providers():

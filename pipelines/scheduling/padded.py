@@ -124,8 +124,6 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         # Real over predicted seconds; None until a batch has ended.
         self._drift: float | None = 1.0 if cost is not UNMEASURED else None
         self._batch_s = 0.0  # moving average of the real seconds of a batch
-        self._row_s = 0.0  # moving average of the seconds from one batch's end to the next one's, per row
-        self._saturated_at: float | None = None  # when the last batch ended, if rows waited then
 
     @property
     def is_busy(self) -> bool:
@@ -152,8 +150,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         before_s = self._backlog.work_s
         if self._backlog.has_lists:
             before_s = self._backlog.before_s(sum(self.cost.row_s(row.n_tokens) for row in rows))
-        before_s = before_s / (1 - SATURATED) + self._running_s / 2
-        return self._drift * before_s / self.config.concurrency
+        return self._drift * self._until_done_s(before_s, self._running_s)
 
     def expected_s(self, rows: Sequence[RowT] = ()) -> float:
         """The wait, and then the time of a batch as recent ones took it, or of all rows where those take longer."""
@@ -164,12 +161,13 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
 
     @property
     def work_s(self) -> float:
-        before_s = self._backlog.work_s / (1 - SATURATED) + self._running_s / 2
-        return (self._drift or 0.0) * before_s / self.config.concurrency
+        return (self._drift or 0.0) * self._until_done_s(self._backlog.work_s, self._running_s)
 
     @property
     def row_s(self) -> float:
-        return self._row_s
+        """The mean of the rows that wait: of a list, one row goes before a new request."""
+        waiting_s = (self._drift or 0.0) * self._until_done_s(self._backlog.work_s, 0.0)
+        return waiting_s / self._backlog.rows if self._backlog.rows else 0.0
 
     async def submit(self, rows: Sequence[RowT], deadline: float | None = None) -> Completed[OutputT]:
         request = self._enter(rows, deadline)
@@ -300,6 +298,10 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             asyncio.get_running_loop().call_later(INTERACTIVE_S - quiet_s, self._dispatch)
         return first
 
+    def _until_done_s(self, waiting_s: float, running_s: float) -> float:
+        """Predicted for that much waiting work, and for running batches, which count half: their mean remainder."""
+        return (waiting_s / (1 - SATURATED) + running_s / 2) / self.config.concurrency
+
     def _company_s(self, rows: list[_Waiting[RowT, OutputT]]) -> float:
         """Seconds that a batch of all waiting rows, with room for more, still waits for further rows."""
         if self.config.batch_wait_timeout_s == 0 or self._draining:
@@ -351,7 +353,6 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         return outputs
 
     def _ended(self, batch: _Batch[RowT, OutputT], outcomes: Sequence[OutputT | Exception]) -> None:
-        self._measure_row(len(batch.rows))
         is_crowded = self.is_busy
         self._running.discard(batch)
         self._running_s = self._running_s - batch.predicted_s if self._running else 0.0
@@ -379,14 +380,6 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         self._on_batch(BatchReport(len(lengths), sum(lengths), 0, padded, queue_s, inference_s))
         if not self._running and not self._waiting:
             self._idle.set()
-
-    def _measure_row(self, rows: int) -> None:
-        """A batch of `rows` has ended. While rows wait, the time since the last end is what this batch took of all."""
-        ended_at = time.perf_counter()
-        if self._saturated_at is not None:
-            row_s = (ended_at - self._saturated_at) / rows
-            self._row_s = DRIFT_MEMORY * self._row_s + (1 - DRIFT_MEMORY) * row_s if self._row_s else row_s
-        self._saturated_at = ended_at if self._waiting else None
 
     def _learn(self, learned: LearnedCost, batch: Measurement) -> None:
         if learned.note(batch):

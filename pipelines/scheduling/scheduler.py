@@ -216,9 +216,12 @@ class Scheduler(ABC, Generic[RowT, OutputT]):
         """Predicted seconds until everything that is admitted is answered, if nothing else arrived."""
 
     @property
-    @abstractmethod
     def row_s(self) -> float:
-        """Measured seconds between the ends of two rows while others wait; 0.0 before any did."""
+        """Predicted seconds by which each request inside delays a new one now; 0.0 where none waits, or nobody knows.
+
+        Of sequences in slots nobody does: which of them go before a new one follows from what they have used.
+        """
+        return 0.0
 
     @abstractmethod
     async def submit(self, rows: Sequence[RowT], deadline: float | None = None) -> Completed[OutputT]:

@@ -121,10 +121,6 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
         new_s = answers * self._typical_tokens * self._engine.new_token_s
         return new_s + self.waiting_tokens * self._engine.prompt_token_s
 
-    @property
-    def row_s(self) -> float:
-        return min(self._typical_tokens, self._turn_tokens) * self._engine.new_token_s
-
     async def submit(self, rows: Sequence[DecodeRequest], deadline: float | None = None) -> Completed[Answer]:
         call = self._enter(rows, deadline, streams=False)
         try:

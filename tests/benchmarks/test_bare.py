@@ -1,7 +1,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.bare import BareRuntime, Way
+import pytest
+
+from benchmarks.bare import ON_GPU, BareRuntime, Way
 from benchmarks.raw import BATCH_SIZES
 
 TEXTS = ["a small step", "the river flows"]
@@ -28,3 +30,10 @@ def test_a_batch_may_be_larger_than_the_texts(exported: Callable[..., Path]) -> 
     bare = BareRuntime(exported("distilbert", "text-classification"), TEXTS, threads=1)
 
     assert bare.run(Way(), 8, duration_s=0.02).rows_per_s > 0
+
+
+@pytest.mark.parametrize("way", ON_GPU, ids=str)
+def test_the_ways_of_a_gpu_run_on_every_device(way: Way, exported: Callable[..., Path]) -> None:
+    bare = BareRuntime(exported("bert", "text-classification"), TEXTS, threads=1, device="cpu", batch_sizes=(2,))
+
+    assert bare.run(way, 2, duration_s=0.02).rows_per_s > 0

@@ -151,12 +151,12 @@ def answer_to(url: str, head: bytes) -> str:
 
 def test_what_serve_itself_fails_on_is_kept_from_it(cluster: Serving) -> None:
     body = b'{"inputs": "good"}'
-    post = b"POST /text-classification HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
+    post = b"POST /text-classification HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
 
     odd_id = answer_to(cluster.url, post + b"x-request-id: \xff\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
     upgrade = b"upgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 13\r\n"
     upgrade += b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-    websocket = answer_to(cluster.url, b"GET /text-classification HTTP/1.1\r\nhost: x\r\n" + upgrade + b"\r\n")
+    websocket = answer_to(cluster.url, b"GET /text-classification HTTP/1.1\r\nhost: localhost\r\n" + upgrade + b"\r\n")
 
     assert odd_id.startswith("HTTP/1.1 200 ")
     assert websocket.startswith("HTTP/1.1 403 ")
@@ -180,7 +180,7 @@ def test_a_client_that_leaves_in_mid_stream_does_not_stop_the_others(http: httpx
         with http.stream("POST", "/text-generation", json=body) as response:
             next(response.iter_lines())
     with socket.create_connection(("127.0.0.1", int(cluster.url.rpartition(":")[2]))) as half:
-        half.sendall(b"POST /text-generation HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+        half.sendall(b"POST /text-generation HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{")
 
     assert http.post("/text-generation", json=body | {"stream": False}).status_code == 200
 

@@ -18,7 +18,7 @@ from export.quantization.quantize import has_exact_int8
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "README.ko.md")
-COMMANDS = ["export", "finetune", "evaluate", "publish", "serve", "environment", "ask", "bench"]
+COMMANDS = ["export", "finetune", "evaluate", "publish", "serve", "doctor", "environment", "ask", "bench"]
 SURE_CHARACTERS = 80  # of a long answer: two words may be so close that another CPU's rounding goes on with the other
 FIRST_START_S = 1500.0  # `make serve` may have to build every artifact first
 

@@ -13,7 +13,7 @@ from tests.test_requirements import pins
 
 ROOT = Path(__file__).resolve().parents[2]
 STARTS = [ROOT / "sextet.py", ROOT / "tests" / "conftest.py", *(ROOT / "tests" / "gpu").glob("*.py")]
-STARTS += (ROOT / "benchmarks" / "suites").glob("gpu*.py")
+STARTS += (ROOT / "benchmarks" / "suites" / "gpu").glob("*.py")
 
 
 def imported(file: Path) -> Iterator[str]:

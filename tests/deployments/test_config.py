@@ -116,6 +116,7 @@ def test_a_wrong_user_config_is_refused_by_task_key_and_what_is_allowed(user_con
             "applications: [{name: x, args: {task: translaton}}]",
             "'translaton' (did you mean 'translation'?); tasks: text-",
         ),
+        ("applications: [{name: x, args: {task: [translation]}}]", "args.task is ['translation'] (did you"),
         (
             "applications: [{name: x, args: {task: translation}}]",
             "needs name: translation and a deployment translation",

@@ -35,3 +35,25 @@ def test_large_bodies_are_refused_where_too_many_wait_and_small_ones_never() -> 
 
 def test_a_body_larger_than_all_that_may_wait_is_read_where_none_waits() -> None:
     assert asyncio.run(HostThreads().read(lambda: "read", 2 * BULK_BYTES)) == "read"
+
+
+@pytest.mark.parametrize(("workers", "body_bytes", "at_once"), [(6, 10_000, 6), (6, 100, 3), (1, 10_000, 2)])
+def test_a_replica_on_a_gpu_reads_as_many_bodies_at_once_as_it_has_cores(
+    workers: int, body_bytes: int, at_once: int
+) -> None:
+    together, begun = threading.Barrier(at_once), threading.Semaphore(0)
+
+    def work() -> int:
+        begun.release()
+        return together.wait(20)
+
+    async def scenario() -> list[int]:
+        host = HostThreads()
+        host.grow(workers)
+        reading = []
+        for _ in range(at_once):
+            reading.append(asyncio.create_task(host.read(work, body_bytes)))
+            await asyncio.to_thread(begun.acquire, timeout=20)  # a burst would take all that wait
+        return await asyncio.gather(*reading)
+
+    assert sorted(asyncio.run(scenario())) == list(range(at_once))

@@ -13,6 +13,7 @@ CHECKPOINT = Path(os.environ["PEER_CHECKPOINT"])
 TOKENIZER = Path(os.environ["PEER_TOKENIZER"])
 MODEL = Path(os.environ["PEER_MODEL"])
 THREADS = int(os.environ["PEER_THREADS"])
+DEVICE = os.environ["PEER_DEVICE"]
 
 
 def made(make: Callable[[Path], None]) -> Path:

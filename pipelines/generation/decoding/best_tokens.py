@@ -44,6 +44,12 @@ def tokens_needed(config: GenerationConfig, top_tokens: int, *, processed: bool)
     return needed if needed <= _MOST else None
 
 
+def draws_from_all(config: GenerationConfig, *, processed: bool) -> bool:
+    """Whether a step draws one of all tokens, changed by the temperature alone."""
+    plain = config.top_k == 0 and config.top_p == 1.0 and config.min_p is None and config.typical_p >= 1.0
+    return config.do_sample and plain and not processed
+
+
 def temperature_of(config: GenerationConfig) -> float:
     """The temperature at which the mass of all tokens is needed."""
     return config.temperature if config.do_sample and config.top_k == 0 else 1.0

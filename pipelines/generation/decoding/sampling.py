@@ -42,12 +42,25 @@ class Sampler:
 
     def __init__(self, seed: int, sequence: int = 0) -> None:
         self._random = np.random.Generator(np.random.Philox(key=(sequence << 64) | seed))
+        self._share: float | None = None
+
+    @property
+    def share(self) -> float:
+        """What decides the next `draw`, below 1: the share of the mass, summed token by token, that it passes."""
+        if self._share is None:
+            self._share = self._random.random()
+        return self._share
+
+    def drawn(self) -> None:
+        """The next token was drawn elsewhere, with `share`."""
+        self._share = None
 
     def draw(self, scores: np.ndarray) -> int:
         """One token id from the softmax of `scores`, (vocab,)."""
         cumulative = np.cumsum(np.exp(scores - scores.max()), dtype=np.float64)
         total = cumulative[-1]
-        point = min(self._random.random() * total, np.nextafter(total, 0))  # the product can round up to the total
+        point = min(self.share * total, np.nextafter(total, 0))  # the product can round up to the total
+        self.drawn()
         return int(np.searchsorted(cumulative, point, side="right"))
 
     def draw_distinct(self, scores: np.ndarray, count: int) -> np.ndarray:

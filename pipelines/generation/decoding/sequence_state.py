@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipelines.generation.decoding.best_tokens import BestTokens, temperature_of, tokens_needed
+from pipelines.generation.decoding.best_tokens import BestTokens, draws_from_all, temperature_of, tokens_needed
 from pipelines.generation.decoding.logits import LogitsProcessor, log_softmax, logits_processors, nothing_left
 from pipelines.generation.decoding.request import DecodeRequest, Step
 from pipelines.generation.decoding.sampling import Sampler, draw_each, top, warpers
@@ -90,7 +90,9 @@ def advance(states: Sequence[SequenceState], logits: np.ndarray) -> list[Step | 
 
 def advance_rows(states: Sequence[SequenceState], logits: StepLogits, rows: Sequence[int]) -> list[Step | Exception]:
     """As `advance`, from the logits in `rows`; where the best tokens decide, no others leave the device."""
-    steps = _from_best(states, logits, rows) if isinstance(logits, RankedLogits) else {}
+    steps: dict[int, Step | Exception] = {}
+    if isinstance(logits, RankedLogits):
+        steps = _from_best(states, logits, rows) | _drawn(states, logits, rows)
     left = [index for index in range(len(states)) if index not in steps]
     if left:
         whole = logits.rows([rows[index] for index in left])
@@ -122,6 +124,26 @@ def _from_best(
         token = some.choose(one.request.config, one.ids, one.processors, one.warpers, one.sampler)
         if token is not None:
             steps[index] = _appended(one, token, scores - np.float32(total), tokens)
+    return steps
+
+
+def _drawn(states: Sequence[SequenceState], logits: RankedLogits, rows: Sequence[int]) -> dict[int, Step | Exception]:
+    """The steps of those states whose token is drawn from all on the device, by index."""
+    chosen = {
+        index: one
+        for index, one in enumerate(states)
+        if draws_from_all(one.request.config, processed=bool(one.processors)) and not one.request.logprobs
+    }
+    if not chosen:
+        return {}
+    temperatures = [one.request.config.temperature for one in chosen.values()]
+    shares = [one.sampler.share for one in chosen.values()]
+    tokens = logits.draw([rows[index] for index in chosen], temperatures, shares)
+    steps: dict[int, Step | Exception] = {}
+    for (index, one), token in zip(chosen.items(), tokens, strict=True):
+        if token is not None:
+            one.sampler.drawn()
+            steps[index] = _appended(one, token, None)
     return steps
 
 

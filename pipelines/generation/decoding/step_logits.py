@@ -49,3 +49,9 @@ class RankedLogits(StepLogits):
     @abstractmethod
     def best(self, wanted: Sequence[int], count: int, temperatures: Sequence[float]) -> Best:
         """The `count` most likely tokens of some rows; `temperatures` has one for each of them."""
+
+    @abstractmethod
+    def draw(self, wanted: Sequence[int], temperatures: Sequence[float], shares: Sequence[float]) -> list[int | None]:
+        """A token of some rows, drawn from all logits as `Sampler.draw` does with these shares; None where rounding
+        decides which.
+        """

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 from pipelines.errors import ArtifactError, first_line
 from pipelines.generation.decoding.step_logits import HostLogits, StepLogits
-from pipelines.generation.slots.captured_steps import CapturedSteps
-from pipelines.generation.slots.device_cache import DeviceCache
-from pipelines.generation.slots.device_logits import DeviceLogits, LogitsReader
+from pipelines.generation.slots.device.cache import DeviceCache
+from pipelines.generation.slots.device.captured_steps import CapturedSteps
+from pipelines.generation.slots.device.logits import DeviceLogits, LogitsReader
 from pipelines.generation.slots.host_cache import HostCache
 from pipelines.runtime.session import InferenceSession
 
@@ -31,7 +31,7 @@ class CausalSlots:
     """Raises ArtifactError for a graph that is no slot graph. Not thread-safe: one thread may read at a time.
 
     `on_device` keeps cache and logits where ONNX Runtime alone reaches them; None: where they are not in CPU memory.
-    With the session's `cuda_graphs`, steps of one token are captured (see captured_steps).
+    With the session's `cuda_graphs`, steps of one token are captured (see slots.device.captured_steps).
     """
 
     def __init__(self, session: InferenceSession, slots: int, max_tokens: int, on_device: bool | None = None) -> None:

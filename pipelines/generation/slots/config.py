@@ -24,7 +24,7 @@ class SlotsConfig:
     With `prefix_cache`, a prompt that shares a prefix with the content of a slot skips the prefill of that prefix. All
     callers share this cache: the time to the first token can tell a caller that another prompt has the same prefix.
 
-    With `cuda_graphs`, decode steps on the device `cuda` are captured as CUDA graphs (see captured_steps).
+    With `cuda_graphs`, decode steps on the device `cuda` are captured as CUDA graphs (see slots.device.captured_steps).
     """
 
     slots: Positive = 8

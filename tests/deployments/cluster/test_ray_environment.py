@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deployments.cluster.ray_environment import SPARE_PORTS, lacks_token, node_exports, prepare
-from deployments.ingress.config import IngressConfig
+from deployments.ingress.config import Address, IngressConfig
 from deployments.ingress.haproxy import find_binary
 
 
@@ -24,7 +24,7 @@ def test_a_port_that_another_cluster_has_is_replaced_by_one_that_no_process_is_h
             other.bind(("0.0.0.0", 8404))
             other.listen()
 
-        prepare(tmp_path, find_binary(), IngressConfig())
+        prepare(tmp_path, find_binary(), IngressConfig(), Address("127.0.0.1", 8000))
 
         assert int(os.environ["RAY_SERVE_HAPROXY_STATS_PORT"]) in SPARE_PORTS
 

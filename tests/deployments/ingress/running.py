@@ -1,15 +1,162 @@
-"""HAProxy as Ray Serve runs it, without Ray: what the tests of the ingress start."""
+"""HAProxy as Ray Serve runs it, without Ray: Ray's own file, our lines, and small servers in place of replicas."""
 
+import json
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import httpx
+from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
+from ray.serve.config import HTTPOptions
+
+from deployments.cluster.ray_environment import TUNED, spare_port
 from deployments.ingress import haproxy
+from deployments.ingress.admin import command as ask_admin
 from deployments.ingress.config import IngressConfig
 from deployments.ingress.settings import settings
 
+APPLICATIONS = {"text-generation": "/text-generation", "text-classification": "/text-classification", "gateway": "/"}
+START_S = 30.0
 
-def command(folder: Path, file: Path, config: IngressConfig | None = None) -> list[str]:
+
+def ray_file(
+    folder: Path, prefixes: Mapping[str, str] = APPLICATIONS, ports: Mapping[str, int] | None = None, **options: Any
+) -> Path:
+    """Ray's own file for applications at some prefixes, each with one replica at some port."""
+    backends = {}
+    for name, prefix in prefixes.items():
+        replica = ServerConfig(name=f"replica-{name}", host="127.0.0.1", port=(ports or {}).get(name, 9))
+        fallback = ServerConfig(name="proxy", host="127.0.0.1", port=9)
+        backends[f"http-{name}"] = BackendConfig(
+            name=f"http-{name}", path_prefix=prefix, app_name=name, servers=[replica], fallback_server=fallback
+        )
+    options = {"http_options": HTTPOptions(host="127.0.0.1", port=18000), **options}
+    config = HAProxyConfig(
+        socket_path=f"{folder}/admin.sock",
+        server_state_base=str(folder),
+        server_state_file=f"{folder}/state",
+        is_head=True,
+        has_received_routes=True,
+        has_received_servers=True,
+        **options,
+    )
+    api = HAProxyApi(config, backends, config_file_path=f"{folder}/haproxy.cfg")
+    api._generate_config_file_internal()
+    return folder / "haproxy.cfg"
+
+
+def command(folder: Path, file: Path, config: IngressConfig | None = None, address: str = "") -> list[str]:
     """What runs HAProxy on `file`, as Ray wrote it, with `config`; `folder` is the wrapper's."""
     binary = haproxy.find_binary()
     assert binary is not None
-    wrapper = haproxy.write_wrapper(binary, folder, settings(config or IngressConfig(), folder))
+    wrapper = haproxy.write_wrapper(binary, folder, settings(config or IngressConfig(), folder, address))
     return [str(wrapper), "-db", "-f", str(file)]
+
+
+class Replica(ThreadingHTTPServer):
+    """Answers with its name, the method, the path, the headers it was asked with and the length of the body."""
+
+    def __init__(self, name: str) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length", "0")))
+                asked = {"name": name, "method": self.command, "path": self.path, "length": len(body)}
+                answer = json.dumps({**asked, "headers": {k.lower(): v for k, v in self.headers.items()}}).encode()
+                self.send_response(200)
+                self.send_header("content-length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            do_POST = do_PUT = do_DELETE = do_OPTIONS = do_GET  # noqa: N815
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A health check does not wait for the end of an answer."""
+
+
+@dataclass
+class Running:
+    """An ingress in front of a replica of each application; `reload` is what Ray does when replicas change."""
+
+    folder: Path
+    config: IngressConfig
+    host: str
+    port: int
+    ports: Mapping[str, int]
+    processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self.config.tls else 'http'}://{self.host}:{self.port}"
+
+    @property
+    def admin(self) -> Path:
+        return self.folder / "admin.sock"
+
+    def start(self, *options: str) -> None:
+        """One more HAProxy, on the file that Ray has written anew; it has the admin socket when this returns."""
+        # Ray's own part of a single machine is on loopback; where the ingress listens is ours.
+        loopback = HTTPOptions(host="127.0.0.1", port=self.port)
+        bufsize = int(TUNED["RAY_SERVE_HAPROXY_TUNE_BUFSIZE"])
+        spare: dict[str, Any] = {"bufsize": bufsize, "metrics_port": spare_port(), "stats_port": spare_port()}
+        timeouts: dict[str, Any] = {"timeout_connect_s": 5, "timeout_client_s": 60, "timeout_server_s": 60}
+        file = ray_file(self.folder, ports=self.ports, http_options=loopback, **spare, **timeouts)
+        run = command(self.folder, file, self.config, f"{self.host}:{self.port}")
+        self.processes.append(subprocess.Popen([*run, *options]))
+        give_up_at = time.monotonic() + START_S
+        while f"Pid: {self.processes[-1].pid}\n" not in ask_admin(self.admin, "show info"):
+            assert self.processes[-1].poll() is None
+            assert time.monotonic() < give_up_at
+            time.sleep(0.02)
+
+    def reload(self) -> None:
+        self.start("-x", str(self.admin), "-sf", *(str(one.pid) for one in self.processes))
+
+    def client(self, key: str | None = None, **options: Any) -> httpx.Client:
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=30, **options)
+
+    def raw(self, request: bytes, timeout_s: float = 30) -> bytes:
+        """All that comes back for bytes that no HTTP client would send, until the ingress closes or is silent."""
+        received = b""
+        with (
+            suppress(TimeoutError, ConnectionResetError, BrokenPipeError),
+            socket.create_connection((self.host, self.port), timeout=timeout_s) as connection,
+        ):
+            connection.sendall(request)
+            for some in iter(partial(connection.recv, 65536), b""):
+                received += some
+        return received
+
+
+@contextmanager
+def running(folder: Path, config: IngressConfig | None = None, host: str = "127.0.0.1") -> Iterator[Running]:
+    """HAProxy in front of a replica of each of APPLICATIONS."""
+    replicas = {name: Replica(name) for name in APPLICATIONS}
+    ports = {name: replica.server_address[1] for name, replica in replicas.items()}
+    ingress = Running(folder, config or IngressConfig(), host, spare_port(), ports)
+    try:
+        ingress.start()
+        yield ingress
+    finally:
+        for process in ingress.processes:
+            process.kill()
+            process.wait()
+        for replica in replicas.values():
+            replica.shutdown()
+            replica.server_close()

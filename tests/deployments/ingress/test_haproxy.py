@@ -39,8 +39,13 @@ frontend http_frontend
     acl is_http-slow path_beg /translation/slow/
     acl is_http-slow path /translation/slow
     use_backend http-slow if is_http-slow
+    acl is_http-gone path_beg /translation/
+    acl is_http-gone path /translation
+    use_backend http-gone if is_http-gone
     default_backend default_backend
 backend default_backend
+    http-request return status 404
+backend http-gone
     server gone 127.0.0.1:9
 backend http-slow
     http-reuse always
@@ -76,7 +81,8 @@ def test_the_wrapper_moves_the_pages_to_loopback_and_leaves_the_ingress(tmp_path
 
     assert checked.returncode == 0, checked.stderr
     binds = [line.strip() for line in config.read_text(encoding="utf-8").splitlines() if "bind" in line]
-    assert binds == ["bind 127.0.0.1:19101", "bind *:18000", "bind 127.0.0.1:18404"]
+    own = f"bind unix@{tmp_path}/ingress.sock mode 600 name own"  # in a folder that only the owner can enter
+    assert binds == ["bind 127.0.0.1:19101", "bind *:18000", own, "bind 127.0.0.1:18404"]
 
 
 class Replica(socket.socket):
@@ -130,7 +136,7 @@ def ingress(tmp_path: Path, body_s: int) -> Iterator[Ingress]:
     config = tmp_path / "haproxy.cfg"
     ports = {"metrics": metrics, "public": public, "stats": stats, "replica": replica.getsockname()[1]}
     config.write_text(CONFIG.format(folder=tmp_path, **ports, **REPEATING))
-    run = command(tmp_path, config, IngressConfig(ConnectionLimits(body_timeout_s=body_s)))
+    run = command(tmp_path, config, IngressConfig(limits=ConnectionLimits(body_timeout_s=body_s)))
     started = Ingress(public, replica, lambda *more: subprocess.Popen([*run, *more]))
     started.reload()
     while not _connects(public) or not _answering(tmp_path):  # the admin socket appears a little later
@@ -165,7 +171,7 @@ def test_draining_waits_for_a_request_inside_whichever_process_it_is_in(
     ingress: Ingress, tmp_path: Path, reloads: int
 ) -> None:
     with socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as client:
-        client.sendall(b"GET /translation/slow HTTP/1.1\r\nhost: x\r\n\r\n")
+        client.sendall(b"GET /translation/slow HTTP/1.1\r\nhost: localhost\r\n\r\n")
         inside, _ = ingress.replica.accept()
         for _ in range(reloads):
             ingress.reload()
@@ -190,7 +196,7 @@ def test_draining_waits_for_a_request_that_still_arrives_and_for_no_connection_t
         socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as kept,
         socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as client,
     ):
-        kept.sendall(b"GET /translation HTTP/1.1\r\nhost: x\r\n\r\n")
+        kept.sendall(b"GET /translation HTTP/1.1\r\nhost: localhost\r\n\r\n")
         assert b"503" in kept.recv(65536)
         _send_head(client)
         draining = threading.Thread(target=drain, args=(tmp_path, 30.0))
@@ -209,14 +215,14 @@ def test_draining_waits_for_a_request_that_still_arrives_and_for_no_connection_t
 def test_a_client_that_keeps_its_connection_cannot_keep_on_asking_while_it_drains(
     ingress: Ingress, tmp_path: Path
 ) -> None:
-    asked = b"GET /translation HTTP/1.1\r\nhost: x\r\n\r\n"
+    asked = b"GET /translation HTTP/1.1\r\nhost: localhost\r\n\r\n"
     with (
         socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as kept,
         socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as client,
     ):
         kept.sendall(asked)
         assert b"connection: close" not in kept.recv(65536).lower()
-        client.sendall(b"GET /translation/slow HTTP/1.1\r\nhost: x\r\n\r\n")
+        client.sendall(b"GET /translation/slow HTTP/1.1\r\nhost: localhost\r\n\r\n")
         inside, _ = ingress.replica.accept()
         draining = threading.Thread(target=drain, args=(tmp_path, 30.0))
         draining.start()
@@ -244,15 +250,15 @@ def test_requests_on_connections_that_are_kept_are_refused_in_the_end_while_what
         socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as kept,
         socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as client,
     ):
-        kept.sendall(b"GET /translation HTTP/1.1\r\nhost: x\r\n\r\n")
+        kept.sendall(b"GET /translation HTTP/1.1\r\nhost: localhost\r\n\r\n")
         kept.recv(65536)
-        client.sendall(b"GET /translation/slow HTTP/1.1\r\nhost: x\r\n\r\n")
+        client.sendall(b"GET /translation/slow HTTP/1.1\r\nhost: localhost\r\n\r\n")
         inside, _ = ingress.replica.accept()
         draining = threading.Thread(target=drain, args=(tmp_path, 30.0, lambda: False, refusing.set))
         draining.start()
         assert refusing.wait(10)
 
-        kept.sendall(b"GET /translation/slow HTTP/1.1\r\nhost: x\r\n\r\n")
+        kept.sendall(b"GET /translation/slow HTTP/1.1\r\nhost: localhost\r\n\r\n")
         refused = kept.recv(65536).lower()
         assert refused.startswith(b"http/1.1 503 ")
         assert b"retry-after: 5" in refused
@@ -269,7 +275,7 @@ def test_requests_on_connections_that_are_kept_are_refused_in_the_end_while_what
 
 def test_a_drain_ends_when_it_must_though_a_request_is_inside(ingress: Ingress, tmp_path: Path) -> None:
     with socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as client:
-        client.sendall(b"GET /translation/slow HTTP/1.1\r\nhost: x\r\n\r\n")
+        client.sendall(b"GET /translation/slow HTTP/1.1\r\nhost: localhost\r\n\r\n")
         inside, _ = ingress.replica.accept()
         with inside:
             drain(tmp_path, 300.0, lambda: True)
@@ -304,7 +310,7 @@ def test_a_large_body_inside_a_replica_that_dies_is_answered_with_503_though_all
         _answer_as_replica(kept)
         assert client.recv(65536).endswith(b"ok")
 
-        client.sendall(b"POST /translation/slow HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body))
+        client.sendall(b"POST /translation/slow HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body))
         client.sendall(body if is_complete else body[:200_000])
         inside, _ = ingress.replica.accept()
         with inside:
@@ -356,7 +362,9 @@ def test_a_request_that_does_not_arrive_in_time_is_told_so_in_json(ingress: Ingr
 
 def _send_head(client: socket.socket) -> None:
     """Of a POST to the replica, up to its body; HAProxy has it then."""
-    client.sendall(b"POST /translation/slow HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n")
+    client.sendall(
+        b"POST /translation/slow HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n"
+    )
     assert b" 100 Continue" in client.recv(65536)
 
 

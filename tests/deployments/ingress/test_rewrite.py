@@ -3,62 +3,33 @@
 import difflib
 import re
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
 from ray.serve.config import HTTPOptions, gRPCOptions
 
 from deployments.cluster.ray_environment import spare_port
-from deployments.http.arrival import clock
 from deployments.ingress import haproxy
 from deployments.ingress.aliases import aliases
-from deployments.ingress.config import ConnectionLimits, IngressConfig
-from deployments.ingress.limits import max_connections
-from deployments.ingress.rewrite import APPLICATION, SERVER, Alias, RewriteError, Settings, rewrite
+from deployments.ingress.config import IngressConfig
+from deployments.ingress.rewrite import Alias, Lines, RewriteError, Settings, rewrite
 from deployments.ingress.settings import settings
-from tests.deployments.ingress.running import command
+from tests.deployments.ingress.running import APPLICATIONS, command, ray_file, running
 
 ALIASED = Settings(aliases=(Alias("/v1", "text-generation", "/v1"),))
 NODE = "/node"
-APPLICATIONS = {"text-generation": "/text-generation", "text-classification": "/text-classification", "gateway": "/"}
 Written = Callable[..., Path]
 
 
 @pytest.fixture
 def written(tmp_path: Path) -> Written:
-    """Ray's own file for applications at some prefixes, each with one replica at some port."""
-
-    def write(prefixes: dict[str, str] = APPLICATIONS, ports: dict[str, int] | None = None, **options: Any) -> Path:
-        backends = {}
-        for name, prefix in prefixes.items():
-            replica = ServerConfig(name=f"replica-{name}", host="127.0.0.1", port=(ports or {}).get(name, 9))
-            fallback = ServerConfig(name="proxy", host="127.0.0.1", port=9)
-            backends[f"http-{name}"] = BackendConfig(
-                name=f"http-{name}", path_prefix=prefix, app_name=name, servers=[replica], fallback_server=fallback
-            )
-        options = {"http_options": HTTPOptions(host="127.0.0.1", port=18000), **options}
-        config = HAProxyConfig(
-            socket_path=f"{tmp_path}/admin.sock",
-            server_state_base=str(tmp_path),
-            server_state_file=f"{tmp_path}/state",
-            is_head=True,
-            has_received_routes=True,
-            has_received_servers=True,
-            **options,
-        )
-        api = HAProxyApi(config, backends, config_file_path=f"{tmp_path}/haproxy.cfg")
-        api._generate_config_file_internal()
-        return tmp_path / "haproxy.cfg"
-
-    return write
+    """Ray's own file for applications at some prefixes."""
+    return partial(ray_file, tmp_path)
 
 
 def text_of(file: Path) -> str:
@@ -66,50 +37,63 @@ def text_of(file: Path) -> str:
 
 
 def test_of_rays_file_these_lines_are_changed_and_no_others(written: Written, tmp_path: Path) -> None:
+    """With one line of each kind; which lines each concern adds is for its own tests."""
     before = text_of(written())
+    lines = Lines(
+        process=("maxconn 7",),
+        defaults=("timeout http-keep-alive 3s", 'errorfile 502 "/pages/502.http"', "option srvtcpka"),
+        frontend=("http-request deny if { path /never }",),
+        application=("http-request deny if { path <prefix>/<application>/never }",),
+        replica=("acl is_up_<application> srv_is_up(http-<application>/<server>)",),
+        gateway=("http-request deny if { path /gateway }",),
+        backend=("http-request wait-for-body time 3s",),
+        nowhere=("http-request return status 410",),
+        sections=("backend sextet\n    stick-table type ipv6 size 1k",),
+    )
+    ours = Settings(lines, ALIASED.aliases, "127.0.0.1:18001", "ssl crt <node>/site.pem")
 
-    ours = replace(settings(IngressConfig(), tmp_path), aliases=ALIASED.aliases)
-    after = rewrite(before, ours, NODE).replace(clock(), "<clock>")
-    after, apart = after.split("\nbackend large-", 1)
+    after, apart = rewrite(before, ours, NODE).split("\nbackend large-", 1)
+    apart, added = apart.split("\nbackend sextet\n")
     changes = difflib.ndiff(before.splitlines(), after.splitlines())
 
     longest_first = sorted(APPLICATIONS, key=lambda name: len(APPLICATIONS[name]), reverse=True)
-    errors = text_of(written()).split("errorfile 502 ")[1].splitlines()[0]
+    errors = before.split("errorfile 502 ")[1].splitlines()[0]
+    not_found = before.split("\nbackend default_backend\n")[1].splitlines()[0].strip()
     assert [f"{line[0]} {line[1:].strip()}" for line in changes if line[0] in "+-"] == [
         "+ # rewritten by sextet",
-        f"+ maxconn {max_connections(ConnectionLimits())}",
-        "+ no strict-limits",
+        "+ maxconn 7",
         f"- stats socket {tmp_path}/admin.sock mode 666 level admin expose-fd listeners",
         f"+ stats socket {tmp_path}/admin.sock mode 600 level admin expose-fd listeners",
         "- maxconn 4096",
-        "+ option http-buffer-request",
-        "+ timeout http-request 60s",
-        *(f'+ errorfile {status} "{tmp_path}/{status}.http"' for status in (408, 502, 503, 504)),
+        "+ timeout http-keep-alive 3s",
+        '+ errorfile 502 "/pages/502.http"',
         "+ option srvtcpka",
-        "+ srvtcpka-idle 10s",
-        "+ srvtcpka-intvl 5s",
-        "+ srvtcpka-cnt 3",
-        "+ timeout check 5s",
-        *(f"- errorfile {status} {errors}" for status in (502, 503, 504)),
+        "- timeout http-keep-alive 90s",
+        f"- errorfile 502 {errors}",
         "- bind :9101",
         "+ bind 127.0.0.1:9101",
-        *(f"+ {line}" for line in ours.lines.frontend),
+        "- bind 127.0.0.1:18000",
+        "+ bind 127.0.0.1:18001 ssl crt /node/site.pem",
+        "+ bind unix@/node/ingress.sock mode 600 name own",
+        "+ http-request deny if { path /never }",
         r"+ http-request replace-path ^/v1(/.*)?$ /text-generation/v1\1 if { path_beg /v1 }",
-        *(
-            f"+ {line.replace(APPLICATION, name).replace(SERVER, f'replica-{name}')}"
-            for name in ("text-classification", "text-generation")  # not the gateway; in our order
-            for line in (*ours.lines.replica, *ours.lines.application)
-        ),
-        *(f"+ {line}" for line in ours.lines.gateway),
+        "+ acl is_up_text-classification srv_is_up(http-text-classification/replica-text-classification)",
+        "+ http-request deny if { path /text-classification/text-classification/never }",
+        "+ acl is_up_text-generation srv_is_up(http-text-generation/replica-text-generation)",
+        "+ http-request deny if { path /text-generation/text-generation/never }",
+        "+ http-request deny if { path /gateway }",
         *(
             f"+ use_backend large-{name} if is_http-{name} {{ {large} }}"
             for name in longest_first
             for large in ("req.hdr_val(content-length) gt 32768", "req.fhdr(transfer-encoding) -m found")
         ),
-        *(f"+ {line}" for number, name in enumerate(longest_first) for line in of_backend(ours, number, name)),
+        f"- {not_found}",
+        "+ http-request return status 410",
+        *["+ http-request wait-for-body time 3s"] * len(APPLICATIONS),
         "- bind *:8404",
         "+ bind 127.0.0.1:8404",
     ]
+    assert added == "    stick-table type ipv6 size 1k\n"
     assert apart.count("\nbackend large-") == len(APPLICATIONS) - 1
     assert apart.count("http-reuse never") == len(APPLICATIONS)
     assert [line.split(maxsplit=1)[1] for line in apart.splitlines() if line.strip().startswith("server ")] == [
@@ -213,60 +197,11 @@ def test_haproxy_does_not_start_on_a_file_that_is_refused(written: Written, tmp_
     assert "not the configuration that the pinned version of Ray Serve writes" in started.stderr
 
 
-class Replica(ThreadingHTTPServer):
-    """Answers with its name, the method, the path it was asked for and the length of the body."""
-
-    def __init__(self, name: str) -> None:
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                length = int(self.headers.get("content-length", "0"))
-                body = f"{name} {self.command} {self.path} {len(self.rfile.read(length))}".encode()
-                self.send_response(200)
-                self.send_header("content-length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            do_POST = do_GET  # noqa: N815
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        super().__init__(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-
 @pytest.fixture
-def url(written: Written, tmp_path: Path) -> Iterator[str]:
+def url(tmp_path: Path) -> Iterator[str]:
     """HAProxy on Ray's file with the shipped aliases, in front of a replica of each application."""
-    replicas = {name: Replica(name) for name in APPLICATIONS}
-    ports = {name: replica.server_address[1] for name, replica in replicas.items()}
-    public = spare_port()
-    file = written(
-        ports=ports,
-        http_options=HTTPOptions(host="127.0.0.1", port=public),
-        metrics_port=spare_port(),
-        stats_port=spare_port(),
-        timeout_connect_s=5,
-        timeout_client_s=5,
-        timeout_server_s=5,
-    )
-    process = subprocess.Popen(command(tmp_path, file))
-    give_up_at = time.monotonic() + 30
-    while True:
-        try:
-            httpx.get(f"http://127.0.0.1:{public}/")
-            break
-        except httpx.ConnectError:
-            assert process.poll() is None
-            assert time.monotonic() < give_up_at
-    yield f"http://127.0.0.1:{public}"
-    process.kill()
-    process.wait()
-    for replica in replicas.values():
-        replica.shutdown()
-        replica.server_close()
+    with running(tmp_path) as ingress:
+        yield ingress.url
 
 
 def test_haproxy_sends_an_alias_to_the_replica_of_its_task_and_everything_else_as_before(url: str) -> None:
@@ -292,8 +227,14 @@ def test_haproxy_sends_an_alias_to_the_replica_of_its_task_and_everything_else_a
         "/text-generation/v1/models": "text-generation POST /text-generation/v1/models",
         "/": "gateway POST /",
     }.items():
-        assert httpx.post(f"{url}{asked}", content=large).text == f"{reached} {len(large)}"
-    assert httpx.get(f"{url}/v1/models").text == "text-generation GET /text-generation/v1/models 0"
+        assert told(httpx.post(f"{url}{asked}", content=large)) == f"{reached} {len(large)}"
+    assert told(httpx.get(f"{url}/v1/models")) == "text-generation GET /text-generation/v1/models 0"
+
+
+def told(response: httpx.Response) -> str:
+    """Which replica was asked for what."""
+    asked = response.json()
+    return f"{asked['name']} {asked['method']} {asked['path']} {asked['length']}"
 
 
 def test_haproxy_that_knows_no_application_yet_says_to_come_back(written: Written, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 No GPU here: a stand-in computes the packed attention, all else runs as exported. tests/gpu runs the operator itself.
 """
 
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +21,10 @@ from transformers import (
 )
 
 from checkpoints.frameworks import quiet
+from export.build import ExportArgs, export_checkpoint
 from export.graphs.packed import OPERATOR, convert_to_packed
 from export.graphs.stand_in import write_stand_in
+from pipelines.errors import CheckpointError
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.rows import Capacity, EncoderRow, PackedRows
 from pipelines.runtime.session import InferenceSession, SessionConfig
@@ -116,3 +119,17 @@ def test_a_head_width_that_the_fused_kernels_do_not_take_is_not_packed(checkpoin
     model = AutoModelForSequenceClassification.from_pretrained(checkpoint("bert", TASK, num_attention_heads=8)).eval()
     assert not packed(model, tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
+
+
+def test_activations_beyond_fp16_are_named_as_the_reason(checkpoint: Make, tmp_path: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(checkpoint("bert", TASK))
+    layer = model.bert.encoder.layer[0]
+    with torch.no_grad():
+        layer.attention.output.LayerNorm.weight *= 500
+        layer.intermediate.dense.weight *= 2000
+    source = Path(shutil.copytree(checkpoint("bert", TASK), tmp_path / "checkpoint"))
+    model.save_pretrained(source)
+
+    with pytest.raises(CheckpointError, match=r"does not fit in fp16: its activations reach [\d.e+]+, and fp16 ends"):
+        export_checkpoint(ExportArgs(str(source), TASK, tmp_path / "fp16", precision="fp16", device="cuda"))
+    assert not (tmp_path / "fp16").exists()

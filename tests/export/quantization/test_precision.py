@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 
 from export.build import ExportArgs, export_checkpoint
 from export.quantization.outliers import digest, outlier_matrices
-from export.quantization.quantize import quantize_rows, to_int4, to_int8
+from export.quantization.quantize import quantize_rows, to_fp16, to_int4, to_int8
 from pipelines.errors import CheckpointError, ConfigurationError
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import InferenceSession, SessionConfig
@@ -170,6 +170,28 @@ def test_fp16_for_cuda_is_validated_as_far_as_a_cpu_runs_it(
     for graph in artifact.manifest.graphs.values():
         weights = stored_bytes(artifact.path / graph)
         assert weights[onnx.TensorProto.FLOAT16] > 0.9 * sum(weights.values())
+
+
+def test_angles_of_late_positions_are_not_counted_in_fp16(tmp_path: Path) -> None:
+    frequencies = (10000.0 ** -np.linspace(0, 1, 8)).astype(np.float32)
+    steps = [("Cast", ["position"], "float", {"to": 1}), ("Mul", ["float", "frequency"], "angle", {})]
+    steps += [("Cos", ["angle"], "cosine", {}), ("Mul", ["cosine", "x"], "y", {})]
+    graph = helper.make_graph(
+        [helper.make_node(operator, read, [made], made, **options) for operator, read, made, options in steps],
+        "rotation",
+        [helper.make_tensor_value_info("position", 7, ["n", 1]), helper.make_tensor_value_info("x", 1, [8])],
+        [helper.make_tensor_value_info("y", 1, ["n", 8])],
+        [numpy_helper.from_array(frequencies, "frequency")],
+    )
+    path = tmp_path / "rotation.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+
+    to_fp16({"model": path})
+
+    position = np.asarray([[1], [777], [2049], [4095]])
+    y = InferenceSession(path, SessionConfig()).run({"position": position, "x": np.ones(8, np.float32)})["y"]
+    np.testing.assert_allclose(y, np.cos(position * frequencies), atol=2e-3)
+    assert {node.op_type for node in onnx.load(path).graph.node} >= {"Cos", "Cast"}
 
 
 @pytest.mark.parametrize("level", ["O1", "O2", "O3"])

@@ -113,7 +113,7 @@ def test_a_damaged_library_and_an_old_driver_are_named(packages: Path, tmp_path:
     assert line == (
         f"device is 'cuda', but libtestblas.so.913 ({wheel}: file too short) cannot be loaded: "
         "pip install 'sextet[serve,gpu]' brings CUDA 913; "
-        "the NVIDIA driver runs CUDA 12.4 at most; install one for CUDA 913.0"
+        "the NVIDIA driver 580.65.06 runs CUDA 12.4 at most; install one for CUDA 913.0"
     )
 
 
@@ -129,4 +129,5 @@ def test_a_provider_that_is_not_in_the_package_is_named(packages: Path, tmp_path
 def test_a_failure_of_cuda_is_its_number_and_its_text(packages: Path, tmp_path: Path) -> None:
     """The message is onnxruntime's own; the rest of it, source files and types, is left out."""
     line = run(PROBE, packages=packages, libraries=driver(tmp_path / "driver", cuda=913000))
-    assert line == "device is 'cuda', but: CUDA failure 36: API call is not supported in the installed CUDA driver"
+    text = "API call is not supported in the installed CUDA driver"
+    assert line == f"device is 'cuda', but CUDA fails (CUDA failure 36: {text})"

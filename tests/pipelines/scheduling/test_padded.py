@@ -404,7 +404,7 @@ def test_a_request_is_refused_for_its_own_work_where_that_outlasts_its_deadline(
             await scheduler.submit([Line(1000)] * 100, deadline)
         with pytest.raises(OverloadedError, match="the deadline cannot be met"):  # a prediction is not that sure
             await scheduler.submit([Line(1000)] * 45, deadline)
-        scheduler.admit([Line(1000)] * 35, deadline, asyncio.get_running_loop().time())
+        scheduler.admit([Line(1000)] * 25, deadline, asyncio.get_running_loop().time())
         model.gate.set()
         await first
         assert (await scheduler.submit([Line(1000)] * 100, deadline)).outputs  # idle: worth a try
@@ -435,23 +435,26 @@ def test_work_counts_what_waits_in_seconds_whatever_the_number_of_requests() -> 
     assert large_s == pytest.approx(100, rel=0.1)
 
 
-def test_the_time_of_a_row_is_that_between_two_batches_while_rows_wait() -> None:
+def test_the_time_of_a_row_is_the_mean_of_those_that_wait_now_and_not_of_those_that_did() -> None:
     model = Model()
 
-    async def scenario() -> tuple[float, float]:
-        scheduler = PaddedScheduler(model.forward, BatchingConfig(max_batch_size=2), SECONDS)
-        await scheduler.submit([Line(1)])
-        alone_s = scheduler.row_s  # nothing waited: the time until the next batch says nothing
-        first = await held(model, scheduler)
-        waiting = asyncio.create_task(scheduler.submit([Line(1)] * 4))
-        await until(lambda: scheduler.waiting_tokens == 4)
-        model.gate.set()
-        await asyncio.gather(first, waiting)
-        return alone_s, scheduler.row_s
+    async def scenario() -> list[float]:
+        scheduler = PaddedScheduler(model.forward, cost=SECONDS)
+        times = [scheduler.row_s]
+        for tokens in (1000, 10):
+            first = await held(model, scheduler)
+            waiting = [asyncio.create_task(scheduler.submit([Line(tokens)])) for _ in range(3)]
+            await until(lambda tokens=tokens: scheduler.waiting_tokens == 3 * tokens)  # type: ignore[misc]
+            times.append(scheduler.row_s / (scheduler._drift or 1.0))
+            model.gate.set()
+            await asyncio.gather(first, *waiting)
+            times.append(scheduler.row_s)
+        return times
 
-    alone_s, busy_s = run(scenario)
-    assert alone_s == 0.0
-    assert busy_s > 0.0
+    idle, large, idle_again, small, _ = run(scenario)
+    assert idle == idle_again == 0.0
+    assert large == pytest.approx(1.0, rel=0.1)
+    assert small == pytest.approx(0.01, rel=0.1)
 
 
 @pytest.mark.parametrize("concurrency", [1, 2])

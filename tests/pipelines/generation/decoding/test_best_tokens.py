@@ -11,7 +11,7 @@ import pytest
 from pipelines.generation.decoding.config import GenerationConfig
 from pipelines.generation.decoding.request import DecodeRequest, Step
 from pipelines.generation.decoding.sequence_state import SequenceState, advance, advance_rows
-from pipelines.generation.slots.device_logits import DeviceLogits, LogitsReader
+from pipelines.generation.slots.device.logits import DeviceLogits, LogitsReader
 from pipelines.runtime.session import SessionConfig
 
 VOCAB, ROWS = 3000, 12
@@ -35,15 +35,15 @@ def reader() -> LogitsReader:
     return LogitsReader(VOCAB, SessionConfig())
 
 
-def logits(random: Random, rows: int = ROWS, flat: float = 1.0) -> np.ndarray:
+def logits(random: Random, rows: int = ROWS, steep: float = 1.0, vocab: int = VOCAB) -> np.ndarray:
     """As fp16 models make them: among thousands of values many are equal."""
-    values = np.random.default_rng(random.getrandbits(32)).normal(size=(rows, VOCAB)) * random.choice([0.5, 3, 8])
-    return (values * flat).astype(np.float16).astype(np.float32)
+    values = np.random.default_rng(random.getrandbits(32)).normal(size=(rows, vocab)) * random.choice([0.5, 3, 8])
+    return (values * steep).astype(np.float16).astype(np.float32)
 
 
-def request(random: Random, **options: Any) -> DecodeRequest:
-    prompt = tuple(random.randrange(VOCAB) for _ in range(20))
-    config = GenerationConfig(max_new_tokens=30, **options).for_prompt(len(prompt), None)
+def request(random: Random, vocab: int = VOCAB, **options: Any) -> DecodeRequest:
+    prompt = tuple(random.randrange(vocab) for _ in range(20))
+    config = GenerationConfig(max_new_tokens=50, **options).for_prompt(len(prompt), None)
     logprobs = random.random() < 0.3
     return DecodeRequest(prompt, config, seed=random.getrandbits(32), logprobs=logprobs, top_tokens=5 * logprobs)
 
@@ -91,14 +91,50 @@ def test_a_few_tokens_decide_what_all_do(options: dict[str, Any], share: float, 
 
 def test_a_nucleus_is_found_among_the_best_where_it_is_small(reader: LogitsReader) -> None:
     random, steps = Random(3), 25
-    options = ({"top_p": 0.9}, {"top_p": 0.5, "temperature": 0.6}, {"top_p": 0.99, "temperature": 0.8})
+    options: tuple[dict[str, Any], ...] = (
+        {"top_p": 0.9},
+        {"top_p": 0.5, "temperature": 0.6},
+        {"top_p": 0.99, "temperature": 0.8},
+    )
     requests = [request(random, do_sample=True, top_k=0, **options[row % 3]) for row in range(ROWS)]
-    values = [logits(random, flat=4) for _ in range(steps)]
+    values = [logits(random, steep=4) for _ in range(steps)]
     assert compared(requests, values, reader) < 0.6 * steps * ROWS
 
 
+@pytest.mark.parametrize("vocab", [255, 256, 3000, 50257])
+def test_tokens_are_drawn_from_all_without_copying_them(vocab: int) -> None:
+    """The host's own draw but for rounding, over many seeds, temperatures and flat and steep distributions."""
+    reader, random, steps = LogitsReader(vocab, SessionConfig()), Random(vocab), 40
+    temperatures = (1.0, 0.6, 1.7)
+    requests = [
+        replace(
+            request(random, vocab, do_sample=True, top_k=0, temperature=temperatures[row % 3]),
+            logprobs=False,
+            top_tokens=0,
+        )
+        for row in range(ROWS)
+    ]
+    values = [logits(random, vocab=vocab) for _ in range(steps)]
+    assert compared(requests, values, reader) < 0.15 * steps * ROWS
+
+
+def test_a_share_at_the_end_of_a_token_is_decided_by_the_host(reader: LogitsReader) -> None:
+    """Four equal tokens: shares of a quarter lie where rounding decides."""
+    values = np.full((3, VOCAB), -np.inf, np.float32)
+    values[:, [5, 6, 300, 2999]] = 1.0
+    device = CountedLogits(reader, values)
+    assert device.draw([0, 1, 2], [1.0] * 3, [0.25, 0.25 + 1e-7, 0.3]) == [None, None, 6]
+    assert device.draw([0, 1, 2], [1.0] * 3, [0.1, 0.7, 0.99]) == [5, 300, 2999]
+
+
+def test_logprobs_of_a_drawn_token_are_read_from_the_row(reader: LogitsReader) -> None:
+    random = Random(4)
+    requests = [replace(request(random, do_sample=True, top_k=0), logprobs=True, top_tokens=2) for _ in range(ROWS)]
+    assert compared(requests, [logits(random) for _ in range(3)], reader) == 3 * ROWS
+
+
 UNDECIDED: tuple[dict[str, Any], ...] = (
-    {"do_sample": True, "top_k": 0},  # every token may be drawn
+    {"do_sample": True, "top_k": 0, "min_p": 0.01},
     {"do_sample": True, "top_k": 0, "top_p": 0.9, "repetition_penalty": 1.2},  # the mass changes
     {"do_sample": True, "top_k": 2000},
     {"repetition_penalty": 0.8},  # raises what was seen

@@ -4,11 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.runtime.nvidia import Driver, cuda_problem
+from pipelines.runtime.nvidia.driver import Driver, cuda_problem
 from tests.pipelines.runtime.native import driver, needs_compiler, run
 
-READ = "from pipelines.runtime.nvidia import Driver\ntry: print(Driver.read())\nexcept OSError as error: print(error)"
-PROBLEM = "from pipelines.runtime.nvidia import cuda_problem\nprint(cuda_problem((13, 0)))"
+READ = """
+from pipelines.runtime.nvidia.driver import Driver
+try: print(Driver.read())
+except OSError as error: print(error)
+"""
+PROBLEM = "from pipelines.runtime.nvidia.driver import cuda_problem\nprint(cuda_problem((13, 0)))"
 has_driver = Path("/proc/driver/nvidia").exists()
 
 
@@ -29,7 +33,7 @@ def test_a_driver_that_does_not_run_says_why(tmp_path: Path) -> None:
 def test_cuda_finds_a_gpu_or_says_what_is_wrong(tmp_path: Path) -> None:
     assert run(PROBLEM, libraries=driver(tmp_path / "fits", cuda=13010)) == "None"
     old = run(PROBLEM, libraries=driver(tmp_path / "old", cuda=12040))
-    assert old == "the NVIDIA driver runs CUDA 12.4 at most; install one for CUDA 13.0"
+    assert old == "the NVIDIA driver 580.65.06 runs CUDA 12.4 at most; install one for CUDA 13.0"
     none = driver(tmp_path / "none", gpus=0)
     reason = "cuInit: no CUDA-capable device is detected"
     assert run(PROBLEM, libraries=none) == f"no GPU ({reason})"

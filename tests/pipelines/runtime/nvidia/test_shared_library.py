@@ -6,7 +6,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from pipelines.runtime.shared_library import load, needed, path_of
+from pipelines.runtime.nvidia.shared_library import load, needed, path_of
 from tests.pipelines.runtime.native import library, needs_compiler, run
 
 BINDINGS = next((Path(onnxruntime.__file__).parent / "capi").glob("onnxruntime_pybind11_state*.so"))
@@ -56,5 +56,5 @@ def test_a_library_that_is_found_and_does_not_load_has_the_reason_of_the_loader(
 
 
 def test_nothing_is_loaded_by_looking() -> None:
-    look = "from pathlib import Path\nfrom pipelines.runtime.shared_library import needed, path_of\n"
+    look = "from pathlib import Path\nfrom pipelines.runtime.nvidia.shared_library import needed, path_of\n"
     assert run(f"{look}needed(Path({str(BINDINGS)!r})); print(path_of({BINDINGS.name!r}))") == "None"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.generation.slots.device_cache import DeviceCache
+from pipelines.generation.slots.device.cache import DeviceCache
 from pipelines.runtime.session import SessionConfig
 
 SLOTS, SHAPE = 5, (2, 3, 4)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 from pipelines.generation.decoding.step_logits import StepLogits
-from pipelines.generation.slots.device_logits import DeviceLogits, LogitsReader
+from pipelines.generation.slots.device.logits import DeviceLogits, LogitsReader
 from pipelines.runtime.session import InferenceSession
 
 _SHORTEST = 512  # tokens: shorter sequences share a graph

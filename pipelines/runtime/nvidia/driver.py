@@ -62,7 +62,8 @@ def cuda_problem(built_for: Version) -> str | None:
         _call(cuda, "cuDriverGetVersion", byref(version))
         newest = _version(version.value)
         if newest[0] < built_for[0]:
-            return f"the NVIDIA driver runs CUDA {dotted(newest)} at most; install one for CUDA {dotted(built_for)}"
+            older = f"the NVIDIA driver{_driver_version()} runs CUDA {dotted(newest)} at most"
+            return f"{older}; install one for CUDA {dotted(built_for)}"
         _call(cuda, "cuInit", c_uint(0))
         _call(cuda, "cuDeviceGetCount", byref(n_gpus))
     except OSError as error:
@@ -115,6 +116,13 @@ def _error_text(library: ctypes.CDLL, code: int) -> str:
 def _version(number: int) -> Version:
     """CUDA writes 13.0 as 13000 and 12.4 as 12040."""
     return number // 1000, number % 1000 // 10
+
+
+def _driver_version() -> str:
+    try:
+        return f" {Driver.read().version}"
+    except OSError:  # NVML is a package of its own in some distributions
+        return ""
 
 
 def _visibility() -> str:

@@ -10,9 +10,11 @@ if TYPE_CHECKING:
     import onnxruntime
 
 from pipelines.generation.decoding.step_logits import Best, RankedLogits
+from pipelines.generation.slots.device.draw import draw_graph, layout
 from pipelines.runtime.session import InferenceSession, SessionConfig
 from pipelines.runtime.small_graph import Node, Port, small_graph
 
+_NEAR = 4e-6  # an upper bound of the error of a share of summed exponentials in float32, of the host's and a device's
 _FLOAT, _INT64 = np.dtype(np.float32), np.dtype(np.int64)
 
 
@@ -24,6 +26,8 @@ class LogitsReader:
         self.vocab = vocab
         self.best = InferenceSession(_best_graph(), config)
         self.rows = InferenceSession(_rows_graph(), config)
+        self.draw = InferenceSession(draw_graph(), config)
+        self.layout = layout(vocab)
         self.memory = self.best.memory
 
 
@@ -54,6 +58,21 @@ class DeviceLogits(RankedLogits):
             binding.bind_output(name, "cpu")
         session.run_bound(binding)
         return Best(**dict(zip(session.output_names, binding.copy_outputs_to_cpu(), strict=True)))
+
+    def draw(self, wanted: Sequence[int], temperatures: Sequence[float], shares: Sequence[float]) -> list[int | None]:
+        binding, session = self._reader.draw.binding(), self._reader.draw
+        self._bind(binding)
+        binding.bind_cpu_input("rows", self._places[list(wanted)])
+        binding.bind_cpu_input("temperatures", np.asarray(temperatures, np.float32)[:, None])
+        binding.bind_cpu_input("shares", np.asarray(shares, np.float64)[:, None])
+        for name, value in self._reader.layout.items():
+            binding.bind_cpu_input(name, value)
+        for name in session.output_names:
+            binding.bind_output(name, "cpu")
+        session.run_bound(binding)
+        tokens, nearness = binding.copy_outputs_to_cpu()
+        # NaN, of logits that are not finite, is never above: the host reports it.
+        return [int(token) if near > _NEAR else None for (token,), (near,) in zip(tokens, nearness, strict=True)]
 
     def _bind(self, binding: "onnxruntime.IOBinding") -> None:
         shape = (self._n_rows, self.vocab)

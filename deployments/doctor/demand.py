@@ -1,0 +1,80 @@
+"""What a cluster.yaml asks of Ray: replicas, and what each reserves."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+AUTO_REPLICAS = (1, 100)
+"""What Ray Serve makes of `num_replicas: auto`."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """One deployment: how many replicas start, how many there may be, and what one of them reserves."""
+
+    application: str
+    deployment: str
+    first_replicas: int
+    max_replicas: int
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+
+    @classmethod
+    def of(cls, application: str, given: Mapping[str, Any]) -> "Demand":
+        """As Ray Serve reads a deployment of its config file, which was checked before."""
+        first, most = _replicas(given)
+        bundles = given.get("placement_group_bundles") or []
+        options = given.get("ray_actor_options") or {}
+        cpus, gpus = options.get("num_cpus"), options.get("num_gpus")
+        if bundles:
+            cpus, gpus = (sum(one.get(kind, 0) for one in bundles) for kind in ("CPU", "GPU"))
+        reserved = (1.0 if cpus is None else float(cpus), float(gpus or 0))
+        return cls(application, str(given.get("name")), first, most, *reserved)
+
+
+def demands(content: Mapping[str, Any]) -> list[Demand]:
+    """Those of each deployment that the file lists; an application that lists none has one replica of one CPU."""
+    found = []
+    for application in content["applications"]:
+        name = str(application.get("name") or "default")
+        listed = application.get("deployments") or [{"name": name}]
+        found += [Demand.of(name, deployment) for deployment in listed]
+    return found
+
+
+def unplaced(sizes: Sequence[float], gpus: int) -> list[float]:
+    """The shares of GPUs that find no place: a share below 1 lies on one GPU, larger ones take whole GPUs.
+
+    Largest first packs densely; Ray, which places in its own order, may find no place where this does.
+    """
+    free = [1.0] * gpus
+    left = []
+    for size in sorted(sizes, reverse=True):
+        fitting = [index for index, room in enumerate(free) if room >= min(size, 1.0) - 1e-9]
+        needed = 1 if size < 1 else round(size)
+        if len(fitting) < needed:
+            left.append(size)
+            continue
+        fullest_first = sorted(fitting, key=lambda index: free[index])[:needed]
+        for index in fullest_first:
+            free[index] -= min(size, 1.0)
+    return left
+
+
+def shares(found: Sequence[Demand]) -> Iterator[float]:
+    """The share of GPUs of each replica that starts first."""
+    for one in found:
+        yield from [one.num_gpus] * one.first_replicas if one.num_gpus > 0 else []
+
+
+def _replicas(given: Mapping[str, Any]) -> tuple[int, int]:
+    """How many start, and how many there may be."""
+    fixed, autoscaling = given.get("num_replicas"), given.get("autoscaling_config")
+    if autoscaling is None and fixed == "auto":
+        return AUTO_REPLICAS
+    if autoscaling is None:
+        return (1, 1) if fixed is None else (int(fixed), int(fixed))
+    least, most = (autoscaling.get(name) for name in ("min_replicas", "max_replicas"))
+    least = 1 if least is None else int(least)
+    first = autoscaling.get("initial_replicas")
+    return least if first is None else int(first), int(most or max(1, least))

@@ -1,0 +1,42 @@
+"""`sextet doctor`: one page about this machine, and about what a cluster.yaml asks of it."""
+
+from pathlib import Path
+
+from deployments.doctor.cgroup import Cgroup
+from deployments.doctor.cluster import SECTION, Cluster
+from deployments.doctor.devices import devices, visible_gpus
+from deployments.doctor.finding import Finding, Report
+from deployments.doctor.machine import Capacity, machine
+from deployments.doctor.software import software
+from deployments.ingress.config import ConnectionLimits
+from pipelines.errors import ConfigurationError, SextetError
+from pipelines.misfit import nearest
+from pipelines.runtime.providers import PROVIDERS, Device
+
+
+def examine(path: Path | None, device: Device | None = None) -> Report:
+    """Look at everything; starts nothing that lasts. Without `path`, only at the machine.
+
+    `device` is asked for beside those of the file. Raises ConfigurationError for one that does not exist.
+    """
+    if device is not None and device not in PROVIDERS:
+        raise ConfigurationError(f"--device is {device!r}{nearest(device, PROVIDERS)}; allowed: {', '.join(PROVIDERS)}")
+    cluster, refusal = None, Finding(SECTION, "file", "none was looked at", "note", "sextet doctor cluster.yaml")
+    if path is not None:
+        try:
+            cluster = Cluster.read(path)
+        except SextetError as error:
+            refusal = Finding(SECTION, "file", str(error), "error", facts={"path": str(path)})
+    capacity = Capacity.read(Cgroup())
+    connections = cluster.connections if cluster else ConnectionLimits()
+    asked: set[Device] = {"cpu", device or "cpu"}
+    if cluster is not None:
+        asked |= {config.device for config in cluster.tasks.values()}
+    return Report(
+        [
+            *machine(capacity, connections, path.absolute().parent if path else Path.cwd()),
+            *software(),
+            *devices(asked),
+            *(cluster.findings(capacity, visible_gpus()) if cluster else [refusal]),
+        ]
+    )

@@ -1,0 +1,166 @@
+"""Access: who is answered. The rules of the HTTP frontend for methods, hosts, origins and keys, in this order.
+
+A refusal is JSON in the shape of the protocol whose path was asked. It comes before the body is read.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from deployments.http.errors import (
+    Failure,
+    ForbiddenError,
+    HeadersTooLargeError,
+    MethodNotAllowedError,
+    MisdirectedError,
+    RouteNotFoundError,
+    UnauthorizedError,
+)
+from deployments.http.request import CLASS_HEADER, CLIENT_HEADER, OWN_HEADERS
+from deployments.ingress.config import EVERY_NAME, IngressConfig
+from deployments.ingress.node import KEYS
+from deployments.ingress.rewrite import APPLICATION, OWN_SOCKET, PREFIX, Lines
+from deployments.protocols.openai.errors import failure_body
+from pipelines.errors import InvalidInputError, OverloadedError, SextetError
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+OPEN_PATHS = ("/health", "/ready", "/-/healthz", "/v2/health/live", "/v2/health/ready")
+"""What load balancers and probes ask: it needs no key."""
+OPEN_VARIABLE = "SEXTET_OPEN_TO_EVERYBODY"
+"""Where 1, of HAProxy's environment, waives keys as `open_to_everybody` does: for images, whose file is built in."""
+LOOPBACK = "127.0.0.0/8 ::1"
+LOCAL_NAMES = ("localhost",)
+ADDRESS = r"^([0-9.]+|\[[0-9a-f:.]+\])$"
+"""A page can make its own name lead to this machine (DNS rebinding), but it cannot make an address its name."""
+TABLE = "sextet_keys"
+TEMPORARY = "txn.sextet_"
+
+
+def access(config: IngressConfig) -> Lines:
+    """The rules of `config`."""
+    header_bytes = config.limits.max_header_bytes
+    rules = [
+        # Clients do not speak for the ingress.
+        f"http-request del-header {OWN_HEADERS} -m beg",
+        f"http-request set-var({TEMPORARY}id) req.hdr(x-request-id)",
+        f"http-request set-var({TEMPORARY}id) uuid() if !{_found(TEMPORARY + 'id')}",
+        f"http-after-response set-header x-request-id %[var({TEMPORARY}id)] if !{{ res.hdr(x-request-id) -m found }}",
+        *_refusal(
+            MethodNotAllowedError("this method is not allowed anywhere", ", ".join(METHODS)),
+            f"!{{ method {' '.join(METHODS)} }}",
+        ),
+        *_refusal(InvalidInputError("the target of the request is not a path"), "!{ path_beg / }"),
+        *_refusal(
+            HeadersTooLargeError(f"the headers have too many bytes; allowed: at most {header_bytes}"),
+            f"{{ req.hdrs,length gt {header_bytes} }}",
+        ),
+        *_host_rules(config),
+        *_origin_rules(config.origins),
+        *(_key_rules() if config.keys is not None else ()),
+    ]
+    if config.keys is None and not config.open_to_everybody:
+        waived = f"{{ env({OPEN_VARIABLE}) -m str 1 }}"
+        is_probe = f"{{ path {' '.join(OPEN_PATHS)} }}"
+        rules += _refusal(CLOSED, f"!{{ dst {LOOPBACK} }} !{{ so_name {OWN_SOCKET} }} !{is_probe} !{waived}")
+    rules.append("http-request del-header authorization")
+    return Lines(
+        frontend=tuple(rules),
+        application=tuple(_task_rules()) if config.keys is not None else (),
+        sections=(_TABLE_SECTION,) if config.keys is not None else (),
+        nowhere=tuple(_refusal(RouteNotFoundError("this path does not exist; GET / lists the tasks"), "TRUE")),
+    )
+
+
+CLOSED = ForbiddenError(
+    "this ingress listens beyond loopback and knows no keys: set `ingress: {keys: FILE}`, or in words "
+    "`open_to_everybody: true`, under user_config of the gateway"
+)
+_TABLE_SECTION = f"""backend {TABLE}
+    stick-table type string len 64 size 10k expire 2m store gpc0,gpc0_rate(60s)"""
+
+
+def _host_rules(config: IngressConfig) -> Iterator[str]:
+    """Nothing for a page that made its own name lead here. Only browsers matter, and they always send the header."""
+    hosts = config.hosts
+    if hosts is None:
+        if config.keys is not None:  # such a page has no key
+            return
+        hosts = LOCAL_NAMES
+    if EVERY_NAME in hosts:
+        return
+    exact, ends = [one for one in hosts if one[0] != "*"], [one[1:] for one in hosts if one[0] == "*"]
+    name = "req.hdr(host),host_only,lower"
+    yield f"http-request set-var({TEMPORARY}machine) hostname"
+    known = [f"!{{ {name} -m reg {ADDRESS} }}", f"!{{ {name},strcmp({TEMPORARY}machine) eq 0 }}"]
+    known += [f"!{{ {name} -m str {' '.join(exact)} }}"] if exact else []
+    known += [f"!{{ {name} -m end {' '.join(ends)} }}"] if ends else []
+    error = MisdirectedError("this name in the Host header is not answered; `hosts` of the ingress lists others")
+    yield from _refusal(error, f"{{ req.hdr(host) -m found }} {' '.join(known)}")
+
+
+def _origin_rules(origins: Sequence[str]) -> Iterator[str]:
+    """Pages of other origins are refused, also where they send blind, or are answered as CORS wants it."""
+    origin, own = "req.hdr(origin)", f"{TEMPORARY}host"
+    yield f"http-request set-var({own}) req.hdr(host)"
+    listed = f"{{ {origin} -m found }}" if EVERY_NAME in origins else f"{{ {origin} -m str {' '.join(origins)} }}"
+    unlisted = "" if not origins else f"!{listed} "
+    error = ForbiddenError("pages of this origin may not ask; `origins` of the ingress lists those that may")
+    same = f"{{ {origin},regsub(^https?://,),strcmp({own}) eq 0 }}"
+    if EVERY_NAME not in origins:
+        yield from _refusal(error, f"{{ {origin} -m found }} {unlisted}!{same}")
+    if origins:
+        allowed = f"{TEMPORARY}origin"
+        preflight = "hdr access-control-allow-methods 'GET, POST' hdr access-control-max-age 600"
+        preflight += " hdr access-control-allow-headers %[req.fhdr(access-control-request-headers)]"
+        asks = "METH_OPTIONS { req.hdr(access-control-request-method) -m found }"
+        yield f"http-request set-var({allowed}) {origin} if {listed}"
+        yield f"http-after-response set-header access-control-allow-origin %[var({allowed})] if {_found(allowed)}"
+        yield f"http-after-response set-header access-control-expose-headers * if {_found(allowed)}"
+        yield "http-after-response add-header vary origin"
+        yield f"http-request return status 204 {preflight} if {_found(allowed)} {asks}"
+
+
+def _key_rules() -> Iterator[str]:
+    key, client, per_minute = f"{TEMPORARY}key", f"{TEMPORARY}client", f"{TEMPORARY}per_minute"
+    page = "{ path_beg /console/ } || { path / } { req.hdr(accept) -m sub text/html }"  # it asks for a key
+    is_open = f"{TEMPORARY}open"
+    yield f"http-request set-var({is_open}) bool(true) if {{ path {' '.join(OPEN_PATHS)} }} || {page}"
+    yield f"http-request set-var({is_open}) bool(true) if {{ so_name {OWN_SOCKET} }}"
+    yield f"http-request set-var({key}) http_auth_bearer,sha2(256),hex,lower,map({KEYS})"
+    error = UnauthorizedError("the request has no key that is known here; send one as `authorization: Bearer KEY`")
+    yield from _refusal(error, f"!{_found(key)} !{_found(is_open)}", www_authenticate="Bearer")
+    yield f"http-request set-var({client}) var({key}),field(1,:)"
+    yield f"http-request set-var({per_minute}) var({key}),field(2,:)"
+    yield f"http-request set-var({TEMPORARY}tasks) var({key}),field(4,:)"
+    yield f"http-request track-sc0 var({client}) table {TABLE} if {_found(client)}"
+    exceeded = f"{{ var({per_minute}) -m int gt 0 }} {{ sc_gpc0_rate(0,{TABLE}),sub({per_minute}) ge 0 }}"
+    used_up = OverloadedError("this key has used up its requests of this minute", retry_after_s=1.0)
+    wait = f"%[int(60),div({per_minute}),add(1)]"
+    yield from _refusal(used_up, f"{_found(client)} {exceeded}", retry_after=wait)
+    yield f"http-request sc-inc-gpc0(0) if {_found(client)}"
+    yield f"http-request set-header {CLIENT_HEADER} %[var({client})] if {_found(client)}"
+    yield f"http-request set-header {CLASS_HEADER} %[var({key}),field(3,:)] if {_found(client)}"
+
+
+def _task_rules() -> Iterator[str]:
+    tasks = f"{TEMPORARY}tasks"
+    error = ForbiddenError("this key may not ask this task")
+    may_not = f"{_found(tasks)} !{{ var({tasks}) -m str * }} !{{ var({tasks}) -m sub |{APPLICATION}| }}"
+    for path in (f"{{ path {PREFIX} }}", f"{{ path_beg {PREFIX}/ }}"):
+        yield from _refusal(error, f"{may_not} {path}")
+
+
+def _found(variable: str) -> str:
+    return f"{{ var({variable}) -m found }}"
+
+
+def _refusal(error: SextetError, condition: str, **headers: str) -> list[str]:
+    """The answer to requests for which `condition` holds: in OpenAI's shape below /v1, else in that of all others.
+
+    `headers` go on top of those of the failure.
+    """
+    failure = Failure.of(error)
+    head = f"http-request return status {failure.status} content-type application/json"
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    for name, value in {"cache-control": "no-store", **failure.headers, **named}.items():
+        head += f" hdr {name} '{value}'"
+    bodies = {"{ path_sub /v1/ } ": failure_body(failure), "": failure.body()}
+    return [f"{head} string '{body.decode()}' if {shape}{condition}" for shape, body in bodies.items()]

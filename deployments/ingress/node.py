@@ -1,0 +1,159 @@
+"""Node: what runs beside the HAProxy of one node, outside Ray. A script of the standard library alone.
+
+    prepare SETTINGS CONFIG   before HAProxy reads CONFIG: rewrite it, and copy keys and certificate beside it
+    watch SETTINGS CONFIG     while it runs: what changes in the files of the operator goes to HAProxy within a second
+
+HAProxy reads the copies, which are always whole: a file that is half written, or a certificate whose key has not come
+yet, would otherwise end a reload. A copy that is wrong is not made; the one before stays.
+"""
+
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from deployments.ingress.admin import command
+from deployments.ingress.keys import Key, KeysError, read_keys, text_of
+from deployments.ingress.private_file import write_private
+from deployments.ingress.rewrite import NODE, RewriteError, Settings, rewrite
+
+KEYS = f"{NODE}/keys.map"
+CERTIFICATE = f"{NODE}/site.pem"
+TICK_S = 0.25
+KEYS_AT_ONCE = 100  # that fit into one command
+
+
+class Copy:
+    """A file of HAProxy's that follows files of the operator's."""
+
+    def __init__(self, sources: tuple[str, ...], target: Path, read: Callable[..., bytes]) -> None:
+        self.target = target
+        self._sources, self._read = tuple(map(Path, sources)), read
+        self._seen: object = None
+        self._trouble = ""
+
+    def update(self) -> bool:
+        """Whether the copy was made anew, because the sources have changed."""
+        seen = [_stamp(file) for file in self._sources]
+        if seen == self._seen:
+            return False
+        try:
+            content = self._read(*self._sources)
+        except (OSError, ValueError, KeysError) as error:
+            if str(error) != self._trouble:
+                self._trouble = str(error)
+                print(f"not taken over: {error}", file=sys.stderr, flush=True)
+            return False
+        self._seen, self._trouble = seen, ""
+        if self.target.exists() and self.target.read_bytes() == content:
+            return False
+        write_private(self.target, content)
+        return True
+
+
+def copies(settings: Settings, folder: Path) -> tuple[Copy | None, Copy | None]:
+    """Those of keys and certificate, where there are such."""
+    keys = Copy((settings.keys,), _in(folder, KEYS), _keys) if settings.keys else None
+    pair = Copy(settings.certificate, _in(folder, CERTIFICATE), _certificate) if settings.certificate else None
+    return keys, pair
+
+
+def prepare(settings_file: str, config: str) -> None:
+    """Make CONFIG and the copies; ends the process with a line where CONFIG is not what Ray should have written."""
+    file, settings = Path(config), Settings.read(Path(settings_file))
+    keys, certificate = copies(settings, file.parent)
+    if keys is not None and not keys.update() and not keys.target.exists():
+        write_private(keys.target, b"")  # nobody is let in, rather than everybody
+    if certificate is not None:
+        certificate.update()
+    try:
+        text = rewrite(file.read_text(encoding="utf-8"), settings, str(file.parent))
+    except RewriteError as error:
+        sys.exit(f"{config}: {error}; this is not the configuration that the pinned version of Ray Serve writes")
+    write_private(file, text.encode())
+
+
+def watch(settings_file: str, config: str) -> None:
+    """Run until the HAProxy that was started with this process has ended.
+
+    Each HAProxy has its own: after a reload several write to the admin socket, which belongs to the newest.
+    """
+    file, settings = Path(config), Settings.read(Path(settings_file))
+    found = re.search(r"^\s*stats socket (\S+) ", file.read_text(encoding="utf-8"), re.MULTILINE)
+    assert found is not None
+    admin, parent = Path(found[1]), os.getppid()
+    keys, certificate = copies(settings, file.parent)
+    told = ""
+    while os.getppid() == parent:
+        changed = [one.update() for one in (keys, certificate) if one is not None]
+        answering = _pid(admin)
+        if answering and (any(changed) or answering != told):
+            # A process may have read the copies just before they changed.
+            done = (keys is None or _tell_keys(admin, keys.target)) and (
+                certificate is None or _tell_certificate(admin, certificate.target)
+            )
+            told = answering if done else ""
+        time.sleep(TICK_S)
+
+
+def _tell_keys(admin: Path, copy: Path) -> bool:
+    """Replace HAProxy's map by the copy, in one step."""
+    version = re.search(r"New version created: (\d+)", command(admin, f"prepare map {copy}"))
+    if version is None:
+        return False
+    keys, added = read_keys(copy), True
+    for start in range(0, len(keys), KEYS_AT_ONCE):
+        lines = "".join(key.line() for key in keys[start : start + KEYS_AT_ONCE])
+        added = added and not command(admin, f"add map @{version[1]} {copy} <<\n{lines}").strip()
+    if added and not command(admin, f"commit map @{version[1]} {copy}").strip():
+        return True
+    command(admin, f"clear map @{version[1]} {copy}")
+    return False
+
+
+def _tell_certificate(admin: Path, copy: Path) -> bool:
+    """Replace HAProxy's certificate, its key and its chain by the copy, in one step."""
+    command(admin, f"set ssl cert {copy} <<\n{copy.read_text(encoding='ascii').strip()}\n")
+    if "Success" in command(admin, f"commit ssl cert {copy}"):
+        return True
+    command(admin, f"abort ssl cert {copy}")
+    return False
+
+
+def _keys(file: Path) -> bytes:
+    keys: list[Key] = read_keys(file)
+    return text_of(keys).encode()
+
+
+def _certificate(certificate: Path, key: Path) -> bytes:
+    """Both in one; raises OSError where they do not belong together."""
+    import ssl  # which takes longer to import than everything else here
+
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    # Without empty lines, which would end the command on the admin socket.
+    lines = [*certificate.read_text(encoding="ascii").splitlines(), *key.read_text(encoding="ascii").splitlines()]
+    return "".join(f"{line}\n" for line in lines if line.strip()).encode()
+
+
+def _pid(admin: Path) -> str:
+    found = re.search(r"^Pid: (\d+)", command(admin, "show info"), re.MULTILINE)
+    return found[1] if found else ""
+
+
+def _stamp(file: Path) -> object:
+    """What differs after a file was replaced, also through links."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _in(folder: Path, name: str) -> Path:
+    return Path(name.replace(NODE, str(folder)))
+
+
+def main(what: str, settings_file: str, config: str) -> None:
+    {"prepare": prepare, "watch": watch}[what](settings_file, config)

@@ -1,0 +1,128 @@
+"""A cluster that others can reach: keys, TLS, and what listens where, on the real thing."""
+
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from tests.certificates import Authority
+from tests.cluster.serving import Serving, clean_environment, write_cluster
+
+pytestmark = pytest.mark.cluster
+
+TASK = "text-classification"
+BODY = {"inputs": "good"}
+LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+
+
+def keys(folder: Path, *arguments: str) -> str:
+    """What `sextet keys` prints in `folder`."""
+    command = [sys.executable, "-m", "sextet", "keys", *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=clean_environment(), capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def folder(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a cluster.yaml that names keys and a certificate."""
+    folder = tmp_path_factory.mktemp("guarded")
+    file = write_cluster(folder, {TASK: models[TASK]})
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    (gateway,) = next(one for one in content["applications"] if one["name"] == "gateway")["deployments"]
+    tls = {"certificate": "site.pem", "key": "site.key"}
+    gateway["user_config"] = {"ingress": {"keys": "keys", "tls": tls}}
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    Authority.make(folder).issue("site", "localhost")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def guarded(folder: Path) -> Iterator[Serving]:
+    """On every interface."""
+    keys(folder, "add", "first")
+    serving = Serving.start(folder / "cluster.yaml", "--host", "0.0.0.0")
+    try:
+        serving.url = serving.url.replace("http://", "https://")
+        yield serving.wait_until_ready()
+        assert serving.stop() == 0, "\n".join(serving.lines)
+    finally:
+        serving.process.kill()
+
+
+def client(guarded: Serving, folder: Path, key: str | None) -> httpx.Client:
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    url = guarded.url.replace("127.0.0.1", "localhost")
+    trusted = ssl.create_default_context(cafile=str(folder / "ca.pem"))
+    return httpx.Client(base_url=url, verify=trusted, headers=headers, timeout=60)
+
+
+def until(happened: Callable[[], bool]) -> float:
+    started_at = time.monotonic()
+    while not happened():
+        assert time.monotonic() - started_at < 30
+        time.sleep(0.05)
+    return time.monotonic() - started_at
+
+
+def test_the_launcher_asks_its_own_cluster_without_a_key(guarded: Serving) -> None:
+    until(lambda: any(line.startswith("  -> ") for line in guarded.lines))
+
+    assert not [line for line in guarded.lines if "no answer" in line]
+
+
+def test_a_key_comes_and_goes_within_a_second_while_the_cluster_runs(guarded: Serving, folder: Path) -> None:
+    def status(key: str | None, path: str = f"/{TASK}") -> int:
+        with client(guarded, folder, key) as http:
+            return http.post(path, json=BODY).status_code
+
+    assert status(None) == 401
+    key = keys(folder, "add", "alice", "--task", TASK)
+    assert until(lambda: status(key) == 200) < 1
+    with client(guarded, folder, key) as http:
+        assert http.post(f"/{TASK}", json=BODY).json()[0][0]["label"]
+    assert "alice" in keys(folder, "list")
+    keys(folder, "revoke", "alice")
+    assert until(lambda: status(key) == 401) < 1
+    with client(guarded, folder, None) as http:
+        assert http.get("/ready").status_code == 200
+        assert http.get("/", headers={"accept": "text/html"}).status_code == 200
+
+
+def test_no_key_and_no_text_is_in_a_file_of_the_cluster(guarded: Serving, folder: Path) -> None:
+    key, text = keys(folder, "add", "bob"), "a-sentence-that-nobody-else-writes"
+    with client(guarded, folder, key) as http:
+        until(lambda: http.post(f"/{TASK}", json={"inputs": text}).status_code == 200)
+
+    places = [*Path("/tmp").glob("sextet-[0-9]*-*"), Path("/tmp/ray/session_latest").resolve()]
+    for place in places:
+        for file in place.rglob("*"):
+            if file.is_file() and not file.is_symlink() and file.stat().st_size < 2**26:
+                content = file.read_bytes()
+                assert key.encode() not in content, file
+                assert text.encode() not in content, file
+
+
+def test_only_the_ingress_listens_beyond_loopback(guarded: Serving) -> None:
+    listening = list(listeners(guarded))
+    port = int(guarded.url.rpartition(":")[2])
+
+    assert {one for one in listening if one[1] not in LOOPBACK} == {("haproxy", "0.0.0.0", port)}
+
+
+def listeners(serving: Serving) -> Iterator[tuple[str, str, int]]:
+    for process in serving.tree():
+        for one in process.net_connections(kind="inet"):
+            if one.status == psutil.CONN_LISTEN or (one.type == socket.SOCK_DGRAM and one.laddr and one.laddr.port):
+                address: Any = one.laddr
+                if one.type == socket.SOCK_STREAM:
+                    yield process.name(), address.ip, address.port
