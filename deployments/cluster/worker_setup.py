@@ -12,7 +12,7 @@ HAProxy: the process that runs it starts it again when it dies.
 
 import sys
 
-from deployments.ingress.restart import keep_haproxy_running
+from deployments.cluster.restart import keep_haproxy_running
 
 
 def set_up() -> None:

@@ -22,7 +22,7 @@ POLL_S = 0.05
 def draining(folder: Path) -> Lines:
     """Clients that keep their connection could otherwise send requests until the cluster has ended."""
     from deployments.http.errors import UnavailableError  # imports starlette, which the end of a cluster needs not
-    from deployments.ingress.pages import page
+    from deployments.ingress.limits import page
 
     ending = page(folder, "ending", UnavailableError("the cluster is shutting down", retry_after_s=5.0))
     return Lines(

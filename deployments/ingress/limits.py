@@ -1,12 +1,12 @@
 """Limits: what clients may hold before a request of theirs is read as a whole, and what they are told beyond it."""
 
 import resource
+from http import HTTPStatus
 from pathlib import Path
 
-from deployments.http.errors import BodyTooLargeError, ForbiddenError, MethodNotAllowedError, UnavailableError
+from deployments.http.errors import BodyTooLargeError, Failure, ForbiddenError, MethodNotAllowedError, UnavailableError
 from deployments.ingress.access import LOOPBACK
 from deployments.ingress.config import ConnectionLimits
-from deployments.ingress.pages import page
 from deployments.ingress.rewrite import Lines
 from pipelines.errors import DeadlineExceededError, GenerationError, InvalidInputError, OverloadedError
 
@@ -23,6 +23,7 @@ PAGES: dict[int, Exception] = {
 }
 """What HAProxy answers by itself, by the status that it would answer with."""
 TABLE = "sextet_addresses"
+CLOSING = (400, 408, 413)  # the rest of such a request may still come
 
 
 def connections(config: ConnectionLimits) -> Lines:
@@ -72,3 +73,20 @@ def max_connections(config: ConnectionLimits) -> int:
     if files == resource.RLIM_INFINITY:
         return config.max_connections
     return max(1, min(config.max_connections, max(files - SPARE_FILES, files // 2)))
+
+
+def page(folder: Path, name: str, error: Exception) -> Path:
+    """A file in `folder` with the answer to a request that fails with `error`."""
+    failure = Failure.of(error)
+    body = failure.body()
+    headers = {
+        "content-type": "application/json",
+        "cache-control": "no-store",
+        "content-length": str(len(body)),
+        **failure.headers,
+        **({"connection": "close"} if failure.status in CLOSING else {}),
+    }
+    head = "".join(f"{key}: {value}\r\n" for key, value in headers.items())
+    file = folder / f"{name}.http"
+    file.write_bytes(f"HTTP/1.1 {failure.status} {HTTPStatus(failure.status).phrase}\r\n{head}\r\n".encode() + body)
+    return file
