@@ -54,9 +54,12 @@ def load_model(checkpoint: ResolvedCheckpoint, task: str, *, allow_untrained_hea
     import transformers
 
     loader = getattr(transformers, auto_class(task, checkpoint.config))
+    options = dict(checkpoint.loading)
+    if getattr(checkpoint.config, "attn_logit_softcapping", None):
+        options["attn_implementation"] = "eager"  # transformers' others leave the softcap out, and answer otherwise
     try:
         model, loading = loader.from_pretrained(
-            checkpoint.path, dtype=torch.float32, output_loading_info=True, local_files_only=True, **checkpoint.loading
+            checkpoint.path, dtype=torch.float32, output_loading_info=True, local_files_only=True, **options
         )
     except Exception as error:  # of safetensors, pickle, zip, the OS or transformers, by the file
         raise CheckpointError(f"the weights of {checkpoint.name} cannot be loaded: {first_line(error)}") from error

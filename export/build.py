@@ -20,17 +20,19 @@ from export.args import ExportArgs
 from export.card import model_card
 from export.graphs import seq2seq_slot_graph, slot_graph
 from export.graphs.attention import fuse_attention
-from export.graphs.convert import check_task, convert, map_to_unknown, merge, opset
+from export.graphs.convert import Graphs, check_task, convert, map_to_unknown, merge, opset, optimum_exports
 from export.graphs.graph import share_weights
 from export.graphs.optimize import check_options, default_level, optimize, supports
 from export.graphs.packed import convert_to_packed
+from export.graphs.stand_in import agrees
+from export.parity.generation import fault_of_slots
 from export.parity.samples import TEXTS
 from export.parity.validate import validate
 from export.quantization.outliers import outlier_matrices
 from export.quantization.quantize import quantization, to_fp16, to_int4, to_int8
 from export.staging import check_output, place, staging, written_by
 from export.tokenizers.tokenizer import chat_template, prompt_template, write_tokenizer
-from pipelines.errors import ArtifactError, CheckpointError, ConfigurationError, SextetError
+from pipelines.errors import ArtifactError, CheckpointError, ConfigurationError, SextetError, first_line
 from pipelines.runtime.artifact import FileDigest, Manifest, ModelArtifact, Parity, Source
 from pipelines.runtime.package import runtime_package
 from pipelines.tasks import TASKS
@@ -124,11 +126,13 @@ def _build(
     if model.can_generate():
         (finished / "generation_config.json").write_text(model.generation_config.to_json_string(), encoding="utf-8")
     written = write_tokenizer(tokenizer, model, finished)
-    cache = _kv_cache(args, model.config, progress)
-    level = _level(args, model.config.model_type, cache)
     progress(f"converting {checkpoint.name} ({model.config.model_type}) to ONNX")
-    is_packed = _may_be_packed(args) and convert_to_packed(model, work / "model.onnx")
-    graphs = {"model": work / "model.onnx"} if is_packed else convert(model, args.task, work, cache)
+    is_packed = _may_be_packed(args) and _pack(model, work / "model.onnx")
+    if is_packed:
+        graphs, cache = {"model": work / "model.onnx"}, "plain"
+    else:
+        graphs, cache = _convert(args, model, work, progress)
+    level = _level(args, model.config.model_type, cache)
     if written.outside is not None:
         map_to_unknown(graphs["encoder"], written.outside, tokenizer.unk_token_id)
     heads = getattr(model.config, "num_attention_heads", None)
@@ -188,24 +192,53 @@ def _typical(tokenizer: Any, template: str | None, longest: int) -> list[list[in
     return [tokenizer(prompt, add_special_tokens=template is None).input_ids[:longest] for prompt in prompts]
 
 
-def _kv_cache(args: ExportArgs, config: Any, progress: Progress) -> str:
-    """`slots` where the model generates and can have KV cache slots; reports why where it cannot."""
-    if config.is_encoder_decoder or not TASKS[args.task].generates:
-        _need_slots(args, f"{config.model_type} has none for {args.task}")
+def _convert(args: ExportArgs, model: Any, work: Path, progress: Progress) -> tuple[Graphs, str]:
+    """The graphs and their kind of KV cache: `slots` where the model generates and can have them, else `plain`.
+
+    Says why a model that generates cannot have slots.
+    """
     if not TASKS[args.task].generates:
-        return "plain"
+        _need_slots(args, f"{model.config.model_type} has none for {args.task}")
+        return convert(model, args.task, work), "plain"
+    reason = _obstacle(args, model)
+    if reason is None:
+        graphs, reason = _with_slots(args, model, work)
+        if reason is None:
+            return graphs, "slots"
+    _need_slots(args, reason)
+    if not optimum_exports(model.config):
+        raise CheckpointError(
+            f"{args.checkpoint} cannot be exported: Optimum does not know the architecture "
+            f"{model.config.model_type!r}, and it cannot have KV cache slots: {reason}"
+        )
+    progress(f"answers will be decoded one by one: {reason}")
+    return convert(model, args.task, work), "plain"
+
+
+def _with_slots(args: ExportArgs, model: Any, work: Path) -> tuple[Graphs, str | None]:
+    """The graphs with KV cache slots, and what is wrong with them."""
+    try:
+        graphs = convert(model, args.task, work, "slots")
+    except Exception as error:  # of torch's exporter, or of the model's own code
+        if isinstance(error, OSError) or full_disk(error) is not None:
+            raise
+        return {}, f"its graph with slots cannot be traced ({first_line(error)})"
+    return graphs, None if model.config.is_encoder_decoder else fault_of_slots(model, graphs["model"])
+
+
+def _obstacle(args: ExportArgs, model: Any) -> str | None:
+    """Why a model that generates cannot have KV cache slots; None where it may."""
     if args.optimize:
-        reason: str | None = f"the fusions of {args.optimize} do not know such a graph"
-    elif config.is_encoder_decoder and args.device != "cpu":
-        reason = "the slots of encoder-decoders are for CPUs"
-    elif args.precision == "fp32" and args.device != "cpu":
-        reason = "CUDA's attention over slots is for fp16"
-    else:
-        reason = (seq2seq_slot_graph if config.is_encoder_decoder else slot_graph).obstacle(config)
-    if reason is not None:
-        _need_slots(args, reason)
-        progress(f"answers will be decoded one by one: {reason}")
-    return "slots" if reason is None else "plain"
+        return f"the fusions of {args.optimize} do not know such a graph"
+    if not model.config.is_encoder_decoder:
+        if args.precision == "fp32" and args.device != "cpu":
+            return "CUDA's attention over slots is for fp16"
+        return slot_graph.obstacle(model)
+    if args.precision == "int4":
+        return f"{model.config.model_type} has none for {args.task}"
+    if args.device != "cpu":
+        return "the slots of encoder-decoders are for CPUs"
+    return seq2seq_slot_graph.obstacle(model.config)
 
 
 def _need_slots(args: ExportArgs, reason: str) -> None:
@@ -220,6 +253,16 @@ def _need_slots(args: ExportArgs, reason: str) -> None:
 def _may_be_packed(args: ExportArgs) -> bool:
     """Whether an encoder may have packed rows: the fused kernels of packed attention are for fp16 on CUDA."""
     return not TASKS[args.task].generates and args.device == "cuda" and args.precision == "fp16"
+
+
+def _pack(model: Any, graph: Path) -> bool:
+    """Write the packed graph of a model whose attention has the usual form; else False, and no file."""
+    if not convert_to_packed(model, graph):
+        return False
+    if not agrees(graph, model):
+        graph.unlink()
+        return False
+    return True
 
 
 def _level(args: ExportArgs, architecture: str, cache: str) -> str | None:

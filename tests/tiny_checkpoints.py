@@ -85,7 +85,7 @@ def tiny_checkpoint(architecture: str, task: str, directory: Path, **changes: An
     config = AutoConfig.for_model(architecture, **settings)
     torch.manual_seed(sum(map(ord, architecture + task)))
     model = model_class(architecture, task).from_config(config).eval()
-    _randomize(model)
+    randomize(model)
     if architecture in ENCODERS:
         _balance(model, tokenizer)
     if hasattr(model, "generation_config") and model.can_generate():
@@ -166,7 +166,7 @@ def _generation(architecture: str, tokenizer: Any, config: Any) -> dict[str, Any
     return settings
 
 
-def _randomize(model: Any) -> None:
+def randomize(model: Any) -> None:
     """Weights as training leaves them, roughly: every layer moves the residual stream, logits have unit scale."""
     import torch
     from torch import nn

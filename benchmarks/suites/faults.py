@@ -41,7 +41,8 @@ from deployments.config import cut_down, located, user_configs
 from deployments.ingress.keys import Key, add, new_key
 
 KEYS = "keys"
-GUARD_TURNS = 5
+GUARD_TURNS = 3
+FUZZ_TOKENS = 256
 SHARE = 0.7  # of the capacity that the load takes
 CAPACITY_CLIENTS = 32
 BEFORE_S, AFTER_S = 2.0, 3.0  # of load before a fault, and after the cluster has recovered from it
@@ -69,8 +70,28 @@ class Pace(Repeated):
 
 
 USUAL, QUICK = (
-    Pace(1, 4.0, 60.0, 20, 10.0, 3000, 100_000, 4000, 10_000),
-    Pace(1, 2.0, 12.0, 2, 5.0, 300, 3000, 200, 500),
+    Pace(
+        repetitions=1,
+        capacity_s=4.0,
+        overload_s=60.0,
+        repeats=20,
+        controller_s=10.0,
+        stream_tokens=3000,
+        fuzz_requests=100_000,
+        fuzz_described=2000,
+        fuzz_warm_up=5000,
+    ),
+    Pace(
+        repetitions=1,
+        capacity_s=2.0,
+        overload_s=12.0,
+        repeats=2,
+        controller_s=5.0,
+        stream_tokens=300,
+        fuzz_requests=3000,
+        fuzz_described=200,
+        fuzz_warm_up=500,
+    ),
 )
 
 
@@ -281,11 +302,12 @@ def _run_long(findings: Findings, pace: Pace, say: Say) -> None:
 
 def _run_fuzz(findings: Findings, pace: Pace, say: Say) -> None:
     """Hostile requests to every task of the shipped configuration."""
-    models = {name: Path(user_config["model"]) for name, user_config in user_configs(located(SHIPPED)).items()}
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Subject.serving(measured_cluster(models, gateway=True), Path(folder)) as subject,
-    ):
+    shipped = user_configs(located(SHIPPED))
+    configuration = measured_cluster({name: Path(one["model"]) for name, one in shipped.items()}, gateway=True)
+    for user_config in user_configs(configuration).values():
+        if "slots" in user_config:  # else their KV caches would go on growing with the longest sequence so far
+            user_config["slots"] = {**user_config["slots"], "max_tokens": FUZZ_TOKENS}
+    with tempfile.TemporaryDirectory() as folder, Subject.serving(configuration, Path(folder)) as subject:
         document = json.loads(Asker(subject.port).get("/openapi.json"))
         examples = bodies_of(document)
         fuzz(subject.port, mutated(document, examples, pace.fuzz_warm_up, seed=1), ())  # allocators and caches fill

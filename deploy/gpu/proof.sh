@@ -4,10 +4,10 @@
 #   deploy/gpu/proof.sh [OPTION...] [PHASE...]
 #
 #   install      deploy/gpu/install.sh: from a folder of wheels into a virtual environment, without a network
-#   doctor       sextet doctor
-#   models       checkpoints of usual shapes with random weights, and their artifacts; runs beside tests
+#   models       checkpoints of usual shapes with random weights, and their artifacts; runs beside the next two
 #   tests        pytest -m gpu, without those that start a cluster
 #   cluster      pytest -m gpu, those that start one
+#   doctor       sextet doctor: whether the device computes, and the cluster that encoders measures fits this machine
 #   encoders     rows per second: bare, served, and of PyTorch behind a small server
 #   generators   tokens per second: served, and of transformers' generate
 #   report       gpu.json, the verdict on each bar; on CUDA also benchmarks/results/gpu.json and docs/performance.md
@@ -23,8 +23,8 @@
 # phase succeeded and every bar is met, 1 where not, 2 for wrong arguments.
 set -uo pipefail
 
-all=(install doctor models tests cluster encoders generators report)
-declare -A share=([install]=75 [doctor]=15 [models]=0 [tests]=90 [cluster]=55 [encoders]=115 [generators]=115 [report]=15)
+all=(install models tests cluster doctor encoders generators report)
+declare -A share=([install]=60 [models]=0 [tests]=85 [cluster]=45 [doctor]=10 [encoders]=145 [generators]=120 [report]=15)
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 wheels="" venv=$root/.venv output=$root/gpu-proof device=cuda seconds=480 quick=()
 
@@ -75,8 +75,7 @@ for phase in "${all[@]}"; do
     ! asked "$phase" || end=$((end + share[$phase]))
     ends_at[$phase]=$((seconds * end / (total ? total : 1)))
 done
-ends_at[models]=$seconds
-! asked tests || ends_at[models]=${ends_at[tests]}
+if asked tests || asked cluster; then ends_at[models]=${ends_at[cluster]}; else ends_at[models]=$seconds; fi
 
 # Processes in the background keep SIGINT, which lets a cluster stop in order, only under job control.
 set -m
@@ -106,16 +105,18 @@ measure() { run "$1" "$python" -m benchmarks.suites.gpu "$1" --device "$device" 
 gpu_tests() {
     run "$1" env SEXTET_TEST_DEVICE="$device" "$python" -m pytest tests/gpu -m "$2" -n "$3" --junitxml "$output/$4.xml"
 }
-workers=$(($(nproc) / 2))  # of pytest: models are made beside the tests
+workers=$(($(nproc) / 2))  # of pytest: models are made meanwhile
 [ $workers -gt 1 ] || workers=0
 [ $workers -lt 8 ] || workers=8
 
 ! asked install || run install "$root/deploy/gpu/install.sh" "$wheels" "$venv" || failed=1
-! asked doctor || run doctor "$python" -m sextet doctor --device "$device" || failed=1
 if asked models; then measure models & making=$!; fi
 ! asked tests || gpu_tests tests "gpu and not cluster" $workers tests || failed=1
-! asked models || wait "$making" || failed=1
 ! asked cluster || gpu_tests cluster "gpu and cluster" 0 tests-cluster || failed=1
+! asked models || wait "$making" || failed=1
+cluster=()
+! asked models || cluster=(models/bench/cluster.yaml)  # which that phase has written
+! asked doctor || run doctor "$python" -m sextet doctor "${cluster[@]}" --device "$device" || failed=1
 ! asked encoders || measure encoders || failed=1
 ! asked generators || measure generators || failed=1
 if asked report; then

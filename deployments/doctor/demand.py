@@ -1,8 +1,11 @@
-"""What a cluster.yaml asks of Ray: replicas, and what each reserves."""
+"""What a cluster.yaml asks of Ray, replicas and what each reserves, and whether this machine has it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from deployments.doctor.finding import CLUSTER, Finding
+from deployments.doctor.machine import Capacity
 
 AUTO_REPLICAS = (1, 100)
 """What Ray Serve makes of `num_replicas: auto`."""
@@ -42,6 +45,36 @@ def demands(content: Mapping[str, Any]) -> list[Demand]:
     return found
 
 
+def cpus(found: Sequence[Demand], capacity: Capacity) -> Iterator[Finding]:
+    """Whether the replicas that start first find CPUs, and those that load adds."""
+    least = sum(one.first_replicas * one.num_cpus for one in found)
+    most = sum(max(one.max_replicas, one.first_replicas) * one.num_cpus for one in found)
+    facts = {"first_replicas": least, "all_replicas": most, "counted_by_ray": capacity.ray_cpus}
+    text = f"{least:g} reserved by the replicas that start, up to {most:g} under load; Ray counts {capacity.ray_cpus:g}"
+    largest = max((one.num_cpus for one in found), default=0)
+    if least > capacity.ray_cpus + 1e-9 or largest > capacity.ray_cpus:
+        remedy = "lower num_cpus or min_replicas, or add nodes: some replicas would wait for ever"
+        yield Finding(CLUSTER, "num_cpus", text, "error", remedy, facts)
+    elif most > capacity.ray_cpus + 1e-9:
+        yield Finding(CLUSTER, "num_cpus", text, "note", "here they will not all run at once", facts)
+    else:
+        yield Finding(CLUSTER, "num_cpus", text, facts=facts)
+
+
+def gpu_shares(found: Sequence[Demand], gpus: int) -> Iterator[Finding]:
+    """Whether the replicas that start first find GPUs; nothing where none asks for one."""
+    sizes = list(_shares(found))
+    if not sizes:
+        return
+    text = f"{sum(sizes):g} reserved by the replicas that start; Ray counts {gpus}"
+    facts = {"first_replicas": sum(sizes), "counted_by_ray": gpus}
+    if left := unplaced(sizes, gpus):
+        remedy = f"lower num_gpus or min_replicas, or add nodes; replicas that would wait for ever: {len(left)}"
+        yield Finding(CLUSTER, "num_gpus", text, "error", remedy, facts)
+    else:
+        yield Finding(CLUSTER, "num_gpus", text, facts=facts)
+
+
 def unplaced(sizes: Sequence[float], gpus: int) -> list[float]:
     """The shares of GPUs that find no place: a share below 1 lies on one GPU, larger ones take whole GPUs.
 
@@ -61,7 +94,7 @@ def unplaced(sizes: Sequence[float], gpus: int) -> list[float]:
     return left
 
 
-def shares(found: Sequence[Demand]) -> Iterator[float]:
+def _shares(found: Sequence[Demand]) -> Iterator[float]:
     """The share of GPUs of each replica that starts first."""
     for one in found:
         yield from [one.num_gpus] * one.first_replicas if one.num_gpus > 0 else []

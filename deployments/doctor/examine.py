@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from deployments.doctor.cgroup import Cgroup
-from deployments.doctor.cluster import SECTION, Cluster
+from deployments.doctor.cluster import Cluster
 from deployments.doctor.devices import devices, visible_gpus
-from deployments.doctor.finding import Finding, Report
+from deployments.doctor.finding import CLUSTER, Finding, Report
 from deployments.doctor.machine import Capacity, machine
 from deployments.doctor.software import software
 from deployments.ingress.config import ConnectionLimits
@@ -21,12 +21,12 @@ def examine(path: Path | None, device: Device | None = None) -> Report:
     """
     if device is not None and device not in PROVIDERS:
         raise ConfigurationError(f"--device is {device!r}{nearest(device, PROVIDERS)}; allowed: {', '.join(PROVIDERS)}")
-    cluster, refusal = None, Finding(SECTION, "file", "none was looked at", "note", "sextet doctor cluster.yaml")
+    cluster, refusal = None, Finding(CLUSTER, "file", "none was looked at", "note", "sextet doctor cluster.yaml")
     if path is not None:
         try:
             cluster = Cluster.read(path)
         except SextetError as error:
-            refusal = Finding(SECTION, "file", str(error), "error", facts={"path": str(path)})
+            refusal = Finding(CLUSTER, "file", str(error), "error", facts={"path": str(path)})
     capacity = Capacity.read(Cgroup())
     connections = cluster.connections if cluster else ConnectionLimits()
     asked: set[Device] = {"cpu", device or "cpu"}

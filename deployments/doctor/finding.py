@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 Level = Literal["ok", "note", "warning", "error"]
 """`note`: what is absent or uncommon and disturbs nothing that was asked for; `error`: it prevents serving."""
+CLUSTER = "cluster.yaml"
+"""The section about what the file asks for."""
 GIB, MIB = 2**30, 2**20
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from export.graphs.graph import Graph
+from export.graphs.graph import Graph, save
 
 _SPLIT = [0, 2, 1, 3]  # (rows, tokens, heads, width) <-> (rows, heads, tokens, width)
 _SPLIT_TRANSPOSED = [0, 2, 3, 1]
@@ -24,7 +24,6 @@ _TRANSPOSED = [0, 1, 3, 2]
 _SCALED = ("Mul", "Div", "Cast")
 _MASKED = ("Add", "Where", *_SCALED)
 _UNPADDED, _MASK = "attention_is_unpadded", "attention_mask_int32"
-_LARGEST_FILE_BYTES = 1_900_000_000  # a protobuf holds no more than 2 GiB
 TOLERANCE = 1e-4
 """The largest difference from the outputs of the graph before, per unit of their largest value."""
 
@@ -44,12 +43,12 @@ def fuse_attention(graph: Path, heads: int) -> int:
     if found:
         model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
         rewritten = graph.with_name(f"fused_{graph.name}")
-        _save(model, rewritten)
+        save(model, rewritten)
         if not _agree(graph, rewritten):
             found = 0
         else:
             _remove(graph)
-            _save(model, graph)  # not renamed: a large graph names the file that holds its weights
+            save(model, graph)  # not renamed: a large graph names the file that holds its weights
         _remove(rewritten)
     return found
 
@@ -151,13 +150,6 @@ def _batches(session: Any) -> Iterator[Mapping[str, np.ndarray]]:
         mask[0, length:] = 0
         feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         yield {name: feeds[name] for name in names}
-
-
-def _save(model: Any, path: Path) -> None:
-    import onnx
-
-    large = model.ByteSize() > _LARGEST_FILE_BYTES
-    onnx.save(model, path, save_as_external_data=large, location=f"{path.name}_data")
 
 
 def _remove(path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from checkpoints.checkpoint import ResolvedCheckpoint, untrained
 from checkpoints.heads import ENCODER_DECODER, fits
+from export.graphs.graph import save
 from export.graphs.seq2seq_slot_graph import convert_seq2seq_to_slots
 from export.graphs.slot_graph import convert_to_slots
 from pipelines.errors import CheckpointError
@@ -18,19 +19,18 @@ Graphs = dict[str, Path]
 
 def check_task(checkpoint: ResolvedCheckpoint, task: str, *, allow_untrained_head: bool = False) -> None:
     """Raises CheckpointError where the architecture cannot do `task`, or was trained with the head of another one."""
-    import optimum.exporters.onnx.model_configs  # noqa: F401  (importing it registers the architectures)
     from optimum.exporters.tasks import TasksManager
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     config, name = checkpoint.config, checkpoint.name
     if not fits(task, config):
         does = " or ".join(other.name for other in TASKS.values() if other.head.auto_class == ENCODER_DECODER)
         raise CheckpointError(f"{name} is an encoder-decoder ({config.model_type}): it does {does}")
-    try:
-        supported = TasksManager.get_supported_tasks_for_model_type(
-            config.model_type, "onnx", library_name="transformers"
-        )
-    except KeyError:
-        raise CheckpointError(f"{name}: Optimum cannot export the architecture {config.model_type!r}") from None
+    if not optimum_exports(config):
+        if TASKS[task].generates and config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            return  # it may have a slot graph, which Optimum has no part in
+        raise CheckpointError(f"{name}: Optimum cannot export the architecture {config.model_type!r}")
+    supported = TasksManager.get_supported_tasks_for_model_type(config.model_type, "onnx", library_name="transformers")
     if _optimum_task(task, config) not in supported:
         possible = [other for other in TASKS if _optimum_task(other, config) in supported and fits(other, config)]
         does = " or ".join(possible) if possible else "none of the tasks here"
@@ -38,6 +38,18 @@ def check_task(checkpoint: ResolvedCheckpoint, task: str, *, allow_untrained_hea
     trained_for = (config.architectures or [""])[0]
     if trained_for and not trained_for.endswith(TASKS[task].head.classes) and not allow_untrained_head:
         raise untrained(name, task, f"it was saved as {trained_for}")
+
+
+def optimum_exports(config: Any) -> bool:
+    """Whether Optimum's exporter knows the architecture."""
+    import optimum.exporters.onnx.model_configs  # noqa: F401  (importing it registers the architectures)
+    from optimum.exporters.tasks import TasksManager
+
+    try:
+        TasksManager.get_supported_tasks_for_model_type(config.model_type, "onnx", library_name="transformers")
+    except KeyError:
+        return False
+    return True
 
 
 def convert(model: Any, task: str, folder: Path, cache: str = "plain") -> Graphs:
@@ -110,7 +122,7 @@ def map_to_unknown(graph: Path, outside: int, unknown: int) -> None:
     )
     model.graph.node.insert(0, helper.make_node("Less", ["input_ids", "first_outside_id"], ["is_known"]))
     model.graph.node.insert(1, helper.make_node("Where", ["is_known", "input_ids", "unknown_id"], ["known_input_ids"]))
-    onnx.save(model, graph)
+    save(model, graph)
 
 
 def opset(graphs: Mapping[str, Path]) -> int:

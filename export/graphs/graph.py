@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+LARGEST_FILE_BYTES = 1_900_000_000  # a protobuf holds no more than 2 GiB
 _SMALL_BYTES = 1024  # below it, a node costs more than the copy
 
 
@@ -131,6 +132,18 @@ def name_weights_directly(model: Any) -> None:
     model.graph.node.extend(kept)
 
 
+def save(model: Any, path: Path) -> None:
+    """Write a model in place of the file and of the weights beside it; large weights go into a file of their own."""
+    import onnx
+
+    weights = path.with_name(f"{path.name}.data")
+    weights.unlink(missing_ok=True)  # onnx would append to it
+    large = sum(len(one.raw_data) for one in model.graph.initializer) > LARGEST_FILE_BYTES
+    onnx.save(model, path, save_as_external_data=large, location=weights.name)
+    if large:  # they are no longer in the model
+        onnx.load_external_data_for_model(model, str(path.parent))
+
+
 def share_weights(graph: Path) -> None:
     """Store equal weights once, also where one is the transpose of the other (tied embeddings above all); in place.
 
@@ -165,7 +178,7 @@ def share_weights(graph: Path) -> None:
     del model.graph.node[:], model.graph.initializer[:]
     model.graph.node.extend(nodes)
     model.graph.initializer.extend(kept)
-    onnx.save(model, graph)
+    save(model, graph)
 
 
 def _fingerprint(array: np.ndarray) -> tuple[Any, ...]:

@@ -24,7 +24,7 @@ import numpy as np
 
 from checkpoints.frameworks import exclusive
 from export.graphs.attention import match
-from export.graphs.graph import Graph, name_weights_directly
+from export.graphs.graph import Graph, name_weights_directly, save
 
 OPSET = 18
 OPERATOR = "PackedMultiHeadAttention"
@@ -42,7 +42,6 @@ _ENDS, _SHAPE, _OFFSET = "cumulative_sequence_length", "batch_shape", "token_off
 
 def convert_to_packed(model: Any, graph: Path) -> bool:
     """Write the packed fp32 graph of an encoder; False, and no file, where its head or attention has another form."""
-    import onnx
     import torch
 
     heads = getattr(model.config, "num_attention_heads", None)
@@ -79,7 +78,7 @@ def convert_to_packed(model: Any, graph: Path) -> bool:
     if _fuse(Graph(packed), heads) != model.config.num_hidden_layers:
         graph.unlink()
         return False
-    onnx.save(packed, graph)
+    save(packed, graph)
     return True
 
 

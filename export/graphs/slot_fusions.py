@@ -17,8 +17,11 @@ import numpy as np
 from export.graphs.graph import Graph
 
 _DOMAIN = "com.microsoft"
+_AXES_OF_SUMS = 3  # of what the operator that adds and normalizes takes
 ROOT_MEAN_SQUARE = "RootMeanSquareNorm"
-"""The node that export.graphs.slot_graph traces such a norm to: (values, weight) -> values, with `epsilon`."""
+"""The node that export.graphs.slot_graph traces such a norm to: (values, weight) -> values, with `epsilon` and the
+`axes` of the values.
+"""
 
 
 def fuse(model: Any) -> None:
@@ -141,9 +144,10 @@ def _name_norm(graph: Graph, norm: Any) -> None:
     from onnx import helper
 
     values, weight = norm.input
-    (epsilon,) = [helper.get_attribute_value(one) for one in norm.attribute]
-    added = graph.makers.get(values)
-    if added is None or added.op_type != "Add" or any(one in graph.weights for one in added.input):
+    attributes = {one.name: helper.get_attribute_value(one) for one in norm.attribute}
+    epsilon, added = attributes["epsilon"], graph.makers.get(values)
+    is_sum = added is not None and added.op_type == "Add" and not any(one in graph.weights for one in added.input)
+    if added is None or not is_sum or attributes["axes"] != _AXES_OF_SUMS:
         new = helper.make_node(
             "SimplifiedLayerNormalization", [values, weight], norm.output, norm.name, axis=-1, epsilon=epsilon
         )

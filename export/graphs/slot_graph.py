@@ -17,32 +17,27 @@ Several rows may read several tokens at once where all of them begin: `total_seq
 `input_ids`, and shorter rows are padded at their end. Rows that go on read one token each, or one row reads alone.
 """
 
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from checkpoints.frameworks import exclusive
+from export.graphs.graph import save
+from export.graphs.slot_attention import Attention, Call, ObstacleError, attending, describe
 from export.graphs.slot_fusions import ROOT_MEAN_SQUARE, fuse
+from pipelines.errors import first_line
 
-ARCHITECTURES = ("gpt2", "gpt_neo", "llama", "qwen2")
-_NAME = "sextet_slots"
 OPSET = 18
-_FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn")  # the others depend on how long the text is
-_ROTATED_TOGETHER = 16  # GroupQueryAttention rotates heads of a multiple of this width
 
 
-def obstacle(config: Any) -> str | None:
+def obstacle(model: Any) -> str | None:
     """Why a decoder-only model cannot have a slot graph; None where it can."""
-    if config.model_type not in ARCHITECTURES:
-        return f"its attention is not known for {config.model_type}"
-    rope: dict[str, Any] = getattr(config, "rope_scaling", None) or {}
-    rotation = rope.get("rope_type", rope.get("type", "default"))
-    if rotation not in _FIXED_ROTATIONS:
-        return f"rope_type {rotation} depends on the length of the text"
-    if config.model_type == "gpt2" and (config.scale_attn_by_inverse_layer_idx or not config.scale_attn_weights):
-        return "its attention is scaled in a way of its own"
+    try:
+        describe(model)
+    except ObstacleError as error:
+        return str(error)
+    except Exception as error:  # the model's own code, called in a way that it may not know
+        return f"it does not run with another attention ({first_line(error)})"
     return None
 
 
@@ -56,9 +51,10 @@ def convert_to_slots(model: Any, graph: Path) -> None:
     """Write the slot graph of a model without `obstacle`, fp32."""
     import torch
 
-    decoder = _slot_decoder(model)
-    heads, layers, width = decoder.kv_heads, decoder.layers, decoder.head_dim
-    caches = [f"{layer}.{part}" for layer in range(layers) for part in ("key", "value")]
+    attention = describe(model)
+    decoder = _slot_decoder(model, attention)
+    heads, width = attention.kv_heads, attention.width
+    caches = [f"{layer}.{part}" for layer in range(attention.layers) for part in ("key", "value")]
     rows, tokens, capacity = 2, 3, 8
     past = [torch.zeros(rows, heads, capacity, width) for _ in caches]
     example = (
@@ -74,7 +70,7 @@ def convert_to_slots(model: Any, graph: Path) -> None:
     axes |= {"seqlens_k": {0: "rows"}, "logits_at": {0: "n"}, "logits": {0: "n"}}
     ports = [[f"{kind}.{name}" for name in caches] for kind in ("past_key_values", "present")]
     axes |= {name: {0: "rows", 2: "max_tokens"} for port in ports for name in port}
-    with _traced(model, decoder), torch.no_grad():
+    with _traced(model, decoder, attention) as decoder.new_cache, torch.no_grad():
         torch.onnx.export(
             decoder,
             example,
@@ -89,108 +85,111 @@ def convert_to_slots(model: Any, graph: Path) -> None:
     _fuse(graph)
 
 
-def _slot_decoder(model: Any) -> Any:
+def _slot_decoder(model: Any, attention: Attention) -> Any:
     """The module to trace: the model with its KV cache as plain tensors, and with logits at `logits_at` alone."""
     import torch
-    from transformers import DynamicCache
-
-    class SlotCache(DynamicCache):  # type: ignore[misc]
-        """Returns new keys and values as they are: the attention operator appends them to the past."""
-
-        def update(self, key: Any, value: Any, *_arguments: Any, **_options: Any) -> tuple[Any, Any]:
-            return key, value
 
     class TracedModel(torch.nn.Module):
+        new_cache: Any
+
         def __init__(self) -> None:
             super().__init__()
-            config = model.config
             self.model = model
-            self.heads = config.num_attention_heads
-            self.kv_heads = getattr(config, "num_key_value_heads", None) or self.heads
-            self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
-            self.layers = config.num_hidden_layers
             self.width = model.get_output_embeddings().weight.shape[1]
-            self.rotates = hasattr(model.base_model, "rotary_emb") and self.head_dim % _ROTATED_TOGETHER == 0
-            if self.rotates:
-                every = torch.arange(config.max_position_embeddings)[None]
-                cos, sin = model.base_model.rotary_emb(torch.zeros(1), every)  # (1, positions, head_dim), halves alike
-                self.register_buffer("cos_cache", cos[0, :, : self.head_dim // 2].contiguous())
-                self.register_buffer("sin_cache", sin[0, :, : self.head_dim // 2].contiguous())
+            if attention.rotations is not None:
+                cos, sin = attention.rotations.tables(int(model.config.max_position_embeddings))
+                self.register_buffer("cos_cache", cos)
+                self.register_buffer("sin_cache", sin)
 
         def forward(
             self, input_ids: Any, position_ids: Any, seqlens_k: Any, total: Any, logits_at: Any, past: list[Any]
         ) -> tuple[Any, ...]:
             self.lengths, self.past, self.present = (seqlens_k, total), past, [None] * len(past)
-            hidden = self.model.base_model(
-                input_ids=input_ids, position_ids=position_ids, past_key_values=SlotCache(), use_cache=True
-            ).last_hidden_state
-            return self.model.get_output_embeddings()(hidden.reshape(-1, self.width)[logits_at]), *self.present
+            self.logits_at = logits_at
+            logits = self.model(
+                input_ids=input_ids, position_ids=position_ids, past_key_values=self.new_cache(), use_cache=True
+            ).logits
+            return logits, *self.present
 
-        def attend(self, layer: int, query: Any, key: Any, value: Any, scale: float, window: int | None) -> Any:
-            """(rows, heads, tokens, head_dim) each -> (rows, tokens, heads, head_dim)."""
-            rows, _, tokens, _ = query.shape
-            packed = [one.transpose(1, 2).reshape(rows, tokens, -1) for one in (query, key, value)]
-            rotation = [self.cos_cache, self.sin_cache] if self.rotates else []
-            past = self.past[2 * layer : 2 * layer + 2]
-            attended, self.present[2 * layer], self.present[2 * layer + 1] = contrib(
+        def head(self, head: Any, hidden: Any) -> Any:
+            """The logits of the wanted tokens, from all hidden states (rows, tokens, width)."""
+            return type(head).forward(head, hidden.reshape(-1, self.width)[self.logits_at])
+
+        def attend(self, call: Call) -> Any:
+            rows, _, tokens, _ = call.query.shape
+            packed = [one.transpose(1, 2).reshape(rows, tokens, -1) for one in (call.query, call.key, call.value)]
+            rotates = attention.rotations is not None
+            past = self.past[2 * call.layer : 2 * call.layer + 2]
+            attended, self.present[2 * call.layer], self.present[2 * call.layer + 1] = contrib(
                 "GroupQueryAttention",
-                [*packed, *past, *self.lengths, *rotation],
+                [*packed, *past, *self.lengths, *([self.cos_cache, self.sin_cache] if rotates else [])],
                 like=[packed[0], *past],
-                num_heads=self.heads,
-                kv_num_heads=self.kv_heads,
-                scale=scale,
-                do_rotary=int(self.rotates),
-                local_window_size=-1 if window is None else window,
+                num_heads=attention.heads,
+                kv_num_heads=attention.kv_heads,
+                scale=call.scale,
+                softcap=call.softcap,
+                do_rotary=int(rotates),
+                rotary_interleaved=int(attention.rotations is not None and attention.rotations.interleaved),
+                local_window_size=-1 if call.window is None else call.window,
             )
-            return attended.view(rows, tokens, self.heads, self.head_dim)
+            return attended.view(rows, tokens, attention.heads, attention.width)
 
     return TracedModel().eval()
 
 
 @contextmanager
-def _traced(model: Any, decoder: Any) -> Iterator[None]:
-    """Let the model attend, and not rotate, through `decoder`, and name its norms; afterwards all is as it was.
+def _traced(model: Any, decoder: Any, attention: Attention) -> Iterator[Any]:
+    """Let the model attend, and not rotate, through `decoder`, with logits where they are wanted, and name its norms.
 
-    Some of this changes classes and modules of transformers, for all models of the process: one thread at a time.
+    Yields what makes its KV cache. Afterwards all is as it was.
     """
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-    from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
-
-    def attend(module: Any, query: Any, key: Any, value: Any, _mask: Any = None, **options: Any) -> tuple[Any, None]:
-        scale = options.get("scaling") or decoder.head_dim**-0.5
-        return decoder.attend(module.layer_idx, query, key, value, scale, options.get("sliding_window")), None
-
-    def attend_in_gpt_neo(module: Any, query: Any, key: Any, value: Any, *_masks: Any) -> tuple[Any, None]:
-        local = module.config.attention_layers[module.layer_id] == "local"
-        window = module.config.window_size if local else None
-        return decoder.attend(module.layer_id, query, key, value, 1.0, window).transpose(1, 2), None
-
-    with exclusive:
-        modeling: Any = sys.modules[type(model).__module__]
-        chosen, rotate = model.config._attn_implementation, getattr(modeling, "apply_rotary_pos_emb", None)
-        neo = GPTNeoSelfAttention._attn
-        norms = {type(one): type(one).forward for one in model.modules() if type(one).__name__.endswith("RMSNorm")}
-        ALL_ATTENTION_FUNCTIONS.register(_NAME, attend)
-        model.config._attn_implementation = _NAME
-        GPTNeoSelfAttention._attn = attend_in_gpt_neo
-        for norm in norms:
-            norm.forward = _norm
-        if decoder.rotates:
-            modeling.apply_rotary_pos_emb = lambda query, key, *_rotation: (query, key)
+    norms = {type(one): one for one in model.modules() if type(one).__name__.endswith("RMSNorm")}
+    named = {norm: _named(offset) for norm, one in norms.items() if (offset := _offset(one)) is not None}
+    before = {norm: norm.forward for norm in named}
+    head = model.get_output_embeddings()
+    with (
+        attending(model, decoder.attend) as new_cache,
+        attention.rotations.left_out() if attention.rotations is not None else nullcontext(),
+    ):
+        for norm, forward in named.items():
+            norm.forward = forward
+        head.forward = lambda hidden: decoder.head(head, hidden)
         try:
-            yield
+            yield new_cache
         finally:
-            model.config._attn_implementation = chosen
-            GPTNeoSelfAttention._attn = neo
-            for norm, forward in norms.items():
+            del head.forward
+            for norm, forward in before.items():
                 norm.forward = forward
-            if decoder.rotates:
-                modeling.apply_rotary_pos_emb = rotate
 
 
-def _norm(module: Any, values: Any) -> Any:
+def _named(offset: float) -> Any:
     """The forward of a root mean square norm while it is traced."""
-    return contrib(ROOT_MEAN_SQUARE, [values, module.weight], like=[values], epsilon=float(module.variance_epsilon))[0]
+
+    def forward(norm: Any, values: Any) -> Any:
+        weight = norm.weight + offset if offset else norm.weight
+        epsilon = float(_epsilon(norm))
+        return contrib(ROOT_MEAN_SQUARE, [values, weight], like=[values], epsilon=epsilon, axes=values.ndim)[0]
+
+    return forward
+
+
+def _offset(norm: Any) -> float | None:
+    """What a root mean square norm adds to the weight that it scales by: 0, or 1 as Gemma's; None for another norm."""
+    import torch
+
+    weight, epsilon = getattr(norm, "weight", None), _epsilon(norm)
+    if weight is None or weight.ndim != 1 or epsilon is None:
+        return None
+    with torch.no_grad():
+        values = torch.linspace(-2.0, 1.0, weight.shape[0])[None]
+        normalized = values * torch.rsqrt(values.square().mean(-1, keepdim=True) + epsilon)
+        scaled = norm(values)
+    return next((one for one in (0.0, 1.0) if torch.allclose(scaled, normalized * (weight + one), atol=1e-5)), None)
+
+
+def _epsilon(norm: Any) -> Any:
+    """What it adds to the mean square; None where it names nothing so."""
+    return getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
 
 
 def _fuse(graph: Path) -> None:
@@ -203,7 +202,7 @@ def _fuse(graph: Path) -> None:
     kept = [one for one in model.graph.input if one.name in read]
     del model.graph.input[:]
     model.graph.input.extend(kept)
-    onnx.save(model, graph)
+    save(model, graph)
 
 
 def contrib(operator: str, inputs: Sequence[Any], like: Sequence[Any], **attributes: float) -> tuple[Any, ...]:

@@ -5,10 +5,20 @@ result again. All other nodes of the graph stay as they are.
 """
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
+import numpy as np
+from tokenizers import Encoding
+
+from export.graphs.attention import TOLERANCE
+from export.graphs.graph import save
 from export.graphs.packed import OPERATOR
+from pipelines.runtime.rows import EncoderRow, PackedRows
+from pipelines.runtime.session import InferenceSession, SessionConfig
 
 _DOMAIN = "sextet"
+_LENGTHS = (9, 2, 5)
 # qkv (tokens, heads, 3, width), bias (3 * heads * width,), offset (rows, longest), ends (rows + 1,)
 _FUNCTION = """
 <opset_import: ["": 18, "com.microsoft": 1], domain: "sextet">
@@ -93,4 +103,30 @@ def write_stand_in(packed: Path, graph: Path) -> None:
             node.domain = _DOMAIN
     model.functions.append(parser.parse_function(_FUNCTION))
     model.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
-    onnx.save(model, graph)
+    save(model, graph)
+
+
+def agrees(packed: Path, model: Any) -> bool:
+    """Whether a packed graph makes of rows of several lengths what `model` makes of each row alone.
+
+    Attention that adds a bias to its scores, such as MPNet's, looks like attention under a mask.
+    """
+    import torch
+
+    ids = np.random.default_rng(0).integers(3, model.config.vocab_size, sum(_LENGTHS))
+    rows = [EncoderRow(Encoding(), one) for one in np.split(ids, np.cumsum(_LENGTHS)[:-1])]
+    with TemporaryDirectory() as folder:
+        stand_in = Path(folder, packed.name)
+        write_stand_in(packed, stand_in)
+        session = InferenceSession(stand_in, SessionConfig())
+        layout = PackedRows(session.input_names, 0)
+        outputs = session.run(layout.feeds(rows))
+    with torch.no_grad():
+        alone = [model(torch.from_numpy(row.input_ids)[None]) for row in rows]
+    for name, output in outputs.items():
+        per_token = session.output_shapes[name][0] == "tokens"
+        ours = layout.by_row(output, rows) if per_token else list(output)
+        for mine, theirs in zip(ours, (one[name][0].numpy() for one in alone), strict=True):
+            if not np.abs(mine - theirs).max() <= TOLERANCE * max(1.0, float(np.abs(theirs).max())):
+                return False
+    return True

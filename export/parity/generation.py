@@ -8,10 +8,12 @@ difference does not make all later steps incomparable.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from pipelines.errors import first_line
 from pipelines.generation.decoding.logits import log_softmax
 from pipelines.generation.plain.decoder import open_decoder
 from pipelines.generation.slots.causal import CausalSlots
@@ -20,6 +22,8 @@ from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import InferenceSession, SessionConfig
 
 _CHUNK_TOKENS = 16  # so that most prompts take several
+_CHECKED_TOKENS, _CHECKED_STEPS = (40, 9), 6
+_CHECKED_DIFFERENCE = 1e-2  # of logits of unit scale: a wrong graph is far off, and parity is strict later
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,31 @@ def _step_together(
     together = np.stack(found, 1)  # (rows, steps, vocab)
     ends = [len(own) - 1 + len(found) - tokens.shape[1] for own in fed]
     return [row[:end] for row, end in zip(together, ends, strict=True)]
+
+
+def fault_of_slots(model: Any, graph: Path) -> str | None:
+    """What is wrong with the slot graph, fp32, that was traced of a decoder-only model; None where nothing is.
+
+    A trace keeps what the model did with the example. Where it does something else with other inputs, the graph is
+    wrong, and the plain one may be right.
+    """
+    import torch
+
+    draw = np.random.default_rng(0)
+    texts = [draw.integers(0, model.config.vocab_size, length) for length in _CHECKED_TOKENS]
+    prompts = [text[:-_CHECKED_STEPS].tolist() for text in texts]
+    try:
+        decoder = PromptSlots(InferenceSession(graph, SessionConfig()))
+        exported = decoder.logits(prompts, [text[-_CHECKED_STEPS:] for text in texts])
+    except Exception as error:  # onnxruntime's errors have no common type
+        return f"onnxruntime cannot run its graph with slots ({first_line(error)})"
+    with torch.no_grad():
+        logits = [model(torch.as_tensor(text)[None]).logits[0].numpy() for text in texts]
+    expected = np.concatenate([one[-_CHECKED_STEPS - 1 : -1] for one in logits])
+    difference = float(np.abs(np.concatenate(exported) - expected).max()) / max(1.0, float(expected.std()))
+    return (
+        None if difference <= _CHECKED_DIFFERENCE else f"its graph with slots differs from PyTorch by {difference:.2g}"
+    )
 
 
 class Perplexity:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from export.graphs.convert import Graphs
-from export.graphs.graph import name_weights_directly
+from export.graphs.graph import name_weights_directly, save
 from export.graphs.slot_graph import is_slot_graph
 from export.quantization.activations import OneScale, TokenScales
 from export.quantization.outliers import digest
@@ -35,7 +35,7 @@ def to_int8(graphs: Graphs, keep: Set[str] = frozenset()) -> None:
         model = onnx.load(graph)
         weights = _Weights(model, keep)
         _rewrite(model, weights, TokenScales(weights.new) if is_slot_graph(model) else OneScale())
-        onnx.save(model, graph)
+        save(model, graph)
 
 
 def to_int4(graphs: Graphs, device: str = "cpu") -> None:
@@ -52,7 +52,7 @@ def to_int4(graphs: Graphs, device: str = "cpu") -> None:
         _rewrite(model, _Weights(model), _accuracy_level(device))
         if all(one.domain != "com.microsoft" for one in model.opset_import):
             model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
-        onnx.save(model, graph)
+        save(model, graph)
 
 
 def to_fp16(graphs: Graphs) -> None:
@@ -74,7 +74,7 @@ def to_fp16(graphs: Graphs) -> None:
             node_block_list=[*_between_casts(model, "Log"), *angles],
         )
         OnnxModel(halved).topological_sort()  # the casts of its inputs come last, and a branch must be in order
-        onnx.save(halved, graph)
+        save(halved, graph)
 
 
 def quantization(precision: str, device: str) -> dict[str, int]:
@@ -233,10 +233,11 @@ def _rewritten(node: Any, weights: _Weights, activations: OneScale | int) -> Ite
     elif node.op_type == "Gather" and node.input[0] in weights and attributes.get("axis", 0) == 0:
         values, scales = weights.table(node.input[0])
         output = node.output[0]
-        yield helper.make_node("Gather", [values, node.input[1]], [f"{output}_quantized"], f"{node.name}_quantized")
-        yield helper.make_node("Gather", [scales, node.input[1]], [f"{output}_scale"], f"{node.name}_scale")
-        yield helper.make_node("Cast", [f"{output}_quantized"], [f"{output}_cast"], f"{node.name}_cast", to=1)
-        yield helper.make_node("Mul", [f"{output}_cast", f"{output}_scale"], [output], f"{node.name}_mul")
+        # Not `_quantized` and `_scale`, as the activations of a product are called: one may read the rows as they are.
+        yield helper.make_node("Gather", [values, node.input[1]], [f"{output}_rows"], f"{node.name}_rows")
+        yield helper.make_node("Gather", [scales, node.input[1]], [f"{output}_row_scales"], f"{node.name}_row_scales")
+        yield helper.make_node("Cast", [f"{output}_rows"], [f"{output}_cast"], f"{node.name}_cast", to=1)
+        yield helper.make_node("Mul", [f"{output}_cast", f"{output}_row_scales"], [output], f"{node.name}_mul")
     else:
         yield node
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from pipelines.errors import ArtifactError, first_line
+from pipelines.runtime.nvidia.capture import CAPTURES
 from pipelines.runtime.nvidia.memory import PinnedFeeds
 from pipelines.runtime.rows import Capacity, EncoderRow, Feeds, PackedRows
 from pipelines.runtime.session import InferenceSession, SessionConfig
@@ -143,16 +144,18 @@ class CapturedRuns:
         for name, value in outputs.items():
             binding.bind_ortvalue_output(name, value)
         captured = _Captured(len(self._runs), binding, inputs, outputs)
-        self._replay(captured, feeds)
+        self._session.run_bound(captured.binding, captured.number)
         return captured
 
     def _replay(self, captured: _Captured, feeds: Feeds) -> Feeds:
-        for name, value in captured.inputs.items():
-            if name != _ON_HOST:  # the same for every batch of the capacity
-                value.update_inplace(feeds[name])
+        with CAPTURES.share():
+            for name, value in captured.inputs.items():
+                if name != _ON_HOST:  # the same for every batch of the capacity
+                    value.update_inplace(feeds[name])
         self._session.run_bound(captured.binding, captured.number)
         # A copy: the array of host memory is that memory, which the next run overwrites.
-        return {name: value.numpy().copy() for name, value in captured.outputs.items()}
+        with CAPTURES.share():
+            return {name: value.numpy().copy() for name, value in captured.outputs.items()}
 
 
 def capacities(longest: int) -> Iterator[Capacity]:

@@ -1,7 +1,9 @@
 """InferenceSession: one ONNX graph on one ONNX Runtime execution provider."""
 
 import re
+import threading
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 from pipelines.errors import ArtifactError, ConfigurationError, GenerationError, first_line
+from pipelines.runtime.nvidia.capture import CAPTURES
 from pipelines.runtime.providers import Device, require
 
 _ENGINES = Path("~/.cache/sextet/tensorrt")  # building an engine takes minutes, for one GPU model: kept between starts
@@ -94,12 +97,13 @@ class InferenceSession:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             # No silent fallback to another provider: a GPU replica on the CPU is a failure.
-            self._session = onnxruntime.InferenceSession(
-                graph if isinstance(graph, bytes) else str(graph),
-                options,
-                providers=[(one, provider_options(one, config, graph, captures=captures)) for one in providers],
-                enable_fallback=0,
-            )
+            with CAPTURES.load():
+                self._session = onnxruntime.InferenceSession(
+                    graph if isinstance(graph, bytes) else str(graph),
+                    options,
+                    providers=[(one, provider_options(one, config, graph, captures=captures)) for one in providers],
+                    enable_fallback=0,
+                )
         except Exception as error:  # onnxruntime's error types have Exception as their only common base
             if config.device != "cpu" and (failure := re.search(r"CUDA failure \d+: [^;\n]*[^;\s]", str(error))):
                 raise ConfigurationError(f"device is {config.device!r}, but CUDA fails ({failure[0]})") from None
@@ -119,12 +123,14 @@ class InferenceSession:
         self.memory = "cpu" if config.device == "cpu" else "cuda"
 
         self._uncaptured = _run_options(NOT_CAPTURED) if captures else None
-        self._captured: dict[int, onnxruntime.RunOptions] = {}
+        self._captured: dict[tuple[int, int], onnxruntime.RunOptions] = {}  # by thread and graph_id
+        self._shares = CAPTURES.share if captures or config.device != "cpu" else nullcontext
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Every output by name. `feeds` holds exactly `input_names`, each of its type in `input_types`."""
         try:
-            outputs = self._session.run(None, feeds, self._uncaptured)
+            with self._shares():
+                outputs = self._session.run(None, feeds, self._uncaptured)
         except Exception as error:
             raise out_of_memory(error, self.config) or error from None
         return dict(zip(self.output_names, outputs, strict=True))
@@ -139,13 +145,20 @@ class InferenceSession:
         With `captures`, the first run with a `graph_id` (0 and above) is captured as a CUDA graph; each later one
         replays it, with the shapes and at the addresses of the first, whatever is bound. A graph belongs to the thread
         that captured it: another thread captures one of its own. Every operator must run on CUDA, and none may wait for
-        the device. Elsewhere `graph_id` does nothing.
+        the device. While this process loads a model, nothing is captured, and the run is a plain one. Elsewhere
+        `graph_id` does nothing.
         """
-        options = self._uncaptured
-        if self._uncaptured is not None and graph_id != NOT_CAPTURED:
-            options = self._captured.setdefault(graph_id, _run_options(graph_id))
+        key = (threading.get_ident(), graph_id)
         try:
-            self._session.run_with_iobinding(binding, options)
+            if self._uncaptured is None or graph_id == NOT_CAPTURED or key in self._captured:
+                with self._shares():
+                    self._session.run_with_iobinding(binding, self._captured.get(key, self._uncaptured))
+                return
+            with CAPTURES.capture() as alone:
+                options = _run_options(graph_id)
+                self._session.run_with_iobinding(binding, options if alone else self._uncaptured)
+                if alone:
+                    self._captured[key] = options
         except Exception as error:
             raise out_of_memory(error, self.config) or error from None
 

@@ -1,9 +1,19 @@
-"""Batching: whose row comes next, and how many rows a padded batch holds.
+"""Batching: whose row comes next, how many rows a padded batch holds, and what a batch costs.
 
 Turns. Requests share the model by the work that they cause, whatever number of rows they have (weighted fair queueing
 with start tags). A request arrives at the current virtual time: the start tag of its first row. Each further row starts
 when the work of the rows before it would end if all active requests shared the machine equally. So first rows go in
 order of arrival, and a request of a thousand rows gets one share of the work, as a request of one row does.
+
+Costs. A forward has a fixed cost (kernel launches, reading the weights), a cost per padded token (matrix products) and
+a cost per pair of tokens in a row (attention):
+
+    seconds = start_s + token_s * rows * longest + pair_s * rows * longest**2
+
+A packed batch (pipelines.runtime.rows) has no padding: of it, the tokens and pairs of each row count. It costs as much
+as one of equal rows, of which `CostModel.shape` tells the number and the length. The prices are measured before the
+first request (cost_measurement.py), once, on a machine where other replicas may be starting. So that decides nothing
+for good: LearnedCost goes on fitting them to the batches that are served.
 
 Sizes. On a CPU the fixed cost of a forward is soon negligible: a large batch of long texts saves nothing and delays the
 next batch, a batch of short ones saves several times. On a GPU it stays large. One rule (`cut`), over the cost model,
@@ -11,11 +21,123 @@ serves both.
 """
 
 from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from dataclasses import dataclass, replace
+from itertools import combinations
+from statistics import median
+from typing import Any, Generic, Protocol, Self, TypeVar
 
-from pipelines.scheduling.cost_model import SATURATED, CostModel
+import numpy as np
+
 from pipelines.scheduling.scheduler import BatchingConfig
+
+SATURATED = 0.05
+"""A batch is large enough once its fixed cost is at most this share of its whole cost: no more can be saved."""
+RECENT = 8  # served batches that LearnedCost keeps of shapes that are alike
+REFIT = 32  # served batches after which LearnedCost fits again
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One forward of `rows` x `longest` tokens, padding included."""
+
+    rows: float
+    longest: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """The three prices of a forward. The size of a batch depends on their ratios alone; the scheduler corrects
+    predicted seconds by those that it measures. `packed`: batches have no padding.
+    """
+
+    start_s: float
+    token_s: float
+    pair_s: float = 0.0
+    packed: bool = False
+
+    def shape(self, lengths: Sequence[int]) -> tuple[float, float]:
+        """Rows and longest row of a batch; of a packed one, those of equal rows with as many tokens and pairs."""
+        if not self.packed:
+            return len(lengths), max(lengths)
+        tokens, pairs = sum(lengths), sum(one * one for one in lengths)
+        return tokens * tokens / pairs, pairs / tokens
+
+    def padded_tokens(self, lengths: Sequence[int]) -> int:
+        """The tokens that a batch of rows of these lengths computes, padding included."""
+        return sum(lengths) if self.packed else len(lengths) * max(lengths)
+
+    def batch_s(self, rows: float, longest: float) -> float:
+        """Seconds of a batch of that shape."""
+        return self.start_s + rows * self.row_s(longest)
+
+    def row_s(self, tokens: float) -> float:
+        """Seconds that one more row of so many tokens, padding included, adds to a batch."""
+        return tokens * (self.token_s + self.pair_s * tokens)
+
+    def is_saturated(self, rows: float, longest: float) -> bool:
+        """Whether the fixed cost is so small a share that further rows save next to nothing."""
+        return self.start_s <= SATURATED * self.batch_s(rows, longest)
+
+    @classmethod
+    def fit(cls, measured: Sequence[Measurement], *, packed: bool = False) -> Self:
+        """Least squares of the relative errors, all prices at least 0; needs one measurement or more."""
+        shapes = np.array([(1, one.rows * one.longest, one.rows * one.longest**2) for one in measured], np.float64)
+        seconds = np.array([one.seconds for one in measured])
+        shapes /= seconds[:, None]
+        best, least = np.array([0.0, 1.0, 0.0]), np.inf
+        for used in (list(names) for n in (1, 2, 3) for names in combinations(range(3), n)):
+            prices = np.zeros(3)
+            prices[used] = np.linalg.lstsq(shapes[:, used], np.ones(len(measured)), rcond=None)[0]
+            error = float(((shapes @ prices - 1) ** 2).sum())
+            # A model without a price per token would never be saturated.
+            if (prices >= 0).all() and prices[1] > 0 and error < least:
+                best, least = prices, error
+        start_s, token_s, pair_s = best.tolist()
+        return cls(start_s, token_s, pair_s, packed)
+
+
+UNMEASURED = CostModel(start_s=32.0, token_s=1.0)
+"""For a model that was not measured: a batch has the fixed cost of 32 tokens."""
+
+
+class LearnedCost:
+    """A cost model that follows the machine: `model` is fitted to what was served last, where that was enough.
+
+    Of shapes that were not served, the measurements from before the first request count, scaled by how much slower or
+    faster than they say the served ones are.
+    """
+
+    def __init__(self, measured: Sequence[Measurement], *, packed: bool = False) -> None:
+        self.model = CostModel.fit(measured, packed=packed)
+        self._measured = {_alike(one): one for one in measured}
+        self._before = self.model
+        self._served: dict[tuple[int, int], deque[Measurement]] = {}
+        self._unread = 0
+
+    def note(self, batch: Measurement) -> bool:
+        """A batch was served while all workers were busy; returns whether `model` was fitted again."""
+        self._served.setdefault(_alike(batch), deque(maxlen=RECENT)).append(batch)
+        self._unread += 1
+        if self._unread < REFIT:
+            return False
+        self._unread = 0
+        served = [one for recent in self._served.values() for one in recent]
+        drift = median(one.seconds / self._before.batch_s(one.rows, one.longest) for one in served)
+        rest = [
+            replace(one, seconds=drift * one.seconds)
+            for kind, one in self._measured.items()
+            if kind not in self._served
+        ]
+        self.model = CostModel.fit([*served, *rest], packed=self.model.packed)
+        return True
+
+
+def _alike(batch: Measurement) -> tuple[int, int]:
+    """Batches with equal keys differ by less than a factor of two in rows and in length."""
+    return round(batch.rows).bit_length(), round(batch.longest).bit_length()
 
 
 class FairClock:

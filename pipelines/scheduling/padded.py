@@ -19,8 +19,16 @@ from queue import SimpleQueue
 from typing import Generic, cast
 
 from pipelines.errors import ConfigurationError, GenerationError, InvalidInputError
-from pipelines.scheduling.batching import FairClock, FairQueue, cut
-from pipelines.scheduling.cost_model import SATURATED, UNMEASURED, CostModel, LearnedCost, Measurement
+from pipelines.scheduling.batching import (
+    SATURATED,
+    UNMEASURED,
+    CostModel,
+    FairClock,
+    FairQueue,
+    LearnedCost,
+    Measurement,
+    cut,
+)
 from pipelines.scheduling.scheduler import (
     BatchingConfig,
     BatchReport,
@@ -373,17 +381,14 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         self._batch_s = DRIFT_MEMORY * self._batch_s + (1 - DRIFT_MEMORY) * inference_s
         lengths = [one.n_tokens for one in batch.rows]
         # Only batches that share the machine with those of all other workers tell what a batch costs under load.
-        if self._learned is not None and batch.crowded and is_crowded and batch.forward_s > 0:
-            self._learn(self._learned, Measurement(*self.cost.shape(lengths), batch.forward_s))
+        learned, counts = self._learned, batch.crowded and is_crowded and batch.forward_s > 0
+        if learned is not None and counts and learned.note(Measurement(*self.cost.shape(lengths), batch.forward_s)):
+            self.cost, self._drift = learned.model, 1.0
         queue_s = batch.started_at - batch.rows[0].request.submitted_at
         padded = self.cost.padded_tokens(lengths)
         self._on_batch(BatchReport(len(lengths), sum(lengths), 0, padded, queue_s, inference_s))
         if not self._running and not self._waiting:
             self._idle.set()
-
-    def _learn(self, learned: LearnedCost, batch: Measurement) -> None:
-        if learned.note(batch):
-            self.cost, self._drift = learned.model, 1.0
 
 
 def _work_on(batches: "SimpleQueue[Callable[[], None] | None]") -> None:

@@ -15,7 +15,7 @@ from pipelines.runtime.encoder import Encoder
 from pipelines.runtime.rows import EncoderRow
 from pipelines.runtime.session import SessionConfig
 from pipelines.runtime.tokenizer import Tokenizer
-from pipelines.scheduling.cost_model import measure, shapes_within
+from pipelines.scheduling.cost_measurement import measure, shapes_within
 from pipelines.scheduling.padded import PaddedScheduler
 from pipelines.scheduling.scheduler import (
     GPU_BATCHING,

@@ -81,7 +81,7 @@ def test_everything_is_one_exit_status(tmp_path: Path) -> None:
 
     assert ended.returncode == 1
     assert "gpu_parity missed" in ended.stdout
-    assert [one[0] for one in phases(tmp_path / "out")[3:]].count("install") == 0, "it was not asked for"
+    assert "install" not in [one[0] for one in phases(tmp_path / "out")], "no wheels were named"
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_everything_is_one_exit_status(tmp_path: Path) -> None:
     [
         (["--device", "tpu"], "device is tpu; allowed: cuda, cpu"),
         (["install"], "install needs --wheels"),
-        (["encoder"], "no phase or option is named encoder; phases: install doctor models tests"),
+        (["encoder"], "no phase or option is named encoder; phases: install models tests cluster"),
         (["--seconds", "soon"], "seconds is soon; allowed: a positive number"),
         (["--output"], "--output needs a value"),
     ],
@@ -105,14 +105,14 @@ def test_wrong_arguments_are_one_line(arguments: list[str], reason: str) -> None
 @pytest.mark.cluster
 def test_the_whole_proof_runs_on_the_cpu_provider(tmp_path: Path) -> None:
     """Tests, served models, the peer and transformers' generate are real; models are tiny and windows short."""
-    asked = ("--device", "cpu", "--quick", "--seconds", 600, "--venv", Path(sys.prefix), "--output", tmp_path)
+    asked = ("--device", "cpu", "--quick", "--seconds", 3000, "--venv", Path(sys.prefix), "--output", tmp_path)
 
     before = kept_in_the_repository()
-    ended = prove(*asked, "models", "tests", "cluster", "encoders", "generators", "report")
+    ended = prove(*asked)
 
     log = (tmp_path / "log.txt").read_text(encoding="utf-8")
     assert ended.returncode == 0, f"{ended.stdout}\n{log[-4000:]}"
-    assert [one[1] for one in phases(tmp_path)] == ["0"] * 5
+    assert [one[1] for one in phases(tmp_path)] == ["0"] * 6
     assert len(list(tmp_path.iterdir())) <= 8
     result = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
     assert result["figures"]["gpu_parity"] == [1.0]

@@ -34,7 +34,9 @@ BARE, SERVED, RATE = "gpu_rows_s", "gpu_rows_s_served", "gpu_rate_s"
 
 
 def run(setting: Setting, say: Say) -> None:
-    """Measure what takes least time first: whatever cuts the phase off leaves the figures before it."""
+    """The bare runtime, PyTorch, the server; then PyTorch compiled, which takes longest to start. A phase that is cut
+    off keeps the figures before that.
+    """
     artifact, pace = setting.models.artifact(setting.models.encoder), setting.pace
     workload = f"{setting.models.encoder.name} {TOKENS}, {setting.models.precision}, {ROWS}"
     journal = Journal(setting.folder, "encoders", {"workload": workload, "replicas": setting.replicas})
@@ -43,31 +45,15 @@ def run(setting: Setting, say: Say) -> None:
         Lengths.parse(f"fixed:{TOKENS}"), pace.n_texts, 0, counter(opened), opened.manifest.tokenizer.max_length
     )
     _measure_bare(setting, journal, artifact, texts, say)
-    configuration = setting.cluster({TASK.name: artifact}, setting.replicas)
-    with tempfile.TemporaryDirectory(prefix="sextet-gpu-") as folder, running(configuration, Path(folder)) as cluster:
-        config = ScenarioConfig(
-            _load(setting, cluster.port, texts, INPUTS_PER_REQUEST),
-            concurrencies=(CLIENTS,),
-            repetitions=pace.repetitions,
-            task=TASK.name,
-        )
-        outcome = _keep(journal, "offline", offline(config, None, say))
-        for rate in outcome.figures["inputs_per_s"]:
-            journal.note(**{SERVED: rate, "gpu_served_over_raw": rate / median(journal.values(BARE))})
-        journal.keep("peers", PeerThroughput("Sextet", workload, outcome.figures["inputs_per_s"]))
-        load = replace(_load(setting, cluster.port, texts, 1), slo_s=SLO_S, duration_s=pace.trial_s)
-        searching = replace(config, load=load, repetitions=1, trial_requests=pace.trial_requests, resolution=RESOLUTION)
-        outcome = _keep(journal, "server", server(searching, None, say))
-        for rate in outcome.figures["rate_per_s"]:
-            journal.note(**{RATE: rate, "gpu_server_rate_over_raw": rate / median(journal.values(BARE))})
-    if setting.peers:
-        agreement, fastest = Agreement(artifact, texts, setting.device), 0.0
-        for peer in (PYTORCH, PYTORCH_COMPILED) if setting.device != "cpu" else (PYTORCH,):
-            entry = _peer_throughput(setting, peer, workload, agreement, texts, say)
-            journal.keep("peers", entry)
-            fastest = max(fastest, median(entry.inputs_per_s or [0.0]))
-            if fastest:
-                journal.compare(gpu_over_transformers=[rate / fastest for rate in journal.values(SERVED)])
+    agreement = Agreement(artifact, texts, setting.device) if setting.peers else None
+    fastest = 0.0
+    if agreement:
+        fastest = _measure_peer(setting, journal, PYTORCH, workload, agreement, texts, say)
+    _measure_served(setting, journal, artifact, workload, texts, say)
+    _compare(journal, fastest)
+    if agreement and setting.device != "cpu":
+        compiled = _measure_peer(setting, journal, PYTORCH_COMPILED, workload, agreement, texts, say)
+        _compare(journal, max(fastest, compiled))
 
 
 def _measure_bare(setting: Setting, journal: Journal, artifact: Path, texts: Sequence[str], say: Say) -> None:
@@ -79,6 +65,50 @@ def _measure_bare(setting: Setting, journal: Journal, artifact: Path, texts: Seq
         say(f"bare, {measured.way}, batches of {measured.batch_size}: {measured.rows_per_s:.0f} rows/s")
         journal.keep("raw", measured.figures())
         journal.note(**{BARE: measured.rows_per_s})
+
+
+def _measure_peer(
+    setting: Setting,
+    journal: Journal,
+    peer: Peer,
+    workload: str,
+    agreement: Agreement,
+    texts: Sequence[str],
+    say: Say,
+) -> float:
+    """The peer's median; 0 where it cannot be measured."""
+    entry = _peer_throughput(setting, peer, workload, agreement, texts, say)
+    journal.keep("peers", entry)
+    return median(entry.inputs_per_s or [0.0])
+
+
+def _measure_served(
+    setting: Setting, journal: Journal, artifact: Path, workload: str, texts: Sequence[str], say: Say
+) -> None:
+    pace, bare = setting.pace, median(journal.values(BARE))
+    configuration = setting.cluster({TASK.name: artifact}, setting.replicas)
+    with tempfile.TemporaryDirectory(prefix="sextet-gpu-") as folder, running(configuration, Path(folder)) as cluster:
+        config = ScenarioConfig(
+            _load(setting, cluster.port, texts, INPUTS_PER_REQUEST),
+            concurrencies=(CLIENTS,),
+            repetitions=pace.repetitions,
+            task=TASK.name,
+        )
+        outcome = _keep(journal, "offline", offline(config, None, say))
+        for rate in outcome.figures["inputs_per_s"]:
+            journal.note(**{SERVED: rate, "gpu_served_over_raw": rate / bare})
+        journal.keep("peers", PeerThroughput("Sextet", workload, outcome.figures["inputs_per_s"]))
+        load = replace(_load(setting, cluster.port, texts, 1), slo_s=SLO_S, duration_s=pace.trial_s)
+        searching = replace(config, load=load, repetitions=1, trial_requests=pace.trial_requests, resolution=RESOLUTION)
+        outcome = _keep(journal, "server", server(searching, None, say))
+        for rate in outcome.figures["rate_per_s"]:
+            journal.note(**{RATE: rate, "gpu_server_rate_over_raw": rate / bare})
+
+
+def _compare(journal: Journal, fastest: float) -> None:
+    """Our throughput over that of the fastest peer so far; nothing without one."""
+    if fastest:
+        journal.compare(gpu_over_transformers=[rate / fastest for rate in journal.values(SERVED)])
 
 
 def _keep(journal: Journal, measurement: str, outcome: Outcome) -> Outcome:

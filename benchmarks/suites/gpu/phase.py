@@ -19,7 +19,7 @@ class Pace(Repeated):
     """How long and how often. The whole of both phases fits into minutes."""
 
     repetitions: int = 2
-    window_s: float = 4.0
+    window_s: float = 3.0
     warm_up_s: float = 1.5
     search_s: float = 1.6  # of each of the best two ways of the bare runtime; a quarter of it of each other one
     trial_s: float = 2.5

@@ -14,10 +14,11 @@ from deployments.cluster.ports import check_port
 from deployments.cluster.ray_environment import spare_port
 from deployments.config import TaskConfig, cut_down, read_yaml, user_configs
 from deployments.doctor.cgroup import Cgroup
-from deployments.doctor.cluster import Cluster, cache_bytes
+from deployments.doctor.cluster import Cluster
 from deployments.doctor.examine import examine
 from deployments.doctor.finding import Finding
 from deployments.doctor.machine import Capacity
+from deployments.doctor.memory import cache_bytes
 from deployments.gpu_memory import CONTEXT_BYTES
 from pipelines.errors import SextetError
 from pipelines.generation.slots.config import SlotsConfig
@@ -136,6 +137,34 @@ def test_a_port_that_is_taken_is_an_error_that_names_who_has_it(tmp_path: Path) 
             check_port("127.0.0.1", port)
     assert (taken.level, taken.text) == ("error", str(refused.value))
     assert taken.facts["listeners"] == [f"{Path('/proc/self/comm').read_text().strip()}, pid {os.getpid()}"]
+
+
+def test_an_ingress_that_nothing_guards_is_refused_as_serve_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_artifact(tmp_path / "model")
+    path = write(tmp_path, {"model": "model"})
+    assert (found(path)["ingress"].level, found(path)["ingress"].text) == ("ok", "no tls, no keys")
+    cluster = read_yaml(path)
+    cluster["http_options"]["host"] = "0.0.0.0"
+    path.write_text(yaml.safe_dump(cluster), encoding="utf-8")
+    unguarded = found(path)["ingress"]
+    assert unguarded.level == "error"
+    assert unguarded.text.startswith("the ingress would listen on 0.0.0.0 without keys; set")
+    monkeypatch.setenv("SEXTET_OPEN_TO_EVERYBODY", "1")
+    assert found(path)["ingress"].level == "ok"
+
+
+def test_the_port_of_grpc_is_looked_at_where_grpc_is_served(tmp_path: Path) -> None:
+    write_artifact(tmp_path / "model")
+    path = write(tmp_path, {"model": "model"})
+    assert "grpc port" not in found(path)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        cluster = read_yaml(path) | {"grpc_options": {"port": port, "grpc_servicer_functions": ["a.b:c"]}}
+        path.write_text(yaml.safe_dump(cluster), encoding="utf-8")
+        assert (found(path)["grpc port"].level, found(path)["grpc port"].facts["port"]) == ("error", port)
+    assert found(path)["grpc port"].level == "ok"
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from deployments.doctor.cluster import cpus, gpu_shares
-from deployments.doctor.demand import Demand, demands, unplaced
+from deployments.doctor.demand import Demand, cpus, demands, gpu_shares, unplaced
 from deployments.doctor.machine import Capacity
 
 

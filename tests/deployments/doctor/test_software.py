@@ -1,5 +1,6 @@
 """Installed packages against what a distribution asks for, and the HAProxy that would be started."""
 
+import re
 from importlib.metadata import version
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def test_sextet_itself_is_installed_with_all_that_serving_needs() -> None:
 
 
 def test_haproxy_tells_its_version_or_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert haproxy().facts["version"].startswith("2.8.")
+    assert re.match(r"\d+\.\d+\.", haproxy().facts["version"])
     broken = tmp_path / "haproxy"
     broken.write_text("#!/bin/sh\nexit 3\n")
     broken.chmod(0o700)

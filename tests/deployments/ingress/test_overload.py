@@ -261,3 +261,25 @@ def test_the_time_stamp_is_the_ingress_s_own_and_a_client_sees_no_load(serve: Ca
     assert before_ms - 50 <= int(stamped_ms) <= 1000 * time.time() + 50
     assert name == clock()
     assert LOAD_HEADER not in answer.headers
+
+
+def test_each_request_of_a_kept_connection_has_a_time_of_its_own_from_before_its_body(
+    serve: Callable[[int], Ingress],
+) -> None:
+    ingress = serve(1)
+    sent_ms = []
+
+    def slow_body() -> Iterator[bytes]:
+        sent_ms.append(1000 * time.time())
+        yield b"{"
+        time.sleep(0.5)
+        yield b"}"
+
+    headers = {"content-type": "application/json", "content-length": "2"}
+    with httpx.Client(timeout=20) as client:
+        for _ in range(2):
+            client.post(f"{ingress.url}/task", content=slow_body(), headers=headers)
+
+    stamps = [int(asked[START_HEADER].split()[0]) for asked in ingress.replicas[0].asked[-2:]]
+    assert [stamp - sent for stamp, sent in zip(stamps, sent_ms, strict=True)] == pytest.approx([0, 0], abs=400)
+    assert stamps[1] - stamps[0] >= 450

@@ -18,13 +18,15 @@ from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    MPNetConfig,
+    MPNetForSequenceClassification,
 )
 
 from checkpoints.frameworks import quiet
 from export.build import ExportArgs, export_checkpoint
 from export.graphs.packed import OPERATOR, convert_to_packed
-from export.graphs.stand_in import write_stand_in
-from pipelines.errors import CheckpointError
+from export.graphs.stand_in import agrees, write_stand_in
+from pipelines.errors import CheckpointError, ConfigurationError
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.rows import Capacity, EncoderRow, PackedRows
 from pipelines.runtime.session import InferenceSession, SessionConfig
@@ -102,6 +104,36 @@ def test_attention_of_another_form_stays_padded_in_fp16(exported: Make) -> None:
     assert artifact.manifest.rows == "padded"
     assert artifact.manifest.parity.passed
     assert artifact.manifest.parity.compared_on == "CPU"
+
+
+def test_a_bias_of_the_scores_is_found_to_be_lost(checkpoint: Make, tmp_path: Path) -> None:
+    sizes = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    config = MPNetConfig(**sizes, intermediate_size=64, initializer_range=0.3)  # so that attention shows in the logits
+    mpnet = MPNetForSequenceClassification(config).eval()
+    torch.nn.init.normal_(mpnet.mpnet.encoder.relative_attention_bias.weight)
+    bert = AutoModelForSequenceClassification.from_pretrained(checkpoint("bert", TASK)).eval()
+
+    for model, expected in ((mpnet, False), (bert, True)):
+        assert packed(model, tmp_path / "model.onnx")
+        assert agrees(tmp_path / "model.onnx", model) is expected
+
+
+def test_an_artifact_for_tensorrt_has_padded_rows_and_operators_of_onnx_alone(exported: Make) -> None:
+    artifact = ModelArtifact.open(exported("bert", TASK, "fp16", device="tensorrt"))
+    assert (artifact.manifest.rows, artifact.manifest.device, artifact.manifest.optimization) == (
+        "padded",
+        "tensorrt",
+        None,
+    )
+    assert artifact.manifest.parity.passed
+    assert {node.domain for node in onnx.load(artifact.graph("model")).graph.node} == {""}
+
+
+def test_fusions_are_refused_for_tensorrt(checkpoint: Make, tmp_path: Path) -> None:
+    args = ExportArgs(str(checkpoint("bert", TASK)), TASK, tmp_path / "artifact", optimize="O2", device="tensorrt")
+    with pytest.raises(ConfigurationError, match="^optimize O2 puts operators into the graph that TensorRT does not"):
+        export_checkpoint(args)
 
 
 def test_the_model_is_afterwards_as_it_was(checkpoint: Make, tmp_path: Path) -> None:

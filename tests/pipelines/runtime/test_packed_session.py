@@ -3,6 +3,7 @@
 Runs of fixed shapes go through the same memory in the same thread; only that a CUDA graph replays them is missing.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.packed_session import CAPTURED_TOKENS, PackedSession, capacities
 from pipelines.runtime.rows import Capacity, EncoderRow
 from pipelines.runtime.session import SessionConfig
+from pipelines.scheduling.scheduler import BatchReport
 from tests.packed import on_cpu
 
 Make = Callable[..., Path]
@@ -131,3 +133,22 @@ def test_an_artifact_with_packed_rows_is_refused_elsewhere_than_on_its_device(ex
     assert str(caught.value) == (
         f"{folder} was exported for cuda, with packed rows, and device is 'cpu'; export it with --device cpu"
     )
+
+
+def test_a_scheduler_batches_packed_rows_of_all_lengths_together(exported: Make, tmp_path: Path) -> None:
+    pipeline = pipelines.load(on_cpu(exported("bert", TASK, "fp16", device="cuda"), tmp_path / "artifact"))
+    given = pipeline.preprocess([f"the bridge {n} " * (n % 12 + 1) for n in range(40)], pipeline.parameters({}))
+    alone = [pipeline.forward(of_input)[0].logits for of_input in given]
+    reports: list[BatchReport] = []
+
+    async def crowd() -> list[Any]:
+        scheduler = pipeline.scheduler(on_batch=reports.append)
+        assert scheduler.cost.packed
+        completed = await asyncio.gather(*[scheduler.submit(of_input) for of_input in given])
+        await scheduler.drain()
+        return [one.outputs[0].logits for one in completed]
+
+    for ours, expected in zip(asyncio.run(crowd()), alone, strict=True):
+        np.testing.assert_allclose(ours, expected, atol=1e-3)
+    assert any(one.rows > 1 for one in reports)
+    assert all(one.padded_tokens == one.read_tokens for one in reports)

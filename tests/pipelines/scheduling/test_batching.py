@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from pipelines.scheduling.batching import cut
-from pipelines.scheduling.cost_model import CostModel
+from pipelines.scheduling.batching import CostModel, cut
 from pipelines.scheduling.scheduler import BatchingConfig
 
 CPU = CostModel(start_s=0.008, token_s=0.0003, pair_s=2e-7)  # BERT-base in int8 on two cores

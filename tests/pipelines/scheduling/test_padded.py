@@ -21,7 +21,7 @@ from pipelines.errors import (
     OverloadedError,
 )
 from pipelines.generation.slots.config import SlotsConfig
-from pipelines.scheduling.cost_model import REFIT, CostModel, LearnedCost, Measurement
+from pipelines.scheduling.batching import REFIT, CostModel, LearnedCost, Measurement
 from pipelines.scheduling.padded import BULK_S, PaddedScheduler
 from pipelines.scheduling.scheduler import BatchingConfig, BatchReport, Completed, QueueConfig
 

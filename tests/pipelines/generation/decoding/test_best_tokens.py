@@ -168,6 +168,17 @@ def test_ties_are_broken_as_among_all_tokens(reader: LogitsReader) -> None:
     compared(requests, [flat.copy() for _ in range(5)], reader)
 
 
+def test_a_token_that_is_lowered_to_the_others_does_not_go_before_them(reader: LogitsReader) -> None:
+    """Token 2900 is the best and was seen, as 0 to 63 were: then 64, one of many equal ones, is the first of them."""
+    values = np.ones((1, VOCAB), np.float32)
+    values[0, 2900] = 2.0
+    config = GenerationConfig(max_new_tokens=5, repetition_penalty=2.0).for_prompt(65, None)
+    asked = DecodeRequest((*range(64), 2900), config)
+    (step,) = advance_rows([SequenceState(asked)], CountedLogits(reader, values), [0])
+    assert isinstance(step, Step)
+    assert step.token_id == 64
+
+
 def test_logits_that_are_not_finite_fail_as_they_do_elsewhere(reader: LogitsReader) -> None:
     random = Random(2)
     values = logits(random, rows=3)

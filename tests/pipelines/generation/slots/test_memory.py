@@ -22,6 +22,12 @@ def test_it_is_what_the_buffers_take(architecture: str, exported: Callable[..., 
     assert slot_bytes(artifact, WINDOW) == buffers_bytes(artifact) / SLOTS
 
 
+@pytest.mark.parametrize("precision", ["fp16", "int4"])
+def test_slots_on_a_gpu_are_halves(precision: str, exported: Callable[..., Path]) -> None:
+    artifact = ModelArtifact.open(exported("llama", "text-generation", precision, device="cuda"))
+    assert slot_bytes(artifact, WINDOW) == buffers_bytes(artifact) / SLOTS
+
+
 def buffers_bytes(artifact: ModelArtifact) -> int:
     if "decoder" not in artifact.manifest.graphs:
         model = CausalSlots(InferenceSession(artifact.graph("model"), SessionConfig()), SLOTS, WINDOW)

@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pipelines
-from pipelines.scheduling.cost_model import (
+from pipelines.scheduling.batching import (
     RECENT,
     REFIT,
     UNMEASURED,
     CostModel,
     LearnedCost,
     Measurement,
-    shapes_within,
 )
+from pipelines.scheduling.cost_measurement import shapes_within
 from pipelines.scheduling.padded import PaddedScheduler
 from pipelines.scheduling.scheduler import GPU_BATCHING, BatchingConfig
 

@@ -1,0 +1,184 @@
+"""Decoder-only families get KV cache slots by rule: tiny random models of each, held against transformers' generate."""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from export.graphs.slot_attention import describe
+from export.graphs.slot_graph import convert_to_slots, obstacle
+from export.parity.generation import PromptSlots, fault_of_slots, torch_answer
+from export.quantization.quantize import to_int4, to_int8
+from pipelines.runtime.session import InferenceSession, SessionConfig
+from tests.tiny_checkpoints import randomize
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the exporter; `sextet export` keeps them quiet
+STEPS = 256
+WIDE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
+WIDE |= {"max_position_embeddings": 512}
+GROUPED = WIDE | {"num_key_value_heads": 2}
+WINDOWED = GROUPED | {"sliding_window": 16}
+GPT = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512}
+GEMMA = WINDOWED | {"head_dim": 32, "query_pre_attn_scalar": 16}
+FAMILIES: Mapping[str, Mapping[str, Any]] = {
+    "arcee": GROUPED,
+    "cohere": GROUPED,
+    "ernie4_5": GROUPED,
+    "exaone4": WINDOWED | {"layer_types": ["sliding_attention", "full_attention"]},
+    "falcon": WIDE | {"alibi": False, "multi_query": True},
+    "gemma": GROUPED | {"head_dim": 32},
+    "gemma2": GEMMA,
+    "gemma3_text": GEMMA | {"sliding_window_pattern": 2},
+    "glm4": GROUPED | {"head_dim": 32},
+    "gpt2": GPT,
+    "gpt_bigcode": GPT | {"n_inner": 96},
+    "gpt_neo": {"hidden_size": 64, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]}
+    | {"window_size": 8, "max_position_embeddings": 512},
+    "gpt_neox": WIDE,
+    "granite": GROUPED | {"attention_multiplier": 0.2, "logits_scaling": 3.0, "residual_multiplier": 0.5},
+    "helium": GROUPED | {"head_dim": 16},
+    "hunyuan_v1_dense": GROUPED | {"head_dim": 16},
+    "llama": GROUPED | {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0}
+    | {"high_freq_factor": 4.0, "original_max_position_embeddings": 64}},
+    "mistral": WINDOWED,
+    "olmo": GROUPED,
+    "olmo2": GROUPED,
+    "olmo3": WINDOWED,
+    "opt": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 96}
+    | {"max_position_embeddings": 512, "word_embed_proj_dim": 64},
+    "phi": WIDE,
+    "phi3": GROUPED,
+    "qwen2": GROUPED,
+    "qwen3": GROUPED | {"head_dim": 16},
+    "seed_oss": GROUPED | {"head_dim": 16},
+    "smollm3": GROUPED | {"no_rope_layers": [1, 0]},
+    "stablelm": GROUPED | {"hidden_size": 128, "partial_rotary_factor": 0.5},
+    "starcoder2": WINDOWED,
+}  # fmt: skip
+ROTATED_BY_THE_MODEL = ("gemma3_text", "smollm3", "exaone4", "gpt_neox", "olmo3", "phi", "hunyuan_v1_dense")
+
+
+def tiny(architecture: str, **changes: Any) -> Any:
+    """A random model whose logits depend on all that it reads."""
+    special = {"vocab_size": 300, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None}
+    settings = special | dict(FAMILIES[architecture]) | changes
+    torch.manual_seed(sum(map(ord, architecture)))
+    # transformers' other implementations leave Gemma 2's softcap out.
+    options = {"attn_implementation": "eager"} if architecture == "gemma2" else {}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **settings), **options).eval()
+    randomize(model)
+    return model
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_a_family_decodes_in_slots_what_transformers_generates(architecture: str, tmp_path: Path) -> None:
+    model, graph = tiny(architecture), tmp_path / "model.onnx"
+    attention = describe(model)
+    assert attention.kv_heads <= attention.heads
+    has_rotary = architecture not in ("gpt2", "gpt_bigcode", "gpt_neo", "opt", *ROTATED_BY_THE_MODEL)
+    assert (attention.rotations is not None) == has_rotary
+
+    convert_to_slots(model, graph)
+
+    draw = np.random.default_rng(len(architecture))
+    prompts = [draw.integers(5, 300, length).tolist() for length in (37, 3)]
+    answers = [torch_answer(model, prompt, steps) for prompt, steps in zip(prompts, (STEPS, 20), strict=True)]
+    ours = PromptSlots(InferenceSession(graph, SessionConfig())).logits(prompts, [one.tokens for one in answers])
+    for got, expected in zip(ours, answers, strict=True):
+        scale = max(1.0, float(expected.logits.std()))
+        np.testing.assert_allclose(got / scale, expected.logits / scale, atol=1e-3)
+        leads = np.sort(expected.logits, axis=-1)[:, -2:]
+        undecided = leads[:, 1] - leads[:, 0] < 1e-3 * scale
+        assert ((got.argmax(-1) == expected.tokens) | undecided).all()
+    assert fault_of_slots(model, graph) is None
+
+    for quantize, alike in ((to_int8, 0.98), (to_int4, 0.7)):
+        convert_to_slots(model, graph)
+        quantize({"model": graph})
+        session = InferenceSession(graph, SessionConfig())
+        (quantized, _) = PromptSlots(session).logits(prompts, [one.tokens[:8] for one in answers])
+        assert np.corrcoef(quantized.ravel(), answers[0].logits[:8].ravel())[0, 1] > alike
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "reason"),
+    [
+        ("llama", {"hidden_size": 48, "num_attention_heads": 4}, "heads of width 12 are not a multiple of 8"),
+        ("llama", {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "rope_type dynamic depends on the length"),
+        ("falcon", {"alibi": True}, "its attention adds a bias by distance"),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scaled in a way of its own"),
+    ],
+)
+def test_what_the_operator_cannot_do_is_an_obstacle(architecture: str, changes: dict[str, Any], reason: str) -> None:
+    found = obstacle(tiny(architecture, **changes))
+
+    assert found is not None
+    assert reason in found
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings"),
+    [
+        ("bloom", {"hidden_size": 64, "n_layer": 2, "n_head": 4}),
+        ("mixtral", GROUPED | {"num_local_experts": 4}),
+        ("gptj", GPT | {"rotary_dim": 8}),
+        ("mamba", {"hidden_size": 32, "num_hidden_layers": 2}),
+    ],
+)
+def test_an_architecture_that_attends_otherwise_is_an_obstacle_in_one_line(
+    architecture: str, settings: dict[str, Any]
+) -> None:
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, vocab_size=300, **settings)).eval()
+
+    found = obstacle(model)
+
+    assert found
+    assert "\n" not in found
+
+
+def test_tracing_leaves_transformers_and_torch_as_they_were(tmp_path: Path) -> None:
+    for architecture in ("gemma", "falcon", "gpt_neo"):
+        model = tiny(architecture)
+        before = model(torch.arange(5, 25)[None]).logits
+        assert obstacle(model) is None
+        convert_to_slots(model, tmp_path / "model.onnx")
+        torch.testing.assert_close(model(torch.arange(5, 25)[None]).logits, before)
+
+
+def test_a_graph_that_keeps_what_only_the_example_does_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, graph = tiny("llama"), tmp_path / "model.onnx"
+    with monkeypatch.context() as patch:
+        rotations = describe(model).rotations
+        assert rotations is not None
+        patch.setattr(type(rotations), "tables", lambda self, positions: (torch.ones(positions, 8),) * 2)
+        convert_to_slots(model, graph)
+
+    fault = fault_of_slots(model, graph)
+
+    assert fault is not None
+    assert "differs from PyTorch" in fault
+
+
+def test_an_architecture_that_optimum_does_not_know_is_exported_with_slots(tmp_path: Path) -> None:
+    from tests.tiny_checkpoints import tokenizer_of
+
+    tokenizer = tokenizer_of("llama")
+    model = tiny("exaone4", vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id)
+    model.save_pretrained(tmp_path / "checkpoint")
+    tokenizer.save_pretrained(tmp_path / "checkpoint")
+    command = [sys.executable, "-m", "sextet", "export", str(tmp_path / "checkpoint"), "--task", "text-generation"]
+
+    finished = subprocess.run(
+        [*command, "--output", str(tmp_path / "out")], capture_output=True, text=True, check=False
+    )
+
+    assert finished.returncode == 0, finished.stderr
+    assert "one by one" not in finished.stderr
