@@ -15,6 +15,7 @@ from typer.models import ParameterInfo
 from benchmarks.args import SCENARIO_HELP, BenchArgs
 from deployments.ask import ask as send
 from deployments.ask import post, usage
+from deployments.key_command import keys
 from evaluation.args import EvaluateArgs
 from export.args import ExportArgs
 from pipelines.errors import ConfigurationError, SextetError
@@ -311,50 +312,7 @@ def publish(
     print(f"model: {push(artifact, to, private=private, say=_say)}")
 
 
-keys = typer.Typer(no_args_is_help=True, help="Who may ask: keys of the ingress, whose file has only their SHA-256.")
 app.add_typer(keys, name="keys")
-KeyFile = Annotated[
-    Path | None, typer.Option("--file", help="The file of keys, where that is not the one of cluster.yaml.")
-]
-Cluster = Annotated[Path, typer.Option(help="The file whose gateway names the file of keys: ingress: {keys: FILE}.")]
-
-
-@keys.command("add")
-def keys_add(
-    name: Annotated[str, typer.Argument(help="Whose key it is: replicas and logs learn the name, never the key.")],
-    per_minute: Annotated[int, typer.Option(help="Requests a minute at each node; 0 for no limit.")] = 0,
-    class_: Annotated[str, typer.Option("--class", help="interactive, or bulk: behind all interactive ones.")] = (
-        "interactive"
-    ),
-    task: Annotated[list[str] | None, typer.Option(help="A task it may ask; repeat it. All of them if absent.")] = None,
-    file: KeyFile = None,
-    cluster: Cluster = Path("cluster.yaml"),
-) -> None:
-    """Make a key and print it, once; it is valid within a second where that file is the ingress's."""
-    from deployments.ingress.key_command import add_key
-
-    print(add_key(file, cluster, name, per_minute, class_, tuple(task or ())))
-
-
-@keys.command("list")
-def keys_list(file: KeyFile = None, cluster: Cluster = Path("cluster.yaml")) -> None:
-    """The names of the keys, and what each may do."""
-    from deployments.ingress.key_command import list_keys
-
-    print("\n".join(list_keys(file, cluster)))
-
-
-@keys.command("revoke")
-def keys_revoke(
-    name: Annotated[str, typer.Argument(help="Whose key.")],
-    file: KeyFile = None,
-    cluster: Cluster = Path("cluster.yaml"),
-) -> None:
-    """Remove a key; within a second nobody is answered with it."""
-    from deployments.ingress.key_command import revoke_key
-
-    revoke_key(file, cluster, name)
-
 
 bench = typer.Typer(no_args_is_help=True, help="Measure a running cluster: latency, throughput, memory, errors.")
 app.add_typer(bench, name="bench")

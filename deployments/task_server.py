@@ -29,7 +29,7 @@ from deployments.host import SMALL_ANSWER_TOKENS, SMALL_BODY_BYTES, HostThreads
 from deployments.http.arrival import load_header
 from deployments.http.errors import Failure, logger
 from deployments.http.event_stream import EventStream
-from deployments.http.request import Timings, deadline_of, read_body
+from deployments.http.request import BULK, CLASS_HEADER, Timings, deadline_of, read_body
 from deployments.protocols.protocol import Protocol, Reply, Routes, TaskRequest, json_reply
 from pipelines.errors import (
     ConfigurationError,
@@ -242,16 +242,18 @@ class TaskServer:
             async with asyncio.timeout_at(deadline):
                 limits = serving.config.limits
                 body = await read_body(request, limits.max_body_bytes, protocol.media_types)
-                serving.scheduler.admit((), deadline, asyncio.get_running_loop().time())  # and again with its tokens
+                bulk = request.headers.get(CLASS_HEADER) == BULK
+                # And again with its tokens.
+                serving.scheduler.admit((), deadline, asyncio.get_running_loop().time(), bulk=bulk)
                 prepare = partial(self._prepare, limits, protocol, body, request.headers, timings)
                 is_small = len(body) <= SMALL_BODY_BYTES
                 on_loop = is_small and not serving.scheduler.is_busy
                 prepared = prepare() if on_loop else await self._host.read(prepare, len(body))
                 if prepared.request.stream:
-                    started = await _started(self._events(visit, prepared, deadline, timings))
+                    started = await _started(self._events(visit, prepared, deadline, timings, bulk))
                     is_streaming = True
                     return EventStream(started, protocol.failure)
-                completed = await serving.scheduler.submit(prepared.all_rows(), deadline)
+                completed = await serving.scheduler.submit(prepared.all_rows(), deadline, bulk=bulk)
                 timings.queue_s, timings.inference_s = completed.queue_s, completed.inference_s
                 timings.compute_tokens = completed.read_tokens + completed.written_tokens
                 finish = partial(self._finish, prepared, completed.outputs)
@@ -287,13 +289,13 @@ class TaskServer:
         return prepared.protocol.write(prepared.request, answers)
 
     async def _events(
-        self, visit: Visit, prepared: Prepared, deadline: float | None, timings: Timings
+        self, visit: Visit, prepared: Prepared, deadline: float | None, timings: Timings, bulk: bool
     ) -> AsyncGenerator[Any, None]:
         """The payloads of a stream, each as it comes; the visit ends with them."""
         pipeline = prepared.protocol.pipeline
         streamed = [pipeline.stream(row, prepared.parameters) for row in prepared.all_rows()]
         timings.compute_tokens = sum(row.n_tokens for row, _ in streamed)
-        stream = visit.serving.scheduler.stream([row for row, _ in streamed], deadline)
+        stream = visit.serving.scheduler.stream([row for row, _ in streamed], deadline, bulk=bulk)
 
         async def numbered() -> AsyncGenerator[tuple[int, Any], None]:
             try:

@@ -14,6 +14,7 @@ import yaml
 
 import sextet
 from deployments.config import LimitsConfig, TaskConfig
+from deployments.ingress.config import GATEWAY, IngressConfig
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.scheduling.scheduler import BatchingConfig, QueueConfig
 from pipelines.tasks import TASKS
@@ -133,7 +134,10 @@ def test_a_page_names_only_keys_of_user_config_that_exist(page: Path) -> None:
             mapping
         ] | {"py"}
     for given, task in user_configs(text) if page.suffix == ".md" else ():
-        TaskConfig.from_user_config(given, task)
+        if task == GATEWAY:
+            IngressConfig.from_user_config(given)
+        else:
+            TaskConfig.from_user_config(given, task)
 
 
 def user_configs(text: str) -> Iterator[tuple[Any, str]]:

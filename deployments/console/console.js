@@ -6,7 +6,7 @@ import { WORDS } from "./words.js";
 const $ = (id) => document.getElementById(id);
 const origin = new URL(".", location.href).href.replace(/\/$/, "");
 const TIMINGS = ["queue", "tokenization", "inference", "total"];
-const state = { language: chosenLanguage(), tasks: [], task: null, form: null, catalog: [], written: {}, dialect: "curl", history: [], running: null };
+const state = { language: chosenLanguage(), tasks: [], task: null, form: null, catalog: [], written: {}, dialect: "curl", history: [], running: null, declined: false };
 
 function chosenLanguage() {
   try {
@@ -28,11 +28,29 @@ function written() {
 
 const copyOf = (example) => structuredClone({ texts: example.texts, parameters: example.parameters });
 
+// ------------------------------------------------------------------------------------------------ the key
+
+/** A request with the key of this tab, which is asked for where the ingress wants one; `asks` is false once it was declined. */
+async function send(url, options = {}, asks = true) {
+  for (;;) {
+    const key = sessionStorage.getItem("key");
+    const response = await fetch(url, { ...options, headers: { ...options.headers, ...(key ? { authorization: `Bearer ${key}` } : {}) } });
+    if (response.status !== 401) return response;
+    sessionStorage.removeItem("key");
+    const given = asks ? prompt(word("key"))?.trim() : null;
+    if (!given) {
+      state.declined = true;
+      return response;
+    }
+    sessionStorage.setItem("key", given);
+  }
+}
+
 // ------------------------------------------------------------------------------------------------ the catalog
 
 async function loadCatalog() {
   try {
-    const response = await fetch(`${origin}/`, { headers: { accept: "application/json" } });
+    const response = await send(`${origin}/`, { headers: { accept: "application/json" } }, !state.declined);
     const catalog = await response.json();
     state.catalog = catalog.tasks;
     $("version").textContent = catalog.version;
@@ -210,7 +228,7 @@ $("form").onsubmit = async (event) => {
   const request = given();
   const startedAt = performance.now();
   try {
-    const response = await fetch(`${origin}/${request.path}`, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(request.body), signal: running.signal });
+    const response = await send(`${origin}/${request.path}`, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(request.body), signal: running.signal });
     if (!response.ok) throw new Error(await reason(response));
     if (request.body.stream) await showStream(response, request, startedAt);
     else {

@@ -7,7 +7,7 @@ export const WORDS = {
     tokens: "tokens", queue: "queue", tokenization: "tokenization", inference: "inference", total: "total", rate: "tokens/s",
     first: "first token", nothing: "Nothing was found.", stopped: "Stopped.", score: "score", default: "default",
     chat: "Chat", inputs: "Single request", you: "You", model: "Model", empty: "The answer is empty.",
-    longest: "up to {n} tokens", clear: "New chat",
+    longest: "up to {n} tokens", clear: "New chat", key: "This server asks for a key:",
     text: "Text", question: "Question", context: "Context", message: "Message",
   },
   ko: {
@@ -17,7 +17,7 @@ export const WORDS = {
     tokens: "토큰", queue: "대기", tokenization: "토큰화", inference: "추론", total: "전체", rate: "토큰/초",
     first: "첫 토큰", nothing: "찾은 것이 없습니다.", stopped: "중지했습니다.", score: "점수", default: "기본값",
     chat: "대화", inputs: "단일 요청", you: "나", model: "모델", empty: "답변이 비어 있습니다.",
-    longest: "최대 {n} 토큰", clear: "새 대화",
+    longest: "최대 {n} 토큰", clear: "새 대화", key: "이 서버에는 키가 필요합니다:",
     text: "글", question: "질문", context: "본문", message: "메시지",
   },
 };

@@ -17,7 +17,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.http.arrival import waited_s
 from deployments.http.errors import Failure
+from deployments.http.guard import FromIngress
 from deployments.http.request import DEADLINE_HEADER, HIDDEN_DEADLINE_HEADER
+from deployments.ingress.secret import shared_secret
 from pipelines.errors import DeadlineExceededError
 
 GRACE_S = 0.5  # a replica answers at the deadline, with timings; without a replica the answer comes this much later
@@ -114,4 +116,4 @@ def _is_utf8(value: bytes) -> bool:
 
 def middlewares() -> list[Middleware]:
     """Serve calls this in every process that serves HTTP."""
-    return [Middleware(RenameDeadline)]
+    return [Middleware(RenameDeadline), Middleware(FromIngress, shared_secret())]

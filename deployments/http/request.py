@@ -31,6 +31,7 @@ CLIENT_HEADER = "x-sextet-client"
 """The name of the key that the request came with."""
 CLASS_HEADER = "x-sextet-class"
 """The key's class: interactive or bulk."""
+BULK = "bulk"
 SECRET_HEADER = "x-sextet-ingress"
 """What replicas know an ingress of their own cluster by."""
 _PUBLIC, _HIDDEN = DEADLINE_HEADER.encode(), HIDDEN_DEADLINE_HEADER.encode()
@@ -134,11 +135,13 @@ async def read_body(request: Request, max_bytes: int, media_types: Sequence[str]
 
 
 def _require_declared(request: Request, media_types: Sequence[str]) -> None:
+    """A page in a browser can send a body of no declared type, or of a form's, to any server, without asking first."""
     headers = dict(request.scope["headers"])
-    declared = headers.get(b"content-type", b"application/json").decode("latin-1")
+    declared = headers.get(b"content-type", b"").decode("latin-1")
     media_type = declared.split(";")[0].strip().lower()
     if media_type not in media_types and not re.fullmatch(r"application/[^/]+\+json", media_type):
-        raise UnsupportedMediaTypeError(f"the content-type is {media_type!r}; allowed: {', '.join(media_types)}")
+        given = f"is {media_type!r}" if media_type else "is missing"
+        raise UnsupportedMediaTypeError(f"the content-type {given}; allowed: {', '.join(media_types)}")
     encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
     if encoding != "identity":
         raise UnsupportedMediaTypeError(f"the content-encoding is {encoding!r}; allowed: identity (no compression)")

@@ -14,12 +14,13 @@ from deployments.http.errors import (
     RouteNotFoundError,
     UnauthorizedError,
 )
-from deployments.http.request import CLASS_HEADER, CLIENT_HEADER, OWN_HEADERS
+from deployments.http.request import CLASS_HEADER, CLIENT_HEADER, OWN_HEADERS, SECRET_HEADER
 from deployments.ingress.config import EVERY_NAME, IngressConfig
 from deployments.ingress.node import KEYS
-from deployments.ingress.rewrite import APPLICATION, OWN_SOCKET, PREFIX, Lines
+from deployments.ingress.rewrite import APPLICATION, OWN_SOCKET, PREFIX, SECRET, Lines
 from deployments.protocols.openai.errors import failure_body
 from pipelines.errors import InvalidInputError, OverloadedError, SextetError
+from pipelines.tasks import TASKS
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 OPEN_PATHS = ("/health", "/ready", "/-/healthz", "/v2/health/live", "/v2/health/ready")
@@ -60,9 +61,10 @@ def access(config: IngressConfig) -> Lines:
         waived = f"{{ env({OPEN_VARIABLE}) -m str 1 }}"
         is_probe = f"{{ path {' '.join(OPEN_PATHS)} }}"
         rules += _refusal(CLOSED, f"!{{ dst {LOOPBACK} }} !{{ so_name {OWN_SOCKET} }} !{is_probe} !{waived}")
-    rules.append("http-request del-header authorization")
+    rules += ["http-request del-header authorization", f"http-request set-header {SECRET_HEADER} {SECRET}"]
     return Lines(
         frontend=tuple(rules),
+        grpc=tuple(_grpc_rules(config)),
         application=tuple(_task_rules()) if config.keys is not None else (),
         sections=(_TABLE_SECTION,) if config.keys is not None else (),
         nowhere=tuple(_refusal(RouteNotFoundError("this path does not exist; GET / lists the tasks"), "TRUE")),
@@ -138,6 +140,31 @@ def _key_rules() -> Iterator[str]:
     yield f"http-request sc-inc-gpc0(0) if {_found(client)}"
     yield f"http-request set-header {CLIENT_HEADER} %[var({client})] if {_found(client)}"
     yield f"http-request set-header {CLASS_HEADER} %[var({key}),field(3,:)] if {_found(client)}"
+
+
+def _grpc_rules(config: IngressConfig) -> Iterator[str]:
+    """The same keys, as metadata `authorization`. An error of gRPC is a 200 with trailers."""
+    probe, refused = "{ path /ray.serve.RayServeAPIService/Healthz }", "http-request return status 200"
+    refused += " hdr content-type application/grpc hdr grpc-status"
+    key = f"{TEMPORARY}key"
+    yield f"http-request del-header {OWN_HEADERS} -m beg"
+    if config.keys is not None:
+        yield f"http-request set-var({key}) http_auth_bearer,sha2(256),hex,lower,map({KEYS})"
+        yield f"{refused} 16 hdr grpc-message 'no key that is known here' if !{_found(key)} !{probe}"
+        yield f"http-request set-var({TEMPORARY}tasks) var({key}),field(4,:)"
+        tasks, asked = f"{TEMPORARY}tasks", f"{TEMPORARY}asked"
+        yield f"http-request set-var-fmt({asked}) '=%[req.hdr(application)]'"
+        for task in TASKS:  # who names no application would get the only one that is deployed
+            may_not = f"if {_found(tasks)} !{{ var({tasks}) -m str * }} !{{ var({tasks}) -m sub |{task}| }}"
+            may_not += f" {{ var({asked}) -m str ={task} }}"
+            yield f"{refused} 7 hdr grpc-message 'this key may not ask this task' {may_not}"
+        may_not = f"if {_found(tasks)} !{{ var({tasks}) -m str * }} {{ var({asked}) -m str = }}"
+        yield f"{refused} 7 hdr grpc-message 'this key needs the metadata application' {may_not}"
+        yield f"http-request set-header {CLIENT_HEADER} %[var({key}),field(1,:)] if {_found(key)}"
+    elif not config.open_to_everybody:
+        waived = f"{{ env({OPEN_VARIABLE}) -m str 1 }}"
+        yield f"{refused} 7 hdr grpc-message 'keys or a waiver first' if !{{ dst {LOOPBACK} }} !{probe} !{waived}"
+    yield "http-request del-header authorization"
 
 
 def _task_rules() -> Iterator[str]:

@@ -18,6 +18,7 @@ from deployments.ingress.admin import command
 from deployments.ingress.keys import Key, KeysError, read_keys, text_of
 from deployments.ingress.private_file import write_private
 from deployments.ingress.rewrite import NODE, RewriteError, Settings, rewrite
+from deployments.ingress.secret import shared_secret
 
 KEYS = f"{NODE}/keys.map"
 CERTIFICATE = f"{NODE}/site.pem"
@@ -69,7 +70,7 @@ def prepare(settings_file: str, config: str) -> None:
     if certificate is not None:
         certificate.update()
     try:
-        text = rewrite(file.read_text(encoding="utf-8"), settings, str(file.parent))
+        text = rewrite(file.read_text(encoding="utf-8"), settings, str(file.parent), shared_secret() or "none")
     except RewriteError as error:
         sys.exit(f"{config}: {error}; this is not the configuration that the pinned version of Ray Serve writes")
     write_private(file, text.encode())

@@ -34,6 +34,8 @@ NODE, APPLICATION, PREFIX = "<node>", "<application>", "<prefix>"
 """In a line: the folder of the file, which is this node's own; an application's name and path prefix."""
 BACKEND, BACKEND_NUMBER, SERVER, SERVER_NUMBER = "<backend>", "<backend number>", "<server>", "<server number>"
 """In a line of a backend: its name; a number for the name of a variable; the same of a server."""
+SECRET = "<secret>"
+"""In a line: what replicas know this ingress by (secret.py)."""
 CLOCK = "<clock>"
 """In a line: the boot id of this machine (deployments/http/arrival.py)."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -70,6 +72,8 @@ class Lines:
     """Of the section `defaults`: what holds for every frontend and every backend."""
     frontend: tuple[str, ...] = ()
     """Before Ray's rules of the HTTP frontend: paths are as clients sent them."""
+    grpc: tuple[str, ...] = ()
+    """Before Ray's rules of the gRPC frontend, where there is one."""
     application: tuple[str, ...] = ()
     """After `frontend` and the aliases, once for each application but the one at `/`: paths are the application's."""
     replica: tuple[str, ...] = ()
@@ -117,7 +121,7 @@ class Settings:
         return cls(**given | {"lines": lines, "aliases": aliases} | lists)
 
 
-def rewrite(text: str, settings: Settings, node: str) -> str:
+def rewrite(text: str, settings: Settings, node: str, secret: str = "none") -> str:
     """`text` as Ray Serve wrote it, with `settings`; unchanged where it is rewritten already. Raises RewriteError."""
     if text.startswith(MARK):
         return text
@@ -142,6 +146,11 @@ def rewrite(text: str, settings: Settings, node: str) -> str:
             rules += [line.replace(APPLICATION, name).replace(PREFIX, prefixes[name]) for line in of_application]
     rules += lines.gateway if prefixes.get(GATEWAY) == "/" else ()
     sections[PUBLIC[0]] = _frontend(sections[PUBLIC[0]], settings, _indented(rules))
+    if PUBLIC[1] in sections:
+        at = next((number for number, line in enumerate(sections[PUBLIC[1]]) if _is("mode http", line)), None)
+        if at is None:
+            raise RewriteError(f"section '{PUBLIC[1]}' has no 'mode http'")
+        sections[PUBLIC[1]][at + 1 : at + 1] = _indented(lines.grpc)
     sections[NOWHERE] = _indented(lines.nowhere) or sections[NOWHERE]
     if not prefixes:  # HAProxy has just started and knows no application yet: nothing is known to be missing
         sections[NOWHERE] = ["    http-request deny deny_status 503\n"]
@@ -152,7 +161,7 @@ def rewrite(text: str, settings: Settings, node: str) -> str:
         sections[f"backend {LARGE}{name}"] = _without_reuse(sections[f"backend http-{name}"], name)
     written = "".join(line for header, lines in sections.items() for line in (f"{header}\n", *lines))
     written += "".join(f"{section}\n" for section in lines.sections)
-    return MARK + written.replace(NODE, node).replace(CLOCK, _clock())
+    return MARK + written.replace(NODE, node).replace(CLOCK, _clock()).replace(SECRET, secret)
 
 
 def _sections(text: str) -> dict[str, list[str]]:

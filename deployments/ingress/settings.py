@@ -4,13 +4,13 @@ from pathlib import Path
 
 from deployments.ingress.access import access
 from deployments.ingress.aliases import aliases
-from deployments.ingress.config import IngressConfig
+from deployments.ingress.config import IngressConfig, TlsConfig
 from deployments.ingress.drain import draining
 from deployments.ingress.limits import connections, limits
+from deployments.ingress.node import CERTIFICATE
 from deployments.ingress.overload import overload
 from deployments.ingress.probes import probes
 from deployments.ingress.rewrite import Settings
-from deployments.ingress.tls import bind_options
 from pipelines.tasks import TASKS
 
 
@@ -23,5 +23,18 @@ def settings(config: IngressConfig, folder: Path, address: str = "") -> Settings
     lines = connections(config.limits) + overload() + limits(config.limits, folder) + access(config)
     lines += draining(folder) + probes()
     certificate = (config.tls.certificate, config.tls.key) if config.tls is not None else ()
-    bind = bind_options(config.tls)
+    bind = _bind_options(config.tls)
     return Settings(lines, aliases(), address, bind, config.keys or "", certificate, tuple(TASKS))
+
+
+def _bind_options(config: TlsConfig | None) -> str:
+    """How the HTTP frontend encrypts, and whom it asks for a certificate; empty where it speaks plain HTTP.
+
+    The certificate is node.py's copy.
+    """
+    if config is None:
+        return ""
+    options = f"ssl crt {CERTIFICATE} alpn h2,http/1.1 ssl-min-ver TLSv1.2"
+    if config.client_ca is not None:
+        options += f' ca-file "{config.client_ca}" verify {config.client_certificates}'
+    return options

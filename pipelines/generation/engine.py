@@ -44,12 +44,17 @@ class Share:
     """The fair share of one caller, whatever number of requests it has.
 
     `tag` is the work done for the caller, in generated tokens. A new share starts at the virtual time of the engine.
-    `sequences` counts those that have not ended.
+    `sequences` counts those that have not ended. All others go before a `bulk` one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, bulk: bool = False) -> None:
         self.tag = 0.0
         self.sequences = 0
+        self.bulk = bulk
+
+    def order(self, lag: float = 0.0) -> tuple[bool, float]:
+        """Smaller goes first; `lag` is work that it would have had beside its own."""
+        return self.bulk, self.tag + lag
 
 
 @dataclass(frozen=True)
@@ -105,8 +110,8 @@ class Line(Generic[QueuedT]):
             del self._lines[one.share]
 
     def ordered(self) -> list[list[QueuedT]]:
-        """The entries of each share: the share that has used least first, then the one whose first entry came first."""
-        return sorted(self._lines.values(), key=lambda line: (line[0].share.tag, line[0].number))
+        """The entries of each share: bulk shares last, then by what they have used, then by their first entry."""
+        return sorted(self._lines.values(), key=lambda line: (line[0].share.order(), line[0].number))
 
     def take(self, left: Callable[[QueuedT], bool]) -> list[QueuedT]:
         """Remove and return the entries that have left, of each share whose first entry has."""
@@ -180,7 +185,7 @@ class DecodeEngine(ABC, Generic[QueuedT]):
             for job, waiting, sequences in queued:
                 if job.share not in self._shares:
                     # A new share starts level with the active ones: no credit and no debt for earlier work.
-                    tags = [share.tag for share in self._shares] or [self._now]
+                    tags = [share.tag for share in self._shares if share.bulk == job.share.bulk] or [self._now]
                     job.share.tag = self._now = min(max(self._now, min(tags)), max(tags))
                     self._shares.add(job.share)
                 job.share.sequences += sequences
@@ -225,7 +230,7 @@ class DecodeEngine(ABC, Generic[QueuedT]):
         """
         with self._lock:
             share.tag += work
-            self._now += work / max(1, len(self._shares))
+            self._now += work / max(1, sum(one.bulk == share.bulk for one in self._shares))
 
     def _sequence_ended(self, share: Share, sequences: int = 1) -> None:
         with self._lock:

@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count, islice
@@ -30,6 +31,7 @@ from pipelines.scheduling.batching import (
     cut,
 )
 from pipelines.scheduling.scheduler import (
+    Backlog,
     BatchingConfig,
     BatchReport,
     Completed,
@@ -48,16 +50,18 @@ from pipelines.scheduling.scheduler import (
 BATCHES_AHEAD = 8  # the search for rows of similar length spans so many full batches
 DRIFT_MEMORY = 0.8  # weight of the past in the moving average of real over predicted seconds
 BULK_S = 0.2  # a request of several rows with more work is bulk
+BULK_TAG = 1e9  # seconds of work; added to the start tags of bulk requests: all others go before them
 LATER_ROW = 2**40  # added to the number of every row after the first: at equal tags, first rows go first
 INTERACTIVE_S = 1.0  # a worker stays free of bulk so long after another request arrived
 
 
 @dataclass(eq=False, slots=True)
 class _Request(Generic[RowT, OutputT]):
-    """One call of `submit`. `departed_at` is the time at which it was answered, failed or left."""
+    """One call of `submit`. `bulk`: it leaves a worker free for short requests. `backlog` is that of its class."""
 
     done: asyncio.Future[None]
     outputs: list[OutputT | None]
+    backlog: Backlog
     rows: list["_Waiting[RowT, OutputT]"] = field(default_factory=list)
     batch_sizes: list[int] = field(default_factory=list)
     submitted_at: float = field(default_factory=time.perf_counter)
@@ -65,7 +69,7 @@ class _Request(Generic[RowT, OutputT]):
     unanswered: int = 0
     bulk: bool = False
     waiting: int = 0
-    departed_at: float | None = None
+    departed_at: float | None = None  # answered, failed or left
 
 
 @dataclass(eq=False, slots=True)
@@ -84,9 +88,7 @@ class _Waiting(Generic[RowT, OutputT]):
 @dataclass(eq=False, slots=True)
 class _Batch(Generic[RowT, OutputT]):
     """Rows in a worker thread. `bulk`: its first row belongs to a bulk request; `crowded`: no worker was free after it.
-
-    `forward_s` is the time of the forward, 0.0 until it has ended without an error.
-    """
+    `forward_s` is the time of the forward, 0.0 until it has ended without an error."""
 
     rows: list[_Waiting[RowT, OutputT]]
     predicted_s: float
@@ -139,7 +141,6 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
 
     @property
     def running_batches(self) -> int:
-        """Batches in worker threads now."""
         return len(self._running)
 
     @property
@@ -148,28 +149,26 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         abandoned = [max(filter(None, batch)) for batch in departures if None not in batch]
         return elapsed_s(min(abandoned)) if abandoned else 0.0
 
-    def expected_wait_s(self, rows: Sequence[RowT] = ()) -> float:
-        """Predicted by the cost model, corrected by its past errors. Running batches count half: their mean remainder.
-
-        Of a request with several waiting rows, the fair share that goes before the last of `rows` counts.
-        """
+    def expected_wait_s(self, rows: Sequence[RowT] = (), *, bulk: bool = False) -> float:
+        """By the cost model, corrected by its past errors. Running batches count half: their mean remainder; of a list
+        that waits, the fair share that goes before the last of `rows`."""
         if self._drift is None or not self.is_busy:
             return 0.0
-        before_s = self._backlog.work_s
-        if self._backlog.has_lists:
-            before_s = self._backlog.before_s(sum(self.cost.row_s(row.n_tokens) for row in rows))
+        own_s = sum(self.cost.row_s(row.n_tokens) for row in rows)
+        before_s = self._backlog.work_s + self._bulk_backlog.before_s(own_s) if bulk else self._backlog.before_s(own_s)
         return self._drift * self._until_done_s(before_s, self._running_s)
 
-    def expected_s(self, rows: Sequence[RowT] = ()) -> float:
+    def expected_s(self, rows: Sequence[RowT] = (), *, bulk: bool = False) -> float:
         """The wait, and then the time of a batch as recent ones took it, or of all rows where those take longer."""
         if self._drift is None or not self.is_busy:
             return 0.0
         own_s = self._drift * sum(self.cost.row_s(row.n_tokens) for row in rows) / self.config.concurrency
-        return self.expected_wait_s(rows) + max(self._batch_s, own_s)
+        return self.expected_wait_s(rows, bulk=bulk) + max(self._batch_s, own_s)
 
     @property
     def work_s(self) -> float:
-        return (self._drift or 0.0) * self._until_done_s(self._backlog.work_s, self._running_s)
+        waiting_s = self._backlog.work_s + self._bulk_backlog.work_s
+        return (self._drift or 0.0) * self._until_done_s(waiting_s, self._running_s)
 
     @property
     def row_s(self) -> float:
@@ -177,8 +176,10 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         waiting_s = (self._drift or 0.0) * self._until_done_s(self._backlog.work_s, 0.0)
         return waiting_s / self._backlog.rows if self._backlog.rows else 0.0
 
-    async def submit(self, rows: Sequence[RowT], deadline: float | None = None) -> Completed[OutputT]:
-        request = self._enter(rows, deadline)
+    async def submit(
+        self, rows: Sequence[RowT], deadline: float | None = None, *, bulk: bool = False
+    ) -> Completed[OutputT]:
+        request = self._enter(rows, deadline, bulk)
         try:
             await request.done
         finally:
@@ -193,7 +194,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             batch_sizes=tuple(request.batch_sizes),
         )
 
-    def stream(self, rows: Sequence[RowT], deadline: float | None = None) -> Stream:
+    def stream(self, rows: Sequence[RowT], deadline: float | None = None, *, bulk: bool = False) -> Stream:
         raise InvalidInputError("stream is true; allowed for models that generate")
 
     def reconfigure(self, batching: BatchingConfig, queue: QueueConfig) -> None:
@@ -216,19 +217,20 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             self._batches.put(None)
         self._workers = []
 
-    def _enter(self, rows: Sequence[RowT], deadline: float | None) -> _Request[RowT, OutputT]:
+    def _enter(self, rows: Sequence[RowT], deadline: float | None, bulk: bool) -> _Request[RowT, OutputT]:
         loop = asyncio.get_running_loop()
-        self.admit(rows, deadline, None if deadline is None else loop.time())
+        self.admit(rows, deadline, None if deadline is None else loop.time(), bulk=bulk)
         if len(self._workers) < self.config.concurrency:
             self._start_workers()
-        request: _Request[RowT, OutputT] = _Request(loop.create_future(), [None] * len(rows))
+        backlog = self._bulk_backlog if bulk else self._backlog
+        request: _Request[RowT, OutputT] = _Request(loop.create_future(), [None] * len(rows), backlog)
         if not rows:
             request.done.set_result(None)
             return request
         if deadline is not None:
             expiry = loop.call_at(deadline, self._fail, request, deadline_exceeded())
             request.done.add_done_callback(lambda _: expiry.cancel())
-        tag, work_s, tokens = self._clock.arrive(), 0.0, 0
+        tag, work_s, tokens = self._clock.arrive() + (BULK_TAG if bulk else 0.0), 0.0, 0
         for index, row in enumerate(rows):
             n_tokens = row.n_tokens
             cost_s = self.cost.row_s(n_tokens)
@@ -236,8 +238,8 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             request.rows.append(_Waiting(request, index, row, n_tokens, cost_s, tag + work_s, number))
             work_s, tokens = work_s + cost_s, tokens + n_tokens
         request.unanswered = request.waiting = len(rows)
-        self._backlog.put(request, len(rows), tokens, work_s)
-        request.bulk = len(rows) > 1 and work_s * (self._drift or 1.0) > BULK_S
+        request.backlog.put(request, len(rows), tokens, work_s)
+        request.bulk = bulk or (len(rows) > 1 and work_s * (self._drift or 1.0) > BULK_S)
         if not request.bulk:
             self._interactive_at = request.submitted_at
         self._waiting.put(request.rows)
@@ -247,7 +249,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
     def _take(self, rows: Sequence[_Waiting[RowT, OutputT]]) -> None:
         """Remove rows from the queue, except those that have left it already."""
         for one in self._waiting.discard(rows):
-            self._backlog.take(one.request, one.n_tokens, one.cost_s)
+            one.request.backlog.take(one.request, one.n_tokens, one.cost_s)
             one.request.waiting -= 1
 
     def _leave(self, request: _Request[RowT, OutputT]) -> None:
@@ -277,7 +279,8 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             size = self.config.max_batch_size
             span = size if self.cost.packed else BATCHES_AHEAD * size
             ahead = () if len(self._waiting) == 1 else islice(self._waiting, span)
-            others = [one for one in ahead if one is not first]
+            backlog = first.request.backlog  # a bulk row that joined others would delay them
+            others = [one for one in ahead if one is not first and one.request.backlog is backlog]
             rows = cut(first, others, len(self._waiting), self.config, self.cost)
             company_s = self._company_s(rows)
             if company_s > 0:
@@ -338,10 +341,8 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
                 outcomes = [error] * len(batch.rows)
             else:
                 outcomes = [self._alone(one) for one in batch.rows]
-        try:
+        with suppress(RuntimeError):  # the loop is closed: no request waits
             loop.call_soon_threadsafe(self._ended, batch, outcomes)
-        except RuntimeError:  # the loop is closed: no request waits
-            return
 
     def _alone(self, one: _Waiting[RowT, OutputT]) -> OutputT | Exception:
         if one.request.departed_at is not None:
@@ -368,10 +369,10 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         self._dispatch()
         inference_s = elapsed_s(batch.started_at)
         for one, outcome in zip(batch.rows, outcomes, strict=True):
-            request = one.request
             if isinstance(outcome, Exception):
-                self._fail(request, outcome)
+                self._fail(one.request, outcome)
                 continue
+            request = one.request
             request.outputs[one.index] = outcome
             request.unanswered -= 1
             if not request.unanswered and not request.done.done():
@@ -385,9 +386,9 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         if learned is not None and counts and learned.note(Measurement(*self.cost.shape(lengths), batch.forward_s)):
             self.cost, self._drift = learned.model, 1.0
         queue_s = batch.started_at - batch.rows[0].request.submitted_at
-        padded = self.cost.padded_tokens(lengths)
-        self._on_batch(BatchReport(len(lengths), sum(lengths), 0, padded, queue_s, inference_s))
-        if not self._running and not self._waiting:
+        n_padded = self.cost.padded_tokens(lengths)
+        self._on_batch(BatchReport(len(lengths), sum(lengths), 0, n_padded, queue_s, inference_s))
+        if not (self._running or self._waiting):
             self._idle.set()
 
 

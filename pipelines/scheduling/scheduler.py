@@ -153,11 +153,6 @@ class Backlog:
         if not self.tokens:
             self.work_s = 0.0  # drops rounding errors
 
-    @property
-    def has_lists(self) -> bool:
-        """Whether a request with several rows waits; else all of `work_s` goes before a new request."""
-        return bool(self._requests)
-
     def before_s(self, own_s: float) -> float:
         """Seconds of other requests' work that go before the last of `own_s` seconds of a request that arrives now.
 
@@ -176,18 +171,18 @@ class Scheduler(ABC, Generic[RowT, OutputT]):
         self.queue = queue
         self._on_batch = on_batch
         self._draining = False
-        self._backlog = Backlog()
+        self._backlog, self._bulk_backlog = Backlog(), Backlog()
         self._idle = asyncio.Event()  # set once nothing runs while it drains
 
     @property
     def waiting_tokens(self) -> int:
         """Tokens to read of the waiting rows."""
-        return self._backlog.tokens
+        return self._backlog.tokens + self._bulk_backlog.tokens
 
     @property
     def waiting_rows(self) -> int:
         """Rows that wait."""
-        return self._backlog.rows
+        return self._backlog.rows + self._bulk_backlog.rows
 
     @property
     @abstractmethod
@@ -200,11 +195,14 @@ class Scheduler(ABC, Generic[RowT, OutputT]):
         """Seconds that the model has spent on work that should have ended; 0.0 for none."""
 
     @abstractmethod
-    def expected_wait_s(self, rows: Sequence[RowT] = ()) -> float:
-        """Predicted seconds from now to the start of `rows`, if they arrived now; 0.0 when idle."""
+    def expected_wait_s(self, rows: Sequence[RowT] = (), *, bulk: bool = False) -> float:
+        """Predicted seconds from now to the start of `rows`, if they arrived now; 0.0 when idle.
+
+        Work of bulk requests does not go before others.
+        """
 
     @abstractmethod
-    def expected_s(self, rows: Sequence[RowT] = ()) -> float:
+    def expected_s(self, rows: Sequence[RowT] = (), *, bulk: bool = False) -> float:
         """Predicted seconds from now to the answer of `rows`, as far as it is known; 0.0 when idle.
 
         Without rows: of the smallest request.
@@ -224,8 +222,11 @@ class Scheduler(ABC, Generic[RowT, OutputT]):
         return 0.0
 
     @abstractmethod
-    async def submit(self, rows: Sequence[RowT], deadline: float | None = None) -> Completed[OutputT]:
-        """Outputs of `rows`, in order. `deadline` is a time of the running loop's clock.
+    async def submit(
+        self, rows: Sequence[RowT], deadline: float | None = None, *, bulk: bool = False
+    ) -> Completed[OutputT]:
+        """Outputs of `rows`, in order. `deadline` is a time of the running loop's clock. `bulk` requests run when no
+        other ones wait.
 
         Raises OverloadedError for a full queue, a scheduler that drains, or a deadline that cannot be met;
         DeadlineExceededError once it has passed; and the error that the model raised for one of these rows. The rows of
@@ -233,7 +234,7 @@ class Scheduler(ABC, Generic[RowT, OutputT]):
         """
 
     @abstractmethod
-    def stream(self, rows: Sequence[RowT], deadline: float | None = None) -> "Stream":
+    def stream(self, rows: Sequence[RowT], deadline: float | None = None, *, bulk: bool = False) -> "Stream":
         """The steps of `rows` when they are decoded; raises as `submit` does."""
 
     @abstractmethod
@@ -253,7 +254,14 @@ class Scheduler(ABC, Generic[RowT, OutputT]):
         except TimeoutError:
             pass
 
-    def admit(self, rows: Sequence[RowT] = (), deadline: float | None = None, now: float | None = None) -> None:
+    def admit(
+        self,
+        rows: Sequence[RowT] = (),
+        deadline: float | None = None,
+        now: float | None = None,
+        *,
+        bulk: bool = False,
+    ) -> None:
         """Raise OverloadedError where a request of these rows is not admitted now, DeadlineExceededError after its
         deadline, InputTooLongError for one that the queue can never hold.
 
@@ -264,10 +272,17 @@ class Scheduler(ABC, Generic[RowT, OutputT]):
             raise shutting_down()
         if deadline is not None and now is not None and deadline <= now:
             raise deadline_exceeded()
-        wait_s = self.expected_wait_s(rows)
-        for unit, waiting, asked, most in (
-            ("tokens", self.waiting_tokens, sum([row.n_tokens for row in rows]), self.queue.max_queue_tokens),
-            ("rows", self.waiting_rows, len(rows), self.queue.max_queue_rows),
+        wait_s = self.expected_wait_s(rows, bulk=bulk)
+        behind = self._bulk_backlog
+        for unit, waiting, bulk_waiting, asked, most in (
+            (
+                "tokens",
+                self.waiting_tokens,
+                behind.tokens,
+                sum([row.n_tokens for row in rows]),
+                self.queue.max_queue_tokens,
+            ),
+            ("rows", self.waiting_rows, behind.rows, len(rows), self.queue.max_queue_rows),
         ):
             if asked > most:
                 raise InputTooLongError(f"the request has {asked} {unit}; allowed: {most}, all that the queue holds")
@@ -276,13 +291,19 @@ class Scheduler(ABC, Generic[RowT, OutputT]):
                     f"the queue is full: {waiting} {unit} wait and the request has {asked}; allowed: {most} together",
                     retry_after_s=wait_s,
                 )
+            if bulk and bulk_waiting and bulk_waiting + asked > most // 2:
+                raise OverloadedError(
+                    f"the bulk half of the queue is full: {bulk_waiting} {unit} wait and the request has {asked}; "
+                    f"allowed: {most // 2} together",
+                    retry_after_s=wait_s,
+                )
         if wait_s > self.queue.max_queue_s:
             raise OverloadedError(
                 f"the queue is full: about {wait_s:.1f} s of work go before this request; "
                 f"allowed: {self.queue.max_queue_s:g} s",
                 retry_after_s=wait_s - self.queue.max_queue_s,
             )
-        answer_s = 0.0 if deadline is None else self.expected_s(rows)
+        answer_s = 0.0 if deadline is None else self.expected_s(rows, bulk=bulk)
         if deadline is not None and now is not None and answer_s > SURE_SHARE * (deadline - now):
             raise OverloadedError(
                 f"the deadline cannot be met: the answer takes about {answer_s:.2f} s, {wait_s:.2f} s of them other "

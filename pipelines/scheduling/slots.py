@@ -18,6 +18,7 @@ from pipelines.errors import ConfigurationError, GenerationError
 from pipelines.generation.decoding.request import Answer, DecodeRequest, Step
 from pipelines.generation.engine import DecodeEngine, Event, Job, Scheduled, Share, Steps
 from pipelines.scheduling.scheduler import (
+    Backlog,
     BatchingConfig,
     BatchReport,
     Completed,
@@ -57,6 +58,7 @@ class _Call:
 
     done: asyncio.Future[None]
     streams: bool
+    backlog: Backlog
     rows: list[_Row] = field(default_factory=list)
     outputs: list[Answer | None] = field(default_factory=list)
     steps: deque[tuple[int, Step]] = field(default_factory=deque)
@@ -97,7 +99,7 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
         """Seconds since the engine's current round began."""
         return self._engine.stalled_s
 
-    def expected_wait_s(self, rows: Sequence[DecodeRequest] = ()) -> float:
+    def expected_wait_s(self, rows: Sequence[DecodeRequest] = (), *, bulk: bool = False) -> float:
         """Predicted from the engine's recent seconds per token and the typical length of answers.
 
         A waiting row goes before a new one for one turn at most.
@@ -106,13 +108,16 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
             return 0.0
         turn_s = self._turn_tokens * self._engine.new_token_s
         own_s = sum(self._cost_s(row) for row in rows)
-        return self._backlog.before_s(own_s) + turn_s / 2
+        before_s = self._backlog.before_s(own_s)
+        if bulk:
+            before_s = self._backlog.work_s + self._bulk_backlog.before_s(own_s)
+        return before_s + turn_s / 2
 
-    def expected_s(self, rows: Sequence[DecodeRequest] = ()) -> float:
+    def expected_s(self, rows: Sequence[DecodeRequest] = (), *, bulk: bool = False) -> float:
         """The wait and the reading of the prompts. How long an answer becomes, nobody knows."""
         if not self.is_busy:
             return 0.0
-        return self.expected_wait_s(rows) + sum(row.n_tokens for row in rows) * self._engine.prompt_token_s
+        return self.expected_wait_s(rows, bulk=bulk) + sum(row.n_tokens for row in rows) * self._engine.prompt_token_s
 
     @property
     def work_s(self) -> float:
@@ -121,8 +126,10 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
         new_s = answers * self._typical_tokens * self._engine.new_token_s
         return new_s + self.waiting_tokens * self._engine.prompt_token_s
 
-    async def submit(self, rows: Sequence[DecodeRequest], deadline: float | None = None) -> Completed[Answer]:
-        call = self._enter(rows, deadline, streams=False)
+    async def submit(
+        self, rows: Sequence[DecodeRequest], deadline: float | None = None, *, bulk: bool = False
+    ) -> Completed[Answer]:
+        call = self._enter(rows, deadline, streams=False, bulk=bulk)
         try:
             await call.done
         finally:
@@ -137,8 +144,10 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
             written_tokens=call.written_tokens,
         )
 
-    def stream(self, rows: Sequence[DecodeRequest], deadline: float | None = None) -> "SlotStream":
-        return SlotStream(self, self._enter(rows, deadline, streams=True))
+    def stream(
+        self, rows: Sequence[DecodeRequest], deadline: float | None = None, *, bulk: bool = False
+    ) -> "SlotStream":
+        return SlotStream(self, self._enter(rows, deadline, streams=True, bulk=bulk))
 
     def reconfigure(self, batching: BatchingConfig, queue: QueueConfig) -> None:
         """`batching` has no effect: slots take the place of batches."""
@@ -159,7 +168,7 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
         new_tokens = min(row.max_new_tokens, min(self._typical_tokens, self._turn_tokens) * row.config.n_sequences)
         return row.n_tokens * self._engine.prompt_token_s + new_tokens * self._engine.new_token_s
 
-    def _enter(self, rows: Sequence[DecodeRequest], deadline: float | None, *, streams: bool) -> _Call:
+    def _enter(self, rows: Sequence[DecodeRequest], deadline: float | None, *, streams: bool, bulk: bool) -> _Call:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             if self._inside:
@@ -167,8 +176,8 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
             self._loop, self._is_woken = loop, False
         for row in rows:
             self._engine.check(row)
-        self.admit(rows, deadline, loop.time())
-        call = _Call(loop.create_future(), streams)
+        self.admit(rows, deadline, loop.time(), bulk=bulk)
+        call = _Call(loop.create_future(), streams, self._bulk_backlog if bulk else self._backlog)
         if not rows:
             call.done.set_result(None)
             return call
@@ -178,7 +187,7 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
         call.rows = [_Row(call, index, row, self._cost_s(row)) for index, row in enumerate(rows)]
         call.outputs = [None] * len(rows)
         call.unanswered = len(rows)
-        share = Share()
+        share = Share(bulk)
         jobs = [
             Job(row.request, lambda event, row=row: self._post(row, event), share, row.has_left, streams)  # type: ignore[misc]
             for row in call.rows
@@ -187,7 +196,7 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
         self._inside[call] = None
         self._rows_inside += len(rows)
         tokens, work_s = sum(row.n_tokens for row in rows), sum(row.cost_s for row in call.rows)
-        self._backlog.put(call, len(rows), tokens, work_s)
+        call.backlog.put(call, len(rows), tokens, work_s)
         return call
 
     def _leave(self, call: _Call) -> None:
@@ -215,7 +224,7 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
         """Take a row off the backlog, once."""
         if row.waiting:
             row.waiting = False
-            self._backlog.take(row.call, row.request.n_tokens, row.cost_s)
+            row.call.backlog.take(row.call, row.request.n_tokens, row.cost_s)
 
     def _post(self, row: _Row, event: Event) -> None:
         """Append an event, in the decode thread; wake the loop unless it is woken already."""

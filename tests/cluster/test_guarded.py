@@ -112,6 +112,21 @@ def test_no_key_and_no_text_is_in_a_file_of_the_cluster(guarded: Serving, folder
                 assert text.encode() not in content, file
 
 
+def test_replicas_and_the_proxy_behind_them_answer_the_ingress_alone(guarded: Serving) -> None:
+    """Whoever is on this machine, or reaches the port otherwise, would pass by keys, hosts and limits."""
+    served = [one for one in listeners(guarded) if one[2] in range(30_000, 30_100) or one[0].startswith("ray::Proxy")]
+    asked = 0
+    for _, _, port in served:
+        for headers in ({}, {"x-sextet-ingress": "none"}, {"x-sextet-ingress": "0" * 64, "x-sextet-client": "root"}):
+            try:
+                answer = httpx.post(f"http://127.0.0.1:{port}/{TASK}", json=BODY, headers=headers, timeout=10)
+            except httpx.TransportError:  # another protocol's port
+                continue
+            asked += 1
+            assert (answer.status_code, answer.json()["error_type"]) == (403, "unauthorized"), port
+    assert asked >= 2 * 3  # the task and the gateway
+
+
 def test_only_the_ingress_listens_beyond_loopback(guarded: Serving) -> None:
     listening = list(listeners(guarded))
     port = int(guarded.url.rpartition(":")[2])

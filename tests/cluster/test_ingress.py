@@ -152,6 +152,7 @@ def answer_to(url: str, head: bytes) -> str:
 def test_what_serve_itself_fails_on_is_kept_from_it(cluster: Serving) -> None:
     body = b'{"inputs": "good"}'
     post = b"POST /text-classification HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
+    post += b"content-type: application/json\r\n"
 
     odd_id = answer_to(cluster.url, post + b"x-request-id: \xff\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
     upgrade = b"upgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 13\r\n"

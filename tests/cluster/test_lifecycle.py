@@ -117,7 +117,8 @@ def request_inside(url: str) -> tuple[socket.socket, bytes]:
     """A connection on which HAProxy waits for the body of a request, and that body."""
     body = b'{"inputs": "good"}'
     connection = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=STOP_S)
-    head = f"POST /{TASK} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\nexpect: 100-continue\r\n\r\n"
+    head = f"POST /{TASK} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    head += f"content-length: {len(body)}\r\nexpect: 100-continue\r\n\r\n"
     connection.sendall(head.encode())
     assert b"100 Continue" in connection.recv(65536)
     return connection, body

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 import yaml
 
@@ -107,6 +108,23 @@ def test_ray_listens_to_nobody_without_the_token(nodes: Nodes) -> None:
     assert httpx.get(applications, headers={"authorization": f"Bearer {token}"}).status_code == 200
     refused = subprocess.run(joining, env=stranger, capture_output=True, text=True, timeout=READY_S)
     assert refused.returncode != 0
+
+
+def test_replicas_answer_the_ingress_of_their_cluster_alone(nodes: Nodes) -> None:
+    """Of this node or of another one: all nodes derive the same secret from their token."""
+    ports = {
+        one.laddr.port
+        for node in nodes.started
+        for process in node.tree()
+        for one in process.net_connections(kind="inet")
+        if one.status == psutil.CONN_LISTEN and one.laddr.port in range(30_000, 30_100)
+    }
+
+    assert len(ports) >= 2 + 1  # two replicas of the task, and the gateway
+    for port in ports:
+        refused = httpx.post(f"http://{ADDRESS}:{port}/{TASK}", json=BODY, headers={"x-sextet-ingress": "guess"})
+        assert (refused.status_code, refused.json()["error_type"]) == (403, "unauthorized")
+    assert httpx.post(f"{nodes.url}/{TASK}", json=BODY, timeout=60).status_code == 200
 
 
 def test_the_file_is_deployed_verbatim_and_then_again_by_our_own_command(nodes: Nodes) -> None:

@@ -170,10 +170,12 @@ def test_a_body_that_is_declared_to_be_something_else_is_not_read(
     assert post(server, {"inputs": "a"}, **headers).status_code == status
 
 
-def test_a_body_without_a_content_type_is_json(server: TaskServer) -> None:
+def test_a_body_without_a_content_type_is_refused(server: TaskServer) -> None:
+    """A page in a browser can send one to any server, without asking first; every client of the protocols says JSON."""
     response = asking(server, lambda client: client.post(f"/{TASK}", content=b'{"inputs": "a"}'))
 
-    assert response.status_code == 200
+    assert (response.status_code, response.json()["error_type"]) == (415, "validation")
+    assert response.json()["error"] == "the content-type is missing; allowed: application/json"
 
 
 @pytest.mark.parametrize("timeout", ["abc", "-1", "0", "nan", "inf", ""])
@@ -401,7 +403,7 @@ def test_a_body_that_never_ends_is_given_up(server: TaskServer, monkeypatch: pyt
         await asyncio.sleep(20)
 
     async def ask(client: httpx.AsyncClient) -> httpx.Response:
-        return await client.post(f"/{TASK}", content=body())
+        return await client.post(f"/{TASK}", content=body(), headers={"content-type": "application/json"})
 
     response = asking(server, ask)
 
@@ -466,7 +468,7 @@ def test_a_stream_whose_client_is_gone_before_its_head_is_sent_leaves_nothing_in
     server = started("text-generation", exported("llama", "text-generation"))
     body = b'{"inputs": "a", "stream": true, "parameters": {"max_new_tokens": 200, "min_new_tokens": 200}}'
     scope: Scope = {"type": "http", "method": "POST", "path": "/text-generation", "root_path": "/text-generation"}
-    scope = {**scope, "headers": [], "query_string": b""}
+    scope = {**scope, "headers": [(b"content-type", b"application/json")], "query_string": b""}
 
     async def receive() -> Message:
         return {"type": "http.request", "body": body, "more_body": False}

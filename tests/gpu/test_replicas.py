@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -46,7 +47,12 @@ def serving(used_before: int, device: str, exported_for: Callable[..., Path], tm
 
 
 def replicas(serving: Serving) -> list[psutil.Process]:
-    return [one for one in serving.tree() if " ".join(one.cmdline()).startswith(f"ray::ServeReplica:{TASK}:")]
+    found = []
+    for one in serving.tree():
+        with suppress(psutil.NoSuchProcess):  # it ended while it was looked at
+            if " ".join(one.cmdline()).startswith(f"ray::ServeReplica:{TASK}:"):
+                found.append(one)
+    return found
 
 
 def test_two_replicas_share_a_gpu_within_their_bounds_and_one_that_dies_is_replaced(

@@ -143,8 +143,8 @@ class SlotEngine(DecodeEngine[Decoding]):
                 continue
             allowed = self._max_paused - n_paused + bool(candidate.parked)
             chosen, needed = list[Decoding](), candidate.width - self._table.free
-            for one in sorted(self._decoding, key=lambda one: -one.share.tag):
-                if needed <= 0 or len(chosen) >= allowed or one.share.tag <= candidate.share.tag + lag:
+            for one in sorted(self._decoding, key=lambda one: one.share.order(), reverse=True):
+                if needed <= 0 or len(chosen) >= allowed or one.share.order() <= candidate.share.order(lag):
                     break
                 if one.turn_tokens >= self._turn_tokens:
                     chosen.append(one)

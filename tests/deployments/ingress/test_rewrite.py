@@ -151,6 +151,11 @@ def test_haproxy_takes_the_rewritten_file_whatever_ray_was_told(
     checked = subprocess.run([*command(tmp_path, file), "-c"], capture_output=True, text=True)
 
     assert checked.returncode == 0, checked.stderr
+    file = written(prefixes, **options)
+    guarded = IngressConfig(keys=str(tmp_path / "keys"), origins=("*",), hosts=("a", "*.b"))
+    checked = subprocess.run([*command(tmp_path, file, guarded), "-c"], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
+    assert ("grpc-status 16 hdr grpc-message 'no key" in text_of(file)) == ("grpc_options" in options)
     assert text_of(file).count("timeout http-request") == 1
 
 

@@ -479,6 +479,50 @@ def test_requests_take_turns_whatever_their_number_of_rows(concurrency: int) -> 
     assert max(place for place, tokens in enumerate(order) if tokens == 101) <= 3 * 3
 
 
+def test_bulk_requests_wait_until_no_others_do_and_share_no_batch_with_them() -> None:
+    model = Model()
+
+    async def scenario() -> tuple[list[float], list[float]]:
+        scheduler = PaddedScheduler(model.forward, BatchingConfig(max_batch_size=4), SECONDS)
+        first = await held(model, scheduler)
+        bulk = [asyncio.create_task(scheduler.submit([Line(100)] * 8, bulk=True)) for _ in range(2)]
+        await until(lambda: scheduler.waiting_tokens == 1600)
+        others = [asyncio.create_task(scheduler.submit([Line(n)] * 2)) for n in (90, 100, 110)]
+        await until(lambda: scheduler.waiting_tokens == 2200)
+        waits = [scheduler.expected_wait_s([Line(1000)] * 99), scheduler.expected_wait_s([Line(1000)] * 99, bulk=True)]
+        alone = [scheduler.expected_wait_s([Line(1)]), scheduler.expected_wait_s([Line(1)], bulk=True)]
+        model.gate.set()
+        await asyncio.gather(first, *bulk, *others)
+        return waits, alone
+
+    (before, behind), (short, short_behind) = run(scenario)
+    after_first = [tokens for batch in model.batches[1:] for tokens in batch]
+    assert sorted(after_first[:6]) == [90, 90, 100, 100, 110, 110]
+    assert after_first[6:] == [100] * 16
+    assert before == pytest.approx(0.6, rel=0.2)  # what bulk requests have waiting goes before nobody else
+    assert behind == pytest.approx(2.2, rel=0.2)
+    assert short < 0.6 < short_behind
+
+
+def test_bulk_requests_fill_half_of_the_queue_and_leave_the_rest_to_others() -> None:
+    model = Model()
+
+    async def scenario() -> None:
+        scheduler = PaddedScheduler(model.forward, queue=QueueConfig(max_queue_tokens=1000))
+        first = await held(model, scheduler)
+        inside = [asyncio.create_task(scheduler.submit([Line(700)], bulk=True))]  # more than half, but alone
+        await until(lambda: scheduler.waiting_tokens == 700)
+        with pytest.raises(OverloadedError, match="the bulk half of the queue is full: 700 tokens .* allowed: 500 "):
+            await scheduler.submit([Line(1)], bulk=True)
+        inside.append(asyncio.create_task(scheduler.submit([Line(300)])))
+        await until(lambda: scheduler.waiting_tokens == 1000)
+        model.gate.set()
+        await asyncio.gather(first, *inside)
+        assert (scheduler.waiting_tokens, scheduler.waiting_rows) == (0, 0)
+
+    run(scenario)
+
+
 def test_a_list_leaves_a_worker_free_while_short_requests_come() -> None:
     model = Model()
 

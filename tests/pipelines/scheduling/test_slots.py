@@ -212,6 +212,59 @@ def test_the_queue_is_bounded_in_tokens_that_wait_and_in_seconds_of_work(generat
     run(scenario)
 
 
+def test_bulk_requests_wait_until_no_others_do(generator: Any) -> None:
+    """All slots are taken when both come, the bulk requests first."""
+    ended: list[str] = []
+
+    async def scenario() -> None:
+        scheduler = generator.scheduler()
+
+        async def ask(name: str, length: int, bulk: bool) -> None:
+            await scheduler.submit(rows(generator, name, max_new_tokens=length), bulk=bulk)
+            ended.append(name)
+
+        running = [asyncio.create_task(ask(f"running {n}", 60, False)) for n in range(SLOTS)]
+        while scheduler.waiting_rows or not scheduler.is_busy:  # noqa: ASYNC110  (the decode thread changes it)
+            await asyncio.sleep(0.001)
+        bulk = [asyncio.create_task(ask(f"bulk {n}", 5, True)) for n in range(6)]
+        await asyncio.sleep(0)
+        others = [asyncio.create_task(ask(f"other {n}", 30, False)) for n in range(6)]
+        await asyncio.sleep(0)
+        assert scheduler.expected_wait_s(rows(generator, "a"), bulk=True) > scheduler.expected_wait_s(
+            rows(generator, "a")
+        )
+        await asyncio.gather(*running, *bulk, *others)
+        assert (scheduler.waiting_rows, scheduler.waiting_tokens, scheduler.is_busy) == (0, 0, False)
+
+    run(scenario)
+    first_bulk = next(place for place, name in enumerate(ended) if name.startswith("bulk"))
+    # When the first bulk request starts, no other one waits; at most those in the other slots have not ended.
+    assert sum(name.startswith("other") for name in ended[:first_bulk]) >= 6 - (SLOTS - 1)
+
+
+def test_long_bulk_answers_are_paused_for_others(generator: Any) -> None:
+    if generator.generator._engine.__class__ is PlainEngine:
+        pytest.skip("an engine without slots pauses nothing")
+    ended: list[str] = []
+
+    async def scenario() -> None:
+        scheduler = generator.scheduler()
+
+        async def ask(name: str, length: int, bulk: bool) -> None:
+            await scheduler.submit(rows(generator, name, max_new_tokens=length), bulk=bulk)
+            ended.append(name)
+
+        bulk = [asyncio.create_task(ask(f"bulk {n}", 200, True)) for n in range(SLOTS)]
+        while scheduler.waiting_rows or not scheduler.is_busy:  # noqa: ASYNC110  (the decode thread changes it)
+            await asyncio.sleep(0.001)
+        # More than one turn: fair shares alone would pause them in between.
+        others = [asyncio.create_task(ask(f"other {n}", 100, False)) for n in range(SLOTS)]
+        await asyncio.gather(*bulk, *others)
+
+    run(scenario)
+    assert [name.split()[0] for name in ended] == ["other"] * SLOTS + ["bulk"] * SLOTS
+
+
 def test_a_request_that_fails_fails_alone(generator: Any) -> None:
     def broken(_ids: Any) -> bool:
         raise ZeroDivisionError("a stop")
