@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from deployments.ingress.admin import command
+from deployments.ingress.haproxy import command
 from deployments.ingress.rewrite import Lines
 
 DRAINING, REFUSING = "proc.draining", "proc.refusing"
