@@ -44,12 +44,20 @@ class Guardian:
 
 def of_cluster(folder: Path) -> Iterator[int]:
     """The ids of all processes that belong to the cluster in `folder`, other than this one."""
-    mark = f"{MARK}={folder}".encode()
-    for environment in Path("/proc").glob("[0-9]*/environ"):
-        pid = int(environment.parent.name)
+    for process in Path("/proc").glob("[0-9]*"):
+        pid = int(process.name)
         with suppress(OSError):  # another user's, or it ended while it was looked at
-            if pid != os.getpid() and mark in environment.read_bytes().split(b"\0"):
+            if pid != os.getpid() and (_is_marked(process, folder) or _writes_to(process, folder)):
                 yield pid
+
+
+def _is_marked(process: Path, folder: Path) -> bool:
+    return f"{MARK}={folder}".encode() in (process / "environ").read_bytes().split(b"\0")
+
+
+def _writes_to(process: Path, folder: Path) -> bool:
+    """Ray's processes give themselves titles, which are written over their environment; their output stays in a log."""
+    return any(os.readlink(process / "fd" / one).startswith(f"{folder}/") for one in ("1", "2"))
 
 
 def end(folder: Path, patience_s: float = 0.0, is_hurried: Callable[[], bool] = lambda: False) -> None:

@@ -66,6 +66,13 @@ def test_processes_of_another_cluster_are_left_alone(parent: "subprocess.Popen[b
     assert parent.poll() is None
 
 
+def test_a_process_that_has_lost_its_mark_is_known_by_its_log(folder: Path) -> None:
+    """As one whose title is written over its environment."""
+    with (folder / "agent.log").open("wb") as log, subprocess.Popen(["sleep", "300"], stdout=log, env={}) as process:
+        assert list(of_cluster(folder)) == [process.pid]
+        end(folder)
+
+
 def test_processes_have_time_to_end_by_themselves_unless_there_is_a_hurry(
     parent: "subprocess.Popen[bytes]", folder: Path
 ) -> None:
