@@ -19,10 +19,11 @@ import numpy as np
 
 from benchmarks.raw import BATCH_SIZES
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.encoder import Encoder
+from pipelines.runtime.encoder import Encoder, layout_of
 from pipelines.runtime.providers import Device
-from pipelines.runtime.rows import EncoderRow, RowLayout
-from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.runtime.rows import EncoderRow
+from pipelines.runtime.session import InferenceSession
+from pipelines.runtime.session_config import SessionConfig
 
 Feeds = dict[str, np.ndarray]
 
@@ -161,7 +162,7 @@ class BareRuntime:
         return self._sessions[key]
 
     def _batches(self, batch_size: int) -> list[Feeds]:
-        layout = RowLayout.of(self._session(Way()).input_names, self._pad_token_id)
+        layout = layout_of(self._session(Way()).input_names, self._pad_token_id)
         return [layout.feeds(rows) for rows in self._batches_of_rows(batch_size)]
 
     def _batches_of_rows(self, batch_size: int) -> list[list[EncoderRow]]:

@@ -26,10 +26,9 @@ from deployments.cluster.platform import Platform
 from deployments.config import CUT_S, LimitsConfig, TaskConfig
 from deployments.gpu_memory import memory_limit
 from deployments.host import SMALL_ANSWER_TOKENS, SMALL_BODY_BYTES, HostThreads
-from deployments.http.arrival import load_header
 from deployments.http.errors import Failure, logger
 from deployments.http.event_stream import EventStream
-from deployments.http.request import BULK, CLASS_HEADER, Timings, deadline_of, read_body
+from deployments.http.request import BULK, CLASS_HEADER, Timings, deadline_of, load_header, read_body
 from deployments.protocols.protocol import Protocol, Reply, Routes, TaskRequest, json_reply
 from pipelines.errors import (
     ConfigurationError,

@@ -40,7 +40,7 @@ def load(
     TensorRT engine is built for. `task` refuses an artifact of another task. Raises ArtifactError
     for a folder that must not be served, ConfigurationError for a device that this machine does not have.
     """
-    from pipelines.runtime.session import SessionConfig
+    from pipelines.runtime.session_config import SessionConfig
     from pipelines.tasks import TASKS
 
     artifact = ModelArtifact.open(path, task=task, allow_unverified=allow_unverified)

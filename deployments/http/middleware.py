@@ -15,10 +15,9 @@ import uuid
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.http.arrival import waited_s
 from deployments.http.errors import Failure
 from deployments.http.guard import FromIngress
-from deployments.http.request import DEADLINE_HEADER, HIDDEN_DEADLINE_HEADER
+from deployments.http.request import DEADLINE_HEADER, HIDDEN_DEADLINE_HEADER, waited_s
 from deployments.ingress.secret import shared_secret
 from pipelines.errors import DeadlineExceededError
 

@@ -4,6 +4,14 @@
     deadline_of(request)        x-request-timeout-seconds as a time of the event loop's clock
     read_body(request, limit)   the body, bounded in size and time, declared as JSON or as a protocol's own media type
     Timings                     the x-... headers of every response
+    waited_s(scope)             how long it had been here before a handler ran, by the ingress's time stamp
+    load_header(...)            what a replica tells the ingress with every answer
+
+    x-request-start: 1764440000123 3e2a...    milliseconds since 1970, and the boot id of the machine whose clock it is
+
+A request waits in HAProxy, in sockets and in Ray Serve before the handler of a replica runs. Its deadline begins before
+all of that. HAProxy replaces a client's own stamp (deployments/ingress/overload.py). Where a client can reach a server
+of Ray Serve directly, a false stamp shortens its own deadline and does nothing else.
 
 Ray Serve adds `x-request-id` to every response (the client's own, else a new one).
 """
@@ -14,10 +22,12 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Scope
 
-from deployments.http.arrival import waited_s
 from deployments.http.errors import BodyTooLargeError, MethodNotAllowedError, UnsupportedMediaTypeError
 from pipelines.errors import DeadlineExceededError, InvalidInputError
 
@@ -42,6 +52,12 @@ HEAD_START_S = 0.02
 DISCARDED_BODIES = 16
 """A body above the limit is read and discarded up to this many times the limit. A client that is still sending when the
 connection closes would see a broken connection instead of the 413."""
+START_HEADER = "x-request-start"
+LOAD_HEADER = "x-sextet-load"
+_START = START_HEADER.encode()
+FOREIGN_SHARE = 0.5
+"""Of a request's time that the clock of another machine may take at most: it may differ from this one's."""
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True)
@@ -89,10 +105,39 @@ class Timings:
         ]
 
 
+@cache
+def clock() -> str:
+    """Names the clock of this machine: two processes with the same name read the same clock, in containers too."""
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        return "unknown"
+
+
+def waited_s(scope: Scope, timeout_s: float = math.inf) -> float:
+    """Seconds since the ingress had read the head, of the `timeout_s` that a client gives; 0.0 where no ingress said.
+
+    A stamp of the future counts as now. One of another machine counts up to half of `timeout_s`.
+    """
+    given = next((value for name, value in scope["headers"] if name == _START), b"").split()
+    if len(given) != 2 or not given[0].isdigit() or len(given[0]) > 15:
+        return 0.0
+    elapsed_s = max(0.0, time.time() - int(given[0]) / 1000)
+    return min(elapsed_s, timeout_s if given[1].decode("latin-1") == clock() else FOREIGN_SHARE * timeout_s)
+
+
+def load_header(expected_s: float, max_queue_s: float, row_s: float) -> tuple[bytes, bytes]:
+    """What a replica tells the ingress with every answer, which refuses by it and removes it: how long the smallest
+    request would take that arrived now (ms), how long one without a deadline may wait (ms), and by how long each
+    request inside delays it at least (us).
+    """
+    return LOAD_HEADER.encode(), b"%d/%d/%d" % (1e3 * expected_s, 1e3 * max_queue_s, 1e6 * row_s)
+
+
 def deadline_of(request: Request) -> float | None:
     """When the client stops waiting; None for never. Raises InvalidInputError for a header that is not a time.
 
-    The time begins when the ingress had read the head of the request (arrival.py).
+    The time begins when the ingress had read the head of the request.
     """
     headers = dict(request.scope["headers"])
     hidden, public = headers.get(_HIDDEN), headers.get(_PUBLIC)

@@ -24,7 +24,7 @@ for argument; do
 done
 if [ -n "$config" ]; then
     NODE prepare SETTINGS "$config" || exit 1
-    [ -n "$checks" ] || [ -z "WATCHES" ] || NODE watch SETTINGS "$config" &
+    [ -n "$checks" ] || [ -z "WATCHES" ] || NODE watch SETTINGS "$config" $$ &  # $$ becomes HAProxy
 fi
 # HAProxy must not outlive the actor that started it.
 exec DIE_WITH_PARENT BINARY "$@"

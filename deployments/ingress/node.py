@@ -1,7 +1,7 @@
 """Node: what runs beside the HAProxy of one node, outside Ray. A script of the standard library alone.
 
     prepare SETTINGS CONFIG   before HAProxy reads CONFIG: rewrite it, and copy keys and certificate beside it
-    watch SETTINGS CONFIG     while it runs: what changes in the files of the operator goes to HAProxy within a second
+    watch SETTINGS CONFIG PID while it runs: what changes in the files of the operator goes to HAProxy within a second
 
 HAProxy reads the copies, which are always whole: a file that is half written, or a certificate whose key has not come
 yet, would otherwise end a reload. A copy that is wrong is not made; the one before stays.
@@ -76,18 +76,18 @@ def prepare(settings_file: str, config: str) -> None:
     write_private(file, text.encode())
 
 
-def watch(settings_file: str, config: str) -> None:
-    """Run until the HAProxy that was started with this process has ended.
+def watch(settings_file: str, config: str, haproxy: str) -> None:
+    """Run until the process `haproxy`, which started this one, has ended: perhaps before this one looks first.
 
     Each HAProxy has its own: after a reload several write to the admin socket, which belongs to the newest.
     """
     file, settings = Path(config), Settings.read(Path(settings_file))
     found = re.search(r"^\s*stats socket (\S+) ", file.read_text(encoding="utf-8"), re.MULTILINE)
     assert found is not None
-    admin, parent = Path(found[1]), os.getppid()
+    admin = Path(found[1])
     keys, certificate = copies(settings, file.parent)
     told = ""
-    while os.getppid() == parent:
+    while os.getppid() == int(haproxy):
         changed = [one.update() for one in (keys, certificate) if one is not None]
         answering = _pid(admin)
         if answering and (any(changed) or answering != told):
@@ -156,5 +156,6 @@ def _in(folder: Path, name: str) -> Path:
     return Path(name.replace(NODE, str(folder)))
 
 
-def main(what: str, settings_file: str, config: str) -> None:
-    {"prepare": prepare, "watch": watch}[what](settings_file, config)
+def main(what: str, *arguments: str) -> None:
+    run: Callable[..., None] = {"prepare": prepare, "watch": watch}[what]  # type: ignore[assignment]
+    run(*arguments)

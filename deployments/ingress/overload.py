@@ -1,6 +1,6 @@
 """Overload: HAProxy answers 429 where every replica would, from what the replicas say of their work.
 
-    replica    x-sextet-load: 1800/30000/1900    with each answer, a 429 too (deployments/http/arrival.py)
+    replica    x-sextet-load: 1800/30000/1900    with each answer, a 429 too (deployments/http/request.py)
     HAProxy    free 1800 ms from now             kept for each server, and removed from the answer
                n requests inside x 1900 us       its own count is ahead of what a replica said some answers ago
                429                               where a deadline ends before the later of the two, at every server
@@ -12,8 +12,7 @@ pass by themselves: a replica that was busy is asked again.
 
 import json
 
-from deployments.http.arrival import LOAD_HEADER, START_HEADER
-from deployments.http.request import DEADLINE_HEADER
+from deployments.http.request import DEADLINE_HEADER, LOAD_HEADER, START_HEADER
 from deployments.ingress.rewrite import BACKEND, BACKEND_NUMBER, CLOCK, SERVER, SERVER_NUMBER, Lines
 
 LONGEST_MS = 86_400_000

@@ -37,7 +37,7 @@ BACKEND, BACKEND_NUMBER, SERVER, SERVER_NUMBER = "<backend>", "<backend number>"
 SECRET = "<secret>"
 """In a line: what replicas know this ingress by (secret.py)."""
 CLOCK = "<clock>"
-"""In a line: the boot id of this machine (deployments/http/arrival.py)."""
+"""In a line: the boot id of this machine (deployments/http/request.py)."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 

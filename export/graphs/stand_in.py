@@ -15,7 +15,8 @@ from export.graphs.attention import TOLERANCE
 from export.graphs.graph import save
 from export.graphs.packed import OPERATOR
 from pipelines.runtime.rows import EncoderRow, PackedRows
-from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.runtime.session import InferenceSession
+from pipelines.runtime.session_config import SessionConfig
 
 _DOMAIN = "sextet"
 _LENGTHS = (9, 2, 5)
@@ -114,7 +115,7 @@ def agrees(packed: Path, model: Any) -> bool:
     import torch
 
     ids = np.random.default_rng(0).integers(3, model.config.vocab_size, sum(_LENGTHS))
-    rows = [EncoderRow(Encoding(), one) for one in np.split(ids, np.cumsum(_LENGTHS)[:-1])]
+    rows = [EncoderRow.of(Encoding(), one) for one in np.split(ids, np.cumsum(_LENGTHS)[:-1])]
     with TemporaryDirectory() as folder:
         stand_in = Path(folder, packed.name)
         write_stand_in(packed, stand_in)

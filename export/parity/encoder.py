@@ -14,8 +14,10 @@ from export.graphs.packed import OPERATOR
 from export.graphs.stand_in import write_stand_in
 from pipelines.errors import ConfigurationError
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.rows import EncoderRow, PaddedRows, RowLayout
-from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.runtime.encoder import PaddedRows, layout_of
+from pipelines.runtime.rows import EncoderRow
+from pipelines.runtime.session import InferenceSession
+from pipelines.runtime.session_config import SessionConfig
 
 
 class ExportedEncoder:
@@ -42,7 +44,7 @@ class ExportedEncoder:
 
         typed = self._settings.token_type_ids
         rows = [
-            EncoderRow(one, np.asarray(one.ids, np.int64), np.asarray(one.type_ids, np.int64) if typed else None)
+            EncoderRow.of(one, np.asarray(one.ids, np.int64), np.asarray(one.type_ids, np.int64) if typed else None)
             for one in encodings
         ]
         pad_token_id, session = self._settings.pad_token_id, self._session
@@ -51,7 +53,7 @@ class ExportedEncoder:
         known = inspect.signature(model.forward).parameters
         with torch.no_grad(), self._observed(model):
             outputs = model(**{name: torch.from_numpy(array) for name, array in feeds.items() if name in known})
-        exported = session.run(RowLayout.of(session.input_names, pad_token_id).feeds(rows))
+        exported = session.run(layout_of(session.input_names, pad_token_id).feeds(rows))
         for name, output in exported.items():
             if session.output_shapes[name][0] == "tokens":
                 exported[name] = np.zeros((*mask.shape, *output.shape[1:]), output.dtype)

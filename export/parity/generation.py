@@ -19,7 +19,8 @@ from pipelines.generation.plain.decoder import open_decoder
 from pipelines.generation.slots.causal import CausalSlots
 from pipelines.generation.slots.seq2seq import Seq2SeqSessions, Seq2SeqSlots
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.runtime.session import InferenceSession
+from pipelines.runtime.session_config import SessionConfig
 
 _CHUNK_TOKENS = 16  # so that most prompts take several
 _CHECKED_TOKENS, _CHECKED_STEPS = (40, 9), 6

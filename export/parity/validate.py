@@ -19,7 +19,7 @@ from export.parity.samples import QUESTIONS, TEXTS
 from pipelines.errors import CheckpointError
 from pipelines.runtime.artifact import ModelArtifact, Parity, TokenizerSettings
 from pipelines.runtime.providers import Device, find_problems
-from pipelines.runtime.session import SessionConfig
+from pipelines.runtime.session_config import SessionConfig
 from pipelines.runtime.tokenizer import TextOrPair, Tokenizer
 from pipelines.tasks import TASKS
 

@@ -13,7 +13,8 @@ from pipelines.generation.slots.engine import SlotEngine
 from pipelines.generation.slots.seq2seq import Seq2SeqSessions, Seq2SeqSlots
 from pipelines.generation.slots.slot_model import SlotModel
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.runtime.session import InferenceSession
+from pipelines.runtime.session_config import SessionConfig
 
 _logger = logging.getLogger(__name__)
 

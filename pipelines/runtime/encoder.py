@@ -1,6 +1,6 @@
 """Encoder: the tokenizer and the graph of a model that reads a text once."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, Protocol
 
@@ -9,11 +9,11 @@ from tokenizers import Encoding
 
 from pipelines.errors import ArtifactError, ConfigurationError, InvalidInputError
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.elastic_session import ElasticSession
 from pipelines.runtime.nvidia.memory import PinnedFeeds
 from pipelines.runtime.packed_session import PackedSession
-from pipelines.runtime.rows import EncoderRow, PaddedRows, RowLayout
-from pipelines.runtime.session import Engine, SessionConfig
+from pipelines.runtime.rows import EncoderRow, Feeds, PackedRows, RowLayout
+from pipelines.runtime.session import ElasticSession
+from pipelines.runtime.session_config import Engine, SessionConfig
 from pipelines.runtime.tokenizer import Tokenizer
 
 Activation = Literal["sigmoid", "softmax", "none"]
@@ -60,6 +60,7 @@ class Encoder:
                 encoding,
                 np.array(encoding.ids, np.int64),
                 np.array(encoding.type_ids, np.int64) if self._types else None,
+                len(encoding),
             )
             for encoding in encodings
         ]
@@ -79,6 +80,38 @@ class Encoder:
     def blank_row(self, n_tokens: int) -> EncoderRow:
         """A row of so many padding tokens, to measure the cost of that length."""
         return EncoderRow.blank(n_tokens, self._pad_token_id)
+
+
+class PaddedRows(RowLayout):
+    """Feeds of (rows, longest) int64, padded on the right.
+
+    Padding on the right fits every encoder, whatever side its tokenizer pads: positions count from each row's start,
+    and masked padding does not change the tokens before it.
+    """
+
+    inputs = ("input_ids", "attention_mask", "token_type_ids")
+
+    def feeds(self, rows: Sequence[EncoderRow]) -> Feeds:
+        lengths = np.array([row.n_tokens for row in rows])
+        real = np.arange(lengths.max()) < lengths[:, None]  # (rows, longest)
+        feeds = {}
+        if "input_ids" in self.names:
+            feeds["input_ids"] = _spread([row.input_ids for row in rows], real, fill=self._pad_token_id)
+        if "attention_mask" in self.names:
+            feeds["attention_mask"] = real.astype(np.int64)
+        if "token_type_ids" in self.names:
+            given = [row.token_type_ids for row in rows if row.token_type_ids is not None]
+            # All rows of a model come from one tokenizer: either each has type ids or none has.
+            feeds["token_type_ids"] = _spread(given, real, fill=0) if given else np.zeros(real.shape, np.int64)
+        return feeds
+
+    def by_row(self, output: np.ndarray, rows: Sequence[EncoderRow]) -> list[np.ndarray]:
+        return [output[index, : row.n_tokens] for index, row in enumerate(rows)]
+
+
+def layout_of(names: Collection[str], pad_token_id: int) -> RowLayout:
+    """The layout of a graph, told by the names of its inputs."""
+    return (PackedRows if "batch_shape" in names else PaddedRows)(names, pad_token_id)
 
 
 class PaddedSession:
@@ -115,6 +148,13 @@ def _open(artifact: ModelArtifact, config: SessionConfig, pad_token_id: int) -> 
         config = replace(config, engine=Engine(config.max_rows, longest, usual, manifest.precision == "fp16"))
     pinned = None if config.device == "cpu" else PinnedFeeds()
     return PaddedSession(ElasticSession.open(graph, config), pad_token_id, pinned)
+
+
+def _spread(values: Sequence[np.ndarray], real: np.ndarray, fill: int) -> np.ndarray:
+    """The values of all rows where `real`, (rows, longest), is true; `fill` elsewhere."""
+    padded = np.full(real.shape, fill, np.int64)
+    padded[real] = np.concatenate(values)
+    return padded
 
 
 def activate(logits: np.ndarray, activation: Activation) -> np.ndarray:

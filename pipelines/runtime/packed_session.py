@@ -18,7 +18,8 @@ from pipelines.errors import ArtifactError, first_line
 from pipelines.runtime.nvidia.capture import CAPTURES
 from pipelines.runtime.nvidia.memory import PinnedFeeds
 from pipelines.runtime.rows import Capacity, EncoderRow, Feeds, PackedRows
-from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.runtime.session import InferenceSession
+from pipelines.runtime.session_config import SessionConfig
 
 if TYPE_CHECKING:
     import onnxruntime

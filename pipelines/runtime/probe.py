@@ -12,7 +12,8 @@ import numpy as np
 
 from pipelines.errors import ConfigurationError, SextetError
 from pipelines.runtime.providers import Device
-from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.runtime.session import InferenceSession
+from pipelines.runtime.session_config import SessionConfig
 from pipelines.runtime.small_graph import Node, Port, small_graph
 
 LIMIT_S = 180.0  # TensorRT builds an engine

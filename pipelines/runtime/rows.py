@@ -1,13 +1,13 @@
 """Rows: how the rows of a batch become the feeds of an encoder's graph, and its outputs become those of each row.
 
-PaddedRows   (rows, longest row), padded on the right, with a mask
+RowLayout    what both have in common; PaddedRows, (rows, longest row) with a mask, is in encoder.py
 PackedRows   the tokens of all rows one after the other, with cumulative lengths (export.graphs.packed)
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 from tokenizers import Encoding
@@ -21,21 +21,20 @@ class EncoderRow:
 
     encoding: Encoding
     input_ids: np.ndarray  # (tokens,) int64
-    token_type_ids: np.ndarray | None = None  # (tokens,) int64
+    token_type_ids: np.ndarray | None  # (tokens,) int64
+    n_tokens: int
+    max_new_tokens: ClassVar[int] = 0
+    """An encoder writes no tokens."""
+
+    @classmethod
+    def of(cls, encoding: Encoding, input_ids: np.ndarray, token_type_ids: np.ndarray | None = None) -> Self:
+        """A row of these tokens."""
+        return cls(encoding, input_ids, token_type_ids, len(input_ids))
 
     @classmethod
     def blank(cls, n_tokens: int, token_id: int = 0) -> Self:
         """A row that repeats one token, to measure or to capture runs of that length."""
-        return cls(Encoding(), np.full(n_tokens, token_id, np.int64))
-
-    @property
-    def n_tokens(self) -> int:
-        return len(self.input_ids)
-
-    @property
-    def max_new_tokens(self) -> int:
-        """0: an encoder writes no tokens."""
-        return 0
+        return cls.of(Encoding(), np.full(n_tokens, token_id, np.int64))
 
 
 class RowLayout(ABC):
@@ -48,11 +47,6 @@ class RowLayout(ABC):
         self.names = names
         self._pad_token_id = pad_token_id
 
-    @staticmethod
-    def of(names: Collection[str], pad_token_id: int) -> "RowLayout":
-        """The layout of a graph, told by the names of its inputs."""
-        return (PackedRows if "batch_shape" in names else PaddedRows)(names, pad_token_id)
-
     @abstractmethod
     def feeds(self, rows: Sequence[EncoderRow]) -> Feeds:
         """One feed for each input of the graph."""
@@ -60,33 +54,6 @@ class RowLayout(ABC):
     @abstractmethod
     def by_row(self, output: np.ndarray, rows: Sequence[EncoderRow]) -> list[np.ndarray]:
         """An output with a value for each token: that of each row, (tokens, ...), without padding."""
-
-
-class PaddedRows(RowLayout):
-    """Feeds of (rows, longest) int64, padded on the right.
-
-    Padding on the right fits every encoder, whatever side its tokenizer pads: positions count from each row's start,
-    and masked padding does not change the tokens before it.
-    """
-
-    inputs = ("input_ids", "attention_mask", "token_type_ids")
-
-    def feeds(self, rows: Sequence[EncoderRow]) -> Feeds:
-        lengths = np.array([row.n_tokens for row in rows])
-        real = np.arange(lengths.max()) < lengths[:, None]  # (rows, longest)
-        feeds = {}
-        if "input_ids" in self.names:
-            feeds["input_ids"] = _spread([row.input_ids for row in rows], real, fill=self._pad_token_id)
-        if "attention_mask" in self.names:
-            feeds["attention_mask"] = real.astype(np.int64)
-        if "token_type_ids" in self.names:
-            given = [row.token_type_ids for row in rows if row.token_type_ids is not None]
-            # All rows of a model come from one tokenizer: either each has type ids or none has.
-            feeds["token_type_ids"] = _spread(given, real, fill=0) if given else np.zeros(real.shape, np.int64)
-        return feeds
-
-    def by_row(self, output: np.ndarray, rows: Sequence[EncoderRow]) -> list[np.ndarray]:
-        return [output[index, : row.n_tokens] for index, row in enumerate(rows)]
 
 
 @dataclass(frozen=True, order=True)
@@ -149,10 +116,3 @@ def _filler(capacity: Capacity, rows: int, tokens: int) -> np.ndarray:
     if rest:
         lengths[len(lengths) - whole - 1] = rest
     return lengths
-
-
-def _spread(values: Sequence[np.ndarray], real: np.ndarray, fill: int) -> np.ndarray:
-    """The values of all rows where `real`, (rows, longest), is true; `fill` elsewhere."""
-    padded = np.full(real.shape, fill, np.int64)
-    padded[real] = np.concatenate(values)
-    return padded

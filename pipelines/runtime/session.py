@@ -1,23 +1,28 @@
-"""InferenceSession: one ONNX graph on one ONNX Runtime execution provider."""
+"""InferenceSession: one ONNX graph on one ONNX Runtime execution provider; ElasticSession: one for concurrent runs on
+a CPU.
+"""
 
 import re
 import threading
+import time
+from collections import defaultdict, deque
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from statistics import median
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 if TYPE_CHECKING:
     import onnxruntime
 
-from pipelines.errors import ArtifactError, ConfigurationError, GenerationError, first_line
+from pipelines.errors import ArtifactError, ConfigurationError, first_line
 from pipelines.runtime.nvidia.capture import CAPTURES
-from pipelines.runtime.providers import Device, require
+from pipelines.runtime.providers import require
+from pipelines.runtime.session_config import ERROR, SessionConfig, check_memory, out_of_memory, provider_options
 
-_ENGINES = Path("~/.cache/sextet/tensorrt")  # building an engine takes minutes, for one GPU model: kept between starts
 _DTYPES = {
     "tensor(int64)": np.int64,
     "tensor(int32)": np.int32,
@@ -26,49 +31,12 @@ _DTYPES = {
     "tensor(double)": np.float64,
     "tensor(bool)": np.bool_,
 }
-_ERROR = 3  # onnxruntime's severities: 2 is warning, 3 is error
+FASTER = 0.9
+"""All threads are worth it where they take at most this share of the time of a share of the threads."""
+RECENT = 3  # runs that are compared: their median forgives one that was held up
+PROBE = 64  # runs between two of the session that was slower when it last ran
 NOT_CAPTURED = -1
 """The `graph_id` of a run that is neither captured nor replayed."""
-# What the arena says when its bound is reached, what it says when the device has no more, and what CUDA says.
-_NO_MEMORY = re.compile(
-    r"Available memory of \d+ is smaller than requested bytes of \d+"
-    r"|Failed to allocate memory for requested buffer of size \d+|out of memory"
-)
-_FLASH, _MEMORY_EFFICIENT = 1, 2  # bits of the CUDA provider's `sdpa_kernel`
-
-
-@dataclass(frozen=True)
-class Engine:
-    """What a TensorRT engine is built for: every shape up to (`rows`, `tokens`), fastest at `usual`; `fp16`: in half
-    precision. A shape outside builds another engine, which takes minutes.
-    """
-
-    rows: int
-    tokens: int
-    usual: tuple[int, int]
-    fp16: bool
-
-
-@dataclass(frozen=True)
-class SessionConfig:
-    """Where a graph runs, on how many intra-op threads, and how many runs at once share these.
-
-    `gpu_mem_limit_bytes` bounds the CUDA arenas of `arenas` sessions together. With `spins`, threads spin while they
-    wait for the next operator of a run, which saves a third of a decoding step of some hundred small operators; between
-    runs they sleep.
-    `cuda_graphs` allows CUDA graphs, for those sessions that have fixed shapes. `max_rows` bounds the batches that an
-    encoder's TensorRT engine is built for, as `engine` says.
-    """
-
-    device: Device = "cpu"
-    threads: int = 1
-    concurrency: int = 1
-    gpu_mem_limit_bytes: int | None = None
-    arenas: int = 1
-    spins: bool = False
-    cuda_graphs: bool = True
-    max_rows: int = 32
-    engine: Engine | None = None
 
 
 class InferenceSession:
@@ -91,7 +59,7 @@ class InferenceSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = config.threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = _ERROR
+        options.log_severity_level = ERROR
         # Idle threads that spin take cores from the tokenizer, the server and neighbouring replicas.
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(config.spins)))
         options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -163,86 +131,109 @@ class InferenceSession:
             raise out_of_memory(error, self.config) or error from None
 
 
-def check_memory(graph: Path, config: SessionConfig) -> None:
-    """Raises ConfigurationError where the weights alone exceed the bound of the GPU's memory."""
-    limit = config.gpu_mem_limit_bytes
-    if config.device == "cpu" or limit is None:
-        return
-    needed = config.arenas * sum(file.stat().st_size for file in graph.parent.glob(f"{graph.name}*"))
-    if needed > limit:
-        twice = ", twice as CUDA graphs need them; cuda_graphs: false halves that" if config.arenas > 1 else ""
-        raise ConfigurationError(f"gpu_mem_limit_bytes is {limit}, and the weights alone take {needed}{twice}")
+class ElasticSession:
+    """One graph in two sessions: `run` uses `whole` where all threads are faster, else `share`; thread-safe.
+
+    A large batch that runs alone is fastest on all threads. A small one is not, and concurrent batches each run faster
+    on their share: threads of one run wait for each other after every operator, threads of different runs do not. On
+    two cores two runs of one thread each do 5 to 35% more work than one run of two threads (BERT-base with 128 tokens,
+    MiniLM with 16), and two runs of two threads each are slower than either.
+
+    Which session is faster for a lone run depends on its size and on the neighbours of the moment. So the runs
+    themselves are timed, by size, and the slower session is tried again now and then: a machine that was busy at the
+    start, or becomes busy, decides nothing for good. Threads of `whole` spin between the operators of a run. Where
+    neighbours need the cores, that makes `whole` slower, and `share`, whose thread waits for no other, takes over.
+
+    Two sessions hold the weights twice, so `share` is a second one only where it has fewer threads: on a CPU, with
+    `threads` and `concurrency` above 1.
+    """
+
+    def __init__(self, whole: InferenceSession, share: InferenceSession) -> None:
+        self.input_names = whole.input_names
+        self.running = 0
+        self._whole = whole
+        self._share = share
+        self._lock = threading.Lock()
+        self._begun = 0  # runs so far: one that others joined is not timed
+        self._races: defaultdict[int, _Race] = defaultdict(_Race)
+
+    @classmethod
+    def open(cls, graph: Path, config: SessionConfig) -> Self:
+        """Raises as InferenceSession does."""
+        threads = max(1, config.threads // config.concurrency)
+        if config.device != "cpu" or threads == config.threads:
+            whole = InferenceSession(graph, config)
+            return cls(whole, whole)
+        whole = InferenceSession(graph, replace(config, spins=True))
+        return cls(whole, InferenceSession(graph, replace(config, threads=threads)))
+
+    def warm_up(self, feeds: Mapping[str, np.ndarray]) -> None:
+        """Run each session once: the first run of a size allocates its memory."""
+        for session in {self._whole, self._share}:
+            session.run(feeds)
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Every output by name, as InferenceSession.run."""
+        if self._share is self._whole:
+            return self._whole.run(feeds)
+        with self._lock:
+            race = None if self.running else self._races[_size(feeds)]
+            on_all_threads = race is not None and race.on_all_threads()
+            self.running += 1
+            self._begun += 1
+            number = self._begun
+        began_at = time.perf_counter()
+        try:
+            outputs = (self._whole if on_all_threads else self._share).run(feeds)
+            seconds = time.perf_counter() - began_at
+        finally:
+            with self._lock:
+                self.running -= 1
+        with self._lock:
+            if race is not None and number == self._begun:
+                race.note(on_all_threads, seconds)
+        return outputs
 
 
-def out_of_memory(error: Exception, config: SessionConfig) -> GenerationError | None:
-    """The error of a run for which the GPU, or what `gpu_mem_limit_bytes` leaves of it, had no memory; or None."""
-    if config.device == "cpu" or not (found := _NO_MEMORY.search(str(error))):
-        return None
-    bound = "no gpu_mem_limit_bytes is set"
-    if config.gpu_mem_limit_bytes is not None:
-        bound = f"gpu_mem_limit_bytes is {config.gpu_mem_limit_bytes}"
-    return GenerationError(
-        f"the GPU has no memory for this batch ({bound}; {found[0]}); raise it, or lower batching.max_batch_tokens"
-    )
+class _Race:
+    """The last lone runs of one size, on all threads and on a share of them."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[bool, deque[float]] = {whole: deque(maxlen=RECENT) for whole in (True, False)}
+        self._runs = 0  # since the slower one was tried
+
+    def on_all_threads(self) -> bool:
+        """Whether the next run goes to all threads."""
+        for whole, seconds in self._seconds.items():
+            if len(seconds) < RECENT:
+                return whole
+        return self._is_faster != (self._runs >= PROBE)
+
+    def note(self, whole: bool, seconds: float) -> None:
+        """A run has ended that no other joined."""
+        was_faster = self._is_known and self._is_faster
+        self._seconds[whole].append(seconds)
+        if not self._is_known or whole == was_faster:
+            self._runs += 1
+        elif not self._would_win(whole, seconds):  # else it is tried again at once: one run may be luck
+            self._runs = 0
+
+    @property
+    def _is_known(self) -> bool:
+        return all(len(seconds) == RECENT for seconds in self._seconds.values())
+
+    @property
+    def _is_faster(self) -> bool:
+        return median(self._seconds[True]) <= FASTER * median(self._seconds[False])
+
+    def _would_win(self, whole: bool, seconds: float) -> bool:
+        other = median(self._seconds[not whole])
+        return seconds <= FASTER * other if whole else FASTER * seconds < other
 
 
-def provider_options(
-    provider: str, config: SessionConfig, graph: Path | bytes = b"", *, captures: bool = False
-) -> dict[str, str]:
-    """The options of an execution provider, by the names that onnxruntime gives them."""
-    if provider == "CPUExecutionProvider":
-        return {}
-    if provider == "TensorrtExecutionProvider":
-        return _tensorrt_options(config, graph)
-    options = {
-        "use_tf32": "0",  # TF32 has ten bits of mantissa: fp32 artifacts were compared with PyTorch in fp32
-        "cudnn_conv_algo_search": "HEURISTIC",  # the default tries every algorithm for each new shape: seconds
-    }
-    if config.device == "cuda":
-        # The flash and memory-efficient kernels, at all lengths. The kernel without either reads `token_offset` of
-        # packed rows, which export.graphs.packed leaves empty; an explicit choice also overrides the environment.
-        options["sdpa_kernel"] = str(_FLASH | _MEMORY_EFFICIENT)
-    if config.gpu_mem_limit_bytes is not None:
-        # The default strategy doubles the arena at each growth and would jump past the limit.
-        options |= {
-            "gpu_mem_limit": str(config.gpu_mem_limit_bytes // config.arenas),
-            "arena_extend_strategy": "kSameAsRequested",
-        }
-    if captures:
-        options["enable_cuda_graph"] = "1"
-    return options
-
-
-def _tensorrt_options(config: SessionConfig, graph: Path | bytes) -> dict[str, str]:
-    folder = str(_ENGINES.expanduser())
-    options = {
-        "trt_engine_cache_enable": "True",
-        "trt_engine_cache_path": folder,
-        "trt_timing_cache_enable": "True",  # the next engine of this GPU is built from measurements of the last one
-        "trt_timing_cache_path": folder,
-    }
-    if config.engine is None:
-        return options
-    names = input_names(graph)
-    shapes = {"min": (1, 1), "opt": config.engine.usual, "max": (config.engine.rows, config.engine.tokens)}
-    for kind, (rows, tokens) in shapes.items():
-        options[f"trt_profile_{kind}_shapes"] = ",".join(f"{name}:{rows}x{tokens}" for name in names)
-    if config.engine.fp16:
-        # Sums of squares overflow in fp16.
-        options |= {"trt_fp16_enable": "True", "trt_layer_norm_fp32_fallback": "True"}
-    return options
-
-
-def input_names(graph: Path | bytes) -> tuple[str, ...]:
-    """The inputs of a graph, read without a GPU."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = _ERROR
-    content = graph if isinstance(graph, bytes) else str(graph)
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return tuple(one.name for one in session.get_inputs())
+def _size(feeds: Mapping[str, np.ndarray]) -> int:
+    """Runs of equal sizes have token numbers within a factor of two."""
+    return int(feeds["input_ids"].size).bit_length()
 
 
 def _run_options(graph_id: int) -> "onnxruntime.RunOptions":

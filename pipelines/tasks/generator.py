@@ -17,7 +17,7 @@ from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.slots.engine import SlotEngine
 from pipelines.misfit import require
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import SessionConfig
+from pipelines.runtime.session_config import SessionConfig
 from pipelines.runtime.tokenizer import Tokenizer
 from pipelines.scheduling.scheduler import BatchingConfig, OnBatch, QueueConfig, unreported
 from pipelines.scheduling.slots import SlotScheduler

@@ -13,7 +13,7 @@ from pipelines.generation.decoding.request import Step
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.encoder import Encoder
 from pipelines.runtime.rows import EncoderRow
-from pipelines.runtime.session import SessionConfig
+from pipelines.runtime.session_config import SessionConfig
 from pipelines.runtime.tokenizer import Tokenizer
 from pipelines.scheduling.cost_measurement import measure, shapes_within
 from pipelines.scheduling.padded import PaddedScheduler

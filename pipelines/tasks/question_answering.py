@@ -10,7 +10,7 @@ from tokenizers import Encoding
 from pipelines.misfit import require
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.rows import EncoderRow
-from pipelines.runtime.session import SessionConfig
+from pipelines.runtime.session_config import SessionConfig
 from pipelines.schema import Body, Parameters, Text, parse
 from pipelines.tasks.pipeline import EncoderPipeline
 from pipelines.tasks.task import Example, Head, Task

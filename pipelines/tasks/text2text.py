@@ -18,7 +18,7 @@ from pipelines.generation.decoding.stopping import StopCriterion
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.text.prompt_template import PromptTemplate
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import SessionConfig
+from pipelines.runtime.session_config import SessionConfig
 from pipelines.schema import parse
 from pipelines.tasks.generator import SEED_BITS, Generator, GeneratorPipeline, SearchParameters
 from pipelines.tasks.task import Head

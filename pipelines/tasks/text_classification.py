@@ -10,7 +10,7 @@ from msgspec import Meta
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.encoder import Activation, activate
 from pipelines.runtime.rows import EncoderRow
-from pipelines.runtime.session import SessionConfig
+from pipelines.runtime.session_config import SessionConfig
 from pipelines.runtime.tokenizer import TextOrPair
 from pipelines.schema import Body, Parameters, Text, parse
 from pipelines.tasks.pipeline import EncoderPipeline

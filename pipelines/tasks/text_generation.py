@@ -14,7 +14,7 @@ from pipelines.generation.decoding.stopping import StopStrings
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.text.detokenizer import Detokenizer
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import SessionConfig
+from pipelines.runtime.session_config import SessionConfig
 from pipelines.runtime.tokenizer import clean_up_spaces
 from pipelines.schema import Text, parse
 from pipelines.tasks.generator import SEED_BITS, GenerateParameters, Generator, GeneratorPipeline, Length, Penalty, Stop

@@ -12,7 +12,7 @@ from pipelines.misfit import require
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.encoder import activate
 from pipelines.runtime.rows import EncoderRow
-from pipelines.runtime.session import SessionConfig
+from pipelines.runtime.session_config import SessionConfig
 from pipelines.runtime.tokenizer import Tokenizer
 from pipelines.schema import OneOrMore, Parameters, Text, parse
 from pipelines.tasks.pipeline import EncoderPipeline

@@ -8,7 +8,7 @@ from msgspec import Meta
 from pipelines.errors import ArtifactError, InvalidInputError, UnusedParametersError
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import SessionConfig
+from pipelines.runtime.session_config import SessionConfig
 from pipelines.schema import Text
 from pipelines.tasks.task import Example, Task
 from pipelines.tasks.text2text import HEAD, Framing, Text2TextParameters, Text2TextPipeline

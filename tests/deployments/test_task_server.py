@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 import pipelines
 from deployments.config import CUT_S
 from deployments.http import request as exchange
-from deployments.http.arrival import LOAD_HEADER, START_HEADER, clock
+from deployments.http.request import LOAD_HEADER, START_HEADER, clock
 from deployments.task_server import WORK, TaskServer
 from pipelines.errors import ArtifactError, ConfigurationError
 from tests.tiny_checkpoints import CORPUS
@@ -301,7 +301,8 @@ def test_a_request_that_has_not_reached_the_queue_yet_outlives_a_change_too(mode
         yield b'["a", "b"]}'
 
     async def ask(client: httpx.AsyncClient) -> httpx.Response:
-        inside = asyncio.create_task(client.post(f"/{TASK}", content=body()))
+        declared = {"content-type": "application/json"}
+        inside = asyncio.create_task(client.post(f"/{TASK}", content=body(), headers=declared))
         old = server._now
         while not old.inside:  # noqa: ASYNC110
             await asyncio.sleep(0.001)

@@ -14,7 +14,8 @@ import pytest
 
 import pipelines
 from pipelines.errors import SextetError
-from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.runtime.session import InferenceSession
+from pipelines.runtime.session_config import SessionConfig
 from tests.pipelines.conftest import oracle as oracle
 
 FOLDER = Path(__file__).parent

@@ -25,7 +25,8 @@ from pipelines.runtime.nvidia.memory import gpu_memory_bytes, host_memory
 from pipelines.runtime.packed_session import PackedSession
 from pipelines.runtime.providers import Device, find_problems
 from pipelines.runtime.rows import Capacity, EncoderRow, PackedRows
-from pipelines.runtime.session import Engine, InferenceSession, SessionConfig
+from pipelines.runtime.session import InferenceSession
+from pipelines.runtime.session_config import Engine, SessionConfig
 from tests.gpu.conftest import FOLDER
 from tests.packed import on_cpu
 
@@ -50,7 +51,7 @@ def session(packed: ModelArtifact, device: Device) -> PackedSession:
 
 def rows(*lengths: int) -> list[EncoderRow]:
     rng = np.random.default_rng(sum(lengths))
-    return [EncoderRow(Encoding(), rng.integers(5, 60, n)) for n in lengths]
+    return [EncoderRow.of(Encoding(), rng.integers(5, 60, n)) for n in lengths]
 
 
 # --- the operator ---
@@ -112,7 +113,8 @@ def test_packed_attention_runs_on_a_fused_kernel_at_all_lengths_whatever_the_env
     code = f"""
 import numpy as np
 from pathlib import Path
-from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.runtime.session import InferenceSession
+from pipelines.runtime.session_config import SessionConfig
 session = InferenceSession(Path({str(graph)!r}), SessionConfig("cuda"))
 for n in (4, 128, 600):
     qkv = np.zeros((n, 3, 3, 64), np.float16)

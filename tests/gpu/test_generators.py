@@ -22,7 +22,8 @@ from pipelines.generation.slots.device import captured_steps
 from pipelines.generation.slots.device.logits import DeviceLogits
 from pipelines.generation.slots.engine import SlotEngine
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.runtime.session import InferenceSession
+from pipelines.runtime.session_config import SessionConfig
 from tests.pipelines.generation.models import SLOTS, WINDOW
 from tests.pipelines.generation.slots.test_slot_engine import random_request
 from tests.tiny_checkpoints import DECODERS

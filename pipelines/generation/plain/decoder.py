@@ -15,7 +15,8 @@ from pipelines.generation.decoding.request import Cancelled, not_cancelled
 from pipelines.generation.plain.kv_cache import CacheLayout, KvCache, empty_cache
 from pipelines.generation.slots.seq2seq import Seq2SeqSessions
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.runtime.session import InferenceSession
+from pipelines.runtime.session_config import SessionConfig
 
 PREFILL_CHUNK_TOKENS = 512
 """Prefill chunk: the graph returns logits for every token that it reads, which for a long prompt and a large vocabulary

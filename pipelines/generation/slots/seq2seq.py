@@ -18,7 +18,8 @@ from pipelines.errors import ArtifactError, InputTooLongError
 from pipelines.generation.decoding.step_logits import HostLogits
 from pipelines.generation.slots.lazy_zeros import lazy_zeros
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.runtime.session import InferenceSession
+from pipelines.runtime.session_config import SessionConfig
 
 
 class Seq2SeqSessions:

@@ -33,7 +33,10 @@ async def post(server: TaskServer, body: Any, messages: list[Message], **headers
         "root_path": f"/{TASK}",
         "query_string": b"",
         "server": ("sextet", 80),
-        "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()],
+        "headers": [
+            (b"content-type", b"application/json"),
+            *((name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()),
+        ],
     }
 
     async def receive() -> Message:

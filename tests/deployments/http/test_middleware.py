@@ -9,10 +9,10 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from deployments.http import middleware
-from deployments.http.arrival import START_HEADER, clock
 from deployments.http.middleware import RenameDeadline
 from deployments.http.request import DEADLINE_HEADER as PUBLIC
 from deployments.http.request import HIDDEN_DEADLINE_HEADER as PRIVATE
+from deployments.http.request import START_HEADER, clock
 
 
 async def answer(scope: Scope, receive: Receive, send: Send) -> None:

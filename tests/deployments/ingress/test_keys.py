@@ -210,6 +210,29 @@ def test_a_key_may_ask_its_tasks_alone_under_all_their_names(ingress: Running, f
         assert client.post(CHAT, json={}).json()["error"]["message"] == "this key may not ask this task"
 
 
+def test_what_watches_the_files_ends_with_its_haproxy_however_soon_that_ends(ingress: Running) -> None:
+    def watching() -> int:
+        return sum(
+            str(ingress.folder).encode() in line and b"\0watch\0" in line
+            for line in (command_line(one) for one in Path("/proc").glob("[0-9]*/cmdline"))
+        )
+
+    until(lambda: watching() == 1, "it watches")
+    ingress.reload()
+    ingress.reload()
+    for process in ingress.processes:  # the last one before its watcher may have begun
+        process.kill()
+        process.wait()
+    until(lambda: watching() == 0, "nothing watches")
+
+
+def command_line(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:  # it ended while it was looked at
+        return b""
+
+
 def test_the_socket_of_the_owner_needs_no_key(ingress: Running) -> None:
     own = ingress.folder / "ingress.sock"
 

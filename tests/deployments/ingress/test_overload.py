@@ -12,8 +12,7 @@ import httpx
 import pytest
 
 from deployments.cluster.ray_environment import spare_port
-from deployments.http.arrival import LOAD_HEADER, START_HEADER, clock
-from deployments.http.request import DEADLINE_HEADER
+from deployments.http.request import DEADLINE_HEADER, LOAD_HEADER, START_HEADER, clock
 from deployments.ingress.overload import SURE_PERCENT
 from tests.deployments.ingress.running import command
 

@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from export.graphs.attention import fuse_attention
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.runtime.session import InferenceSession
+from pipelines.runtime.session_config import SessionConfig
 
 Make = Callable[..., Path]
 TASK = "text-classification"

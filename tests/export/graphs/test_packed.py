@@ -29,7 +29,8 @@ from export.graphs.stand_in import agrees, write_stand_in
 from pipelines.errors import CheckpointError, ConfigurationError
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.rows import Capacity, EncoderRow, PackedRows
-from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.runtime.session import InferenceSession
+from pipelines.runtime.session_config import SessionConfig
 
 Make = Callable[..., Path]
 TASK = "text-classification"
@@ -43,7 +44,7 @@ HEADS = {
 
 def row(n_tokens: int, typed: bool, seed: int) -> EncoderRow:
     ids = np.random.default_rng(seed).integers(5, 60, n_tokens)
-    return EncoderRow(Encoding(), ids, ids % 2 if typed else None)
+    return EncoderRow.of(Encoding(), ids, ids % 2 if typed else None)
 
 
 def packed(model: Any, graph: Path) -> bool:

@@ -15,7 +15,8 @@ from export.graphs.slot_attention import describe
 from export.graphs.slot_graph import convert_to_slots, obstacle
 from export.parity.generation import PromptSlots, fault_of_slots, torch_answer
 from export.quantization.quantize import to_int4, to_int8
-from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.runtime.session import InferenceSession
+from pipelines.runtime.session_config import SessionConfig
 from tests.tiny_checkpoints import randomize
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the exporter; `sextet export` keeps them quiet

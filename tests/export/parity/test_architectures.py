@@ -18,7 +18,8 @@ from pipelines.generation.decoding.request import DecodeRequest
 from pipelines.generation.plain.decoder import open_decoder
 from pipelines.generation.plain.engine import PlainEngine
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.runtime.session import InferenceSession
+from pipelines.runtime.session_config import SessionConfig
 from tests.tiny_checkpoints import DECODERS, ENCODER_DECODERS, ENCODER_TASKS, ENCODERS, LABELS, model_class
 
 Make = Callable[..., Path]

@@ -16,7 +16,8 @@ from export.quantization.outliers import digest, outlier_matrices
 from export.quantization.quantize import quantize_rows, to_fp16, to_int4, to_int8
 from pipelines.errors import CheckpointError, ConfigurationError
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.runtime.session import InferenceSession
+from pipelines.runtime.session_config import SessionConfig
 
 Make = Callable[..., Path]
 

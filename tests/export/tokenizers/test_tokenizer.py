@@ -19,7 +19,8 @@ from export.tokenizers.pieces import PieceTokenizer
 from export.tokenizers.tokenizer import convert_slow, prove_equal
 from pipelines.errors import CheckpointError
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.runtime.session import InferenceSession
+from pipelines.runtime.session_config import SessionConfig
 from pipelines.runtime.tokenizer import Tokenizer
 from tests.tiny_checkpoints import CORPUS
 

@@ -12,7 +12,8 @@ from pipelines.generation.plain.engine import PlainEngine
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.slots.engine import SlotEngine
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.runtime.session import InferenceSession
+from pipelines.runtime.session_config import SessionConfig
 from tests.pipelines.generation.models import SLOTS, WINDOW, changes_of, task_of
 from tests.tiny_checkpoints import DECODERS
 

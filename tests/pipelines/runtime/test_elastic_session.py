@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.elastic_session import PROBE, RECENT, ElasticSession
-from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.runtime.session import PROBE, RECENT, ElasticSession, InferenceSession
+from pipelines.runtime.session_config import SessionConfig
 
 
 @pytest.fixture(scope="module")

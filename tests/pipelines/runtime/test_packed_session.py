@@ -20,7 +20,7 @@ from pipelines.runtime import packed_session
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.packed_session import CAPTURED_TOKENS, PackedSession, capacities
 from pipelines.runtime.rows import Capacity, EncoderRow
-from pipelines.runtime.session import SessionConfig
+from pipelines.runtime.session_config import SessionConfig
 from pipelines.scheduling.scheduler import BatchReport
 from tests.packed import on_cpu
 
@@ -44,7 +44,7 @@ def graph(exported: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def rows(*lengths: int) -> list[EncoderRow]:
     rng = np.random.default_rng(sum(lengths))
-    return [EncoderRow(Encoding(), rng.integers(5, 60, n)) for n in lengths]
+    return [EncoderRow.of(Encoding(), rng.integers(5, 60, n)) for n in lengths]
 
 
 @pytest.mark.parametrize("architecture", ["bert", "xlm-roberta"])

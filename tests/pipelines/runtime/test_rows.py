@@ -5,12 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Encoding
 
-from pipelines.runtime.rows import Capacity, EncoderRow, PackedRows, PaddedRows
+from pipelines.runtime.encoder import PaddedRows
+from pipelines.runtime.rows import Capacity, EncoderRow, PackedRows
 
 
 def row(ids: list[int], type_ids: list[int] | None = None) -> EncoderRow:
     types = None if type_ids is None else np.array(type_ids, np.int64)
-    return EncoderRow(Encoding(), np.array(ids, np.int64), types)
+    return EncoderRow.of(Encoding(), np.array(ids, np.int64), types)
 
 
 def test_rows_are_padded_on_the_right_to_the_longest_and_only_asked_inputs_are_made() -> None:

@@ -13,14 +13,8 @@ import pytest
 
 from pipelines.errors import ArtifactError, ConfigurationError
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import (
-    Engine,
-    InferenceSession,
-    SessionConfig,
-    check_memory,
-    out_of_memory,
-    provider_options,
-)
+from pipelines.runtime.session import InferenceSession
+from pipelines.runtime.session_config import Engine, SessionConfig, check_memory, out_of_memory, provider_options
 
 
 @pytest.fixture(scope="module")

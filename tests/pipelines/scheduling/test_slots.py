@@ -15,7 +15,8 @@ from pipelines.generation.plain.decoder import CausalDecoder
 from pipelines.generation.plain.engine import PlainEngine
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.runtime.session import InferenceSession
+from pipelines.runtime.session_config import SessionConfig
 from pipelines.scheduling.scheduler import BatchReport, QueueConfig
 from pipelines.scheduling.slots import SlotScheduler
 

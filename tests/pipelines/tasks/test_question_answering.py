@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipelines.errors import InvalidInputError, UnusedParametersError
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import SessionConfig
+from pipelines.runtime.session_config import SessionConfig
 from pipelines.tasks.question_answering import QuestionAnsweringPipeline
 from tests.pipelines.agreement import assert_same, assert_same_ranking
 from tests.pipelines.texts import texts

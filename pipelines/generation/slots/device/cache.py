@@ -9,7 +9,8 @@ import numpy as np
 if TYPE_CHECKING:
     import onnxruntime
 
-from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.runtime.session import InferenceSession
+from pipelines.runtime.session_config import SessionConfig
 from pipelines.runtime.small_graph import Node, Port, small_graph
 
 _INT64 = np.dtype(np.int64)

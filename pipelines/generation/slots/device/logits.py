@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 from pipelines.generation.decoding.step_logits import Best, RankedLogits
 from pipelines.generation.slots.device.draw import draw_graph, layout
-from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.runtime.session import InferenceSession
+from pipelines.runtime.session_config import SessionConfig
 from pipelines.runtime.small_graph import Node, Port, small_graph
 
 _NEAR = 4e-6  # an upper bound of the error of a share of summed exponentials in float32, of the host's and a device's

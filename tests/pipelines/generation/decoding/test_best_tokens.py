@@ -12,7 +12,7 @@ from pipelines.generation.decoding.config import GenerationConfig
 from pipelines.generation.decoding.request import DecodeRequest, Step
 from pipelines.generation.decoding.sequence_state import SequenceState, advance, advance_rows
 from pipelines.generation.slots.device.logits import DeviceLogits, LogitsReader
-from pipelines.runtime.session import SessionConfig
+from pipelines.runtime.session_config import SessionConfig
 
 VOCAB, ROWS = 3000, 12
 

@@ -17,7 +17,7 @@ from pipelines.generation.plain.decoder import open_decoder
 from pipelines.generation.plain.engine import PlainEngine
 from pipelines.generation.slots.engine import SlotEngine
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import SessionConfig
+from pipelines.runtime.session_config import SessionConfig
 from tests.pipelines.generation.models import WINDOW
 from tests.tiny_checkpoints import DECODERS, ENCODER_DECODERS
 

@@ -11,7 +11,8 @@ from pipelines.generation.slots.host_cache import HostCache
 from pipelines.generation.slots.memory import slot_bytes
 from pipelines.generation.slots.seq2seq import Seq2SeqSessions, Seq2SeqSlots
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.runtime.session import InferenceSession
+from pipelines.runtime.session_config import SessionConfig
 from tests.pipelines.generation.models import SLOTS, WINDOW, changes_of, task_of
 from tests.tiny_checkpoints import DECODERS, ENCODER_DECODERS
 

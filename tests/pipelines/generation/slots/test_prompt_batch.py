@@ -15,7 +15,8 @@ from pipelines.generation.slots.causal import CausalSlots
 from pipelines.generation.slots.engine import SlotEngine
 from pipelines.generation.slots.prompt_batch import batch_around
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.runtime.session import InferenceSession
+from pipelines.runtime.session_config import SessionConfig
 from tests.pipelines.generation.models import SLOTS, WINDOW
 from tests.pipelines.generation.slots.recording import RecordingDecoder, logits_of
 from tests.tiny_checkpoints import DECODERS

@@ -17,7 +17,8 @@ from pipelines.generation.plain.engine import PlainEngine
 from pipelines.generation.slots.causal import CausalSlots
 from pipelines.generation.slots.engine import SlotEngine
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.runtime.session import InferenceSession
+from pipelines.runtime.session_config import SessionConfig
 from tests.pipelines.generation.models import SLOTS
 from tests.pipelines.generation.slots.recording import RecordingDecoder, broken_after
 from tests.pipelines.generation.slots.test_slot_engine import assert_same, idle, random_request

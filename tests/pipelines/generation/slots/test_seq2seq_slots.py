@@ -18,7 +18,7 @@ from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.slots.engine import SlotEngine
 from pipelines.generation.slots.seq2seq import Seq2SeqSessions, Seq2SeqSlots
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import SessionConfig
+from pipelines.runtime.session_config import SessionConfig
 from tests.pipelines.generation.models import SLOTS, WINDOW, changes_of
 from tests.pipelines.generation.slots.recording import RecordingDecoder, broken_after, logits_of
 from tests.pipelines.generation.slots.test_rounds import wait_for

@@ -20,7 +20,8 @@ from pipelines.generation.slots.causal import CausalSlots
 from pipelines.generation.slots.engine import SlotEngine
 from pipelines.generation.slots.slot_table import SlotTable
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.runtime.session import InferenceSession
+from pipelines.runtime.session_config import SessionConfig
 from tests.pipelines.generation.models import SLOTS, WINDOW
 from tests.pipelines.generation.plain.test_engine import BOUNDED, beams, constraints, ours, prompts, theirs
 from tests.pipelines.generation.slots.recording import RecordingDecoder

@@ -18,7 +18,7 @@ from pipelines.generation.plain.engine import PlainEngine
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.slots.engine import SlotEngine
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import SessionConfig
+from pipelines.runtime.session_config import SessionConfig
 from tests.pipelines.generation.models import SLOTS, WINDOW
 from tests.tiny_checkpoints import DECODERS
 

@@ -22,7 +22,8 @@ from pipelines.generation.slots.engine import SlotEngine
 from pipelines.generation.slots.seq2seq import Seq2SeqSessions, Seq2SeqSlots
 from pipelines.generation.slots.slot_model import SlotModel
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import InferenceSession, SessionConfig
+from pipelines.runtime.session import InferenceSession
+from pipelines.runtime.session_config import SessionConfig
 from tests.pipelines.generation.models import SLOTS, changes_of, task_of
 from tests.pipelines.generation.slots.recording import RecordingDecoder, logits_of
 from tests.pipelines.generation.slots.test_rounds import wait_for

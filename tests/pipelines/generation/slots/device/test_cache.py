@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.generation.slots.device.cache import DeviceCache
-from pipelines.runtime.session import SessionConfig
+from pipelines.runtime.session_config import SessionConfig
 
 SLOTS, SHAPE = 5, (2, 3, 4)
 DTYPES: dict[str, np.dtype[Any]] = {

@@ -22,7 +22,8 @@ from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.slots.device.logits import DeviceLogits
 from pipelines.generation.slots.engine import SlotEngine
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import NOT_CAPTURED, InferenceSession, SessionConfig
+from pipelines.runtime.session import NOT_CAPTURED, InferenceSession
+from pipelines.runtime.session_config import SessionConfig
 from tests.pipelines.generation.models import SLOTS, WINDOW
 from tests.pipelines.generation.slots.recording import RecordingDecoder
 from tests.pipelines.generation.slots.test_slot_engine import assert_same, idle, random_request

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from deployments.http.arrival import START_HEADER, clock, waited_s
+from deployments.http.request import START_HEADER, clock, waited_s
 
 
 def waited(value: str | None, timeout_s: float = 10.0) -> float:
