@@ -355,6 +355,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SextetError as error:
         if os.environ.get("SEXTET_DEBUG"):
             raise
+        if error.exit_status == 1:
+            sys.exit(f"sextet: {error}")
         _say(f"sextet: {error}")
         sys.exit(error.exit_status)
     except SystemExit as ended:
