@@ -358,7 +358,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if error.exit_status == 1:
             sys.exit(f"sextet: {error}")
         _say(f"sextet: {error}")
-        sys.exit(error.exit_status)
+        sys.stdout.flush()
+        os._exit(error.exit_status)  # what is left of Ray in this process would crash at its exit
     except SystemExit as ended:
         if ended.code == 130:  # typer's for Ctrl-C, of which it says nothing
             _say("sextet: interrupted")

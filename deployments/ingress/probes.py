@@ -12,6 +12,12 @@ from deployments.ingress.rewrite import APPLICATION, SERVER, Lines
 STALLED_S = 5
 """How long a replica may take to answer a health check: its event loop is busy. A process that has ended refuses it."""
 
+_TIMES = ("x-queue-time", "x-tokenization-time", "x-inference-time", "x-total-time")
+_HEADERS = (
+    f"{' '.join(f'hdr {name} 0.000' for name in _TIMES)} hdr x-compute-tokens 0 hdr x-request-id %[var(txn.probe_id)]"
+)
+"""Of every response (deployments/http/request.py)."""
+
 
 def probes() -> Lines:
     """The rules, and the limit of health checks."""
@@ -22,6 +28,9 @@ def probes() -> Lines:
             "acl is_health path /health /health/",
             "acl is_live path /v2/health/live /v2/health/live/",
             "acl is_v2 path_beg /v2/",
+            "http-request set-var(txn.probe_id) uuid if is_ready or is_health or is_live",
+            "http-request set-var(txn.probe_id) req.hdr(x-request-id) "
+            "if { var(txn.probe_id) -m found } { req.hdr(x-request-id) -m found }",
             "acl is_one_ready var(txn.ready) -m found",
             "acl is_one_missing var(txn.missing) -m found",
         ),
@@ -61,5 +70,5 @@ def _answer(status: int, body: str, condition: str) -> str:
     quoted = body.replace('"', '\\"')
     return (
         f'http-request return status {status} content-type application/json lf-string "{quoted}" '
-        f"hdr cache-control no-store if METH_GET {condition}"
+        f"hdr cache-control no-store {_HEADERS} if METH_GET {condition}"
     )
