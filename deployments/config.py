@@ -125,6 +125,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path}{line}: not valid YAML: {error.problem}") from None
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{path}: not valid YAML: {first_line(error)}") from None
+    except RecursionError:
+        raise ConfigurationError(f"{path} cannot be read: its lists and mappings are nested too deep") from None
     if not isinstance(content, dict) or not isinstance(content.get("applications"), list):
         raise ConfigurationError(f"{path} is not a Ray Serve config: it has no list of applications")
     return content

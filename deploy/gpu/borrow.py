@@ -15,10 +15,22 @@ from pathlib import Path
 PREFIXES = ("nvidia-", "cuda-", "triton")  # of the packages that PyTorch's builds for CUDA require
 
 
+class BorrowError(Exception):
+    """One line: which environment cannot borrow, and why."""
+
+
 def borrow(environment: Path) -> Distribution:
-    """Link into `environment`, and return PyTorch's distribution; raises PackageNotFoundError where there is none."""
+    """Link into `environment`, and return PyTorch's distribution.
+
+    Raises PackageNotFoundError where there is none, and BorrowError for an environment of another Python.
+    """
     torch = distribution("torch")
-    (site_packages,) = (environment / "lib").glob("python*/site-packages")
+    found = sorted((environment / "lib").glob("python*/site-packages"))
+    here = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    if [one.parent.name for one in found] != [here]:
+        names = ", ".join(one.parent.name for one in found) or "no Python"
+        raise BorrowError(f"{environment} is an environment of {names}, not of {here} alone; name a new one")
+    (site_packages,) = found
     for lent in [torch, *(one for one in distributions() if one.metadata["Name"].lower().startswith(PREFIXES))]:
         for entry in _entries(lent):
             link = site_packages / entry.name
@@ -45,4 +57,6 @@ if __name__ == "__main__":
         lender = borrow(Path(sys.argv[1]))
     except PackageNotFoundError:
         sys.exit(f"borrow: {sys.executable} has no PyTorch; name another: PYTHON=/path/to/python3")
+    except BorrowError as error:
+        sys.exit(f"borrow: {error}")
     print(f"torch {lender.version} is that of {lender.locate_file('')}")

@@ -10,6 +10,10 @@ if [ $# != 2 ]; then
     echo "install.sh: allowed: install.sh WHEELS VENV" >&2
     exit 2
 fi
+if compgen -G "$2/lib/python*/site-packages/onnxruntime-*.dist-info" >/dev/null; then
+    echo "install.sh: $2 has onnxruntime for CPUs, whose folder onnxruntime-gpu shares; name another environment" >&2
+    exit 1
+fi
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 python=${PYTHON:-python3}
 joined=$(mktemp -d)

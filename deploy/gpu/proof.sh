@@ -60,7 +60,10 @@ asked() { [[ " ${chosen[*]} " == *" $1 "* ]]; }
 
 mkdir -p "$output" || exit 2
 output=$(cd "$output" && pwd)
-python=$(cd "$(dirname "$venv")" && pwd)/$(basename "$venv")/bin/python
+# Folders are those of the caller, and phases run in the source tree.
+[[ $venv == /* ]] || venv=$PWD/$venv
+[[ -z $wheels || $wheels == /* ]] || wheels=$PWD/$wheels
+python=$venv/bin/python
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 cd "$root" || exit 2
@@ -91,7 +94,12 @@ run() {
     status=$?
     if [ $status != 0 ]; then
         reason=$(grep -v '^[[:space:]]*$' "$log" | tail -n 1 | tr '\t' ' ' | cut -c 1-500)
-        [ $status != 124 ] && [ $status != 137 ] || reason="its time of $limit s was over; $reason"
+        # Status 137 is SIGKILL: of `timeout` once the time is over, before that of the kernel where memory is short.
+        if [ $status = 137 ] && [ $((SECONDS - began)) -lt "$limit" ]; then
+            reason="killed; $reason"
+        elif [ $status = 124 ] || [ $status = 137 ]; then
+            reason="its time of $limit s was over; $reason"
+        fi
     fi
     printf '%s\t%s\t%s\t%s\n' "$phase" "$status" "$((SECONDS - began))" "$reason" >>"$output/phases.tsv"
     { echo "== $phase"; cat "$log"; } >>"$output/log.txt"
@@ -109,6 +117,10 @@ workers=$(($(nproc) / 2))  # of pytest: models are made meanwhile
 [ $workers -gt 1 ] || workers=0
 [ $workers -lt 8 ] || workers=8
 
+# A phase that runs again leaves no old results for the report, however early it ends.
+! asked tests || rm -f "$output/tests.xml"
+! asked cluster || rm -f "$output/tests-cluster.xml"
+for phase in encoders generators; do ! asked $phase || rm -f "$output/$phase.json"; done
 ! asked install || run install "$root/deploy/gpu/install.sh" "$wheels" "$venv" || failed=1
 if asked models; then measure models & making=$!; fi
 ! asked tests || gpu_tests tests "gpu and not cluster" $workers tests || failed=1

@@ -49,7 +49,9 @@ class Wheel:
 
 
 def make(folder: Path, batch_bytes: int) -> list[Wheel]:
-    """Download, cut and group. `folder` is replaced. Raises WheelsError."""
+    """Download, cut and group. A `folder` that was made before is replaced; raises WheelsError for any other."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
+        raise WheelsError(f"{folder} holds files and no {MANIFEST}; remove it, or name a new folder")
     with tempfile.TemporaryDirectory() as scratch:
         _download(Path(scratch))
         wheels = sorted(Path(scratch).glob("*.whl"))
@@ -248,5 +250,5 @@ def _mib(text: str = "60") -> int:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except WheelsError as error:
+    except (WheelsError, OSError) as error:
         sys.exit(f"wheels: {error}")

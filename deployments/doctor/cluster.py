@@ -108,7 +108,7 @@ class Cluster:
                 text = f"{config.model}, elsewhere: fetched and checked when it starts"
                 return Finding(CLUSTER, task, text, "note", facts=facts)
             return Finding(CLUSTER, task, f"{config.model} needs {missing}", "error", f"pip install {missing}", facts)
-        if config.source is not None and not (Path(config.model) / MANIFEST_NAME).exists():
+        if config.source is not None and not os.path.exists(Path(config.model) / MANIFEST_NAME):
             text = f"{config.model} is to be built from {config.source.checkpoint}"
             return Finding(CLUSTER, task, text, "error", f"sextet export --all {self.launch.cluster}", facts)
         try:

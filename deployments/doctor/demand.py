@@ -9,6 +9,8 @@ from deployments.doctor.machine import Capacity
 
 AUTO_REPLICAS = (1, 100)
 """What Ray Serve makes of `num_replicas: auto`."""
+SMALLEST_SHARE = 1e-4
+"""Of a GPU; Ray counts in these."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,18 @@ def cpus(found: Sequence[Demand], capacity: Capacity) -> Iterator[Finding]:
 
 def gpu_shares(found: Sequence[Demand], gpus: int) -> Iterator[Finding]:
     """Whether the replicas that start first find GPUs; nothing where none asks for one."""
-    sizes = list(_shares(found))
-    if not sizes:
+    asking = [one for one in found if one.num_gpus > 0 and one.first_replicas > 0]
+    if not asking:
         return
-    text = f"{sum(sizes):g} reserved by the replicas that start; Ray counts {gpus}"
-    facts = {"first_replicas": sum(sizes), "counted_by_ray": gpus}
-    if left := unplaced(sizes, gpus):
-        remedy = f"lower num_gpus or min_replicas, or add nodes; replicas that would wait for ever: {len(left)}"
+    reserved = sum(one.num_gpus * one.first_replicas for one in asking)
+    text = f"{reserved:g} reserved by the replicas that start; Ray counts {gpus}"
+    facts = {"first_replicas": reserved, "counted_by_ray": gpus}
+    # No more of a deployment are tried than fit by themselves, so that a typing error of many replicas costs nothing.
+    tried = [(one, min(one.first_replicas, _most(one.num_gpus, gpus))) for one in asking]
+    left = sum(one.first_replicas - n for one, n in tried)
+    left += len(unplaced([size for one, n in tried for size in [one.num_gpus] * n], gpus))
+    if left:
+        remedy = f"lower num_gpus or min_replicas, or add nodes; replicas that would wait for ever: {left}"
         yield Finding(CLUSTER, "num_gpus", text, "error", remedy, facts)
     else:
         yield Finding(CLUSTER, "num_gpus", text, facts=facts)
@@ -94,10 +101,11 @@ def unplaced(sizes: Sequence[float], gpus: int) -> list[float]:
     return left
 
 
-def _shares(found: Sequence[Demand]) -> Iterator[float]:
-    """The share of GPUs of each replica that starts first."""
-    for one in found:
-        yield from [one.num_gpus] * one.first_replicas if one.num_gpus > 0 else []
+def _most(share: float, gpus: int) -> int:
+    """Replicas with this share that `gpus` may have room for, at most."""
+    if share >= 1:
+        return gpus if share <= gpus else 0
+    return gpus * int(1 / max(share, SMALLEST_SHARE) + 1e-9)
 
 
 def _replicas(given: Mapping[str, Any]) -> tuple[int, int]:

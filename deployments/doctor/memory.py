@@ -65,7 +65,9 @@ def _gpu_memory(task: str, config: TaskConfig, artifact: ModelArtifact, share: f
     except ConfigurationError as error:
         return Finding(CLUSTER, "gpu memory", f"{task}: {error}", "error")
     room = total_bytes - CONTEXT_BYTES if limit is None else limit
-    needed = weights_bytes(artifact) + cache_bytes(artifact, config)
+    # Sessions for captured shapes hold the weights a second time.
+    captured = artifact.manifest.rows == "packed" and config.cuda_graphs
+    needed = (2 if captured else 1) * weights_bytes(artifact) + cache_bytes(artifact, config)
     text = f"{task}: about {gib(needed)} for weights and KV cache; a replica may take {gib(room)}"
     facts = {"task": task, "estimated_bytes": needed, "limit_bytes": room}
     if needed > room:

@@ -45,6 +45,7 @@ BULK = "bulk"
 SECRET_HEADER = "x-sextet-ingress"
 """What replicas know an ingress of their own cluster by."""
 _PUBLIC, _HIDDEN = DEADLINE_HEADER.encode(), HIDDEN_DEADLINE_HEADER.encode()
+_BROWSERS = frozenset((b"origin", b"sec-fetch-site"))  # headers that a browser adds to a body that a page sends
 BODY_S = 60.0
 """How long a client may take to send its body."""
 HEAD_START_S = 0.02
@@ -180,11 +181,15 @@ async def read_body(request: Request, max_bytes: int, media_types: Sequence[str]
 
 
 def _require_declared(request: Request, media_types: Sequence[str]) -> None:
-    """A page in a browser can send a body of no declared type, or of a form's, to any server, without asking first."""
+    """A page in a browser can send a body of no declared type, or of a form's, to any server, without asking first.
+
+    Programs may declare none: Triton's client does so. A browser says with such a body whose page sends it.
+    """
     headers = dict(request.scope["headers"])
     declared = headers.get(b"content-type", b"").decode("latin-1")
     media_type = declared.split(";")[0].strip().lower()
-    if media_type not in media_types and not re.fullmatch(r"application/[^/]+\+json", media_type):
+    undeclared = b"content-type" not in headers and not _BROWSERS.intersection(headers)
+    if not (undeclared or media_type in media_types or re.fullmatch(r"application/[^/]+\+json", media_type)):
         given = f"is {media_type!r}" if media_type else "is missing"
         raise UnsupportedMediaTypeError(f"the content-type {given}; allowed: {', '.join(media_types)}")
     encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()

@@ -24,7 +24,9 @@ for argument; do
 done
 if [ -n "$config" ]; then
     NODE prepare SETTINGS "$config" || exit 1
-    [ -n "$checks" ] || [ -z "WATCHES" ] || NODE watch SETTINGS "$config" $$ &  # $$ becomes HAProxy
+    if [ -z "$checks" ] && [ -n "WATCHES" ]; then
+        NODE watch SETTINGS "$config" $$ &  # $$ becomes HAProxy, which reaps no child: start none that ends before it
+    fi
 fi
 # HAProxy must not outlive the actor that started it.
 exec DIE_WITH_PARENT BINARY "$@"

@@ -1,10 +1,12 @@
 """Convert: a PyTorch model becomes fp32 ONNX graphs, with a KV cache in slots or by Optimum's exporter."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from checkpoints.checkpoint import ResolvedCheckpoint, untrained
+from checkpoints.frameworks import exclusive
 from checkpoints.heads import ENCODER_DECODER, fits
 from export.graphs.graph import save
 from export.graphs.seq2seq_slot_graph import convert_seq2seq_to_slots
@@ -54,6 +56,28 @@ def optimum_exports(config: Any) -> bool:
 
 def convert(model: Any, task: str, folder: Path, cache: str = "plain") -> Graphs:
     """Write the graphs of `model` into `folder`; `cache` (`plain` or `slots`) is that of the manifest."""
+    with _unlogged():
+        return _written(model, task, folder, cache)
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Keep torch's exporter from writing to stdout: it turns its own log on, with the whole graph of what it cannot
+    export, from C++.
+    """
+    import torch
+
+    functions: Any = torch._C
+    with exclusive:
+        log = functions._jit_onnx_log
+        functions._jit_onnx_log = lambda *_values: None
+        try:
+            yield
+        finally:
+            functions._jit_onnx_log = log
+
+
+def _written(model: Any, task: str, folder: Path, cache: str) -> Graphs:
     if cache == "slots" and model.config.is_encoder_decoder:
         graphs = {role: folder / f"{role}_model.onnx" for role in ("encoder", "decoder")}
         convert_seq2seq_to_slots(model, **graphs)

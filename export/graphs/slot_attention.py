@@ -4,7 +4,7 @@ A model can keep its KV cache in slots where GroupQueryAttention can stand for i
 through the model with an attention function that takes notes, and says what the operator needs to know of each layer
 (heads, scale, window, softcap), or why it cannot stand for it. Three ways lead to a model's attention:
 
-* transformers' attention interface, where a function is registered by name (most models since 2024);
+* transformers' attention interface, where a function has a name (most models since 2024);
 * `torch.nn.functional.scaled_dot_product_attention`, which older code calls itself (Falcon, StableLM, Nemotron);
 * GPT-Neo's own method.
 
@@ -159,13 +159,14 @@ def _by_the_interface(model: Any, attend: Attend, _caches: list[Any]) -> Iterato
     ) -> tuple[Any, None]:
         return attend(_call(module.layer_idx, query, key, value, options)), None
 
-    ALL_ATTENTION_FUNCTIONS.register(NAME, attend_in_layer)
     chosen = model.config._attn_implementation
+    ALL_ATTENTION_FUNCTIONS[NAME] = attend_in_layer
     model.config._attn_implementation = NAME
     try:
         yield
     finally:
         model.config._attn_implementation = chosen
+        del ALL_ATTENTION_FUNCTIONS[NAME]  # it holds `attend`, and so the model with its weights
 
 
 @contextmanager

@@ -149,6 +149,7 @@ def _traced(model: Any, decoder: Any, attention: Attention) -> Iterator[Any]:
     head = model.get_output_embeddings()
     with (
         attending(model, decoder.attend) as new_cache,
+        _stacked_repeats(),
         attention.rotations.left_out() if attention.rotations is not None else nullcontext(),
     ):
         for norm, forward in named.items():
@@ -160,6 +161,28 @@ def _traced(model: Any, decoder: Any, attention: Attention) -> Iterator[Any]:
             del head.forward
             for norm, forward in before.items():
                 norm.forward = forward
+
+
+@contextmanager
+def _stacked_repeats() -> Iterator[None]:
+    """Trace repeat_interleave, by a number, as a stack: the exporter would keep the shape of the example in it."""
+    import torch
+
+    functions: Any = torch
+    repeated = functions.repeat_interleave
+
+    def repeat(values: Any, repeats: Any, dim: int | None = None, **options: Any) -> Any:
+        if not isinstance(repeats, int) or dim is None:
+            return repeated(values, repeats, dim, **options)
+        axis = dim % values.ndim
+        return torch.stack([values] * repeats, axis + 1).flatten(axis, axis + 1)
+
+    functions.repeat_interleave = functions.Tensor.repeat_interleave = repeat
+    try:
+        yield
+    finally:
+        functions.repeat_interleave = repeated
+        del functions.Tensor.repeat_interleave  # which inherits its own
 
 
 def _named(offset: float) -> Any:

@@ -205,10 +205,12 @@ class ModelArtifact:
         path = Path(path)
         try:
             manifest = Manifest.from_json((path / MANIFEST_NAME).read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise ArtifactError(
                 f"{path} is not a model artifact (no {MANIFEST_NAME}); make it with `sextet export`"
             ) from None
+        except OSError as error:
+            raise ArtifactError(f"{path / MANIFEST_NAME} cannot be read: {error.strerror}") from None
         except ValueError as error:
             raise ArtifactError(f"{path / MANIFEST_NAME} cannot be read ({error}); export it again") from None
         if task is not None and manifest.task != task:

@@ -34,7 +34,8 @@ from pipelines.scheduling.scheduler import BatchingConfig
 
 SATURATED = 0.05
 """A batch is large enough once its fixed cost is at most this share of its whole cost: no more can be saved."""
-RECENT = 8  # served batches that LearnedCost keeps of shapes that are alike
+MEMORY = 256  # served batches that LearnedCost keeps
+RECENT = 8  # of them, those that count of shapes that are alike
 REFIT = 32  # served batches after which LearnedCost fits again
 
 
@@ -106,31 +107,32 @@ UNMEASURED = CostModel(start_s=32.0, token_s=1.0)
 class LearnedCost:
     """A cost model that follows the machine: `model` is fitted to what was served last, where that was enough.
 
-    Of shapes that were not served, the measurements from before the first request count, scaled by how much slower or
-    faster than they say the served ones are.
+    Of shapes that were not served lately, the measurements from before the first request count, scaled by how much
+    slower or faster than they say the served ones are.
     """
 
     def __init__(self, measured: Sequence[Measurement], *, packed: bool = False) -> None:
         self.model = CostModel.fit(measured, packed=packed)
         self._measured = {_alike(one): one for one in measured}
         self._before = self.model
-        self._served: dict[tuple[int, int], deque[Measurement]] = {}
+        self._served: deque[Measurement] = deque(maxlen=MEMORY)
         self._unread = 0
 
     def note(self, batch: Measurement) -> bool:
         """A batch was served while all workers were busy; returns whether `model` was fitted again."""
-        self._served.setdefault(_alike(batch), deque(maxlen=RECENT)).append(batch)
+        self._served.append(batch)
         self._unread += 1
         if self._unread < REFIT:
             return False
         self._unread = 0
-        served = [one for recent in self._served.values() for one in recent]
+        newest: dict[tuple[int, int], list[Measurement]] = {}
+        for one in reversed(self._served):
+            alike = newest.setdefault(_alike(one), [])
+            if len(alike) < RECENT:
+                alike.append(one)
+        served = [one for alike in newest.values() for one in alike]
         drift = median(one.seconds / self._before.batch_s(one.rows, one.longest) for one in served)
-        rest = [
-            replace(one, seconds=drift * one.seconds)
-            for kind, one in self._measured.items()
-            if kind not in self._served
-        ]
+        rest = [replace(one, seconds=drift * one.seconds) for kind, one in self._measured.items() if kind not in newest]
         self.model = CostModel.fit([*served, *rest], packed=self.model.packed)
         return True
 

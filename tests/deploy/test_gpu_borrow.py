@@ -77,3 +77,14 @@ def test_a_python_without_torch_is_one_line(tmp_path: Path) -> None:
     said = run(tmp_path / "own", borrow.__file__, str(tmp_path / "own"))
     assert (said.returncode, said.stdout) == (1, "")
     assert said.stderr.endswith("/bin/python has no PyTorch; name another: PYTHON=/path/to/python3\n")
+
+
+def test_an_environment_of_another_python_is_one_line(machine: Path, tmp_path: Path) -> None:
+    environment(tmp_path / "own")
+    (tmp_path / "own" / "lib" / "python3.9" / "site-packages").mkdir(parents=True)
+    here = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for folder, names in (("own", ", ".join(sorted(("python3.9", here)))), ("absent", "no Python")):
+        said = run(machine, borrow.__file__, str(tmp_path / folder))
+        assert (said.returncode, said.stdout) == (1, "")
+        reason = f"{tmp_path / folder} is an environment of {names}, not of {here} alone; name a new one"
+        assert said.stderr == f"borrow: {reason}\n"

@@ -11,9 +11,9 @@ ROOT = Path(__file__).parents[2]
 PROOF = ROOT / "deploy" / "gpu" / "proof.sh"
 
 
-def prove(*arguments: object) -> "subprocess.CompletedProcess[str]":
+def prove(*arguments: object, folder: Path = Path("/")) -> "subprocess.CompletedProcess[str]":
     command = [str(PROOF), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd="/")
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder)
 
 
 def kept_in_the_repository() -> list[bytes]:
@@ -70,6 +70,39 @@ def test_the_phase_doctor_looks_at_the_device_and_at_no_cluster_yaml(tmp_path: P
     log = (tmp_path / "out" / "log.txt").read_text(encoding="utf-8")
     assert "computes (CPUExecutionProvider)" in log
     assert "text-classification" not in log
+
+
+def test_folders_are_those_of_the_caller(tmp_path: Path) -> None:
+    environment(tmp_path / "venv", "*gpu\\ encoders*) echo found; exit 3")
+
+    ended = prove(*("--wheels", "absent", "--venv", "venv", "--output", "out", "install", "encoders"), folder=tmp_path)
+
+    assert ended.returncode == 1
+    (install, encoders) = phases(tmp_path / "out")
+    assert f"{tmp_path}/absent/manifest.json: No such file or directory" in install[3]
+    assert encoders[3] == "found"
+
+
+def test_a_phase_that_is_killed_is_not_said_to_be_late(tmp_path: Path) -> None:
+    venv = environment(tmp_path / "venv", "*gpu\\ encoders*) echo loading; kill -KILL $$")
+
+    ended = prove("--venv", venv, "--output", tmp_path / "out", "encoders")
+
+    assert ended.returncode == 1
+    (encoders,) = phases(tmp_path / "out")
+    assert (encoders[1], encoders[3]) == ("137", "killed; loading")
+
+
+def test_earlier_results_of_a_phase_that_runs_again_do_not_count(tmp_path: Path) -> None:
+    venv = environment(tmp_path / "venv", "*) echo 'no GPU'; exit 4")
+    (tmp_path / "out").mkdir()
+    for name in ("tests.xml", "tests-cluster.xml", "encoders.json", "generators.json"):
+        (tmp_path / "out" / name).touch()
+
+    prove("--venv", venv, "--output", tmp_path / "out", "tests", "encoders")
+
+    left = {file.name for file in (tmp_path / "out").iterdir()}
+    assert left == {"tests-cluster.xml", "generators.json", "log.txt", "phases.tsv"}
 
 
 def test_everything_is_one_exit_status(tmp_path: Path) -> None:

@@ -103,6 +103,16 @@ def test_a_folder_for_something_else_is_refused(packed: Path, tmp_path: Path, ch
         wheels.join(packed, tmp_path / "joined")
 
 
+def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "one.txt").touch()
+
+    with pytest.raises(WheelsError, match=r"holds files and no manifest\.json; remove it, or name a new folder$"):
+        wheels.make(tmp_path / "letters", BATCH)
+
+    assert (tmp_path / "letters" / "one.txt").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -137,6 +147,22 @@ def test_an_installation_that_cannot_be_is_one_line_and_makes_nothing(
     )
     assert (said.returncode, said.stdout, said.stderr) == (code, "", f"{line}\n")
     assert [*tmp_path.iterdir()] == []
+
+
+def test_an_environment_with_the_runtime_for_cpus_is_left_as_it_is(tmp_path: Path) -> None:
+    site_packages = tmp_path / "venv" / "lib" / "python3.12" / "site-packages"
+    script = Path(wheels.__file__).with_name("install.sh")
+    for package, line in (
+        ("onnxruntime_gpu", "wheels: absent/manifest.json: No such file or directory; `make wheels` writes it"),
+        ("onnxruntime", "install.sh: venv has onnxruntime for CPUs, whose folder onnxruntime-gpu shares; name another"),
+    ):
+        (site_packages / f"{package}-1.31.1.dist-info").mkdir(parents=True)
+        environment = {**os.environ, "PYTHON": sys.executable}
+        command = [str(script), "absent", "venv"]
+        said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert (said.returncode, said.stdout) == (1, "")
+        (reason,) = said.stderr.splitlines()
+        assert reason.startswith(line)
 
 
 @pytest.mark.parametrize(

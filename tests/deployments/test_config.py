@@ -105,6 +105,7 @@ def test_a_wrong_user_config_is_refused_by_task_key_and_what_is_allowed(user_con
         (None, "does not exist"),
         ("a: [", "line 1: not valid YAML"),
         ("a: \0", "not valid YAML: unacceptable character"),
+        ("a: " + "[" * 10_000, "its lists and mappings are nested too deep"),
         ("- 1", "is not a Ray Serve config: it has no list of applications"),
         ("applications: []", "no application has args: {task: ...}"),
         ("applications: [{name: x, args: task}]", "no application has args: {task: ...}"),

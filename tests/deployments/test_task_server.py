@@ -170,12 +170,20 @@ def test_a_body_that_is_declared_to_be_something_else_is_not_read(
     assert post(server, {"inputs": "a"}, **headers).status_code == status
 
 
-def test_a_body_without_a_content_type_is_refused(server: TaskServer) -> None:
-    """A page in a browser can send one to any server, without asking first; every client of the protocols says JSON."""
-    response = asking(server, lambda client: client.post(f"/{TASK}", content=b'{"inputs": "a"}'))
+@pytest.mark.parametrize("header", ["origin", "sec-fetch-site"])
+def test_a_body_without_a_content_type_is_refused_from_a_page_and_taken_from_a_program(
+    server: TaskServer, header: str
+) -> None:
+    """A page can send one to any server, without asking first; Triton's client sends no other."""
 
-    assert (response.status_code, response.json()["error_type"]) == (415, "validation")
-    assert response.json()["error"] == "the content-type is missing; allowed: application/json"
+    def asked(headers: dict[str, str]) -> Any:
+        return asking(server, lambda client: client.post(f"/{TASK}", content=b'{"inputs": "a"}', headers=headers))
+
+    refused = asked({header: "null"})
+
+    assert (refused.status_code, refused.json()["error_type"]) == (415, "validation")
+    assert refused.json()["error"] == "the content-type is missing; allowed: application/json"
+    assert asked({}).status_code == 200
 
 
 @pytest.mark.parametrize("timeout", ["abc", "-1", "0", "nan", "inf", ""])

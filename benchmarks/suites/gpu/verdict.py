@@ -25,6 +25,8 @@ from benchmarks.suites.gpu.phase import Setting
 NAME = "gpu"
 PHASES = ("encoders", "generators")
 PARITY = "test_parity"
+TESTS = "tests"  # the phase that they belong to
+TESTED = (0, 1)  # pytest's exit status where every test ran, whether it passed or not
 LISTS = ("points", "raw", "peers")
 ASKED_OF_THE_DRIVER = "name,memory.total,driver_version"
 
@@ -102,7 +104,11 @@ def merged(setting: Setting) -> Result:
 
 
 def parity_share(folder: Path) -> float | None:
-    """The share of the parity tests that passed; those that were skipped did not. None where none ran."""
+    """The share of the parity tests that passed; those that were skipped did not. None where none ran, and where pytest
+    did not come to its end: the tests that it did not reach are not in its file.
+    """
+    if any(one.phase == TESTS and one.status not in TESTED for one in ended(folder)):
+        return None
     cases = [
         case
         for file in sorted(folder.glob("tests*.xml"))
@@ -128,8 +134,8 @@ def gpu() -> str:
     asked = ["nvidia-smi", f"--query-gpu={ASKED_OF_THE_DRIVER}", "--format=csv,noheader"]
     try:
         said = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=20).stdout
-    except (OSError, subprocess.SubprocessError) as error:
+        name, memory, driver = (one.strip() for one in said.partition("\n")[0].split(","))
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
         print(f"the driver does not name the GPU: {error}", file=sys.stderr)
         return "unknown GPU"
-    name, memory, driver = (one.strip() for one in said.splitlines()[0].split(","))
     return f"{name}, {memory}, driver {driver}"

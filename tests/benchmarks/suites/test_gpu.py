@@ -11,7 +11,7 @@ from benchmarks.figures.report import unmeasured
 from benchmarks.suites.cluster import CLASSIFY, WRITE
 from benchmarks.suites.gpu.models import LLAMA_TINY, QWEN2, SMOLLM2, Models, write_decoder
 from benchmarks.suites.gpu.phase import QUICK, Journal, Pace, Setting
-from benchmarks.suites.gpu.verdict import all_met, ended, merged, parity_share, verdicts
+from benchmarks.suites.gpu.verdict import all_met, ended, gpu, merged, parity_share, verdicts
 from pipelines.generation.slots.config import SlotsConfig
 
 
@@ -31,6 +31,10 @@ def test_a_test_of_parity_that_is_skipped_has_not_passed(tmp_path: Path) -> None
 
     assert parity_share(tmp_path) == 0.5
     assert parity_share(tmp_path / "nothing") is None
+    for status, share in ((1, 0.5), (2, None), (124, None), (0, 0.5)):
+        with (tmp_path / "phases.tsv").open("a", encoding="utf-8") as file:
+            file.write(f"tests\t{status}\t85\twhy\n")
+        assert parity_share(tmp_path) == share, "tests that were cut off may have left out what fails"
 
 
 def test_figures_of_a_phase_that_did_not_run_are_missing_and_no_bar_of_them_is_met(tmp_path: Path) -> None:
@@ -50,6 +54,26 @@ def test_figures_of_a_phase_that_did_not_run_are_missing_and_no_bar_of_them_is_m
     assert not all_met(result)
     every = {name: [figure.bar.number] for name, figure in GPU_FIGURES.items() if figure.bar is not None}
     assert all_met(replace(result, figures=every))
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ("echo 'NVIDIA H200, 143771 MiB, 580.95'; echo second", "NVIDIA H200, 143771 MiB, driver 580.95"),
+        ("exit 9", "unknown GPU"),
+        ("true", "unknown GPU"),
+        ("echo No devices were found", "unknown GPU"),
+    ],
+)
+def test_a_driver_that_names_no_gpu_costs_no_result(
+    said: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = tmp_path / "nvidia-smi"
+    command.write_text(f"#!/bin/sh\n{said}\n", encoding="utf-8")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert gpu() == named
 
 
 def test_a_phase_counts_as_it_ended_last(tmp_path: Path) -> None:

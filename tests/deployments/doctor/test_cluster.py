@@ -66,6 +66,9 @@ def test_an_artifact_to_be_built_names_the_command_and_a_damaged_one_what_is_wro
     missing = found(path)[TASK]
     assert (missing.level, missing.remedy) == ("error", f"sextet export --all {path}")
     assert missing.text == f"{tmp_path}/model is to be built from starter:sentiment"
+    endless = write(tmp_path, {"model": "m" * 5000, "source": {"checkpoint": "starter:sentiment"}})
+    assert found(endless)[TASK].text.endswith("m is to be built from starter:sentiment")
+    path = write(tmp_path, {"model": "model", "source": {"checkpoint": "starter:sentiment"}})
     (write_artifact(tmp_path / "model") / "model.onnx").write_bytes(b"other")
     assert "was altered since its export" in found(path)[TASK].text
     assert found(path)[TASK].level == "error"
@@ -100,6 +103,11 @@ def test_a_replica_takes_its_part_of_a_gpu_or_what_the_file_says(tmp_path: Path)
     assert (tight.level, tight.facts["estimated_bytes"]) == ("warning", 5000)
     assert memory(1, gpu_mem_limit_bytes=200 * GIB)["gpu memory"].level == "error"
     assert memory(0.001)["gpu memory"].text.startswith(f"{TASK}: num_gpus 0.001 of a GPU")
+
+    write_artifact(tmp_path / "model", precision="fp16", device="cuda", rows="packed")
+    for cuda_graphs, n_bytes in ((True, 10_000), (False, 5_000)):
+        estimated = memory(0.25, cuda_graphs=cuda_graphs)["gpu memory"].facts["estimated_bytes"]
+        assert estimated == n_bytes, "captured graphs hold the weights a second time"
 
 
 def test_a_gpu_that_is_reserved_and_not_there_is_an_error(tmp_path: Path) -> None:

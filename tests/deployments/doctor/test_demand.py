@@ -45,6 +45,22 @@ def test_shares_of_gpus_find_a_place_or_are_left(sizes: list[float], gpus: int, 
     assert unplaced(sizes, gpus) == left
 
 
+@pytest.mark.parametrize(
+    ("replicas", "share", "left"),
+    [
+        (10**30, 0.25, 10**30 - 8),
+        (10**30, 1e-9, 10**30 - 20_000),
+        (3, float("inf"), 3),
+        (10**30, 2, 10**30 - 1),
+        (9, 0.3, 3),
+    ],
+)
+def test_any_number_of_replicas_is_counted_at_once(replicas: int, share: float, left: int) -> None:
+    (finding,) = gpu_shares([Demand("a", "b", replicas, replicas, num_gpus=share)], 2)
+    assert finding.level == "error"
+    assert finding.remedy.endswith(f"replicas that would wait for ever: {left}")
+
+
 def test_more_cpus_than_there_are_is_an_error_and_more_under_load_a_note() -> None:
     capacity = Capacity(cores=2, ray_cpus=2, memory_bytes=0, available_bytes=0)
     for first, most, level in ((2, 2, "ok"), (2, 3, "note"), (3, 3, "error"), (0, 1, "ok")):

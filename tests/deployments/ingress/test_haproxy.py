@@ -156,6 +156,16 @@ def test_where_no_replica_answers_it_is_a_503_in_json_that_says_when_to_come_bac
     assert int(response.headers["retry-after"]) > 0
 
 
+def test_haproxy_has_no_child_that_it_would_have_to_reap(ingress: Ingress) -> None:
+    """It reaps none: a process that ends before it stays in the table of processes."""
+    ingress.reload()
+
+    children = [Path(f"/proc/{one.pid}/task/{one.pid}/children").read_text().split() for one in ingress.processes]
+
+    assert children
+    assert not any(children)
+
+
 def test_draining_closes_the_ingress_and_an_empty_folder_needs_none(ingress: Ingress, tmp_path: Path) -> None:
     assert _connects(ingress.port)
 

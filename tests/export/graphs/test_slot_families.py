@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from export.graphs.convert import convert
 from export.graphs.slot_attention import describe
 from export.graphs.slot_graph import convert_to_slots, obstacle
 from export.parity.generation import PromptSlots, fault_of_slots, torch_answer
@@ -30,6 +31,7 @@ GEMMA = WINDOWED | {"head_dim": 32, "query_pre_attn_scalar": 16}
 FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "arcee": GROUPED,
     "cohere": GROUPED,
+    "cohere2": WINDOWED | {"layer_types": ["sliding_attention", "full_attention"]},
     "ernie4_5": GROUPED,
     "exaone4": WINDOWED | {"layer_types": ["sliding_attention", "full_attention"]},
     "falcon": WIDE | {"alibi": False, "multi_query": True},
@@ -62,7 +64,7 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "stablelm": GROUPED | {"hidden_size": 128, "partial_rotary_factor": 0.5},
     "starcoder2": WINDOWED,
 }  # fmt: skip
-ROTATED_BY_THE_MODEL = ("gemma3_text", "smollm3", "exaone4", "gpt_neox", "olmo3", "phi", "hunyuan_v1_dense")
+ROTATED_BY_THE_MODEL = ("gemma3_text", "smollm3", "exaone4", "gpt_neox", "olmo3", "phi", "hunyuan_v1_dense", "cohere2")
 
 
 def tiny(architecture: str, **changes: Any) -> Any:
@@ -144,12 +146,38 @@ def test_an_architecture_that_attends_otherwise_is_an_obstacle_in_one_line(
 
 
 def test_tracing_leaves_transformers_and_torch_as_they_were(tmp_path: Path) -> None:
+    repeat = torch.repeat_interleave, torch.Tensor.repeat_interleave
     for architecture in ("gemma", "falcon", "gpt_neo"):
         model = tiny(architecture)
         before = model(torch.arange(5, 25)[None]).logits
         assert obstacle(model) is None
         convert_to_slots(model, tmp_path / "model.onnx")
         torch.testing.assert_close(model(torch.arange(5, 25)[None]).logits, before)
+    assert (torch.repeat_interleave, torch.Tensor.repeat_interleave) == repeat
+
+
+def test_a_model_whose_own_code_fails_leaves_transformers_as_it_was() -> None:
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    functions = set(ALL_ATTENTION_FUNCTIONS)
+    fails = AutoConfig.for_model("bamba", vocab_size=300, **GROUPED)
+    for model in (tiny("llama"), AutoModelForCausalLM.from_config(fails).eval()):
+        implementation = model.config._attn_implementation
+        found = obstacle(model)
+        assert (found is None) == (model.config.model_type == "llama")
+        assert set(ALL_ATTENTION_FUNCTIONS) == functions
+        assert model.config._attn_implementation == implementation
+
+
+def test_what_torch_cannot_export_fails_without_a_word_on_stdout(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("apertus", vocab_size=300, **GROUPED)).eval()
+
+    with pytest.raises(Exception, match="expm1"):
+        convert(model, "text-generation", tmp_path, "slots")
+
+    assert capfd.readouterr().out == ""
 
 
 def test_a_graph_that_keeps_what_only_the_example_does_is_found(

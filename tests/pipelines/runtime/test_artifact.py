@@ -39,6 +39,23 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         ModelArtifact.open(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("model.onnx", "model.onnx is not a model artifact (no artifact.json)"),
+        ("a" * 300, "artifact.json cannot be read: File name too long"),
+    ],
+)
+def test_what_is_no_folder_is_one_line(tmp_path: Path, name: str, reason: str) -> None:
+    write_artifact(tmp_path)
+
+    with pytest.raises(ArtifactError) as refused:
+        ModelArtifact.open(tmp_path / name)
+
+    assert reason in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
 def test_another_task_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="exported for text-classification, not for translation"):
         ModelArtifact.open(write_artifact(tmp_path), task="translation")

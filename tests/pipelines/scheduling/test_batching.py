@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from pipelines.scheduling.batching import CostModel, cut
+from pipelines.scheduling.batching import MEMORY, CostModel, LearnedCost, Measurement, cut
 from pipelines.scheduling.scheduler import BatchingConfig
 
 CPU = CostModel(start_s=0.008, token_s=0.0003, pair_s=2e-7)  # BERT-base in int8 on two cores
@@ -48,3 +48,17 @@ def test_a_packed_batch_ends_as_a_padded_one_does_where_more_rows_save_nothing()
     for cost in (CPU, GPU):
         for lengths in ([384] * 64, [16] * 64, [64] * 4):
             assert first_batch(replace(cost, packed=True), *lengths) == first_batch(cost, *lengths)
+
+
+def test_what_was_served_while_the_machine_was_busy_is_forgotten_though_its_shapes_are_rare() -> None:
+    shapes = [(rows, tokens) for rows in (1, 4, 16) for tokens in (16, 64, 128, 384)]
+    learned = LearnedCost([Measurement(*shape, CPU.batch_s(*shape)) for shape in shapes])
+    for shape in 8 * shapes:
+        learned.note(Measurement(*shape, 3 * CPU.batch_s(*shape)))
+    assert learned.model.batch_s(4, 64) > 2 * CPU.batch_s(4, 64)
+
+    for _ in range(2 * MEMORY):
+        learned.note(Measurement(4, 64, CPU.batch_s(4, 64)))
+
+    for shape in shapes:
+        assert abs(learned.model.batch_s(*shape) / CPU.batch_s(*shape) - 1) < 0.01
