@@ -10,6 +10,7 @@ was killed. Every process of the cluster inherits MARK, so that it is found whoe
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -56,8 +57,12 @@ def _is_marked(process: Path, folder: Path) -> bool:
 
 
 def _writes_to(process: Path, folder: Path) -> bool:
-    """Ray's processes give themselves titles, which are written over their environment; their output stays in a log."""
-    return any(os.readlink(process / "fd" / one).startswith(f"{folder}/") for one in ("1", "2"))
+    """Ray's processes give themselves titles, which are written over their environment; each writes a log."""
+    for one in (process / "fd").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            if os.readlink(one).startswith(f"{folder}/") and one.lstat().st_mode & stat.S_IWUSR:
+                return True
+    return False
 
 
 def end(folder: Path, patience_s: float = 0.0, is_hurried: Callable[[], bool] = lambda: False) -> None:

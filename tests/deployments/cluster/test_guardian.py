@@ -66,11 +66,20 @@ def test_processes_of_another_cluster_are_left_alone(parent: "subprocess.Popen[b
     assert parent.poll() is None
 
 
-def test_a_process_that_has_lost_its_mark_is_known_by_its_log(folder: Path) -> None:
+def test_a_process_that_has_lost_its_mark_is_known_by_its_log_and_who_reads_that_is_not(folder: Path) -> None:
     """As one whose title is written over its environment."""
-    with (folder / "agent.log").open("wb") as log, subprocess.Popen(["sleep", "300"], stdout=log, env={}) as process:
-        assert list(of_cluster(folder)) == [process.pid]
+    log = folder / "agent.log"
+    with (
+        log.open("wb") as written,
+        log.open("rb") as read,
+        subprocess.Popen(["sleep", "300"], env={}, pass_fds=[written.fileno()]) as writer,
+        subprocess.Popen(["sleep", "300"], env={}, pass_fds=[read.fileno()]) as reader,
+    ):
+        written.close()
+        assert list(of_cluster(folder)) == [writer.pid]
         end(folder)
+        assert reader.poll() is None
+        reader.kill()
 
 
 def test_processes_have_time_to_end_by_themselves_unless_there_is_a_hurry(
