@@ -123,6 +123,7 @@ def left_over(tree: list[psutil.Process]) -> list[str]:
     running = []
     for one in tree:
         with contextlib.suppress(psutil.NoSuchProcess):  # it ended while it was looked at
-            if one.is_running() and one.status() != psutil.STATUS_ZOMBIE:
-                running.append(" ".join(one.cmdline()))
+            # One without a command line has let go of its memory: it is ending.
+            if one.is_running() and one.status() != psutil.STATUS_ZOMBIE and (command := one.cmdline()):
+                running.append(" ".join(command))
     return running
