@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployments.ingress.private_file import write_private
+from deployments.ingress.secret import write_private
 
 PREFIX = "sextet_"  # by which scanners of leaked secrets know a key
 CLASSES = ("interactive", "bulk")

@@ -16,9 +16,8 @@ from pathlib import Path
 
 from deployments.ingress.haproxy import command
 from deployments.ingress.keys import Key, KeysError, read_keys, text_of
-from deployments.ingress.private_file import write_private
 from deployments.ingress.rewrite import NODE, RewriteError, Settings, rewrite
-from deployments.ingress.secret import shared_secret
+from deployments.ingress.secret import shared_secret, write_private
 
 KEYS = f"{NODE}/keys.map"
 CERTIFICATE = f"{NODE}/site.pem"

@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from deployments.ingress.private_file import write_private
+from deployments.ingress.secret import write_private
 
 MARK = "# rewritten by sextet\n"
 PUBLIC = ("frontend http_frontend", "frontend grpc_frontend")

@@ -1,7 +1,9 @@
-"""Secret: what replicas know an ingress of their own cluster by. The standard library alone (node.py).
+"""Secret: what replicas know an ingress of their own cluster by, and files that only their owner can read. The standard
+library alone (node.py).
 
-It follows from Ray's token, which every node of a cluster has and whose holders can run code there anyway: nothing more
-has to be given to nodes. A header costs a request less than mutual TLS, which Ray's servers cannot speak to HAProxy.
+The secret follows from Ray's token, which every node of a cluster has and whose holders can run code there anyway:
+nothing more has to be given to nodes. A header costs a request less than mutual TLS, which Ray's servers cannot speak
+to HAProxy.
 """
 
 import hashlib
@@ -22,3 +24,11 @@ def shared_secret() -> str:
         except OSError:
             return ""
     return hmac.new(token.strip().encode(), b"sextet ingress", hashlib.sha256).hexdigest() if token else ""
+
+
+def write_private(file: Path, content: bytes) -> None:
+    """Write a file whole or not at all: somebody may be reading it."""
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as opened:
+        opened.write(content)
+    beside.replace(file)
