@@ -34,7 +34,7 @@ TUNED = {
     "RAY_prestart_worker_first_driver": "0",  # workers that start before they are needed delay the others
     "RAY_worker_niceness": "0",  # by default Ray runs its workers, which are the servers here, at niceness 15
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_event_stats_print_interval_ms": "-1",  # every process of an idle cluster would log statistics each minute
+    "RAY_event_stats_print_interval_ms": "0",  # -1, said to disable them, has the GCS log its state without a pause
     "RAY_ROTATION_MAX_BYTES": "1048576",
     "RAY_ROTATION_BACKUP_COUNT": "1",
 }
