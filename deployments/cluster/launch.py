@@ -275,9 +275,14 @@ def _tell_models_apart(content: dict[str, Any]) -> None:
 
     Ray Serve applies a change of user_config alone in the replica, and takes it out of HAProxy's list meanwhile. It
     replaces a replica where its ray_actor_options change. Some kilobytes more of reserved memory change nothing else.
+    Where nodes may hold so many replicas and no more, there is no room beside the old ones: Ray Serve would wait for
+    it for ever.
     """
     for task, user_config in user_configs(content).items():
         model = TaskConfig.from_user_config(user_config, task).of_model
         number = int.from_bytes(hashlib.sha256(repr(model).encode()).digest()[:2], "big")
-        options = deployment_of(task, content).setdefault("ray_actor_options", {})
+        deployment = deployment_of(task, content)
+        options = deployment.setdefault("ray_actor_options", {})
         options["memory"] = options.get("memory", 0) + number
+        if "max_replicas_per_node" in deployment:
+            deployment.setdefault("max_surge_percent", 0)

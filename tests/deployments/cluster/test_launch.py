@@ -77,3 +77,18 @@ def test_ray_serve_replaces_a_replica_whose_model_changes_and_no_other(tmp_path:
     for changed in ({"model": "n"}, {"threads": 2}, {"device": "cuda"}, {"batching": {"concurrency": 2}}):
         assert options(**changed) != options()
         assert options(**changed)["num_cpus"] == 0.2
+
+
+@pytest.mark.parametrize(
+    ("given", "surge_percent"),
+    [({}, None), ({"max_replicas_per_node": 1}, 0), ({"max_replicas_per_node": 2, "max_surge_percent": 50}, 50)],
+)
+def test_the_old_replica_ends_first_where_its_node_has_no_room_beside_it(
+    given: dict[str, Any], surge_percent: int | None
+) -> None:
+    content = cluster("m")
+    deployment_of(TASK, content).update(given)
+
+    _tell_models_apart(content)
+
+    assert deployment_of(TASK, content).get("max_surge_percent") == surge_percent
