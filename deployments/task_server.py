@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ from starlette.responses import Response
 
 import pipelines
 from deployments.cluster.platform import Platform
-from deployments.config import LimitsConfig, TaskConfig
+from deployments.config import CUT_S, LimitsConfig, TaskConfig
 from deployments.gpu_memory import memory_limit
 from deployments.host import SMALL_ANSWER_TOKENS, SMALL_BODY_BYTES, HostThreads, give_memory_back
 from deployments.http.errors import Failure, logger
@@ -36,7 +36,7 @@ from pipelines.errors import (
     GenerationError,
     InputTooLongError,
 )
-from pipelines.scheduling.scheduler import BatchingConfig, OnBatch, QueueConfig, Row, Scheduler, unreported
+from pipelines.scheduling.scheduler import OnBatch, Row, Scheduler, unreported
 from pipelines.tasks.pipeline import Pipeline
 from stores.fetch import fetch
 
@@ -44,6 +44,9 @@ T = TypeVar("T")
 SLICE_INPUTS = 64  # inputs that are tokenized at once: what they need in between is freed before the next ones
 WORK = "work_s"  # of record_autoscaling_stats
 STALLED_S = 60.0  # a batch that nobody waits for, or a decoding round, that takes so long will not end by itself
+
+OnEnding = Callable[[Callable[[float], None]], None]
+"""Is given what is to be called, with the seconds that are left, once the replica is to end."""
 
 
 class Serving:
@@ -119,6 +122,7 @@ class TaskServer:
         meter: Callable[[], OnBatch] = lambda: unreported,
         platform: Platform | None = None,
         reserved_gpus: Callable[[], float] = lambda: 1.0,
+        on_ending: OnEnding = lambda begin: None,
     ) -> None:
         """`meter` makes, in this process, what is told of every batch; `platform` adds the routes of its contract.
         `reserved_gpus` tells which part of a GPU this process may use.
@@ -129,8 +133,11 @@ class TaskServer:
         self._on_batch = meter()
         self._serving: Serving | None = None
         self._host = HostThreads()
+        self._all_serving: set[Serving] = set()  # the present one, and those before it that have requests inside
         self._retiring: set[asyncio.Task[None]] = set()
+        self._cut: asyncio.Task[None] | None = None
         self._loading = asyncio.Lock()
+        on_ending(self.end_within)
 
     async def reconfigure(self, user_config: Any) -> None:
         """Apply a `user_config` in place: a changed model is loaded beside the old one, then takes over.
@@ -144,7 +151,7 @@ class TaskServer:
 
     async def _apply(self, config: TaskConfig) -> None:
         old = self._serving
-        if old is not None and _of_model(old.config) == _of_model(config):
+        if old is not None and old.config.of_model == config.of_model:
             old.scheduler.reconfigure(config.batching, config.queue)
             old.config = config
             return
@@ -157,10 +164,26 @@ class TaskServer:
         if config.device != "cpu":
             self._host.grow(_threads(config))
         self._serving = Serving(config, pipeline, scheduler, Routes(pipeline, self._platform))
+        self._all_serving.add(self._serving)
         if old is not None:
-            retiring = asyncio.create_task(old.retire(config.drain_timeout_s))
+            retiring = asyncio.create_task(self._retire(old, config.drain_timeout_s))
             self._retiring.add(retiring)
             retiring.add_done_callback(self._retiring.discard)
+
+    async def _retire(self, old: Serving, limit_s: float) -> None:
+        await old.retire(limit_s)
+        self._all_serving.discard(old)
+
+    def end_within(self, limit_s: float) -> None:
+        """Answer as before for all but CUT_S of `limit_s`. Then fail what is inside, streams with an error event."""
+        self._cut = asyncio.get_running_loop().create_task(self._cut_after(limit_s - CUT_S))
+
+    async def _cut_after(self, limit_s: float) -> None:
+        await asyncio.sleep(limit_s)
+        if n_requests := sum(one.inside for one in self._all_serving):
+            logger.warning("%d requests are cut: the replica ends, and they took more than %.0f s", n_requests, limit_s)
+        for one in list(self._all_serving):
+            await one.scheduler.drain()
 
     def check_health(self) -> None:
         """Raises where only a new replica helps."""
@@ -371,13 +394,3 @@ def _assigned_cpus() -> int:
 
 def _response(reply: Reply) -> Response:
     return Response(reply.body, headers=reply.headers or None, media_type=reply.media_type)
-
-
-def _of_model(config: TaskConfig) -> TaskConfig:
-    """The part of a configuration that a loaded pipeline depends on, the rest made equal."""
-    batching = BatchingConfig(concurrency=config.batching.concurrency)
-    if config.device == "tensorrt":  # its engine is built for so many rows
-        batching = replace(batching, max_batch_size=config.batching.max_batch_size)
-    return replace(
-        config, source=None, batching=batching, queue=QueueConfig(), limits=LimitsConfig(), drain_timeout_s=0.0
-    )

@@ -7,9 +7,13 @@ interface and unpickles what it receives.
 Memory: where they are installed, as beside the exporter, Ray Serve imports pandas, only to recognize a DataFrame that a
 handler returns, and Ray imports pyarrow, only to pickle its tables in another way. That is 85 MB and half a second in
 each of a dozen processes.
+
+HAProxy: the process that runs it starts it again when it dies.
 """
 
 import sys
+
+from deployments.cluster.restart import keep_haproxy_running
 
 UNNEEDED = ("pandas", "pyarrow")
 
@@ -18,6 +22,7 @@ def set_up() -> None:
     """Call it before anything imports ray.serve. A handler that imports one of UNNEEDED itself still gets it."""
     _bind_to_loopback()
     _import_serve_alone()
+    keep_haproxy_running()
 
 
 def _bind_to_loopback() -> None:
