@@ -11,7 +11,7 @@ Everything else in cluster.yaml is Ray Serve's own and is checked by Ray Serve's
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -98,6 +98,15 @@ class TaskConfig:
             if isinstance(batching, Mapping):
                 given = {**given, "batching": {**asdict(GPU_BATCHING), **batching}}
         return read(cls, given, f"user_config of {task}")
+
+    def of_model(self) -> "TaskConfig":
+        """The part that a loaded pipeline depends on, the rest made equal."""
+        batching = BatchingConfig(concurrency=self.batching.concurrency)
+        if self.device == "tensorrt":  # its engine is built for so many rows
+            batching = replace(batching, max_batch_size=self.batching.max_batch_size)
+        return replace(
+            self, source=None, batching=batching, queue=QueueConfig(), limits=LimitsConfig(), drain_timeout_s=0.0
+        )
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -25,10 +25,11 @@ import pipelines
 from deployments.cluster.platform import Platform
 from deployments.config import LimitsConfig, TaskConfig
 from deployments.gpu_memory import memory_limit
+from deployments.guidance.compiler import LlGuidance
 from deployments.host import SMALL_ANSWER_TOKENS, SMALL_BODY_BYTES, HostThreads
 from deployments.http.errors import Failure, logger
 from deployments.http.event_stream import EventStream
-from deployments.http.request import BULK, CLASS_HEADER, Timings, deadline_of, load_header, read_body
+from deployments.http.request import BULK, CLASS_HEADER, CLIENT_HEADER, Timings, deadline_of, load_header, read_body
 from deployments.protocols.protocol import Protocol, Reply, Routes, TaskRequest, json_reply
 from pipelines.errors import (
     ConfigurationError,
@@ -36,7 +37,7 @@ from pipelines.errors import (
     GenerationError,
     InputTooLongError,
 )
-from pipelines.scheduling.scheduler import BatchingConfig, OnBatch, QueueConfig, Row, Scheduler, unreported
+from pipelines.scheduling.scheduler import OnBatch, Row, Scheduler, unreported
 from pipelines.tasks.pipeline import Pipeline
 from stores.fetch import fetch
 
@@ -144,7 +145,7 @@ class TaskServer:
 
     async def _apply(self, config: TaskConfig) -> None:
         old = self._serving
-        if old is not None and _of_model(old.config) == _of_model(config):
+        if old is not None and old.config.of_model() == config.of_model():
             old.scheduler.reconfigure(config.batching, config.queue)
             old.config = config
             return
@@ -221,10 +222,14 @@ class TaskServer:
                 bulk = request.headers.get(CLASS_HEADER) == BULK
                 # And again with its tokens.
                 serving.scheduler.admit((), deadline, asyncio.get_running_loop().time(), bulk=bulk)
-                prepare = partial(self._prepare, limits, protocol, body, request.headers, timings)
+                salt = _salt(serving.config, request.headers)
+                prepare = partial(self._prepare, limits, protocol, body, request.headers, timings, salt)
                 is_small = len(body) <= SMALL_BODY_BYTES
                 on_loop = is_small and not serving.scheduler.is_busy
                 prepared = prepare() if on_loop else await self._host.read(prepare, len(body))
+                if isinstance(prepared, TaskRequest):
+                    tokenize = partial(self._tokenized, limits, protocol, prepared, timings, salt)
+                    prepared = await self._host.compile(tokenize)
                 if prepared.request.stream:
                     started = await _started(self._events(visit, prepared, deadline, timings, bulk))
                     is_streaming = True
@@ -246,13 +251,27 @@ class TaskServer:
         return failure.response(None if serving is None else serving.routes.find(request).errors.failure(failure))
 
     def _prepare(
-        self, limits: LimitsConfig, protocol: Protocol, body: bytes, headers: Mapping[str, str], timings: Timings
-    ) -> Prepared:
-        request, pipeline = protocol.read(body, headers), protocol.pipeline
+        self,
+        limits: LimitsConfig,
+        protocol: Protocol,
+        body: bytes,
+        headers: Mapping[str, str],
+        timings: Timings,
+        salt: str,
+    ) -> Prepared | TaskRequest:
+        """The request with its rows; without them where a grammar has to be compiled first, which takes long."""
+        request = protocol.read(body, headers)
         request.check(limits)
+        return request if request.parameters.compiles else self._tokenized(limits, protocol, request, timings, salt)
+
+    def _tokenized(
+        self, limits: LimitsConfig, protocol: Protocol, request: TaskRequest, timings: Timings, salt: str
+    ) -> Prepared:
         inputs, parameters = protocol.parse(request)
         started_at = time.perf_counter()
-        rows = _preprocess(pipeline, inputs, parameters, limits)
+        rows: list[list[Any]] = _preprocess(protocol.pipeline, inputs, parameters, limits)
+        if salt:
+            rows = [[replace(row, cache_salt=f"{salt}\n{row.cache_salt}") for row in some] for some in rows]
         timings.tokenization_s = time.perf_counter() - started_at
         return Prepared(protocol, request, inputs, parameters, rows)
 
@@ -314,6 +333,7 @@ class TaskServer:
             cuda_graphs=config.cuda_graphs,
             allow_unverified=config.allow_unverified,
             slots=config.slots,
+            compiler=LlGuidance,
         )
         return pipeline, pipeline.scheduler(config.batching, config.queue, self._on_batch)
 
@@ -371,11 +391,7 @@ def _response(reply: Reply) -> Response:
     return Response(reply.body, headers=reply.headers or None, media_type=reply.media_type)
 
 
-def _of_model(config: TaskConfig) -> TaskConfig:
-    """The part of a configuration that a loaded pipeline depends on, the rest made equal."""
-    batching = BatchingConfig(concurrency=config.batching.concurrency)
-    if config.device == "tensorrt":  # its engine is built for so many rows
-        batching = replace(batching, max_batch_size=config.batching.max_batch_size)
-    return replace(
-        config, source=None, batching=batching, queue=QueueConfig(), limits=LimitsConfig(), drain_timeout_s=0.0
-    )
+def _salt(config: TaskConfig, headers: Mapping[str, str]) -> str:
+    """What keeps the prefixes of a request apart from those of other callers; "" where callers share them."""
+    per_key = config.slots is not None and config.slots.prefix_cache == "per_key"
+    return headers.get(CLIENT_HEADER, "") if per_key else ""

@@ -18,6 +18,7 @@ from deployments.protocols.openai.protocol import (
     Label,
     OpenAi,
     OpenAiBody,
+    prompt_logprobs,
 )
 from deployments.protocols.protocol import texts_of
 from pipelines.errors import InvalidInputError, Path
@@ -60,12 +61,6 @@ class Message(Body, frozen=True):
         return message if self.name is None else message | {"name": self.name}
 
 
-class TextFormat(Body, frozen=True):
-    """The only format of an answer."""
-
-    type: Literal["text"]
-
-
 class ChatBody(OpenAiBody, frozen=True, kw_only=True):
     """A body of `/v1/chat/completions`. `max_completion_tokens` is the newer name of `max_tokens`."""
 
@@ -78,7 +73,6 @@ class ChatBody(OpenAiBody, frozen=True, kw_only=True):
     parallel_tool_calls: None = None
     functions: EmptyList | None = None
     function_call: Literal["none", "auto"] | None = None
-    response_format: TextFormat | None = None
     modalities: Annotated[list[Literal["text"]], Meta(min_length=1, max_length=1)] | None = None
     audio: None = None
     moderation: None = None
@@ -145,6 +139,9 @@ class ChatCompletions(OpenAi):
             "logprobs": _logprobs(delta),
             "finish_reason": delta.finish_reason,
         }
+
+    def _of_prompt(self, delta: ChoiceDelta) -> dict[str, Any]:
+        return {"prompt_logprobs": prompt_logprobs(delta)} if delta.prompt else {}
 
     def _chunks(self, index: int, delta: ChoiceDelta, *, is_first: bool) -> list[dict[str, Any]]:
         chunks: list[tuple[dict[str, str], Any, str | None]] = []

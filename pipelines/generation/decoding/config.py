@@ -98,6 +98,7 @@ class GenerationConfig:
     presence_penalty: float = 0.0  # OpenAI's, of the tokens of the answer
     count_penalty: float = 0.0  # what OpenAI calls frequency_penalty
     no_repeat_ngram_size: int = 0
+    logit_bias: tuple[tuple[int, float], ...] = ()  # OpenAI's: what is added to the logits of some tokens
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
     suppress_tokens: tuple[int, ...] = ()
     begin_suppress_tokens: tuple[int, ...] = ()

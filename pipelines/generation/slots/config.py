@@ -1,7 +1,7 @@
 """SlotsConfig: how many sequences decode at once, how long each may become, and when a sequence is paused."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -23,6 +23,7 @@ class SlotsConfig:
 
     With `prefix_cache`, a prompt that shares a prefix with the content of a slot skips the prefill of that prefix. All
     callers share this cache: the time to the first token can tell a caller that another prompt has the same prefix.
+    With "per_key", callers share it only with those of the same key of the ingress.
 
     With `cuda_graphs`, decode steps on the device `cuda` are captured as CUDA graphs (see slots.device.captured_steps).
     """
@@ -32,7 +33,7 @@ class SlotsConfig:
     prefill_chunk_tokens: Annotated[int, Meta(ge=3)] = 128
     turn_tokens: Positive = 64
     max_paused: Annotated[int, Meta(ge=0)] | None = None
-    prefix_cache: bool = True
+    prefix_cache: bool | Literal["per_key"] = True
     cuda_graphs: bool = True
 
     def __post_init__(self) -> None:

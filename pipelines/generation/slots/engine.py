@@ -19,7 +19,7 @@ import numpy as np
 from pipelines.errors import InputTooLongError, InvalidInputError
 from pipelines.generation.decoding.beam_search import advance_all
 from pipelines.generation.decoding.request import DecodeRequest
-from pipelines.generation.decoding.sequence_state import prompt_logprobs
+from pipelines.generation.decoding.sequence_state import score_prompt
 from pipelines.generation.decoding.step_logits import HostLogits, StepLogits
 from pipelines.generation.engine import PROMPT_TOKEN, DecodeEngine, Job, Line
 from pipelines.generation.slots.config import SlotsConfig
@@ -189,7 +189,7 @@ class SlotEngine(DecodeEngine[Decoding]):
         """Give a decoding its slots; the longest prefix of the prompt in any slot is reused, the rest is to prefill."""
         prompt, table, request = decoding.prompt, self._table, decoding.prompt.request
         # Followers reuse the prefill of their own request, with and without the prefix cache.
-        shared = table.shared(request.source, request.prompt)
+        shared = table.shared(request.cache_key, request.prompt)
         if not self._prefix_cache and prompt.logits is None:
             shared[:] = 0
         for _ in range(decoding.width):
@@ -206,14 +206,15 @@ class SlotEngine(DecodeEngine[Decoding]):
         best = int(shared.argmax())
         if shared[best] > shared[slot]:
             self._copy([best], [slot], int(shared[best]))
-        elif table.source(slot) == request.source:
+        elif table.key(slot) == request.cache_key:
             table.cut(slot, int(shared[slot]))
         else:
             self._opening[slot] = request.source
             self._budget -= len(request.source)
             self._did(decoding.share, PROMPT_TOKEN * len(request.source))
-            table.open(slot, request.source)
-        missing = len(request.prompt) - int(table.lengths[slot])
+            table.open(slot, request.cache_key)
+        decoding.cached_tokens = int(table.lengths[slot])
+        missing = len(request.prompt) - decoding.cached_tokens
         if missing == 0:
             assert prompt.logits is not None
             self._decoding.append(decoding)
@@ -287,7 +288,7 @@ class SlotEngine(DecodeEngine[Decoding]):
         """Note that the tokens of a row of a batch were read; `shown` are the rows of its logits."""
         prompt, start, tokens = decoding.prompt, int(batch.lengths[row]), int(batch.counts[row])
         if prompt.request.prompt_logprobs and prompt.logits is None:
-            prompt.logprobs += prompt_logprobs(prompt.request, start, logits.rows(shown))
+            score_prompt(prompt.scores, prompt.request, start, logits.rows(shown))
         self._did(decoding.share, PROMPT_TOKEN * tokens)
         self._table.append(batch.first + row, batch.ids[row, :tokens])
         if start + tokens == len(prompt.request.prompt):
@@ -316,7 +317,8 @@ class SlotEngine(DecodeEngine[Decoding]):
         rows = {slot: row for row, slot in enumerate(sorted(slots))}
         began = time.perf_counter()
         try:
-            with self._in_model():
+            guides = [guide for decoding in self._decoding for guide in decoding.guides]
+            with self._in_model(), self._masks.beside(guides):
                 logits = self._model.read(first, ids, self._table.lengths[first:end], np.asarray([*rows]) - first)
         except Exception as error:
             for decoding in list(self._decoding):

@@ -16,7 +16,7 @@ PIPELINES: dict[str, dict[str, Any]] = {
 }
 
 
-BEYOND_TRANSFORMERS = ("frequency_penalty", "presence_penalty", "count_penalty")
+BEYOND_TRANSFORMERS = ("frequency_penalty", "presence_penalty", "count_penalty", "logit_bias")
 
 
 def checkpoint_values() -> st.SearchStrategy[dict[str, Any]]:

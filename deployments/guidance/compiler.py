@@ -1,0 +1,126 @@
+"""LlGuidance: compiles constraints with llguidance, for the vocabulary of one model.
+
+llguidance is a library in Rust that knows, in microseconds, which tokens a grammar allows next: JSON Schema, regular
+expressions and context-free grammars. It is imported with the first constraint, as is the vocabulary: both take time
+and memory that most replicas never need.
+"""
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deployments.guidance.checker import Checker
+from pipelines.errors import GenerationError, InvalidInputError, first_line
+from pipelines.generation.decoding.guide import Constraint, Guide
+from pipelines.runtime.artifact import ModelArtifact
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+KEPT = 32  # compiled constraints: clients ask with the same few schemas again and again
+# Between the tokens of JSON. Without a bound a weak model may write spaces for ever.
+WHITESPACE = r"[ \n]{1,8}"
+_JSON = {"whitespace_pattern": WHITESPACE, "lenient": False, "coerce_one_of": False}
+_LEXER_STATES = 20_000  # of one answer, each of a kilobyte or two; llguidance's own bound is 250,000
+
+
+class LlGuidance:
+    """A `GrammarCompiler` for one artifact, whose answers end with one of `eos`; thread-safe."""
+
+    def __init__(self, artifact: ModelArtifact, eos: Sequence[int]) -> None:
+        self._artifact, self._eos = artifact, list(eos)
+        self._checker = Checker()
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[str, str], LlGrammar] = OrderedDict()
+
+    def compile(self, constraint: Constraint) -> "LlGrammar":
+        """Raises InvalidInputError with the place of what cannot be compiled, within seconds."""
+        key = constraint.kind, constraint.text
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        grammar = self._compiled(constraint)
+        with self._lock:
+            self._kept[key] = grammar
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return grammar
+
+    def _compiled(self, constraint: Constraint) -> "LlGrammar":
+        from llguidance import LLMatcher, LLParserLimits
+
+        schema = None
+        if constraint.kind == "json_schema":
+            schema = json.loads(constraint.text)
+            source = LLMatcher.grammar_from_json_schema(constraint.text, overrides=_JSON)  # type: ignore[arg-type]
+        elif constraint.kind == "regex":
+            source = LLMatcher.grammar_from_regex(constraint.text)
+        else:
+            source = LLMatcher.grammar_from_lark(constraint.text)
+        problem, inside = self._checker.problem(source, schema)
+        if problem is None:
+            limits = LLParserLimits(max_lexer_states=_LEXER_STATES, verbose_errors=False)
+            matcher = LLMatcher(self._vocabulary, source, log_level=0, limits=limits)
+            problem = matcher.get_error() or None
+        if problem is not None:
+            what = "a JSON Schema" if constraint.kind == "json_schema" else "a regular expression"
+            reason = f"cannot be compiled: {_line_of(problem)}; allowed: {what} that llguidance takes"
+            raise InvalidInputError(reason, (*constraint.path, *inside))
+        return LlGrammar(matcher, self._vocabulary.vocab_size)
+
+    @cached_property
+    def _vocabulary(self) -> "LLTokenizer":
+        from llguidance import LLTokenizer
+
+        if not self._eos:
+            raise InvalidInputError("needs a model with a token that ends its answers", ("parameters", "grammar"))
+        text = (self._artifact.path / "tokenizer.json").read_text(encoding="utf-8")
+        settings = json.loads(text) | {"truncation": None, "padding": None}
+        size = int(self._artifact.config()["vocab_size"])
+        try:
+            return LLTokenizer(json.dumps(settings), n_vocab=size, eos_token=self._eos)
+        except Exception as error:  # of a kind of tokenizer that the library does not know
+            reason = f"is not possible with this model's tokenizer: {first_line(error)}"
+            raise InvalidInputError(reason, ("parameters", "grammar")) from None
+
+
+class LlGrammar:
+    """A compiled constraint of a vocabulary of `size` tokens."""
+
+    def __init__(self, matcher: "LLMatcher", size: int) -> None:
+        self._matcher, self._size = matcher, size
+
+    def start(self) -> "LlGuide":
+        return LlGuide(self._matcher.deep_copy(), self._size)
+
+
+class LlGuide(Guide):
+    """A sequence that llguidance follows."""
+
+    def __init__(self, matcher: "LLMatcher", size: int) -> None:
+        super().__init__()
+        self._matcher, self._size = matcher, size
+        self._bits = np.empty(4 * -(-size // 32), np.uint8)  # one bit for each token, the lowest first
+
+    def _forbidden(self) -> np.ndarray:
+        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)  # drops the GIL
+        if self._matcher.is_error():
+            problem = _line_of(self._matcher.get_error())
+            raise InvalidInputError(f"the grammar takes too much to follow: {problem}; allowed: a simpler one")
+        return np.unpackbits(self._bits, count=self._size, bitorder="little").view(bool) ^ True
+
+    def _append(self, token: int) -> None:
+        if not self._matcher.consume_token(token):
+            raise GenerationError(f"the grammar did not follow: {_line_of(self._matcher.get_error())}")
+
+
+def _line_of(problem: str) -> str:
+    """A message of llguidance in one line: of several, the one that says what is wrong."""
+    lines = problem.strip().splitlines() or [""]
+    return next((line for line in lines if line.startswith("error: ")), lines[0]).removeprefix("error: ")
