@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ class Checker:
             except OSError:
                 answer = b""
             if not answer:
-                self._end(process)
+                self._end()
         if answer is None:
             return f"it takes longer than {self._time_s:g} s to compile", []
         if not answer:
@@ -45,12 +46,15 @@ class Checker:
         return given["problem"], given["path"]
 
     def _started(self) -> "subprocess.Popen[bytes]":
-        if self._process is None or self._process.poll() is not None:
+        if self._process is not None and self._process.poll() is not None:
+            self._end()
+        if self._process is None:
             # -P: the folder of the program does not hide modules of other packages.
             command = [sys.executable, "-P", str(_PROGRAM)]
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
             )
+            self._finalizer = weakref.finalize(self, _end, self._process)
         return self._process
 
     def _line(self, process: "subprocess.Popen[bytes]") -> bytes | None:
@@ -67,17 +71,21 @@ class Checker:
             line += more
         return line
 
-    def _end(self, process: "subprocess.Popen[bytes]") -> None:
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            assert pipe is not None
-            with suppress(OSError):  # of what was not written yet
-                pipe.close()
+    def _end(self) -> None:
         self._process = None
+        self._finalizer()
 
     def close(self) -> None:
         """End the process."""
         with self._lock:
             if self._process is not None:
-                self._end(self._process)
+                self._end()
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None
+        with suppress(OSError):  # of what was not written yet
+            pipe.close()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 KEPT = 32  # compiled constraints: clients ask with the same few schemas again and again
 # Between the tokens of JSON. Without a bound a weak model may write spaces for ever.
 WHITESPACE = r"[ \n]{1,8}"
-_JSON = {"whitespace_pattern": WHITESPACE, "lenient": False, "coerce_one_of": False}
+JSON_OPTIONS = {"whitespace_pattern": WHITESPACE, "lenient": False, "coerce_one_of": False}
 _LEXER_STATES = 20_000  # of one answer, each of a kilobyte or two; llguidance's own bound is 250,000
 
 
@@ -55,23 +55,16 @@ class LlGuidance:
     def _compiled(self, constraint: Constraint) -> "LlGrammar":
         from llguidance import LLMatcher, LLParserLimits
 
-        schema = None
-        if constraint.kind == "json_schema":
-            schema = json.loads(constraint.text)
-            source = LLMatcher.grammar_from_json_schema(constraint.text, overrides=_JSON)  # type: ignore[arg-type]
-        elif constraint.kind == "regex":
-            source = LLMatcher.grammar_from_regex(constraint.text)
-        else:
-            source = LLMatcher.grammar_from_lark(constraint.text)
-        problem, inside = self._checker.problem(source, schema)
-        if problem is None:
-            limits = LLParserLimits(max_lexer_states=_LEXER_STATES, verbose_errors=False)
-            matcher = LLMatcher(self._vocabulary, source, log_level=0, limits=limits)
-            problem = matcher.get_error() or None
-        if problem is not None:
-            what = "a JSON Schema" if constraint.kind == "json_schema" else "a regular expression"
-            reason = f"cannot be compiled: {_line_of(problem)}; allowed: {what} that llguidance takes"
-            raise InvalidInputError(reason, (*constraint.path, *inside))
+        for part in (*constraint.parts, constraint):
+            source = _source(part)
+            schema = json.loads(part.text) if part.kind == "json_schema" else None
+            problem, inside = self._checker.problem(source, schema)
+            if problem is not None:
+                raise _refused(problem, part, inside)
+        limits = LLParserLimits(max_lexer_states=_LEXER_STATES, verbose_errors=False)
+        matcher = LLMatcher(self._vocabulary, source, log_level=0, limits=limits)
+        if matcher.is_error():
+            raise _refused(matcher.get_error(), constraint)
         return LlGrammar(matcher, self._vocabulary.vocab_size)
 
     @cached_property
@@ -118,6 +111,23 @@ class LlGuide(Guide):
     def _append(self, token: int) -> None:
         if not self._matcher.consume_token(token):
             raise GenerationError(f"the grammar did not follow: {_line_of(self._matcher.get_error())}")
+
+
+def _source(constraint: Constraint) -> str:
+    """The constraint as llguidance takes it."""
+    from llguidance import LLMatcher
+
+    if constraint.kind == "json_schema":
+        return LLMatcher.grammar_from_json_schema(constraint.text, overrides=JSON_OPTIONS)  # type: ignore[arg-type]
+    if constraint.kind == "regex":
+        return LLMatcher.grammar_from_regex(constraint.text)
+    return LLMatcher.grammar_from_lark(constraint.text)
+
+
+def _refused(problem: str, constraint: Constraint, inside: Sequence[str | int] = ()) -> InvalidInputError:
+    what = "a regular expression" if constraint.kind == "regex" else "a JSON Schema"
+    reason = f"cannot be compiled: {_line_of(problem)}; allowed: {what} that llguidance takes"
+    return InvalidInputError(reason, (*constraint.path, *inside))
 
 
 def _line_of(problem: str) -> str:

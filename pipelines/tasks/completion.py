@@ -8,6 +8,7 @@ penalties count the tokens of the answer alone; the text ends before its stop st
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
@@ -78,12 +79,15 @@ class Sampling(Parameters, frozen=True):
 
 
 class CompletionParameters(Sampling, frozen=True):
-    """`max_tokens` may be 0 with `echo` or `prompt_logprobs` only. `constraint` is what the answer is held to."""
+    """`max_tokens` may be 0 with `echo` or `prompt_logprobs` only. `constraint` is what the answer is held to;
+    `shown_tokens` are special tokens whose text the answer keeps.
+    """
 
     logprobs: bool = False
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] = 0
     echo: bool = False
     constraint: Constraint | None = None
+    shown_tokens: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         scores = self.echo or self.prompt_logprobs is not None
@@ -309,7 +313,9 @@ class CompletionPipeline(GeneratorPipeline[Prompt, CompletionParameters, PromptR
 
     def _writer(self, row: PromptRow, parameters: CompletionParameters) -> Callable[[Step], tuple[ChoiceDelta, bool]]:
         """Steps of a row to deltas, each of which is the last where it has a `finish_reason`."""
-        detokenizer = Detokenizer(row.prompt, self._decode, self._clean_up)
+        is_free = row.grammar is None and not parameters.shown_tokens
+        decode = partial(self._decode_showing, parameters.shown_tokens) if parameters.shown_tokens else self._decode
+        detokenizer = Detokenizer(row.prompt, decode, self._clean_up if is_free else None)
         visible = StopFilter(parameters.stop)
         echo = row.text if parameters.echo else ""
         offset = len(echo)
@@ -341,6 +347,10 @@ class CompletionPipeline(GeneratorPipeline[Prompt, CompletionParameters, PromptR
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
+    def _decode_showing(self, shown: Sequence[int], ids: Sequence[int]) -> str:
+        hidden = self.tokenizer.special_ids.difference(shown)
+        return self._decode_all([token for token in ids if token not in hidden])
 
     def _decode_all(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

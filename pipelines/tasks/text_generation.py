@@ -210,9 +210,12 @@ class TextGenerationPipeline(GeneratorPipeline[str, TextGenerationParameters, Pr
         )
 
     def _text(self, row: PromptRow, new: Sequence[int], parameters: TextGenerationParameters) -> str:
-        """The text that decoding adds to the prompt; spaces are cleaned up in the whole text, as in transformers."""
-        prompt = clean_up_spaces(self._decode(row.prompt))
-        text = clean_up_spaces(self._decode([*row.prompt, *new]))[len(prompt) :]
+        """The text that decoding adds to the prompt; spaces are cleaned up in the whole text, as in transformers, where
+        no grammar says what they are.
+        """
+        tidy = _as_it_is if row.grammar is not None else clean_up_spaces
+        prompt = tidy(self._decode(row.prompt))
+        text = tidy(self._decode([*row.prompt, *new]))[len(prompt) :]
         return row.text + text if parameters.return_full_text else text
 
     def _details(self, row: PromptRow, steps: Sequence[Step]) -> dict[str, Any]:
@@ -251,13 +254,17 @@ class TextGenerationPipeline(GeneratorPipeline[str, TextGenerationParameters, Pr
         return {"id": token_id, "text": text, "logprob": logprob, "special": special}
 
     def _detokenizer(self, row: PromptRow) -> Detokenizer:
-        return Detokenizer(row.prompt, self._decode, clean_up_spaces)
+        return Detokenizer(row.prompt, self._decode, None if row.grammar is not None else clean_up_spaces)
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
     def _decode_all(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+def _as_it_is(text: str) -> str:
+    return text
 
 
 def _last_tokens(encoding: Encoding, count: int | None) -> list[int]:

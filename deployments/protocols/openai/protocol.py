@@ -19,6 +19,7 @@ from deployments.protocols.openai.errors import failure_body
 from deployments.protocols.openai.response_format import ResponseFormat
 from deployments.protocols.protocol import Protocol, Reply, TaskRequest, json_reply
 from pipelines.errors import InvalidInputError, Path
+from pipelines.generation.decoding.guide import Constraint
 from pipelines.misfit import require, unknown_key
 from pipelines.runtime.artifact import Manifest
 from pipelines.schema import Body
@@ -70,11 +71,14 @@ class OpenAiBody(Sampling, frozen=True, kw_only=True):
 
     def sampling(self, **others: Any) -> CompletionParameters:
         """The pipeline's parameters: those of the same name, and `others`."""
-        constraint = None if self.response_format is None else self.response_format.constraint
-        if constraint is not None:
-            constraint = replace(constraint, path=("response_format", *constraint.path))
         own = {name: getattr(self, name) for name in Sampling.__struct_fields__}
-        return CompletionParameters(**own | {"constraint": constraint} | others)
+        return CompletionParameters(**own | {"constraint": self.constraint} | others)
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What `response_format` holds the answer to."""
+        constraint = None if self.response_format is None else self.response_format.constraint
+        return None if constraint is None else replace(constraint, path=("response_format", *constraint.path))
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,14 @@ class Constraint:
     """What an answer must be: a document of a JSON Schema, or a text that a regular expression or a grammar describes.
 
     `text` is the schema as JSON, the expression, or a grammar in llguidance's dialect of Lark, which only our own code
-    writes. `path` is where it stands in a request, for errors.
+    writes. `path` is where it stands in a request, for errors; `parts` are constraints of the client that a grammar of
+    ours has inside.
     """
 
     kind: Literal["json_schema", "regex", "lark"]
     text: str
     path: Path = ()
+    parts: "tuple[Constraint, ...]" = ()
 
 
 class Guide(ABC):

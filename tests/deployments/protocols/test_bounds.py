@@ -19,7 +19,12 @@ from pipelines.tasks import TASKS
 BY_LIMITS = ("inputs", "instances", "inputs.data", "prompt", "messages.content", "messages.content.text")
 FREE = ("content_type", "parameters.content_type", "outputs.parameters.content_type", "adapter_id")
 # JSON Schemas: bytes and depth are checked by __post_init__.
-SCHEMAS = ("parameters.grammar.value", "response_format.value", "response_format.json_schema.schema")
+SCHEMAS = (
+    "parameters.grammar.value",
+    "response_format.value",
+    "response_format.json_schema.schema_",
+    "tools.function.parameters",
+)
 
 
 def unbounded(info: Any, path: str) -> Iterator[str]:

@@ -19,6 +19,7 @@ TASK = "text-generation"
 MESSAGES: list[Any] = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "강이 어디로 흘러요? 😀"}]
 CHAT = "/v1/chat/completions"
 PART = {"type": "text", "text": "a"}
+CALL = {"id": "x", "function": {"name": "f", "arguments": "{}"}}
 Scenario = Callable[[AsyncOpenAI], Awaitable[Any]]
 
 
@@ -276,7 +277,7 @@ def test_special_tokens_in_a_message_stay_text(server: TaskServer, checkpoint_pa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tools": [{"type": "function"}]}, "tools is "),
+        ({"tools": [{"type": "function"}]}, "tools[0] lacks "),
         ({"response_format": {"type": "xml"}}, "response_format.type is "),
         ({"logit_bias": {"1": 500}}, "logit_bias.1 is "),
         ({"temperature": 3}, "temperature is 3; allowed: 0 to 2"),
@@ -445,7 +446,7 @@ def test_a_message_of_all_marks_is_refused_and_not_left_without_an_answer(server
         (CHAT, {"user": "a" * 1025}, "user"),
         (CHAT, {"messages": [{"role": "user", "content": "a", "name": "a" * 1025}]}, "messages[0].name"),
         (CHAT, {"messages": [{"role": "user", "content": [PART] * 1025}]}, "messages[0].content"),
-        (CHAT, {"messages": [{"role": "user", "content": "a", "tool_calls": [{"id": "x"}]}]}, "messages[0].tool_calls"),
+        (CHAT, {"messages": [{"role": "user", "content": "a", "tool_calls": [CALL]}]}, "messages[0].tool_calls"),
         (CHAT, {"top_k": 2**31}, "top_k"),
         ("/v1/completions", {"prompt": ["a"] * 300, "n": 32}, "prompt"),
         ("/v1/completions", {"prompt": ["a"] * 1025}, "prompt"),
