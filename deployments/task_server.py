@@ -16,19 +16,19 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 import pipelines
 from deployments.cluster.platform import Platform
-from deployments.config import LimitsConfig, TaskConfig
+from deployments.config import CUT_S, LimitsConfig, TaskConfig
 from deployments.gpu_memory import memory_limit
 from deployments.guidance.compiler import LlGuidance
 from deployments.host import SMALL_ANSWER_TOKENS, SMALL_BODY_BYTES, HostThreads
 from deployments.http.errors import Failure, logger
-from deployments.http.event_stream import EventStream
+from deployments.http.event_stream import EventStream, begun
 from deployments.http.request import BULK, CLASS_HEADER, CLIENT_HEADER, Timings, deadline_of, load_header, read_body
 from deployments.protocols.protocol import Protocol, Reply, Routes, TaskRequest, json_reply
 from pipelines.errors import (
@@ -41,10 +41,12 @@ from pipelines.scheduling.scheduler import OnBatch, Row, Scheduler, unreported
 from pipelines.tasks.pipeline import Pipeline
 from stores.fetch import fetch
 
-T = TypeVar("T")
 SLICE_INPUTS = 64  # inputs that are tokenized at once: what they need in between is freed before the next ones
 WORK = "work_s"  # of record_autoscaling_stats
 STALLED_S = 60.0  # a batch that nobody waits for, or a decoding round, that takes so long will not end by itself
+
+OnEnding = Callable[[Callable[[float], None]], None]
+"""Is given what is to be called, with the seconds that are left, once the replica is to end."""
 
 
 class Serving:
@@ -120,6 +122,7 @@ class TaskServer:
         meter: Callable[[], OnBatch] = lambda: unreported,
         platform: Platform | None = None,
         reserved_gpus: Callable[[], float] = lambda: 1.0,
+        on_ending: OnEnding = lambda begin: None,
     ) -> None:
         """`meter` makes, in this process, what is told of every batch; `platform` adds the routes of its contract.
         `reserved_gpus` tells which part of a GPU this process may use.
@@ -130,8 +133,11 @@ class TaskServer:
         self._on_batch = meter()
         self._serving: Serving | None = None
         self._host = HostThreads()
+        self._all_serving: set[Serving] = set()  # the present one, and those before it that have requests inside
         self._retiring: set[asyncio.Task[None]] = set()
+        self._cut: asyncio.Task[None] | None = None
         self._loading = asyncio.Lock()
+        on_ending(self.end_within)
 
     async def reconfigure(self, user_config: Any) -> None:
         """Apply a `user_config` in place: a changed model is loaded beside the old one, then takes over.
@@ -145,7 +151,7 @@ class TaskServer:
 
     async def _apply(self, config: TaskConfig) -> None:
         old = self._serving
-        if old is not None and old.config.of_model() == config.of_model():
+        if old is not None and old.config.of_model == config.of_model:
             old.scheduler.reconfigure(config.batching, config.queue)
             old.config = config
             return
@@ -158,10 +164,26 @@ class TaskServer:
         if config.device != "cpu":
             self._host.grow(_threads(config))
         self._serving = Serving(config, pipeline, scheduler, Routes(pipeline, self._platform))
+        self._all_serving.add(self._serving)
         if old is not None:
-            retiring = asyncio.create_task(old.retire(config.drain_timeout_s))
+            retiring = asyncio.create_task(self._retire(old, config.drain_timeout_s))
             self._retiring.add(retiring)
             retiring.add_done_callback(self._retiring.discard)
+
+    async def _retire(self, old: Serving, limit_s: float) -> None:
+        await old.retire(limit_s)
+        self._all_serving.discard(old)
+
+    def end_within(self, limit_s: float) -> None:
+        """Answer as before for all but CUT_S of `limit_s`. Then fail what is inside, streams with an error event."""
+        self._cut = asyncio.get_running_loop().create_task(self._cut_after(limit_s - CUT_S))
+
+    async def _cut_after(self, limit_s: float) -> None:
+        await asyncio.sleep(limit_s)
+        if n_requests := sum(one.inside for one in self._all_serving):
+            logger.warning("%d requests are cut: the replica ends, and they took more than %.0f s", n_requests, limit_s)
+        for one in list(self._all_serving):
+            await one.scheduler.drain()
 
     def check_health(self) -> None:
         """Raises where only a new replica helps."""
@@ -231,7 +253,7 @@ class TaskServer:
                     tokenize = partial(self._tokenized, limits, protocol, prepared, timings, salt)
                     prepared = await self._host.compile(tokenize)
                 if prepared.request.stream:
-                    started = await _started(self._events(visit, prepared, deadline, timings, bulk))
+                    started = await begun(self._events(visit, prepared, deadline, timings, bulk))
                     is_streaming = True
                     return EventStream(started, protocol.failure)
                 completed = await serving.scheduler.submit(prepared.all_rows(), deadline, bulk=bulk)
@@ -336,25 +358,6 @@ class TaskServer:
             compiler=LlGuidance,
         )
         return pipeline, pipeline.scheduler(config.batching, config.queue, self._on_batch)
-
-
-async def _started(events: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-    """The same events, once the first is there: until then an error has a status."""
-    try:
-        first = await anext(events)
-    except BaseException:
-        await events.aclose()
-        raise
-
-    async def resumed() -> AsyncGenerator[T, None]:
-        try:
-            yield first
-            async for event in events:
-                yield event
-        finally:
-            await events.aclose()
-
-    return resumed()
 
 
 def _preprocess(
