@@ -12,6 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, count
 from queue import SimpleQueue
@@ -246,6 +247,15 @@ class DecodeEngine(ABC, Generic[QueuedT]):
         """Keep the moving average `name` of seconds per token."""
         past, measured = getattr(self, name), seconds / tokens
         setattr(self, name, RATE_MEMORY * past + (1 - RATE_MEMORY) * measured if past else measured)
+
+    @contextmanager
+    def _in_model(self) -> Iterator[None]:
+        """Count the seconds of the block as the model's."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.model_s += time.perf_counter() - began
 
     def _run(self) -> None:
         alive = True

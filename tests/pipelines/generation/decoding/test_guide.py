@@ -28,8 +28,8 @@ LENGTH = 12
 class Counting:
     """Tokens above 100 that rise by at most `step`, LENGTH of them; `breaks_at` is where its guides fail."""
 
-    def __init__(self, step: int, breaks_at: int | None = None) -> None:
-        self.step, self.breaks_at = step, breaks_at
+    def __init__(self, step: int, breaks_at: int | None = None, vocabulary: int = VOCABULARY) -> None:
+        self.step, self.breaks_at, self.vocabulary = step, breaks_at, vocabulary
 
     def start(self) -> "CountingGuide":
         return CountingGuide(self)
@@ -48,7 +48,7 @@ class CountingGuide(Guide):
     def _forbidden(self) -> np.ndarray:
         if len(self._taken) == self._grammar.breaks_at:
             raise InvalidInputError("the grammar takes too much")
-        forbidden = np.ones(VOCABULARY, bool)
+        forbidden = np.ones(self._grammar.vocabulary, bool)
         last = self._taken[-1]
         forbidden[range(last + 1, last + 1 + self._grammar.step) if len(self._taken) <= LENGTH else [EOS]] = False
         return forbidden
