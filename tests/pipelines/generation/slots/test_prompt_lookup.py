@@ -88,7 +88,7 @@ def test_sequences_that_share_steps_are_not_read_ahead(opened: Opened) -> None:
 def test_an_answer_ends_where_its_slot_ends(opened: Opened) -> None:
     looking, _ = opened("llama", 30)
 
-    answer = looking.generate(greedy((50, 51, 52), 197))
+    answer = looking.generate(greedy((50, 51, 52), 197, suppress_tokens=(EOS,)))
 
     assert len(answer.generations[0].steps) == 197
     assert answer.generations[0].finish_reason == "length"
