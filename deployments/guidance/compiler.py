@@ -22,7 +22,7 @@ from pipelines.runtime.artifact import ModelArtifact
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-KEPT = 32  # compiled constraints: clients ask with the same few schemas again and again
+KEPT = 64  # constraints that were compiled, or refused: clients ask with the same few schemas again and again
 # Between the tokens of JSON. Without a bound a weak model may write spaces for ever.
 WHITESPACE = r"[ \n]{1,8}"
 JSON_OPTIONS = {"whitespace_pattern": WHITESPACE, "lenient": False, "coerce_one_of": False}
@@ -35,22 +35,36 @@ class LlGuidance:
     def __init__(self, artifact: ModelArtifact, eos: Sequence[int]) -> None:
         self._artifact, self._eos = artifact, list(eos)
         self._checker = Checker()
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[str, str], LlGrammar] = OrderedDict()
+        self._lock, self._compiling = threading.Lock(), threading.Lock()
+        self._kept: OrderedDict[Constraint, LlGrammar | InvalidInputError] = OrderedDict()
 
     def compile(self, constraint: Constraint) -> "LlGrammar":
-        """Raises InvalidInputError with the place of what cannot be compiled, within seconds."""
-        key = constraint.kind, constraint.text
+        """Raises InvalidInputError with the place of what cannot be compiled, within seconds; the next time at once."""
+        known = self._known(constraint)
+        if known is None:
+            with self._compiling:
+                known = self._known(constraint) or self._keep(constraint)
+        if isinstance(known, InvalidInputError):
+            raise known.at(known.path)
+        return known
+
+    def _known(self, constraint: Constraint) -> "LlGrammar | InvalidInputError | None":
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-        grammar = self._compiled(constraint)
+            known = self._kept.get(constraint)
+            if known is not None:
+                self._kept.move_to_end(constraint)
+            return known
+
+    def _keep(self, constraint: Constraint) -> "LlGrammar | InvalidInputError":
+        try:
+            outcome: LlGrammar | InvalidInputError = self._compiled(constraint)
+        except InvalidInputError as error:
+            outcome = error
         with self._lock:
-            self._kept[key] = grammar
+            self._kept[constraint] = outcome
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
-        return grammar
+        return outcome
 
     def _compiled(self, constraint: Constraint) -> "LlGrammar":
         from llguidance import LLMatcher, LLParserLimits

@@ -198,19 +198,24 @@ def test_hugging_faces_clients_are_told_the_place_as_well(server: TaskServer) ->
 
 
 def test_a_schema_that_takes_hours_is_refused_and_stops_nobody_meanwhile(server: TaskServer) -> None:
-    endless = {"allOf": [{"type": "string", "pattern": f"^(.*a.{{{index}}}){{3}}"} for index in range(60)]}
+    endless = {"allOf": [{"type": "string", "pattern": f"^(.*a.{{{index}}}){{3}}"} for index in range(61)]}
 
     async def ask(client: httpx.AsyncClient) -> tuple[httpx.Response, int]:
         given = {"messages": MESSAGES, "max_tokens": 2, "response_format": of_schema(endless)}
+        known = {"prompt": "a", "max_tokens": 2, "response_format": {"type": "regex", "value": "a|b"}}
+        await client.post(f"/{TASK}{COMPLETIONS}", json=known)
         refused = asyncio.create_task(client.post(f"/{TASK}{CHAT}", json=given))
         answered = 0
         while not refused.done():
-            other = await client.post(f"/{TASK}{COMPLETIONS}", json={"prompt": "a", "max_tokens": 2})
-            answered += other.status_code == 200
+            for body in ({"prompt": "a", "max_tokens": 2}, known):
+                other = await client.post(f"/{TASK}{COMPLETIONS}", json=body)
+                answered += other.status_code == 200
         return refused.result(), answered
 
     refused, answered = asking(server, ask)
+    again = post(server, {"messages": MESSAGES, "response_format": of_schema(endless)}, CHAT)
 
+    assert again.json() == refused.json()
     assert refused.status_code == 400
     assert "response_format.json_schema.schema cannot be compiled: it takes" in refused.json()["error"]["message"]
     assert answered > 20
