@@ -239,11 +239,12 @@ class CompletionPipeline(GeneratorPipeline[Prompt, CompletionParameters, PromptR
             typical_p=1.0,
             num_return_sequences=1,
             max_new_tokens=budget,
-            min_new_tokens=parameters.min_tokens or None,
+            min_new_tokens=parameters.min_tokens or defaults.min_new_tokens,
             eos_token_id=(*ends, *self._known(parameters.stop_token_ids)),
             logit_bias=self._biases(parameters.logit_bias or {}),
         )
         config = config.with_request(parameters.decoding).for_prompt(len(ids), window)
+        config = config if grammar is None else config.guided()
         row = PromptRow(
             prompt=ids,
             config=config,

@@ -132,7 +132,9 @@ class TextGenerationPipeline(GeneratorPipeline[str, TextGenerationParameters, Pr
             constraint = parameters.grammar.constraint
             grammar = self.generator.grammar(replace(constraint, path=("parameters", "grammar", *constraint.path)))
         rows = [self._row(text, encoding, parameters) for text, encoding in zip(inputs, encodings, strict=True)]
-        return [[replace(row, grammar=grammar)] for row in rows]
+        if grammar is not None:
+            rows = [replace(row, grammar=grammar, config=row.config.guided()) for row in rows]
+        return [[row] for row in rows]
 
     def postprocess(
         self, given: str, rows: Sequence[PromptRow], outputs: Sequence[Answer], parameters: TextGenerationParameters

@@ -180,6 +180,10 @@ class GenerationConfig:
         shortest = self.min_length if self.min_new_tokens is None else prompt_tokens + self.min_new_tokens
         return replace(self, max_length=min(bounds), min_length=shortest, max_new_tokens=None, min_new_tokens=None)
 
+    def guided(self) -> Self:
+        """This config for an answer that is held to a grammar, which says how it begins and when it is complete."""
+        return replace(self, min_length=0, forced_bos_token_id=None, forced_eos_token_id=())
+
     @property
     def n_sequences(self) -> int:
         """How many sequences are decoded for one answer."""
