@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 KEPT = 64  # constraints that were compiled, or refused: clients ask with the same few schemas again and again
 # Between the tokens of JSON. Without a bound a weak model may write spaces for ever.
-WHITESPACE = r"[ \n]{1,8}"
+WHITESPACE = r"[ ]{1,4}|\n[ \t]{0,32}"
 JSON_OPTIONS = {"whitespace_pattern": WHITESPACE, "lenient": False, "coerce_one_of": False}
 _LEXER_STATES = 20_000  # of one answer, each of a kilobyte or two; llguidance's own bound is 250,000
 
