@@ -28,7 +28,7 @@ class CallFormat:
 
     `layout`: an object with name and arguments, a list of such objects, or the name, `between` and the arguments.
     `arguments` is their key. `inside` stands between `begin` and a call, and between a call and `end`. `also` may stand
-    in place of an empty `begin`. `separator` stands between calls.
+    in place of an empty `begin`. `separator` stands between calls; `alone` says that templates take one call only.
     """
 
     layout: Literal["object", "list", "named"]
@@ -39,6 +39,7 @@ class CallFormat:
     between: str = ""
     arguments: str = "arguments"
     also: str = ""
+    alone: bool = False
 
     @classmethod
     def of(cls, template: str) -> "CallFormat | None":
@@ -54,7 +55,7 @@ class CallFormat:
 
     def grammar(self, use: ToolUse, token_id: TokenId, document: Constraint | None = None) -> Constraint:
         """Holds an answer to calls of tools; where none must be called, it may be a text, or a `document`, instead."""
-        tools, several = use.schemas, use.several
+        tools, several = use.schemas, use.several and not self.alone
 
         def literal(words: str) -> str:
             stripped = words.strip()
@@ -106,7 +107,7 @@ def _rule(document: Constraint) -> str:
 
 
 _HERMES = CallFormat("object", "<tool_call>", "\n</tool_call>", "\n", "\n")
-_LLAMA = CallFormat("object", arguments="parameters", separator="; ", also="<|python_tag|>")
+_LLAMA = CallFormat("object", arguments="parameters", also="<|python_tag|>", alone=True)
 _MISTRAL = CallFormat("list", "[TOOL_CALLS]", inside=" ")
 _NAMED_MISTRAL = CallFormat("named", "[TOOL_CALLS]", between="[ARGS]")
 _PHI = CallFormat("list", "<|tool_call|>", "<|/tool_call|>")
@@ -115,6 +116,7 @@ _FORMATS = (
     ("[ARGS]", _NAMED_MISTRAL),
     ("[TOOL_CALLS]", _MISTRAL),
     ("<|tool_call|>", _PHI),
+    ("<|tool|>", _PHI),
     ("<function=", _FUNCTIONARY),
     ("<tool_call>", _HERMES),
     ('"parameters": ', _LLAMA),

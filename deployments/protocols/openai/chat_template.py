@@ -23,6 +23,7 @@ from pipelines.runtime.tokenizer import Tokenizer
 
 Message = Mapping[str, Any]
 _NAMES = ("role", "type", "id", "tool_call_id")  # templates compare them
+_TOOLS_OF_MESSAGE = re.compile(r"""message(?:\.tools\b|\[['"]tools['"]\])""")
 _MARKS = range(0xE000, 0xF8FF)  # Unicode's private use area: one that no message has stands around each of them
 
 
@@ -39,13 +40,24 @@ class ChatTemplate:
     @cached_property
     def knows_tools(self) -> bool:
         """Whether the template writes tools."""
+        return self._takes_tools or self._has_tools_in_system
+
+    @cached_property
+    def _takes_tools(self) -> bool:
         return "tools" in meta.find_undeclared_variables(_environment().parse(self._template))
+
+    @cached_property
+    def _has_tools_in_system(self) -> bool:
+        """Whether tools are a text in the system's message, as in Phi-4's template."""
+        return not self._takes_tools and _TOOLS_OF_MESSAGE.search(self._template) is not None
 
     def encode(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> tuple[int, ...]:
         """The ids of the prompt that asks for the assistant's next message."""
         if found := next((text for text in _texts(tools) if self._special.search(text)), None):
             problem = f"has {shown(found)}, in which a special token stands; allowed: without"
             raise InvalidInputError(problem, ("tools",))
+        if tools and self._has_tools_in_system:
+            messages, tools = _with_tools(messages, tools), None
         if not any(self._special.search(text) for text in _texts(messages)):
             (encoding,) = self._tokenizer.encode(
                 [self._rendered(messages, tools)], add_special_tokens=False, offsets=False
@@ -158,6 +170,12 @@ def _special_tokens(settings: TokenizerSettings, token: Callable[[int], str]) ->
     """`bos_token` and the like, by the names that templates use; those that the model lacks are undefined."""
     ids = {name: getattr(settings, f"{name}_id") for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
     return {name: token(token_id) for name, token_id in ids.items() if token_id is not None}
+
+
+def _with_tools(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """The messages with the functions in that of the system, which may be a new one."""
+    first, *others = messages if messages[0]["role"] == "system" else ({"role": "system", "content": ""}, *messages)
+    return [{**first, "tools": _to_json([tool["function"] for tool in tools])}, *others]
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -33,7 +33,7 @@ ANSWERS: list[tuple[str, str, tuple[str, list[str], list[str]] | None]] = [
     ("hermes", '<tool_call>\n{"name": "h", "arguments": {}}\n</tool_call> x', None),
     ("hermes", '<tool_call>\n{"name": "f", "argu', None),
     ("hermes", "a < b, <tool> and <tool_", None),
-    ("llama", f'{{"name": "f", "parameters": {F}}}; {{"name": "g", "parameters": {{}}}}', BOTH),
+    ("llama", f'{{"name": "f", "parameters": {F}}}; {{"name": "g", "parameters": {{}}}}', BOTH),  # beyond its template
     ("llama", '<|python_tag|>{"name": "f", "parameters": {}}', ("", ["f"], ["{}"])),
     ("llama", '{"answer": 3}', None),
     ("llama", 'Use {"name": "f", "parameters": {}}', None),

@@ -202,6 +202,35 @@ def test_special_tokens_of_tools_and_arguments_stay_text_or_are_refused(made: Ma
     assert refused.json()["error"]["param"] == "tools"
 
 
+def test_tools_that_a_template_wants_in_the_systems_message_are_put_there(
+    exported: Callable[..., Path], tmp_path: Path
+) -> None:
+    """As Phi-4's template."""
+    folder = tmp_path / "model"
+    shutil.copytree(exported("qwen2", TASK), folder)
+    manifest = json.loads((folder / "artifact.json").read_text(encoding="utf-8"))
+    manifest["chat_template"] = (
+        "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}"
+        "{% if 'tools' in message %}<|tool|>{{ message['tools'] }}<|/tool|>{% endif %}<|im_end|>\n{% endfor %}"
+    )
+    (folder / "artifact.json").write_text(json.dumps(manifest), encoding="utf-8")
+    server = started(TASK, folder)
+    template = server._now.routes.protocols[CHAT]._template  # type: ignore[attr-defined]
+
+    def prompt(*messages: dict[str, str]) -> str:
+        ids = template.encode(messages, [{"type": "function", "function": {"name": "f"}}])
+        text: str = template._tokenizer.decode(ids, skip_special_tokens=False)
+        return text
+
+    told = '<|tool|>[{"name": "f"}]<|/tool|><|im_end|>\n'
+    user = {"role": "user", "content": "Hi"}
+    assert prompt(user) == f"<|im_start|>system\n{told}<|im_start|>user\nHi<|im_end|>\n"
+    assert prompt({"role": "system", "content": "Be"}, user).startswith(f"<|im_start|>system\nBe{told}")
+    body = {"messages": MESSAGES, "tools": [F], "tool_choice": "required", "max_tokens": 60}
+    called = post(server, body, CHAT).json()["choices"][0]["message"]["tool_calls"]
+    assert called[0]["function"]["name"] == "f"
+
+
 F = {"type": "function", "function": {"name": "f"}}
 WRONG = {"properties": {"a": {"type": "no"}}}
 
