@@ -34,6 +34,7 @@ from benchmarks.peers.servers import LLAMA_CPP, OPENVINO_GENAI, VLLM, WRITER_SER
 from benchmarks.peers.writers import CTRANSLATE2, GENAI, WRITERS, WriterModel
 from benchmarks.peers.writers import Running as RunningWriter
 from benchmarks.suites.cluster import TRANSLATE, WRITE, Running, measured_cluster, running, shipped_user_config
+from benchmarks.suites.engines import structured
 from benchmarks.suites.engines.contestants import Contestant, HttpSeat, Prompt, Seat, other, ours
 from benchmarks.suites.engines.gguf_file import ensure_gguf
 from benchmarks.suites.engines.goodput import Mixture, curve, goodput
@@ -113,6 +114,8 @@ def run(options: Options, say: Say) -> Rates:
     first = Measured(smollm2, written, [ours(written, SLOTS, lambda tally: rates.keep_tally(tally, SMOLLM2)), *rivals])
     for repetition in range(pace.repetitions):
         say(f"{SMOLLM2}, repetition {repetition + 1} of {pace.repetitions}")
+        batch = _prompts(local.tokenizer, SLOTS.slots, SHORT, PROMPTS * repetition)
+        structured.measure(rates, written, SLOTS, THREADS, batch, NEW_TOKENS, say)
         _measure_model(rates, pace, first, repetition, local, say)
     larger = _larger(options, rates, [one for one in rivals if one.name in RIVALS_ALONE], say)
     for repetition in range(pace.repetitions_larger):
