@@ -383,13 +383,9 @@ def _preprocess(
 
 
 def _threads(config: TaskConfig) -> int:
-    return config.threads or _assigned_cpus()
-
-
-def _assigned_cpus() -> int:
-    """The whole CPUs that this replica reserves: Ray tells every worker so, in the variable that OpenMP reads."""
+    """As configured, or the whole CPUs that this replica reserves: Ray says them in the variable that OpenMP reads."""
     given = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, int(given)) if given.isdecimal() else 1
+    return config.threads or (max(1, int(given)) if given.isdecimal() else 1)
 
 
 def _response(reply: Reply) -> Response:
