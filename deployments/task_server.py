@@ -26,7 +26,7 @@ from deployments.cluster.platform import Platform
 from deployments.config import CUT_S, LimitsConfig, TaskConfig
 from deployments.gpu_memory import memory_limit
 from deployments.guidance.compiler import LlGuidance
-from deployments.host import SMALL_ANSWER_TOKENS, SMALL_BODY_BYTES, HostThreads
+from deployments.host import SMALL_ANSWER_TOKENS, SMALL_BODY_BYTES, HostThreads, give_memory_back
 from deployments.http.errors import Failure, logger
 from deployments.http.event_stream import EventStream, begun
 from deployments.http.request import BULK, CLASS_HEADER, CLIENT_HEADER, Timings, deadline_of, load_header, read_body
@@ -357,7 +357,9 @@ class TaskServer:
             slots=config.slots,
             compiler=LlGuidance,
         )
-        return pipeline, pipeline.scheduler(config.batching, config.queue, self._on_batch)
+        scheduler = pipeline.scheduler(config.batching, config.queue, self._on_batch)
+        give_memory_back()
+        return pipeline, scheduler
 
 
 def _preprocess(
@@ -381,13 +383,9 @@ def _preprocess(
 
 
 def _threads(config: TaskConfig) -> int:
-    return config.threads or _assigned_cpus()
-
-
-def _assigned_cpus() -> int:
-    """The whole CPUs that this replica reserves: Ray tells every worker so, in the variable that OpenMP reads."""
+    """As configured, or the whole CPUs that this replica reserves: Ray says them in the variable that OpenMP reads."""
     given = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, int(given)) if given.isdecimal() else 1
+    return config.threads or (max(1, int(given)) if given.isdecimal() else 1)
 
 
 def _response(reply: Reply) -> Response:
