@@ -143,6 +143,9 @@ def test_what_dies_comes_back_and_what_has_begun_goes_on(
         replicas(serving, CLASSIFY)[0].kill()
         (gateway,) = replicas(serving, "gateway")
         gateway.kill()
+        change(path, limits={"max_inputs": 8})
+        serving.process.send_signal(signal.SIGUSR1)
+        serving.wait_for(f"applied {path}")  # once what is unhealthy meanwhile has recovered
         until(lambda: replicas(serving, "gateway") not in ([], [gateway]))
         until(lambda: len(replicas(serving, CLASSIFY)) == 2)
         until(lambda: httpx.get(serving.url, timeout=60).status_code == 200)
@@ -159,7 +162,7 @@ def test_what_dies_comes_back_and_what_has_begun_goes_on(
             until(lambda: len(new.seen) > 5)
         assert generator.is_running()
         assert is_whole(inside.answer())
-        serving.wait_for(f"applied {path}")
+        serving.wait_for(f"applied {path}", times=2)
     assert set(asking.seen) == set(new.seen) == {200}
 
     (generator,) = replicas(serving, GENERATE)
