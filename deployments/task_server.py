@@ -13,10 +13,10 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -25,10 +25,11 @@ import pipelines
 from deployments.cluster.platform import Platform
 from deployments.config import CUT_S, LimitsConfig, TaskConfig
 from deployments.gpu_memory import memory_limit
-from deployments.host import SMALL_ANSWER_TOKENS, SMALL_BODY_BYTES, HostThreads
+from deployments.guidance.compiler import LlGuidance
+from deployments.host import SMALL_ANSWER_TOKENS, SMALL_BODY_BYTES, HostThreads, give_memory_back
 from deployments.http.errors import Failure, logger
-from deployments.http.event_stream import EventStream
-from deployments.http.request import BULK, CLASS_HEADER, Timings, deadline_of, load_header, read_body
+from deployments.http.event_stream import EventStream, begun
+from deployments.http.request import BULK, CLASS_HEADER, CLIENT_HEADER, Timings, deadline_of, load_header, read_body
 from deployments.protocols.protocol import Protocol, Reply, Routes, TaskRequest, json_reply
 from pipelines.errors import (
     ConfigurationError,
@@ -40,7 +41,6 @@ from pipelines.scheduling.scheduler import OnBatch, Row, Scheduler, unreported
 from pipelines.tasks.pipeline import Pipeline
 from stores.fetch import fetch
 
-T = TypeVar("T")
 SLICE_INPUTS = 64  # inputs that are tokenized at once: what they need in between is freed before the next ones
 WORK = "work_s"  # of record_autoscaling_stats
 STALLED_S = 60.0  # a batch that nobody waits for, or a decoding round, that takes so long will not end by itself
@@ -244,12 +244,16 @@ class TaskServer:
                 bulk = request.headers.get(CLASS_HEADER) == BULK
                 # And again with its tokens.
                 serving.scheduler.admit((), deadline, asyncio.get_running_loop().time(), bulk=bulk)
-                prepare = partial(self._prepare, limits, protocol, body, request.headers, timings)
+                salt = _salt(serving.config, request.headers)
+                prepare = partial(self._prepare, limits, protocol, body, request.headers, timings, salt)
                 is_small = len(body) <= SMALL_BODY_BYTES
                 on_loop = is_small and not serving.scheduler.is_busy
                 prepared = prepare() if on_loop else await self._host.read(prepare, len(body))
+                if isinstance(prepared, TaskRequest):
+                    tokenize = partial(self._tokenized, limits, protocol, prepared, timings, salt)
+                    prepared = await self._host.compile(tokenize)
                 if prepared.request.stream:
-                    started = await _started(self._events(visit, prepared, deadline, timings, bulk))
+                    started = await begun(self._events(visit, prepared, deadline, timings, bulk))
                     is_streaming = True
                     return EventStream(started, protocol.failure)
                 completed = await serving.scheduler.submit(prepared.all_rows(), deadline, bulk=bulk)
@@ -269,13 +273,27 @@ class TaskServer:
         return failure.response(None if serving is None else serving.routes.find(request).errors.failure(failure))
 
     def _prepare(
-        self, limits: LimitsConfig, protocol: Protocol, body: bytes, headers: Mapping[str, str], timings: Timings
-    ) -> Prepared:
-        request, pipeline = protocol.read(body, headers), protocol.pipeline
+        self,
+        limits: LimitsConfig,
+        protocol: Protocol,
+        body: bytes,
+        headers: Mapping[str, str],
+        timings: Timings,
+        salt: str,
+    ) -> Prepared | TaskRequest:
+        """The request with its rows; without them where a grammar has to be compiled first, which takes long."""
+        request = protocol.read(body, headers)
         request.check(limits)
+        return request if request.parameters.compiles else self._tokenized(limits, protocol, request, timings, salt)
+
+    def _tokenized(
+        self, limits: LimitsConfig, protocol: Protocol, request: TaskRequest, timings: Timings, salt: str
+    ) -> Prepared:
         inputs, parameters = protocol.parse(request)
         started_at = time.perf_counter()
-        rows = _preprocess(pipeline, inputs, parameters, limits)
+        rows: list[list[Any]] = _preprocess(protocol.pipeline, inputs, parameters, limits)
+        if salt:
+            rows = [[replace(row, cache_salt=f"{salt}\n{row.cache_salt}") for row in some] for some in rows]
         timings.tokenization_s = time.perf_counter() - started_at
         return Prepared(protocol, request, inputs, parameters, rows)
 
@@ -337,27 +355,11 @@ class TaskServer:
             cuda_graphs=config.cuda_graphs,
             allow_unverified=config.allow_unverified,
             slots=config.slots,
+            compiler=LlGuidance,
         )
-        return pipeline, pipeline.scheduler(config.batching, config.queue, self._on_batch)
-
-
-async def _started(events: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-    """The same events, once the first is there: until then an error has a status."""
-    try:
-        first = await anext(events)
-    except BaseException:
-        await events.aclose()
-        raise
-
-    async def resumed() -> AsyncGenerator[T, None]:
-        try:
-            yield first
-            async for event in events:
-                yield event
-        finally:
-            await events.aclose()
-
-    return resumed()
+        scheduler = pipeline.scheduler(config.batching, config.queue, self._on_batch)
+        give_memory_back()
+        return pipeline, scheduler
 
 
 def _preprocess(
@@ -381,14 +383,16 @@ def _preprocess(
 
 
 def _threads(config: TaskConfig) -> int:
-    return config.threads or _assigned_cpus()
-
-
-def _assigned_cpus() -> int:
-    """The whole CPUs that this replica reserves: Ray tells every worker so, in the variable that OpenMP reads."""
+    """As configured, or the whole CPUs that this replica reserves: Ray says them in the variable that OpenMP reads."""
     given = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, int(given)) if given.isdecimal() else 1
+    return config.threads or (max(1, int(given)) if given.isdecimal() else 1)
 
 
 def _response(reply: Reply) -> Response:
     return Response(reply.body, headers=reply.headers or None, media_type=reply.media_type)
+
+
+def _salt(config: TaskConfig, headers: Mapping[str, str]) -> str:
+    """What keeps the prefixes of a request apart from those of other callers; "" where callers share them."""
+    per_key = config.slots is not None and config.slots.prefix_cache == "per_key"
+    return headers.get(CLIENT_HEADER, "") if per_key else ""

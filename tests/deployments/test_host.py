@@ -1,6 +1,8 @@
 """HostThreads: what waits for the thread of large bodies is bounded, and what leaves it makes room."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -57,3 +59,13 @@ def test_a_replica_on_a_gpu_reads_as_many_bodies_at_once_as_it_has_cores(
         return await asyncio.gather(*reading)
 
     assert sorted(asyncio.run(scenario())) == list(range(at_once))
+
+
+def test_memory_that_was_freed_between_what_is_kept_goes_back_to_the_system() -> None:
+    code = (
+        "import os, psutil, deployments.host as host; resident = lambda: psutil.Process().memory_info().rss;"
+        "blocks = [bytes(60_000) for _ in range(2_000)]; kept = blocks[::2]; full = resident(); del blocks;"
+        "held = resident(); host.give_memory_back(); print(full - held < 2**24, held - resident() > 2**25)"
+    )
+
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["True", "True"]
