@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from deployments.host import BULK_BYTES, HostThreads
+from deployments.host import BULK_BYTES, MAX_COMPILING, HostThreads
 from pipelines.errors import OverloadedError
 
 
@@ -33,6 +33,23 @@ def test_large_bodies_are_refused_where_too_many_wait_and_small_ones_never() -> 
         return await asyncio.gather(*waiting)
 
     assert asyncio.run(scenario()) == ["read", "later"]
+
+
+def test_grammars_are_refused_where_too_many_wait_and_other_bodies_are_not() -> None:
+    gate = threading.Event()
+
+    async def scenario() -> list[bool]:
+        host = HostThreads()
+        waiting = [asyncio.create_task(host.compile(lambda: gate.wait(20))) for _ in range(MAX_COMPILING)]
+        await asyncio.sleep(0)
+        with pytest.raises(OverloadedError, match=f"{MAX_COMPILING} grammars wait to be compiled; allowed: "):
+            await host.compile(lambda: True)
+        assert await host.read(lambda: "small", 100) == "small"
+        gate.set()
+        answers = await asyncio.gather(*waiting)
+        return [*answers, await host.compile(lambda: True)]
+
+    assert all(asyncio.run(scenario()))
 
 
 def test_a_body_larger_than_all_that_may_wait_is_read_where_none_waits() -> None:

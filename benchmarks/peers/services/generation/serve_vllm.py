@@ -2,10 +2,10 @@
 
 import os
 import sys
-from pathlib import Path
 
 CACHE_GIB = "2"
 LONGEST = "2304"
+MODULE = "vllm.entrypoints.openai.api_server"  # the command `vllm` asks for the metadata of a package that it is not in
 
 if __name__ == "__main__":
     os.environ |= {
@@ -14,6 +14,7 @@ if __name__ == "__main__":
         "VLLM_NO_USAGE_STATS": "1",
     }
     options = {
+        "--model": os.environ["PEER_CHECKPOINT"],
         "--served-model-name": "model",
         "--dtype": "bfloat16",
         "--max-model-len": LONGEST,
@@ -21,6 +22,5 @@ if __name__ == "__main__":
         "--host": "127.0.0.1",
         "--port": os.environ["PEER_PORT"],
     }
-    program = Path(sys.executable).with_name("vllm")
     parts = [part for option in options.items() for part in option]
-    os.execl(program, program.name, "serve", os.environ["PEER_CHECKPOINT"], *parts, "--no-enable-log-requests")
+    os.execl(sys.executable, sys.executable, "-m", MODULE, *parts, "--no-enable-log-requests")
