@@ -61,8 +61,8 @@ WRITER_SERVERS = (
             "prompt": prompt,
             "n_predict": new_tokens,
             "ignore_eos": True,
-            "temperature": 0,
-            "samplers": [],  # greedy, without the chain of samplers
+            "samplers": ["top_k"],  # greedy, without the others of the chain
+            "top_k": 1,
             "cache_prompt": False,
             "return_tokens": True,
             "stream": stream,
