@@ -12,7 +12,7 @@ from ray.serve import Application
 from deployments.cluster.platform import Platform
 from deployments.config import check_task, unknown_key
 from deployments.gateway import Gateway
-from deployments.observability.metrics import BatchMetrics
+from deployments.observability import replica
 from deployments.task_server import TaskServer
 from pipelines.errors import ConfigurationError
 
@@ -31,7 +31,7 @@ def build(args: dict[str, Any]) -> Application:
         raise ConfigurationError("args lacks 'task'")
     check_task(args["task"])
     platform = Platform(**args["platform"]) if args.get("platform") else None
-    return serve.deployment(TaskServer, name=args["task"]).bind(args["task"], BatchMetrics, platform, reserved_gpus)
+    return serve.deployment(TaskServer, name=args["task"]).bind(args["task"], replica.observe, platform, reserved_gpus)
 
 
 def reserved_gpus() -> float:
@@ -43,4 +43,4 @@ def gateway(args: dict[str, Any]) -> Application:
     """The application at `/`; it takes no args."""
     for key in args:
         raise unknown_key(key, (), "args")
-    return serve.deployment(Gateway, name="gateway").bind()
+    return serve.deployment(Gateway, name="gateway").bind(replica.watch_replicas)

@@ -32,6 +32,7 @@ GPUS = ("cuda", "tensorrt")
 MAX_THREADS = 1024
 MAX_INPUTS = 65_536  # what `max_inputs` may be at most: longer lists are refused while they are decoded
 MAX_DRAIN_S = 86_400
+MAX_LOGGED_S = 86_400
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,14 @@ class LimitsConfig:
 
 
 @dataclass(frozen=True)
+class RequestLogConfig:
+    """Which requests get a line in the log: a share of all, and those that take longer than `slower_than_s`."""
+
+    sample: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    slower_than_s: Annotated[float, Meta(ge=0, le=MAX_LOGGED_S)] | None = None
+
+
+@dataclass(frozen=True)
 class TaskConfig:
     """A task's `user_config`. `model` is the artifact's address (stores.address); `threads` are those of a forward, or
     shared by an encoder's `batching.concurrency` forwards at once: as many as the replica has CPUs if absent. Where
@@ -81,6 +90,7 @@ class TaskConfig:
     slots: SlotsConfig | None = None
     queue: QueueConfig = field(default_factory=QueueConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    request_log: RequestLogConfig = field(default_factory=RequestLogConfig)
     drain_timeout_s: Annotated[float, Meta(ge=0, le=MAX_DRAIN_S)] = 300.0
     allow_unverified: bool = False
 

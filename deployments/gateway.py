@@ -41,7 +41,9 @@ ALIASES = ("/v2/models/<task>/...", "/models/<id>/...")
 class Gateway:
     """Answers from `catalog`, which asks Ray Serve."""
 
-    def __init__(self) -> None:
+    def __init__(self, observe: Callable[[], None] = lambda: None) -> None:
+        """`observe` is called in this process."""
+        observe()
         self._catalog = Catalog()
         self._pages: dict[str, Callable[[Request], Awaitable[Response]]] = {
             "/": self._tasks,

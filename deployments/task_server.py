@@ -15,20 +15,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
-from typing import Any, TypeVar
+from itertools import islice, pairwise
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 import pipelines
 from deployments.cluster.platform import Platform
-from deployments.config import LimitsConfig, TaskConfig
+from deployments.config import LimitsConfig, RequestLogConfig, TaskConfig
 from deployments.gpu_memory import memory_limit
 from deployments.host import SMALL_ANSWER_TOKENS, SMALL_BODY_BYTES, HostThreads
-from deployments.http.errors import Failure, logger
-from deployments.http.event_stream import EventStream
-from deployments.http.request import BULK, CLASS_HEADER, Timings, deadline_of, load_header, read_body
+from deployments.http.errors import CLIENT_LEFT, Failure, logger
+from deployments.http.event_stream import EventStream, started
+from deployments.http.request import BULK, CLASS_HEADER, Observer, Timings, deadline_of, load_header, read_body
 from deployments.protocols.protocol import Protocol, Reply, Routes, TaskRequest, json_reply
 from pipelines.errors import (
     ConfigurationError,
@@ -36,12 +36,13 @@ from pipelines.errors import (
     GenerationError,
     InputTooLongError,
 )
-from pipelines.scheduling.scheduler import BatchingConfig, OnBatch, QueueConfig, Row, Scheduler, unreported
+from pipelines.runtime.artifact import ModelArtifact
+from pipelines.scheduling.scheduler import BatchingConfig, QueueConfig, Row, Scheduler
 from pipelines.tasks.pipeline import Pipeline
 from stores.fetch import fetch
 
-T = TypeVar("T")
 SLICE_INPUTS = 64  # inputs that are tokenized at once: what they need in between is freed before the next ones
+PARTS = ("fetch", "load", "measure")  # of a start: the artifact is here, the sessions are warm, the cost model is known
 WORK = "work_s"  # of record_autoscaling_stats
 STALLED_S = 60.0  # a batch that nobody waits for, or a decoding round, that takes so long will not end by itself
 
@@ -54,9 +55,11 @@ class Serving:
         config: TaskConfig,
         pipeline: Pipeline[Any, Any, Any, Any],
         scheduler: Scheduler[Any, Any],
+        observer: Observer,
         routes: Routes,
     ) -> None:
         self.config, self.pipeline, self.scheduler, self.routes = config, pipeline, scheduler, routes
+        self.observer = observer
         self.inside = 0
         self._empty = asyncio.Event()
 
@@ -81,6 +84,7 @@ class Serving:
         except TimeoutError:
             logger.warning("%d requests did not end within %.0f s of a new model", self.inside, limit_s)
         await self.scheduler.drain(max(0.0, ends_at - time.monotonic()))
+        self.observer.ended()
 
 
 @dataclass
@@ -116,17 +120,17 @@ class TaskServer:
     def __init__(
         self,
         task: str,
-        meter: Callable[[], OnBatch] = lambda: unreported,
+        observe: Callable[[ModelArtifact], Observer] = lambda artifact: Observer(),
         platform: Platform | None = None,
         reserved_gpus: Callable[[], float] = lambda: 1.0,
     ) -> None:
-        """`meter` makes, in this process, what is told of every batch; `platform` adds the routes of its contract.
-        `reserved_gpus` tells which part of a GPU this process may use.
+        """`observe` makes, in this process, what is told of all that a model does; `platform` adds the routes of its
+        contract. `reserved_gpus` tells which part of a GPU this process may use.
         """
         self.task = task
         self._reserved_gpus = reserved_gpus
         self._platform = platform
-        self._on_batch = meter()
+        self._observe = observe
         self._serving: Serving | None = None
         self._host = HostThreads()
         self._retiring: set[asyncio.Task[None]] = set()
@@ -147,16 +151,18 @@ class TaskServer:
         if old is not None and _of_model(old.config) == _of_model(config):
             old.scheduler.reconfigure(config.batching, config.queue)
             old.config = config
+            old.observer.configured(config)
             return
         thread = ThreadPoolExecutor(1, thread_name_prefix="load")
         try:
             loading = asyncio.get_running_loop().run_in_executor(thread, self._load, config)
-            pipeline, scheduler = await loading
+            pipeline, scheduler, observer = await loading
         finally:
             thread.shutdown(wait=False)  # who is cancelled does not wait, on the loop, until a model is there
         if config.device != "cpu":
             self._host.grow(_threads(config))
-        self._serving = Serving(config, pipeline, scheduler, Routes(pipeline, self._platform))
+        observer.configured(config)
+        self._serving = Serving(config, pipeline, scheduler, observer, Routes(pipeline, self._platform))
         if old is not None:
             retiring = asyncio.create_task(old.retire(config.drain_timeout_s))
             self._retiring.add(retiring)
@@ -193,12 +199,19 @@ class TaskServer:
 
     async def __call__(self, request: Request) -> Response:
         """Every outcome is a response with timings; only a client that left raises CancelledError."""
-        timings = Timings()
+        timings, serving = Timings(), self._serving
         try:
             response = await self._answer(request, timings)
         except Exception as error:
-            response = self._failed(request, Failure.of(error))
+            response = self._failed(request, Failure.of(error), timings)
+        except asyncio.CancelledError:
+            self._ended(serving, request, timings, CLIENT_LEFT)
+            raise
         response.raw_headers += timings.headers()
+        if isinstance(response, EventStream):
+            response.ended = partial(self._ended, serving, request, timings)
+        else:
+            self._ended(serving, request, timings, timings.failure)
         if self._serving is not None:
             scheduler = self._serving.scheduler
             load = load_header(scheduler.expected_s(), scheduler.queue.max_queue_s, scheduler.row_s)
@@ -212,7 +225,7 @@ class TaskServer:
         protocol = endpoint.protocol
         if protocol is None:
             return _response(json_reply(endpoint.page))
-        deadline = deadline_of(request)
+        deadline, timings.protocol = deadline_of(request), protocol
         visit, is_streaming = serving.enter(), False
         try:
             async with asyncio.timeout_at(deadline):
@@ -226,14 +239,14 @@ class TaskServer:
                 on_loop = is_small and not serving.scheduler.is_busy
                 prepared = prepare() if on_loop else await self._host.read(prepare, len(body))
                 if prepared.request.stream:
-                    started = await _started(self._events(visit, prepared, deadline, timings, bulk))
+                    events = await started(self._events(visit, prepared, deadline, timings, bulk))
                     is_streaming = True
-                    return EventStream(started, protocol.failure)
+                    return EventStream(events, protocol.failure)
                 completed = await serving.scheduler.submit(prepared.all_rows(), deadline, bulk=bulk)
                 timings.queue_s, timings.inference_s = completed.queue_s, completed.inference_s
-                timings.compute_tokens = completed.read_tokens + completed.written_tokens
+                timings.read_tokens, timings.written_tokens = completed.read_tokens, completed.written_tokens
                 finish = partial(self._finish, prepared, completed.outputs)
-                on_loop = is_small and timings.compute_tokens <= SMALL_ANSWER_TOKENS
+                on_loop = is_small and timings.read_tokens + timings.written_tokens <= SMALL_ANSWER_TOKENS
                 return _response(finish() if on_loop else await self._host.answer(finish, len(body)))
         except TimeoutError:
             raise DeadlineExceededError("the request's deadline ran out before its answer was ready") from None
@@ -241,9 +254,14 @@ class TaskServer:
             if not is_streaming:
                 visit.end()
 
-    def _failed(self, request: Request, failure: Failure) -> Response:
-        serving = self._serving
+    def _failed(self, request: Request, failure: Failure, timings: Timings) -> Response:
+        serving, timings.failure = self._serving, failure
         return failure.response(None if serving is None else serving.routes.find(request).errors.failure(failure))
+
+    def _ended(self, serving: Serving | None, request: Request, timings: Timings, failure: Failure | None) -> None:
+        if serving is not None:
+            timings.failure = failure
+            serving.observer.request(request, timings)
 
     def _prepare(
         self, limits: LimitsConfig, protocol: Protocol, body: bytes, headers: Mapping[str, str], timings: Timings
@@ -270,12 +288,13 @@ class TaskServer:
         """The payloads of a stream, each as it comes; the visit ends with them."""
         pipeline = prepared.protocol.pipeline
         streamed = [pipeline.stream(row, prepared.parameters) for row in prepared.all_rows()]
-        timings.compute_tokens = sum(row.n_tokens for row, _ in streamed)
+        timings.read_tokens = sum(row.n_tokens for row, _ in streamed)
         stream = visit.serving.scheduler.stream([row for row, _ in streamed], deadline, bulk=bulk)
 
         async def numbered() -> AsyncGenerator[tuple[int, Any], None]:
             try:
                 async for index, step in stream:
+                    timings.token(index)
                     timings.queue_s, timings.inference_s = stream.queue_s, stream.inference_s
                     write = streamed[index][1]
                     event, is_last = await self._host.describe(partial(write, step)) if step.top else write(step)
@@ -283,6 +302,7 @@ class TaskServer:
                         stream.stop(index)
                     yield index, event
             finally:
+                timings.written_tokens = stream.written_tokens
                 await stream.aclose()
 
         try:
@@ -301,10 +321,13 @@ class TaskServer:
             raise ConfigurationError(f"the deployment {self.task} has no user_config")
         return self._serving
 
-    def _load(self, config: TaskConfig) -> tuple[Pipeline[Any, Any, Any, Any], Scheduler[Any, Any]]:
-        """A pipeline that is warm, and its scheduler."""
+    def _load(self, config: TaskConfig) -> tuple[Pipeline[Any, Any, Any, Any], Scheduler[Any, Any], Observer]:
+        """A pipeline that is warm, its scheduler, and who is told what they do."""
+        times = [time.perf_counter()]
+        folder = fetch(config.model, logger.warning).folder
+        times.append(time.perf_counter())
         pipeline: Pipeline[Any, Any, Any, Any] = pipelines.load(
-            fetch(config.model, logger.warning).folder,
+            folder,
             task=self.task,
             device=config.device,
             threads=_threads(config),
@@ -315,26 +338,12 @@ class TaskServer:
             allow_unverified=config.allow_unverified,
             slots=config.slots,
         )
-        return pipeline, pipeline.scheduler(config.batching, config.queue, self._on_batch)
-
-
-async def _started(events: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-    """The same events, once the first is there: until then an error has a status."""
-    try:
-        first = await anext(events)
-    except BaseException:
-        await events.aclose()
-        raise
-
-    async def resumed() -> AsyncGenerator[T, None]:
-        try:
-            yield first
-            async for event in events:
-                yield event
-        finally:
-            await events.aclose()
-
-    return resumed()
+        times.append(time.perf_counter())
+        observer = self._observe(pipeline.artifact)
+        scheduler = pipeline.scheduler(config.batching, config.queue, observer.batch)
+        times.append(time.perf_counter())
+        observer.started(scheduler, {part: end - at for part, (at, end) in zip(PARTS, pairwise(times), strict=True)})
+        return pipeline, scheduler, observer
 
 
 def _preprocess(
@@ -376,6 +385,5 @@ def _of_model(config: TaskConfig) -> TaskConfig:
     batching = BatchingConfig(concurrency=config.batching.concurrency)
     if config.device == "tensorrt":  # its engine is built for so many rows
         batching = replace(batching, max_batch_size=config.batching.max_batch_size)
-    return replace(
-        config, source=None, batching=batching, queue=QueueConfig(), limits=LimitsConfig(), drain_timeout_s=0.0
-    )
+    bounds = replace(config, queue=QueueConfig(), limits=LimitsConfig(), drain_timeout_s=0.0)
+    return replace(bounds, source=None, batching=batching, request_log=RequestLogConfig())

@@ -9,11 +9,12 @@ from typing import Any
 from urllib.request import Request
 
 from deployments.ask import AskError, demonstrate, exchange
-from deployments.cluster.local_ray import connected, environment, metrics_url, started
+from deployments.cluster.local_ray import connected, environment, ray_metrics_url, started
 from deployments.cluster.platform import Platform
 from deployments.cluster.ports import check_port
 from deployments.cluster.processes import Signals, StopRequested
 from deployments.cluster.progress import Say, step
+from deployments.cluster.ray_environment import ADDRESS_VARIABLE
 from deployments.config import located, task_configs, user_configs
 from deployments.ingress import haproxy
 from deployments.ingress.config import EVERY_NAME, Address, IngressConfig
@@ -117,7 +118,8 @@ def _serve_here(launch: Launch, signals: Signals) -> None:
         with started(folder, signals, launch.say) as raise_if_dead:
             try:
                 _roll_out(config, reach, launch.say, raise_if_dead)
-                launch.say(f"metrics {metrics_url()}")
+                launch.say(f"metrics http://{os.environ[ADDRESS_VARIABLE]}/metrics")
+                launch.say(f"Ray's own metrics {ray_metrics_url()}")
                 _introduce(config, reach)
                 while True:
                     raise_if_dead()

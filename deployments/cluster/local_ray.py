@@ -24,7 +24,7 @@ END_S = 5.0  # how long Ray's processes may take to end by themselves
 OBJECT_STORE_BYTES = 100 * 2**20  # requests do not go through it
 FOLDERS, FOLDER = Path("/tmp"), "sextet-"  # not TMPDIR: a socket's path has 107 bytes at most
 LOCK = "lock"
-METRICS_PORT = 9102  # where Prometheus finds Ray's metrics and ours, unless something else is there
+RAY_METRICS_PORT = 9102  # where Prometheus finds Ray's own metrics, unless something else is there
 NAMESPACE = "serve"
 
 
@@ -120,7 +120,7 @@ def _start() -> None:
             address="local",
             namespace=NAMESPACE,
             include_dashboard=False,
-            _metrics_export_port=int(free_port(METRICS_PORT)),  # ray.init has no public argument for it
+            _metrics_export_port=int(free_port(RAY_METRICS_PORT)),  # ray.init has no public argument for it
             object_store_memory=OBJECT_STORE_BYTES,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -130,8 +130,8 @@ def _start() -> None:
         raise RayError(f"Ray did not start: {first_line(error)}") from error
 
 
-def metrics_url() -> str:
-    """The address that Prometheus scrapes for this machine's cluster."""
+def ray_metrics_url() -> str:
+    """The address of Ray's own metrics."""
     import ray
 
     (node,) = ray.nodes()

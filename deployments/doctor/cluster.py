@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from deployments.cluster.launch import Launch
-from deployments.cluster.local_ray import METRICS_PORT
+from deployments.cluster.local_ray import RAY_METRICS_PORT
 from deployments.cluster.ports import check_port, listeners
+from deployments.cluster.ray_environment import METRICS_PORT
 from deployments.config import TaskConfig, task_configs
 from deployments.doctor.demand import Demand, cpus, demands, gpu_shares
 from deployments.doctor.finding import CLUSTER, Finding, gib
@@ -84,9 +85,10 @@ class Cluster:
                 yield Finding(CLUSTER, "grpc port", text, "error", "stop what is there, or choose another port", facts)
             else:
                 yield Finding(CLUSTER, "grpc port", f"{port} is free", facts=facts)
-        if found := listeners(METRICS_PORT):
-            text = f"{METRICS_PORT} is taken ({', '.join(found)}): `sextet serve` prints the port that it takes instead"
-            yield Finding(CLUSTER, "metrics port", text, "note", facts={"port": METRICS_PORT, "listeners": found})
+        for port in (RAY_METRICS_PORT, METRICS_PORT):
+            if found := listeners(port):
+                text = f"{port} is taken ({', '.join(found)}): `sextet serve` prints the port that it takes instead"
+                yield Finding(CLUSTER, "metrics port", text, "note", facts={"port": port, "listeners": found})
 
     def _ingress(self) -> Finding:
         """What guards it, and whether its files are there."""

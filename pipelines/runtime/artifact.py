@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -24,6 +25,7 @@ Precision = Literal["fp32", "fp16", "int8", "int4"]
 Optimization = Literal["O1", "O2", "O3", "O4"]
 """The levels of Optimum's ORTOptimizer."""
 SCHEMA_VERSION = 2
+VERSION_DIGITS = 12
 
 
 _TICK_NS = 50_000_000
@@ -226,6 +228,11 @@ class ModelArtifact:
                 "export it with another precision, or set allow_unverified: true"
             )
         return cls(path, manifest)
+
+    @cached_property
+    def version(self) -> str:
+        """Twelve digits of the sha256 of the manifest, which holds those of all files."""
+        return FileDigest.of(self.path / MANIFEST_NAME).sha256[:VERSION_DIGITS]
 
     def graph(self, role: str) -> Path:
         """The ONNX file of a role: `model`, `encoder` or `decoder`."""

@@ -44,6 +44,7 @@ class SlotEngine(DecodeEngine[Decoding]):
         self._turn_tokens, self._prefix_cache = turns.turn_tokens, turns.prefix_cache
         self._max_paused = model.slots if turns.max_paused is None else turns.max_paused
         self._table = SlotTable(model.slots, model.max_tokens)
+        self.cache = self._table.state
         self._prefilling: deque[Decoding] = deque()
         self._decoding: list[Decoding] = []
         self._opening: dict[int, tuple[int, ...]] = {}  # slots taken in this round, with their sources
@@ -213,7 +214,7 @@ class SlotEngine(DecodeEngine[Decoding]):
             self._budget -= len(request.source)
             self._did(decoding.share, PROMPT_TOKEN * len(request.source))
             table.open(slot, request.source)
-        missing = len(request.prompt) - int(table.lengths[slot])
+        missing = table.begin(slot, len(request.prompt))
         if missing == 0:
             assert prompt.logits is not None
             self._decoding.append(decoding)
