@@ -268,6 +268,22 @@ def ask(
     _print_json(send(task, text, url=url, key=key))
 
 
+@app.command()
+def models(
+    url: Annotated[str, typer.Option(help="The ingress.", envvar="SEXTET_URL")] = "http://127.0.0.1:8000",
+    key: Annotated[str | None, typer.Option(help="A key, where it asks for one.", envvar="SEXTET_KEY")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, for scripts.")] = False,
+) -> None:
+    """List what a running cluster serves: models, versions, precisions, parity, memory and replicas."""
+    from deployments.served import served, table
+
+    found = served(url, key)
+    if as_json:
+        _print_json(found)
+    else:
+        print(table(found))
+
+
 @app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": True}
 )

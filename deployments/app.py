@@ -10,17 +10,18 @@ from ray import serve
 from ray.serve import Application
 
 from deployments.cluster.platform import Platform
-from deployments.config import check_task, unknown_key
+from deployments.config import check_model, check_task, unknown_key
 from deployments.gateway import Gateway
 from deployments.observability import replica
 from deployments.task_server import TaskServer
 from pipelines.errors import ConfigurationError
 
-ARGS = ("task", "platform")
+ARGS = ("task", "model", "platform")
 
 
 def build(args: dict[str, Any]) -> Application:
-    """The application of one task: `args: {task: translation}`. Its deployment is named after the task.
+    """The application of one model: `args: {task: translation}`, for another than the task's default with `model`, its
+    name. Its deployment is named after the task.
 
     `sextet serve --platform` adds `platform`, the fields of a Platform.
     """
@@ -30,8 +31,11 @@ def build(args: dict[str, Any]) -> Application:
     if "task" not in args:
         raise ConfigurationError("args lacks 'task'")
     check_task(args["task"])
+    if args.get("model") is not None:
+        check_model(args["model"])
     platform = Platform(**args["platform"]) if args.get("platform") else None
-    return serve.deployment(TaskServer, name=args["task"]).bind(args["task"], replica.observe, platform, reserved_gpus)
+    given = (args["task"], replica.observe, platform, reserved_gpus, args.get("model"))
+    return serve.deployment(TaskServer, name=args["task"]).bind(*given)
 
 
 def reserved_gpus() -> float:

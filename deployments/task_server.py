@@ -23,6 +23,7 @@ from starlette.responses import Response
 
 import pipelines
 from deployments.cluster.platform import Platform
+from deployments.cluster.processes import resident_bytes
 from deployments.config import LimitsConfig, RequestLogConfig, TaskConfig
 from deployments.gpu_memory import memory_limit
 from deployments.host import SMALL_ANSWER_TOKENS, SMALL_BODY_BYTES, HostThreads
@@ -123,11 +124,13 @@ class TaskServer:
         observe: Callable[[ModelArtifact], Observer] = lambda artifact: Observer(),
         platform: Platform | None = None,
         reserved_gpus: Callable[[], float] = lambda: 1.0,
+        model: str | None = None,
     ) -> None:
         """`observe` makes, in this process, what is told of all that a model does; `platform` adds the routes of its
-        contract. `reserved_gpus` tells which part of a GPU this process may use.
+        contract. `reserved_gpus` tells which part of a GPU this process may use. `model` is the name that the model has
+        in cluster.yaml, where it is not the task's default.
         """
-        self.task = task
+        self.task, self.model = task, model
         self._reserved_gpus = reserved_gpus
         self._platform = platform
         self._observe = observe
@@ -183,9 +186,12 @@ class TaskServer:
     def describe(self) -> dict[str, Any]:
         """What the catalog says of this replica's model."""
         serving = self._now
-        manifest = serving.pipeline.artifact.manifest
+        artifact = serving.pipeline.artifact
+        manifest = artifact.manifest
         return {
-            "id": manifest.source.name,
+            "id": artifact.name,
+            "version": artifact.version,
+            "memory_bytes": resident_bytes(),
             "checkpoint": manifest.source.checkpoint,
             "revision": manifest.source.revision,
             "licence": manifest.source.licence,
@@ -339,6 +345,7 @@ class TaskServer:
             slots=config.slots,
         )
         times.append(time.perf_counter())
+        pipeline.artifact = replace(pipeline.artifact, served_as=self.model)
         observer = self._observe(pipeline.artifact)
         scheduler = pipeline.scheduler(config.batching, config.queue, observer.batch)
         times.append(time.perf_counter())

@@ -15,7 +15,7 @@ from deployments.cluster.ports import check_port
 from deployments.cluster.processes import Signals, StopRequested
 from deployments.cluster.progress import Say, step
 from deployments.cluster.ray_environment import ADDRESS_VARIABLE
-from deployments.config import located, task_configs, user_configs
+from deployments.config import located, model_of, task_configs, task_of, user_configs
 from deployments.ingress import haproxy
 from deployments.ingress.config import EVERY_NAME, Address, IngressConfig
 from pipelines.errors import ArtifactError, ConfigurationError, SextetError
@@ -174,9 +174,11 @@ class Reach:
         return next(self.folder.rglob("ingress.sock"), None) if self.folder is not None else None
 
     def addresses(self, config: Any) -> dict[str, str]:
-        """The URL of each task."""
+        """The URL of each task, then those of other models than the default, by application."""
         prefixes = {application.name: application.route_prefix for application in config.applications}
-        return {task: f"{self.url}{prefixes[task].rstrip('/')}" for task in TASKS if task in prefixes}
+        names = [task for task in TASKS if task in prefixes]
+        names += [name for name in prefixes if task_of(name) in TASKS and model_of(name) is not None]
+        return {name: f"{self.url}{prefixes[name].rstrip('/')}" for name in names}
 
     def wait(self, url: str) -> None:
         """Wait until a request reaches the task's replica: a GET there is refused by the task itself."""
@@ -218,17 +220,17 @@ def _introduce(config: Any, reach: Reach) -> None:
     print(f"ready {reach.url}", flush=True)
     for task, url in reach.addresses(config).items():
         try:
-            answer = demonstrate(TASKS[task], url, reach.key, reach.through())
+            answer = demonstrate(TASKS[task_of(task)], url, reach.key, reach.through())
         except AskError as error:  # the cluster serves nevertheless
             answer = f"no answer: {error}"
-        print(f"{task}\n  {TASKS[task].examples[0]}\n  -> {answer}", flush=True)
+        print(f"{task}\n  {TASKS[task_of(task)].examples[0]}\n  -> {answer}", flush=True)
 
 
 def _check_devices(content: dict[str, Any], say: Say) -> None:
     """Raise ConfigurationError for the first task whose device does not compute here, before anything is started."""
     devices: dict[Device, str] = {}
-    for task, config in task_configs(content).items():
-        devices.setdefault(config.device, task)
+    for name, config in task_configs(content).items():
+        devices.setdefault(config.device, name)
     for device, task in devices.items():
         if device != "cpu":
             with step(f"trying {device}", say):
@@ -246,12 +248,12 @@ def _fetch_artifacts(content: dict[str, Any], say: Say) -> None:
     given, tasks = user_configs(content), task_configs(content)
     errors = []
     with step(f"checking {len(tasks)} artifacts", say):
-        for task, config in tasks.items():
+        for name, config in tasks.items():
             try:
-                fetched = fetch(config.model, say)
+                fetched, task = fetch(config.model, say), task_of(name)
                 artifact = ModelArtifact.open(fetched.folder, task=task, allow_unverified=config.allow_unverified)
                 artifact.check_device(config.device)
-                given[task]["model"] = fetched.pinned
+                given[name]["model"] = fetched.pinned
             except ArtifactError as error:
                 errors.append(error)
     if errors:

@@ -57,6 +57,12 @@ def _read(pid: int) -> Process | None:
     return None if fields[0] == "Z" else Process(pid, parent=int(fields[1]), started_at=int(fields[19]))
 
 
+def resident_bytes() -> int:
+    """The memory that this process has of the machine's."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 class StopRequested(BaseException):
     """SIGINT, SIGTERM or SIGHUP came."""
 

@@ -11,7 +11,7 @@ from deployments.cluster.launch import Launch
 from deployments.cluster.local_ray import RAY_METRICS_PORT
 from deployments.cluster.ports import check_port, listeners
 from deployments.cluster.ray_environment import METRICS_PORT
-from deployments.config import TaskConfig, task_configs
+from deployments.config import TaskConfig, task_configs, task_of
 from deployments.doctor.demand import Demand, cpus, demands, gpu_shares
 from deployments.doctor.finding import CLUSTER, Finding, gib
 from deployments.doctor.machine import Capacity
@@ -114,7 +114,7 @@ class Cluster:
             text = f"{config.model} is to be built from {config.source.checkpoint}"
             return Finding(CLUSTER, task, text, "error", f"sextet export --all {self.launch.cluster}", facts)
         try:
-            artifact = ModelArtifact.open(config.model, task=task, allow_unverified=config.allow_unverified)
+            artifact = ModelArtifact.open(config.model, task=task_of(task), allow_unverified=config.allow_unverified)
             artifact.check_device(config.device)
         except SextetError as error:
             return Finding(CLUSTER, task, str(error), "error", facts=facts)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from deployments.config import TaskConfig
+from deployments.config import TaskConfig, task_of
 from deployments.doctor.demand import Demand
 from deployments.doctor.finding import CLUSTER, MIB, Finding, gib
 from deployments.doctor.machine import Capacity
@@ -79,4 +79,4 @@ def _gpu_memory(task: str, config: TaskConfig, artifact: ModelArtifact, share: f
 def _copies(config: TaskConfig, task: str) -> int:
     """How often a replica holds its weights: batches that run at once share threads through a second session."""
     two = config.device == "cpu" and config.batching.concurrency > 1 and (config.threads or 1) > 1
-    return 2 if two and not TASKS[task].generates else 1
+    return 2 if two and not TASKS[task_of(task)].generates else 1

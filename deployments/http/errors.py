@@ -27,6 +27,14 @@ class RouteNotFoundError(SextetError):
     """No such path."""
 
 
+class MovedError(SextetError):
+    """The request has to be repeated at `location`, a path of this cluster."""
+
+    def __init__(self, message: str, location: str) -> None:
+        super().__init__(message, location)
+        self.location = location
+
+
 class MethodNotAllowedError(SextetError):
     """The path does not take this method; `allow` becomes the header of that name."""
 
@@ -68,6 +76,7 @@ class UnavailableError(OverloadedError):
 
 
 STATUSES: dict[type[BaseException], tuple[int, str]] = {
+    MovedError: (308, "moved"),
     InvalidInputError: (400, "validation"),
     UnauthorizedError: (401, "unauthorized"),
     ForbiddenError: (403, "unauthorized"),
@@ -130,6 +139,8 @@ CLIENT_LEFT = Failure(CLIENT_CLOSED_REQUEST, "the client has left", "cancelled",
 def _headers(error: BaseException) -> dict[str, str]:
     if isinstance(error, OverloadedError):
         return {"retry-after": str(max(1, math.ceil(error.retry_after_s)))}
+    if isinstance(error, MovedError):
+        return {"location": error.location}
     if isinstance(error, MethodNotAllowedError):
         return {"allow": error.allow}
     return {}

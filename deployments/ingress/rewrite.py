@@ -27,6 +27,10 @@ TWO_WORDS = ("errorfile", "no", "option", "stats", "timeout")
 
 NODE, APPLICATION, PREFIX = "<node>", "<application>", "<prefix>"
 """In a line: the folder of the file, which is this node's own; an application's name and path prefix."""
+TASK, MODELS, MODEL, MODEL_PREFIX = "<task>", "<models>", "<model>", "<model prefix>"
+"""In a line of a task with several models: its default's application; the names of the others; one, and its prefix."""
+SEPARATOR = "."
+"""Between the task and the name in the name of an application of another model than the default (config.py)."""
 BACKEND, BACKEND_NUMBER, SERVER, SERVER_NUMBER = "<backend>", "<backend number>", "<server>", "<server number>"
 """In a line of a backend: its name; a number for the name of a variable; the same of a server."""
 SECRET = "<secret>"
@@ -71,6 +75,8 @@ class Lines:
     """Before Ray's rules of the gRPC frontend, where there is one."""
     application: tuple[str, ...] = ()
     """After `frontend` and the aliases, once for each application but the one at `/`: paths are the application's."""
+    several: tuple[str, ...] = ()
+    """After the aliases, once for each task with several models; lines in a row that name one are repeated for each."""
     backend: tuple[str, ...] = ()
     """Before Ray's lines of each backend of an application. Lines in a row that name a server are repeated for each."""
     nowhere: tuple[str, ...] = ()
@@ -96,6 +102,8 @@ class Settings:
     """The operator's file of keys."""
     certificate: tuple[str, ...] = ()
     """The operator's files of the certificate and its key."""
+    traffic: str = ""
+    """The operator's file of shares (traffic.py)."""
 
     def write(self, file: Path) -> None:
         """For node.py to read."""
@@ -126,12 +134,13 @@ def rewrite(text: str, settings: Settings, node: str, secret: str = "none") -> s
     sections["global"] = _replaced(_for_its_owner(sections["global"]), lines.process)
     sections["defaults"] = _replaced(sections["defaults"], lines.defaults)
     of_applications = [
-        line.replace(APPLICATION, name).replace(PREFIX, prefix)
+        line.replace(APPLICATION, name.partition(SEPARATOR)[0]).replace(PREFIX, prefix)
         for name, prefix in prefixes.items()
         if prefix != "/"
         for line in lines.application
     ]
-    rules = [*lines.frontend, *_alias_rules(prefixes, settings.aliases), *of_applications]
+    aliases = _alias_rules(prefixes, (*settings.aliases, *_model_aliases(prefixes)))
+    rules = [*lines.frontend, *aliases, *_of_several(lines.several, prefixes), *of_applications]
     sections[PUBLIC[0]] = _frontend(sections[PUBLIC[0]], settings, _indented(rules))
     if PUBLIC[1] in sections:
         at = next((number for number, line in enumerate(sections[PUBLIC[1]]) if _is("mode http", line)), None)
@@ -212,6 +221,39 @@ def _alias_rules(prefixes: dict[str, str], aliases: tuple[Alias, ...]) -> list[s
             pattern, path = f"^{alias.root}(/.*)?$", f"{prefix}{alias.below}\\1"
             rules.append(f"http-request replace-path {pattern} {path} if {{ path_beg {alias.root} }}")
     return rules
+
+
+def _models(prefixes: dict[str, str]) -> dict[str, list[str]]:
+    """The names of the other models of each task that has a default and others."""
+    found: dict[str, list[str]] = {}
+    for application in sorted(prefixes):
+        task, _, model = application.partition(SEPARATOR)
+        if model and task in prefixes:
+            found.setdefault(task, []).append(model)
+    return found
+
+
+def _model_aliases(prefixes: dict[str, str]) -> list[Alias]:
+    """The paths by which other protocols name a model."""
+    return [
+        Alias(f"{root}/{model}", f"{task}{SEPARATOR}{model}", f"{root}/{model}" if root == "/v2/models" else "")
+        for task, models in _models(prefixes).items()
+        for model in models
+        for root in ("/v2/models", "/models")
+    ]
+
+
+def _of_several(ours: Sequence[str], prefixes: dict[str, str]) -> list[str]:
+    written: list[str] = []
+    for task, models in _models(prefixes).items():
+        for is_of_model, block in groupby(ours, lambda line: MODEL in line or MODEL_PREFIX in line):
+            repeated = list(block)
+            for model in models if is_of_model else [""]:
+                prefix = prefixes.get(f"{task}{SEPARATOR}{model}", "")
+                for line in repeated:
+                    line = line.replace(MODEL_PREFIX, prefix).replace(MODEL, model).replace(MODELS, " ".join(models))
+                    written.append(line.replace(TASK, task).replace(PREFIX, prefixes[task]))
+    return written
 
 
 def _of_backend(ours: Sequence[str], header: str, number: int, lines: list[str]) -> list[str]:

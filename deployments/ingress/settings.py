@@ -7,6 +7,7 @@ from deployments.ingress.aliases import aliases
 from deployments.ingress.config import IngressConfig, TlsConfig
 from deployments.ingress.drain import draining
 from deployments.ingress.limits import connections, limits
+from deployments.ingress.models import models
 from deployments.ingress.node import CERTIFICATE
 from deployments.ingress.overload import overload
 from deployments.ingress.rewrite import Settings
@@ -19,8 +20,11 @@ def settings(config: IngressConfig, folder: Path, address: str = "") -> Settings
     """
     # Who is refused for overload sends no body, so that comes before `limits`, which wait for it.
     lines = connections(config.limits) + overload() + limits(config.limits, folder) + access(config) + draining()
+    lines += models(config.limits.body_timeout_s, config.traffic is not None)
     certificate = (config.tls.certificate, config.tls.key) if config.tls is not None else ()
-    return Settings(lines, aliases(), address, _bind_options(config.tls), config.keys or "", certificate)
+    return Settings(
+        lines, aliases(), address, _bind_options(config.tls), config.keys or "", certificate, config.traffic or ""
+    )
 
 
 def _bind_options(config: TlsConfig | None) -> str:

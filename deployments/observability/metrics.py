@@ -68,7 +68,7 @@ class ModelMetrics(Observer):
     def __init__(self, metrics: Metrics, artifact: ModelArtifact) -> None:
         manifest = artifact.manifest
         self._metrics = metrics
-        self._labels = (manifest.task, manifest.source.name, artifact.version, metrics.replica)
+        self._labels = (manifest.task, artifact.name, artifact.version, metrics.replica)
         self._info = (manifest.architecture, manifest.precision, "passed" if manifest.parity.passed else "failed")
         self._rows = metrics.batch_rows.at(*self._labels)
         self._batch_queue_s = metrics.batch_queue_s.at(*self._labels)

@@ -41,7 +41,7 @@ class RequestLog(Observer):
         self._write = write
         self._model = {
             "task": manifest.task,
-            "model": manifest.source.name,
+            "model": artifact.name,
             "version": artifact.version,
             "replica": replica,
         }

@@ -197,6 +197,13 @@ class ModelArtifact:
 
     path: Path
     manifest: Manifest
+    served_as: str | None = None
+    """The name that it is served by beside others of its task."""
+
+    @property
+    def name(self) -> str:
+        """What clients call the model."""
+        return self.served_as or self.manifest.source.name
 
     @classmethod
     def open(cls, path: str | Path, *, task: str | None = None, allow_unverified: bool = False) -> Self:
