@@ -277,7 +277,8 @@ class TaskServer:
         inputs, parameters = protocol.parse(request)
         started_at = time.perf_counter()
         rows = _preprocess(pipeline, inputs, parameters, limits)
-        timings.tokenization_s = time.perf_counter() - started_at
+        timings.tokenized_at = time.perf_counter()
+        timings.tokenization_s = timings.tokenized_at - started_at
         return Prepared(protocol, request, inputs, parameters, rows)
 
     def _finish(self, prepared: Prepared, outputs: Sequence[Any]) -> Reply:

@@ -107,6 +107,7 @@ class Timings:
     started_at: float = field(default_factory=time.perf_counter)
     queue_s: float = 0.0
     tokenization_s: float = 0.0
+    tokenized_at: float | None = None
     inference_s: float = 0.0
     read_tokens: int = 0
     written_tokens: int = 0

@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from starlette.requests import Request
 
+from deployments.cluster.processes import resident_bytes
 from deployments.http.request import Observer, Timings
 from deployments.observability.series import Counter, Distribution, Gauge, Histogram, Value
 from pipelines.runtime.artifact import ModelArtifact
@@ -140,6 +141,7 @@ class Queues:
             "waiting_requests": GaugeMetricFamily("sextet_queue_requests", "Requests that wait.", labels=LABELS),
             "waiting_rows": GaugeMetricFamily("sextet_queue_rows", "Rows that wait.", labels=LABELS),
             "waiting_tokens": GaugeMetricFamily("sextet_queue_tokens", "Tokens to read that wait.", labels=LABELS),
+            "memory_bytes": GaugeMetricFamily("sextet_memory_bytes", "Memory of the process.", labels=LABELS),
             "work_s": GaugeMetricFamily(
                 "sextet_work_seconds", "Predicted until all that is admitted is answered.", labels=LABELS
             ),
@@ -154,9 +156,10 @@ class Queues:
                 "sextet_prompt_tokens_reused", "Of them, found in the prefix cache.", labels=LABELS
             ),
         }
+        memory_bytes = resident_bytes()
         for labels, scheduler in list(self._live.items()):
             for name, family in waiting.items():
-                family.add_metric(labels, getattr(scheduler, name))
+                family.add_metric(labels, memory_bytes if name == "memory_bytes" else getattr(scheduler, name))
             if (state := scheduler.cache) is not None:
                 for name, found in cached.items():
                     found.add_metric(labels, getattr(state, name))  # type: ignore[attr-defined]

@@ -4,7 +4,7 @@ Imports ray. What it starts belongs to the process: it is made when it is needed
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from deployments.observability.exposition import Exposition, address
 from deployments.observability.metrics import Metrics
 from deployments.observability.replicas import Replicas
 from deployments.observability.request_log import LogFile, RequestLog
+from deployments.observability.tracing import Tracing, is_on, provider
 from pipelines.errors import ConfigurationError
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.scheduling.scheduler import BatchReport, Scheduler
@@ -56,7 +57,8 @@ class Observers(Observer):
 def observe(artifact: ModelArtifact) -> Observer:
     """What is told of a model that this replica has loaded."""
     metrics = _metrics()
-    return Observers((metrics.observer(artifact), RequestLog(artifact, metrics.replica, _log_file().write)))
+    log = RequestLog(artifact, metrics.replica, _log_file().write)
+    return Observers((metrics.observer(artifact), log, *_tracing(artifact, metrics.replica)))
 
 
 def watch_replicas() -> None:
@@ -75,6 +77,14 @@ def _metrics() -> Metrics:
     except (OSError, ConfigurationError) as error:  # a replica serves nevertheless
         logger.error("no metrics: %s", error)
     return metrics
+
+
+def _tracing(artifact: ModelArtifact, replica: str) -> Iterator[Observer]:
+    if is_on():
+        try:
+            yield Tracing(artifact, replica, provider().get_tracer("sextet"))
+        except ConfigurationError as error:  # a replica serves nevertheless
+            logger.error("no traces: %s", error)
 
 
 @cache
