@@ -46,9 +46,8 @@ def provider() -> TracerProvider:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     except ImportError:
         raise ConfigurationError(f"{VARIABLES[0]} is set; tracing needs: pip install 'sextet[otlp]'") from None
-    made = trace.TracerProvider(
-        resource=Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME", "sextet")})
-    )
+    service = {"service.name": os.environ.get("OTEL_SERVICE_NAME", "sextet")}
+    made = trace.TracerProvider(resource=Resource.create(service))
     made.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return made
 
