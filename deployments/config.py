@@ -183,9 +183,9 @@ def user_configs(content: Mapping[str, Any]) -> dict[str, Any]:
     found = {}
     for application in content["applications"]:
         args = application.get("args") if isinstance(application, dict) else None
-        task = args.get("task") if isinstance(args, dict) else None
-        if task is None:
+        if not isinstance(args, dict) or args.get("task") is None:
             continue
+        task = args["task"]
         check_task(task)
         model = args.get("model")
         if model is not None:

@@ -88,10 +88,10 @@ def tensor_names(task: Task) -> tuple[str, ...]:
     return task.text_fields if len(task.text_fields) > 1 else (task.tensor,)
 
 
-def model_metadata(task: Task, name: str) -> dict[str, Any]:
-    """What `/v2/models/{name}` says."""
+def model_metadata(task: Task, name: str | None = None) -> dict[str, Any]:
+    """What `/v2/models/{name}` says; the default model has the task's name."""
     return {
-        "name": name,
+        "name": name or task.name,
         "versions": [VERSION],
         "platform": "onnxruntime",
         "inputs": [{"name": name, "datatype": "BYTES", "shape": [-1, 1]} for name in tensor_names(task)],
