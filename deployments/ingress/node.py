@@ -16,9 +16,9 @@ from pathlib import Path
 
 from deployments.ingress.admin import command
 from deployments.ingress.keys import Key, KeysError, read_keys, text_of
+from deployments.ingress.models.traffic import TrafficError, map_of, read_traffic
 from deployments.ingress.rewrite import NODE, RewriteError, Settings, rewrite
 from deployments.ingress.secret import shared_secret, write_private
-from deployments.ingress.traffic import TrafficError, map_of, read_traffic
 
 KEYS = f"{NODE}/keys.map"
 CERTIFICATE = f"{NODE}/site.pem"

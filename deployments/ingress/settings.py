@@ -7,7 +7,7 @@ from deployments.ingress.aliases import aliases
 from deployments.ingress.config import IngressConfig, TlsConfig
 from deployments.ingress.drain import draining
 from deployments.ingress.limits import connections, limits
-from deployments.ingress.models import models
+from deployments.ingress.models.rules import models
 from deployments.ingress.node import CERTIFICATE
 from deployments.ingress.overload import overload
 from deployments.ingress.rewrite import Settings

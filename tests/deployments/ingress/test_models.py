@@ -16,10 +16,10 @@ from deployments.http.request import OTHERS_HEADER
 from deployments.ingress.admin import command as ask_admin
 from deployments.ingress.config import Address, IngressConfig
 from deployments.ingress.keys import Key, add, new_key
-from deployments.ingress.models import HEADER
+from deployments.ingress.models.rules import HEADER
+from deployments.ingress.models.traffic import TrafficError, read_traffic
 from deployments.ingress.rewrite import rewrite
 from deployments.ingress.settings import settings
-from deployments.ingress.traffic import TrafficError, read_traffic
 from pipelines.errors import ConfigurationError
 from tests.deployments.ingress.running import APPLICATIONS, Running, ray_file, running
 

@@ -16,7 +16,7 @@ import json
 from deployments.http.request import OTHERS_HEADER
 from deployments.ingress.node import TRAFFIC
 from deployments.ingress.rewrite import MODEL, MODEL_PREFIX, MODELS, PREFIX, TASK, Lines
-from deployments.ingress.traffic import PARTS, STICKY
+from deployments.ingress.models.traffic import PARTS, STICKY
 
 HEADER = "x-model"
 _TASK, _MODEL, _SPLIT, _DRAW, _BOUND, _CLIENT = (
