@@ -43,14 +43,14 @@ def models(body_timeout_s: int, traffic: bool) -> Lines:
             f"http-request unset-var({_TASK}) if {{ path {MODEL_PREFIX} }} || {{ path_beg {MODEL_PREFIX}/ }}",
             f"http-request set-var({_MODEL}) req.hdr({HEADER}) if {_ASKS} {{ req.hdr({HEADER}) -m found }}",
             *(f"{refuse} '{body}' if {unknown} {shape}".rstrip() for shape, body in shapes.items()),
+            # The gateway lists all of them.
+            f"http-request replace-path ^{PREFIX}/v1/models(/.*)?$ /catalog/{TASK}/v1/models\\1 if {_OPEN} METH_GET",
             f"http-request wait-for-body time {body_timeout_s}s if {_OPEN} METH_POST {{ path_beg {PREFIX}/v1/ }}",
             f"http-request set-var({_SPLIT}) bool(true) if {_OPEN}",
             f"http-request set-var({_MODEL}) req.body,json_query('$.model') if {_OPEN} METH_POST "
             f"{{ path_beg {PREFIX}/v1/ }}",
             f"http-request unset-var({_SPLIT}) if {_ASKS} {{ var({_MODEL}) -m str {MODELS} }}",
             *(_shares() if traffic else ()),
-            # The gateway lists all of them.
-            f"http-request replace-path ^{PREFIX}/v1/models(/.*)?$ /catalog/{TASK}/v1/models\\1 if {_OPEN} METH_GET",
             f"http-request set-header {OTHERS_HEADER} '{MODELS}' if {_ASKS}",
             f"http-request replace-path ^{PREFIX}(/.*)?$ {MODEL_PREFIX}\\1 "
             f"if {_ASKS} {{ var({_MODEL}) -m str {MODEL} }}",
