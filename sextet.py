@@ -269,6 +269,20 @@ def ask(
 
 
 @app.command()
+def top(
+    metrics: Annotated[
+        str, typer.Option(help="What a node hands out; the start of `sextet serve` prints it.", envvar="SEXTET_METRICS")
+    ] = "http://127.0.0.1:9103/metrics",
+    every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.5)] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Look once, print and end.")] = False,
+) -> None:
+    """Show tasks, replicas, rates, times, queues and slots of a running node, until Ctrl-C."""
+    from deployments.observability.top import top as run
+
+    run(metrics, every, once)
+
+
+@app.command()
 def models(
     url: Annotated[str, typer.Option(help="The ingress.", envvar="SEXTET_URL")] = "http://127.0.0.1:8000",
     key: Annotated[str | None, typer.Option(help="A key, where it asks for one.", envvar="SEXTET_KEY")] = None,

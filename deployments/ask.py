@@ -60,8 +60,13 @@ def demonstrate(task: Task, url: str, key: str | None = None, through: Path | No
     return task.in_words(post(url, body, key=key, through=through))
 
 
-def get(url: str, *, key: str | None = None, timeout_s: float = 10.0) -> Any:
+def get(url: str, *, key: str | None = None) -> Any:
     """The decoded JSON answer; raises AskError with the server's own words."""
+    return json.loads(text_at(url, key=key))
+
+
+def text_at(url: str, *, key: str | None = None, timeout_s: float = 10.0) -> str:
+    """The answer as text; raises AskError with the server's own words."""
     try:
         request = Request(url, headers={"authorization": f"Bearer {key}"} if key else {})
     except ValueError as error:
@@ -69,7 +74,7 @@ def get(url: str, *, key: str | None = None, timeout_s: float = 10.0) -> Any:
     status, content = exchange(request, timeout_s)
     if status != 200:
         raise AskError(f"{url} answered {status}: {_reason(content)}")
-    return json.loads(content)
+    return content.decode("utf-8", "replace")
 
 
 def post(
