@@ -1,12 +1,33 @@
-"""Served: what a running cluster serves, as its gateway says, for `sextet models`."""
+"""Served: what a replica says of its model, and the table of `sextet models`, of what a running cluster serves."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from deployments.ask import get
+from deployments.cluster.processes import resident_bytes
+from pipelines.runtime.artifact import ModelArtifact
 
 COLUMNS = ("route", "model", "version", "precision", "parity", "memory", "replicas")
 MIB = 2**20
+
+
+def description(artifact: ModelArtifact, device: str) -> dict[str, Any]:
+    """The model of this process."""
+    manifest = artifact.manifest
+    return {
+        "id": artifact.name,
+        "version": artifact.version,
+        "memory_bytes": resident_bytes(),
+        "checkpoint": manifest.source.checkpoint,
+        "revision": manifest.source.revision,
+        "licence": manifest.source.licence,
+        "architecture": manifest.architecture,
+        "precision": manifest.precision,
+        "device": device,
+        "max_length": manifest.tokenizer.max_length,
+        "labels": list(manifest.labels),
+        "parity": {"passed": manifest.parity.passed, "agreement": manifest.parity.agreement},
+    }
 
 
 def served(url: str, key: str | None = None) -> list[dict[str, Any]]:

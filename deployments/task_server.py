@@ -8,7 +8,6 @@ scheduler's own.
 """
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,14 +22,15 @@ from starlette.responses import Response
 
 import pipelines
 from deployments.cluster.platform import Platform
-from deployments.cluster.processes import resident_bytes
-from deployments.config import LimitsConfig, RequestLogConfig, TaskConfig
+from deployments.cluster.processes import assigned_cpus
+from deployments.config import CUT_S, LimitsConfig, TaskConfig
 from deployments.gpu_memory import memory_limit
 from deployments.host import SMALL_ANSWER_TOKENS, SMALL_BODY_BYTES, HostThreads
 from deployments.http.errors import CLIENT_LEFT, Failure, logger
 from deployments.http.event_stream import EventStream, started
 from deployments.http.request import BULK, CLASS_HEADER, Observer, Timings, deadline_of, load_header, read_body
 from deployments.protocols.protocol import Protocol, Reply, Routes, TaskRequest, json_reply
+from deployments.served import description
 from pipelines.errors import (
     ConfigurationError,
     DeadlineExceededError,
@@ -38,7 +38,7 @@ from pipelines.errors import (
     InputTooLongError,
 )
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.scheduling.scheduler import BatchingConfig, QueueConfig, Row, Scheduler
+from pipelines.scheduling.scheduler import Row, Scheduler
 from pipelines.tasks.pipeline import Pipeline
 from stores.fetch import fetch
 
@@ -46,6 +46,9 @@ SLICE_INPUTS = 64  # inputs that are tokenized at once: what they need in betwee
 PARTS = ("fetch", "load", "measure")  # of a start: the artifact is here, the sessions are warm, the cost model is known
 WORK = "work_s"  # of record_autoscaling_stats
 STALLED_S = 60.0  # a batch that nobody waits for, or a decoding round, that takes so long will not end by itself
+
+OnEnding = Callable[[Callable[[float], None]], None]
+"""Is given what is to be called, with the seconds that are left, once the replica is to end."""
 
 
 class Serving:
@@ -124,6 +127,7 @@ class TaskServer:
         observe: Callable[[ModelArtifact], Observer] = lambda artifact: Observer(),
         platform: Platform | None = None,
         reserved_gpus: Callable[[], float] = lambda: 1.0,
+        on_ending: OnEnding = lambda begin: None,
         model: str | None = None,
     ) -> None:
         """`observe` makes, in this process, what is told of all that a model does; `platform` adds the routes of its
@@ -136,8 +140,11 @@ class TaskServer:
         self._observe = observe
         self._serving: Serving | None = None
         self._host = HostThreads()
+        self._all_serving: set[Serving] = set()  # the present one, and those before it that have requests inside
         self._retiring: set[asyncio.Task[None]] = set()
+        self._cut: asyncio.Task[None] | None = None
         self._loading = asyncio.Lock()
+        on_ending(self.end_within)
 
     async def reconfigure(self, user_config: Any) -> None:
         """Apply a `user_config` in place: a changed model is loaded beside the old one, then takes over.
@@ -151,7 +158,7 @@ class TaskServer:
 
     async def _apply(self, config: TaskConfig) -> None:
         old = self._serving
-        if old is not None and _of_model(old.config) == _of_model(config):
+        if old is not None and old.config.of_model == config.of_model:
             old.scheduler.reconfigure(config.batching, config.queue)
             old.config = config
             old.observer.configured(config)
@@ -166,10 +173,26 @@ class TaskServer:
             self._host.grow(_threads(config))
         observer.configured(config)
         self._serving = Serving(config, pipeline, scheduler, observer, Routes(pipeline, self._platform))
+        self._all_serving.add(self._serving)
         if old is not None:
-            retiring = asyncio.create_task(old.retire(config.drain_timeout_s))
+            retiring = asyncio.create_task(self._retire(old, config.drain_timeout_s))
             self._retiring.add(retiring)
             retiring.add_done_callback(self._retiring.discard)
+
+    async def _retire(self, old: Serving, limit_s: float) -> None:
+        await old.retire(limit_s)
+        self._all_serving.discard(old)
+
+    def end_within(self, limit_s: float) -> None:
+        """Answer as before for all but CUT_S of `limit_s`. Then fail what is inside, streams with an error event."""
+        self._cut = asyncio.get_running_loop().create_task(self._cut_after(limit_s - CUT_S))
+
+    async def _cut_after(self, limit_s: float) -> None:
+        await asyncio.sleep(limit_s)
+        if n_requests := sum(one.inside for one in self._all_serving):
+            logger.warning("%d requests are cut: the replica ends, and they took more than %.0f s", n_requests, limit_s)
+        for one in list(self._all_serving):
+            await one.scheduler.drain()
 
     def check_health(self) -> None:
         """Raises where only a new replica helps."""
@@ -185,23 +208,7 @@ class TaskServer:
 
     def describe(self) -> dict[str, Any]:
         """What the catalog says of this replica's model."""
-        serving = self._now
-        artifact = serving.pipeline.artifact
-        manifest = artifact.manifest
-        return {
-            "id": artifact.name,
-            "version": artifact.version,
-            "memory_bytes": resident_bytes(),
-            "checkpoint": manifest.source.checkpoint,
-            "revision": manifest.source.revision,
-            "licence": manifest.source.licence,
-            "architecture": manifest.architecture,
-            "precision": manifest.precision,
-            "device": serving.config.device,
-            "max_length": manifest.tokenizer.max_length,
-            "labels": list(manifest.labels),
-            "parity": {"passed": manifest.parity.passed, "agreement": manifest.parity.agreement},
-        }
+        return description(self._now.pipeline.artifact, self._now.config.device)
 
     async def __call__(self, request: Request) -> Response:
         """Every outcome is a response with timings; only a client that left raises CancelledError."""
@@ -375,23 +382,8 @@ def _preprocess(
 
 
 def _threads(config: TaskConfig) -> int:
-    return config.threads or _assigned_cpus()
-
-
-def _assigned_cpus() -> int:
-    """The whole CPUs that this replica reserves: Ray tells every worker so, in the variable that OpenMP reads."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, int(given)) if given.isdecimal() else 1
+    return config.threads or assigned_cpus()
 
 
 def _response(reply: Reply) -> Response:
     return Response(reply.body, headers=reply.headers or None, media_type=reply.media_type)
-
-
-def _of_model(config: TaskConfig) -> TaskConfig:
-    """The part of a configuration that a loaded pipeline depends on, the rest made equal."""
-    batching = BatchingConfig(concurrency=config.batching.concurrency)
-    if config.device == "tensorrt":  # its engine is built for so many rows
-        batching = replace(batching, max_batch_size=config.batching.max_batch_size)
-    bounds = replace(config, queue=QueueConfig(), limits=LimitsConfig(), drain_timeout_s=0.0)
-    return replace(bounds, source=None, batching=batching, request_log=RequestLogConfig())

@@ -17,7 +17,7 @@ from deployments.http.errors import (
 from deployments.http.request import CLASS_HEADER, CLIENT_HEADER, OWN_HEADERS, SECRET_HEADER
 from deployments.ingress.config import EVERY_NAME, IngressConfig
 from deployments.ingress.node import KEYS
-from deployments.ingress.rewrite import APPLICATION, OWN_SOCKET, PREFIX, SECRET, SEPARATOR, Lines
+from deployments.ingress.rewrite import OWN_SOCKET, PREFIX, SECRET, SEPARATOR, TASK, Lines
 from deployments.protocols.openai.errors import failure_body
 from pipelines.errors import InvalidInputError, OverloadedError, SextetError
 from pipelines.tasks import TASKS
@@ -172,7 +172,7 @@ def _grpc_rules(config: IngressConfig) -> Iterator[str]:
 def _task_rules() -> Iterator[str]:
     tasks = f"{TEMPORARY}tasks"
     error = ForbiddenError("this key may not ask this task")
-    may_not = f"{_found(tasks)} !{{ var({tasks}) -m str * }} !{{ var({tasks}) -m sub |{APPLICATION}| }}"
+    may_not = f"{_found(tasks)} !{{ var({tasks}) -m str * }} !{{ var({tasks}) -m sub |{TASK}| }}"
     for path in (f"{{ path {PREFIX} }}", f"{{ path_beg {PREFIX}/ }}"):
         yield from _refusal(error, f"{may_not} {path}")
 
