@@ -20,7 +20,7 @@ from deployments.cluster.platform import Platform
 from deployments.config import MAX_INPUTS
 from deployments.protocols.protocol import JSON, Mounted, Operation, Protocol, Reply, TaskRequest, json_reply
 from deployments.protocols.text_embeddings_inference import NAME, require_length
-from pipelines.errors import Path
+from pipelines.errors import InvalidInputError, Path
 from pipelines.schema import Body, Text, convert, decode
 from pipelines.tasks import TASKS
 from pipelines.tasks.pipeline import EncoderPipeline, Pipeline
@@ -59,11 +59,11 @@ class CohereBody(Body, frozen=True):
 
 @dataclass(frozen=True)
 class RerankRequest(TaskRequest):
-    """A pair for each text; `texts` where the answer repeats them."""
+    """A pair for each text; `shown` are the texts where the answer repeats them."""
 
     truncate: bool = False
     top_n: int | None = None
-    texts: Sequence[str] | None = None
+    shown: Sequence[str] | None = None
 
 
 class Rerank(Protocol):
@@ -94,7 +94,7 @@ class Rerank(Protocol):
         return [{"index": index, score: value, **self._shown(request, index)} for index, value in ranked]
 
     def _shown(self, request: RerankRequest, index: int) -> dict[str, Any]:
-        return {} if request.texts is None else {"text": request.texts[index]}
+        return {} if request.shown is None else {"text": request.shown[index]}
 
     def _request(
         self,
@@ -106,12 +106,14 @@ class Rerank(Protocol):
         top_n: int | None = None,
         shown: Sequence[str] | None = None,
     ) -> RerankRequest:
-        task = TASKS[self.pipeline.task]
+        task, labels = TASKS[self.pipeline.task], self.pipeline.artifact.manifest.labels
+        if len(labels) != 1:
+            raise InvalidInputError(f"the model has {len(labels)} labels; allowed: one that has one, a cross-encoder")
         pairs = [convert({"text": query, "text_pair": text}, task.input_type) for text in texts]
         chosen = {"function_to_apply": "none" if raw else "sigmoid"}
         parameters = task.pipeline.parameters_type.from_mapping(chosen)
         place: Path = (self.field,)
-        return RerankRequest(pairs, parameters, True, input_path=place, truncate=truncate, top_n=top_n, texts=shown)
+        return RerankRequest(pairs, parameters, True, input_path=place, truncate=truncate, top_n=top_n, shown=shown)
 
 
 class CohereRerank(Rerank):
@@ -131,17 +133,16 @@ class CohereRerank(Rerank):
         return json_reply({"id": secrets.token_hex(16), "results": ranked, "meta": {"api_version": {"version": "1"}}})
 
     def _shown(self, request: RerankRequest, index: int) -> dict[str, Any]:
-        return {} if request.texts is None else {"document": {"text": request.texts[index]}}
+        return {} if request.shown is None else {"document": {"text": request.shown[index]}}
 
 
 def mount(pipeline: Pipeline[Any, Any, Any, Any], platform: Platform | None) -> Mounted:
-    if NAME not in TASKS[pipeline.task].protocols or len(pipeline.artifact.manifest.labels) != 1:
+    if NAME not in TASKS[pipeline.task].protocols:
         return Mounted()
     return Mounted({"/rerank": Rerank(pipeline), "/v1/rerank": CohereRerank(pipeline)})
 
 
 def operations(task: Task, platform: Platform | None) -> list[Operation]:
-    """Described though a model may have several labels: which one is loaded, the document does not know."""
     if NAME not in task.protocols:
         return []
     return [

@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from deployments.http.request import OTHERS_HEADER
-from deployments.ingress.admin import command as ask_admin
 from deployments.ingress.config import Address, IngressConfig
+from deployments.ingress.haproxy import command as ask_admin
 from deployments.ingress.keys import Key, add, new_key
 from deployments.ingress.models.rules import HEADER
 from deployments.ingress.models.traffic import TrafficError, read_traffic

@@ -1,6 +1,5 @@
 """Reranking by a tiny cross-encoder: the order and the scores of the pipeline's own logits."""
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -93,10 +92,10 @@ def test_a_pair_that_is_too_long_is_cut_where_the_client_allows_it(server: TaskS
     assert post(server, {"query": "a", "documents": texts}, "/v1/rerank").status_code == 200
 
 
-def test_a_model_of_several_labels_has_no_such_path(exported: Callable[..., Path]) -> None:
+def test_a_model_of_several_labels_says_what_it_lacks(exported: Callable[..., Path]) -> None:
     server = started(TASK, exported("bert", TASK))
 
-    for path in ("/rerank", "/v1/rerank"):
-        response = post(server, {"query": "a", "texts": ["b"]}, path)
-        assert (response.status_code, "does not exist" in response.text) == (404, True)
-    assert json.loads(post(server, {"inputs": "a"}).content)
+    for path, field in (("/rerank", "texts"), ("/v1/rerank", "documents")):
+        response = post(server, {"query": "a", field: ["b"]}, path)
+        assert response.status_code == 400
+        assert "labels; allowed: one that has one, a cross-encoder" in response.json()["error"]
