@@ -16,6 +16,7 @@ from benchmarks.args import SCENARIO_HELP, BenchArgs
 from deployments.ask import ask as send
 from deployments.ask import post, usage
 from deployments.key_command import keys
+from deployments.watch_command import models, top
 from evaluation.args import EvaluateArgs
 from export.args import ExportArgs
 from pipelines.errors import ConfigurationError, SextetError
@@ -268,36 +269,6 @@ def ask(
     _print_json(send(task, text, url=url, key=key))
 
 
-@app.command()
-def top(
-    metrics: Annotated[
-        str, typer.Option(help="What a node hands out; the start of `sextet serve` prints it.", envvar="SEXTET_METRICS")
-    ] = "http://127.0.0.1:9103/metrics",
-    every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.5)] = 2.0,
-    once: Annotated[bool, typer.Option("--once", help="Look once, print and end.")] = False,
-) -> None:
-    """Show tasks, replicas, rates, times, queues and slots of a running node, until Ctrl-C."""
-    from deployments.observability.top import top as run
-
-    run(metrics, every, once)
-
-
-@app.command()
-def models(
-    url: Annotated[str, typer.Option(help="The ingress.", envvar="SEXTET_URL")] = "http://127.0.0.1:8000",
-    key: Annotated[str | None, typer.Option(help="A key, where it asks for one.", envvar="SEXTET_KEY")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, for scripts.")] = False,
-) -> None:
-    """List what a running cluster serves: models, versions, precisions, parity, memory and replicas."""
-    from deployments.served import served, table
-
-    found = served(url, key)
-    if as_json:
-        _print_json(found)
-    else:
-        print(table(found))
-
-
 @app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": True}
 )
@@ -343,6 +314,8 @@ def publish(
 
 
 app.add_typer(keys, name="keys")
+app.command()(models)
+app.command()(top)
 
 bench = typer.Typer(no_args_is_help=True, help="Measure a running cluster: latency, throughput, memory, errors.")
 app.add_typer(bench, name="bench")

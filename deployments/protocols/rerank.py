@@ -52,7 +52,7 @@ class CohereBody(Body, frozen=True):
 
     query: Text
     documents: Annotated[list[Text | Document], Meta(min_length=1, max_length=MAX_INPUTS)]
-    top_n: Annotated[int, Meta(ge=1)] | None = None
+    top_n: Annotated[int, Meta(ge=1, le=MAX_INPUTS)] | None = None
     return_documents: bool = False
     model: Annotated[str, Meta(max_length=MAX_LABEL_CHARACTERS)] | None = None
 

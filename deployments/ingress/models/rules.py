@@ -16,7 +16,7 @@ import json
 from deployments.http.request import OTHERS_HEADER
 from deployments.ingress.node import TRAFFIC
 from deployments.ingress.rewrite import MODEL, MODEL_PREFIX, MODELS, PREFIX, TASK, Lines
-from deployments.ingress.models.traffic import PARTS, STICKY
+from deployments.ingress.models.traffic import PARTS
 
 HEADER = "x-model"
 _TASK, _MODEL, _SPLIT, _DRAW, _BOUND, _CLIENT = (
@@ -70,10 +70,10 @@ def _shares() -> tuple[str, ...]:
         f"http-request set-var-fmt({_CLIENT}) %[src] if {_DRAWS}",
         f"http-request set-var({_CLIENT}) var({_KEY}) if {_DRAWS} {{ var({_KEY}) -m found }}",
         f"http-request set-var({_DRAW}) var({_CLIENT}),xxh32,mod({PARTS}) if {_DRAWS} "
-        f"{{ str({TASK}),map({TRAFFIC}) -m str {STICKY} }}",
+        f"{{ str({TASK}),map_str_int({TRAFFIC},0) eq 1 }}",
         f"http-request set-var({_BOUND}) str({TASK}.{MODEL}),map_str_int({TRAFFIC},0) if {_DRAWS}",
         f"http-request set-var({_MODEL}) str({MODEL}) if {_DRAWS} {{ var({_DRAW}),sub({_BOUND}) lt 0 }}",
-        f"http-request unset-var({_SPLIT}) if {_DRAWS} {{ var({_DRAW}),sub({_BOUND}) lt 0 }}",
+        f"http-request unset-var({_SPLIT}) if {_DRAWS} {{ var({_MODEL}) -m str {MODEL} }}",
     )
 
 

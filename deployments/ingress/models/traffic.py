@@ -58,11 +58,11 @@ def read_traffic(file: Path) -> dict[str, Split]:
 
 
 def map_of(splits: Mapping[str, Split]) -> bytes:
-    """The file as HAProxy reads it: `TASK.MODEL BOUND` and `TASK sticky`."""
+    """The file as HAProxy reads it: `TASK.MODEL BOUND`, and `TASK 1` of a sticky one."""
     lines = []
     for task, split in splits.items():
         if split.sticky:
-            lines.append(f"{task} {STICKY}\n")
+            lines.append(f"{task} 1\n")
         bound = 0
         for model, parts in split.parts.items():
             bound += parts

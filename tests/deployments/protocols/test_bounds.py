@@ -17,6 +17,7 @@ from pipelines.tasks import TASKS
 
 # Texts that are read by the model, and their lists: `limits` bounds them, by characters and by count.
 BY_LIMITS = ("inputs", "instances", "inputs.data", "prompt", "messages.content", "messages.content.text")
+BY_LIMITS += ("query", "texts", "documents", "documents.text")  # of rerankers
 FREE = ("content_type", "parameters.content_type", "outputs.parameters.content_type", "adapter_id", "grammar")
 
 
