@@ -12,7 +12,7 @@ from deployments.task_server import TaskServer
 from tests.deployments.test_task_server import post, started
 
 TASK = "text-classification"
-QUERY, TEXTS = "what a film", ["the story is long", "a bad film", "정말 좋았어요", "what a film", "a bad film"]
+QUERY, TEXTS = "what a film", ["the story is long", "a bad film", "정말 좋았어요", "what a film"]
 
 
 @pytest.fixture(scope="module")
