@@ -25,24 +25,32 @@ from deployments.cluster.platform import Platform
 from deployments.cluster.processes import assigned_cpus
 from deployments.config import CUT_S, LimitsConfig, TaskConfig
 from deployments.gpu_memory import memory_limit
-from deployments.host import SMALL_ANSWER_TOKENS, SMALL_BODY_BYTES, HostThreads
+from deployments.guidance.compiler import LlGuidance
+from deployments.host import SMALL_ANSWER_TOKENS, SMALL_BODY_BYTES, HostThreads, give_memory_back
 from deployments.http.errors import CLIENT_LEFT, Failure, logger
-from deployments.http.event_stream import EventStream, started
-from deployments.http.request import BULK, CLASS_HEADER, Observer, Timings, deadline_of, load_header, read_body
+from deployments.http.event_stream import EventStream, begun
+from deployments.http.request import (
+    BULK,
+    CLASS_HEADER,
+    CLIENT_HEADER,
+    Observer,
+    Timings,
+    deadline_of,
+    load_header,
+    read_body,
+)
 from deployments.protocols.protocol import Protocol, Reply, Routes, TaskRequest, json_reply
 from deployments.served import description
 from pipelines.errors import (
     ConfigurationError,
     DeadlineExceededError,
     GenerationError,
-    InputTooLongError,
 )
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.scheduling.scheduler import Row, Scheduler
 from pipelines.tasks.pipeline import Pipeline
 from stores.fetch import fetch
 
-SLICE_INPUTS = 64  # inputs that are tokenized at once: what they need in between is freed before the next ones
 PARTS = ("fetch", "load", "measure")  # of a start: the artifact is here, the sessions are warm, the cost model is known
 WORK = "work_s"  # of record_autoscaling_stats
 STALLED_S = 60.0  # a batch that nobody waits for, or a decoding round, that takes so long will not end by itself
@@ -237,7 +245,7 @@ class TaskServer:
         endpoint.require()
         protocol = endpoint.protocol
         if protocol is None:
-            return _response(json_reply(endpoint.page))
+            return json_reply(endpoint.page).response()
         deadline, timings.protocol = deadline_of(request), protocol
         visit, is_streaming = serving.enter(), False
         try:
@@ -247,12 +255,16 @@ class TaskServer:
                 bulk = request.headers.get(CLASS_HEADER) == BULK
                 # And again with its tokens.
                 serving.scheduler.admit((), deadline, asyncio.get_running_loop().time(), bulk=bulk)
-                prepare = partial(self._prepare, limits, protocol, body, request.headers, timings)
+                salt = _salt(serving.config, request.headers)
+                prepare = partial(self._prepare, limits, protocol, body, request.headers, timings, salt)
                 is_small = len(body) <= SMALL_BODY_BYTES
                 on_loop = is_small and not serving.scheduler.is_busy
                 prepared = prepare() if on_loop else await self._host.read(prepare, len(body))
+                if isinstance(prepared, TaskRequest):
+                    tokenize = partial(self._tokenized, limits, protocol, prepared, timings, salt)
+                    prepared = await self._host.compile(tokenize)
                 if prepared.request.stream:
-                    events = await started(self._events(visit, prepared, deadline, timings, bulk))
+                    events = await begun(self._events(visit, prepared, deadline, timings, bulk))
                     is_streaming = True
                     return EventStream(events, protocol.failure)
                 completed = await serving.scheduler.submit(prepared.all_rows(), deadline, bulk=bulk)
@@ -260,7 +272,8 @@ class TaskServer:
                 timings.read_tokens, timings.written_tokens = completed.read_tokens, completed.written_tokens
                 finish = partial(self._finish, prepared, completed.outputs)
                 on_loop = is_small and timings.read_tokens + timings.written_tokens <= SMALL_ANSWER_TOKENS
-                return _response(finish() if on_loop else await self._host.answer(finish, len(body)))
+                reply = finish() if on_loop else await self._host.answer(finish, len(body))
+                return reply.response()
         except TimeoutError:
             raise DeadlineExceededError("the request's deadline ran out before its answer was ready") from None
         finally:
@@ -277,13 +290,27 @@ class TaskServer:
             serving.observer.request(request, timings)
 
     def _prepare(
-        self, limits: LimitsConfig, protocol: Protocol, body: bytes, headers: Mapping[str, str], timings: Timings
-    ) -> Prepared:
-        request, pipeline = protocol.read(body, headers), protocol.pipeline
+        self,
+        limits: LimitsConfig,
+        protocol: Protocol,
+        body: bytes,
+        headers: Mapping[str, str],
+        timings: Timings,
+        salt: str,
+    ) -> Prepared | TaskRequest:
+        """The request with its rows; without them where a grammar has to be compiled first, which takes long."""
+        request = protocol.read(body, headers)
         request.check(limits)
+        return request if request.parameters.compiles else self._tokenized(limits, protocol, request, timings, salt)
+
+    def _tokenized(
+        self, limits: LimitsConfig, protocol: Protocol, request: TaskRequest, timings: Timings, salt: str
+    ) -> Prepared:
         inputs, parameters = protocol.parse(request)
         started_at = time.perf_counter()
-        rows = _preprocess(pipeline, inputs, parameters, limits)
+        rows: list[list[Any]] = protocol.rows(inputs, parameters, limits)
+        if salt:
+            rows = [[replace(row, cache_salt=f"{salt}\n{row.cache_salt}") for row in some] for some in rows]
         timings.tokenized_at = time.perf_counter()
         timings.tokenization_s = timings.tokenized_at - started_at
         return Prepared(protocol, request, inputs, parameters, rows)
@@ -351,39 +378,23 @@ class TaskServer:
             cuda_graphs=config.cuda_graphs,
             allow_unverified=config.allow_unverified,
             slots=config.slots,
+            compiler=LlGuidance,
         )
         times.append(time.perf_counter())
         pipeline.artifact = replace(pipeline.artifact, served_as=self.model)
         observer = self._observe(pipeline.artifact)
         scheduler = pipeline.scheduler(config.batching, config.queue, observer.batch)
+        give_memory_back()
         times.append(time.perf_counter())
         observer.started(scheduler, {part: end - at for part, (at, end) in zip(PARTS, pairwise(times), strict=True)})
         return pipeline, scheduler, observer
-
-
-def _preprocess(
-    pipeline: Pipeline[Any, Any, Any, Any], inputs: Sequence[Any], parameters: Any, limits: LimitsConfig
-) -> list[list[Row]]:
-    """The rows of all inputs; raises InputTooLongError as soon as they have more tokens than a request may have."""
-    rows: list[list[Row]] = []
-    n_rows = n_tokens = 0
-    for start in range(0, len(inputs), SLICE_INPUTS):
-        some = pipeline.preprocess(inputs[start : start + SLICE_INPUTS], parameters)
-        rows += some
-        n_rows += sum(map(len, some))
-        n_tokens += sum(row.n_tokens + row.max_new_tokens for of_input in some for row in of_input)
-        if n_rows > limits.max_rows:
-            raise InputTooLongError(f"the request has {n_rows} rows or more; allowed: at most {limits.max_rows}")
-        if n_tokens > limits.max_tokens:
-            raise InputTooLongError(
-                f"the request may read and write {n_tokens} tokens or more; allowed: at most {limits.max_tokens}"
-            )
-    return rows
 
 
 def _threads(config: TaskConfig) -> int:
     return config.threads or assigned_cpus()
 
 
-def _response(reply: Reply) -> Response:
-    return Response(reply.body, headers=reply.headers or None, media_type=reply.media_type)
+def _salt(config: TaskConfig, headers: Mapping[str, str]) -> str:
+    """What keeps the prefixes of a request apart from those of other callers; "" where callers share them."""
+    per_key = config.slots is not None and config.slots.prefix_cache == "per_key"
+    return headers.get(CLIENT_HEADER, "") if per_key else ""

@@ -1,15 +1,13 @@
 """Server-sent events: a response that sends each event as it comes."""
 
 from collections.abc import AsyncGenerator, Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from deployments.http.errors import CLIENT_LEFT, Failure
 from pipelines.schema import encode
-
-T = TypeVar("T")
 
 
 class EventStream(Response):
@@ -46,7 +44,11 @@ class EventStream(Response):
             self.ended(failed)
 
 
-async def started(events: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+def _event(data: bytes) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": b"data: " + data + b"\n\n", "more_body": True}
+
+
+async def begun(events: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
     """The same events, once the first is there: until then an error has a status."""
     try:
         first = await anext(events)
@@ -54,7 +56,7 @@ async def started(events: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
         await events.aclose()
         raise
 
-    async def resumed() -> AsyncGenerator[T, None]:
+    async def resumed() -> AsyncGenerator[Any, None]:
         try:
             yield first
             async for event in events:
@@ -63,7 +65,3 @@ async def started(events: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
             await events.aclose()
 
     return resumed()
-
-
-def _event(data: bytes) -> dict[str, Any]:
-    return {"type": "http.response.body", "body": b"data: " + data + b"\n\n", "more_body": True}

@@ -72,9 +72,9 @@ class Serving:
         self.wait_for(f"ready {self.url}")
         return self
 
-    def wait_for(self, start: str) -> None:
+    def wait_for(self, start: str, times: int = 1) -> None:
         give_up_at = time.monotonic() + READY_S
-        while not any(line.startswith(start) for line in self.lines):
+        while sum(line.startswith(start) for line in self.lines) < times:
             assert self.process.poll() is None, "\n".join(self.lines)
             assert time.monotonic() < give_up_at, "\n".join(self.lines)
             time.sleep(0.05)

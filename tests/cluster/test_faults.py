@@ -145,6 +145,8 @@ def test_what_dies_comes_back_and_what_has_begun_goes_on(
         gateway.kill()
         until(lambda: replicas(serving, "gateway") not in ([], [gateway]))
         until(lambda: len(replicas(serving, CLASSIFY)) == 2)
+        serving.process.send_signal(signal.SIGUSR1)
+        serving.wait_for(f"applied {path}")  # once replicas that still start have made the task healthy again
         until(lambda: httpx.get(serving.url, timeout=60).status_code == 200)
     assert set(asking.seen) == {200}, "the other replica answers"
     assert set(ready.seen) == {200}, "nobody needs the gateway for that"
@@ -159,7 +161,7 @@ def test_what_dies_comes_back_and_what_has_begun_goes_on(
             until(lambda: len(new.seen) > 5)
         assert generator.is_running()
         assert is_whole(inside.answer())
-        serving.wait_for(f"applied {path}")
+        serving.wait_for(f"applied {path}", times=2)
     assert set(asking.seen) == set(new.seen) == {200}
 
     (generator,) = replicas(serving, GENERATE)

@@ -56,6 +56,7 @@ class Seq2SeqSlots:
 
     def __init__(self, sessions: Seq2SeqSessions, slots: int, max_tokens: int, max_source_tokens: int) -> None:
         self.slots, self.max_tokens, self.vocab = slots, max_tokens, sessions.vocab
+        self.reads_ahead = False  # a read of several tokens is one run for each of them
         self.run_tokens = _RUN_TOKENS
         self._sessions = sessions
         parts, heads, width = len(sessions.own), sessions.heads, sessions.width
