@@ -15,12 +15,14 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice, pairwise
+from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 import pipelines
+from deployments.background import in_background
 from deployments.cluster.platform import Platform
 from deployments.cluster.processes import assigned_cpus
 from deployments.config import CUT_S, LimitsConfig, TaskConfig
@@ -136,18 +138,17 @@ class TaskServer:
         platform: Platform | None = None,
         reserved_gpus: Callable[[], float] = lambda: 1.0,
         on_ending: OnEnding = lambda begin: None,
+        costs: Callable[[], Path | None] = lambda: None,
         model: str | None = None,
     ) -> None:
         """`observe` makes, in this process, what is told of all that a model does; `platform` adds the routes of its
-        contract. `reserved_gpus` tells which part of a GPU this process may use. `model` is the name that the model has
-        in cluster.yaml, where it is not the task's default.
+        contract. `reserved_gpus` tells which part of a GPU this process may use, `costs` where this node keeps those of
+        batches. `model` is the name that the model has in cluster.yaml, where it is not the task's default.
         """
-        self.task, self.model = task, model
-        self._reserved_gpus = reserved_gpus
-        self._platform = platform
-        self._observe = observe
+        self.task, self.model, self._platform = task, model, platform
+        self._reserved_gpus, self._costs = reserved_gpus, costs
+        self._observe, self._host = observe, HostThreads()
         self._serving: Serving | None = None
-        self._host = HostThreads()
         self._all_serving: set[Serving] = set()  # the present one, and those before it that have requests inside
         self._retiring: set[asyncio.Task[None]] = set()
         self._cut: asyncio.Task[None] | None = None
@@ -362,6 +363,7 @@ class TaskServer:
             raise ConfigurationError(f"the deployment {self.task} has no user_config")
         return self._serving
 
+    @in_background()
     def _load(self, config: TaskConfig) -> tuple[Pipeline[Any, Any, Any, Any], Scheduler[Any, Any], Observer]:
         """A pipeline that is warm, its scheduler, and who is told what they do."""
         times = [time.perf_counter()]
@@ -383,7 +385,7 @@ class TaskServer:
         times.append(time.perf_counter())
         pipeline.artifact = replace(pipeline.artifact, served_as=self.model)
         observer = self._observe(pipeline.artifact)
-        scheduler = pipeline.scheduler(config.batching, config.queue, observer.batch)
+        scheduler = pipeline.scheduler(config.batching, config.queue, observer.batch, self._costs())
         give_memory_back()
         times.append(time.perf_counter())
         observer.started(scheduler, {part: end - at for part, (at, end) in zip(PARTS, pairwise(times), strict=True)})

@@ -37,7 +37,7 @@ from benchmarks.suites.cluster import TRANSLATE, WRITE, Running, measured_cluste
 from benchmarks.suites.engines import structured
 from benchmarks.suites.engines.contestants import Contestant, HttpSeat, Prompt, Seat, other, ours
 from benchmarks.suites.engines.gguf_file import ensure_gguf
-from benchmarks.suites.engines.goodput import Mixture, curve, goodput
+from benchmarks.suites.engines.goodput import PARTS, Mixture, curve, goodput
 from benchmarks.suites.engines.local_engine import LocalEngine
 from benchmarks.suites.gpu.models import QWEN2, write_decoder
 from benchmarks.suites.shapes import ensure_export, packaged_gguf, starter
@@ -52,7 +52,9 @@ THREADS = 2
 SLOTS = SlotsConfig(slots=16, max_tokens=2304, prefill_chunk_tokens=128)
 CLIENTS = 16
 NEW_TOKENS = 64
-PROMPTS, SHORT, MIDDLE, LONG = 256, 64, 512, 2000  # tokens of prompts
+SHORT, MIDDLE, LONG = 64, 512, 2000  # tokens of prompts
+PROMPTS = {SHORT: 256, MIDDLE: 128, LONG: 24}  # more than slots, so that none is repeated while a slot may hold it
+MIXED = 256
 LONG_TOKENS, SHORT_TOKENS = 1000, 16
 SENTENCES = 512
 MOST_TRANSLATED = 48  # new tokens of a sentence
@@ -114,7 +116,7 @@ def run(options: Options, say: Say) -> Rates:
     first = Measured(smollm2, written, [ours(written, SLOTS, lambda tally: rates.keep_tally(tally, SMOLLM2)), *rivals])
     for repetition in range(pace.repetitions):
         say(f"{SMOLLM2}, repetition {repetition + 1} of {pace.repetitions}")
-        batch = _prompts(local.tokenizer, SLOTS.slots, SHORT, PROMPTS * repetition)
+        batch = _prompts(local.tokenizer, SLOTS.slots, SHORT, MIXED * repetition)
         structured.measure(rates, written, SLOTS, THREADS, batch, NEW_TOKENS, say)
         _measure_model(rates, pace, first, repetition, local, say)
     larger = _larger(options, rates, [one for one in rivals if one.name in RIVALS_ALONE], say)
@@ -197,9 +199,7 @@ def _measure_model(
     if model.name == SMOLLM2:
         loads.append((_sixteen(model.name, MIDDLE), MIDDLE, CLIENTS, 1.5 * pace.window_s))
         loads.append((_alone(model.name, LONG), LONG, 1, pace.alone_s))
-    prompts = {
-        tokens: _prompts(tokenizer, PROMPTS, tokens, PROMPTS * repetition) for tokens in {one[1] for one in loads}
-    }
+    prompts = {tokens: _prompts(tokenizer, PROMPTS[tokens], tokens, MIXED * repetition) for _, tokens, *_ in loads}
     first: list[int] = []
     for contestant in measured.contestants:
         if any((workload, contestant.name) in rates.missing for workload, *_ in loads):
@@ -235,8 +235,8 @@ def _check(name: str, seat: Seat, prompts: Sequence[Prompt], ours_first: Sequenc
 def _measure_goodput(
     rates: Rates, pace: Pace, name: str, seat: HttpSeat, texts: Sequence[Prompt], seed: int, say: Say
 ) -> None:
-    mixture = Mixture.drawn([token for text in texts for token in text], PROMPTS, seed)
-    points = curve(seat, mixture, pace.open_s, pace.warm_up_s, seed)
+    tokens = [token for text in texts for token in text]
+    points = curve(seat, lambda part: Mixture.drawn(tokens, MIXED, PARTS * seed + part), pace.open_s, pace.warm_up_s)
     rates.raw += [{"measurement": GOODPUT, "server": name, "repetition": seed, **one.figures()} for one in points]
     if not (rate := goodput(points)):
         raise PeerError("keeps the service level at no rate")
@@ -255,9 +255,9 @@ def _translates_alike(artifact: Path, running: RunningWriter) -> float:
 
 def _measure_waiting(rates: Rates, pace: Pace, local: LocalEngine, say: Say) -> None:
     """Time to first token beside the prefill of a long prompt, and the share of time outside of ONNX Runtime."""
-    prompts = _prompts(local.tokenizer, PROMPTS, SHORT)
+    prompts = _prompts(local.tokenizer, PROMPTS[SHORT], SHORT)
     long = iter(_prompts(local.tokenizer, pace.waits * (pace.short_prompts + 1) + 1, LONG_TOKENS))
-    short = iter(prompt[-SHORT_TOKENS:] for prompt in _prompts(local.tokenizer, PROMPTS, 2 * SHORT_TOKENS))
+    short = iter(prompt[-SHORT_TOKENS:] for prompt in _prompts(local.tokenizer, PROMPTS[SHORT], 2 * SHORT_TOKENS))
     chunks = -(-LONG_TOKENS // SLOTS.prefill_chunk_tokens)
     local.write(next(long), 1)
     for _ in range(pace.waits):

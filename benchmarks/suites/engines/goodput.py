@@ -4,9 +4,9 @@ Prompts and answers have log-normal lengths. Rates are fractions of what the ser
 fractions for every server. Between two of them the share of good answers is interpolated.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any
 
 from benchmarks.load.asker import HOST
@@ -21,6 +21,8 @@ LEVEL = Objective(first_token_s=1.0, token_s=0.1, bad_share=0.1)
 PROMPTS, ANSWERS = Lengths.parse("lognormal:96,384"), Lengths.parse("lognormal:48,160")
 LONGEST_PROMPT, LONGEST_ANSWER = 1024, 320
 FRACTIONS = (0.4, 0.6, 0.75, 0.9)
+PARTS = 8  # mixtures of a curve at most
+STRIDE = 64  # tokens between the beginnings of two prompts
 LOWEST_FRACTION = 0.05  # is tried where no other keeps the level
 CLIENTS = 16  # of the closed loop
 GIVE_UP_S = 20.0  # a request that takes longer has failed
@@ -51,9 +53,11 @@ class Mixture:
 
     @classmethod
     def drawn(cls, tokens: Sequence[int], count: int, seed: int) -> "Mixture":
-        """Prompts are cut from a long text of `tokens`, each at another place."""
+        """Prompts are cut from a long text of `tokens`, each at another place, and at others for another seed: no
+        server has read the beginning of one before.
+        """
         lengths = PROMPTS.draw(count, seed, LONGEST_PROMPT)
-        places = range(0, 7 * count, 7)
+        places = range(seed % STRIDE, STRIDE * count, STRIDE)
         wanted = [list(tokens[place : place + max(2, length)]) for place, length in zip(places, lengths, strict=True)]
         return cls(wanted, [max(2, one) for one in ANSWERS.draw(count, seed + 1, LONGEST_ANSWER)])
 
@@ -63,17 +67,22 @@ class Mixture:
         return Load(HOST, seat.port, made, duration_s=window_s, warm_up_s=warm_up_s)
 
 
-def curve(seat: HttpSeat, mixture: Mixture, window_s: float, warm_up_s: float, seed: int) -> list[Point]:
-    """A point for each fraction of the capacity; raises PeerError where the closed loop fails."""
-    load = mixture.load(seat, window_s, warm_up_s)
-    closed = measure(replace(load, concurrency=CLIENTS))
+def curve(seat: HttpSeat, mixture: Callable[[int], Mixture], window_s: float, warm_up_s: float) -> list[Point]:
+    """A point for each fraction of the capacity; raises PeerError where the closed loop fails.
+
+    `mixture` gives another one for each number from 0.
+    """
+    parts = count()
+    closed = measure(replace(mixture(next(parts)).load(seat, window_s, warm_up_s), concurrency=CLIENTS))
     if closed.statuses.total() != closed.statuses["200"] or not closed.per_s["requests"]:
         raise PeerError(f"of {closed.requests} requests failed {dict(closed.statuses)}")
-    tokens = sum(mixture.answers) / len(mixture.answers)
 
     def point(fraction: float) -> Point:
-        rate = fraction * closed.per_s["requests"]
-        tally = measure(replace(load, rate_per_s=rate, seed=seed, objective=LEVEL, timeout_s=GIVE_UP_S))
+        rate, part = fraction * closed.per_s["requests"], next(parts)
+        drawn = mixture(part)
+        tokens = sum(drawn.answers) / len(drawn.answers)
+        load = drawn.load(seat, window_s, warm_up_s)
+        tally = measure(replace(load, rate_per_s=rate, seed=part, objective=LEVEL, timeout_s=GIVE_UP_S))
         return Point(
             rate_per_s=rate,
             good=tally.good / max(1, tally.requests),

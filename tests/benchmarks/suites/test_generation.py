@@ -141,6 +141,9 @@ def test_lengths_of_an_open_loop_are_mixed_and_come_again_with_the_seed() -> Non
     assert min(lengths) < 60 < 200 < max(lengths) <= 1024
     assert len({tuple(prompt[:2]) for prompt in mixture.prompts}) == 200, "no prompt has the beginning of another"
     assert min(mixture.answers) >= 2
+    assert not {tuple(one[:2]) for one in mixture.prompts} & {
+        tuple(one[:2]) for one in Mixture.drawn(tokens, 200, 4).prompts
+    }
 
 
 def test_a_writer_that_fails_or_is_another_model_drops_out_and_the_result_says_why(tmp_path: Path) -> None:
