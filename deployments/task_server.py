@@ -179,7 +179,7 @@ class TaskServer:
         finally:
             thread.shutdown(wait=False)  # who is cancelled does not wait, on the loop, until a model is there
         if config.device != "cpu":
-            self._host.grow(_threads(config))
+            self._host.grow(config.threads or assigned_cpus())
         observer.configured(config)
         self._serving = Serving(config, pipeline, scheduler, observer, Routes(pipeline, self._platform))
         self._all_serving.add(self._serving)
@@ -373,7 +373,7 @@ class TaskServer:
             folder,
             task=self.task,
             device=config.device,
-            threads=_threads(config),
+            threads=config.threads or assigned_cpus(),
             concurrency=config.batching.concurrency,
             max_batch_size=config.batching.max_batch_size,
             gpu_mem_limit_bytes=memory_limit(config, self._reserved_gpus()),
@@ -390,10 +390,6 @@ class TaskServer:
         times.append(time.perf_counter())
         observer.started(scheduler, {part: end - at for part, (at, end) in zip(PARTS, pairwise(times), strict=True)})
         return pipeline, scheduler, observer
-
-
-def _threads(config: TaskConfig) -> int:
-    return config.threads or assigned_cpus()
 
 
 def _salt(config: TaskConfig, headers: Mapping[str, str]) -> str:
