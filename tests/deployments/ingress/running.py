@@ -98,7 +98,7 @@ class Running:
     host: str
     port: int
     ports: Mapping[str, int]
-    applications: Mapping[str, str]
+    applications: Mapping[str, str] = field(default_factory=lambda: APPLICATIONS)
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of Ray's own configuration."""
     processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
