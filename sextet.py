@@ -347,13 +347,20 @@ def _bench_command() -> Any:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; an expected error is one line on stderr and exit code 1, a traceback only with --debug."""
+    """Run a command; an expected error is one line on stderr, a traceback only with --debug.
+
+    The exit code is then 1, or 75 where another try may succeed.
+    """
     try:
         app(args=arguments)
     except SextetError as error:
         if os.environ.get("SEXTET_DEBUG"):
             raise
-        sys.exit(f"sextet: {error}")
+        if error.exit_status == 1:
+            sys.exit(f"sextet: {error}")
+        _say(f"sextet: {error}")
+        sys.stdout.flush()
+        os._exit(error.exit_status)  # what is left of Ray in this process would crash at its exit
     except SystemExit as ended:
         if ended.code == 130:  # typer's for Ctrl-C, of which it says nothing
             _say("sextet: interrupted")

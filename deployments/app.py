@@ -3,6 +3,7 @@
 No `from __future__ import annotations`: Serve inspects the builders' signatures, and would pass anything.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -10,13 +11,20 @@ from ray import serve
 from ray.serve import Application
 
 from deployments.cluster.platform import Platform
-from deployments.config import check_task, unknown_key
+from deployments.config import CUT_S, DRAIN_S, check_task, unknown_key
 from deployments.gateway import Gateway
 from deployments.observability.metrics import BatchMetrics
 from deployments.task_server import TaskServer
 from pipelines.errors import ConfigurationError
 
 ARGS = ("task", "platform")
+LIFE = {
+    "health_check_period_s": 0.5,  # Ray Serve notices a dead process when it checks next
+    "max_surge_percent": 100,  # a replaced replica answers until the new one is warm
+    "graceful_shutdown_timeout_s": DRAIN_S + CUT_S,
+    "graceful_shutdown_wait_loop_s": 0.5,
+}
+"""What holds where cluster.yaml says nothing else."""
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -31,7 +39,8 @@ def build(args: dict[str, Any]) -> Application:
         raise ConfigurationError("args lacks 'task'")
     check_task(args["task"])
     platform = Platform(**args["platform"]) if args.get("platform") else None
-    return serve.deployment(TaskServer, name=args["task"]).bind(args["task"], BatchMetrics, platform, reserved_gpus)
+    deployment = serve.deployment(TaskServer, name=args["task"], **LIFE)
+    return deployment.bind(args["task"], BatchMetrics, platform, reserved_gpus, on_ending)
 
 
 def reserved_gpus() -> float:
@@ -43,4 +52,17 @@ def gateway(args: dict[str, Any]) -> Application:
     """The application at `/`; it takes no args."""
     for key in args:
         raise unknown_key(key, (), "args")
-    return serve.deployment(Gateway, name="gateway").bind()
+    return serve.deployment(Gateway, name="gateway", **LIFE).bind()
+
+
+def on_ending(begin: Callable[[float], None]) -> None:
+    """Call `begin`, once Ray Serve ends the replica of this process, with the seconds until it kills it."""
+    worker = ray._private.worker.global_worker  # no public API says it before the requests inside have ended
+    replica = worker.actors[worker.actor_id]._replica_impl
+    end = replica._perform_graceful_shutdown
+
+    async def told() -> None:
+        begin(replica._deployment_config.graceful_shutdown_timeout_s)
+        await end()
+
+    replica._perform_graceful_shutdown = told

@@ -11,7 +11,7 @@ Everything else in cluster.yaml is Ray Serve's own and is checked by Ray Serve's
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -31,6 +31,8 @@ ConfigT = TypeVar("ConfigT")
 GPUS = ("cuda", "tensorrt")
 MAX_THREADS = 1024
 MAX_INPUTS = 65_536  # what `max_inputs` may be at most: longer lists are refused while they are decoded
+DRAIN_S = 300.0  # as long as a request may take where its replica, its model or the cluster ends
+CUT_S = 5.0  # what a replica has beyond that, to tell requests that they are cut
 MAX_DRAIN_S = 86_400
 
 
@@ -81,12 +83,22 @@ class TaskConfig:
     slots: SlotsConfig | None = None
     queue: QueueConfig = field(default_factory=QueueConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
-    drain_timeout_s: Annotated[float, Meta(ge=0, le=MAX_DRAIN_S)] = 300.0
+    drain_timeout_s: Annotated[float, Meta(ge=0, le=MAX_DRAIN_S)] = DRAIN_S
     allow_unverified: bool = False
 
     def __post_init__(self) -> None:
         if remote(self.model) is not None and self.source is not None:
             raise ConfigurationError(f"source is set, but model is {self.model!r}; allowed with source: a folder")
+
+    @property
+    def of_model(self) -> "TaskConfig":
+        """What a loaded model depends on, the rest made equal."""
+        batching = BatchingConfig(concurrency=self.batching.concurrency)
+        if self.device == "tensorrt":  # its engine is built for so many rows
+            batching = replace(batching, max_batch_size=self.batching.max_batch_size)
+        return replace(
+            self, source=None, batching=batching, queue=QueueConfig(), limits=LimitsConfig(), drain_timeout_s=0.0
+        )
 
     @classmethod
     def from_user_config(cls, given: Any, task: str) -> "TaskConfig":
@@ -162,10 +174,34 @@ def user_configs(content: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def deployment_of(task: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The deployment of a task that `user_configs` has, not copied."""
+    (application,) = [one for one in content["applications"] if isinstance(one, dict) and one.get("name") == task]
+    (deployment,) = [one for one in application["deployments"] if isinstance(one, dict) and one.get("name") == task]
+    return deployment
+
+
 def cut_down(content: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
     """A cluster.yaml with the applications of these names alone, in its order and not copied."""
     kept = [one for one in content["applications"] if isinstance(one, dict) and one.get("name") in names]
     return {**content, "applications": kept}
+
+
+def set_drains(content: Mapping[str, Any]) -> float:
+    """Give each task's deployment the graceful_shutdown_timeout_s that follows from its `drain_timeout_s`.
+
+    One that the file sets stays. Returns the longest. Raises ConfigurationError.
+    """
+    drains_s = []
+    for task, user_config in user_configs(content).items():
+        drain_s = TaskConfig.from_user_config(user_config, task).drain_timeout_s
+        given = deployment_of(task, content).setdefault("graceful_shutdown_timeout_s", drain_s + CUT_S)
+        if not isinstance(given, int | float) or not 0 <= given <= MAX_DRAIN_S + CUT_S:
+            raise ConfigurationError(
+                f"{task}: graceful_shutdown_timeout_s is {given!r}; allowed: 0 to {MAX_DRAIN_S} seconds"
+            )
+        drains_s.append(float(given))
+    return max(drains_s)
 
 
 def check_task(task: Any) -> None:

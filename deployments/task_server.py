@@ -16,19 +16,20 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 import pipelines
 from deployments.cluster.platform import Platform
-from deployments.config import LimitsConfig, TaskConfig
+from deployments.config import CUT_S, LimitsConfig, TaskConfig
 from deployments.gpu_memory import memory_limit
+from deployments.guidance.compiler import LlGuidance
 from deployments.host import SMALL_ANSWER_TOKENS, SMALL_BODY_BYTES, HostThreads
 from deployments.http.errors import Failure, logger
-from deployments.http.event_stream import EventStream
-from deployments.http.request import BULK, CLASS_HEADER, Timings, deadline_of, load_header, read_body
+from deployments.http.event_stream import EventStream, begun
+from deployments.http.request import BULK, CLASS_HEADER, CLIENT_HEADER, Timings, deadline_of, load_header, read_body
 from deployments.protocols.protocol import Protocol, Reply, Routes, TaskRequest, json_reply
 from pipelines.errors import (
     ConfigurationError,
@@ -36,14 +37,16 @@ from pipelines.errors import (
     GenerationError,
     InputTooLongError,
 )
-from pipelines.scheduling.scheduler import BatchingConfig, OnBatch, QueueConfig, Row, Scheduler, unreported
+from pipelines.scheduling.scheduler import OnBatch, Row, Scheduler, unreported
 from pipelines.tasks.pipeline import Pipeline
 from stores.fetch import fetch
 
-T = TypeVar("T")
 SLICE_INPUTS = 64  # inputs that are tokenized at once: what they need in between is freed before the next ones
 WORK = "work_s"  # of record_autoscaling_stats
 STALLED_S = 60.0  # a batch that nobody waits for, or a decoding round, that takes so long will not end by itself
+
+OnEnding = Callable[[Callable[[float], None]], None]
+"""Is given what is to be called, with the seconds that are left, once the replica is to end."""
 
 
 class Serving:
@@ -119,6 +122,7 @@ class TaskServer:
         meter: Callable[[], OnBatch] = lambda: unreported,
         platform: Platform | None = None,
         reserved_gpus: Callable[[], float] = lambda: 1.0,
+        on_ending: OnEnding = lambda begin: None,
     ) -> None:
         """`meter` makes, in this process, what is told of every batch; `platform` adds the routes of its contract.
         `reserved_gpus` tells which part of a GPU this process may use.
@@ -129,8 +133,11 @@ class TaskServer:
         self._on_batch = meter()
         self._serving: Serving | None = None
         self._host = HostThreads()
+        self._all_serving: set[Serving] = set()  # the present one, and those before it that have requests inside
         self._retiring: set[asyncio.Task[None]] = set()
+        self._cut: asyncio.Task[None] | None = None
         self._loading = asyncio.Lock()
+        on_ending(self.end_within)
 
     async def reconfigure(self, user_config: Any) -> None:
         """Apply a `user_config` in place: a changed model is loaded beside the old one, then takes over.
@@ -144,7 +151,7 @@ class TaskServer:
 
     async def _apply(self, config: TaskConfig) -> None:
         old = self._serving
-        if old is not None and _of_model(old.config) == _of_model(config):
+        if old is not None and old.config.of_model == config.of_model:
             old.scheduler.reconfigure(config.batching, config.queue)
             old.config = config
             return
@@ -157,10 +164,26 @@ class TaskServer:
         if config.device != "cpu":
             self._host.grow(_threads(config))
         self._serving = Serving(config, pipeline, scheduler, Routes(pipeline, self._platform))
+        self._all_serving.add(self._serving)
         if old is not None:
-            retiring = asyncio.create_task(old.retire(config.drain_timeout_s))
+            retiring = asyncio.create_task(self._retire(old, config.drain_timeout_s))
             self._retiring.add(retiring)
             retiring.add_done_callback(self._retiring.discard)
+
+    async def _retire(self, old: Serving, limit_s: float) -> None:
+        await old.retire(limit_s)
+        self._all_serving.discard(old)
+
+    def end_within(self, limit_s: float) -> None:
+        """Answer as before for all but CUT_S of `limit_s`. Then fail what is inside, streams with an error event."""
+        self._cut = asyncio.get_running_loop().create_task(self._cut_after(limit_s - CUT_S))
+
+    async def _cut_after(self, limit_s: float) -> None:
+        await asyncio.sleep(limit_s)
+        if n_requests := sum(one.inside for one in self._all_serving):
+            logger.warning("%d requests are cut: the replica ends, and they took more than %.0f s", n_requests, limit_s)
+        for one in list(self._all_serving):
+            await one.scheduler.drain()
 
     def check_health(self) -> None:
         """Raises where only a new replica helps."""
@@ -221,12 +244,16 @@ class TaskServer:
                 bulk = request.headers.get(CLASS_HEADER) == BULK
                 # And again with its tokens.
                 serving.scheduler.admit((), deadline, asyncio.get_running_loop().time(), bulk=bulk)
-                prepare = partial(self._prepare, limits, protocol, body, request.headers, timings)
+                salt = _salt(serving.config, request.headers)
+                prepare = partial(self._prepare, limits, protocol, body, request.headers, timings, salt)
                 is_small = len(body) <= SMALL_BODY_BYTES
                 on_loop = is_small and not serving.scheduler.is_busy
                 prepared = prepare() if on_loop else await self._host.read(prepare, len(body))
+                if isinstance(prepared, TaskRequest):
+                    tokenize = partial(self._tokenized, limits, protocol, prepared, timings, salt)
+                    prepared = await self._host.compile(tokenize)
                 if prepared.request.stream:
-                    started = await _started(self._events(visit, prepared, deadline, timings, bulk))
+                    started = await begun(self._events(visit, prepared, deadline, timings, bulk))
                     is_streaming = True
                     return EventStream(started, protocol.failure)
                 completed = await serving.scheduler.submit(prepared.all_rows(), deadline, bulk=bulk)
@@ -246,13 +273,27 @@ class TaskServer:
         return failure.response(None if serving is None else serving.routes.find(request).errors.failure(failure))
 
     def _prepare(
-        self, limits: LimitsConfig, protocol: Protocol, body: bytes, headers: Mapping[str, str], timings: Timings
-    ) -> Prepared:
-        request, pipeline = protocol.read(body, headers), protocol.pipeline
+        self,
+        limits: LimitsConfig,
+        protocol: Protocol,
+        body: bytes,
+        headers: Mapping[str, str],
+        timings: Timings,
+        salt: str,
+    ) -> Prepared | TaskRequest:
+        """The request with its rows; without them where a grammar has to be compiled first, which takes long."""
+        request = protocol.read(body, headers)
         request.check(limits)
+        return request if request.parameters.compiles else self._tokenized(limits, protocol, request, timings, salt)
+
+    def _tokenized(
+        self, limits: LimitsConfig, protocol: Protocol, request: TaskRequest, timings: Timings, salt: str
+    ) -> Prepared:
         inputs, parameters = protocol.parse(request)
         started_at = time.perf_counter()
-        rows = _preprocess(pipeline, inputs, parameters, limits)
+        rows: list[list[Any]] = _preprocess(protocol.pipeline, inputs, parameters, limits)
+        if salt:
+            rows = [[replace(row, cache_salt=f"{salt}\n{row.cache_salt}") for row in some] for some in rows]
         timings.tokenization_s = time.perf_counter() - started_at
         return Prepared(protocol, request, inputs, parameters, rows)
 
@@ -314,27 +355,9 @@ class TaskServer:
             cuda_graphs=config.cuda_graphs,
             allow_unverified=config.allow_unverified,
             slots=config.slots,
+            compiler=LlGuidance,
         )
         return pipeline, pipeline.scheduler(config.batching, config.queue, self._on_batch)
-
-
-async def _started(events: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-    """The same events, once the first is there: until then an error has a status."""
-    try:
-        first = await anext(events)
-    except BaseException:
-        await events.aclose()
-        raise
-
-    async def resumed() -> AsyncGenerator[T, None]:
-        try:
-            yield first
-            async for event in events:
-                yield event
-        finally:
-            await events.aclose()
-
-    return resumed()
 
 
 def _preprocess(
@@ -371,11 +394,7 @@ def _response(reply: Reply) -> Response:
     return Response(reply.body, headers=reply.headers or None, media_type=reply.media_type)
 
 
-def _of_model(config: TaskConfig) -> TaskConfig:
-    """The part of a configuration that a loaded pipeline depends on, the rest made equal."""
-    batching = BatchingConfig(concurrency=config.batching.concurrency)
-    if config.device == "tensorrt":  # its engine is built for so many rows
-        batching = replace(batching, max_batch_size=config.batching.max_batch_size)
-    return replace(
-        config, source=None, batching=batching, queue=QueueConfig(), limits=LimitsConfig(), drain_timeout_s=0.0
-    )
+def _salt(config: TaskConfig, headers: Mapping[str, str]) -> str:
+    """What keeps the prefixes of a request apart from those of other callers; "" where callers share them."""
+    per_key = config.slots is not None and config.slots.prefix_cache == "per_key"
+    return headers.get(CLIENT_HEADER, "") if per_key else ""

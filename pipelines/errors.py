@@ -26,6 +26,9 @@ _SHOWN = 60  # characters of a name, and names, that are repeated to whoever sen
 class SextetError(Exception):
     """Base of every error that a user of Sextet may see; `str(error)` is one line for people."""
 
+    exit_status = 1
+    """Of a command that ends with it."""
+
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else type(self).__name__
 

@@ -210,6 +210,9 @@ GENERATION_FIGURES = {
     "step_overhead": Figure(
         "share of the time of rounds of 16 rows that is spent outside of ONNX Runtime", at_most(0.1)
     ),
+    "guided_overhead": Figure("time of steps of 16 rows that are held to a JSON Schema over free ones", at_most(1.1)),
+    "lookup_speedup": Figure("one stream that copies, tokens/s with `lookup_tokens: 8` over without", at_least(1.5)),
+    "lookup_crowd": Figure("16 streams, tokens/s with `lookup_tokens: 8` over without", at_least(0.98)),
 }
 FAIRNESS_FIGURES = {
     "short_p99_beside_list": Figure(

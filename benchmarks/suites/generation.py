@@ -32,6 +32,7 @@ from benchmarks.load.texts import passages, sentences
 from benchmarks.peers.entrants import Entrants
 from benchmarks.peers.writers import CTRANSLATE2, GENAI, OPTIMUM, WRITERS, WriterModel
 from benchmarks.peers.writers import Running as RunningWriter
+from benchmarks.suites import structured
 from benchmarks.suites.cluster import TRANSLATE, WRITE, Running, measured_cluster, running, shipped_user_config
 from benchmarks.suites.local_engine import LocalEngine
 from benchmarks.suites.shapes import ensure_export, packaged_gguf, starter
@@ -88,6 +89,8 @@ def run(options: Options, say: Say) -> Rates:
         served = _Served(stack.enter_context(running(configuration, folder)), pace, rates)
         for repetition in range(pace.repetitions):
             say(f"repetition {repetition + 1} of {pace.repetitions}")
+            batch = _batch(_prompts(local, PROMPTS, PROMPT_TOKENS[0]), repetition)
+            structured.measure(rates, written, SLOTS, THREADS, batch, NEW_TOKENS, say)
             _measure_one_stream(rates, pace, repetition, {"": local, " int4": local_int4}, writers, say)
             for tokens in PROMPT_TOKENS:
                 _measure_sixteen(rates, pace, repetition, local, writers, tokens, served, say)

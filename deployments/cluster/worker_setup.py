@@ -6,15 +6,20 @@ interface and unpickles what it receives.
 
 Memory: Ray Serve imports pandas wherever it is installed (as it is beside the exporter), only to recognize a DataFrame
 that a handler returns. That is 65 MB and half a second in each of a dozen processes.
+
+HAProxy: the process that runs it starts it again when it dies.
 """
 
 import sys
+
+from deployments.cluster.restart import keep_haproxy_running
 
 
 def set_up() -> None:
     """Call it before anything imports ray.serve. A handler that imports pandas itself still gets it."""
     _bind_to_loopback()
     _import_serve_without_pandas()
+    keep_haproxy_running()
 
 
 def _bind_to_loopback() -> None:

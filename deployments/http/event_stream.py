@@ -39,3 +39,22 @@ class EventStream(Response):
 
 def _event(data: bytes) -> dict[str, Any]:
     return {"type": "http.response.body", "body": b"data: " + data + b"\n\n", "more_body": True}
+
+
+async def begun(events: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
+    """The same events, once the first is there: until then an error has a status."""
+    try:
+        first = await anext(events)
+    except BaseException:
+        await events.aclose()
+        raise
+
+    async def resumed() -> AsyncGenerator[Any, None]:
+        try:
+            yield first
+            async for event in events:
+                yield event
+        finally:
+            await events.aclose()
+
+    return resumed()

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from deployments.ingress.admin import command
+from deployments.ingress.haproxy import command
 from deployments.ingress.keys import Key, KeysError, read_keys, text_of
 from deployments.ingress.rewrite import NODE, RewriteError, Settings, rewrite
 from deployments.ingress.secret import shared_secret, write_private

@@ -9,7 +9,9 @@ from deployments.ingress.drain import draining
 from deployments.ingress.limits import connections, limits
 from deployments.ingress.node import CERTIFICATE
 from deployments.ingress.overload import overload
+from deployments.ingress.probes import probes
 from deployments.ingress.rewrite import Settings
+from pipelines.tasks import TASKS
 
 
 def settings(config: IngressConfig, folder: Path, address: str = "") -> Settings:
@@ -18,9 +20,11 @@ def settings(config: IngressConfig, folder: Path, address: str = "") -> Settings
     `address` is where the ingress listens, HOST:PORT; empty for where Ray Serve would let it listen.
     """
     # Who is refused for overload sends no body, so that comes before `limits`, which wait for it.
-    lines = connections(config.limits) + overload() + limits(config.limits, folder) + access(config) + draining()
+    lines = connections(config.limits) + overload() + limits(config.limits, folder) + access(config)
+    lines += draining(folder) + probes()
     certificate = (config.tls.certificate, config.tls.key) if config.tls is not None else ()
-    return Settings(lines, aliases(), address, _bind_options(config.tls), config.keys or "", certificate)
+    bind = _bind_options(config.tls)
+    return Settings(lines, aliases(), address, bind, config.keys or "", certificate, tuple(TASKS))
 
 
 def _bind_options(config: TlsConfig | None) -> str:

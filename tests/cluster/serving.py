@@ -60,6 +60,13 @@ class Serving:
         )
         return cls(process, f"http://127.0.0.1:{port}")
 
+    def __enter__(self) -> "Serving":
+        return self
+
+    def __exit__(self, *failed: object) -> None:
+        """Kill what a test that failed has left."""
+        self.process.kill()
+
     def wait_until_ready(self) -> "Serving":
         """Until the demonstration is over too; fails with the process's own words when it ends before."""
         self.wait_for(f"ready {self.url}")
@@ -116,6 +123,7 @@ def left_over(tree: list[psutil.Process]) -> list[str]:
     running = []
     for one in tree:
         with contextlib.suppress(psutil.NoSuchProcess):  # it ended while it was looked at
-            if one.is_running() and one.status() != psutil.STATUS_ZOMBIE:
-                running.append(" ".join(one.cmdline()))
+            # One without a command line has let go of its memory: it is ending.
+            if one.is_running() and one.status() != psutil.STATUS_ZOMBIE and (command := one.cmdline()):
+                running.append(" ".join(command))
     return running

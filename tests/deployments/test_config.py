@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from deployments.config import TaskConfig, model_sources, read_tasks
+from deployments.config import CUT_S, DRAIN_S, TaskConfig, deployment_of, model_sources, read_tasks, set_drains
 from pipelines.errors import ConfigurationError
 from pipelines.scheduling.scheduler import BatchingConfig
 from pipelines.tasks import TASKS
@@ -145,3 +145,20 @@ def test_a_model_elsewhere_stays_as_it_is_named_and_nothing_is_exported_to_it(tm
     assert str(refused.value) == (
         "user_config of translation: source is set, but model is 'someone/sentiment@v1'; allowed with source: a folder"
     )
+
+
+def test_how_long_a_replica_may_end_follows_from_one_setting_unless_the_file_says_it() -> None:
+    def content(deployment: dict[str, Any], user_config: dict[str, Any]) -> dict[str, Any]:
+        task = "translation"
+        listed = [{"name": task, "user_config": {"model": "m", **user_config}, **deployment}]
+        return {"applications": [{"name": task, "args": {"task": task}, "deployments": listed}]}
+
+    assert set_drains(content({}, {})) == DRAIN_S + CUT_S
+    given = content({}, {"drain_timeout_s": 20})
+    assert set_drains(given) == 20 + CUT_S
+    assert deployment_of("translation", given)["graceful_shutdown_timeout_s"] == 20 + CUT_S
+    assert set_drains(content({"graceful_shutdown_timeout_s": 50}, {"drain_timeout_s": 20})) == 50
+    with pytest.raises(
+        ConfigurationError, match=r"^translation: graceful_shutdown_timeout_s is 'long'; allowed: 0 to "
+    ):
+        set_drains(content({"graceful_shutdown_timeout_s": "long"}, {}))

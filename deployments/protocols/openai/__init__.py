@@ -3,6 +3,7 @@
 from typing import Any
 
 from deployments.cluster.platform import Platform
+from deployments.protocols.openai.call_format import CallFormat
 from deployments.protocols.openai.chat import ChatBody, ChatCompletions
 from deployments.protocols.openai.chat_template import ChatTemplate
 from deployments.protocols.openai.completions import CompletionBody, Completions
@@ -23,9 +24,10 @@ def mount(pipeline: Pipeline[Any, Any, Any, Any], platform: Platform | None) -> 
     completion = CompletionPipeline(pipeline)  # type: ignore[arg-type]
     manifest = pipeline.artifact.manifest
     template = ChatTemplate(manifest.chat_template, completion.tokenizer) if manifest.chat_template else None
+    format = CallFormat.of(manifest.chat_template or "") if template is not None and template.knows_tools else None
     card, completions = model_card(manifest), Completions(completion)
     return Mounted(
-        {CHAT: ChatCompletions(completion, template), COMPLETIONS: completions},
+        {CHAT: ChatCompletions(completion, template, format), COMPLETIONS: completions},
         {MODELS: {"object": "list", "data": [card]}, f"{MODELS}/{card['id']}": card},
         prefix="/v1/",
         errors=completions,

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
-from deployments.protocols.openai.protocol import CompletionRequest, OpenAi, OpenAiBody
+from deployments.protocols.openai.protocol import CompletionRequest, OpenAi, OpenAiBody, prompt_logprobs
 from pipelines.errors import Path
 from pipelines.misfit import require
 from pipelines.schema import decode
@@ -61,12 +61,13 @@ class Completions(OpenAi):
         return self.request(given, inputs, parameters, is_list=is_list)
 
     def _whole(self, index: int, delta: ChoiceDelta) -> dict[str, Any]:
-        return {
+        choice = {
             "index": index,
             "text": delta.text,
             "logprobs": _logprobs(delta),
             "finish_reason": delta.finish_reason,
         }
+        return choice | {"prompt_logprobs": prompt_logprobs(delta)} if delta.prompt else choice
 
     def _chunks(self, index: int, delta: ChoiceDelta, *, is_first: bool) -> list[dict[str, Any]]:
         adds = delta.text or delta.tokens or delta.finish_reason

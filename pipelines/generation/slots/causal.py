@@ -31,7 +31,7 @@ class CausalSlots:
     """
 
     def __init__(self, session: InferenceSession, slots: int, max_tokens: int, on_device: bool | None = None) -> None:
-        self.slots, self.max_tokens = slots, max_tokens
+        self.slots, self.max_tokens, self.reads_ahead = slots, max_tokens, True
         self._session = session
         *axes, vocab = session.output_shapes["logits"]
         caches = [name for name in session.input_names if name not in _FED]

@@ -84,6 +84,7 @@ class Seq2SeqSlots:
         on_device: bool | None = None,
     ) -> None:
         self.slots, self.max_tokens, self.vocab = slots, max_tokens, sessions.vocab
+        self.reads_ahead = False  # a read of several tokens is one run for each of them
         self._sessions, self._decoder, self._longest = sessions, sessions.decoder, max_source_tokens
         self.run_tokens = RUN_TOKENS[self._decoder.memory]
         device = self._decoder.memory != "cpu" if on_device is None else on_device

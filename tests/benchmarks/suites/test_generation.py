@@ -11,10 +11,12 @@ from benchmarks.load.texts import passages, sentences
 from benchmarks.peers.entrants import Entrants
 from benchmarks.peers.peer import PeerError
 from benchmarks.peers.writers import WRITERS, Writer, WriterModel, writing
+from benchmarks.suites import structured
 from benchmarks.suites.generation import SLOTS
 from benchmarks.suites.local_engine import LocalEngine
 from benchmarks.suites.soak_generation import questions
 from benchmarks.suites.suite import Rates
+from pipelines.generation.slots.config import SlotsConfig
 
 
 @pytest.mark.parametrize("writer", WRITERS, ids=lambda writer: writer.name)
@@ -131,3 +133,14 @@ def test_questions_of_a_soak_are_of_many_kinds_and_come_again_with_the_seed() ->
     assert {one["do_sample"] for one in parameters} == {True, False}
     assert all("seed" in one for one in parameters if one["do_sample"])
     assert json.dumps(made)
+
+
+def test_structured_output_and_prompt_lookup_have_figures(exported: Callable[..., Path]) -> None:
+    rates, said = Rates(), list[str]()
+    slots = SlotsConfig(slots=4, max_tokens=250, prefill_chunk_tokens=16)
+    prompts = [[50 + row, 51, 52, 53] for row in range(4)]
+
+    structured.measure(rates, exported("llama", "text-generation"), slots, 1, prompts, 40, said.append)
+
+    assert set(rates.figures) == {"guided_overhead", "lookup_speedup", "lookup_crowd"} <= set(GENERATION_FIGURES)
+    assert all(value > 0 for (value,) in rates.figures.values())

@@ -19,8 +19,8 @@ from ray.serve.config import HTTPOptions
 
 from deployments.cluster.ray_environment import TUNED, spare_port
 from deployments.ingress import haproxy
-from deployments.ingress.admin import command as ask_admin
 from deployments.ingress.config import IngressConfig
+from deployments.ingress.haproxy import command as ask_admin
 from deployments.ingress.settings import settings
 
 APPLICATIONS = {"text-generation": "/text-generation", "text-classification": "/text-classification", "gateway": "/"}

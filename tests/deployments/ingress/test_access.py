@@ -216,7 +216,7 @@ def test_connections_of_one_client_have_a_bound_and_those_of_others_stay(tmp_pat
 
 def answers(connection: socket.socket) -> bool:
     """Whether a request on a connection that is kept gets its answer."""
-    connection.sendall(b"GET /ready HTTP/1.1\r\nhost: localhost\r\n\r\n")
+    connection.sendall(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
     answer = b""
     while not answer.endswith(b"}}"):
         answer += (some := connection.recv(65536))

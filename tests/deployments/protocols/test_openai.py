@@ -19,6 +19,7 @@ TASK = "text-generation"
 MESSAGES: list[Any] = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "강이 어디로 흘러요? 😀"}]
 CHAT = "/v1/chat/completions"
 PART = {"type": "text", "text": "a"}
+CALL = {"id": "x", "function": {"name": "f", "arguments": "{}"}}
 Scenario = Callable[[AsyncOpenAI], Awaitable[Any]]
 
 
@@ -90,9 +91,49 @@ def test_a_streamed_chat_is_the_same_text_in_whole_characters_and_ends_with_its_
         assert "".join(choice.delta.content or "" for choice in choices) == whole.choices[index].message.content
         assert choices[-1].finish_reason == whole.choices[index].finish_reason
     assert whole.choices[0].message.content != whole.choices[1].message.content
-    assert (last.choices, last.usage) == ([], whole.usage)
+    counts = ("prompt_tokens", "completion_tokens", "total_tokens")
+    assert last.choices == []
+    assert [getattr(last.usage, name) for name in counts] == [getattr(whole.usage, name) for name in counts]
     assert {chunk.usage for chunk in parts} == {None}
     assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_usage_counts_what_the_prefix_cache_held_and_salts_keep_callers_apart(server: TaskServer) -> None:
+    async def scenario(client: AsyncOpenAI) -> Any:
+        prompt, cached = "The river flows from the mountains of Norway to the North Sea.", []
+        for salt in ("one", "one", "two", "two", None):
+            extra = {"cache_salt": salt} if salt else {}
+            done = await client.completions.create(model="m", prompt=prompt, max_tokens=2, extra_body=extra)
+            assert done.usage is not None
+            assert done.usage.prompt_tokens_details is not None
+            cached.append(done.usage.prompt_tokens_details.cached_tokens)
+        stream = await client.completions.create(
+            model="m",
+            prompt=prompt,
+            max_tokens=2,
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body={"cache_salt": "two"},
+        )
+        usage: Any = [chunk.usage async for chunk in stream][-1]
+        return [*cached, usage.prompt_tokens_details.cached_tokens, usage.prompt_tokens]
+
+    first, again, other, other_again, unsalted, streamed, prompt_tokens = client_of(server, scenario)
+
+    assert (first, other) == (0, 0)
+    assert again == other_again == streamed == prompt_tokens - 2  # the last two are read together, for their logits
+    assert unsalted == 0
+
+
+def test_keys_do_not_share_prefixes_where_the_cache_is_kept_per_key(exported: Callable[..., Path]) -> None:
+    server = started(TASK, exported("qwen2", TASK), slots={"slots": 4, "max_tokens": 120, "prefix_cache": "per_key"})
+    body = {"prompt": "The river flows from the mountains of Norway.", "max_tokens": 1}
+
+    def cached(client: str) -> int:
+        usage = post(server, body, "/v1/completions", x_sextet_client=client).json()["usage"]
+        return int(usage["prompt_tokens_details"]["cached_tokens"])
+
+    assert [cached("ann") > 0, cached("bob") > 0, cached("ann") > 0, cached("bob") > 0] == [False, False, True, True]
 
 
 def test_a_stream_ends_with_done(server: TaskServer) -> None:
@@ -236,9 +277,9 @@ def test_special_tokens_in_a_message_stay_text(server: TaskServer, checkpoint_pa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tools": [{"type": "function"}]}, "tools is "),
-        ({"response_format": {"type": "json_object"}}, "response_format.type is "),
-        ({"logit_bias": {"1": 5}}, "logit_bias is "),
+        ({"tools": [{"type": "function"}]}, "tools[0] lacks "),
+        ({"response_format": {"type": "xml"}}, "response_format.type is "),
+        ({"logit_bias": {"1": 500}}, "logit_bias.1 is "),
         ({"temperature": 3}, "temperature is 3; allowed: 0 to 2"),
         ({"top_p": 0}, "top_p is 0; allowed: above 0"),
         ({"n": 99}, "n is 99; allowed: 1 to "),
@@ -405,7 +446,7 @@ def test_a_message_of_all_marks_is_refused_and_not_left_without_an_answer(server
         (CHAT, {"user": "a" * 1025}, "user"),
         (CHAT, {"messages": [{"role": "user", "content": "a", "name": "a" * 1025}]}, "messages[0].name"),
         (CHAT, {"messages": [{"role": "user", "content": [PART] * 1025}]}, "messages[0].content"),
-        (CHAT, {"messages": [{"role": "user", "content": "a", "tool_calls": [{"id": "x"}]}]}, "messages[0].tool_calls"),
+        (CHAT, {"messages": [{"role": "user", "content": "a", "tool_calls": [CALL]}]}, "messages[0].tool_calls"),
         (CHAT, {"top_k": 2**31}, "top_k"),
         ("/v1/completions", {"prompt": ["a"] * 300, "n": 32}, "prompt"),
         ("/v1/completions", {"prompt": ["a"] * 1025}, "prompt"),
