@@ -85,10 +85,10 @@ def test_a_served_engine_captures_its_steps_and_says_nothing(
 
 
 @pytest.mark.parametrize("architecture", ENCODER_DECODERS)
-def test_requests_that_come_and_go_are_answered_as_each_of_them_alone(
+def test_requests_of_all_kinds_that_come_and_go_end_as_they_must(
     architecture: str, artifact_of: Artifacts, device: str
 ) -> None:
-    """Greedy, samples and beams, paused and resumed; kernels of other shapes round otherwise, so texts may differ."""
+    """Greedy, samples and beams, paused and resumed."""
     engine = SlotEngine(
         slots_on(device, artifact_of(architecture), captures=True, on_device=True), 24, SlotsConfig(turn_tokens=4)
     )

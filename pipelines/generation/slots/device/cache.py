@@ -37,6 +37,7 @@ class DeviceCache:
         self.memory = self._copying.memory
         with self._copying.share():
             self._buffers = {name: self._made(self._shapes[name], dtypes[name]) for name in names}
+            self._clear()
 
     def place(self, name: str, first: int, rows: int) -> "tuple[str, int, np.dtype[Any], tuple[int, ...], int]":
         """What binds some neighbouring slots of a buffer: device, its number, dtype, shape, address."""
@@ -76,6 +77,18 @@ class DeviceCache:
                 binding.bind_cpu_input(f"{name}.kept", kept)
             self._bind_slot(binding.bind_output, slot, "")
             self._restoring.run_bound(binding)
+
+    def _clear(self) -> None:
+        """Fill every slot with zeros: attention without a fused kernel multiplies values behind the end of a row by
+        zero, and memory that was never written may hold what is not a number.
+        """
+        import onnxruntime
+
+        make = onnxruntime.OrtValue.ortvalue_from_numpy
+        zeros = {name: np.zeros(self._shapes[name][1:], dtype) for name, dtype in self.dtypes.items()}
+        blank = {name: make(values, self.memory, 0) for name, values in zeros.items()}
+        for slot in range(next(iter(self._shapes.values()))[0]):
+            self._copy(_addresses(blank), self._parts(slot))
 
     def _bind_slot(self, bind: Any, slot: int, suffix: str) -> None:
         for name in self.dtypes:
