@@ -43,9 +43,9 @@ def require(device: Device) -> tuple[str, ...]:
 
 
 def unknown_device(where: str, device: str) -> ConfigurationError:
-    """The error for a device that does not exist, with the nearest: `gpu` means cuda, though it is spelled like cpu."""
+    """The error for a device that does not exist, with the nearest. None is near `cpu`: gpu and tpu are spelled so."""
     meant = _OTHER_NAMES.get(device.lower())
-    hint = f" (did you mean {meant!r}?)" if meant else nearest(device, PROVIDERS)
+    hint = f" (did you mean {meant!r}?)" if meant else nearest(device, [name for name in PROVIDERS if name != "cpu"])
     return ConfigurationError(f"{where} is {shown(device)}{hint}; allowed: {', '.join(PROVIDERS)}")
 
 

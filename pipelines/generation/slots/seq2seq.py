@@ -95,7 +95,7 @@ class Seq2SeqSlots:
         self._sources = np.zeros(slots, np.int64)  # a number for the source that each slot holds
         self._opened = 0
         self._places = np.arange(max_tokens)
-        self._bindings: dict[tuple[int, int], onnxruntime.IOBinding] = {}
+        self._bound: dict[tuple[int, int], _Bound] = {}
         self._reader: LogitsReader | None = None
         self._encoded: DeviceSources | None = None
         self._captured: CapturedSteps | None = None
@@ -160,12 +160,15 @@ class Seq2SeqSlots:
         rows, memory = len(feeds["input_ids"]), "cpu" if self._reader is None else self._decoder.memory
         feeds |= {name: np.asarray(length, np.int32) for name, length in longest.items()}
         feeds["key_positions"] = self._places[: longest["total_sequence_length"]]
-        binding = self._binding(first, rows)
+        bound = self._binding(first, rows)
+        for name, array in bound.fed.items():
+            array[...] = feeds[name]
         with self._decoder.share():
             for name in self._sessions.stepwise:
-                binding.bind_cpu_input(name, np.ascontiguousarray(feeds[name]))
-            binding.bind_output("logits", memory, 0, np.float32, (rows, self.vocab), place)
-            self._decoder.run_bound(binding)
+                if name not in bound.fed:
+                    bound.binding.bind_cpu_input(name, np.ascontiguousarray(feeds[name]))
+            bound.binding.bind_output("logits", memory, 0, np.float32, (rows, self.vocab), place)
+            self._decoder.run_bound(bound.binding)
 
     def copy(self, sources: Sequence[int], targets: Sequence[int], tokens: int, start: int = 0) -> None:
         """As SlotModel.copy; a source that the target holds already is not copied."""
@@ -221,11 +224,17 @@ class Seq2SeqSlots:
         self._cross.restore(slot, dict(zip(self._sessions.cross, encoded[:, :, :tokens], strict=True)))
         self._ends.restore(slot, dict(zip(self._sessions.ends, encoded[:, :, tokens - 1 : tokens], strict=True)))
 
-    def _binding(self, first: int, rows: int) -> "onnxruntime.IOBinding":
+    def _binding(self, first: int, rows: int) -> "_Bound":
         """The binding of neighbouring slots without logits, made once: past and present are the same memory."""
-        if (first, rows) not in self._bindings:
-            self._bindings[first, rows] = self._bind_caches(first, rows)
-        return self._bindings[first, rows]
+        if (first, rows) not in self._bound:
+            bound = _Bound(self._bind_caches(first, rows), {})
+            shapes = {"input_ids": (rows, 1), "seqlens_k": (rows,), "source_seqlens_k": (rows,)}
+            shapes |= {"total_sequence_length": (), "source_total_sequence_length": ()}
+            for name, shape in shapes.items() if self._reader is None else ():
+                array = bound.fed[name] = np.zeros(shape, self._decoder.input_types[name])
+                bound.binding.bind_input(name, "cpu", 0, array.dtype, shape, array.ctypes.data)
+            self._bound[first, rows] = bound
+        return self._bound[first, rows]
 
     def _bind_caches(self, first: int, rows: int) -> "onnxruntime.IOBinding":
         binding = self._decoder.binding()
@@ -254,6 +263,16 @@ def _worth_a_batch(lengths: Sequence[int], run_tokens: int, most_tokens: int) ->
         if count and (padded > most_tokens or padded - total > max(run_tokens, _PADDED * total)):
             return count
     return len(lengths)
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """A binding, and those of its inputs that lie in the host's memory, which each run overwrites: binding them anew
+    takes longer. To a device, binding is what copies them.
+    """
+
+    binding: "onnxruntime.IOBinding"
+    fed: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
