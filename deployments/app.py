@@ -4,6 +4,7 @@ No `from __future__ import annotations`: Serve inspects the builders' signatures
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -16,6 +17,7 @@ from deployments.gateway import Gateway
 from deployments.observability.metrics import BatchMetrics
 from deployments.task_server import TaskServer
 from pipelines.errors import ConfigurationError
+from stores.filesystem import cache_folder
 
 ARGS = ("task", "platform")
 LIFE = {
@@ -40,12 +42,20 @@ def build(args: dict[str, Any]) -> Application:
     check_task(args["task"])
     platform = Platform(**args["platform"]) if args.get("platform") else None
     deployment = serve.deployment(TaskServer, name=args["task"], **LIFE)
-    return deployment.bind(args["task"], BatchMetrics, platform, reserved_gpus, on_ending)
+    return deployment.bind(args["task"], BatchMetrics, platform, reserved_gpus, on_ending, costs)
 
 
 def reserved_gpus() -> float:
     """The GPUs that this replica reserves, in parts."""
     return float(ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0))
+
+
+def costs() -> Path | None:
+    """The folder of this node that keeps what batches cost from one start of a replica to the next."""
+    try:
+        return cache_folder() / "costs"
+    except RuntimeError:  # this user has no home
+        return None
 
 
 def gateway(args: dict[str, Any]) -> Application:

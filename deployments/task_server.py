@@ -16,17 +16,19 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 import pipelines
+from deployments.background import in_background
 from deployments.cluster.platform import Platform
 from deployments.config import CUT_S, LimitsConfig, TaskConfig
 from deployments.gpu_memory import memory_limit
 from deployments.guidance.compiler import LlGuidance
-from deployments.host import SMALL_ANSWER_TOKENS, SMALL_BODY_BYTES, HostThreads
+from deployments.host import SMALL_ANSWER_TOKENS, SMALL_BODY_BYTES, HostThreads, give_memory_back
 from deployments.http.errors import Failure, logger
 from deployments.http.event_stream import EventStream, begun
 from deployments.http.request import BULK, CLASS_HEADER, CLIENT_HEADER, Timings, deadline_of, load_header, read_body
@@ -123,16 +125,15 @@ class TaskServer:
         platform: Platform | None = None,
         reserved_gpus: Callable[[], float] = lambda: 1.0,
         on_ending: OnEnding = lambda begin: None,
+        costs: Callable[[], Path | None] = lambda: None,
     ) -> None:
         """`meter` makes, in this process, what is told of every batch; `platform` adds the routes of its contract.
-        `reserved_gpus` tells which part of a GPU this process may use.
+        `reserved_gpus` tells which part of a GPU this process may use, `costs` where this node keeps those of batches.
         """
-        self.task = task
-        self._reserved_gpus = reserved_gpus
-        self._platform = platform
-        self._on_batch = meter()
+        self.task, self._platform = task, platform
+        self._reserved_gpus, self._costs = reserved_gpus, costs
+        self._on_batch, self._host = meter(), HostThreads()
         self._serving: Serving | None = None
-        self._host = HostThreads()
         self._all_serving: set[Serving] = set()  # the present one, and those before it that have requests inside
         self._retiring: set[asyncio.Task[None]] = set()
         self._cut: asyncio.Task[None] | None = None
@@ -342,6 +343,7 @@ class TaskServer:
             raise ConfigurationError(f"the deployment {self.task} has no user_config")
         return self._serving
 
+    @in_background()
     def _load(self, config: TaskConfig) -> tuple[Pipeline[Any, Any, Any, Any], Scheduler[Any, Any]]:
         """A pipeline that is warm, and its scheduler."""
         pipeline: Pipeline[Any, Any, Any, Any] = pipelines.load(
@@ -357,7 +359,9 @@ class TaskServer:
             slots=config.slots,
             compiler=LlGuidance,
         )
-        return pipeline, pipeline.scheduler(config.batching, config.queue, self._on_batch)
+        scheduler = pipeline.scheduler(config.batching, config.queue, self._on_batch, self._costs())
+        give_memory_back()
+        return pipeline, scheduler
 
 
 def _preprocess(
@@ -381,13 +385,9 @@ def _preprocess(
 
 
 def _threads(config: TaskConfig) -> int:
-    return config.threads or _assigned_cpus()
-
-
-def _assigned_cpus() -> int:
-    """The whole CPUs that this replica reserves: Ray tells every worker so, in the variable that OpenMP reads."""
+    """As configured, or the whole CPUs that this replica reserves: Ray says them in the variable that OpenMP reads."""
     given = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, int(given)) if given.isdecimal() else 1
+    return config.threads or (max(1, int(given)) if given.isdecimal() else 1)
 
 
 def _response(reply: Reply) -> Response:

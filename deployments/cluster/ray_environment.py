@@ -14,6 +14,7 @@ from pathlib import Path
 from deployments.config import DRAIN_S
 from deployments.ingress.config import Address, IngressConfig
 from deployments.ingress.haproxy import write_wrapper
+from deployments.observability.gone import DETECTOR
 
 TUNED = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
@@ -35,6 +36,7 @@ TUNED = {
     "RAY_worker_niceness": "0",  # by default Ray runs its workers, which are the servers here, at niceness 15
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_event_stats_print_interval_ms": "0",  # -1, said to disable them, has the GCS log its state without a pause
+    "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": DETECTOR,  # metrics of replicas that have ended disappear
     "RAY_ROTATION_MAX_BYTES": "1048576",
     "RAY_ROTATION_BACKUP_COUNT": "1",
 }

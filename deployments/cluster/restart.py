@@ -56,8 +56,10 @@ class _Life:
             while process is self._api._proc and not self.is_over:
                 try:
                     self._api._proc = await self._api._start_and_wait_for_haproxy()
-                except RuntimeError:  # its log has the reason
+                except (RuntimeError, OSError):  # its log has the reason; a full disk takes neither log nor file
                     await asyncio.sleep(RETRY_S)
+                else:
+                    self._api._retire_log_files(process)  # Ray Serve keeps those of the last ten
 
 
 def _life(api: Any) -> _Life:

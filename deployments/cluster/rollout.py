@@ -26,11 +26,9 @@ from pipelines.errors import ConfigurationError, SextetError
 from pipelines.misfit import shown
 
 POLL_S = 0.5
-FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
+RECOVERY_S = 60.0  # how long Ray Serve may take to replace replicas that died, before or while it deploys
 MOST = 1_000_000
 """Replicas of a deployment, and CPUs or GPUs of one of them: Serve's schema takes infinity, and no sum holds that."""
-
-
 _AMOUNTS = ("num_cpus", "num_gpus", "min_replicas", "initial_replicas", "max_replicas")
 
 
@@ -77,17 +75,21 @@ def deploy(config: ServeDeploySchema) -> None:
 
 
 def wait(config: ServeDeploySchema, say: Say, raise_if_dead: Callable[[], None]) -> None:
-    """Return when every application runs. Raises RolloutError at the first replica that does not start.
+    """Return when every application runs. Raises RolloutError at the first replica that does not start, or where one
+    that died is not replaced within RECOVERY_S.
 
     `raise_if_dead` is called at each poll.
     """
     started_at = reminded_at = time.monotonic()
+    healthy_at: dict[str, float] = {}
     waiting = [application.name for application in config.applications]
     while waiting:
         raise_if_dead()
         status = serve.status().applications
         for name in [name for name in waiting if name in status]:
-            _raise_failure(name, status[name])
+            if status[name].status != "UNHEALTHY":
+                healthy_at[name] = time.monotonic()
+            _raise_failure(name, status[name], time.monotonic() - healthy_at.get(name, started_at))
             if status[name].status == "RUNNING":
                 waiting.remove(name)
                 say(f"{name} is up ({time.monotonic() - started_at:.0f} s)")
@@ -142,10 +144,10 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models(argument)
 
 
-def _raise_failure(name: str, application: Any) -> None:
+def _raise_failure(name: str, application: Any, unhealthy_s: float) -> None:
     messages = [application.message, *(one.message for one in application.deployments.values())]
-    failed = application.status in FAILED or any("failed to start" in message for message in messages)
-    if failed:
+    failed = application.status == "DEPLOY_FAILED" or any("failed to start" in message for message in messages)
+    if failed or unhealthy_s > RECOVERY_S:
         raise RolloutError(f"{name} did not start: {_reason(messages)}")
 
 

@@ -8,12 +8,14 @@ little memory, and checker.py kills it where an answer takes too long.
 
 import json
 import resource
+import signal
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits
 
+LONGEST_S = 10  # then it ends by itself: a server that was killed cannot kill it
 MEMORY_BYTES = 96 * 2**20  # of address space, beyond what the program itself has
 _OBJECTS = ("$defs", "definitions", "properties", "patternProperties")
 _LISTS = ("anyOf", "allOf", "oneOf", "prefixItems", "items")
@@ -27,9 +29,11 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (own + MEMORY_BYTES, own + MEMORY_BYTES))
     for line in sys.stdin:
         given = json.loads(line)
+        signal.alarm(LONGEST_S)
         problem, path = _problem(given["grammar"]), list[str | int]()
         if problem and given["schema"] is not None:
             path = _place(given["schema"], problem)
+        signal.alarm(0)
         print(json.dumps({"problem": problem or None, "path": path}), flush=True)
 
 

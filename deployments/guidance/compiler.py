@@ -26,6 +26,14 @@ KEPT = 64  # constraints that were compiled, or refused: clients ask with the sa
 # Between the tokens of JSON. Without a bound a weak model may write spaces for ever.
 WHITESPACE = r"[ ]{1,4}|\n[ \t]{0,32}"
 JSON_OPTIONS = {"whitespace_pattern": WHITESPACE, "lenient": False, "coerce_one_of": False}
+_METASPACE = {
+    "type": "Sequence",
+    "decoders": [
+        {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+    ],
+}
 _LEXER_STATES = 20_000  # of one answer, each of a kilobyte or two; llguidance's own bound is 250,000
 
 
@@ -89,6 +97,8 @@ class LlGuidance:
             raise InvalidInputError("needs a model with a token that ends its answers", ("parameters", "grammar"))
         text = (self._artifact.path / "tokenizer.json").read_text(encoding="utf-8")
         settings = json.loads(text) | {"truncation": None, "padding": None}
+        if (settings["decoder"] or {}).get("type") == "Metaspace" and "<0x0A>" not in text:
+            settings["decoder"] = _METASPACE  # the same, in the words that llguidance knows
         size = int(self._artifact.config()["vocab_size"])
         try:
             return LLTokenizer(json.dumps(settings), n_vocab=size, eos_token=self._eos)

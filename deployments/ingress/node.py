@@ -68,11 +68,13 @@ def prepare(settings_file: str, config: str) -> None:
         write_private(keys.target, b"")  # nobody is let in, rather than everybody
     if certificate is not None:
         certificate.update()
+    written = file.read_text(encoding="utf-8")
     try:
-        text = rewrite(file.read_text(encoding="utf-8"), settings, str(file.parent), shared_secret() or "none")
+        text = rewrite(written, settings, str(file.parent), shared_secret() or "none")
     except RewriteError as error:
         sys.exit(f"{config}: {error}; this is not the configuration that the pinned version of Ray Serve writes")
-    write_private(file, text.encode())
+    if text != written:  # else HAProxy starts again after its end: also where the disk is full
+        write_private(file, text.encode())
 
 
 def watch(settings_file: str, config: str, haproxy: str) -> None:

@@ -25,6 +25,8 @@ NOWHERE = "backend default_backend"
 TWO_WORDS = ("errorfile", "no", "option", "stats", "timeout")
 """Keywords whose second word says what they set."""
 
+NO_LOG = "no log"
+"""Of `defaults`: the frontends log nothing, either. Backends log which servers come and go."""
 GATEWAY = "gateway"
 """The application at `/`, unless a platform's container has its one task there."""
 LARGE = "large-"
@@ -137,6 +139,10 @@ def rewrite(text: str, settings: Settings, node: str, secret: str = "none") -> s
     lines, prefixes = settings.lines, _prefixes(sections[PUBLIC[0]])
     sections["global"] = _replaced(_for_its_owner(sections["global"]), lines.process)
     sections["defaults"] = _replaced(sections["defaults"], lines.defaults)
+    if NO_LOG in lines.defaults:
+        for header in PUBLIC:
+            if header in sections:
+                sections[header] = [line for line in sections[header] if not _is("log", line)]
     rules = [*lines.frontend, *_alias_rules(prefixes, settings.aliases)]
     for name in sorted(prefixes, key=lambda name: [*settings.order, *prefixes].index(name)):
         if prefixes[name] != "/":
@@ -202,8 +208,9 @@ def _for_its_owner(lines: list[str]) -> list[str]:
 
 
 def _replaced(lines: list[str], ours: Sequence[str]) -> list[str]:
-    """Ours take the place of lines of the same keyword."""
+    """Ours take the place of lines of the same keyword; `no KEYWORD` also of those that it negates."""
     keywords = {" ".join(line.split()[: 1 + (line.split()[0] in TWO_WORDS)]) for line in ours}
+    keywords |= {line.split()[1] for line in ours if _is("no", line)}
     kept = [line for line in lines if not any(_is(one, line) for one in keywords)]
     return [*_indented(ours), *kept]
 

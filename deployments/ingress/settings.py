@@ -1,5 +1,6 @@
 """Settings: what each concern adds to Ray's configuration, put together. A concern is a function that returns Lines."""
 
+import os
 from pathlib import Path
 
 from deployments.ingress.access import access
@@ -10,8 +11,14 @@ from deployments.ingress.limits import connections, limits
 from deployments.ingress.node import CERTIFICATE
 from deployments.ingress.overload import overload
 from deployments.ingress.probes import probes
-from deployments.ingress.rewrite import Settings
+from deployments.ingress.rewrite import NO_LOG, Lines, Settings
 from pipelines.tasks import TASKS
+
+LOG_TARGET = "RAY_SERVE_HAPROXY_LOG_TARGET"
+UNLOGGED = Lines(defaults=(NO_LOG,))
+"""Ray Serve has HAProxy send a line for each request, with address and query, to 127.0.0.1:514: whatever listens there
+would keep it.
+"""
 
 
 def settings(config: IngressConfig, folder: Path, address: str = "") -> Settings:
@@ -22,6 +29,8 @@ def settings(config: IngressConfig, folder: Path, address: str = "") -> Settings
     # Who is refused for overload sends no body, so that comes before `limits`, which wait for it.
     lines = connections(config.limits) + overload() + limits(config.limits, folder) + access(config)
     lines += draining(folder) + probes()
+    if LOG_TARGET not in os.environ:
+        lines += UNLOGGED
     certificate = (config.tls.certificate, config.tls.key) if config.tls is not None else ()
     bind = _bind_options(config.tls)
     return Settings(lines, aliases(), address, bind, config.keys or "", certificate, tuple(TASKS))

@@ -35,6 +35,8 @@ FASTER = 0.9
 """All threads are worth it where they take at most this share of the time of a share of the threads."""
 RECENT = 3  # runs that are compared: their median forgives one that was held up
 PROBE = 64  # runs between two of the session that was slower when it last ran
+SOON = 8  # the same where the neighbours have gone since: the faster one takes at most a share of what it took
+CALMER = 0.7
 NOT_CAPTURED = -1
 """The `graph_id` of a run that is neither captured nor replayed."""
 
@@ -203,13 +205,14 @@ class _Race:
     def __init__(self) -> None:
         self._seconds: dict[bool, deque[float]] = {whole: deque(maxlen=RECENT) for whole in (True, False)}
         self._runs = 0  # since the slower one was tried
+        self._took = 0.0  # seconds of the faster one's best run of about then
 
     def on_all_threads(self) -> bool:
         """Whether the next run goes to all threads."""
         for whole, seconds in self._seconds.items():
             if len(seconds) < RECENT:
                 return whole
-        return self._is_faster != (self._runs >= PROBE)
+        return self._is_faster != self._tries_the_slower
 
     def note(self, whole: bool, seconds: float) -> None:
         """A run has ended that no other joined."""
@@ -218,11 +221,19 @@ class _Race:
         if not self._is_known or whole == was_faster:
             self._runs += 1
         elif not self._would_win(whole, seconds):  # else it is tried again at once: one run may be luck
-            self._runs = 0
+            self._runs, self._took = 0, min(self._seconds[was_faster])
 
     @property
     def _is_known(self) -> bool:
         return all(len(seconds) == RECENT for seconds in self._seconds.values())
+
+    @property
+    def _tries_the_slower(self) -> bool:
+        if self._runs < SOON:
+            return False
+        recent = self._seconds[self._is_faster]
+        self._took = self._took or min(recent)
+        return self._runs >= PROBE or max(recent) <= CALMER * self._took
 
     @property
     def _is_faster(self) -> bool:

@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from msgspec import Meta
@@ -259,8 +260,9 @@ class GeneratorPipeline(Pipeline[InputT, ParametersT, DecodeRequestT, Answer]):
         batching: BatchingConfig | None = None,
         queue: QueueConfig | None = None,
         on_batch: OnBatch = unreported,
+        costs: Path | None = None,
     ) -> SlotScheduler:
-        """Slots take no batches: `batching` has no effect."""
+        """Slots take no batches: `batching` has no effect, nor `costs`."""
         return self.generator.scheduler(queue, on_batch)
 
 

@@ -1,12 +1,16 @@
 """A bad day of a cluster: what dies, what clients see of it, and that what they began goes on."""
 
 import json
+import shutil
 import signal
 import socket
+import subprocess
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -145,6 +149,8 @@ def test_what_dies_comes_back_and_what_has_begun_goes_on(
         gateway.kill()
         until(lambda: replicas(serving, "gateway") not in ([], [gateway]))
         until(lambda: len(replicas(serving, CLASSIFY)) == 2)
+        serving.process.send_signal(signal.SIGUSR1)
+        serving.wait_for(f"applied {path}")  # once replicas that still start have made the task healthy again
         until(lambda: httpx.get(serving.url, timeout=60).status_code == 200)
     assert set(asking.seen) == {200}, "the other replica answers"
     assert set(ready.seen) == {200}, "nobody needs the gateway for that"
@@ -159,7 +165,7 @@ def test_what_dies_comes_back_and_what_has_begun_goes_on(
             until(lambda: len(new.seen) > 5)
         assert generator.is_running()
         assert is_whole(inside.answer())
-        serving.wait_for(f"applied {path}")
+        serving.wait_for(f"applied {path}", times=2)
     assert set(asking.seen) == set(new.seen) == {200}
 
     (generator,) = replicas(serving, GENERATE)
@@ -199,6 +205,52 @@ def test_a_second_signal_ends_at_once_what_a_first_one_lets_go_on(
     assert serving.stop(signal.SIGTERM) == 0, "\n".join(serving.lines)
     with suppress(ConnectionError):
         assert not is_whole(inside.answer())
+    assert left_over(tree) == []
+
+
+SMALL_DISK = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=96m tmpfs /tmp && exec "$@"', "sh")
+"""Becomes a command that has a /tmp of its own."""
+
+
+@pytest.fixture
+def elsewhere(models: dict[str, Path]) -> Iterator[Path]:
+    """A folder that is not below /tmp, with a configuration and its models."""
+    if subprocess.run([*SMALL_DISK, "true"], capture_output=True).returncode:
+        pytest.skip("this system mounts no file system of a test")
+    with TemporaryDirectory(dir="/var/tmp") as name:
+        folder = Path(name)
+        yield write(
+            folder, {task: shutil.copytree(models[task], folder / f"of-{task}") for task in (CLASSIFY, GENERATE)}
+        )
+
+
+def fill(disk: Path) -> Path:
+    """A file that takes all that is left."""
+    file = disk / "full"
+    with file.open("wb", buffering=0) as written, suppress(OSError):
+        while True:
+            written.write(bytes(4096))
+    return file
+
+
+def test_a_full_disk_stops_no_answers_and_once_there_is_space_all_is_as_before(
+    elsewhere: Path, closing: ExitStack
+) -> None:
+    """Not even those of a task that loses a replica meanwhile."""
+    serving = closing.enter_context(Serving.start(elsewhere, inside=SMALL_DISK)).wait_until_ready()
+    tree = serving.tree()
+
+    full = fill(Path(f"/proc/{serving.process.pid}/root/tmp"))
+    with Asking(serving.url, "POST", f"/{CLASSIFY}", {"inputs": "good"}) as asking:
+        replicas(serving, CLASSIFY)[0].kill()
+        until(lambda: len(asking.seen) > 3000)
+    assert set(asking.seen) == {200}
+    generated = httpx.post(f"{serving.url}/{GENERATE}", json={"inputs": "a", "parameters": {"max_new_tokens": 2}})
+    assert generated.status_code == 200
+    full.unlink()
+    until(lambda: len(replicas(serving, CLASSIFY)) == 2)
+    until(lambda: httpx.get(f"{serving.url}/ready", timeout=60).status_code == 200)
+    assert serving.stop() == 0, "\n".join(serving.lines)
     assert left_over(tree) == []
 
 

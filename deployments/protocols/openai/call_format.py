@@ -7,6 +7,7 @@ Phi-4          <|tool_call|>[{"name": "f", "arguments": {...}}]<|/tool_call|>
 Functionary    <function=f>{...}</function>
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from json import dumps, loads
@@ -17,6 +18,8 @@ from deployments.protocols.openai.tools import ToolUse
 from pipelines.generation.decoding.guide import Constraint
 
 MAX_CALLS = 16  # of one answer that is held to the format
+
+_SLASH = re.compile(r"(?<!\\)/")
 
 TokenId = Callable[[str], int | None]
 """The id of a token by its text; None where the vocabulary has none."""
@@ -103,7 +106,7 @@ def _json(schema: Mapping[str, Any]) -> str:
 def _rule(document: Constraint) -> str:
     if document.kind == "json_schema":
         return _json(loads(document.text))
-    return "/" + document.text.replace("/", "\\/") + "/"
+    return "/" + _SLASH.sub(r"\\/", document.text).replace("\n", "\\n") + "/"
 
 
 _HERMES = CallFormat("object", "<tool_call>", "\n</tool_call>", "\n", "\n")

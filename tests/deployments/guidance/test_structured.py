@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -12,7 +13,11 @@ from typing import Any
 import httpx
 import pytest
 
+from deployments.guidance.compiler import LlGuidance
 from deployments.task_server import TaskServer
+from pipelines.errors import InvalidInputError
+from pipelines.generation.decoding.guide import Constraint
+from pipelines.runtime.artifact import FileDigest, ModelArtifact
 from tests.deployments.guidance.schemas import document, misfit
 from tests.deployments.test_task_server import asking, post, started
 
@@ -145,6 +150,40 @@ def test_hugging_faces_grammar_takes_a_schema_as_an_object_or_as_its_json(server
         text = post(server, {"inputs": "Well", "parameters": parameters}).json()[0]["generated_text"]
 
         assert misfit(text, PERSON) is None
+
+
+def test_a_tokenizer_that_marks_spaces_is_known_however_its_file_says_so(
+    exported: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(exported("llama", TASK), folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer["decoder"] = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": True}
+    tokenizer["model"] |= {"byte_fallback": False}
+    vocab = tokenizer["model"]["vocab"]
+    tokenizer["model"]["vocab"] = {token.replace("<0x", "¤0x"): index for token, index in vocab.items()}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    manifest = json.loads((folder / "artifact.json").read_text(encoding="utf-8"))
+    manifest["files"]["tokenizer.json"] = vars(FileDigest.of(folder / "tokenizer.json"))
+    (folder / "artifact.json").write_text(json.dumps(manifest), encoding="utf-8")
+    body = {"prompt": "The", "response_format": {"type": "regex", "value": "(the |of ){3}"}, "seed": 1, "n": 4}
+
+    choices = post(started(TASK, folder), body | {"max_tokens": 30}, COMPLETIONS).json()["choices"]
+
+    assert [choice["text"] for choice in choices if not re.fullmatch("(the |of ){3}", choice["text"])] == []
+
+
+def test_a_model_whose_tokens_are_not_known_to_the_library_says_so(
+    exported: Callable[..., Path], tmp_path: Path
+) -> None:
+    words = ModelArtifact.open(exported("bert", "question-answering"))
+
+    with pytest.raises(
+        InvalidInputError, match="is not possible with this model's tokenizer: can't determine"
+    ) as error:
+        LlGuidance(words, [1]).compile(Constraint("regex", "a"))
+
+    assert "\n" not in str(error.value)
 
 
 DEEP: dict[str, Any] = {}

@@ -378,6 +378,8 @@ MESSAGE = st.fixed_dictionaries(
 )
 NAMES = ["n", "stop", "seed", "temperature", "top_p", "logprobs", "top_logprobs", "stream", "stream_options", "echo"]
 NAMES += ["presence_penalty", "tools", "model", "user", "top_k", "min_p", "best_of", "suffix", "response_format"]
+NAMES += ["tool_choice", "parallel_tool_calls", "logit_bias", "stop_token_ids", "min_tokens", "ignore_eos"]
+NAMES += ["prompt_logprobs", "cache_salt"]
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

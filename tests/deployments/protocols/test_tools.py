@@ -1,6 +1,7 @@
 """Tools, with OpenAI's own client: a tiny model whose weights are random calls them as their schemas say."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -168,6 +169,17 @@ def test_a_document_may_stand_in_place_of_a_call(made: Made) -> None:
     texts = [answer.choices[0].message.content for answer in answers if answer.choices[0].message.content]
     assert texts
     assert all(misfit(text, schema) is None for text in texts)
+
+
+@pytest.mark.parametrize("expression", ["a/b|c", "(a|b)\\/c", "a\nb"])
+def test_an_expression_may_stand_in_place_of_a_call_too(made: Made, expression: str) -> None:
+    form = {"type": "regex", "value": expression}
+
+    answers = [asked(made("hermes"), extra_body={"response_format": form}, seed=seed) for seed in range(8)]
+
+    texts = [answer.choices[0].message.content for answer in answers if answer.choices[0].message.content]
+    assert texts
+    assert [text for text in texts if not re.fullmatch(expression, text)] == []
 
 
 def test_marks_that_are_tokens_are_written_as_tokens() -> None:

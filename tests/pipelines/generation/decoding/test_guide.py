@@ -15,9 +15,11 @@ from pipelines.generation.decoding.request import Answer, DecodeRequest
 from pipelines.generation.engine import Event, Job
 from pipelines.generation.open import open_engine
 from pipelines.generation.plain.engine import PlainEngine
+from pipelines.generation.slots.causal import CausalSlots
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.slots.engine import SlotEngine
 from pipelines.runtime.artifact import ModelArtifact
+from pipelines.runtime.session import InferenceSession
 from pipelines.runtime.session_config import SessionConfig
 from tests.pipelines.generation.models import SLOTS, WINDOW
 
@@ -73,6 +75,13 @@ def pausing(exported: Callable[..., Path]) -> SlotEngine:
     return opened
 
 
+@pytest.fixture
+def on_device(exported: Callable[..., Path]) -> SlotEngine:
+    """Logits that stay where ONNX Runtime alone reaches them: a guided row looks at the best of them first."""
+    session = InferenceSession(ModelArtifact.open(exported("qwen2", "text-generation")).graph("model"), SessionConfig())
+    return SlotEngine(CausalSlots(session, SLOTS, WINDOW, on_device=True), 5)
+
+
 def last(inbox: "SimpleQueue[Event]") -> Event:
     while not isinstance(event := inbox.get(timeout=60), Answer | Exception):
         pass
@@ -84,7 +93,10 @@ def tokens(answer: Answer) -> list[list[int]]:
 
 
 def test_every_sequence_of_a_crowd_keeps_its_own_grammar_and_both_engines_agree(
-    slot_engine: Callable[[str], SlotEngine], engine: Callable[[str], PlainEngine], pausing: SlotEngine
+    slot_engine: Callable[[str], SlotEngine],
+    engine: Callable[[str], PlainEngine],
+    pausing: SlotEngine,
+    on_device: SlotEngine,
 ) -> None:
     grammars = [None if number % 4 == 3 else Counting(number + 1) for number in range(3 * SLOTS)]
     requests = [
@@ -97,7 +109,7 @@ def test_every_sequence_of_a_crowd_keeps_its_own_grammar_and_both_engines_agree(
     for grammar, answer in zip(grammars, answers, strict=True):
         assert grammar is None or all(grammar.holds(generation.token_ids) for generation in answer.generations)
     assert any(answer != again for answer, again in pairwise(answers))
-    for other in (engine("qwen2"), pausing):
+    for other in (engine("qwen2"), pausing, on_device):
         assert [tokens(answer) for answer in other.generate_all(requests)] == [tokens(answer) for answer in answers]
 
 

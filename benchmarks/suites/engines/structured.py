@@ -7,7 +7,7 @@ from pathlib import Path
 from time import perf_counter
 
 from benchmarks import Say
-from benchmarks.suites.local_engine import LocalEngine
+from benchmarks.suites.engines.local_engine import LocalEngine
 from benchmarks.suites.suite import Rates
 from deployments.guidance.compiler import LlGuidance
 from pipelines.generation.decoding.config import GenerationConfig
