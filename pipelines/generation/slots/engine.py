@@ -292,7 +292,7 @@ class SlotEngine(DecodeEngine[Decoding]):
         began = time.perf_counter()
         try:
             guides = [guide for decoding in self._decoding for guide in decoding.guides]
-            with self._in_model(), self._masks.beside(guides):
+            with self._masks.beside(guides), self._in_model():
                 logits = self._model.read(first, ids, self._table.lengths[first:end], np.asarray([*rows]) - first)
         except Exception as error:
             for decoding in list(self._decoding):
@@ -320,7 +320,7 @@ class SlotEngine(DecodeEngine[Decoding]):
             return False
         began, tokens = time.perf_counter(), [last, *guess.tolist()]
         try:
-            with self._in_model(), self._masks.beside(one.guides):
+            with self._masks.beside(one.guides), self._in_model():
                 lengths, places = self._table.lengths[slot : slot + 1], np.arange(len(tokens))
                 logits = self._model.read(slot, np.asarray([tokens]), lengths, places)
         except Exception as error:
