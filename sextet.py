@@ -20,6 +20,7 @@ from deployments.watch_command import models, top
 from evaluation.args import EvaluateArgs
 from export.args import ExportArgs
 from pipelines.errors import ConfigurationError, SextetError
+from pipelines.runtime.package import install_command
 from pipelines.tasks import TASKS
 from training.recipe import FinetuneArgs
 
@@ -218,7 +219,7 @@ def doctor(
     try:
         from deployments.doctor.examine import examine
     except ModuleNotFoundError as error:
-        raise ConfigurationError(f"sextet doctor needs {error.name}: pip install 'sextet[serve]'") from None
+        raise ConfigurationError(f"sextet doctor needs {error.name}: {install_command('serve')}") from None
 
     here = Path("cluster.yaml")
     report = examine(cluster or (here if device is None and here.is_file() else None), device)  # type: ignore[arg-type]
@@ -344,7 +345,7 @@ def _bench_command() -> Any:
     try:
         from benchmarks import command
     except ModuleNotFoundError as error:
-        raise ConfigurationError(f"sextet bench needs {error.name}: pip install 'sextet[bench]'") from None
+        raise ConfigurationError(f"sextet bench needs {error.name}: {install_command('bench')}") from None
     return command
 
 

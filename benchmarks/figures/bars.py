@@ -214,8 +214,8 @@ GENERATION_FIGURES = {
     "served16_over_best_larger": Figure("Qwen2-0.5B's shape, the same with prompts of 64 tokens, without vLLM"),
     "goodput_over_best": Figure(
         "SmolLM2-135M, open loop, log-normal lengths (prompts: median 96, p95 384; answers: 48, 160): highest rate at "
-        "which 9 of 10 answers have TTFT within 1 s and 100 ms a token, over the best of OpenVINO GenAI behind a small "
-        "server, llama.cpp's and vLLM's own",
+        "which 9 of 10 answers have TTFT within 1 s and 100 ms a token, over the better of OpenVINO GenAI behind a "
+        "small server and llama.cpp's own",
         at_least(1.3),
         partial(_against_the_fastest, unit="within the service level"),
     ),

@@ -14,6 +14,7 @@ from deployments.cluster.ray_environment import METRICS_PORT
 from deployments.config import TaskConfig, task_configs, task_of
 from deployments.doctor.demand import Demand, cpus, demands, gpu_shares
 from deployments.doctor.finding import CLUSTER, Finding, gib
+from deployments.doctor.gpu_shares import gpu_memory
 from deployments.doctor.machine import Capacity
 from deployments.doctor.memory import memory, weights_bytes
 from deployments.ingress.access import OPEN_VARIABLE
@@ -64,7 +65,8 @@ class Cluster:
         yield from cpus(found, capacity)
         yield from gpu_shares(found, len(gpus))
         yield from self._devices(found)
-        yield from memory(self.tasks, found, artifacts, capacity, gpus)
+        yield from gpu_memory(self.tasks, found, artifacts, gpus)
+        yield from memory(self.tasks, found, artifacts, capacity)
 
     def _ports(self) -> Iterator[Finding]:
         host, port = (self.content["http_options"][name] for name in ("host", "port"))

@@ -225,9 +225,13 @@ class ModelArtifact:
         if task is not None and manifest.task != task:
             raise ArtifactError(f"{path} was exported for {manifest.task}, not for {task}")
         for name, expected in manifest.files.items():
-            if not (path / name).is_file():
+            try:
+                found = FileDigest.of(path / name) if (path / name).is_file() else None
+            except OSError as error:
+                raise ArtifactError(f"{path / name} cannot be read: {error.strerror}") from None
+            if found is None:
                 raise ArtifactError(f"{path} lacks {name}; export it again")
-            if FileDigest.of(path / name) != expected:
+            if found != expected:
                 raise ArtifactError(f"{path / name} was altered since its export (sha256 differs); export it again")
         if not manifest.parity.passed and not allow_unverified:
             raise ArtifactError(
