@@ -12,14 +12,14 @@ from ray import serve
 from ray.serve import Application
 
 from deployments.cluster.platform import Platform
-from deployments.config import CUT_S, DRAIN_S, check_task, unknown_key
+from deployments.config import CUT_S, DRAIN_S, check_model, check_task, unknown_key
 from deployments.gateway import Gateway
-from deployments.observability.metrics import BatchMetrics
+from deployments.observability import replica
 from deployments.task_server import TaskServer
 from pipelines.errors import ConfigurationError
 from stores.filesystem import cache_folder
 
-ARGS = ("task", "platform")
+ARGS = ("task", "model", "platform")
 LIFE = {
     "health_check_period_s": 0.5,  # Ray Serve notices a dead process when it checks next
     "max_surge_percent": 100,  # a replaced replica answers until the new one is warm
@@ -30,7 +30,8 @@ LIFE = {
 
 
 def build(args: dict[str, Any]) -> Application:
-    """The application of one task: `args: {task: translation}`. Its deployment is named after the task.
+    """The application of one model: `args: {task: translation}`, for another than the task's default with `model`, its
+    name. Its deployment is named after the task.
 
     `sextet serve --platform` adds `platform`, the fields of a Platform.
     """
@@ -40,9 +41,12 @@ def build(args: dict[str, Any]) -> Application:
     if "task" not in args:
         raise ConfigurationError("args lacks 'task'")
     check_task(args["task"])
+    if args.get("model") is not None:
+        check_model(args["model"])
     platform = Platform(**args["platform"]) if args.get("platform") else None
     deployment = serve.deployment(TaskServer, name=args["task"], **LIFE)
-    return deployment.bind(args["task"], BatchMetrics, platform, reserved_gpus, on_ending, costs)
+    given = (args["task"], replica.observe, platform, reserved_gpus, on_ending, costs, args.get("model"))
+    return deployment.bind(*given)
 
 
 def reserved_gpus() -> float:
@@ -62,17 +66,17 @@ def gateway(args: dict[str, Any]) -> Application:
     """The application at `/`; it takes no args."""
     for key in args:
         raise unknown_key(key, (), "args")
-    return serve.deployment(Gateway, name="gateway", **LIFE).bind()
+    return serve.deployment(Gateway, name="gateway", **LIFE).bind(replica.watch_replicas)
 
 
 def on_ending(begin: Callable[[float], None]) -> None:
     """Call `begin`, once Ray Serve ends the replica of this process, with the seconds until it kills it."""
     worker = ray._private.worker.global_worker  # no public API says it before the requests inside have ended
-    replica = worker.actors[worker.actor_id]._replica_impl
-    end = replica._perform_graceful_shutdown
+    ending = worker.actors[worker.actor_id]._replica_impl
+    end = ending._perform_graceful_shutdown
 
     async def told() -> None:
-        begin(replica._deployment_config.graceful_shutdown_timeout_s)
+        begin(ending._deployment_config.graceful_shutdown_timeout_s)
         await end()
 
-    replica._perform_graceful_shutdown = told
+    ending._perform_graceful_shutdown = told

@@ -78,6 +78,7 @@ class HostThreads:
                 f"{self._bulk_bytes} bytes of large bodies wait to be tokenized and the request has {body_bytes}; "
                 f"allowed: {BULK_BYTES} together",
                 retry_after_s=5.0,
+                reason="large_bodies",
             )
         self._bulk_bytes += body_bytes
         try:

@@ -141,14 +141,14 @@ def _obstacle(args: ExportArgs, model: Any) -> str | None:
     """Why a model that generates cannot have KV cache slots; None where it may."""
     if args.optimize:
         return f"the fusions of {args.optimize} do not know such a graph"
+    if args.precision == "fp32" and args.device != "cpu":
+        return "CUDA's attention over slots is for fp16"
     if not model.config.is_encoder_decoder:
-        if args.precision == "fp32" and args.device != "cpu":
-            return "CUDA's attention over slots is for fp16"
         return slot_graph.obstacle(model)
     if args.precision == "int4":
         return f"{model.config.model_type} has none for {args.task}"
-    if args.device != "cpu":
-        return "the slots of encoder-decoders are for CPUs"
+    if args.device == "tensorrt":
+        return "the slots of encoder-decoders are for CPUs and CUDA"
     return seq2seq_slot_graph.obstacle(model.config)
 
 

@@ -10,12 +10,22 @@ from typing import Any
 from urllib.request import Request
 
 from deployments.ask import AskError, demonstrate, exchange
-from deployments.cluster.local_ray import connected, environment, metrics_url, started
+from deployments.cluster.local_ray import connected, environment, ray_metrics_url, started
 from deployments.cluster.platform import Platform
 from deployments.cluster.ports import check_port
 from deployments.cluster.progress import Say, step
+from deployments.cluster.ray_environment import ADDRESS_VARIABLE
 from deployments.cluster.signals import Signals, StopRequested
-from deployments.config import TaskConfig, deployment_of, located, set_drains, task_configs, user_configs
+from deployments.config import (
+    TaskConfig,
+    deployment_of,
+    located,
+    model_of,
+    set_drains,
+    task_configs,
+    task_of,
+    user_configs,
+)
 from deployments.ingress import haproxy
 from deployments.ingress.config import EVERY_NAME, Address, IngressConfig
 from pipelines.errors import ArtifactError, ConfigurationError, SextetError
@@ -122,7 +132,8 @@ def _serve_here(launch: Launch, signals: Signals) -> None:
                 _roll_out(config, reach, launch.say, ray.raise_if_dead)
                 ray.drain_s = drain_s
                 launch.say(f"logs {folder}/ray/session_latest/logs")
-                launch.say(f"metrics {metrics_url()}")
+                launch.say(f"metrics http://{os.environ[ADDRESS_VARIABLE]}/metrics")
+                launch.say(f"Ray's own metrics {ray_metrics_url()}")
                 _introduce(config, reach)
                 while True:
                     ray.raise_if_dead()
@@ -185,9 +196,11 @@ class Reach:
         return next(self.folder.rglob("ingress.sock"), None) if self.folder is not None else None
 
     def addresses(self, config: Any) -> dict[str, str]:
-        """The URL of each task."""
+        """The URL of each task, then those of other models than the default, by application."""
         prefixes = {application.name: application.route_prefix for application in config.applications}
-        return {task: f"{self.url}{prefixes[task].rstrip('/')}" for task in TASKS if task in prefixes}
+        names = [task for task in TASKS if task in prefixes]
+        names += [name for name in prefixes if task_of(name) in TASKS and model_of(name) is not None]
+        return {name: f"{self.url}{prefixes[name].rstrip('/')}" for name in names}
 
     def wait(self, url: str) -> None:
         """Wait until a request reaches the task's replica: a GET there is refused by the task itself."""
@@ -229,17 +242,17 @@ def _introduce(config: Any, reach: Reach) -> None:
     print(f"ready {reach.url}", flush=True)
     for task, url in reach.addresses(config).items():
         try:
-            answer = demonstrate(TASKS[task], url, reach.key, reach.through())
+            answer = demonstrate(TASKS[task_of(task)], url, reach.key, reach.through())
         except AskError as error:  # the cluster serves nevertheless
             answer = f"no answer: {error}"
-        print(f"{task}\n  {TASKS[task].examples[0]}\n  -> {answer}", flush=True)
+        print(f"{task}\n  {TASKS[task_of(task)].examples[0]}\n  -> {answer}", flush=True)
 
 
 def _check_devices(content: dict[str, Any], say: Say) -> None:
     """Raise ConfigurationError for the first task whose device does not compute here, before anything is started."""
     devices: dict[Device, str] = {}
-    for task, config in task_configs(content).items():
-        devices.setdefault(config.device, task)
+    for name, config in task_configs(content).items():
+        devices.setdefault(config.device, name)
     for device, task in devices.items():
         if device != "cpu":
             with step(f"trying {device}", say):
@@ -257,12 +270,12 @@ def _fetch_artifacts(content: dict[str, Any], say: Say) -> None:
     given, tasks = user_configs(content), task_configs(content)
     errors = []
     with step(f"checking {len(tasks)} artifacts", say):
-        for task, config in tasks.items():
+        for name, config in tasks.items():
             try:
-                fetched = fetch(config.model, say)
+                fetched, task = fetch(config.model, say), task_of(name)
                 artifact = ModelArtifact.open(fetched.folder, task=task, allow_unverified=config.allow_unverified)
                 artifact.check_device(config.device)
-                given[task]["model"] = fetched.pinned
+                given[name]["model"] = fetched.pinned
             except ArtifactError as error:
                 errors.append(error)
     if errors:

@@ -31,7 +31,7 @@ END_S = 5.0  # how long Ray's processes may take to end by themselves
 OBJECT_STORE_BYTES = 100 * 2**20  # requests do not go through it
 FOLDERS, FOLDER = Path("/tmp"), "sextet-"  # not TMPDIR: a socket's path has 107 bytes at most
 LOCK = "lock"
-METRICS_PORT = 9102  # where Prometheus finds Ray's metrics and ours, unless something else is there
+RAY_METRICS_PORT = 9102  # where Prometheus finds Ray's own metrics, unless something else is there
 NAMESPACE = "serve"
 REPLICA = "SERVE_REPLICA::"  # how names of Serve's replicas begin
 POLL_S = 0.2
@@ -203,7 +203,7 @@ def _start(folder: Path) -> None:
             address="local",
             namespace=NAMESPACE,
             include_dashboard=False,
-            _metrics_export_port=int(free_port(METRICS_PORT)),  # ray.init has no public argument for it
+            _metrics_export_port=int(free_port(RAY_METRICS_PORT)),  # ray.init has no public argument for it
             _temp_dir=str(folder / "ray"),  # its session, which /tmp/ray would keep for ever
             object_store_memory=OBJECT_STORE_BYTES,
             log_to_driver=False,
@@ -214,8 +214,8 @@ def _start(folder: Path) -> None:
         raise RayError(f"Ray did not start: {first_line(error)}") from error
 
 
-def metrics_url() -> str:
-    """The address that Prometheus scrapes for this machine's cluster."""
+def ray_metrics_url() -> str:
+    """The address of Ray's own metrics."""
     import ray
 
     (node,) = ray.nodes()

@@ -53,6 +53,8 @@ PYTHON_PROXY = {
     "RAY_SERVE_ENABLE_HA_PROXY": "0",
     "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",  # replicas would listen for an HAProxy that does not run
 }
+ADDRESS_VARIABLE = "SEXTET_METRICS_ADDRESS"  # where a node hands out metrics: observability/exposition.py
+METRICS_PORT = 9103
 DRAINED_S = 15.0  # longer than a replica that ends: it takes requests for some seconds more
 SPARE_PORTS = range(20_000, 30_000)  # between the ports of `ray start`'s workers and those of Serve's replicas
 
@@ -67,7 +69,8 @@ def prepare(
     configures it, and it listens on `address`. Ray's own servers listen on loopback and ask for this cluster's token.
     """
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    wanted = TUNED | _ending(drain_s) | ALONE | token | (_haproxy_files(folder) if haproxy else {})
+    metrics = {ADDRESS_VARIABLE: f"127.0.0.1:{free_port(METRICS_PORT)}"}
+    wanted = TUNED | _ending(drain_s) | ALONE | token | metrics | (_haproxy_files(folder) if haproxy else {})
     os.environ.update({name: value for name, value in wanted.items() if name not in os.environ})
     os.environ.update(_proxy(folder, haproxy, ingress, address.text()))
 

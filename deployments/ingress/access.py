@@ -17,7 +17,7 @@ from deployments.http.errors import (
 from deployments.http.request import CLASS_HEADER, CLIENT_HEADER, OWN_HEADERS, SECRET_HEADER
 from deployments.ingress.config import EVERY_NAME, IngressConfig
 from deployments.ingress.node import KEYS
-from deployments.ingress.rewrite import APPLICATION, NODE, OWN_SOCKET, PREFIX, SECRET, Lines
+from deployments.ingress.rewrite import NODE, OWN_SOCKET, PREFIX, SECRET, SEPARATOR, TASK, Lines
 from deployments.protocols.openai.errors import failure_body
 from pipelines.errors import InvalidInputError, OverloadedError, SextetError
 from pipelines.tasks import TASKS
@@ -162,8 +162,10 @@ def _grpc_rules(config: IngressConfig) -> Iterator[str]:
         yield f"http-request set-var-fmt({asked}) '=%[req.hdr(application)]'"
         for task in TASKS:  # who names no application would get the only one that is deployed
             may_not = f"if {_found(tasks)} !{{ var({tasks}) -m str * }} !{{ var({tasks}) -m sub |{task}| }}"
+            of_its_models = f"{may_not} {{ var({asked}) -m beg ={task}{SEPARATOR} }}"
             may_not += f" {{ var({asked}) -m str ={task} }}"
             yield f"{refused} 7 hdr grpc-message 'this key may not ask this task' {may_not}"
+            yield f"{refused} 7 hdr grpc-message 'this key may not ask this task' {of_its_models}"
         may_not = f"if {_found(tasks)} !{{ var({tasks}) -m str * }} {{ var({asked}) -m str = }}"
         yield f"{refused} 7 hdr grpc-message 'this key needs the metadata application' {may_not}"
         yield f"http-request set-header {CLIENT_HEADER} %[var({key}),field(1,:)] if {_found(key)}"
@@ -176,7 +178,7 @@ def _grpc_rules(config: IngressConfig) -> Iterator[str]:
 def _task_rules() -> Iterator[str]:
     tasks = f"{TEMPORARY}tasks"
     error = ForbiddenError("this key may not ask this task")
-    may_not = f"{_found(tasks)} !{{ var({tasks}) -m str * }} !{{ var({tasks}) -m sub |{APPLICATION}| }}"
+    may_not = f"{_found(tasks)} !{{ var({tasks}) -m str * }} !{{ var({tasks}) -m sub |{TASK}| }}"
     for path in (f"{{ path {PREFIX} }}", f"{{ path_beg {PREFIX}/ }}"):
         yield from _refusal(error, f"{may_not} {path}")
 

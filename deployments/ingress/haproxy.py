@@ -61,7 +61,7 @@ def write_wrapper(binary: Path, folder: Path, settings: Settings) -> Path:
     for name, value in {
         "NODE": shlex.join([sys.executable, "-IS", "-c", RUN, str(root)]),
         "SETTINGS": shlex.quote(str(file)),
-        "WATCHES": "1" if settings.keys or settings.certificate else "",
+        "WATCHES": "1" if settings.keys or settings.certificate or settings.traffic else "",
         "DIE_WITH_PARENT": die_with_parent,
         "BINARY": shlex.quote(str(binary)),
     }.items():

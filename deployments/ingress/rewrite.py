@@ -34,6 +34,12 @@ LARGE = "large-"
 IS_LARGE = ("{ req.hdr_val(content-length) gt 32768 }", "{ req.fhdr(transfer-encoding) -m found }")
 NODE, APPLICATION, PREFIX = "<node>", "<application>", "<prefix>"
 """In a line: the folder of the file, which is this node's own; an application's name and path prefix."""
+TASK, MODELS, MODEL, MODEL_PREFIX = "<task>", "<models>", "<model>", "<model prefix>"
+"""In a line of an application: its task. In one of a task with several models: the names of those beside the default;
+one of them, and its prefix.
+"""
+SEPARATOR = "."
+"""Between the task and the name in the name of an application of another model than the default (config.py)."""
 BACKEND, BACKEND_NUMBER, SERVER, SERVER_NUMBER = "<backend>", "<backend number>", "<server>", "<server number>"
 """In a line of a backend: its name; a number for the name of a variable; the same of a server."""
 SECRET = "<secret>"
@@ -78,6 +84,8 @@ class Lines:
     """Before Ray's rules of the gRPC frontend, where there is one."""
     application: tuple[str, ...] = ()
     """After `frontend` and the aliases, once for each application but the one at `/`: paths are the application's."""
+    several: tuple[str, ...] = ()
+    """After the aliases, once for each task with several models; lines in a row that name one are repeated for each."""
     replica: tuple[str, ...] = ()
     """Before an application's lines, once for each of its replicas."""
     gateway: tuple[str, ...] = ()
@@ -107,6 +115,8 @@ class Settings:
     """The operator's file of keys."""
     certificate: tuple[str, ...] = ()
     """The operator's files of the certificate and its key."""
+    traffic: str = ""
+    """The operator's file of shares (traffic.py)."""
     order: tuple[str, ...] = ()
     """Applications whose lines come first, in this order."""
 
@@ -143,13 +153,16 @@ def rewrite(text: str, settings: Settings, node: str, secret: str = "none") -> s
         for header in PUBLIC:
             if header in sections:
                 sections[header] = [line for line in sections[header] if not _is("log", line)]
-    rules = [*lines.frontend, *_alias_rules(prefixes, settings.aliases)]
+    rules = [*lines.frontend, *_alias_rules(prefixes, (*settings.aliases, *_model_aliases(prefixes)))]
+    rules += _of_several(lines.several, prefixes)
     for name in sorted(prefixes, key=lambda name: [*settings.order, *prefixes].index(name)):
         if prefixes[name] != "/":
             replicas = _replicas(sections[f"backend http-{name}"])
             of_application = [line.replace(SERVER, one) for one in replicas for line in lines.replica]
             of_application += lines.application
-            rules += [line.replace(APPLICATION, name).replace(PREFIX, prefixes[name]) for line in of_application]
+            task = name.partition(SEPARATOR)[0]
+            of_application = [line.replace(APPLICATION, name).replace(TASK, task) for line in of_application]
+            rules += [line.replace(PREFIX, prefixes[name]) for line in of_application]
     rules += lines.gateway if prefixes.get(GATEWAY) == "/" else ()
     sections[PUBLIC[0]] = _frontend(sections[PUBLIC[0]], settings, _indented(rules))
     if PUBLIC[1] in sections:
@@ -235,6 +248,39 @@ def _alias_rules(prefixes: dict[str, str], aliases: tuple[Alias, ...]) -> list[s
             pattern, path = f"^{alias.root}(/.*)?$", f"{prefix}{alias.below}\\1"
             rules.append(f"http-request replace-path {pattern} {path} if {{ path_beg {alias.root} }}")
     return rules
+
+
+def _models(prefixes: dict[str, str]) -> dict[str, list[str]]:
+    """The names of the other models of each task that has a default and others."""
+    found: dict[str, list[str]] = {}
+    for application in sorted(prefixes):
+        task, _, model = application.partition(SEPARATOR)
+        if model and task in prefixes:
+            found.setdefault(task, []).append(model)
+    return found
+
+
+def _model_aliases(prefixes: dict[str, str]) -> list[Alias]:
+    """The paths by which other protocols name a model."""
+    return [
+        Alias(f"{root}/{model}", f"{task}{SEPARATOR}{model}", f"{root}/{model}" if root == "/v2/models" else "")
+        for task, models in _models(prefixes).items()
+        for model in models
+        for root in ("/v2/models", "/models")
+    ]
+
+
+def _of_several(ours: Sequence[str], prefixes: dict[str, str]) -> list[str]:
+    written: list[str] = []
+    for task, models in _models(prefixes).items():
+        for is_of_model, block in groupby(ours, lambda line: MODEL in line or MODEL_PREFIX in line):
+            repeated = list(block)
+            for model in models if is_of_model else [""]:
+                prefix = prefixes.get(f"{task}{SEPARATOR}{model}", "")
+                for line in repeated:
+                    line = line.replace(MODEL_PREFIX, prefix).replace(MODEL, model).replace(MODELS, " ".join(models))
+                    written.append(line.replace(TASK, task).replace(PREFIX, prefixes[task]))
+    return written
 
 
 def _of_backend(ours: Sequence[str], header: str, number: int, lines: list[str]) -> list[str]:

@@ -8,6 +8,7 @@ from deployments.ingress.aliases import aliases
 from deployments.ingress.config import IngressConfig, TlsConfig
 from deployments.ingress.drain import draining
 from deployments.ingress.limits import connections, limits
+from deployments.ingress.models.rules import models
 from deployments.ingress.node import CERTIFICATE
 from deployments.ingress.overload import overload
 from deployments.ingress.probes import probes
@@ -28,12 +29,20 @@ def settings(config: IngressConfig, folder: Path, address: str = "") -> Settings
     """
     # Who is refused for overload sends no body, so that comes before `limits`, which wait for it.
     lines = connections(config.limits) + overload() + limits(config.limits, folder) + access(config)
-    lines += draining(folder) + probes()
+    lines += models(config.limits.body_timeout_s, config.traffic is not None) + draining(folder) + probes()
     if LOG_TARGET not in os.environ:
         lines += UNLOGGED
     certificate = (config.tls.certificate, config.tls.key) if config.tls is not None else ()
-    bind = _bind_options(config.tls)
-    return Settings(lines, aliases(), address, bind, config.keys or "", certificate, tuple(TASKS))
+    return Settings(
+        lines,
+        aliases(),
+        address,
+        _bind_options(config.tls),
+        config.keys or "",
+        certificate,
+        traffic=config.traffic or "",
+        order=tuple(TASKS),
+    )
 
 
 def _bind_options(config: TlsConfig | None) -> str:

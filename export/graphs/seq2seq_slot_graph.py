@@ -12,6 +12,9 @@ encoder
   attention_mask                       (rows, tokens)    int64    1 for the tokens of a source, 0 after its end
   -> cross_key_values                  (2 x layers, rows, heads, tokens, head_dim)    keys and values of layer 0, 1, ...
 
+On CUDA the operator is for fp16. T5's bias by distance keeps it from the fused kernels there: they take no bias, and
+ONNX Runtime computes such a node by matrix products and a softmax (contrib_ops/cuda/bert/group_query_attention.cc).
+
 decoder, one token of each row
   input_ids                            (rows, 1)         int64
   seqlens_k                            (rows,)           int32    the tokens of each row before this one
@@ -21,6 +24,7 @@ decoder, one token of each row
   past_key_values.N.decoder.key/value  (rows, heads, max_tokens, head_dim)
   past_key_values.N.encoder.key/value  (rows, heads, max_source_tokens, head_dim)
   source_end.N.key/value               (rows, 1, heads x head_dim)    of the last token of each source
+  key_positions                        (longest row,)    int64    0, 1, ...; where attention has a bias by distance
   -> logits                            (rows, vocab)
      present.N.decoder/encoder.key/value                as past_key_values
 """
@@ -34,6 +38,8 @@ from typing import Any
 from export.graphs.slot_graph import OPSET, contrib
 
 ARCHITECTURES = ("bart", "m2m_100", "marian", "t5")
+_RESHAPING = ("m2m_100", "t5")
+"""Their decoders reshape ids by their own shape, which a device would ask of the host at every step."""
 _WIDTH_OF_A_HEAD = 8  # GroupQueryAttention takes heads of a multiple of it
 
 
@@ -74,8 +80,12 @@ def convert_seq2seq_to_slots(model: Any, encoder: Path, decoder: Path) -> None:
     inputs |= {"source_seqlens_k": of_rows, "source_total_sequence_length": {}}
     inputs |= {f"past_key_values.{name}": axes for name, axes in cached.items()}
     inputs |= {f"source_end.{layer}.{part}": of_rows for layer, part in parts}
+    places = []
+    if module.farthest:
+        places.append(torch.arange(tokens))
+        inputs["key_positions"] = {0: "total"}
     outputs = {"logits": of_rows} | {f"present.{name}": axes for name, axes in cached.items()}
-    _export(module, (ids[:, :1], lengths, total, lengths, total, past, ends), decoder, inputs, outputs)
+    _export(module, (ids[:, :1], lengths, total, lengths, total, past, ends, places), decoder, inputs, outputs)
 
 
 def _export(module: Any, example: Any, graph: Path, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
@@ -227,11 +237,11 @@ def _decoder(model: Any) -> Any:
             self.own = _attentions(self.stack, "self_attn", "SelfAttention")
             self.cross = _attentions(self.stack, "encoder_attn", "EncDecAttention")
             self.inputs = torch.nn.ModuleList(_together((one.query, one.key, one.value)) for one in self.own)
-            self.kind = model.config.model_type
+            self.kind, self.farthest = model.config.model_type, 0
             if self.kind == "t5":
                 first = self.own[0].module
                 self.farthest = first.relative_attention_max_distance
-                self.register_buffer("bias", _bias(first, -torch.arange(self.farthest + 1)))
+                self.register_buffer("bias", _bias(first, -torch.arange(self.farthest + 1)).T.contiguous())
             else:
                 self.register_buffer("positions", _positions(self.stack.embed_positions, self.kind))
 
@@ -251,22 +261,26 @@ def _decoder(model: Any) -> Any:
             source_total: Any,
             past: list[Any],
             ends: list[Any],
+            key_positions: list[Any],
         ) -> tuple[Any, ...]:
             self.lengths, self.source_lengths = (seqlens_k, total), (source_seqlens_k, source_total)
             self.past, self.ends, self.present = past, ends, [None] * len(past)
             place = seqlens_k[:, None].to(torch.int64)  # (rows, 1)
-            if self.kind == "t5":
-                away = (place - torch.arange(total)).clamp(0, self.farthest)  # (rows, total)
-                self.distances = self.bias[:, away].transpose(0, 1)[:, :, None]  # (rows, heads, 1, total)
+            if self.farthest:
+                # An input: made of `total`, which lies on the host, they would be copied to a device at every step.
+                away = (place - key_positions[0]).clamp(0, self.farthest)  # (rows, total)
+                biases = torch.nn.functional.embedding(away, self.bias)  # (rows, total, heads)
+                self.distances = biases.transpose(1, 2)[:, :, None]  # (rows, heads, 1, total)
             else:
                 self.distances = None
                 if self.kind == "m2m_100":  # a padding token has no position
-                    place = torch.where(input_ids == self.stack.padding_idx, torch.zeros_like(place), place + 1)
+                    place = torch.where(input_ids == self.stack.padding_idx, torch.tensor(0), place + 1)
                 self.position = torch.nn.functional.embedding(place, self.positions)
+            given = {"input_ids": input_ids}
+            if self.kind in _RESHAPING:
+                given = {"inputs_embeds": self.stack.embed_tokens(input_ids)}
             # The layers run cross-attention only where there are encoder states; the traced one does not read them.
-            hidden = self.stack(
-                input_ids=input_ids, encoder_hidden_states=torch.zeros(1, 1, 1), use_cache=False
-            ).last_hidden_state
+            hidden = self.stack(**given, encoder_hidden_states=torch.zeros(1, 1, 1), use_cache=False).last_hidden_state
             return _logits(self.model, hidden[:, 0]), *self.present
 
         def attending(self, number: int) -> Callable[..., Any]:

@@ -42,6 +42,21 @@ Event = Scheduled | Steps | Answer | Exception
 """What `Job.put` receives. An Answer or an Exception is the last."""
 
 
+@dataclass(frozen=True)
+class CacheState:
+    """The KV cache of an engine: its slots, those that are taken, the tokens that all can hold and that those hold.
+
+    Since the start, `prompt_tokens` were asked, and `reused_tokens` of them found in a slot: the prefix cache.
+    """
+
+    slots: int
+    taken_slots: int
+    tokens: int
+    held_tokens: int
+    prompt_tokens: int
+    reused_tokens: int
+
+
 class Share:
     """The fair share of one caller, whatever number of requests it has.
 
@@ -127,10 +142,11 @@ class DecodeEngine(ABC, Generic[QueuedT]):
     """The queue and the decode thread, which starts with the first request and ends with the last.
 
     `prompt_token_s` and `new_token_s` are moving averages of the seconds per prefill token and per generated token; 0.0
-    before the first one.
+    before the first one. Any thread may call `cache`; it gives None for an engine without KV cache slots.
     """
 
     def __init__(self) -> None:
+        self.cache: Callable[[], CacheState | None] = lambda: None
         self.rounds, self.round_s, self.model_s = 0, 0.0, 0.0
         self.prompt_token_s = self.new_token_s = 0.0
         self._lock = threading.Lock()  # guards all below, which callers write too

@@ -46,8 +46,9 @@ class InferenceSession:
 
     `graph` is its file or the content of one. `input_shapes` hold an int for a fixed dimension and its symbolic name
     for a dynamic one. `captures`: runs on bound memory can be captured as CUDA graphs (`run_bound`); such a session has
-    one stream, so its runs do not overlap. Raises ArtifactError for a file that is not a graph, ConfigurationError for
-    a device that this machine or this onnxruntime does not have.
+    one stream, so its runs do not overlap. What a caller copies to or from a device, or allocates there, belongs into a
+    block of `share`, within which nothing is captured; binding an input from the host copies it. Raises ArtifactError
+    for a file that is not a graph, ConfigurationError for a device that this machine or this onnxruntime does not have.
     """
 
     def __init__(self, graph: Path | bytes, config: SessionConfig, *, captures: bool = False) -> None:
@@ -92,14 +93,15 @@ class InferenceSession:
         self.output_shapes: dict[str, tuple[int | str | None, ...]] = {one.name: tuple(one.shape) for one in outputs}
         self.memory = "cpu" if config.device == "cpu" else "cuda"
 
+        self.captures = captures
         self._uncaptured = _run_options(NOT_CAPTURED) if captures else None
         self._captured: dict[tuple[int, int], onnxruntime.RunOptions] = {}  # by thread and graph_id
-        self._shares = CAPTURES.share if captures or config.device != "cpu" else nullcontext
+        self.share = CAPTURES.share if captures or config.device != "cpu" else nullcontext
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Every output by name. `feeds` holds exactly `input_names`, each of its type in `input_types`."""
         try:
-            with self._shares():
+            with self.share():
                 outputs = self._session.run(None, feeds, self._uncaptured)
         except Exception as error:
             raise out_of_memory(error, self.config) or error from None
@@ -121,7 +123,7 @@ class InferenceSession:
         key = (threading.get_ident(), graph_id)
         try:
             if self._uncaptured is None or graph_id == NOT_CAPTURED or key in self._captured:
-                with self._shares():
+                with self.share():
                     self._session.run_with_iobinding(binding, self._captured.get(key, self._uncaptured))
                 return
             with CAPTURES.capture() as alone:

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from deployments.ask import AskError, ask
 from pipelines.tasks import TASKS
@@ -50,17 +51,20 @@ def test_prometheus_finds_the_batches_of_each_task(cluster: Serving, http: httpx
     (url,) = [line.removeprefix("metrics ") for line in cluster.lines if line.startswith("metrics ")]
     http.post("/text-classification", json={"inputs": [TEXT, "Short."]}).raise_for_status()
 
-    give_up_at = time.monotonic() + 60  # Ray collects every few seconds
-    while True:
-        named = [line for line in httpx.get(url).text.splitlines() if 'deployment="text-classification"' in line]
-        value = {line.partition("{")[0]: float(line.rpartition(" ")[2]) for line in named}
-        if value.get("ray_sextet_batch_rows_count", 0) >= 1:
-            break
-        assert time.monotonic() < give_up_at
-        time.sleep(0.5)
-    assert 0 < value["ray_sextet_tokens_total"] <= value["ray_sextet_padded_tokens_total"]
-    assert value["ray_sextet_batch_inference_seconds_sum"] > 0
-    assert "ray_sextet_batch_queue_seconds_count" in value
+    families = {one.name: one.samples for one in text_string_to_metric_families(httpx.get(url, timeout=30).text)}
+    value = {
+        sample.name: sample.value
+        for samples in families.values()
+        for sample in samples
+        if sample.labels.get("task") == "text-classification"
+    }
+    assert value["sextet_batch_rows_count"] >= 1
+    assert 0 < value["sextet_tokens_total"] <= value["sextet_padded_tokens_total"]
+    assert value["sextet_batch_inference_seconds_sum"] > 0
+    assert "sextet_batch_queue_seconds_count" in value
+    assert {sample.labels["task"] for sample in families["sextet_artifact_info"]} == set(TASKS)
+    there = {(one.labels["application"], one.labels["state"]): one.value for one in families["sextet_replicas"]}
+    assert all(there[task, state] >= 1 for task in TASKS for state in ("wanted", "there"))
 
 
 def test_the_gateway_lists_the_tasks_and_their_models(http: httpx.Client) -> None:

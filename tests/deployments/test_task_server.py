@@ -344,9 +344,9 @@ def test_changes_that_overlap_are_applied_in_their_order_and_leave_one_model(mod
 
     def loaded(config: Any) -> Any:
         time.sleep(0.3 if config.threads == 1 else 0.0)
-        pipeline, scheduler = load(config)
+        pipeline, scheduler, observer = load(config)
         schedulers.append(scheduler)
-        return pipeline, scheduler
+        return pipeline, scheduler, observer
 
     monkeypatch.setattr(server, "_load", loaded)
 

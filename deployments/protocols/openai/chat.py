@@ -157,6 +157,7 @@ class ChatCompletions(OpenAi):
 
     object = "chat.completion"
     prefix = "chatcmpl-"
+    path = "/v1/chat/completions"
     renamed: ClassVar[Mapping[str, Path]] = {"inputs": ("messages",), "parameters": ()}
 
     def __init__(self, pipeline: CompletionPipeline, template: ChatTemplate | None, format: CallFormat | None) -> None:
@@ -171,6 +172,7 @@ class ChatCompletions(OpenAi):
 
     def read(self, body: bytes, headers: Mapping[str, str]) -> CompletionRequest:
         given: ChatBody = decode(body, ChatBody)
+        self.check_model(given.model, headers)
         if self._template is None:
             only = "is set; allowed: /v1/completions only, as the model has no chat template"
             raise InvalidInputError(only, ("messages",))

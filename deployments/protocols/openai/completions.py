@@ -51,10 +51,12 @@ class Completions(OpenAi):
 
     object = "text_completion"
     prefix = "cmpl-"
+    path = "/v1/completions"
     renamed: ClassVar[Mapping[str, Path]] = {"inputs": ("prompt",), "parameters": ()}
 
     def read(self, body: bytes, headers: Mapping[str, str]) -> CompletionRequest:
         given: CompletionBody = decode(body, CompletionBody)
+        self.check_model(given.model, headers)
         scored = given.logprobs is not None
         parameters = given.sampling(echo=given.echo, logprobs=scored, top_logprobs=given.logprobs or 0)
         inputs, is_list = given.prompts()

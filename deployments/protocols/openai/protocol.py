@@ -1,27 +1,27 @@
 """OpenAI's API for text: what chat (chat.py) and completions (completions.py) share.
 
 A parameter that cannot be honoured has the type of the values that change nothing, so that all others are refused by
-name. The model's name is not checked: there is one, and clients that know no names send "dummy".
+name. The model's name is checked where the task has several: clients that know no names send "dummy".
 """
 
 import secrets
 import time
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
-from deployments.http.errors import Failure
+from deployments.http.errors import Failure, MovedError, RouteNotFoundError
+from deployments.http.request import OTHERS_HEADER
 from deployments.protocols.openai.errors import failure_body
 from deployments.protocols.openai.response_format import ResponseFormat
 from deployments.protocols.protocol import Protocol, Reply, TaskRequest, json_reply
 from pipelines.errors import InvalidInputError, Path
 from pipelines.generation.decoding.guide import Constraint
-from pipelines.misfit import require, unknown_key
-from pipelines.runtime.artifact import Manifest
+from pipelines.misfit import require, shown, unknown_key
 from pipelines.schema import Body
 from pipelines.tasks.completion import ChoiceDelta, CompletionParameters, CompletionPipeline, PromptToken, Sampling
 
@@ -90,9 +90,9 @@ class CompletionRequest(TaskRequest):
     include_usage: bool = False
 
 
-def model_card(manifest: Manifest) -> dict[str, Any]:
+def model_card(name: str) -> dict[str, Any]:
     """The entry of `/v1/models`."""
-    return {"id": manifest.source.name, "object": "model", "created": 0, "owned_by": "sextet"}
+    return {"id": name, "object": "model", "created": 0, "owned_by": "sextet"}
 
 
 class OpenAi(Protocol):
@@ -100,11 +100,26 @@ class OpenAi(Protocol):
 
     object: ClassVar[str]
     prefix: ClassVar[str]
+    path: ClassVar[str]
     request_type: ClassVar[type[CompletionRequest]] = CompletionRequest
 
     def __init__(self, pipeline: CompletionPipeline) -> None:
         super().__init__(pipeline)
-        self.model = pipeline.artifact.manifest.source.name
+        self.model = pipeline.artifact.name
+
+    def check_model(self, name: str | None, headers: Mapping[str, str]) -> None:
+        """Raise RouteNotFoundError for a model that the task does not have, where the ingress says that it has others.
+
+        It has sent a request for one of those there, unless the body is larger than what it looks at: MovedError.
+        """
+        listed = headers.get(OTHERS_HEADER)
+        if listed is None or name is None or name in (self.model, self.pipeline.task):
+            return
+        others = listed.split()
+        if name in others:
+            raise MovedError(f"the model {name} is elsewhere", f"/{self.pipeline.task}/{name}{self.path}")
+        allowed = ", ".join((self.model, self.pipeline.task, *others))
+        raise RouteNotFoundError(f"there is no model {shown(name)}; allowed: {allowed}")
 
     def request(
         self, body: OpenAiBody, inputs: Sequence[Any], parameters: CompletionParameters, *, is_list: bool = False

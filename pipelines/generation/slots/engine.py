@@ -45,6 +45,7 @@ class SlotEngine(DecodeEngine[Decoding]):
         self._prefix_cache = turns.prefix_cache
         self._turns = Turns(turns.turn_tokens, model.slots if turns.max_paused is None else turns.max_paused)
         self._table = SlotTable(model.slots, model.max_tokens)
+        self.cache = self._table.state
         self._prefilling: deque[Decoding] = deque()
         self._decoding: list[Decoding] = []
         self._opening: dict[int, tuple[int, ...]] = {}  # slots taken in this round, with their sources
@@ -187,7 +188,7 @@ class SlotEngine(DecodeEngine[Decoding]):
             self._budget -= len(request.source)
             self._did(decoding.share, PROMPT_TOKEN * len(request.source))
             table.open(slot, request.cache_key)
-        decoding.cached_tokens = int(table.lengths[slot])
+        decoding.cached_tokens = table.begin(slot, len(request.prompt))
         missing = len(request.prompt) - decoding.cached_tokens
         if missing == 0:
             assert prompt.logits is not None

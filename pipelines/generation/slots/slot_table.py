@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipelines.generation.engine import CacheState
+
 
 @dataclass(frozen=True)
 class Held:
@@ -37,10 +39,25 @@ class SlotTable:
         self._taken: set[int] = set()
         self._used = np.zeros(slots, np.int64)  # when each was given back: the count of returns then
         self._given_back = 0
+        self._prompt_tokens = self._reused_tokens = 0  # of all sequences so far
 
     @property
     def free(self) -> int:
         return len(self.lengths) - len(self._taken)
+
+    def state(self) -> CacheState:
+        """Any thread may call this."""
+        slots, tokens = self._ids.shape
+        taken = list(self._taken)
+        held = int(self.lengths[taken].sum())
+        return CacheState(slots, len(taken), slots * tokens, held, self._prompt_tokens, self._reused_tokens)
+
+    def begin(self, slot: int, prompt_tokens: int) -> int:
+        """How many tokens of a prompt of that length a slot has, whose content was cut to what the prompt reuses."""
+        reused = int(self.lengths[slot])
+        self._prompt_tokens += prompt_tokens
+        self._reused_tokens += reused
+        return reused
 
     def shared(self, key: Hashable, ids: Sequence[int]) -> np.ndarray:
         """The length of the prefix of the prompt `ids` that each slot holds, in tokens: (slots,) int64."""

@@ -98,6 +98,7 @@ class Running:
     host: str
     port: int
     ports: Mapping[str, int]
+    applications: Mapping[str, str] = field(default_factory=lambda: APPLICATIONS)
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of Ray's own configuration."""
     processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
@@ -117,7 +118,8 @@ class Running:
         bufsize = int(TUNED["RAY_SERVE_HAPROXY_TUNE_BUFSIZE"])
         spare: dict[str, Any] = {"bufsize": bufsize, "metrics_port": spare_port(), "stats_port": spare_port()}
         timeouts: dict[str, Any] = {"timeout_connect_s": 5, "timeout_client_s": 60, "timeout_server_s": 60}
-        file = ray_file(self.folder, ports=self.ports, http_options=loopback, **spare, **timeouts, **self.options)
+        own = {**spare, **timeouts, **self.options}
+        file = ray_file(self.folder, self.applications, ports=self.ports, http_options=loopback, **own)
         run = command(self.folder, file, self.config, f"{self.host}:{self.port}")
         self.processes.append(subprocess.Popen([*run, *options]))
         give_up_at = time.monotonic() + START_S
@@ -148,12 +150,18 @@ class Running:
 
 @contextmanager
 def running(
-    folder: Path, config: IngressConfig | None = None, host: str = "127.0.0.1", **options: Any
+    folder: Path,
+    config: IngressConfig | None = None,
+    host: str = "127.0.0.1",
+    applications: Mapping[str, str] = APPLICATIONS,
+    **options: Any,
 ) -> Iterator[Running]:
-    """HAProxy in front of a replica of each of APPLICATIONS; `options` are of Ray's own configuration."""
-    replicas = {name: Replica(name) for name in APPLICATIONS}
+    """HAProxy in front of a replica of each application, which are given with their prefixes; `options` are of Ray's
+    own configuration.
+    """
+    replicas = {name: Replica(name) for name in applications}
     ports = {name: replica.server_address[1] for name, replica in replicas.items()}
-    ingress = Running(folder, config or IngressConfig(), host, spare_port(), ports, options)
+    ingress = Running(folder, config or IngressConfig(), host, spare_port(), ports, applications, options)
     try:
         ingress.start()
         yield ingress

@@ -480,3 +480,35 @@ def test_messages_as_clients_send_them_back_are_accepted(server: TaskServer) -> 
     response = post(server, {"messages": [*MESSAGES, answered, parts], "max_tokens": 1, "stop": None}, CHAT)
 
     assert response.status_code == 200, response.text
+
+
+def test_a_task_with_several_models_refuses_a_name_that_none_has_and_sends_large_bodies_on(server: TaskServer) -> None:
+    """The ingress names the others (deployments/ingress/models)."""
+    name = server._now.pipeline.artifact.name
+
+    def asked(model: Any, path: str = "/v1/completions") -> Any:
+        body = {"model": model, "max_tokens": 2, "temperature": 0}
+        body |= {"prompt": "a"} if path == "/v1/completions" else {"messages": MESSAGES}
+        return post(server, body, path, x_sextet_models="large small")
+
+    for path in ("/v1/completions", CHAT):
+        assert [asked(known, path).status_code for known in (name, TASK, None)] == [200, 200, 200]
+        unknown = asked("dummy", path)
+        assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "not_found")
+        assert unknown.json()["error"]["message"] == (
+            f"there is no model 'dummy'; allowed: {name}, text-generation, large, small"
+        )
+        moved = asked("large", path)
+        assert (moved.status_code, moved.headers["location"]) == (308, f"/text-generation/large{path}")
+
+
+def test_a_model_with_a_name_of_its_own_is_called_by_it(exported: Callable[..., Path]) -> None:
+    server = TaskServer(TASK, model="large")
+    asyncio.run(server.reconfigure({"model": str(exported("qwen2", TASK))}))
+
+    answer = post(server, {"prompt": "a", "max_tokens": 2}, "/v1/completions").json()
+    assert answer["model"] == server.describe()["id"] == "large"
+    tensor = {"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a"]}
+    infer = {"inputs": [tensor], "parameters": {"max_new_tokens": 2}}
+    assert post(server, infer, "/v2/models/large/infer").json()["model_name"] == "large"
+    assert post(server, infer, f"/v2/models/{TASK}/infer").status_code == 404
