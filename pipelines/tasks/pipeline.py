@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-import onnxruntime
-
 from pipelines.errors import InvalidInputError
 from pipelines.generation.decoding.request import Step
 from pipelines.runtime.artifact import ModelArtifact
@@ -139,5 +137,7 @@ class EncoderPipeline(Pipeline[InputT, ParametersT, EncoderRow, OutputT]):
         return PaddedScheduler(self.forward, batching, cost.model, queue, on_batch, cost)
 
     def _kept(self, folder: Path, batching: BatchingConfig, shapes: Sequence[tuple[int, int]]) -> KeptCosts:
+        import onnxruntime  # here: `sextet doctor` runs where it is missing or broken, and says so
+
         files = sorted((name, one.sha256) for name, one in self.artifact.manifest.files.items())
         return KeptCosts(folder, files, self._config.threads, batching.concurrency, shapes, onnxruntime.__version__)
