@@ -14,9 +14,12 @@
 # make clean    remove the environment and the artifacts
 #
 # RUNTIME=gpu installs ONNX Runtime for GPUs in place of the one for CPUs: make serve RUNTIME=gpu
+# TORCH_INDEX is where torch's build for CPUs is found, beside the indexes that pip knows: a mirror, or nothing
 
 PYTHON ?= python3
 RUNTIME ?= cpu
+# PyPI's torch for Linux is the build for CUDA, with gigabytes of it. An index that is not reached costs ten seconds.
+export TORCH_INDEX ?= $(if $(filter gpu,$(RUNTIME)),,https://download.pytorch.org/whl/cpu)
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
@@ -62,21 +65,22 @@ soak-generation: $(VENV)/dev.installed
 
 # Everything comes from the locks, so nothing is resolved. torch is the exception (requirements/torch.txt says why): what
 # the locks hold for it is there first, and pip adds what the chosen build needs beyond that. The two runtimes share a
-# folder, so the other one leaves before this one comes.
+# folder, so the other one leaves before this one comes. Python compiles modules when they are imported first: of all that
+# is installed, that is a tenth.
 $(VENV)/serve-$(RUNTIME).installed: pyproject.toml requirements/export.lock requirements/$(RUNTIME).lock \
 		requirements/torch.txt starter/requirements.txt
 	@echo "installing into $(VENV) (some minutes, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@rm -f $(VENV)/*.installed
 	@$(PIP) uninstall -qq --yes $(if $(filter gpu,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
-	@$(PIP) install --progress-bar on --no-deps --require-hashes -r requirements/export.lock \
+	@$(PIP) install --progress-bar on --no-compile --no-deps --require-hashes -r requirements/export.lock \
 		-r requirements/$(RUNTIME).lock -r starter/requirements.txt
-	@$(PIP) install --progress-bar on -r requirements/torch.txt
+	@$(PIP) install --progress-bar on --no-compile $(addprefix --extra-index-url ,$(TORCH_INDEX)) -r requirements/torch.txt
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/dev.installed: $(VENV)/serve-$(RUNTIME).installed requirements/dev.lock
-	@$(PIP) install --progress-bar on --no-deps --require-hashes -r requirements/dev.lock
+	@$(PIP) install --progress-bar on --no-compile --no-deps --require-hashes -r requirements/dev.lock
 	@touch $@
 
 # Versions stay where pyproject.toml allows them; `make lock UPGRADE=--upgrade` takes the newest. dev.lock is the largest,

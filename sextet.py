@@ -16,9 +16,11 @@ from benchmarks.args import SCENARIO_HELP, BenchArgs
 from deployments.ask import ask as send
 from deployments.ask import post, usage
 from deployments.key_command import keys
+from deployments.watch_command import models, top
 from evaluation.args import EvaluateArgs
 from export.args import ExportArgs
 from pipelines.errors import ConfigurationError, SextetError
+from pipelines.runtime.package import install_command
 from pipelines.tasks import TASKS
 from training.recipe import FinetuneArgs
 
@@ -217,7 +219,7 @@ def doctor(
     try:
         from deployments.doctor.examine import examine
     except ModuleNotFoundError as error:
-        raise ConfigurationError(f"sextet doctor needs {error.name}: pip install 'sextet[serve]'") from None
+        raise ConfigurationError(f"sextet doctor needs {error.name}: {install_command('serve')}") from None
 
     here = Path("cluster.yaml")
     report = examine(cluster or (here if device is None and here.is_file() else None), device)  # type: ignore[arg-type]
@@ -313,6 +315,8 @@ def publish(
 
 
 app.add_typer(keys, name="keys")
+app.command()(models)
+app.command()(top)
 
 bench = typer.Typer(no_args_is_help=True, help="Measure a running cluster: latency, throughput, memory, errors.")
 app.add_typer(bench, name="bench")
@@ -341,18 +345,25 @@ def _bench_command() -> Any:
     try:
         from benchmarks import command
     except ModuleNotFoundError as error:
-        raise ConfigurationError(f"sextet bench needs {error.name}: pip install 'sextet[bench]'") from None
+        raise ConfigurationError(f"sextet bench needs {error.name}: {install_command('bench')}") from None
     return command
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; an expected error is one line on stderr and exit code 1, a traceback only with --debug."""
+    """Run a command; an expected error is one line on stderr, a traceback only with --debug.
+
+    The exit code is then 1, or 75 where another try may succeed.
+    """
     try:
         app(args=arguments)
     except SextetError as error:
         if os.environ.get("SEXTET_DEBUG"):
             raise
-        sys.exit(f"sextet: {error}")
+        if error.exit_status == 1:
+            sys.exit(f"sextet: {error}")
+        _say(f"sextet: {error}")
+        sys.stdout.flush()
+        os._exit(error.exit_status)  # what is left of Ray in this process would crash at its exit
     except SystemExit as ended:
         if ended.code == 130:  # typer's for Ctrl-C, of which it says nothing
             _say("sextet: interrupted")

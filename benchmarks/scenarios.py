@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from benchmarks import Say
-from benchmarks.load.generator import BAD_SHARE, Load, measure
+from benchmarks.load.generator import Load, measure
+from benchmarks.load.objective import BAD_SHARE
 from benchmarks.load.tally import Tally
 from benchmarks.raw import RawPipeline
 from benchmarks.replicas import MemoryWatch

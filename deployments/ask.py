@@ -60,6 +60,23 @@ def demonstrate(task: Task, url: str, key: str | None = None, through: Path | No
     return task.in_words(post(url, body, key=key, through=through))
 
 
+def get(url: str, *, key: str | None = None) -> Any:
+    """The decoded JSON answer; raises AskError with the server's own words."""
+    return json.loads(text_at(url, key=key))
+
+
+def text_at(url: str, *, key: str | None = None, timeout_s: float = 10.0) -> str:
+    """The answer as text; raises AskError with the server's own words."""
+    try:
+        request = Request(url, headers={"authorization": f"Bearer {key}"} if key else {})
+    except ValueError as error:
+        raise ConfigurationError(f"--url: {error}; allowed: an address such as http://127.0.0.1:8000") from None
+    status, content = exchange(request, timeout_s)
+    if status != 200:
+        raise AskError(f"{url} answered {status}: {_reason(content)}")
+    return content.decode("utf-8", "replace")
+
+
 def post(
     url: str, body: Any, timeout_s: float = TIMEOUT_S, *, key: str | None = None, through: Path | None = None
 ) -> Any:

@@ -6,12 +6,16 @@
         deployments:
           - name: text-classification
             user_config: {...}             -> TaskConfig
+      - name: text-classification.large    another model of the task
+        args: {task: text-classification, model: large}
+        route_prefix: /text-classification/large
 
 Everything else in cluster.yaml is Ray Serve's own and is checked by Ray Serve's own schema (launch.py).
 """
 
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field, fields
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -30,8 +34,16 @@ from stores.address import remote
 ConfigT = TypeVar("ConfigT")
 GPUS = ("cuda", "tensorrt")
 MAX_THREADS = 1024
+SEPARATOR = "."
+"""Between task and model in the name of an application."""
+MODEL_NAME = "[a-z0-9][a-z0-9-]{0,62}"
+RESERVED = ("v1", "v2", "predict", "rerank", "invocations", "ping", "health", "default")
+"""What lies, or may lie one day, below a task's own path."""
 MAX_INPUTS = 65_536  # what `max_inputs` may be at most: longer lists are refused while they are decoded
+DRAIN_S = 300.0  # as long as a request may take where its replica, its model or the cluster ends
+CUT_S = 5.0  # what a replica has beyond that, to tell requests that they are cut
 MAX_DRAIN_S = 86_400
+MAX_LOGGED_S = 86_400
 
 
 @dataclass(frozen=True)
@@ -64,6 +76,14 @@ class LimitsConfig:
 
 
 @dataclass(frozen=True)
+class RequestLogConfig:
+    """Which requests get a line in the log: a share of all, and those that take longer than `slower_than_s`."""
+
+    sample: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    slower_than_s: Annotated[float, Meta(ge=0, le=MAX_LOGGED_S)] | None = None
+
+
+@dataclass(frozen=True)
 class TaskConfig:
     """A task's `user_config`. `model` is the artifact's address (stores.address); `threads` are those of a forward, or
     shared by an encoder's `batching.concurrency` forwards at once: as many as the replica has CPUs if absent. Where
@@ -81,12 +101,22 @@ class TaskConfig:
     slots: SlotsConfig | None = None
     queue: QueueConfig = field(default_factory=QueueConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
-    drain_timeout_s: Annotated[float, Meta(ge=0, le=MAX_DRAIN_S)] = 300.0
+    request_log: RequestLogConfig = field(default_factory=RequestLogConfig)
+    drain_timeout_s: Annotated[float, Meta(ge=0, le=MAX_DRAIN_S)] = DRAIN_S
     allow_unverified: bool = False
 
     def __post_init__(self) -> None:
         if remote(self.model) is not None and self.source is not None:
             raise ConfigurationError(f"source is set, but model is {self.model!r}; allowed with source: a folder")
+
+    @property
+    def of_model(self) -> "TaskConfig":
+        """What a loaded model depends on, the rest made equal."""
+        batching = BatchingConfig(concurrency=self.batching.concurrency)
+        if self.device == "tensorrt":  # its engine is built for so many rows
+            batching = replace(batching, max_batch_size=self.batching.max_batch_size)
+        bounds = replace(self, queue=QueueConfig(), limits=LimitsConfig(), drain_timeout_s=0.0)
+        return replace(bounds, source=None, batching=batching, request_log=RequestLogConfig())
 
     @classmethod
     def from_user_config(cls, given: Any, task: str) -> "TaskConfig":
@@ -121,13 +151,29 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_tasks(path: Path) -> dict[str, TaskConfig]:
-    """The tasks of a cluster.yaml in its order. A relative folder is relative to the file, and absolute here."""
+    """The models of a cluster.yaml in its order, by application. Relative folders are relative to the file, and
+    absolute here.
+    """
     return task_configs(located(path))
 
 
 def task_configs(content: Mapping[str, Any]) -> dict[str, TaskConfig]:
-    """The tasks of a cluster.yaml's content in its order; raises ConfigurationError."""
-    return {task: TaskConfig.from_user_config(given, task) for task, given in user_configs(content).items()}
+    """The models of a cluster.yaml's content in its order, by application; raises ConfigurationError."""
+    return {name: TaskConfig.from_user_config(given, name) for name, given in user_configs(content).items()}
+
+
+def application_of(task: str, model: str | None) -> str:
+    """The application of a task's default model, or of one by name."""
+    return task if model is None else f"{task}{SEPARATOR}{model}"
+
+
+def task_of(application: str) -> str:
+    return application.partition(SEPARATOR)[0]
+
+
+def model_of(application: str) -> str | None:
+    """The name of the model; None for the default of its task."""
+    return application.partition(SEPARATOR)[2] or None
 
 
 def located(path: Path) -> dict[str, Any]:
@@ -141,25 +187,57 @@ def located(path: Path) -> dict[str, Any]:
 
 
 def user_configs(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The `user_config` of each task's deployment, unchecked and not copied."""
+    """The `user_config` of each model's deployment by its application, unchecked and not copied.
+
+    A task's default model is the application of its name. Others are `<task>.<model>`, at `/<task>/<model>`.
+    """
     found = {}
     for application in content["applications"]:
         args = application.get("args") if isinstance(application, dict) else None
-        task = args.get("task") if isinstance(args, dict) else None
-        if task is None:
+        if not isinstance(args, dict) or args.get("task") is None:
             continue
+        task = args["task"]
         check_task(task)
+        model = args.get("model")
+        if model is not None:
+            check_model(model)
+        name = application_of(task, model)
         listed = application.get("deployments")
         deployments = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
         deployment = next((one for one in deployments if one.get("name") == task), None)
-        if application.get("name") != task or deployment is None or "user_config" not in deployment:
+        if application.get("name") != name or deployment is None or "user_config" not in deployment:
             raise ConfigurationError(
-                f"the application of {task} needs name: {task} and a deployment {task} with user_config"
+                f"the application of {name} needs name: {name} and a deployment {task} with user_config"
             )
-        found[task] = deployment["user_config"]
+        if model is not None and application.get("route_prefix") != f"/{task}/{model}":
+            raise ConfigurationError(f"{name}: route_prefix is not /{task}/{model}, where clients look for it")
+        found[name] = deployment["user_config"]
     if not found:
         raise ConfigurationError(f"no application has args: {{task: ...}}; tasks: {', '.join(TASKS)}")
+    _check_names(list(found))
     return found
+
+
+def _check_names(applications: Sequence[str]) -> None:
+    """Other models than the default have names of their own in the whole cluster: some protocols know no tasks."""
+    owners: dict[str, str] = {}
+    for application in applications:
+        task, model = task_of(application), model_of(application)
+        if model is None:
+            continue
+        if task not in applications:
+            raise ConfigurationError(f"{application} needs the application {task}, the default model of its task")
+        if model in owners:
+            raise ConfigurationError(f"{application} and {owners[model]} are both called {model}; allowed: one of them")
+        owners[model] = application
+
+
+def deployment_of(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The deployment of an application that `user_configs` has, not copied."""
+    task = task_of(name)
+    (application,) = [one for one in content["applications"] if isinstance(one, dict) and one.get("name") == name]
+    (deployment,) = [one for one in application["deployments"] if isinstance(one, dict) and one.get("name") == task]
+    return deployment
 
 
 def cut_down(content: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
@@ -168,22 +246,48 @@ def cut_down(content: Mapping[str, Any], names: Collection[str]) -> dict[str, An
     return {**content, "applications": kept}
 
 
+def set_drains(content: Mapping[str, Any]) -> float:
+    """Give each task's deployment the graceful_shutdown_timeout_s that follows from its `drain_timeout_s`.
+
+    One that the file sets stays. Returns the longest. Raises ConfigurationError.
+    """
+    drains_s = []
+    for task, user_config in user_configs(content).items():
+        drain_s = TaskConfig.from_user_config(user_config, task).drain_timeout_s
+        given = deployment_of(task, content).setdefault("graceful_shutdown_timeout_s", drain_s + CUT_S)
+        if not isinstance(given, int | float) or not 0 <= given <= MAX_DRAIN_S + CUT_S:
+            raise ConfigurationError(
+                f"{task}: graceful_shutdown_timeout_s is {given!r}; allowed: 0 to {MAX_DRAIN_S} seconds"
+            )
+        drains_s.append(float(given))
+    return max(drains_s)
+
+
 def check_task(task: Any) -> None:
     """Raise ConfigurationError for what is no task, naming the nearest."""
     if not isinstance(task, str) or task not in TASKS:
         raise ConfigurationError(f"args.task is {shown(task)}{nearest(task, TASKS)}; tasks: {', '.join(TASKS)}")
 
 
+def check_model(model: Any) -> None:
+    """Raise ConfigurationError for what cannot be the name of a model, which is a part of paths."""
+    if not isinstance(model, str) or not re.fullmatch(MODEL_NAME, model):
+        allowed = "small letters, digits and -, a letter or digit first, at most 63"
+        raise ConfigurationError(f"args.model is {shown(model)}; allowed: {allowed}")
+    if model in TASKS or model in RESERVED:
+        raise ConfigurationError(f"args.model is {model!r}; allowed: no task, and none of {', '.join(RESERVED)}")
+
+
 def model_sources(path: Path) -> list[dict[str, Any]]:
     """For each task of a cluster.yaml that names a source: the arguments of the export that makes its artifact."""
     return [
         {
-            "task": task,
+            "task": task_of(name),
             "output": Path(config.model),
             "device": config.device,
             **{one.name: getattr(config.source, one.name) for one in fields(config.source)},
         }
-        for task, config in read_tasks(path).items()
+        for name, config in read_tasks(path).items()
         if config.source is not None
     ]
 

@@ -6,6 +6,9 @@ GET /ready          200 when every task has a ready replica, else 503 with those
 GET /openapi.json   the HTTP API
 GET /console/...    the files of the page at /
 GET /v2, /v2/health/live, /v2/health/ready    the server, as the Open Inference Protocol describes it
+GET, POST /v2/repository/index                the models, as Triton lists them
+GET /catalog/<task>/v1/models[/<name>]        the models of a task with several, as OpenAI lists them; clients ask
+                                              /<task>/v1/models
 
 HAProxy rewrites the aliases at the root (deployments/ingress/aliases.py), so they do not come here. Two kinds do, and
 get a redirect to the task's own path: /models/<model id>/..., whose ids only the replicas know, and every alias where
@@ -14,6 +17,7 @@ Ray Serve's Python proxy serves.
 
 import asyncio
 import posixpath
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from importlib.metadata import version
 from typing import Any
@@ -23,25 +27,31 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from deployments.cluster.catalog import Catalog
+from deployments.config import SEPARATOR, model_of, task_of
 from deployments.console.page import page
 from deployments.http.errors import Failure, RouteNotFoundError
 from deployments.http.request import Route, Timings
 from deployments.ingress.aliases import of_path
 from deployments.ingress.config import IngressConfig
-from deployments.protocols.open_inference import server_metadata
+from deployments.protocols.open_inference import VERSION, server_metadata
 from deployments.protocols.openai.errors import failure_body
+from deployments.protocols.openai.protocol import model_card
 from pipelines.misfit import shown
 from pipelines.schema import encode
 from pipelines.tasks import TASKS
 
 METHODS = "GET, HEAD"
+INDEX = "/v2/repository/index"
+OF_OPENAI = ("/v1/", "/catalog/")
 ALIASES = ("/v2/models/<task>/...", "/models/<id>/...")
 
 
 class Gateway:
     """Answers from `catalog`, which asks Ray Serve."""
 
-    def __init__(self) -> None:
+    def __init__(self, observe: Callable[[], None] = lambda: None) -> None:
+        """`observe` is called in this process."""
+        observe()
         self._catalog = Catalog()
         self._pages: dict[str, Callable[[Request], Awaitable[Response]]] = {
             "/": self._tasks,
@@ -51,6 +61,7 @@ class Gateway:
             "/v2": self._server,
             "/v2/health/live": self._live,
             "/v2/health/ready": self._server_ready,
+            INDEX: self._index,
         }
 
     def reconfigure(self, user_config: Any) -> None:
@@ -63,7 +74,7 @@ class Gateway:
             response = await self._answer(request, route)
         except Exception as error:
             failure = Failure.of(error)
-            response = failure.response(failure_body(failure) if route.path.startswith("/v1/") else None)
+            response = failure.response(failure_body(failure) if route.path.startswith(OF_OPENAI) else None)
         response.raw_headers += timings.headers()
         return response
 
@@ -73,9 +84,12 @@ class Gateway:
         if (console := page(route.path.removeprefix("/console/"))) is not None and route.path.startswith("/console/"):
             route.require_method(METHODS)
             return console
+        if found := re.fullmatch(r"/catalog/([^/]+)/v1/models(?:/(.+))?", route.path):
+            route.require_method(METHODS)
+            return await self._models_of(found[1], found[2])
         if route.path not in self._pages:
             raise RouteNotFoundError(f"{route.url_path} does not exist; routes: {', '.join(self._listed())}")
-        route.require_method(METHODS)
+        route.require_method(f"{METHODS}, POST" if route.path == INDEX else METHODS)
         return await self._pages[route.path](request)
 
     def _listed(self) -> Iterator[str]:
@@ -93,7 +107,10 @@ class Gateway:
             return path
         if route.path.startswith("/v2/models/"):
             name = route.path.removeprefix("/v2/models/").partition("/")[0]
-            raise RouteNotFoundError(f"there is no model {shown(name)}; allowed: {', '.join(TASKS)}")
+            models = {model_of(one) or one: one for one in await self._catalog.readiness()}
+            if name in models:
+                return f"{_route(models[name])}{route.path}"
+            raise RouteNotFoundError(f"there is no model {shown(name)}; allowed: {', '.join(models)}")
         if route.path.startswith("/models/"):
             return await self._model_path(route.path.removeprefix("/models/"))
         return None
@@ -101,10 +118,10 @@ class Gateway:
     async def _model_path(self, path: str) -> str:
         """The path of the task that serves the model whose id `path` begins with; ids may contain slashes."""
         # A model that serves several tasks answers for the last of them: the one that generates text.
-        tasks = {model["id"]: task for task, model in (await self._catalog.models()).items() if model}
+        tasks = {model["id"]: name for name, model in (await self._catalog.models()).items() if model}
         for name in sorted(tasks, key=len, reverse=True):
             if path == name or path.startswith(f"{name}/"):
-                return f"/{tasks[name]}{path[len(name) :]}"
+                return f"{_route(tasks[name])}{path[len(name) :]}"
         raise RouteNotFoundError(f"there is no model {shown(path)}; allowed: {', '.join([*TASKS, *tasks])}")
 
     async def _live(self, request: Request) -> Response:
@@ -131,17 +148,53 @@ class Gateway:
     async def _tasks(self, request: Request) -> Response:
         if "text/html" in request.headers.get("accept", "") and (console := page("index.html")):
             return console
-        ready, models = await self._catalog.readiness(), await self._catalog.models()
-        tasks = [
-            {"task": task, "route": f"/{task}", "ready": is_ready, "model": models.get(task)}
-            for task, is_ready in ready.items()
-        ]
+        replicas, models = await self._catalog.replicas(), await self._catalog.models()
+
+        def entry(name: str) -> dict[str, Any]:
+            n = replicas[name]
+            return {"route": _route(name), "ready": n > 0, "replicas": n, "model": models.get(name)}
+
+        tasks = []
+        for task in [name for name in replicas if model_of(name) is None]:
+            others = [name for name in replicas if task_of(name) == task != name]
+            listed = [{"name": model_of(name), **entry(name)} for name in others]
+            tasks.append({"task": task, **entry(task), "others": listed})
         return _json({"name": "sextet", "version": version("sextet"), "tasks": tasks})
+
+    async def _index(self, request: Request) -> Response:
+        ready = await self._catalog.readiness()
+        return _json(
+            [
+                {
+                    "name": model_of(name) or name,
+                    "version": VERSION,
+                    "state": "READY" if is_ready else "UNAVAILABLE",
+                    "reason": "" if is_ready else "no replica takes requests",
+                }
+                for name, is_ready in ready.items()
+            ]
+        )
+
+    async def _models_of(self, task: str, name: str | None) -> Response:
+        """As OpenAI lists models: the default by its own name and by its task's, the others by theirs."""
+        described = (await self._catalog.models()).items()
+        found = {application: model for application, model in described if task_of(application) == task}
+        names = [model["id"] for model in found.values() if model] + [one for one in found if one == task]
+        cards = {one: model_card(one) for one in names}
+        if name is None:
+            return _json({"object": "list", "data": list(cards.values())})
+        if name not in cards:
+            raise RouteNotFoundError(f"there is no model {shown(name)}; allowed: {', '.join(cards)}")
+        return _json(cards[name])
 
     async def _openapi(self, request: Request) -> Response:
         from deployments.openapi import document  # imports every pipeline: only for those who ask
 
         return _json(await asyncio.to_thread(document, version("sextet")))
+
+
+def _route(application: str) -> str:
+    return f"/{application.replace(SEPARATOR, '/')}"
 
 
 def _redirect(request: Request, path: str) -> Response:

@@ -3,6 +3,8 @@
 in bursts       a few sentences, while the model is busy: one thread takes all that wait, and wakes the loop once
 two threads     bodies above a kilobyte, and answers of many tokens
 one thread      bodies above 64 KB: small ones never wait for them
+some threads    requests whose answers are held to a grammar. One new grammar is compiled at a time, and takes two
+                seconds at most; those that are known never wait for it
 
 A few sentences come here only while the model is busy: else TaskServer handles them on the loop, as a switch to a
 thread and back takes longer than the work.
@@ -11,6 +13,8 @@ That is on a CPU, whose cores compute forwards. On a GPU the cores of a replica 
 """
 
 import asyncio
+import ctypes
+import gc
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,9 +28,21 @@ SMALL_BODY_BYTES = 1024  # tokenized in half a millisecond
 LARGE_BODY_BYTES = 64 * 1024  # tokenized in tens of milliseconds
 SMALL_ANSWER_TOKENS = 512  # read, or written and described
 BULK_BYTES = 16 * 2**20  # of large bodies that wait for their thread: about ten seconds of tokenizing
+COMPILERS = 8
+MAX_COMPILING = 64  # requests with a grammar that wait for their thread: two seconds each at most, mostly milliseconds
 BURST = 16  # jobs after which the loop is told, at the latest
 
 Job = tuple[Callable[[], Any], "asyncio.Future[Any]", asyncio.AbstractEventLoop]
+
+
+def give_memory_back() -> None:
+    """Return to the system what the process has freed: a model's file, its parsed graph and unpacked weights.
+
+    glibc keeps such memory for what comes next; 40 MiB of a replica are never used again. Other C libraries keep none.
+    """
+    gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 class HostThreads:
@@ -37,6 +53,8 @@ class HostThreads:
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="host")
         self._bulk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bulk")
         self._bulk_bytes = 0
+        self._compiler = ThreadPoolExecutor(COMPILERS, thread_name_prefix="compile")
+        self._compiling = 0
         self._jobs: SimpleQueue[Job] = SimpleQueue()
         self._bursts: list[threading.Thread] = []
 
@@ -60,12 +78,24 @@ class HostThreads:
                 f"{self._bulk_bytes} bytes of large bodies wait to be tokenized and the request has {body_bytes}; "
                 f"allowed: {BULK_BYTES} together",
                 retry_after_s=5.0,
+                reason="large_bodies",
             )
         self._bulk_bytes += body_bytes
         try:
             return await _in(self._bulk, work)
         finally:
             self._bulk_bytes -= body_bytes
+
+    async def compile(self, work: Callable[[], T]) -> T:
+        """Compile a grammar and tokenize; raises OverloadedError where too many wait."""
+        if self._compiling >= MAX_COMPILING:
+            problem = f"{self._compiling} grammars wait to be compiled; allowed: {MAX_COMPILING}"
+            raise OverloadedError(problem, retry_after_s=5.0)
+        self._compiling += 1
+        try:
+            return await _in(self._compiler, work)
+        finally:
+            self._compiling -= 1
 
     async def answer(self, work: Callable[[], T], body_bytes: int) -> T:
         """Write the answer to a body of that size."""

@@ -8,42 +8,57 @@ scheduler's own.
 """
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
-from typing import Any, TypeVar
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 import pipelines
+from deployments.background import in_background
 from deployments.cluster.platform import Platform
-from deployments.config import LimitsConfig, TaskConfig
+from deployments.cluster.processes import assigned_cpus
+from deployments.config import CUT_S, LimitsConfig, TaskConfig
 from deployments.gpu_memory import memory_limit
-from deployments.host import SMALL_ANSWER_TOKENS, SMALL_BODY_BYTES, HostThreads
-from deployments.http.errors import Failure, logger
-from deployments.http.event_stream import EventStream
-from deployments.http.request import BULK, CLASS_HEADER, Timings, deadline_of, load_header, read_body
+from deployments.guidance.compiler import LlGuidance
+from deployments.host import SMALL_ANSWER_TOKENS, SMALL_BODY_BYTES, HostThreads, give_memory_back
+from deployments.http.errors import CLIENT_LEFT, Failure, logger
+from deployments.http.event_stream import EventStream, begun
+from deployments.http.request import (
+    BULK,
+    CLASS_HEADER,
+    CLIENT_HEADER,
+    Observer,
+    Timings,
+    deadline_of,
+    load_header,
+    read_body,
+)
 from deployments.protocols.protocol import Protocol, Reply, Routes, TaskRequest, json_reply
+from deployments.served import description
 from pipelines.errors import (
     ConfigurationError,
     DeadlineExceededError,
     GenerationError,
-    InputTooLongError,
 )
-from pipelines.scheduling.scheduler import BatchingConfig, OnBatch, QueueConfig, Row, Scheduler, unreported
+from pipelines.runtime.artifact import ModelArtifact
+from pipelines.scheduling.scheduler import Row, Scheduler
 from pipelines.tasks.pipeline import Pipeline
 from stores.fetch import fetch
 
-T = TypeVar("T")
-SLICE_INPUTS = 64  # inputs that are tokenized at once: what they need in between is freed before the next ones
+PARTS = ("fetch", "load", "measure")  # of a start: the artifact is here, the sessions are warm, the cost model is known
 WORK = "work_s"  # of record_autoscaling_stats
 STALLED_S = 60.0  # a batch that nobody waits for, or a decoding round, that takes so long will not end by itself
+
+OnEnding = Callable[[Callable[[float], None]], None]
+"""Is given what is to be called, with the seconds that are left, once the replica is to end."""
 
 
 class Serving:
@@ -54,9 +69,11 @@ class Serving:
         config: TaskConfig,
         pipeline: Pipeline[Any, Any, Any, Any],
         scheduler: Scheduler[Any, Any],
+        observer: Observer,
         routes: Routes,
     ) -> None:
         self.config, self.pipeline, self.scheduler, self.routes = config, pipeline, scheduler, routes
+        self.observer = observer
         self.inside = 0
         self._empty = asyncio.Event()
 
@@ -81,6 +98,7 @@ class Serving:
         except TimeoutError:
             logger.warning("%d requests did not end within %.0f s of a new model", self.inside, limit_s)
         await self.scheduler.drain(max(0.0, ends_at - time.monotonic()))
+        self.observer.ended()
 
 
 @dataclass
@@ -116,21 +134,26 @@ class TaskServer:
     def __init__(
         self,
         task: str,
-        meter: Callable[[], OnBatch] = lambda: unreported,
+        observe: Callable[[ModelArtifact], Observer] = lambda artifact: Observer(),
         platform: Platform | None = None,
         reserved_gpus: Callable[[], float] = lambda: 1.0,
+        on_ending: OnEnding = lambda begin: None,
+        costs: Callable[[], Path | None] = lambda: None,
+        model: str | None = None,
     ) -> None:
-        """`meter` makes, in this process, what is told of every batch; `platform` adds the routes of its contract.
-        `reserved_gpus` tells which part of a GPU this process may use.
+        """`observe` makes, in this process, what is told of all that a model does; `platform` adds the routes of its
+        contract. `reserved_gpus` tells which part of a GPU this process may use, `costs` where this node keeps those of
+        batches. `model` is the name that the model has in cluster.yaml, where it is not the task's default.
         """
-        self.task = task
-        self._reserved_gpus = reserved_gpus
-        self._platform = platform
-        self._on_batch = meter()
+        self.task, self.model, self._platform = task, model, platform
+        self._reserved_gpus, self._costs = reserved_gpus, costs
+        self._observe, self._host = observe, HostThreads()
         self._serving: Serving | None = None
-        self._host = HostThreads()
+        self._all_serving: set[Serving] = set()  # the present one, and those before it that have requests inside
         self._retiring: set[asyncio.Task[None]] = set()
+        self._cut: asyncio.Task[None] | None = None
         self._loading = asyncio.Lock()
+        on_ending(self.end_within)
 
     async def reconfigure(self, user_config: Any) -> None:
         """Apply a `user_config` in place: a changed model is loaded beside the old one, then takes over.
@@ -144,23 +167,41 @@ class TaskServer:
 
     async def _apply(self, config: TaskConfig) -> None:
         old = self._serving
-        if old is not None and _of_model(old.config) == _of_model(config):
+        if old is not None and old.config.of_model == config.of_model:
             old.scheduler.reconfigure(config.batching, config.queue)
             old.config = config
+            old.observer.configured(config)
             return
         thread = ThreadPoolExecutor(1, thread_name_prefix="load")
         try:
             loading = asyncio.get_running_loop().run_in_executor(thread, self._load, config)
-            pipeline, scheduler = await loading
+            pipeline, scheduler, observer = await loading
         finally:
             thread.shutdown(wait=False)  # who is cancelled does not wait, on the loop, until a model is there
         if config.device != "cpu":
-            self._host.grow(_threads(config))
-        self._serving = Serving(config, pipeline, scheduler, Routes(pipeline, self._platform))
+            self._host.grow(config.threads or assigned_cpus())
+        observer.configured(config)
+        self._serving = Serving(config, pipeline, scheduler, observer, Routes(pipeline, self._platform))
+        self._all_serving.add(self._serving)
         if old is not None:
-            retiring = asyncio.create_task(old.retire(config.drain_timeout_s))
+            retiring = asyncio.create_task(self._retire(old, config.drain_timeout_s))
             self._retiring.add(retiring)
             retiring.add_done_callback(self._retiring.discard)
+
+    async def _retire(self, old: Serving, limit_s: float) -> None:
+        await old.retire(limit_s)
+        self._all_serving.discard(old)
+
+    def end_within(self, limit_s: float) -> None:
+        """Answer as before for all but CUT_S of `limit_s`. Then fail what is inside, streams with an error event."""
+        self._cut = asyncio.get_running_loop().create_task(self._cut_after(limit_s - CUT_S))
+
+    async def _cut_after(self, limit_s: float) -> None:
+        await asyncio.sleep(limit_s)
+        if n_requests := sum(one.inside for one in self._all_serving):
+            logger.warning("%d requests are cut: the replica ends, and they took more than %.0f s", n_requests, limit_s)
+        for one in list(self._all_serving):
+            await one.scheduler.drain()
 
     def check_health(self) -> None:
         """Raises where only a new replica helps."""
@@ -176,29 +217,23 @@ class TaskServer:
 
     def describe(self) -> dict[str, Any]:
         """What the catalog says of this replica's model."""
-        serving = self._now
-        manifest = serving.pipeline.artifact.manifest
-        return {
-            "id": manifest.source.name,
-            "checkpoint": manifest.source.checkpoint,
-            "revision": manifest.source.revision,
-            "licence": manifest.source.licence,
-            "architecture": manifest.architecture,
-            "precision": manifest.precision,
-            "device": serving.config.device,
-            "max_length": manifest.tokenizer.max_length,
-            "labels": list(manifest.labels),
-            "parity": {"passed": manifest.parity.passed, "agreement": manifest.parity.agreement},
-        }
+        return description(self._now.pipeline.artifact, self._now.config.device)
 
     async def __call__(self, request: Request) -> Response:
         """Every outcome is a response with timings; only a client that left raises CancelledError."""
-        timings = Timings()
+        timings, serving = Timings(), self._serving
         try:
             response = await self._answer(request, timings)
         except Exception as error:
-            response = self._failed(request, Failure.of(error))
+            response = self._failed(request, Failure.of(error), timings)
+        except asyncio.CancelledError:
+            self._ended(serving, request, timings, CLIENT_LEFT)
+            raise
         response.raw_headers += timings.headers()
+        if isinstance(response, EventStream):
+            response.ended = partial(self._ended, serving, request, timings)
+        else:
+            self._ended(serving, request, timings, timings.failure)
         if self._serving is not None:
             scheduler = self._serving.scheduler
             load = load_header(scheduler.expected_s(), scheduler.queue.max_queue_s, scheduler.row_s)
@@ -211,8 +246,8 @@ class TaskServer:
         endpoint.require()
         protocol = endpoint.protocol
         if protocol is None:
-            return _response(json_reply(endpoint.page))
-        deadline = deadline_of(request)
+            return json_reply(endpoint.page).response()
+        deadline, timings.protocol = deadline_of(request), protocol
         visit, is_streaming = serving.enter(), False
         try:
             async with asyncio.timeout_at(deadline):
@@ -221,39 +256,64 @@ class TaskServer:
                 bulk = request.headers.get(CLASS_HEADER) == BULK
                 # And again with its tokens.
                 serving.scheduler.admit((), deadline, asyncio.get_running_loop().time(), bulk=bulk)
-                prepare = partial(self._prepare, limits, protocol, body, request.headers, timings)
+                salt = _salt(serving.config, request.headers)
+                prepare = partial(self._prepare, limits, protocol, body, request.headers, timings, salt)
                 is_small = len(body) <= SMALL_BODY_BYTES
                 on_loop = is_small and not serving.scheduler.is_busy
                 prepared = prepare() if on_loop else await self._host.read(prepare, len(body))
+                if isinstance(prepared, TaskRequest):
+                    tokenize = partial(self._tokenized, limits, protocol, prepared, timings, salt)
+                    prepared = await self._host.compile(tokenize)
                 if prepared.request.stream:
-                    started = await _started(self._events(visit, prepared, deadline, timings, bulk))
+                    events = await begun(self._events(visit, prepared, deadline, timings, bulk))
                     is_streaming = True
-                    return EventStream(started, protocol.failure)
+                    return EventStream(events, protocol.failure)
                 completed = await serving.scheduler.submit(prepared.all_rows(), deadline, bulk=bulk)
                 timings.queue_s, timings.inference_s = completed.queue_s, completed.inference_s
-                timings.compute_tokens = completed.read_tokens + completed.written_tokens
+                timings.read_tokens, timings.written_tokens = completed.read_tokens, completed.written_tokens
                 finish = partial(self._finish, prepared, completed.outputs)
-                on_loop = is_small and timings.compute_tokens <= SMALL_ANSWER_TOKENS
-                return _response(finish() if on_loop else await self._host.answer(finish, len(body)))
+                on_loop = is_small and timings.read_tokens + timings.written_tokens <= SMALL_ANSWER_TOKENS
+                reply = finish() if on_loop else await self._host.answer(finish, len(body))
+                return reply.response()
         except TimeoutError:
             raise DeadlineExceededError("the request's deadline ran out before its answer was ready") from None
         finally:
             if not is_streaming:
                 visit.end()
 
-    def _failed(self, request: Request, failure: Failure) -> Response:
-        serving = self._serving
+    def _failed(self, request: Request, failure: Failure, timings: Timings) -> Response:
+        serving, timings.failure = self._serving, failure
         return failure.response(None if serving is None else serving.routes.find(request).errors.failure(failure))
 
+    def _ended(self, serving: Serving | None, request: Request, timings: Timings, failure: Failure | None) -> None:
+        if serving is not None:
+            timings.failure = failure
+            serving.observer.request(request, timings)
+
     def _prepare(
-        self, limits: LimitsConfig, protocol: Protocol, body: bytes, headers: Mapping[str, str], timings: Timings
-    ) -> Prepared:
-        request, pipeline = protocol.read(body, headers), protocol.pipeline
+        self,
+        limits: LimitsConfig,
+        protocol: Protocol,
+        body: bytes,
+        headers: Mapping[str, str],
+        timings: Timings,
+        salt: str,
+    ) -> Prepared | TaskRequest:
+        """The request with its rows; without them where a grammar has to be compiled first, which takes long."""
+        request = protocol.read(body, headers)
         request.check(limits)
+        return request if request.parameters.compiles else self._tokenized(limits, protocol, request, timings, salt)
+
+    def _tokenized(
+        self, limits: LimitsConfig, protocol: Protocol, request: TaskRequest, timings: Timings, salt: str
+    ) -> Prepared:
         inputs, parameters = protocol.parse(request)
         started_at = time.perf_counter()
-        rows = _preprocess(pipeline, inputs, parameters, limits)
-        timings.tokenization_s = time.perf_counter() - started_at
+        rows: list[list[Any]] = protocol.rows(inputs, parameters, limits)
+        if salt:
+            rows = [[replace(row, cache_salt=f"{salt}\n{row.cache_salt}") for row in some] for some in rows]
+        timings.tokenized_at = time.perf_counter()
+        timings.tokenization_s = timings.tokenized_at - started_at
         return Prepared(protocol, request, inputs, parameters, rows)
 
     def _finish(self, prepared: Prepared, outputs: Sequence[Any]) -> Reply:
@@ -270,12 +330,13 @@ class TaskServer:
         """The payloads of a stream, each as it comes; the visit ends with them."""
         pipeline = prepared.protocol.pipeline
         streamed = [pipeline.stream(row, prepared.parameters) for row in prepared.all_rows()]
-        timings.compute_tokens = sum(row.n_tokens for row, _ in streamed)
+        timings.read_tokens = sum(row.n_tokens for row, _ in streamed)
         stream = visit.serving.scheduler.stream([row for row, _ in streamed], deadline, bulk=bulk)
 
         async def numbered() -> AsyncGenerator[tuple[int, Any], None]:
             try:
                 async for index, step in stream:
+                    timings.token(index)
                     timings.queue_s, timings.inference_s = stream.queue_s, stream.inference_s
                     write = streamed[index][1]
                     event, is_last = await self._host.describe(partial(write, step)) if step.top else write(step)
@@ -283,6 +344,7 @@ class TaskServer:
                         stream.stop(index)
                     yield index, event
             finally:
+                timings.written_tokens = stream.written_tokens
                 await stream.aclose()
 
         try:
@@ -301,81 +363,36 @@ class TaskServer:
             raise ConfigurationError(f"the deployment {self.task} has no user_config")
         return self._serving
 
-    def _load(self, config: TaskConfig) -> tuple[Pipeline[Any, Any, Any, Any], Scheduler[Any, Any]]:
-        """A pipeline that is warm, and its scheduler."""
+    @in_background()
+    def _load(self, config: TaskConfig) -> tuple[Pipeline[Any, Any, Any, Any], Scheduler[Any, Any], Observer]:
+        """A pipeline that is warm, its scheduler, and who is told what they do."""
+        times = [time.perf_counter()]
+        folder = fetch(config.model, logger.warning).folder
+        times.append(time.perf_counter())
         pipeline: Pipeline[Any, Any, Any, Any] = pipelines.load(
-            fetch(config.model, logger.warning).folder,
+            folder,
             task=self.task,
             device=config.device,
-            threads=_threads(config),
+            threads=config.threads or assigned_cpus(),
             concurrency=config.batching.concurrency,
             max_batch_size=config.batching.max_batch_size,
             gpu_mem_limit_bytes=memory_limit(config, self._reserved_gpus()),
             cuda_graphs=config.cuda_graphs,
             allow_unverified=config.allow_unverified,
             slots=config.slots,
+            compiler=LlGuidance,
         )
-        return pipeline, pipeline.scheduler(config.batching, config.queue, self._on_batch)
+        times.append(time.perf_counter())
+        pipeline.artifact = replace(pipeline.artifact, served_as=self.model)
+        observer = self._observe(pipeline.artifact)
+        scheduler = pipeline.scheduler(config.batching, config.queue, observer.batch, self._costs())
+        give_memory_back()
+        times.append(time.perf_counter())
+        observer.started(scheduler, {part: end - at for part, (at, end) in zip(PARTS, pairwise(times), strict=True)})
+        return pipeline, scheduler, observer
 
 
-async def _started(events: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-    """The same events, once the first is there: until then an error has a status."""
-    try:
-        first = await anext(events)
-    except BaseException:
-        await events.aclose()
-        raise
-
-    async def resumed() -> AsyncGenerator[T, None]:
-        try:
-            yield first
-            async for event in events:
-                yield event
-        finally:
-            await events.aclose()
-
-    return resumed()
-
-
-def _preprocess(
-    pipeline: Pipeline[Any, Any, Any, Any], inputs: Sequence[Any], parameters: Any, limits: LimitsConfig
-) -> list[list[Row]]:
-    """The rows of all inputs; raises InputTooLongError as soon as they have more tokens than a request may have."""
-    rows: list[list[Row]] = []
-    n_rows = n_tokens = 0
-    for start in range(0, len(inputs), SLICE_INPUTS):
-        some = pipeline.preprocess(inputs[start : start + SLICE_INPUTS], parameters)
-        rows += some
-        n_rows += sum(map(len, some))
-        n_tokens += sum(row.n_tokens + row.max_new_tokens for of_input in some for row in of_input)
-        if n_rows > limits.max_rows:
-            raise InputTooLongError(f"the request has {n_rows} rows or more; allowed: at most {limits.max_rows}")
-        if n_tokens > limits.max_tokens:
-            raise InputTooLongError(
-                f"the request may read and write {n_tokens} tokens or more; allowed: at most {limits.max_tokens}"
-            )
-    return rows
-
-
-def _threads(config: TaskConfig) -> int:
-    return config.threads or _assigned_cpus()
-
-
-def _assigned_cpus() -> int:
-    """The whole CPUs that this replica reserves: Ray tells every worker so, in the variable that OpenMP reads."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, int(given)) if given.isdecimal() else 1
-
-
-def _response(reply: Reply) -> Response:
-    return Response(reply.body, headers=reply.headers or None, media_type=reply.media_type)
-
-
-def _of_model(config: TaskConfig) -> TaskConfig:
-    """The part of a configuration that a loaded pipeline depends on, the rest made equal."""
-    batching = BatchingConfig(concurrency=config.batching.concurrency)
-    if config.device == "tensorrt":  # its engine is built for so many rows
-        batching = replace(batching, max_batch_size=config.batching.max_batch_size)
-    return replace(
-        config, source=None, batching=batching, queue=QueueConfig(), limits=LimitsConfig(), drain_timeout_s=0.0
-    )
+def _salt(config: TaskConfig, headers: Mapping[str, str]) -> str:
+    """What keeps the prefixes of a request apart from those of other callers; "" where callers share them."""
+    per_key = config.slots is not None and config.slots.prefix_cache == "per_key"
+    return headers.get(CLIENT_HEADER, "") if per_key else ""

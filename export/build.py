@@ -18,19 +18,11 @@ from checkpoints.frameworks import Progress, full_disk, quiet
 from checkpoints.resolve import resolve
 from export.args import ExportArgs
 from export.card import model_card
-from export.graphs.attention import fuse_attention
-from export.graphs.convert import Graphs, check_task, convert, map_to_unknown, merge, opset, optimum_exports
-from export.graphs.graph import share_weights
-from export.graphs.optimize import check_options, default_level, optimize, supports
-from export.graphs.packed import convert_to_packed
-from export.graphs.sequence_head import batched_head
-from export.graphs.slot_attention import ObstacleError
-from export.graphs.stand_in import agrees
-from export.parity.generation import fault_of_slots
-from export.parity.samples import TEXTS
+from export.conversion import converted, level_of, taken
+from export.graphs.convert import check_task, opset
+from export.graphs.optimize import check_options
 from export.parity.validate import validate
-from export.quantization.outliers import outlier_matrices
-from export.quantization.quantize import quantization, to_fp16, to_int4, to_int8
+from export.quantization.quantize import quantization
 from export.staging import check_output, place, staging, written_by
 from export.tokenizers.tokenizer import chat_template, prompt_template, write_tokenizer
 from pipelines.errors import ArtifactError, CheckpointError, ConfigurationError, SextetError, first_line
@@ -43,12 +35,16 @@ __all__ = ["ExportArgs", "export_all", "export_checkpoint"]
 _TOOLS = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "tokenizers")
 _CODE = (Path(__file__).parent, Path(checkpoints.__file__).parent)  # what an export runs
 _COPIES = 4  # of the weights on the disk at once: exported decoders, rewritten ones, the merged one
-_TYPICAL = 12  # texts to find outliers with
 _NOT_COMPARED = Parity(False, 0, float("inf"), 0.0, "not compared yet")
 
 
-def export_checkpoint(args: ExportArgs, progress: Progress = lambda _line: None) -> ModelArtifact:
+def export_checkpoint(
+    args: ExportArgs, progress: Progress = lambda _line: None, alike: ModelArtifact | None = None
+) -> ModelArtifact:
     """Resolve, convert, optimize, quantize, validate and publish.
+
+    `alike` is an artifact of the same checkpoint and options for another task: its graphs are taken, and compared with
+    PyTorch on the inputs of this task.
 
     Raises CheckpointError (also where the graphs do not agree with PyTorch) or ConfigurationError, in one line, with
     nothing left under `args.output` that was not there before.
@@ -65,7 +61,7 @@ def export_checkpoint(args: ExportArgs, progress: Progress = lambda _line: None)
             check_task(checkpoint, args.task, allow_untrained_head=args.allow_untrained_head)
             with staging(output) as folder:
                 _check_space(checkpoint, folder)
-                artifact = _build(args, checkpoint, folder, output, progress)
+                artifact = _build(args, checkpoint, folder, output, progress, alike)
     except (ConfigurationError, ArtifactError):  # among them full caches
         raise
     except Exception as error:
@@ -83,16 +79,17 @@ def export_checkpoint(args: ExportArgs, progress: Progress = lambda _line: None)
 def export_all(exports: Iterable[ExportArgs], progress: Progress = lambda _line: None) -> list[ModelArtifact]:
     """Export what is missing or altered, or was made from another source, with other options or by other code or tools.
 
-    The other artifacts are kept.
+    The other artifacts are kept. Two tasks that generate with one model have the same graphs: they are made once.
     """
-    artifacts = []
+    artifacts: list[ModelArtifact] = []
     for args in exports:
         if args.output.exists():  # digests of its files, and of those of a local checkpoint, take seconds
             progress(f"checking {args.output}")
         current = _current(args, progress)
         if current is None:
             progress(f"exporting {args.checkpoint} for {args.task} to {args.output}")
-            current = export_checkpoint(args, progress)
+            alike = next((one for one in artifacts if _has_graphs_of(one.manifest, args)), None)
+            current = export_checkpoint(args, progress, alike)
         artifacts.append(current)
     return artifacts
 
@@ -112,7 +109,12 @@ def made_with() -> dict[str, str]:
 
 
 def _build(
-    args: ExportArgs, checkpoint: ResolvedCheckpoint, folder: Path, output: Path, progress: Progress
+    args: ExportArgs,
+    checkpoint: ResolvedCheckpoint,
+    folder: Path,
+    output: Path,
+    progress: Progress,
+    alike: ModelArtifact | None,
 ) -> ModelArtifact:
     """The artifact from a checkpoint on this disk; `folder` is empty and becomes `output`."""
     work, finished = folder / "work", folder / "artifact"
@@ -127,51 +129,25 @@ def _build(
     if model.can_generate():
         (finished / "generation_config.json").write_text(model.generation_config.to_json_string(), encoding="utf-8")
     written = write_tokenizer(tokenizer, model, finished)
-    progress(f"converting {checkpoint.name} ({model.config.model_type}) to ONNX")
-    is_packed = _may_be_packed(args) and _pack(model, work / "model.onnx")
-    if is_packed:
-        graphs, cache = {"model": work / "model.onnx"}, "plain"
+    if alike is not None and alike.manifest.source.revision == checkpoint.revision:
+        progress(f"taking the graphs of {alike.path}")
+        made = taken(alike, finished)
     else:
-        with batched_head(model, written.settings.pad_token_id):
-            graphs, cache = _convert(args, model, work, progress)
-    level = _level(args, model.config.model_type, cache)
-    if written.outside is not None:
-        map_to_unknown(graphs["encoder"], written.outside, tokenizer.unk_token_id)
-    heads = getattr(model.config, "num_attention_heads", None)
-    if not TASKS[args.task].generates and args.device == "cpu" and heads:
-        fuse_attention(graphs["model"], heads)
-    if level is not None and not is_packed:  # a packed graph has its fusions already
-        progress(f"optimizing ({level})")
-        optimize(graphs, level, model.config.model_type, args.device)
-    if args.precision == "int8":
-        progress("quantizing to int8")
-        to_int8(graphs, keep=outlier_matrices(model, _typical(tokenizer, template, written.settings.max_length // 2)))
-    if args.precision == "int4":
-        progress("quantizing to int4")
-        to_int4(graphs, args.device)
-    if args.precision == "fp16" or (args.precision == "int4" and args.device != "cpu"):
-        progress("converting to fp16")
-        to_fp16(graphs)
-    for graph in graphs.values():
-        share_weights(graph)
-    graphs = merge(graphs, work)
-    for graph in graphs.values():
-        for file in graph.parent.glob(f"{graph.name}*"):  # with its .data, where it is too large for one file
-            shutil.move(file, finished / file.name)
+        made = converted(args, checkpoint, model, tokenizer, template, written, work, finished, progress)
     manifest = Manifest(
         task=args.task,
         source=Source(checkpoint.name, checkpoint.revision, checkpoint.licence, checkpoint.requested, checkpoint.base),
         architecture=model.config.model_type,
         precision=args.precision,
         device=args.device,
-        graphs={role: graph.name for role, graph in graphs.items()},
+        graphs={role: graph.name for role, graph in made.graphs.items()},
         tokenizer=written.settings,
         parity=_NOT_COMPARED,
-        optimization=level,
-        cache=cache,
-        rows="packed" if is_packed else "padded",
+        optimization=made.optimization,
+        cache=made.cache,
+        rows=made.rows,
         quantization=quantization(args.precision, args.device),
-        opset=opset({role: finished / graph.name for role, graph in graphs.items()}),
+        opset=opset(made.graphs),
         labels=_labels(args.task, model.config),
         problem_type=getattr(model.config, "problem_type", None),
         prompt_template=template,
@@ -188,93 +164,12 @@ def _build(
     return place(finished, manifest, output)
 
 
-def _typical(tokenizer: Any, template: str | None, longest: int) -> list[list[int]]:
-    """Typical inputs, at most `longest` tokens each."""
-    prompts = [template.replace("{text}", text) if template else text for text in TEXTS[:_TYPICAL]]
-    inputs = [tokenizer(prompt, add_special_tokens=template is None).input_ids for prompt in prompts]
-    # A cut one keeps its end: heads may read it.
-    return [ids if len(ids) <= longest else [*ids[: longest - 1], ids[-1]] for ids in inputs]
-
-
-def _convert(args: ExportArgs, model: Any, work: Path, progress: Progress) -> tuple[Graphs, str]:
-    """The graphs and their kind of KV cache: `slots` where the model generates and can have them, else `plain`.
-
-    Says why a model that generates cannot have slots.
-    """
-    if not TASKS[args.task].generates:
-        _need_slots(args, f"{model.config.model_type} has none for {args.task}")
-        return convert(model, args.task, work), "plain"
-    reason = _obstacle(args, model)
-    if reason is None:
-        graphs, reason = _with_slots(args, model, work)
-        if reason is None:
-            return graphs, "slots"
-    _need_slots(args, reason)
-    if not optimum_exports(model.config, args.task):
-        raise CheckpointError(
-            f"{args.checkpoint} cannot be exported: Optimum does not know the architecture "
-            f"{model.config.model_type!r}, and it cannot have KV cache slots: {reason}"
-        )
-    progress(f"answers will be decoded one by one: {reason}")
-    return convert(model, args.task, work), "plain"
-
-
-def _with_slots(args: ExportArgs, model: Any, work: Path) -> tuple[Graphs, str | None]:
-    """The graphs with KV cache slots, and what is wrong with them."""
-    try:
-        graphs = convert(model, args.task, work, "slots")
-    except ObstacleError as error:
-        return {}, str(error)
-    except Exception as error:  # of torch's exporter, or of the model's own code
-        if isinstance(error, OSError) or full_disk(error) is not None:
-            raise
-        return {}, f"its graph with slots cannot be traced ({first_line(error)})"
-    return graphs, fault_of_slots(model, graphs)
-
-
-def _obstacle(args: ExportArgs, model: Any) -> str | None:
-    """Which option keeps a model that generates from KV cache slots; None where it may have them."""
-    if args.optimize:
-        return f"the fusions of {args.optimize} do not know such a graph"
-    if not model.config.is_encoder_decoder:
-        if args.precision == "fp32" and args.device != "cpu":
-            return "CUDA's attention over slots is for fp16"
-        return None
-    if args.precision == "int4":
-        return f"{model.config.model_type} has none for {args.task}"
-    if args.device != "cpu":
-        return "the slots of encoder-decoders are for CPUs"
-    return None
-
-
-def _need_slots(args: ExportArgs, reason: str) -> None:
-    """Refuse options that need KV cache slots; `reason` says why the graph has none."""
-    if args.precision == "int4":
-        raise ConfigurationError(
-            f"precision int4 is for decoder-only models whose graph keeps its cache in slots: {reason}; "
-            f"use --precision {'int8' if args.device == 'cpu' else 'fp16'}"
-        )
-
-
-def _may_be_packed(args: ExportArgs) -> bool:
-    """Whether an encoder may have packed rows: the fused kernels of packed attention are for fp16 on CUDA."""
-    return not TASKS[args.task].generates and args.device == "cuda" and args.precision == "fp16"
-
-
-def _pack(model: Any, graph: Path) -> bool:
-    """Write the packed graph of a model whose attention has the usual form; else False, and no file."""
-    if not convert_to_packed(model, graph):
-        return False
-    if not agrees(graph, model):
-        graph.unlink()
-        return False
-    return True
-
-
-def _level(args: ExportArgs, architecture: str, cache: str) -> str | None:
-    """The optimization level of the options, else the default where the optimizer supports the graph."""
-    default = default_level(args.precision, args.device, generates=TASKS[args.task].generates)
-    return args.optimize or (default if supports(architecture) and cache == "plain" else None)
+def _has_graphs_of(manifest: Manifest, args: ExportArgs) -> bool:
+    """Whether an artifact of another task has the graphs that an export of `args` would make."""
+    made = (manifest.source.checkpoint, manifest.precision, manifest.device, manifest.versions)
+    same = made == (args.checkpoint, args.precision, args.device, made_with())
+    level = level_of(args, manifest.architecture, manifest.cache)
+    return same and manifest.optimization == level and TASKS[args.task].generates and TASKS[manifest.task].generates
 
 
 def _labels(task: str, config: Any) -> tuple[str, ...]:
@@ -291,7 +186,7 @@ def _current(args: ExportArgs, progress: Progress) -> ModelArtifact | None:
         return None
     manifest = artifact.manifest
     made = (manifest.source.checkpoint, manifest.precision, manifest.device, manifest.optimization)
-    if made != (args.checkpoint, args.precision, args.device, _level(args, manifest.architecture, manifest.cache)):
+    if made != (args.checkpoint, args.precision, args.device, level_of(args, manifest.architecture, manifest.cache)):
         return None
     if manifest.versions != made_with():
         progress(f"{args.output} was made by {_first_change(manifest.versions)}")

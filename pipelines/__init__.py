@@ -17,6 +17,7 @@ from pipelines.runtime.artifact import ModelArtifact
 if TYPE_CHECKING:
     from pipelines.generation.slots.config import SlotsConfig
     from pipelines.runtime.providers import Device
+    from pipelines.tasks.generator import CompilerOf
 
 
 def load(
@@ -31,14 +32,16 @@ def load(
     max_batch_size: int | None = None,
     allow_unverified: bool = False,
     slots: "SlotsConfig | None" = None,
+    compiler: "CompilerOf | None" = None,
 ) -> Any:
     """The pipeline of an artifact: a `pipelines.tasks.pipeline.Pipeline` for the task it was exported for.
 
     `threads` are intra-op threads of each session, which up to `concurrency` forwards of an encoder share when they
     run at once; `slots` is for models that write text. On a GPU `gpu_mem_limit_bytes` bounds the memory of all sessions
     together, `cuda_graphs` lets them replay captured runs, and `max_batch_size` is the most rows that an encoder's
-    TensorRT engine is built for. `task` refuses an artifact of another task. Raises ArtifactError
-    for a folder that must not be served, ConfigurationError for a device that this machine does not have.
+    TensorRT engine is built for. `compiler` makes the grammar compiler of a task
+    that is guided. `task` refuses an artifact of another task. Raises ArtifactError for a folder that must not be
+    served, ConfigurationError for a device that this machine does not have.
     """
     from pipelines.runtime.session_config import SessionConfig
     from pipelines.tasks import TASKS
@@ -49,9 +52,10 @@ def load(
     if max_batch_size is not None:
         config = replace(config, max_rows=max_batch_size)
     found = TASKS[artifact.manifest.task]
+    guided = {"compiler": compiler} if found.guided else {}
     if slots is None:
-        return found.pipeline(artifact, config)
+        return found.pipeline(artifact, config, **guided)
     if not found.generates:
         generating = ", ".join(name for name, other in TASKS.items() if other.generates)
         raise ConfigurationError(f"slots is set for {found.name}; allowed for: {generating}")
-    return found.pipeline(artifact, config, slots)
+    return found.pipeline(artifact, config, slots, **guided)

@@ -26,6 +26,9 @@ _SHOWN = 60  # characters of a name, and names, that are repeated to whoever sen
 class SextetError(Exception):
     """Base of every error that a user of Sextet may see; `str(error)` is one line for people."""
 
+    exit_status = 1
+    """Of a command that ends with it."""
+
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else type(self).__name__
 
@@ -93,11 +96,11 @@ class TrainingError(SextetError):
 
 
 class OverloadedError(SextetError):
-    """The request was not admitted; `retry_after_s` says when a retry has a chance."""
+    """The request was not admitted; `retry_after_s` says when a retry has a chance, `reason` in a word why."""
 
-    def __init__(self, message: str, retry_after_s: float) -> None:
-        super().__init__(message, retry_after_s)
-        self.retry_after_s = retry_after_s
+    def __init__(self, message: str, retry_after_s: float, reason: str = "overloaded") -> None:
+        super().__init__(message, retry_after_s, reason)
+        self.retry_after_s, self.reason = retry_after_s, reason
 
 
 class DeadlineExceededError(SextetError):

@@ -64,6 +64,11 @@ class Parameters(Body, frozen=True):
         """How many sequences each input may have; beams and the answers that are taken from them count once."""
         return 1
 
+    @property
+    def compiles(self) -> bool:
+        """Whether `preprocess` compiles a grammar, which may take seconds."""
+        return False
+
     @classmethod
     def unknown(cls, names: Sequence[str], path: Path) -> InvalidInputError:
         return UnusedParametersError(names, path)

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipelines.errors import ArtifactError, ConfigurationError, first_line
 from pipelines.runtime.artifact import MANIFEST_NAME
+from pipelines.runtime.package import install_command
 from stores.address import HubAddress
 from stores.listing import Listing, unwritable
 
@@ -97,7 +98,7 @@ def explained(error: Exception, model: str, revision: str | None) -> str:
 
 def missing_package(address: str, error: ModuleNotFoundError) -> ConfigurationError:
     """The error for an address whose client is not installed."""
-    return ConfigurationError(f"{address} needs {error.name}: pip install 'sextet[remote]'")
+    return ConfigurationError(f"{address} needs {error.name}: {install_command('remote')}")
 
 
 def _require_length(address: HubAddress, listing: Listing, names: list[str]) -> None:

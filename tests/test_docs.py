@@ -186,12 +186,16 @@ def stated(page: str, names: Iterable[str]) -> dict[str, str]:
 
 
 def test_operations_name_the_metrics_that_replicas_report() -> None:
-    source = (ROOT / "deployments" / "observability" / "metrics.py").read_text(encoding="utf-8")
+    sources = (ROOT / "deployments" / "observability").glob("*.py")
     reported = {
-        f"ray_{name}{'_total' if kind == 'Counter' else ''}"
-        for kind, name in re.findall(r'(Counter|Histogram|Gauge)\(\s*"(\w+)"', source)
+        f"{name}{'_total' if kind.startswith('Counter') else ''}"
+        for source in sources
+        for kind, name in re.findall(
+            r'(Counter|Histogram|seconds|Gauge|GaugeMetricFamily|CounterMetricFamily)\((?:registry, )?\s*"(\w+)"',
+            source.read_text(encoding="utf-8"),
+        )
     }
-    named = re.findall(r"`(ray_sextet_\w+)`", (ROOT / "docs" / "operations.md").read_text(encoding="utf-8"))
+    named = re.findall(r"`(sextet_\w+)`", (ROOT / "docs" / "operations.md").read_text(encoding="utf-8"))
     assert set(named) == reported
 
 

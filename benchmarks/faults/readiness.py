@@ -2,6 +2,7 @@
 
 import threading
 from http.client import HTTPConnection, HTTPException
+from itertools import pairwise
 from time import perf_counter
 from types import TracebackType
 from typing import Self
@@ -32,17 +33,27 @@ class Readiness:
         self._thread.join()
 
     def false_s(self, ledger: Ledger) -> float:
-        """Seconds after the fault in which `/ready` said 200 though nothing was answered, or the reverse.
+        """Seconds after the fault in which `/ready` said 200 though nothing was answered, or the reverse."""
+        return sum(until - since for since, until, _ in self.wrong(ledger))
+
+    def wrong(self, ledger: Ledger) -> list[tuple[float, float, bool]]:
+        """From when until when, in seconds after the fault, `/ready` was wrong, and whether it said 200.
 
         What it said holds until it is asked again.
         """
         gaps = ledger.gaps(UNNOTICED_S)
-        false_s = 0.0
-        for (_, since, is_ready), (_, until, _) in zip(self.samples, self.samples[1:], strict=False):
-            since, until = max(since, ledger.struck_at), min(until, ledger.closed_at)
-            inside_s = sum(max(0.0, min(until, end) - max(since, begin)) for begin, end in gaps)
-            false_s += inside_s if is_ready else max(0.0, until - since) - inside_s
-        return false_s
+        wrong: list[tuple[float, float, bool]] = []
+        for (_, said_at, is_ready), (_, said_again_at, _) in zip(self.samples, self.samples[1:], strict=False):
+            since, until = max(said_at, ledger.struck_at), min(said_again_at, ledger.closed_at)
+            edges = [since, *(edge for gap in gaps for edge in gap if since < edge < until), until]
+            for begin, end in pairwise(edges):
+                middle = (begin + end) / 2
+                if begin < end and is_ready == any(one < middle < other for one, other in gaps):
+                    from_s, until_s = begin - ledger.struck_at, end - ledger.struck_at
+                    if wrong and wrong[-1][1:] == (from_s, is_ready):
+                        from_s = wrong.pop()[0]
+                    wrong.append((from_s, until_s, is_ready))
+        return wrong
 
     def _ask(self) -> None:
         while not self._is_over.wait(EVERY_S):

@@ -21,6 +21,7 @@ PNG_DPI = 120
 PERCENTILES = np.concatenate([np.linspace(0, 99, 199), np.linspace(99, 100, 51)])
 MAX_CURVES = 8  # more lines in one plot cannot be told apart
 MAX_BARS = 12
+LEVEL_MS = 1000  # the service level of a first token
 PART_COLOURS = {"queue": "#d95f02", "tokenization": "#7570b3", "inference": "#1b9e77", "other": "#bdbdbd"}
 STYLE: Any = {  # matplotlib types its keys one by one
     "font.family": "sans-serif",
@@ -49,6 +50,24 @@ def plots(result: Result) -> Iterator[tuple[str, Figure]]:
             yield "time_split", _time_split(parts)
         if result.memory:
             yield "memory", _memory(result.memory)
+
+
+def open_loops(points: Sequence[dict[str, Any]]) -> Figure:
+    """Of each server that generates: tokens per second over the wait for the first token, rate by rate."""
+    with pyplot.rc_context(STYLE):
+        figure, axes = _figure()
+        for colour, server in enumerate(dict.fromkeys(point["server"] for point in points)):
+            own = sorted((one for one in points if one["server"] == server), key=lambda one: one["rate_per_s"])
+            waits, rates = [one["first_token_ms"] for one in own], [one["tokens_per_s"] for one in own]
+            axes.plot(waits, rates, "o", color=f"C{colour}", label=server, markersize=5)
+        axes.axvline(LEVEL_MS, color="#999999", linewidth=0.8, linestyle=":")
+        axes.set(xscale="log", xlabel="time to first token, p90, ms", ylabel="tokens answered per second")
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_formatter(_Plain())
+        axes.xaxis.set_minor_formatter(_Plain(minor_thresholds=(1.2, 0.4)))
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        axes.set_title("SmolLM2-135M, mixed lengths, Poisson arrivals", loc="left")
+        return figure
 
 
 def svg(figure: Figure) -> str:

@@ -115,6 +115,9 @@ def footprint(result: dict[str, Any]) -> str:
         f"| {row['in_process_p50_ms']:.2f} | {row['served_p50_ms']:.2f} | {row['added_p50_ms']:+.2f} |"
         for row in result["tasks"]
     ]
+    if "figures" in result:
+        lines += ["", "| figure | value | bar | met? | what |", "|---|---:|---|---|---|"]
+        lines += [_footprint_figure(result, name, values) for name, values in result["figures"].items()]
     lines += [
         "",
         "*In-process* is `pipelines.load(artifact, threads=...)` in a plain Python process with the same body and "
@@ -125,6 +128,11 @@ def footprint(result: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _footprint_figure(result: dict[str, Any], name: str, values: list[float]) -> str:
+    figure = FIGURES[name]
+    return f"| `{name}` | {shown(median(values))} | {figure.bar} | {figure.verdict(result, values)} | {figure.what} |"
 
 
 def _provenance(result: dict[str, Any]) -> str:

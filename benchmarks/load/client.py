@@ -42,6 +42,7 @@ class Exchange:
     intended_at: float
     done: Callable[["Exchange"], None]
     n_inputs: int = 1
+    new_tokens: int = 0
     started_at: float = 0.0
     ended_at: float = 0.0
     status: str = ""
@@ -99,11 +100,9 @@ class Pool:
         except OSError as error:
             raise UnreachableError(f"nothing answers at http://{self._host}:{self._port} ({error.strerror})") from None
 
-    def count_older(self, age_s: float, since: float) -> int:
-        """The number of exchanges under way that were due after `since` and more than `age_s` ago."""
-        before = perf_counter() - age_s
-        under_way = [*self._opening.values(), *(one.exchange for one in self._busy if one.exchange)]
-        return sum(since <= exchange.intended_at < before for exchange in under_way)
+    def under_way(self) -> list[Exchange]:
+        """The exchanges that have not ended."""
+        return [*self._opening.values(), *(one.exchange for one in self._busy if one.exchange)]
 
     def expire(self, timeout_s: float) -> None:
         """End every exchange that is older than that; its connection is closed."""

@@ -20,28 +20,29 @@ import uvloop
 
 from benchmarks.load.arrivals import Alarm, poisson
 from benchmarks.load.client import Exchange, Pool
+from benchmarks.load.objective import Objective
 from benchmarks.load.tally import BUSY_CPU_SHARE, Tally
 
 TICK_S = 0.05  # how often timeouts and hopeless trials are looked for
 PAUSE_AFTER_ERROR_S = 0.01  # so that a closed loop on a dead server does not spin
 SPAWN_S = 2.0  # until every generator process has started and waits for the common start
-BAD_SHARE = 0.01  # the share of requests beyond the objective at which the p99 misses it
 FIRST_CONNECTIONS = 32  # of an open loop; more are opened as needed
 
 
 @dataclass(frozen=True)
 class Call:
-    """A request ready to be sent: head and body, and how many inputs it carries."""
+    """A request ready to be sent: head and body, how many inputs it carries, and how long its answer is."""
 
     request: bytes
     n_inputs: int = 1
+    new_tokens: int = 0  # of the answer, where that is known
 
 
 @dataclass(frozen=True)
 class Load:
     """What is sent where. Exactly one of `concurrency` (closed loop) and `rate_per_s` (open loop) is set.
 
-    `hopeless_stops` ends an open loop as soon as so many requests missed `slo_s` that its p99 cannot meet it.
+    `hopeless_stops` ends an open loop as soon as so many requests missed the objective that it cannot be met.
     """
 
     host: str
@@ -55,6 +56,7 @@ class Load:
     slo_s: float | None = None
     timeout_s: float = 60.0
     hopeless_stops: bool = False
+    objective: Objective | None = None  # of streams; else the p99 of the latency has to meet `slo_s`
 
 
 def measure(load: Load, processes: int | None = 1) -> Tally:
@@ -111,7 +113,7 @@ class _Generator:
 
     def __init__(self, load: Load) -> None:
         self._load = load
-        self._tally = Tally(load.slo_s)
+        self._tally = Tally(load.objective or (None if load.slo_s is None else Objective(latency_s=load.slo_s)))
         self._sent = 0
         self._over = False
         self._opened_at: float | None = None
@@ -202,16 +204,20 @@ class _Generator:
             self._tally.count_latency(exchange)
 
     def _is_hopeless(self) -> bool:
-        assert self._load.slo_s is not None
-        overdue = self._pool.count_older(self._load.slo_s, self._opens_at)
-        return self._tally.bad + overdue > BAD_SHARE * self._expected
+        objective = self._tally.objective
+        assert objective is not None
+        now = perf_counter()
+        overdue = sum(
+            one.intended_at >= self._opens_at and objective.is_missed(one, now) for one in self._pool.under_way()
+        )
+        return self._tally.bad + overdue > objective.bad_share * self._expected
 
     # --- both ---
 
     def _send(self, intended_at: float, done: Callable[[Exchange], None]) -> None:
         call = self._load.calls[self._sent % len(self._load.calls)]
         self._sent += 1
-        self._pool.send(Exchange(call.request, intended_at, done, call.n_inputs))
+        self._pool.send(Exchange(call.request, intended_at, done, call.n_inputs, call.new_tokens))
 
     async def _tick(self, *, measure_lag: bool) -> None:
         asleep_at = perf_counter()

@@ -9,6 +9,7 @@ import numpy as np
 from hdrh.histogram import HdrHistogram
 
 from benchmarks.load.client import PARTS, Exchange
+from benchmarks.load.objective import Objective
 
 _LONGEST_US = 3_600_000_000
 _DIGITS = 3
@@ -74,7 +75,7 @@ class Tally:
     `statuses`, `good` (successes within the objective) and the histograms are of the requests that are due in it.
     """
 
-    slo_s: float | None = None
+    objective: Objective | None = None
     statuses: Counter[str] = field(default_factory=Counter)
     answered: Counter[str] = field(default_factory=Counter)
     per_s: Counter[str] = field(default_factory=Counter)
@@ -90,7 +91,7 @@ class Tally:
     def count_answer(self, exchange: Exchange) -> None:
         """A request that ended inside the window."""
         if exchange.succeeded:
-            in_time = self.slo_s is None or exchange.latency_s <= self.slo_s
+            in_time = self.objective is None or self.objective.is_met(exchange)
             self.answered["requests"] += 1
             self.answered["good"] += in_time
             self.answered["inputs"] += exchange.n_inputs
@@ -103,7 +104,7 @@ class Tally:
         if not exchange.succeeded:
             return
         self.latency.record(exchange.latency_s)
-        self.good += self.slo_s is None or exchange.latency_s <= self.slo_s
+        self.good += self.objective is None or self.objective.is_met(exchange)
         if exchange.parts_ms is not None:
             for part, duration_ms in zip(PARTS, exchange.parts_ms, strict=True):
                 self.parts[part].record(duration_ms / 1000)
@@ -164,7 +165,7 @@ class Tally:
         }
         if self.per_s["compute_tokens"]:
             figures["compute_tokens_per_s"] = self.per_s["compute_tokens"]
-        if self.slo_s is not None:
+        if self.objective is not None:
             figures["goodput_per_s"] = self.per_s["good"]
             figures["within_slo"] = self.good / self.requests if self.requests else 0.0
         if len(self.parts["total"]):

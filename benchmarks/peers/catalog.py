@@ -1,17 +1,20 @@
 """Catalog: the peers, each on two cores.
 
 A batch by count, padded to its longest text, helps where all texts have one length and hurts where lengths differ.
-Peers that batch by count are therefore measured with batches of 1, too.
+Peers that batch by count are therefore measured with batches of 1, too. Mosec has processes as workers: one on both
+cores, or one on each.
 """
 
 import json
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.peers.peer import SAME_GRAPH, SAME_WEIGHTS, SERVICES, Peer, Top
+from benchmarks.peers.peer import OTHER_QUANTIZATION, SAME_GRAPH, SAME_WEIGHTS, SERVICES, Peer, Top, Way
 
 RAY_SERVE_TRANSFORMERS = "ray-serve-transformers"  # the peer that has a figure of its own
-ALONE_OR_BATCHED = (1, 8)
+ALONE_OR_BATCHED = (Way(1), Way(8))
+WITH_WORKERS = (Way(1, workers=2), Way(8, workers=2), Way(8))
+OPENVINO = "openvino"  # the peer that has a figure of its own, too
 SERVED_NAME = "classifier"  # where a server asks for the model by name; its service says the same
 
 
@@ -35,11 +38,11 @@ def _label_and_score(answer: Any) -> Top:
 MOSEC = Peer(
     name="mosec",
     serves="the same ONNX file, ONNX Runtime, dynamic batches",
-    script=SERVICES / "mosec_onnx.py",
+    script=SERVICES / "mosec_classifier.py",
     path="/inference",
     body=_inputs,
     top=_label_and_score,
-    batch_sizes=ALONE_OR_BATCHED,
+    ways=WITH_WORKERS,
 )
 PEERS = (
     Peer(
@@ -51,7 +54,7 @@ PEERS = (
         top=_label_and_score,
         model="checkpoint",
         log_odds_tolerance=SAME_WEIGHTS,
-        batch_sizes=ALONE_OR_BATCHED,
+        ways=ALONE_OR_BATCHED,
         needs=("ray", "transformers", "torch"),
     ),
     Peer(
@@ -61,7 +64,7 @@ PEERS = (
         path="/predict",
         body=_inputs,
         top=_label_and_score,
-        batch_sizes=ALONE_OR_BATCHED,
+        ways=ALONE_OR_BATCHED,
     ),
     MOSEC,
     replace(
@@ -71,6 +74,13 @@ PEERS = (
         model="optimum",
         log_odds_tolerance=SAME_WEIGHTS,
         installed_as="mosec",
+    ),
+    replace(
+        MOSEC,
+        name=OPENVINO,
+        serves="OpenVINO's own int8 model (NNCF, calibrated on the load), OpenVINO behind Mosec, dynamic batches",
+        model="openvino",
+        log_odds_tolerance=OTHER_QUANTIZATION,
     ),
     Peer(
         name="mlserver",
@@ -87,7 +97,7 @@ PEERS = (
         path="/classify",
         body=_infinity,
         top=lambda answer: _label_and_score(answer["data"][0][0]),
-        batch_sizes=(32,),  # its default: it sorts by length
+        ways=(Way(32),),  # its default: it sorts by length
     ),
 )
 PYTORCH = Peer(  # of the measurements on a GPU
@@ -99,7 +109,7 @@ PYTORCH = Peer(  # of the measurements on a GPU
     top=lambda answer: _label_and_score(answer[0]),
     model="checkpoint",
     log_odds_tolerance=SAME_GRAPH,  # fp16 against fp16 of the same weights
-    batch_sizes=(512,),
+    ways=(Way(512),),
     needs=("aiohttp", "uvloop", "transformers", "torch"),
 )
 PYTORCH_COMPILED = replace(PYTORCH, name="transformers, compiled", settings={"PEER_COMPILE": "1"})

@@ -18,16 +18,10 @@ class Entrants:
     def __init__(self, model: WriterModel, rates: Rates, say: Say) -> None:
         self._model, self._rates, self._say = model, rates, say
         self._running: dict[str, Running] = {}
-        self._single: set[str] = set()
 
     @property
     def names(self) -> list[str]:
         return list(self._running)
-
-    @property
-    def of_batches(self) -> list[str]:
-        """The writers that take several prompts at once."""
-        return [name for name in self._running if name not in self._single]
 
     def enter(self, stack: ExitStack, writer: Writer, alike: Callable[[Running], float]) -> None:
         """Start a writer until `stack` ends; `alike` returns the share of its answers that begin as ours do."""
@@ -42,8 +36,6 @@ class Entrants:
             return
         self._say(f"{writer.name}, {self._model.name}: {share:.0%} of its answers begin as ours")
         self._running[writer.name] = running
-        if writer.single:
-            self._single.add(writer.name)
 
     def seconds(
         self,

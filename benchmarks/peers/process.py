@@ -5,30 +5,37 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 
 import psutil
 
-from benchmarks.peers.peer import Peer, PeerError
+from benchmarks.peers.peer import Peer, PeerError, Service, Way
 from deployments.cluster.ray_environment import spare_port
 from pipelines.tasks.text_classification import TASK
 
-START_S = 180.0
+START_S = 420.0  # some make their model first
 POLL_S = 0.5
 STOP_S = 20.0
 SETTINGS = ("RAY_", "PYTHON")  # prefixes of variables that are not passed on
 
 
 @contextmanager
-def running(peer: Peer, model: Path, batch_size: int, answers: Callable[[int], None]) -> Iterator[int]:
+def running(peer: Peer, model: Path, way: Way, answers: Callable[[int], None]) -> Iterator[int]:
     """The port at which `peer` serves `model` inside the block; raises PeerError where it does not start.
 
     `answers(port)` is called until it returns. It raises OSError or HTTPException while the service starts, and
     PeerError where its answers are wrong.
     """
+    with started(peer, _settings(peer, model, way), answers) as port:
+        yield port
+
+
+@contextmanager
+def started(peer: Service, settings: Mapping[str, str], answers: Callable[[int], None]) -> Iterator[int]:
+    """The port of a service inside the block, as `running` has it; `settings` and PEER_PORT are in its environment."""
     port = spare_port()
     with tempfile.TemporaryDirectory(prefix="sextet-peer-") as folder:
         log = Path(folder) / "log.txt"
@@ -36,7 +43,7 @@ def running(peer: Peer, model: Path, batch_size: int, answers: Callable[[int], N
             process = subprocess.Popen(
                 [str(peer.python), str(peer.script)],
                 cwd=folder,
-                env=_environment(peer, model, batch_size, port),
+                env=_inherited(peer) | {"PEER_PORT": str(port)} | dict(settings),
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # an interrupt of the benchmark does not reach the service: it is ended below
@@ -48,13 +55,15 @@ def running(peer: Peer, model: Path, batch_size: int, answers: Callable[[int], N
             _stop(process)
 
 
-def _environment(peer: Peer, model: Path, batch_size: int, port: int) -> dict[str, str]:
+def _inherited(peer: Service) -> dict[str, str]:
     foreign = SETTINGS[:1] if peer.needs else SETTINGS  # a peer in the project's environment needs PYTHONPATH
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    offline = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    return inherited | {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def _settings(peer: Peer, model: Path, way: Way) -> dict[str, str]:
     asked = {"PEER_TASK": TASK.name, "PEER_MODEL": str(model.resolve())}
-    asked |= {"PEER_PORT": str(port), "PEER_BATCH_SIZE": str(batch_size)}
-    return inherited | offline | asked | dict(peer.settings)
+    return asked | {"PEER_BATCH_SIZE": str(way.batch_size), "PEER_WORKERS": str(way.workers)} | dict(peer.settings)
 
 
 def _wait(process: "subprocess.Popen[bytes]", answers: Callable[[], None], log: Path) -> None:

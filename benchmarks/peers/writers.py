@@ -20,10 +20,11 @@ from typing import IO, Any
 
 from benchmarks.peers.peer import ENVIRONMENTS, SERVICES, Installed, PeerError
 
+PROGRAMS = SERVICES / "generation"
 READY_S = 420.0  # a model builder takes minutes
 ANSWER_S = 180.0
 ENDING_S = 2.0  # for the process to end after its output ended
-GENAI, CTRANSLATE2, OPTIMUM, TRANSFORMERS = "genai", "ctranslate2", "optimum", "transformers"
+GENAI, CTRANSLATE2, TRANSFORMERS = "genai", "ctranslate2", "transformers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,34 +33,19 @@ class Writer(Installed):
 
     serves: str
     script: Path
-    single: bool = False
-    """Takes one prompt at a time."""
 
 
 WRITERS = (
     Writer(
         name=GENAI,
         serves="int4 (block 32, accuracy level 4), onnxruntime-genai, static batches",
-        script=SERVICES / "write_genai.py",
+        script=PROGRAMS / "write_genai.py",
     ),
-    Writer(name=CTRANSLATE2, serves="int8, CTranslate2, static batches", script=SERVICES / "write_ctranslate2.py"),
-    Writer(
-        name="llama-cpp",
-        serves="the GGUF file that SmolLM2 comes in, llama-cpp-python, one at a time",
-        script=SERVICES / "write_llama_cpp.py",
-        single=True,
-    ),
-    Writer(
-        name=OPTIMUM,
-        serves="ORTModelForCausalLM.generate on Optimum's plain fp32 graph, one at a time",
-        script=SERVICES / "write_optimum.py",
-        needs=("optimum", "torch"),
-        single=True,
-    ),
+    Writer(name=CTRANSLATE2, serves="int8, CTranslate2, static batches", script=PROGRAMS / "write_ctranslate2.py"),
     Writer(
         name=TRANSFORMERS,
         serves="model.generate, PyTorch fp32 (fp16 on CUDA), static batches",
-        script=SERVICES / "write_transformers.py",
+        script=PROGRAMS / "write_transformers.py",
         needs=("transformers", "torch"),
     ),
 )
@@ -128,13 +114,10 @@ class Running:
         return said if status >= 0 else f"{said} ({signal.Signals(-status).name})"
 
 
-@contextmanager
-def writing(writer: Writer, model: WriterModel) -> Iterator[Running]:
-    """The program, ready for prompts; raises PeerError where it does not start."""
-    if missing := writer.missing():
-        raise PeerError(missing)
+def variables(writer: Installed, model: WriterModel) -> dict[str, str]:
+    """What a program finds in its environment. It keeps what it makes of a checkpoint in PEER_MODEL."""
     made_from = hashlib.sha256(str(model.checkpoint.resolve()).encode()).hexdigest()[:12]
-    environment = os.environ | {
+    return {
         "PEER_CHECKPOINT": str(model.checkpoint.resolve()),
         "PEER_TOKENIZER": str(model.tokenizer.resolve()),
         "PEER_MODEL": str(ENVIRONMENTS / "models" / f"{writer.name}-{made_from}"),
@@ -144,10 +127,17 @@ def writing(writer: Writer, model: WriterModel) -> Iterator[Running]:
         "OMP_NUM_THREADS": str(model.threads),
         "HF_HUB_OFFLINE": "1",
     }
+
+
+@contextmanager
+def writing(writer: Writer, model: WriterModel) -> Iterator[Running]:
+    """The program, ready for prompts; raises PeerError where it does not start."""
+    if missing := writer.missing():
+        raise PeerError(missing)
     with TemporaryFile() as log:
         process = subprocess.Popen(
             [str(writer.python), str(writer.script)],
-            env=environment,
+            env=os.environ | variables(writer, model),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,

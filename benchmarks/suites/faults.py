@@ -129,8 +129,10 @@ class Bench:
             self.subject.settle(PATH, BODY)
             sleep(AFTER_S)
         ledger = traffic.ledger
-        false_s = readiness.false_s(ledger)
-        self.findings.raw.append({"measurement": name, **ledger.summary(), "ready_false_s": false_s})
+        false_s, wrong = readiness.false_s(ledger), readiness.wrong(ledger)
+        self.findings.raw.append(
+            {"measurement": name, **ledger.summary(), "ready_false_s": false_s, "ready_wrong_from_until": wrong}
+        )
         self.say(f"{name}: {_words(ledger)}, /ready wrong for {false_s:.1f} s")
 
 

@@ -4,8 +4,8 @@
 
 Starts the real cluster with `sextet serve` and measures the seconds until it is ready, the resident memory of each
 replica above its model files, and the latency of one request at a time over HTTP against the same artifact called
-in-process with the same threads. Writes benchmarks/results/footprint.json and docs/performance.md, and prints one line
-of JSON last.
+in-process with the same threads. Then it runs `make serve` in a clone. Writes benchmarks/results/footprint.json and
+docs/performance.md, and prints one line of JSON last.
 """
 
 import argparse
@@ -26,6 +26,8 @@ from benchmarks.figures.result import default_path, describe
 from benchmarks.load.asker import Asker
 from benchmarks.replicas import find, resident_bytes
 from benchmarks.suites.cluster import running
+from benchmarks.suites.fresh import fresh_serve_s
+from benchmarks.suites.suite import say
 from deployments.config import located, user_configs
 from pipelines.errors import SextetError
 from pipelines.tasks import TASKS
@@ -39,13 +41,19 @@ ENOUGH_S = 5.0  # no repetition begins later, unless there are too few
 def main() -> None:
     parser = argparse.ArgumentParser(description="Seconds to ready, memory per replica, latency against in-process.")
     parser.add_argument("cluster", nargs="?", type=Path, default=Path("cluster.yaml"))
+    parser.add_argument("--no-fresh", action="store_true", help="leave out the start from a clone; nothing is written")
+    args = parser.parse_args()
     try:
-        result = run(parser.parse_args().cluster)
+        result = run(args.cluster)
+        if not args.no_fresh:
+            result["figures"]["fresh_serve_s"] = [fresh_serve_s(say)]
     except (SextetError, OSError, HTTPException) as error:
         sys.exit(f"footprint: {error}")
-    default_path("footprint").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    write_report()
-    print(json.dumps(result))
+    if not args.no_fresh:
+        default_path("footprint").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_report()
+    medians = {name: statistics.median(values) for name, values in result["figures"].items()}
+    print(json.dumps({"name": result["name"], **medians}))
 
 
 def run(cluster: Path) -> dict[str, Any]:
@@ -60,7 +68,7 @@ def run(cluster: Path) -> dict[str, Any]:
         memory = {task: resident_bytes(process_id) or 0 for process_id, task in find(serving.process_id).items()}
         stopping_at = time.perf_counter()
     stop_s = time.perf_counter() - stopping_at
-    rows = []
+    rows: list[dict[str, Any]] = []
     for task, user_config in configured.items():
         artifact = Path(user_config["model"])
         files_mib = sum(file.stat().st_size for file in artifact.glob("*.onnx*")) / MIB
@@ -82,6 +90,10 @@ def run(cluster: Path) -> dict[str, Any]:
         "machine": describe(),
         "ready_s": serving.ready_s,
         "stop_s": stop_s,
+        "figures": {
+            "restart_s": [serving.ready_s],
+            "replica_overhead_mib": [max(row["above_files_mib"] for row in rows)],
+        },
         "tasks": rows,
     }
 

@@ -3,23 +3,28 @@
 The checkpoint is made from a config and exported by `sextet export`. Checkpoint and artifact stay under models/bench.
 """
 
+import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import Say
 from benchmarks.figures.result import ROOT
 from benchmarks.load.texts import WORDS
+from benchmarks.peers.peer import SERVICES
 from benchmarks.suites.cluster import CLASSIFY
 from pipelines.errors import ArtifactError, SextetError
 from pipelines.runtime.artifact import ModelArtifact
+from pipelines.runtime.tokenizer import Tokenizer
 
 FOLDER = ROOT / "models" / "bench"
 VOCABULARY = 30_522  # of bert-base-uncased, for embeddings of the same size
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_TOKENS = 512
+CALIBRATION_ROWS = 128
 HEAD_SCALE = 25.0  # makes the logits of random weights differ enough to be compared with PyTorch
 
 
@@ -46,8 +51,16 @@ class Shape:
         return FOLDER / self.name
 
     @property
+    def plain(self) -> Path:
+        return FOLDER / "plain" / self.name
+
+    @property
     def optimum(self) -> Path:
         return FOLDER / "optimum" / self.name
+
+    @property
+    def openvino(self) -> Path:
+        return FOLDER / "openvino" / self.name
 
 
 BERT_BASE = Shape("bert-base", layers=12, hidden=768, heads=12, intermediate=3072)
@@ -99,28 +112,67 @@ def _asked(program: str) -> Path:
     return Path(finished.stdout.split()[-1])
 
 
-def ensure_optimum(shape: Shape, say: Say) -> Path:
-    """What Optimum alone makes of a shape's checkpoint for text-classification, made where it is missing.
-
-    It uses Optimum's exporter, and its dynamic quantization per channel for a CPU with VNNI.
-    """
-    if not (shape.optimum / "model.onnx").exists():
-        say(f"making {shape.optimum.relative_to(ROOT)}")
+def ensure_plain(shape: Shape, say: Say) -> Path:
+    """What Optimum exports of a shape's checkpoint for text-classification, in fp32, made where it is missing."""
+    if not (shape.plain / "model.onnx").exists():
+        say(f"making {shape.plain.relative_to(ROOT)}")
         from optimum.exporters.onnx import main_export
+
+        unfinished = _unfinished(shape.plain)
+        main_export(str(shape.checkpoint), unfinished, task=CLASSIFY.name, do_validation=False)
+        unfinished.rename(shape.plain)
+    return shape.plain
+
+
+def ensure_optimum(shape: Shape, say: Say) -> Path:
+    """What Optimum alone makes of it, made where it is missing: dynamic quantization per channel for VNNI."""
+    if not (shape.optimum / "model.onnx").exists():
+        plain = ensure_plain(shape, say)
+        say(f"making {shape.optimum.relative_to(ROOT)}")
         from optimum.onnxruntime import ORTQuantizer
         from optimum.onnxruntime.configuration import AutoQuantizationConfig
 
-        unfinished = shape.optimum.with_name(f".{shape.name}")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        main_export(str(shape.checkpoint), unfinished / "fp32", task=CLASSIFY.name, do_validation=False)
-        quantizer = ORTQuantizer.from_pretrained(unfinished / "fp32", file_name="model.onnx")
+        unfinished = _unfinished(shape.optimum)
+        quantizer = ORTQuantizer.from_pretrained(plain, file_name="model.onnx")
         settings = AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=True)
-        quantizer.quantize(save_dir=unfinished / "int8", quantization_config=settings, file_suffix="")
-        for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
-            shutil.copyfile(shape.checkpoint / name, unfinished / "int8" / name)
-        (unfinished / "int8").rename(shape.optimum)
-        shutil.rmtree(unfinished)
+        quantizer.quantize(save_dir=unfinished, quantization_config=settings, file_suffix="")
+        _complete(shape, unfinished).rename(shape.optimum)
     return shape.optimum
+
+
+def ensure_openvino(shape: Shape, python: Path, texts: Sequence[str], say: Say) -> Path:
+    """What OpenVINO alone makes of it with `python`, its environment's: NNCF's int8, calibrated on `texts`.
+
+    Made where it is missing; raises ShapeError.
+    """
+    if not (shape.openvino / "model.xml").exists():
+        plain = ensure_plain(shape, say)
+        say(f"making {shape.openvino.relative_to(ROOT)}")
+        unfinished = _unfinished(shape.openvino)
+        tokenizer = Tokenizer(ModelArtifact.open(shape.artifact))
+        rows = [one.ids for one in tokenizer.encode(list(texts)[:CALIBRATION_ROWS], max_length=MAX_TOKENS)]
+        command = [str(python), str(SERVICES / "quantize_openvino.py"), str(plain / "model.onnx")]
+        command.append(str(unfinished / "model.xml"))
+        finished = subprocess.run(command, input=json.dumps(rows), text=True, stdout=sys.stderr, check=False)
+        if finished.returncode:
+            raise ShapeError(f"{shape.name} was not quantized by NNCF; its own message is above")
+        _complete(shape, unfinished).rename(shape.openvino)
+    return shape.openvino
+
+
+def _unfinished(folder: Path) -> Path:
+    """An empty folder beside one that is to be made whole or not at all."""
+    unfinished = folder.with_name(f".{folder.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    return unfinished
+
+
+def _complete(shape: Shape, folder: Path) -> Path:
+    """`folder` with tokenizer and labels beside the graph."""
+    for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
+        shutil.copyfile(shape.checkpoint / name, folder / name)
+    return folder
 
 
 def _write_checkpoint(shape: Shape) -> None:
@@ -139,9 +191,7 @@ def _write_checkpoint(shape: Shape) -> None:
     model = BertForSequenceClassification(config).eval()
     with torch.no_grad():
         model.classifier.weight.mul_(HEAD_SCALE)
-    unfinished = shape.checkpoint.with_name(f".{shape.name}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+    unfinished = _unfinished(shape.checkpoint)
     model.save_pretrained(unfinished)
     vocabulary = unfinished / "vocab.txt"
     vocabulary.write_text("\n".join(_vocabulary()) + "\n", encoding="utf-8")

@@ -6,13 +6,16 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import Any, TypeVar
 
 from benchmarks import Say
 from benchmarks.figures.bars import Figure
+from benchmarks.figures.front import write_front
 from benchmarks.figures.report import write_report
 from benchmarks.figures.result import IN_SOURCE_TREE, Result, default_path
 from benchmarks.load.tally import Tally
+from benchmarks.peers.peer import PeerError
 from benchmarks.scenarios import bottlenecks
 from pipelines.errors import SextetError
 
@@ -25,6 +28,7 @@ class Repeated:
 
 
 PaceT = TypeVar("PaceT", bound=Repeated)
+SEXTET = "Sextet"
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,22 @@ class Rates(Findings):
         if values := [one / other for one, other in pairs]:
             self.figures[name] = values
 
+    def over_best(self, workload: str, peers: Sequence[str]) -> list[float]:
+        """Our rate over that of the best of `peers`, by its median, repetition by repetition.
+
+        None where one of them has no rate: what is missing may be the best.
+        """
+        rates = [self.per_s.get((workload, peer), []) for peer in peers if (workload, peer) not in self.missing]
+        if len(rates) < len(peers) or not all(rates):
+            return []
+        best = max(rates, key=median)
+        return [one / other for one, other in zip(self.per_s.get((workload, SEXTET), []), best, strict=False)]
+
+    def compare(self, name: str, values: list[float]) -> None:
+        """A figure, where it has values."""
+        if values:
+            self.figures[name] = values
+
     def entries(self) -> list[dict[str, Any]]:
         """The entries of `Result.peers`, workload by workload."""
         entries = [
@@ -130,14 +150,15 @@ def main(
     expected: Mapping[str, Figure],
     parts: Sequence[str] = (),
 ) -> None:
-    """Measure with `run(options, say)`; write benchmarks/results/NAME.json and the report unless quick.
+    """Measure with `run(options, say)`; write benchmarks/results/NAME.json and the report.
 
-    The last line of JSON names those of the `expected` figures that could not be measured here as "missing". A run of
-    some of the `parts` keeps the figures of the others in the result file.
+    The last line of JSON names those of the `expected` figures that were not measured as "missing", and the exit status
+    is then 1. Nothing is written of a quick run, and of one without peers. A run of some of the `parts` keeps the
+    figures of the others in the result file.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="short windows: whether it works; nothing is written")
-    parser.add_argument("--no-peers", action="store_true", help="leave out what it is compared with")
+    parser.add_argument("--no-peers", action="store_true", help="leave out other servers; nothing is written")
     parser.add_argument("--repetitions", type=int, help="how often each measurement is made")
     if parts:
         parser.add_argument("--only", action="append", choices=parts, default=[], help="run this part; may be repeated")
@@ -149,6 +170,10 @@ def main(
         sys.exit(f"{name}: needs the source tree, whose cluster.yaml it serves; an installation has `sextet bench`")
     try:
         findings = run(Options(args.quick, not args.no_peers, args.repetitions, only), say)
+    except PeerError as error:
+        sys.exit(
+            f"{name}: {error}; not measured: {', '.join(expected)}; --no-peers measures what needs no other server"
+        )
     except SextetError as error:
         sys.exit(f"{name}: {error}")
     given, usual = sys.argv[1:], f"make {name}" if parts else f"make bench-{name}"
@@ -166,12 +191,13 @@ def main(
         warnings=bottlenecks(findings.points),
         missing=[figure for figure in expected if figure not in findings.figures],
     )
-    if not args.quick:
+    if not args.quick and not args.no_peers:
         result.write(default_path(name))
         write_report()
-    if result.missing:
-        say(f"not measured here: {', '.join(result.missing)}; {absent(findings.peers)}")
+        write_front()
     print(json.dumps(result.headline()))
+    if result.missing:
+        sys.exit(f"{name}: not measured: {', '.join(result.missing)}; {absent(findings.peers)}")
 
 
 def absent(peers: Sequence[Mapping[str, Any]]) -> str:

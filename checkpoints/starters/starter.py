@@ -31,6 +31,7 @@ from checkpoints.frameworks import quiet
 from checkpoints.gguf import GgufFile
 from checkpoints.starters import e5, smollm2
 from pipelines.errors import CheckpointError
+from pipelines.runtime.package import install_command
 
 FOLDER = Path(str(importlib.resources.files("starter")))
 """The package with the starters' weights, vocabularies, recipes and cards."""
@@ -84,7 +85,7 @@ def _ingredients(name: str) -> Iterator[str]:
         try:
             yield f"{package} {importlib.metadata.version(package)}"
         except importlib.metadata.PackageNotFoundError:
-            raise CheckpointError(f"starter:{name} needs the package {package}; install sextet[export]") from None
+            raise CheckpointError(f"starter:{name} needs the package {package}; {install_command('export')}") from None
     modules = [Path(str(module.__file__)) for module in starter.modules]
     for file in (*sorted((FOLDER / name).glob("*")), Path(__file__), *modules):
         if file.is_file():

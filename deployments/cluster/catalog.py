@@ -13,6 +13,7 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
+from deployments.config import task_of
 from deployments.http.errors import UnavailableError
 from pipelines.tasks import TASKS
 
@@ -56,16 +57,21 @@ class Catalog:
     """The tasks that Ray Serve runs; the answers change while replicas come and go."""
 
     def __init__(self) -> None:
-        self._status = SingleFlight(_status)
-        self._descriptions = {task: SingleFlight(partial(_describe, task)) for task in TASKS}
+        self._replicas = SingleFlight(_replicas)
+        self._descriptions: dict[str, SingleFlight[dict[str, Any]]] = {}
 
     async def readiness(self) -> dict[str, bool]:
-        """Whether each deployed task has a replica that takes requests, in the order of TASKS.
+        """Whether each deployed model has a replica that takes requests; raises as `replicas` does."""
+        return {name: n > 0 for name, n in (await self.replicas()).items()}
+
+    async def replicas(self) -> dict[str, int]:
+        """How many replicas of each deployed model take requests, by application: in the order of TASKS, the default of
+        a task before its others.
 
         Raises UnavailableError where Ray Serve does not answer within STATUS_TIMEOUT_S.
         """
         try:
-            return await self._status.answer(STATUS_TIMEOUT_S)
+            return await self._replicas.answer(STATUS_TIMEOUT_S)
         except TimeoutError:
             reason = f"no answer in {STATUS_TIMEOUT_S:.0f} s"
         except (RayError, RayServeException) as error:
@@ -73,14 +79,16 @@ class Catalog:
         raise UnavailableError(f"Ray Serve does not say which tasks are ready ({reason})", RETRY_AFTER_S)
 
     async def models(self) -> dict[str, dict[str, Any] | None]:
-        """What a replica of each ready task says of its model; None where none says so within DESCRIBE_TIMEOUT_S."""
-        ready = [task for task, is_ready in (await self.readiness()).items() if is_ready]
+        """What a replica of each ready application says of its model; None where none does in time."""
+        ready = [name for name, is_ready in (await self.readiness()).items() if is_ready]
         described = await asyncio.gather(*map(self._description, ready))
         return dict(zip(ready, described, strict=True))
 
-    async def _description(self, task: str) -> dict[str, Any] | None:
+    async def _description(self, application: str) -> dict[str, Any] | None:
+        if application not in self._descriptions:
+            self._descriptions[application] = SingleFlight(partial(_describe, application))
         try:
-            return await self._descriptions[task].answer(DESCRIBE_TIMEOUT_S)
+            return await self._descriptions[application].answer(DESCRIBE_TIMEOUT_S)
         except Exception:  # whatever a replica fails with while it starts or ends
             return None
 
@@ -91,17 +99,18 @@ def _retrieve(call: "asyncio.Future[Any]") -> None:
         call.exception()
 
 
-async def _status() -> dict[str, bool]:
+async def _replicas() -> dict[str, int]:
     applications = (await asyncio.to_thread(serve.status)).applications
-    return {
-        task: task in applications[task].deployments
-        and any(applications[task].deployments[task].replica_states.get(state, 0) for state in ANSWERING)
-        for task in TASKS
-        if task in applications
-    }
+    names = [name for task in TASKS for name in sorted(applications) if task_of(name) == task]
+    found = {}
+    for name in names:
+        deployment = applications[name].deployments.get(task_of(name))
+        states = {} if deployment is None else deployment.replica_states
+        found[name] = sum(states.get(state, 0) for state in ANSWERING)
+    return found
 
 
-async def _describe(task: str) -> dict[str, Any]:
+async def _describe(application: str) -> dict[str, Any]:
     async with asyncio.timeout(DESCRIBE_TIMEOUT_S):  # a call that hangs must not be the last one
-        described: dict[str, Any] = await serve.get_app_handle(task).describe.remote()
+        described: dict[str, Any] = await serve.get_app_handle(application).describe.remote()
         return described

@@ -1,5 +1,6 @@
 """`sextet serve`: check cluster.yaml, start Ray, deploy, wait until every task answers, serve, stop without a trace."""
 
+import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -9,12 +10,22 @@ from typing import Any
 from urllib.request import Request
 
 from deployments.ask import AskError, demonstrate, exchange
-from deployments.cluster.local_ray import connected, environment, metrics_url, started
+from deployments.cluster.local_ray import connected, environment, ray_metrics_url, started
 from deployments.cluster.platform import Platform
 from deployments.cluster.ports import check_port
-from deployments.cluster.processes import Signals, StopRequested
 from deployments.cluster.progress import Say, step
-from deployments.config import located, task_configs, user_configs
+from deployments.cluster.ray_environment import ADDRESS_VARIABLE
+from deployments.cluster.signals import Signals, StopRequested
+from deployments.config import (
+    TaskConfig,
+    deployment_of,
+    located,
+    model_of,
+    set_drains,
+    task_configs,
+    task_of,
+    user_configs,
+)
 from deployments.ingress import haproxy
 from deployments.ingress.config import EVERY_NAME, Address, IngressConfig
 from pipelines.errors import ArtifactError, ConfigurationError, SextetError
@@ -24,7 +35,7 @@ from pipelines.runtime.providers import Device
 from pipelines.tasks import TASKS
 from stores.fetch import fetch
 
-HEARTBEAT_S = 1.0
+HEARTBEAT_S = 0.2  # some hundred milliseconds later Ray aborts a process whose raylet has died
 REACHABLE_S = 30.0  # how long HAProxy may take to learn of replicas that run
 
 
@@ -106,26 +117,31 @@ def serve(
 
 def _serve_here(launch: Launch, signals: Signals) -> None:
     content = launch.content()
+    drain_s = set_drains(content)
     check_port(content["http_options"]["host"], content["http_options"]["port"])
     _check_devices(content, launch.say)
     _fetch_artifacts(content, launch.say)
+    _tell_models_apart(content)
     ingress, address = launch.ingress(content), Address.of(content["http_options"])
-    with environment(ingress, address, launch.say) as folder:
+    with environment(ingress, address, launch.say, drain_s) as folder:
         from deployments.cluster.rollout import validated  # imports ray, which reads the environment
 
         config, reach = validated(_behind(content)), Reach(address.url(ingress), folder)
-        with started(folder, signals, launch.say) as raise_if_dead:
+        with started(folder, signals, launch.say) as ray:
             try:
-                _roll_out(config, reach, launch.say, raise_if_dead)
-                launch.say(f"metrics {metrics_url()}")
+                _roll_out(config, reach, launch.say, ray.raise_if_dead)
+                ray.drain_s = drain_s
+                launch.say(f"logs {folder}/ray/session_latest/logs")
+                launch.say(f"metrics http://{os.environ[ADDRESS_VARIABLE]}/metrics")
+                launch.say(f"Ray's own metrics {ray_metrics_url()}")
                 _introduce(config, reach)
                 while True:
-                    raise_if_dead()
+                    ray.raise_if_dead()
                     if signals.reload_was_requested():
-                        _reload(launch, ingress, reach, raise_if_dead)
+                        ray.drain_s = max(ray.drain_s, _reload(launch, ingress, reach, ray.raise_if_dead))
                     time.sleep(HEARTBEAT_S)
             except StopRequested:
-                launch.say("stopping: requests that are inside may finish")
+                launch.say(f"stopping: requests inside have {ray.drain_s:.0f} s; a second signal ends them")
                 raise
 
 
@@ -133,6 +149,8 @@ def _deploy_there(launch: Launch, address: str) -> None:
     from deployments.cluster.rollout import validated
 
     content = launch.content()
+    set_drains(content)
+    _tell_models_apart(content)
     config, ingress = validated(content), launch.ingress(content)
     with connected(address):
         reach = Reach(Address.of(content["http_options"]).url(ingress), key=os.environ.get("SEXTET_KEY"))
@@ -141,22 +159,28 @@ def _deploy_there(launch: Launch, address: str) -> None:
     launch.say("the cluster keeps serving; `serve shutdown` takes it down")
 
 
-def _reload(launch: Launch, ingress: IngressConfig, reach: "Reach", raise_if_dead: Callable[[], None]) -> None:
-    """Apply the file as it is now. Where it is wrong, say why; the previous configuration goes on serving."""
+def _reload(launch: Launch, ingress: IngressConfig, reach: "Reach", raise_if_dead: Callable[[], None]) -> float:
+    """Apply the file as it is now. Where it is wrong, say why; the previous configuration goes on serving.
+
+    Returns as long as requests may take under it at the end.
+    """
     from deployments.cluster.rollout import validated
 
     launch.say(f"reading {launch.cluster} again")
     try:
         content = launch.content()
+        drain_s = set_drains(content)
         _check_devices(content, launch.say)
         _fetch_artifacts(content, launch.say)
+        _tell_models_apart(content)
         if launch.ingress(content) != ingress:
             raise ConfigurationError("the ingress's settings have changed, which takes a restart of `sextet serve`")
         _roll_out(validated(_behind(content)), reach, launch.say, raise_if_dead)
     except SextetError as error:
         launch.say(f"not applied: {error}")
-    else:
-        launch.say(f"applied {launch.cluster}")
+        return 0.0
+    launch.say(f"applied {launch.cluster}")
+    return drain_s
 
 
 @dataclass(frozen=True)
@@ -172,9 +196,11 @@ class Reach:
         return next(self.folder.rglob("ingress.sock"), None) if self.folder is not None else None
 
     def addresses(self, config: Any) -> dict[str, str]:
-        """The URL of each task."""
+        """The URL of each task, then those of other models than the default, by application."""
         prefixes = {application.name: application.route_prefix for application in config.applications}
-        return {task: f"{self.url}{prefixes[task].rstrip('/')}" for task in TASKS if task in prefixes}
+        names = [task for task in TASKS if task in prefixes]
+        names += [name for name in prefixes if task_of(name) in TASKS and model_of(name) is not None]
+        return {name: f"{self.url}{prefixes[name].rstrip('/')}" for name in names}
 
     def wait(self, url: str) -> None:
         """Wait until a request reaches the task's replica: a GET there is refused by the task itself."""
@@ -216,17 +242,17 @@ def _introduce(config: Any, reach: Reach) -> None:
     print(f"ready {reach.url}", flush=True)
     for task, url in reach.addresses(config).items():
         try:
-            answer = demonstrate(TASKS[task], url, reach.key, reach.through())
+            answer = demonstrate(TASKS[task_of(task)], url, reach.key, reach.through())
         except AskError as error:  # the cluster serves nevertheless
             answer = f"no answer: {error}"
-        print(f"{task}\n  {TASKS[task].examples[0]}\n  -> {answer}", flush=True)
+        print(f"{task}\n  {TASKS[task_of(task)].examples[0]}\n  -> {answer}", flush=True)
 
 
 def _check_devices(content: dict[str, Any], say: Say) -> None:
     """Raise ConfigurationError for the first task whose device does not compute here, before anything is started."""
     devices: dict[Device, str] = {}
-    for task, config in task_configs(content).items():
-        devices.setdefault(config.device, task)
+    for name, config in task_configs(content).items():
+        devices.setdefault(config.device, name)
     for device, task in devices.items():
         if device != "cpu":
             with step(f"trying {device}", say):
@@ -244,14 +270,32 @@ def _fetch_artifacts(content: dict[str, Any], say: Say) -> None:
     given, tasks = user_configs(content), task_configs(content)
     errors = []
     with step(f"checking {len(tasks)} artifacts", say):
-        for task, config in tasks.items():
+        for name, config in tasks.items():
             try:
-                fetched = fetch(config.model, say)
+                fetched, task = fetch(config.model, say), task_of(name)
                 artifact = ModelArtifact.open(fetched.folder, task=task, allow_unverified=config.allow_unverified)
                 artifact.check_device(config.device)
-                given[task]["model"] = fetched.pinned
+                given[name]["model"] = fetched.pinned
             except ArtifactError as error:
                 errors.append(error)
     if errors:
         others = f" (and {len(errors) - 1} more; `sextet export --all` makes what is missing)" if errors[1:] else ""
         raise ArtifactError(f"{errors[0]}{others}")
+
+
+def _tell_models_apart(content: dict[str, Any]) -> None:
+    """Have Ray Serve replace a replica whose model changes: the new one loads beside the old one, which answers.
+
+    Ray Serve applies a change of user_config alone in the replica, and takes it out of HAProxy's list meanwhile. It
+    replaces a replica where its ray_actor_options change. Some kilobytes more of reserved memory change nothing else.
+    Where nodes may hold so many replicas and no more, there is no room beside the old ones: Ray Serve would wait for
+    it for ever.
+    """
+    for task, user_config in user_configs(content).items():
+        model = TaskConfig.from_user_config(user_config, task).of_model
+        number = int.from_bytes(hashlib.sha256(repr(model).encode()).digest()[:2], "big")
+        deployment = deployment_of(task, content)
+        options = deployment.setdefault("ray_actor_options", {})
+        options["memory"] = options.get("memory", 0) + number
+        if "max_replicas_per_node" in deployment:
+            deployment.setdefault("max_surge_percent", 0)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from deployments.config import check_task, cut_down, user_configs
+from deployments.config import check_task, cut_down, model_of, user_configs
 from pipelines.errors import ConfigurationError
 
 NAMES = ("sagemaker", "vertex")
@@ -44,7 +44,7 @@ class Platform:
 
     def cut(self, content: Mapping[str, Any], task: str | None) -> dict[str, Any]:
         """`content` of a cluster.yaml with one task only, which answers at the root; raises ConfigurationError."""
-        tasks = list(user_configs(content))
+        tasks = [name for name in user_configs(content) if model_of(name) is None]
         if task is not None:
             check_task(task)
         elif len(tasks) > 1:

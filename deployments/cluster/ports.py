@@ -9,6 +9,7 @@ from typing import Any
 
 from pipelines.errors import ConfigurationError
 
+MAX_PORT = 65535
 _LISTENS = "0A"  # a state of /proc/net/tcp
 
 
@@ -16,8 +17,8 @@ def check_port(host: Any, port: Any) -> None:
     """Raise ConfigurationError where nothing can listen at this address; it names who listens there."""
     if not isinstance(host, str):
         raise ConfigurationError(f"http_options.host is {host!r}; allowed: an address")
-    if not isinstance(port, int) or not 1 <= port <= 65535:
-        raise ConfigurationError(f"http_options.port is {port!r}; allowed: 1 to 65535")
+    if not isinstance(port, int) or not 1 <= port <= MAX_PORT:
+        raise ConfigurationError(f"http_options.port is {port!r}; allowed: 1 to {MAX_PORT}")
     try:
         family = socket.getaddrinfo(host, port)[0][0]
         with socket.socket(family) as probe:

@@ -3,6 +3,7 @@
 Ray reads them when it is imported: set them before.
 """
 
+import math
 import os
 import random
 import secrets
@@ -10,8 +11,10 @@ import shlex
 import socket
 from pathlib import Path
 
+from deployments.config import DRAIN_S
 from deployments.ingress.config import Address, IngressConfig
 from deployments.ingress.haproxy import write_wrapper
+from deployments.observability.gone import DETECTOR
 
 TUNED = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
@@ -25,33 +28,49 @@ TUNED = {
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
     "RAY_SERVE_HAPROXY_RETRIES": "3",
     "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",  # one refused connection marks a replica as down
+    # A replica whose process has ended is noticed in 0.75 s though nobody asks it.
+    "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "500ms",
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",  # only a request that fits in here can be repeated; the default is 16384
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.http.middleware.middlewares",
     "RAY_prestart_worker_first_driver": "0",  # workers that start before they are needed delay the others
     "RAY_worker_niceness": "0",  # by default Ray runs its workers, which are the servers here, at niceness 15
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_event_stats_print_interval_ms": "0",  # -1, said to disable them, has the GCS log its state without a pause
+    "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": DETECTOR,  # metrics of replicas that have ended disappear
+    "RAY_ROTATION_MAX_BYTES": "1048576",
+    "RAY_ROTATION_BACKUP_COUNT": "1",
 }
 HAPROXY = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # one log line through Python for each request
     "RAY_SERVE_HAPROXY_NBTHREAD": "2",
 }
-LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # in effect: this node's address is 127.0.0.1
+ALONE = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # in effect: this node's address is 127.0.0.1
+    "AUTOSCALER_UPDATE_INTERVAL_S": "3600",  # no node is ever added; it logs each time
+}
 PYTHON_PROXY = {
     "RAY_SERVE_ENABLE_HA_PROXY": "0",
     "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",  # replicas would listen for an HAProxy that does not run
 }
+ADDRESS_VARIABLE = "SEXTET_METRICS_ADDRESS"  # where a node hands out metrics: observability/exposition.py
+METRICS_PORT = 9103
+DRAINED_S = 15.0  # longer than a replica that ends: it takes requests for some seconds more
 SPARE_PORTS = range(20_000, 30_000)  # between the ports of `ray start`'s workers and those of Serve's replicas
 
 
-def prepare(folder: Path, haproxy: Path | None, ingress: IngressConfig, address: Address) -> None:
-    """Set the environment for a cluster of this machine alone. `folder` is its own and becomes HAProxy's.
+def prepare(
+    folder: Path, haproxy: Path | None, ingress: IngressConfig, address: Address, drain_s: float = DRAIN_S
+) -> None:
+    """Set the environment for a cluster of this machine alone. `folder` is its own and becomes HAProxy's. A replica
+    that ends has `drain_s` at most.
 
     Variables that are set already stay, except that HAProxy is used exactly where `haproxy` names its binary; `ingress`
     configures it, and it listens on `address`. Ray's own servers listen on loopback and ask for this cluster's token.
     """
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    wanted = TUNED | LOOPBACK | token | (_haproxy_files(folder) if haproxy else {})
+    metrics = {ADDRESS_VARIABLE: f"127.0.0.1:{free_port(METRICS_PORT)}"}
+    wanted = TUNED | _ending(drain_s) | ALONE | token | metrics | (_haproxy_files(folder) if haproxy else {})
     os.environ.update({name: value for name, value in wanted.items() if name not in os.environ})
     os.environ.update(_proxy(folder, haproxy, ingress, address.text()))
 
@@ -62,9 +81,14 @@ def node_exports(folder: Path, haproxy: Path | None, ingress: IngressConfig) -> 
     Ray's servers ask for a token, which the operator gives to every node: `ray start` refuses to run without one.
     RAY_AUTH_MODE stays as it is where it is set.
     """
-    variables = TUNED | _proxy(folder, haproxy, ingress)
+    variables = TUNED | _ending(DRAIN_S) | _proxy(folder, haproxy, ingress)
     exports = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     return [*exports, 'export RAY_AUTH_MODE="${RAY_AUTH_MODE:-token}"']
+
+
+def _ending(drain_s: float) -> dict[str, str]:
+    """An HAProxy process that a reload has replaced lives as long as replicas that end."""
+    return {"RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(math.ceil(drain_s + DRAINED_S))}
 
 
 def lacks_token() -> bool:

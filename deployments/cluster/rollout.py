@@ -19,13 +19,17 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ServeDeploySchema
 
+from deployments.cluster.ports import MAX_PORT
 from deployments.cluster.progress import REMINDER_S, Say
 from deployments.config import unknown_key
 from pipelines.errors import ConfigurationError, SextetError
 from pipelines.misfit import shown
 
 POLL_S = 0.5
-FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
+RECOVERY_S = 60.0  # how long Ray Serve may take to replace replicas that died, before or while it deploys
+MOST = 1_000_000
+"""Replicas of a deployment, and CPUs or GPUs of one of them: Serve's schema takes infinity, and no sum holds that."""
+_AMOUNTS = ("num_cpus", "num_gpus", "min_replicas", "initial_replicas", "max_replicas")
 
 
 class RolloutError(SextetError):
@@ -43,6 +47,9 @@ def validated(content: Mapping[str, Any]) -> ServeDeploySchema:
         for application in config.applications:
             for deployment in application.deployments:
                 _check_autoscaling(f"{application.name}: autoscaling_config", deployment.autoscaling_config)
+                _check_amounts(application.name, deployment.model_dump(exclude_unset=True))
+        if not 1 <= config.grpc_options.port <= MAX_PORT:
+            raise ConfigurationError(f"grpc_options.port is {config.grpc_options.port}; allowed: 1 to {MAX_PORT}")
         return config
     except ValidationError as error:
         first = error.errors()[0]
@@ -68,17 +75,21 @@ def deploy(config: ServeDeploySchema) -> None:
 
 
 def wait(config: ServeDeploySchema, say: Say, raise_if_dead: Callable[[], None]) -> None:
-    """Return when every application runs. Raises RolloutError at the first replica that does not start.
+    """Return when every application runs. Raises RolloutError at the first replica that does not start, or where one
+    that died is not replaced within RECOVERY_S.
 
     `raise_if_dead` is called at each poll.
     """
     started_at = reminded_at = time.monotonic()
+    healthy_at: dict[str, float] = {}
     waiting = [application.name for application in config.applications]
     while waiting:
         raise_if_dead()
         status = serve.status().applications
         for name in [name for name in waiting if name in status]:
-            _raise_failure(name, status[name])
+            if status[name].status != "UNHEALTHY":
+                healthy_at[name] = time.monotonic()
+            _raise_failure(name, status[name], time.monotonic() - healthy_at.get(name, started_at))
             if status[name].status == "RUNNING":
                 waiting.remove(name)
                 say(f"{name} is up ({time.monotonic() - started_at:.0f} s)")
@@ -96,6 +107,19 @@ def _check_autoscaling(where: str, given: Any) -> None:
             AutoscalingConfig.model_validate(given)
         except ValidationError as error:
             raise ConfigurationError(f"{where}: {error.errors()[0]['msg']}") from None
+
+
+def _check_amounts(application: str, given: Mapping[str, Any]) -> None:
+    """Refuse an amount that no cluster has: infinity, NaN, a typing error of many digits."""
+    named = {"num_replicas": given.get("num_replicas")}
+    for name in ("autoscaling_config", "ray_actor_options"):
+        amounts = given.get(name)
+        named |= {f"{name}.{key}": amounts.get(key) for key in _AMOUNTS} if isinstance(amounts, Mapping) else {}
+    for index, bundle in enumerate(given.get("placement_group_bundles") or ()):
+        named |= {f"placement_group_bundles[{index}].{key}": amount for key, amount in bundle.items()}
+    for name, amount in named.items():
+        if isinstance(amount, int | float) and not 0 <= amount <= MOST and not name.endswith(".memory"):
+            raise ConfigurationError(f"{application}: {name} is {shown(amount)}; allowed: 0 to {MOST:,}")
 
 
 def _check_keys(model: type[BaseModel], given: Mapping[str, Any], where: str) -> None:
@@ -120,10 +144,10 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models(argument)
 
 
-def _raise_failure(name: str, application: Any) -> None:
+def _raise_failure(name: str, application: Any, unhealthy_s: float) -> None:
     messages = [application.message, *(one.message for one in application.deployments.values())]
-    failed = application.status in FAILED or any("failed to start" in message for message in messages)
-    if failed:
+    failed = application.status == "DEPLOY_FAILED" or any("failed to start" in message for message in messages)
+    if failed or unhealthy_s > RECOVERY_S:
         raise RolloutError(f"{name} did not start: {_reason(messages)}")
 
 

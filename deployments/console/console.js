@@ -85,9 +85,10 @@ function showTasks() {
 }
 
 function showModel() {
-  const model = state.catalog.find((one) => one.task === state.task.name)?.model;
+  const entry = state.catalog.find((one) => one.task === state.task.name);
+  const model = entry?.model;
   $("model").replaceChildren(
-    ...(model ? [model.id, model.architecture, model.precision, model.device, word("longest").replace("{n}", model.max_length.toLocaleString(state.language))] : []).map((text) => make("span", { textContent: text })),
+    ...(model ? [model.id, model.architecture, model.precision, model.device, word("longest").replace("{n}", model.max_length.toLocaleString(state.language)), ...entry.others.map((one) => one.route)] : []).map((text) => make("span", { textContent: text })),
   );
 }
 

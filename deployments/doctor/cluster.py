@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from deployments.cluster.launch import Launch
-from deployments.cluster.local_ray import METRICS_PORT
+from deployments.cluster.local_ray import RAY_METRICS_PORT
 from deployments.cluster.ports import check_port, listeners
-from deployments.config import TaskConfig, task_configs
+from deployments.cluster.ray_environment import METRICS_PORT
+from deployments.config import TaskConfig, task_configs, task_of
 from deployments.doctor.demand import Demand, cpus, demands, gpu_shares
 from deployments.doctor.finding import CLUSTER, Finding, gib
+from deployments.doctor.gpu_shares import gpu_memory
 from deployments.doctor.machine import Capacity
 from deployments.doctor.memory import memory, weights_bytes
 from deployments.ingress.access import OPEN_VARIABLE
@@ -63,7 +65,8 @@ class Cluster:
         yield from cpus(found, capacity)
         yield from gpu_shares(found, len(gpus))
         yield from self._devices(found)
-        yield from memory(self.tasks, found, artifacts, capacity, gpus)
+        yield from gpu_memory(self.tasks, found, artifacts, gpus)
+        yield from memory(self.tasks, found, artifacts, capacity)
 
     def _ports(self) -> Iterator[Finding]:
         host, port = (self.content["http_options"][name] for name in ("host", "port"))
@@ -84,9 +87,10 @@ class Cluster:
                 yield Finding(CLUSTER, "grpc port", text, "error", "stop what is there, or choose another port", facts)
             else:
                 yield Finding(CLUSTER, "grpc port", f"{port} is free", facts=facts)
-        if found := listeners(METRICS_PORT):
-            text = f"{METRICS_PORT} is taken ({', '.join(found)}): `sextet serve` prints the port that it takes instead"
-            yield Finding(CLUSTER, "metrics port", text, "note", facts={"port": METRICS_PORT, "listeners": found})
+        for port in (RAY_METRICS_PORT, METRICS_PORT):
+            if found := listeners(port):
+                text = f"{port} is taken ({', '.join(found)}): `sextet serve` prints the port that it takes instead"
+                yield Finding(CLUSTER, "metrics port", text, "note", facts={"port": port, "listeners": found})
 
     def _ingress(self) -> Finding:
         """What guards it, and whether its files are there."""
@@ -112,7 +116,7 @@ class Cluster:
             text = f"{config.model} is to be built from {config.source.checkpoint}"
             return Finding(CLUSTER, task, text, "error", f"sextet export --all {self.launch.cluster}", facts)
         try:
-            artifact = ModelArtifact.open(config.model, task=task, allow_unverified=config.allow_unverified)
+            artifact = ModelArtifact.open(config.model, task=task_of(task), allow_unverified=config.allow_unverified)
             artifact.check_device(config.device)
         except SextetError as error:
             return Finding(CLUSTER, task, str(error), "error", facts=facts)

@@ -71,8 +71,7 @@ def gpu_shares(found: Sequence[Demand], gpus: int) -> Iterator[Finding]:
     reserved = sum(one.num_gpus * one.first_replicas for one in asking)
     text = f"{reserved:g} reserved by the replicas that start; Ray counts {gpus}"
     facts = {"first_replicas": reserved, "counted_by_ray": gpus}
-    # No more of a deployment are tried than fit by themselves, so that a typing error of many replicas costs nothing.
-    tried = [(one, min(one.first_replicas, _most(one.num_gpus, gpus))) for one in asking]
+    tried = [(one, fitting_replicas(one, gpus)) for one in asking]
     left = sum(one.first_replicas - n for one, n in tried)
     left += len(unplaced([size for one, n in tried for size in [one.num_gpus] * n], gpus))
     if left:
@@ -83,22 +82,33 @@ def gpu_shares(found: Sequence[Demand], gpus: int) -> Iterator[Finding]:
 
 
 def unplaced(sizes: Sequence[float], gpus: int) -> list[float]:
-    """The shares of GPUs that find no place: a share below 1 lies on one GPU, larger ones take whole GPUs.
+    """The shares of GPUs that find no place, largest first."""
+    return sorted((size for size, place in zip(sizes, placed(sizes, gpus), strict=True) if not place), reverse=True)
+
+
+def placed(sizes: Sequence[float], gpus: int) -> list[list[int]]:
+    """The numbers of the GPUs that each share lies on: one for a share below 1, whole GPUs for a larger one, none where
+    there is no room.
 
     Largest first packs densely; Ray, which places in its own order, may find no place where this does.
     """
     free = [1.0] * gpus
-    left = []
-    for size in sorted(sizes, reverse=True):
+    places: list[list[int]] = [[] for _ in sizes]
+    for number in sorted(range(len(sizes)), key=lambda one: -sizes[one]):
+        size = sizes[number]
         fitting = [index for index, room in enumerate(free) if room >= min(size, 1.0) - 1e-9]
         needed = 1 if size < 1 else round(size)
         if len(fitting) < needed:
-            left.append(size)
             continue
-        fullest_first = sorted(fitting, key=lambda index: free[index])[:needed]
-        for index in fullest_first:
+        places[number] = sorted(fitting, key=lambda index: free[index])[:needed]  # the fullest first
+        for index in places[number]:
             free[index] -= min(size, 1.0)
-    return left
+    return places
+
+
+def fitting_replicas(demand: Demand, gpus: int) -> int:
+    """How many of the replicas that start first fit by themselves: a typing error of many replicas costs nothing."""
+    return min(demand.first_replicas, _most(demand.num_gpus, gpus))
 
 
 def _most(share: float, gpus: int) -> int:

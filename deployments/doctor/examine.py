@@ -9,9 +9,8 @@ from deployments.doctor.finding import CLUSTER, Finding, Report
 from deployments.doctor.machine import Capacity, machine
 from deployments.doctor.software import software
 from deployments.ingress.config import ConnectionLimits
-from pipelines.errors import ConfigurationError, SextetError
-from pipelines.misfit import nearest
-from pipelines.runtime.providers import PROVIDERS, Device
+from pipelines.errors import SextetError
+from pipelines.runtime.providers import PROVIDERS, Device, unknown_device
 
 
 def examine(path: Path | None, device: Device | None = None) -> Report:
@@ -20,7 +19,7 @@ def examine(path: Path | None, device: Device | None = None) -> Report:
     `device` is asked for beside those of the file. Raises ConfigurationError for one that does not exist.
     """
     if device is not None and device not in PROVIDERS:
-        raise ConfigurationError(f"--device is {device!r}{nearest(device, PROVIDERS)}; allowed: {', '.join(PROVIDERS)}")
+        raise unknown_device("--device", device)
     cluster, refusal = None, Finding(CLUSTER, "file", "none was looked at", "note", "sextet doctor cluster.yaml")
     if path is not None:
         try:

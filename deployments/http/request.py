@@ -4,6 +4,7 @@
     deadline_of(request)        x-request-timeout-seconds as a time of the event loop's clock
     read_body(request, limit)   the body, bounded in size and time, declared as JSON or as a protocol's own media type
     Timings                     the x-... headers of every response
+    Observer                    what metrics, logs and traces are told, once a request or a batch has ended
     waited_s(scope)             how long it had been here before a handler ran, by the ingress's time stamp
     load_header(...)            what a replica tells the ingress with every answer
 
@@ -20,16 +21,24 @@ import asyncio
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Scope
 
-from deployments.http.errors import BodyTooLargeError, MethodNotAllowedError, UnsupportedMediaTypeError
+from deployments.config import TaskConfig
+from deployments.http.errors import (
+    BodyTooLargeError,
+    Failure,
+    MethodNotAllowedError,
+    UnsupportedMediaTypeError,
+)
 from pipelines.errors import DeadlineExceededError, InvalidInputError
+from pipelines.scheduling.scheduler import BatchReport, Scheduler
 
 JSON = ("application/json",)
 DEADLINE_HEADER = "x-request-timeout-seconds"
@@ -42,6 +51,8 @@ CLIENT_HEADER = "x-sextet-client"
 CLASS_HEADER = "x-sextet-class"
 """The key's class: interactive or bulk."""
 BULK = "bulk"
+OTHERS_HEADER = "x-sextet-models"
+"""The names of a task's other models, for its default: deployments/ingress/models."""
 SECRET_HEADER = "x-sextet-ingress"
 """What replicas know an ingress of their own cluster by."""
 _PUBLIC, _HIDDEN = DEADLINE_HEADER.encode(), HIDDEN_DEADLINE_HEADER.encode()
@@ -87,13 +98,37 @@ class Route:
 
 @dataclass
 class Timings:
-    """Where the time of one request went; `compute_tokens` are those that the model read and wrote, without padding."""
+    """Where the time of one request went, which tokens the model read and wrote, without padding, and what came of it.
+
+    `protocol` is that of its path, `failure` None for an answer. Of a stream, `first_token_s` is the time to its first
+    token, and `gaps_s` those between two tokens of one row.
+    """
 
     started_at: float = field(default_factory=time.perf_counter)
     queue_s: float = 0.0
     tokenization_s: float = 0.0
+    tokenized_at: float | None = None
     inference_s: float = 0.0
-    compute_tokens: int = 0
+    read_tokens: int = 0
+    written_tokens: int = 0
+    first_token_s: float | None = None
+    gaps_s: list[float] = field(default_factory=list)
+    protocol: object = None
+    failure: Failure | None = None
+    _token_at: dict[int, float] = field(default_factory=dict)
+
+    def token(self, row: int) -> None:
+        """A token of a stream has come."""
+        now = time.perf_counter()
+        if self.first_token_s is None:
+            self.first_token_s = now - self.started_at
+        if row in self._token_at:
+            self.gaps_s.append(now - self._token_at[row])
+        self._token_at[row] = now
+
+    def total_s(self) -> float:
+        """Seconds until now."""
+        return time.perf_counter() - self.started_at
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """ASGI headers; times in milliseconds. `x-total-time` ends now."""
@@ -101,9 +136,31 @@ class Timings:
             (b"x-queue-time", _ms(self.queue_s)),
             (b"x-tokenization-time", _ms(self.tokenization_s)),
             (b"x-inference-time", _ms(self.inference_s)),
-            (b"x-total-time", _ms(time.perf_counter() - self.started_at)),
-            (b"x-compute-tokens", b"%d" % self.compute_tokens),
+            (b"x-total-time", _ms(self.total_s())),
+            (b"x-compute-tokens", b"%d" % (self.read_tokens + self.written_tokens)),
         ]
+
+
+class Observer:
+    """Is told what one loaded model does. This one keeps nothing; others (deployments/observability) count and log.
+
+    The methods run on the event loop: they take microseconds and raise nothing.
+    """
+
+    def started(self, scheduler: Scheduler[Any, Any], seconds: Mapping[str, float]) -> None:
+        """The model is warm; `seconds` are those of each part of its start."""
+
+    def configured(self, config: TaskConfig) -> None:
+        """What holds from now on; the model may be the same."""
+
+    def batch(self, report: BatchReport) -> None:
+        """A batch has ended."""
+
+    def request(self, request: Request, timings: Timings) -> None:
+        """A request has ended, a stream with its last event."""
+
+    def ended(self) -> None:
+        """The model has answered its last request."""
 
 
 @cache

@@ -17,7 +17,7 @@ from deployments.http.errors import (
 from deployments.http.request import CLASS_HEADER, CLIENT_HEADER, OWN_HEADERS, SECRET_HEADER
 from deployments.ingress.config import EVERY_NAME, IngressConfig
 from deployments.ingress.node import KEYS
-from deployments.ingress.rewrite import APPLICATION, OWN_SOCKET, PREFIX, SECRET, Lines
+from deployments.ingress.rewrite import NODE, OWN_SOCKET, PREFIX, SECRET, SEPARATOR, TASK, Lines
 from deployments.protocols.openai.errors import failure_body
 from pipelines.errors import InvalidInputError, OverloadedError, SextetError
 from pipelines.tasks import TASKS
@@ -31,7 +31,7 @@ LOOPBACK = "127.0.0.0/8 ::1"
 LOCAL_NAMES = ("localhost",)
 ADDRESS = r"^([0-9.]+|\[[0-9a-f:.]+\])$"
 """A page can make its own name lead to this machine (DNS rebinding), but it cannot make an address its name."""
-TABLE = "sextet_keys"
+TABLE, PEER = "sextet_keys", "sextet"
 TEMPORARY = "txn.sextet_"
 
 
@@ -66,6 +66,7 @@ def access(config: IngressConfig) -> Lines:
         frontend=tuple(rules),
         grpc=tuple(_grpc_rules(config)),
         application=tuple(_task_rules()) if config.keys is not None else (),
+        process=(f"localpeer {PEER}",) if config.keys is not None else (),
         sections=(_TABLE_SECTION,) if config.keys is not None else (),
         nowhere=tuple(_refusal(RouteNotFoundError("this path does not exist; GET / lists the tasks"), "TRUE")),
     )
@@ -75,8 +76,13 @@ CLOSED = ForbiddenError(
     "this ingress listens beyond loopback and knows no keys: set `ingress: {keys: FILE}`, or in words "
     "`open_to_everybody: true`, under user_config of the gateway"
 )
-_TABLE_SECTION = f"""backend {TABLE}
-    stick-table type string len 64 size 10k expire 2m store gpc0,gpc0_rate(60s)"""
+# At a reload the process that ends hands its counts to the new one, which listens on the peer's socket. A process that
+# nobody taught does so from the tenth second of its life on.
+_TABLE_SECTION = f"""peers {PEER}
+    bind unix@{NODE}/peers.sock mode 600
+    server {PEER}
+backend {TABLE}
+    stick-table type string len 64 size 10k expire 2m store gpc0,gpc0_rate(60s) peers {PEER}"""
 
 
 def _host_rules(config: IngressConfig) -> Iterator[str]:
@@ -156,8 +162,10 @@ def _grpc_rules(config: IngressConfig) -> Iterator[str]:
         yield f"http-request set-var-fmt({asked}) '=%[req.hdr(application)]'"
         for task in TASKS:  # who names no application would get the only one that is deployed
             may_not = f"if {_found(tasks)} !{{ var({tasks}) -m str * }} !{{ var({tasks}) -m sub |{task}| }}"
+            of_its_models = f"{may_not} {{ var({asked}) -m beg ={task}{SEPARATOR} }}"
             may_not += f" {{ var({asked}) -m str ={task} }}"
             yield f"{refused} 7 hdr grpc-message 'this key may not ask this task' {may_not}"
+            yield f"{refused} 7 hdr grpc-message 'this key may not ask this task' {of_its_models}"
         may_not = f"if {_found(tasks)} !{{ var({tasks}) -m str * }} {{ var({asked}) -m str = }}"
         yield f"{refused} 7 hdr grpc-message 'this key needs the metadata application' {may_not}"
         yield f"http-request set-header {CLIENT_HEADER} %[var({key}),field(1,:)] if {_found(key)}"
@@ -170,7 +178,7 @@ def _grpc_rules(config: IngressConfig) -> Iterator[str]:
 def _task_rules() -> Iterator[str]:
     tasks = f"{TEMPORARY}tasks"
     error = ForbiddenError("this key may not ask this task")
-    may_not = f"{_found(tasks)} !{{ var({tasks}) -m str * }} !{{ var({tasks}) -m sub |{APPLICATION}| }}"
+    may_not = f"{_found(tasks)} !{{ var({tasks}) -m str * }} !{{ var({tasks}) -m sub |{TASK}| }}"
     for path in (f"{{ path {PREFIX} }}", f"{{ path_beg {PREFIX}/ }}"):
         yield from _refusal(error, f"{may_not} {path}")
 

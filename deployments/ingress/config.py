@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from deployments.config import read
+from deployments.ingress.models.traffic import TrafficError, read_traffic
 from pipelines.errors import ConfigurationError
 from pipelines.schema import Text
 
@@ -95,7 +96,7 @@ class IngressConfig:
     `keys` is the file that `sextet keys` writes. Where the ingress listens beyond loopback it is required, unless
     `open_to_everybody` waives it. `hosts` are the names in the Host header that are answered, `*.example.com` and `*`
     included: without keys localhost and addresses if absent, with keys all. `origins` are those of web pages elsewhere
-    that may ask, and `*` all of them.
+    that may ask, and `*` all of them. `traffic` is the file of shares of a task's models (traffic.py).
     """
 
     keys: Text | None = None
@@ -104,6 +105,7 @@ class IngressConfig:
     origins: tuple[Text, ...] = ()
     tls: TlsConfig | None = None
     limits: ConnectionLimits = field(default_factory=ConnectionLimits)
+    traffic: Text | None = None
 
     def __post_init__(self) -> None:
         for host in self.hosts or ():
@@ -123,10 +125,15 @@ class IngressConfig:
                 "gateway's user_config, or say --open-to-everybody"
             )
         tls = self.tls
-        for file in (self.keys, *((tls.certificate, tls.key, tls.client_ca) if tls is not None else ())):
+        for file in (self.keys, self.traffic, *((tls.certificate, tls.key, tls.client_ca) if tls is not None else ())):
             if file is not None and not os.access(file, os.R_OK):
                 hint = "; `sextet keys add NAME` makes it" if file == self.keys else ""
                 raise ConfigurationError(f"ingress: {file} cannot be read{hint}")
+        if self.traffic is not None:
+            try:
+                read_traffic(Path(self.traffic))
+            except TrafficError as error:
+                raise ConfigurationError(f"ingress: {error}") from None
         if tls is not None:
             try:
                 ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.certificate, tls.key, password="")
@@ -158,7 +165,7 @@ class IngressConfig:
         if tls is not None:
             certificate, key = str(folder / tls.certificate), str(folder / tls.key)
             tls = replace(tls, certificate=certificate, key=key, client_ca=absolute(tls.client_ca))
-        return replace(self, keys=absolute(self.keys), tls=tls)
+        return replace(self, keys=absolute(self.keys), traffic=absolute(self.traffic), tls=tls)
 
 
 @dataclass(frozen=True)

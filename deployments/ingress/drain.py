@@ -1,39 +1,78 @@
-"""Drain: how the cluster's HAProxy processes stop taking requests and let those inside finish."""
+"""Drain: how the cluster's HAProxy processes stop taking requests and let those inside finish.
+
+1. No connection is accepted any more, and each that is kept closes after its next answer.
+2. Once nothing is inside, or after GRACE_S, a further request on a connection that is kept is answered with 503.
+3. What is inside has the rest of the time.
+"""
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from deployments.ingress.admin import command
+from deployments.ingress.haproxy import command
 from deployments.ingress.rewrite import Lines
 
-DRAINING = "proc.draining"
-"""A variable of the HAProxy process, set through its admin socket when the cluster ends."""
+DRAINING, REFUSING = "proc.draining", "proc.refusing"
+"""Variables of the HAProxy process, set through its admin socket when the cluster ends."""
+GRACE_S = 4.0
+POLL_S = 0.05
 
 
-def draining() -> Lines:
+def draining(folder: Path) -> Lines:
     """Clients that keep their connection could otherwise send requests until the cluster has ended."""
-    return Lines(frontend=(f"http-after-response set-header connection close if {{ var({DRAINING}) -m bool }}",))
+    from deployments.http.errors import UnavailableError  # imports starlette, which the end of a cluster needs not
+    from deployments.ingress.limits import page
+
+    ending = page(folder, "ending", UnavailableError("the cluster is shutting down", retry_after_s=5.0))
+    return Lines(
+        frontend=(
+            f"http-after-response set-header connection close if {{ var({DRAINING}) -m bool }}",
+            f'http-request return status 503 errorfile "{ending}" if {{ var({REFUSING}) -m bool }}',
+        )
+    )
 
 
-def drain(folder: Path, limit_s: float) -> None:
-    """Accept no more connections, close each after its next answer, and wait until no request is inside.
+def drain(
+    folder: Path,
+    limit_s: float,
+    is_hurried: Callable[[], bool] = lambda: False,
+    on_refusing: Callable[[], object] = lambda: None,
+) -> None:
+    """Take no more requests, and wait until none is inside: for at most `limit_s`, or until `is_hurried`.
 
-    Waits for at most `limit_s`.
-
-    `folder` holds the configurations and admin sockets of the cluster's HAProxy processes. Without one, this returns
-    at once.
+    `on_refusing` is called where requests are still inside when further ones are refused. `folder` holds the
+    configurations and admin sockets of the cluster's HAProxy processes. Without one, this returns at once.
     """
-    leave_at = time.monotonic() + limit_s
     admin_sockets = list(folder.rglob("admin.sock"))
+    began_at = time.monotonic()
+
+    def wait(until: float) -> bool:
+        """Whether nothing is inside."""
+        while is_inside := _is_inside(folder, admin_sockets):
+            if is_hurried() or time.monotonic() > until:
+                break
+            time.sleep(POLL_S)
+        return not is_inside
+
+    def set_variable(name: str) -> str:
+        return f"experimental-mode on; set var {name} bool(true)"  # HAProxy 2.8 calls `set var` experimental
+
     for admin_socket in admin_sockets:
-        # HAProxy 2.8 calls `set var` experimental.
-        command(admin_socket, f"experimental-mode on; disable frontend http_frontend; set var {DRAINING} bool(true)")
-    while time.monotonic() < leave_at and (
-        any(_requests_inside(command(admin_socket, "show sess")) for admin_socket in admin_sockets)
-        or _running(folder) > len(admin_sockets)
-    ):
-        time.sleep(0.05)
+        command(admin_socket, f"disable frontend http_frontend; {set_variable(DRAINING)}")
+    wait(began_at + min(GRACE_S, limit_s))
+    for admin_socket in admin_sockets:
+        command(admin_socket, set_variable(REFUSING))
+    if not wait(time.monotonic()):
+        on_refusing()
+        wait(began_at + limit_s)
+
+
+def _is_inside(folder: Path, admin_sockets: list[Path]) -> bool:
+    """Whether a request arrives or is being answered."""
+    sessions = (command(admin_socket, "show sess") for admin_socket in admin_sockets)
+    # `show sess` leaves idle connections out.
+    return any(" fe=http_frontend " in one for one in sessions) or _running(folder) > len(admin_sockets)
 
 
 def _running(folder: Path) -> int:
@@ -47,8 +86,3 @@ def _running(folder: Path) -> int:
         with suppress(OSError):  # it ended while it was looked at
             count += option in command_line.read_bytes()
     return count
-
-
-def _requests_inside(sessions: str) -> bool:
-    """Whether a request arrives or is being answered, from HAProxy's `show sess`, which leaves idle connections out."""
-    return " fe=http_frontend " in sessions

@@ -1,9 +1,14 @@
-"""HAProxy as Ray Serve runs it: which binary, and the script that starts it with our configuration."""
+"""HAProxy as Ray Serve runs it: which binary, the script that starts it with our configuration, its admin socket.
+
+The standard library alone (node.py).
+"""
 
 import os
 import shlex
 import shutil
+import socket
 import sys
+from functools import partial
 from pathlib import Path
 
 import deployments
@@ -56,7 +61,7 @@ def write_wrapper(binary: Path, folder: Path, settings: Settings) -> Path:
     for name, value in {
         "NODE": shlex.join([sys.executable, "-IS", "-c", RUN, str(root)]),
         "SETTINGS": shlex.quote(str(file)),
-        "WATCHES": "1" if settings.keys or settings.certificate else "",
+        "WATCHES": "1" if settings.keys or settings.certificate or settings.traffic else "",
         "DIE_WITH_PARENT": die_with_parent,
         "BINARY": shlex.quote(str(binary)),
     }.items():
@@ -65,3 +70,15 @@ def write_wrapper(binary: Path, folder: Path, settings: Settings) -> Path:
     wrapper.write_text(script, encoding="utf-8")
     wrapper.chmod(0o700)
     return wrapper
+
+
+def command(admin_socket: Path, command: str) -> str:
+    """HAProxy's answer; empty where nothing listens on the socket."""
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(1.0)
+            connection.connect(str(admin_socket))
+            connection.sendall(f"{command}\n".encode())
+            return b"".join(iter(partial(connection.recv, 65536), b"")).decode()
+    except OSError:
+        return ""

@@ -4,13 +4,7 @@ import resource
 from http import HTTPStatus
 from pathlib import Path
 
-from deployments.http.errors import (
-    BodyTooLargeError,
-    Failure,
-    ForbiddenError,
-    MethodNotAllowedError,
-    UnavailableError,
-)
+from deployments.http.errors import BodyTooLargeError, Failure, ForbiddenError, MethodNotAllowedError, UnavailableError
 from deployments.ingress.access import LOOPBACK
 from deployments.ingress.config import ConnectionLimits
 from deployments.ingress.rewrite import Lines
@@ -56,8 +50,8 @@ def limits(config: ConnectionLimits, folder: Path) -> Lines:
         defaults=(
             f"timeout http-request {config.head_timeout_s}s",
             f"timeout http-keep-alive {config.idle_timeout_s}s",
-            *(f'errorfile {status} "{_page(folder, status, error)}"' for status, error in PAGES.items()),
-            f'errorfile 408 "{_page(folder, 408, late)}"',
+            *(f'errorfile {status} "{page(folder, str(status), error)}"' for status, error in PAGES.items()),
+            f'errorfile 408 "{page(folder, "408", late)}"',
             # A machine that loses power closes no connection. After 25 s without a sign of life, another one is asked.
             "option srvtcpka",
             "srvtcpka-idle 10s",
@@ -81,8 +75,8 @@ def max_connections(config: ConnectionLimits) -> int:
     return max(1, min(config.max_connections, max(files - SPARE_FILES, files // 2)))
 
 
-def _page(folder: Path, status: int, error: Exception) -> Path:
-    """A file with a whole answer, as HAProxy sends it when it fails with `status`."""
+def page(folder: Path, name: str, error: Exception) -> Path:
+    """A file in `folder` with the answer to a request that fails with `error`."""
     failure = Failure.of(error)
     body = failure.body()
     headers = {
@@ -92,7 +86,7 @@ def _page(folder: Path, status: int, error: Exception) -> Path:
         **failure.headers,
         **({"connection": "close"} if failure.status in CLOSING else {}),
     }
-    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    file = folder / f"{status}.http"
+    head = "".join(f"{key}: {value}\r\n" for key, value in headers.items())
+    file = folder / f"{name}.http"
     file.write_bytes(f"HTTP/1.1 {failure.status} {HTTPStatus(failure.status).phrase}\r\n{head}\r\n".encode() + body)
     return file

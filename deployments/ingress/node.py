@@ -14,15 +14,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from deployments.ingress.admin import command
+from deployments.ingress.haproxy import command
 from deployments.ingress.keys import Key, KeysError, read_keys, text_of
+from deployments.ingress.models.traffic import TrafficError, map_of, read_traffic
 from deployments.ingress.rewrite import NODE, RewriteError, Settings, rewrite
 from deployments.ingress.secret import shared_secret, write_private
 
 KEYS = f"{NODE}/keys.map"
 CERTIFICATE = f"{NODE}/site.pem"
+TRAFFIC = f"{NODE}/traffic.map"
 TICK_S = 0.25
-KEYS_AT_ONCE = 100  # that fit into one command
+LINES_AT_ONCE = 100  # that fit into one command
 
 
 class Copy:
@@ -41,7 +43,7 @@ class Copy:
             return False
         try:
             content = self._read(*self._sources)
-        except (OSError, ValueError, KeysError) as error:
+        except (OSError, ValueError, KeysError, TrafficError) as error:
             if str(error) != self._trouble:
                 self._trouble = str(error)
                 print(f"not taken over: {error}", file=sys.stderr, flush=True)
@@ -53,26 +55,31 @@ class Copy:
         return True
 
 
-def copies(settings: Settings, folder: Path) -> tuple[Copy | None, Copy | None]:
-    """Those of keys and certificate, where there are such."""
+def copies(settings: Settings, folder: Path) -> tuple[Copy | None, Copy | None, Copy | None]:
+    """Those of keys, certificate and shares, where there are such."""
     keys = Copy((settings.keys,), _in(folder, KEYS), _keys) if settings.keys else None
     pair = Copy(settings.certificate, _in(folder, CERTIFICATE), _certificate) if settings.certificate else None
-    return keys, pair
+    traffic = Copy((settings.traffic,), _in(folder, TRAFFIC), _traffic) if settings.traffic else None
+    return keys, pair, traffic
 
 
 def prepare(settings_file: str, config: str) -> None:
     """Make CONFIG and the copies; ends the process with a line where CONFIG is not what Ray should have written."""
     file, settings = Path(config), Settings.read(Path(settings_file))
-    keys, certificate = copies(settings, file.parent)
+    keys, certificate, traffic = copies(settings, file.parent)
+    if traffic is not None and not traffic.update() and not traffic.target.exists():
+        write_private(traffic.target, b"")
     if keys is not None and not keys.update() and not keys.target.exists():
         write_private(keys.target, b"")  # nobody is let in, rather than everybody
     if certificate is not None:
         certificate.update()
+    written = file.read_text(encoding="utf-8")
     try:
-        text = rewrite(file.read_text(encoding="utf-8"), settings, str(file.parent), shared_secret() or "none")
+        text = rewrite(written, settings, str(file.parent), shared_secret() or "none")
     except RewriteError as error:
         sys.exit(f"{config}: {error}; this is not the configuration that the pinned version of Ray Serve writes")
-    write_private(file, text.encode())
+    if text != written:  # else HAProxy starts again after its end: also where the disk is full
+        write_private(file, text.encode())
 
 
 def watch(settings_file: str, config: str, haproxy: str) -> None:
@@ -84,28 +91,31 @@ def watch(settings_file: str, config: str, haproxy: str) -> None:
     found = re.search(r"^\s*stats socket (\S+) ", file.read_text(encoding="utf-8"), re.MULTILINE)
     assert found is not None
     admin = Path(found[1])
-    keys, certificate = copies(settings, file.parent)
+    keys, certificate, traffic = copies(settings, file.parent)
     told = ""
     while os.getppid() == int(haproxy):
-        changed = [one.update() for one in (keys, certificate) if one is not None]
+        changed = [one.update() for one in (keys, certificate, traffic) if one is not None]
         answering = _pid(admin)
         if answering and (any(changed) or answering != told):
             # A process may have read the copies just before they changed.
-            done = (keys is None or _tell_keys(admin, keys.target)) and (
-                certificate is None or _tell_certificate(admin, certificate.target)
+            done = (
+                (keys is None or _tell_map(admin, keys.target))
+                and (certificate is None or _tell_certificate(admin, certificate.target))
+                and (traffic is None or _tell_map(admin, traffic.target))
             )
             told = answering if done else ""
         time.sleep(TICK_S)
 
 
-def _tell_keys(admin: Path, copy: Path) -> bool:
+def _tell_map(admin: Path, copy: Path) -> bool:
     """Replace HAProxy's map by the copy, in one step."""
     version = re.search(r"New version created: (\d+)", command(admin, f"prepare map {copy}"))
     if version is None:
         return False
-    keys, added = read_keys(copy), True
-    for start in range(0, len(keys), KEYS_AT_ONCE):
-        lines = "".join(key.line() for key in keys[start : start + KEYS_AT_ONCE])
+    written, added = copy.read_text(encoding="ascii").splitlines(keepends=True), True
+    entries = [line for line in written if line.strip() and not line.startswith("#")]
+    for start in range(0, len(entries), LINES_AT_ONCE):
+        lines = "".join(entries[start : start + LINES_AT_ONCE])
         added = added and not command(admin, f"add map @{version[1]} {copy} <<\n{lines}").strip()
     if added and not command(admin, f"commit map @{version[1]} {copy}").strip():
         return True
@@ -125,6 +135,10 @@ def _tell_certificate(admin: Path, copy: Path) -> bool:
 def _keys(file: Path) -> bytes:
     keys: list[Key] = read_keys(file)
     return text_of(keys).encode()
+
+
+def _traffic(file: Path) -> bytes:
+    return map_of(read_traffic(file))
 
 
 def _certificate(certificate: Path, key: Path) -> bytes:

@@ -25,8 +25,21 @@ NOWHERE = "backend default_backend"
 TWO_WORDS = ("errorfile", "no", "option", "stats", "timeout")
 """Keywords whose second word says what they set."""
 
+NO_LOG = "no log"
+"""Of `defaults`: the frontends log nothing, either. Backends log which servers come and go."""
+GATEWAY = "gateway"
+"""The application at `/`, unless a platform's container has its one task there."""
+LARGE = "large-"
+"""Of an application's second backend: for bodies that HAProxy cannot repeat, as its buffer (64 KiB) holds them not."""
+IS_LARGE = ("{ req.hdr_val(content-length) gt 32768 }", "{ req.fhdr(transfer-encoding) -m found }")
 NODE, APPLICATION, PREFIX = "<node>", "<application>", "<prefix>"
 """In a line: the folder of the file, which is this node's own; an application's name and path prefix."""
+TASK, MODELS, MODEL, MODEL_PREFIX = "<task>", "<models>", "<model>", "<model prefix>"
+"""In a line of an application: its task. In one of a task with several models: the names of those beside the default;
+one of them, and its prefix.
+"""
+SEPARATOR = "."
+"""Between the task and the name in the name of an application of another model than the default (config.py)."""
 BACKEND, BACKEND_NUMBER, SERVER, SERVER_NUMBER = "<backend>", "<backend number>", "<server>", "<server number>"
 """In a line of a backend: its name; a number for the name of a variable; the same of a server."""
 SECRET = "<secret>"
@@ -71,6 +84,12 @@ class Lines:
     """Before Ray's rules of the gRPC frontend, where there is one."""
     application: tuple[str, ...] = ()
     """After `frontend` and the aliases, once for each application but the one at `/`: paths are the application's."""
+    several: tuple[str, ...] = ()
+    """After the aliases, once for each task with several models; lines in a row that name one are repeated for each."""
+    replica: tuple[str, ...] = ()
+    """Before an application's lines, once for each of its replicas."""
+    gateway: tuple[str, ...] = ()
+    """After all of these, where the gateway is at `/`."""
     backend: tuple[str, ...] = ()
     """Before Ray's lines of each backend of an application. Lines in a row that name a server are repeated for each."""
     nowhere: tuple[str, ...] = ()
@@ -96,6 +115,10 @@ class Settings:
     """The operator's file of keys."""
     certificate: tuple[str, ...] = ()
     """The operator's files of the certificate and its key."""
+    traffic: str = ""
+    """The operator's file of shares (traffic.py)."""
+    order: tuple[str, ...] = ()
+    """Applications whose lines come first, in this order."""
 
     def write(self, file: Path) -> None:
         """For node.py to read."""
@@ -106,7 +129,8 @@ class Settings:
         given: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         lines = Lines(**{name: tuple(lines) for name, lines in given["lines"].items()})
         aliases = tuple(Alias(**alias) for alias in given["aliases"])
-        return cls(**given | {"lines": lines, "aliases": aliases, "certificate": tuple(given["certificate"])})
+        lists = {"order": tuple(given["order"]), "certificate": tuple(given["certificate"])}
+        return cls(**given | {"lines": lines, "aliases": aliases} | lists)
 
 
 def rewrite(text: str, settings: Settings, node: str, secret: str = "none") -> str:
@@ -125,13 +149,21 @@ def rewrite(text: str, settings: Settings, node: str, secret: str = "none") -> s
     lines, prefixes = settings.lines, _prefixes(sections[PUBLIC[0]])
     sections["global"] = _replaced(_for_its_owner(sections["global"]), lines.process)
     sections["defaults"] = _replaced(sections["defaults"], lines.defaults)
-    of_applications = [
-        line.replace(APPLICATION, name).replace(PREFIX, prefix)
-        for name, prefix in prefixes.items()
-        if prefix != "/"
-        for line in lines.application
-    ]
-    rules = [*lines.frontend, *_alias_rules(prefixes, settings.aliases), *of_applications]
+    if NO_LOG in lines.defaults:
+        for header in PUBLIC:
+            if header in sections:
+                sections[header] = [line for line in sections[header] if not _is("log", line)]
+    rules = [*lines.frontend, *_alias_rules(prefixes, (*settings.aliases, *_model_aliases(prefixes)))]
+    rules += _of_several(lines.several, prefixes)
+    for name in sorted(prefixes, key=lambda name: [*settings.order, *prefixes].index(name)):
+        if prefixes[name] != "/":
+            replicas = _replicas(sections[f"backend http-{name}"])
+            of_application = [line.replace(SERVER, one) for one in replicas for line in lines.replica]
+            of_application += lines.application
+            task = name.partition(SEPARATOR)[0]
+            of_application = [line.replace(APPLICATION, name).replace(TASK, task) for line in of_application]
+            rules += [line.replace(PREFIX, prefixes[name]) for line in of_application]
+    rules += lines.gateway if prefixes.get(GATEWAY) == "/" else ()
     sections[PUBLIC[0]] = _frontend(sections[PUBLIC[0]], settings, _indented(rules))
     if PUBLIC[1] in sections:
         at = next((number for number, line in enumerate(sections[PUBLIC[1]]) if _is("mode http", line)), None)
@@ -143,6 +175,9 @@ def rewrite(text: str, settings: Settings, node: str, secret: str = "none") -> s
         sections[NOWHERE] = ["    http-request deny deny_status 503\n"]
     for number, header in enumerate(f"backend http-{name}" for name in prefixes):
         sections[header] = [*_indented(_of_backend(lines.backend, header, number, sections[header])), *sections[header]]
+    for name in prefixes:
+        sections[PUBLIC[0]] = _lead_large_bodies_apart(sections[PUBLIC[0]], name)
+        sections[f"backend {LARGE}{name}"] = _without_reuse(sections[f"backend http-{name}"], name)
     written = "".join(line for header, lines in sections.items() for line in (f"{header}\n", *lines))
     written += "".join(f"{section}\n" for section in lines.sections)
     return MARK + written.replace(NODE, node).replace(CLOCK, _clock()).replace(SECRET, secret)
@@ -186,8 +221,9 @@ def _for_its_owner(lines: list[str]) -> list[str]:
 
 
 def _replaced(lines: list[str], ours: Sequence[str]) -> list[str]:
-    """Ours take the place of lines of the same keyword."""
+    """Ours take the place of lines of the same keyword; `no KEYWORD` also of those that it negates."""
     keywords = {" ".join(line.split()[: 1 + (line.split()[0] in TWO_WORDS)]) for line in ours}
+    keywords |= {line.split()[1] for line in ours if _is("no", line)}
     kept = [line for line in lines if not any(_is(one, line) for one in keywords)]
     return [*_indented(ours), *kept]
 
@@ -212,6 +248,39 @@ def _alias_rules(prefixes: dict[str, str], aliases: tuple[Alias, ...]) -> list[s
             pattern, path = f"^{alias.root}(/.*)?$", f"{prefix}{alias.below}\\1"
             rules.append(f"http-request replace-path {pattern} {path} if {{ path_beg {alias.root} }}")
     return rules
+
+
+def _models(prefixes: dict[str, str]) -> dict[str, list[str]]:
+    """The names of the other models of each task that has a default and others."""
+    found: dict[str, list[str]] = {}
+    for application in sorted(prefixes):
+        task, _, model = application.partition(SEPARATOR)
+        if model and task in prefixes:
+            found.setdefault(task, []).append(model)
+    return found
+
+
+def _model_aliases(prefixes: dict[str, str]) -> list[Alias]:
+    """The paths by which other protocols name a model."""
+    return [
+        Alias(f"{root}/{model}", f"{task}{SEPARATOR}{model}", f"{root}/{model}" if root == "/v2/models" else "")
+        for task, models in _models(prefixes).items()
+        for model in models
+        for root in ("/v2/models", "/models")
+    ]
+
+
+def _of_several(ours: Sequence[str], prefixes: dict[str, str]) -> list[str]:
+    written: list[str] = []
+    for task, models in _models(prefixes).items():
+        for is_of_model, block in groupby(ours, lambda line: MODEL in line or MODEL_PREFIX in line):
+            repeated = list(block)
+            for model in models if is_of_model else [""]:
+                prefix = prefixes.get(f"{task}{SEPARATOR}{model}", "")
+                for line in repeated:
+                    line = line.replace(MODEL_PREFIX, prefix).replace(MODEL, model).replace(MODELS, " ".join(models))
+                    written.append(line.replace(TASK, task).replace(PREFIX, prefixes[task]))
+    return written
 
 
 def _of_backend(ours: Sequence[str], header: str, number: int, lines: list[str]) -> list[str]:
@@ -246,3 +315,38 @@ def _prefixes(lines: list[str]) -> dict[str, str]:
         elif _is("use_backend", line):
             raise RewriteError(f"'{line.strip()}' is unknown; known: use_backend http-APPLICATION if ...")
     return prefixes
+
+
+def _lead_large_bodies_apart(lines: list[str], name: str) -> list[str]:
+    """Before each rule that leads to the application's backend, the same for large bodies and the backend of theirs."""
+    led = []
+    for line in lines:
+        if found := re.fullmatch(rf"(\s*)use_backend http-{re.escape(name)} if (\S+)\s*", line):
+            led += [f"{found[1]}use_backend {LARGE}{name} if {found[2]} {one}\n" for one in IS_LARGE]
+        led.append(line)
+    return led
+
+
+def _without_reuse(lines: list[str], name: str) -> list[str]:
+    """The lines of an application's backend for a second one, which opens a connection for each request.
+
+    Where a replica ends while it reads a request on a connection that had another one before, HAProxy closes the
+    client's connection without a word, for it to repeat the request. On a new one it says 503. The servers' state is
+    that of the first backend.
+    """
+    apart = []
+    for line in lines:
+        if _is("http-reuse", line):
+            apart.append("    http-reuse never\n")
+        elif _is("server", line):
+            server, address, *options = line.split()[1:]
+            state = [f"track http-{name}/{server}"] * ("check" in options) + ["backup"] * ("backup" in options)
+            apart.append(f"    {' '.join(['server', server, address, *state])}\n")
+        elif not any(_is(one, line) for one in ("option httpchk", "http-check", "default-server")):
+            apart.append(line)
+    return apart
+
+
+def _replicas(lines: list[str]) -> list[str]:
+    """The names of a backend's servers, without the proxy that takes requests where there is none."""
+    return [line.split()[1] for line in lines if _is("server", line) and "backup" not in line.split()]

@@ -27,8 +27,11 @@ def shared_secret() -> str:
 
 
 def write_private(file: Path, content: bytes) -> None:
-    """Write a file whole or not at all: somebody may be reading it."""
+    """Write a file whole or not at all: somebody may be reading it, and the disk may be full."""
     beside = file.with_name(f".{file.name}.{os.getpid()}")
-    with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as opened:
-        opened.write(content)
-    beside.replace(file)
+    try:
+        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as opened:
+            opened.write(content)
+        beside.replace(file)
+    finally:
+        beside.unlink(missing_ok=True)

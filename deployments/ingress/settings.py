@@ -1,5 +1,6 @@
 """Settings: what each concern adds to Ray's configuration, put together. A concern is a function that returns Lines."""
 
+import os
 from pathlib import Path
 
 from deployments.ingress.access import access
@@ -7,9 +8,18 @@ from deployments.ingress.aliases import aliases
 from deployments.ingress.config import IngressConfig, TlsConfig
 from deployments.ingress.drain import draining
 from deployments.ingress.limits import connections, limits
+from deployments.ingress.models.rules import models
 from deployments.ingress.node import CERTIFICATE
 from deployments.ingress.overload import overload
-from deployments.ingress.rewrite import Settings
+from deployments.ingress.probes import probes
+from deployments.ingress.rewrite import NO_LOG, Lines, Settings
+from pipelines.tasks import TASKS
+
+LOG_TARGET = "RAY_SERVE_HAPROXY_LOG_TARGET"
+UNLOGGED = Lines(defaults=(NO_LOG,))
+"""Ray Serve has HAProxy send a line for each request, with address and query, to 127.0.0.1:514: whatever listens there
+would keep it.
+"""
 
 
 def settings(config: IngressConfig, folder: Path, address: str = "") -> Settings:
@@ -18,9 +28,21 @@ def settings(config: IngressConfig, folder: Path, address: str = "") -> Settings
     `address` is where the ingress listens, HOST:PORT; empty for where Ray Serve would let it listen.
     """
     # Who is refused for overload sends no body, so that comes before `limits`, which wait for it.
-    lines = connections(config.limits) + overload() + limits(config.limits, folder) + access(config) + draining()
+    lines = connections(config.limits) + overload() + limits(config.limits, folder) + access(config)
+    lines += models(config.limits.body_timeout_s, config.traffic is not None) + draining(folder) + probes()
+    if LOG_TARGET not in os.environ:
+        lines += UNLOGGED
     certificate = (config.tls.certificate, config.tls.key) if config.tls is not None else ()
-    return Settings(lines, aliases(), address, _bind_options(config.tls), config.keys or "", certificate)
+    return Settings(
+        lines,
+        aliases(),
+        address,
+        _bind_options(config.tls),
+        config.keys or "",
+        certificate,
+        traffic=config.traffic or "",
+        order=tuple(TASKS),
+    )
 
 
 def _bind_options(config: TlsConfig | None) -> str:

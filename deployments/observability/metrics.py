@@ -1,38 +1,173 @@
-"""BatchMetrics: what the batches of a replica looked like, for Prometheus through Ray's own metrics endpoint.
+"""Metrics: what models, batches and requests of this process did, for Prometheus. exposition.py hands them out.
 
-    sextet_batch_rows                 histogram of rows per batch
-    sextet_batch_queue_seconds        histogram of how long a batch's oldest row had waited
-    sextet_batch_inference_seconds    histogram of the seconds of a forward
-    sextet_tokens, sextet_padded_tokens    counters of tokens read; 1 - rate(tokens) / rate(padded): waste of padding
-    sextet_generated_tokens           counter of tokens written
+Every series has the labels `task`, `model`, `version` (of the artifact) and `replica`. No label has what a client sent.
 
-Ray adds the application, the deployment and the replica. Recorded once a batch, not once a request: about 25 us.
+Counting a request takes two microseconds. What schedulers know by themselves, such as queues and slots, is read when
+Prometheus asks.
 """
 
-from ray.serve.metrics import Counter, Histogram
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
 
-from pipelines.scheduling.scheduler import BatchReport
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from starlette.requests import Request
 
-ROWS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
-SECONDS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30]
+from deployments.cluster.processes import resident_bytes
+from deployments.http.request import Observer, Timings
+from deployments.observability.series import Counter, Distribution, Gauge, Histogram, Value
+from pipelines.runtime.artifact import ModelArtifact
+from pipelines.scheduling.scheduler import BatchReport, Scheduler
+
+LABELS = ("task", "model", "version", "replica")
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
+OK = "200"
 
 
-class BatchMetrics:
-    """Called with each batch that ended."""
+class Metrics:
+    """Those of one process. `replica` tells its series from those of others."""
 
-    def __init__(self) -> None:
-        self._rows = Histogram("sextet_batch_rows", "Rows of a batch.", ROWS)
-        self._queue_s = Histogram("sextet_batch_queue_seconds", "How long its oldest row had waited.", SECONDS)
-        self._inference_s = Histogram("sextet_batch_inference_seconds", "How long its forward took.", SECONDS)
-        self._tokens = Counter("sextet_tokens", "Tokens that the model read, without padding.")
-        self._padded_tokens = Counter("sextet_padded_tokens", "Tokens that the model read, with padding.")
-        self._generated_tokens = Counter("sextet_generated_tokens", "Tokens that the model wrote.")
+    def __init__(self, replica: str = "") -> None:
+        self.replica = replica
+        self.registry = registry = CollectorRegistry()
+        by_protocol = (*LABELS, "protocol")
+        outcome = (*by_protocol, "status", "reason")
 
-    def __call__(self, batch: BatchReport) -> None:
-        self._rows.observe(batch.rows)
-        self._queue_s.observe(batch.queue_s)
-        self._inference_s.observe(batch.inference_s)
-        self._tokens.inc(batch.read_tokens)
-        if batch.written_tokens:
-            self._generated_tokens.inc(batch.written_tokens)
-        self._padded_tokens.inc(batch.padded_tokens)
+        def seconds(name: str, text: str, labels: tuple[str, ...] = by_protocol) -> Histogram:
+            return Histogram(registry, name, text, labels, SECONDS)
+
+        self.requests = Counter(registry, "sextet_requests", "Requests that have ended.", outcome)
+        self.request_s = seconds("sextet_request_seconds", "Answered requests: the whole time.")
+        self.queue_s = seconds("sextet_request_queue_seconds", "Of that, waiting for the model.")
+        self.tokenization_s = seconds("sextet_request_tokenization_seconds", "Of that, tokenizing.")
+        self.inference_s = seconds("sextet_request_inference_seconds", "Of that, in the model.")
+        self.first_token_s = seconds("sextet_first_token_seconds", "Streams: time to the first token.")
+        self.inter_token_s = seconds("sextet_inter_token_seconds", "Streams: time between two tokens of a row.")
+        self.batch_rows = Histogram(registry, "sextet_batch_rows", "Rows of a batch.", LABELS, ROWS)
+        self.batch_queue_s = seconds("sextet_batch_queue_seconds", "How long its first row had waited.", LABELS)
+        self.batch_inference_s = seconds("sextet_batch_inference_seconds", "How long its forward took.", LABELS)
+        self.tokens = Counter(registry, "sextet_tokens", "Tokens that the model read, without padding.", LABELS)
+        self.padded_tokens = Counter(registry, "sextet_padded_tokens", "The same with padding.", LABELS)
+        self.generated_tokens = Counter(registry, "sextet_generated_tokens", "Tokens that the model wrote.", LABELS)
+        self.start_s = Gauge(registry, "sextet_start_seconds", "What a start took, by part.", (*LABELS, "part"))
+        info = (*LABELS, "architecture", "precision", "parity")
+        self.artifact = Gauge(registry, "sextet_artifact_info", "1 for the artifact that is loaded.", info)
+        self.live: dict[tuple[str, ...], Scheduler[Any, Any]] = {}
+        registry.register(Queues(self.live))
+
+    def observer(self, artifact: ModelArtifact) -> Observer:
+        """What counts for a model that is loaded."""
+        return ModelMetrics(self, artifact)
+
+
+class ModelMetrics(Observer):
+    """Counts what one model does."""
+
+    def __init__(self, metrics: Metrics, artifact: ModelArtifact) -> None:
+        manifest = artifact.manifest
+        self._metrics = metrics
+        self._labels = (manifest.task, artifact.name, artifact.version, metrics.replica)
+        self._info = (manifest.architecture, manifest.precision, "passed" if manifest.parity.passed else "failed")
+        self._rows = metrics.batch_rows.at(*self._labels)
+        self._batch_queue_s = metrics.batch_queue_s.at(*self._labels)
+        self._batch_inference_s = metrics.batch_inference_s.at(*self._labels)
+        self._tokens = metrics.tokens.at(*self._labels)
+        self._padded_tokens = metrics.padded_tokens.at(*self._labels)
+        self._generated_tokens = metrics.generated_tokens.at(*self._labels)
+        self._scheduler: Scheduler[Any, Any] | None = None
+        self._counters: dict[tuple[str, str, str], Value] = {}
+        self._histograms: dict[str, tuple[Distribution, ...]] = {}
+
+    def started(self, scheduler: Scheduler[Any, Any], seconds: Mapping[str, float]) -> None:
+        for part, took_s in seconds.items():
+            self._metrics.start_s.at(*self._labels, part).value = took_s
+        self._metrics.artifact.at(*self._labels, *self._info).value = 1
+        self._scheduler = self._metrics.live[self._labels] = scheduler
+
+    def ended(self) -> None:
+        live = self._metrics.live
+        if live.get(self._labels) is self._scheduler:  # else the same artifact was loaded anew
+            del live[self._labels]
+            self._metrics.artifact.remove(*self._labels, *self._info)
+
+    def batch(self, report: BatchReport) -> None:
+        self._rows.observe(report.rows)
+        self._batch_queue_s.observe(report.queue_s)
+        self._batch_inference_s.observe(report.inference_s)
+        self._tokens.value += report.read_tokens
+        self._padded_tokens.value += report.padded_tokens
+        self._generated_tokens.value += report.written_tokens
+
+    def request(self, request: Request, timings: Timings) -> None:
+        protocol, failure = protocol_name(type(timings.protocol).__module__), timings.failure
+        status, reason = (OK, "") if failure is None else (str(failure.status), failure.reason)
+        outcome = protocol, status, reason
+        if outcome not in self._counters:
+            self._counters[outcome] = self._metrics.requests.at(*self._labels, *outcome)
+        self._counters[outcome].value += 1
+        if failure is not None or timings.protocol is None:
+            return
+        if protocol not in self._histograms:
+            self._histograms[protocol] = self._of_protocol(protocol)
+        total, queue, tokenization, inference, first_token, inter_token = self._histograms[protocol]
+        total.observe(timings.total_s())
+        queue.observe(timings.queue_s)
+        tokenization.observe(timings.tokenization_s)
+        inference.observe(timings.inference_s)
+        if timings.first_token_s is not None:
+            first_token.observe(timings.first_token_s)
+        for gap_s in timings.gaps_s:
+            inter_token.observe(gap_s)
+
+    def _of_protocol(self, protocol: str) -> tuple[Distribution, ...]:
+        metrics = self._metrics
+        families = (metrics.request_s, metrics.queue_s, metrics.tokenization_s, metrics.inference_s)
+        return tuple(
+            family.at(*self._labels, protocol) for family in (*families, metrics.first_token_s, metrics.inter_token_s)
+        )
+
+
+class Queues:
+    """Reads the schedulers of live models when Prometheus asks."""
+
+    def __init__(self, live: Mapping[tuple[str, ...], Scheduler[Any, Any]]) -> None:
+        self._live = live
+
+    def collect(self) -> Iterator[Metric]:
+        waiting = {
+            "waiting_requests": GaugeMetricFamily("sextet_queue_requests", "Requests that wait.", labels=LABELS),
+            "waiting_rows": GaugeMetricFamily("sextet_queue_rows", "Rows that wait.", labels=LABELS),
+            "waiting_tokens": GaugeMetricFamily("sextet_queue_tokens", "Tokens to read that wait.", labels=LABELS),
+            "memory_bytes": GaugeMetricFamily("sextet_memory_bytes", "Memory of the process.", labels=LABELS),
+            "work_s": GaugeMetricFamily(
+                "sextet_work_seconds", "Predicted until all that is admitted is answered.", labels=LABELS
+            ),
+        }
+        cached: dict[str, Metric] = {
+            "slots": GaugeMetricFamily("sextet_slots", "KV cache slots.", labels=LABELS),
+            "taken_slots": GaugeMetricFamily("sextet_slots_taken", "Of them, taken.", labels=LABELS),
+            "tokens": GaugeMetricFamily("sextet_kv_cache_tokens", "Tokens that all slots can hold.", labels=LABELS),
+            "held_tokens": GaugeMetricFamily("sextet_kv_cache_tokens_held", "Those in taken slots.", labels=LABELS),
+            "prompt_tokens": CounterMetricFamily("sextet_prompt_tokens", "Tokens of prompts.", labels=LABELS),
+            "reused_tokens": CounterMetricFamily(
+                "sextet_prompt_tokens_reused", "Of them, found in the prefix cache.", labels=LABELS
+            ),
+        }
+        memory_bytes = resident_bytes()
+        for labels, scheduler in list(self._live.items()):
+            for name, family in waiting.items():
+                family.add_metric(labels, memory_bytes if name == "memory_bytes" else getattr(scheduler, name))
+            if (state := scheduler.cache) is not None:
+                for name, found in cached.items():
+                    found.add_metric(labels, getattr(state, name))  # type: ignore[attr-defined]
+        yield from (*waiting.values(), *cached.values())
+
+
+@cache
+def protocol_name(module: str) -> str:
+    """The module below deployments.protocols that a protocol is in; "none" for paths that have no protocol."""
+    names = module.split(".")
+    return names[2] if names[:2] == ["deployments", "protocols"] else "none"

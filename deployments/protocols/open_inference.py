@@ -88,10 +88,10 @@ def tensor_names(task: Task) -> tuple[str, ...]:
     return task.text_fields if len(task.text_fields) > 1 else (task.tensor,)
 
 
-def model_metadata(task: Task) -> dict[str, Any]:
-    """What `/v2/models/{task}` says."""
+def model_metadata(task: Task, name: str | None = None) -> dict[str, Any]:
+    """What `/v2/models/{name}` says; the default model has the task's name."""
     return {
-        "name": task.name,
+        "name": name or task.name,
         "versions": [VERSION],
         "platform": "onnxruntime",
         "inputs": [{"name": name, "datatype": "BYTES", "shape": [-1, 1]} for name in tensor_names(task)],
@@ -108,6 +108,11 @@ class OpenInference(Protocol):
     """`POST /v2/models/{task}/infer`."""
 
     media_types = (JSON, _BINARY)
+
+    @property
+    def name(self) -> str:
+        """The task's; of another model than the task's default its own."""
+        return self.pipeline.artifact.served_as or self.pipeline.task
 
     def read(self, body: bytes, headers: Mapping[str, str]) -> InferRequest:
         task = TASKS[self.pipeline.task]
@@ -138,7 +143,7 @@ class OpenInference(Protocol):
     def write(self, request: InferRequest, answers: Sequence[Any]) -> Reply:
         documents = [encode(answer) for answer in answers]
         output: dict[str, Any] = {"name": OUTPUT, "datatype": "BYTES", "shape": [len(documents), 1]}
-        head: dict[str, Any] = {"model_name": self.pipeline.task, "model_version": VERSION, "outputs": [output]}
+        head: dict[str, Any] = {"model_name": self.name, "model_version": VERSION, "outputs": [output]}
         if request.id is not None:
             head["id"] = request.id
         if not request.binary:
@@ -154,10 +159,11 @@ def mount(pipeline: Pipeline[Any, Any, Any, Any], platform: Platform | None) -> 
     task, protocol = TASKS[pipeline.task], OpenInference(pipeline)
     protocols: dict[str, Protocol] = {}
     pages: dict[str, Any] = {}
-    for base in (f"/v2/models/{task.name}", f"/v2/models/{task.name}/versions/{VERSION}"):
+    name = protocol.name
+    for base in (f"/v2/models/{name}", f"/v2/models/{name}/versions/{VERSION}"):
         protocols[f"{base}/infer"] = protocol
-        pages[base] = model_metadata(task)
-        pages[f"{base}/ready"] = {"name": task.name, "ready": True}
+        pages[base] = model_metadata(task, name)
+        pages[f"{base}/ready"] = {"name": name, "ready": True}
     pages["/v2"] = server_metadata(version("sextet"))
     pages["/v2/health/live"] = {"live": True}
     pages["/v2/health/ready"] = {"ready": True}

@@ -31,6 +31,7 @@ from typing import Any, ClassVar
 
 import msgspec
 from starlette.requests import Request
+from starlette.responses import Response
 
 from deployments import protocols
 from deployments.cluster.platform import Platform
@@ -44,6 +45,7 @@ from pipelines.tasks.task import Task
 
 JSON = "application/json"
 READING = "GET, HEAD"
+SLICE_INPUTS = 64  # inputs that are tokenized at once: what they need in between is freed before the next ones
 _CHUNK = 1024  # characters that are normalized at once: a count stops soon after its limit
 
 
@@ -112,6 +114,9 @@ class Reply:
     media_type: str = JSON
     headers: Mapping[str, str] = field(default_factory=dict)
 
+    def response(self) -> Response:
+        return Response(self.body, headers=self.headers or None, media_type=self.media_type)
+
 
 class Protocol(ABC):
     """One dialect, at one path, over one `pipeline`: the task's own, or another view of the same model."""
@@ -138,6 +143,23 @@ class Protocol(ABC):
             except InvalidInputError as error:
                 raise error.at(request.place(index, *(error.path or ())[1:])) from None
         return inputs, request.parameters
+
+    def rows(self, inputs: Sequence[Any], parameters: Any, limits: LimitsConfig) -> list[list[Any]]:
+        """The rows of all inputs; raises InputTooLongError as soon as they have more tokens than a request may have."""
+        rows: list[list[Any]] = []
+        n_rows = n_tokens = 0
+        for start in range(0, len(inputs), SLICE_INPUTS):
+            some = self.pipeline.preprocess(inputs[start : start + SLICE_INPUTS], parameters)
+            rows += some
+            n_rows += sum(map(len, some))
+            n_tokens += sum(row.n_tokens + row.max_new_tokens for of_input in some for row in of_input)
+            if n_rows > limits.max_rows:
+                raise InputTooLongError(f"the request has {n_rows} rows or more; allowed: at most {limits.max_rows}")
+            if n_tokens > limits.max_tokens:
+                raise InputTooLongError(
+                    f"the request may read and write {n_tokens} tokens or more; allowed: at most {limits.max_tokens}"
+                )
+        return rows
 
     @abstractmethod
     def write(self, request: Any, answers: Sequence[Any]) -> Reply:

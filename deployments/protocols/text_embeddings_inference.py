@@ -73,22 +73,24 @@ class Predict(Protocol):
         """Raises InputTooLongError for the first text that the model would not read to its end."""
         inputs, parameters = super().parse(request)
         if not request.truncate:
-            self._require_length(request, inputs)
+            require_length(self.pipeline, request, inputs)
         return inputs, parameters
 
     def write(self, request: TaskRequest, answers: Sequence[Any]) -> Reply:
         return json_reply(list(answers) if request.is_list else answers[0])
 
-    def _require_length(self, request: PredictRequest, texts: Sequence[TextOrPair]) -> None:
-        most = self.pipeline.tokenizer.settings.max_length
-        # No token is shorter than a byte, and a handful of special ones are added.
-        long = [index for index, text in enumerate(texts) if len("".join(text).encode()) + 8 > most]
-        encodings = self.pipeline.tokenizer.encode([texts[index] for index in long], offsets=False) if long else []
-        for index, encoding in zip(long, encodings, strict=True):
-            if len(encoding.ids) > most:
-                raise InputTooLongError(
-                    f"has {len(encoding.ids)} tokens; allowed: at most {most}, or truncate: true", request.place(index)
-                )
+
+def require_length(pipeline: EncoderPipeline[Any, Any, Any], request: TaskRequest, texts: Sequence[TextOrPair]) -> None:
+    """Raise InputTooLongError for the first text, or pair, that the model would not read to its end."""
+    most = pipeline.tokenizer.settings.max_length
+    # No token is shorter than a byte, and a handful of special ones are added.
+    long = [index for index, text in enumerate(texts) if len("".join(text).encode()) + 8 > most]
+    encodings = pipeline.tokenizer.encode([texts[index] for index in long], offsets=False) if long else []
+    for index, encoding in zip(long, encodings, strict=True):
+        if len(encoding.ids) > most:
+            raise InputTooLongError(
+                f"has {len(encoding.ids)} tokens; allowed: at most {most}, or truncate: true", request.place(index)
+            )
 
 
 def mount(pipeline: Pipeline[Any, Any, Any, Any], platform: Platform | None) -> Mounted:

@@ -12,6 +12,9 @@ encoder
   attention_mask                       (rows, tokens)    int64    1 for the tokens of a source, 0 after its end
   -> cross_key_values                  (2 x layers, rows, heads, tokens, head_dim)    keys and values of layer 0, 1, ...
 
+On CUDA the operator is for fp16. T5's bias by distance keeps it from the fused kernels there: they take no bias, and
+ONNX Runtime computes such a node by matrix products and a softmax (contrib_ops/cuda/bert/group_query_attention.cc).
+
 decoder, one token of each row
   input_ids                            (rows, 1)         int64
   seqlens_k                            (rows,)           int32    the tokens of each row before this one
@@ -21,6 +24,7 @@ decoder, one token of each row
   past_key_values.N.decoder.key/value  (rows, heads, max_tokens, head_dim)
   past_key_values.N.encoder.key/value  (rows, heads, max_source_tokens, head_dim)
   source_end.N.key/value               (rows, 1, heads x head_dim)    of the last token of each source
+  key_positions                        (longest row,)    int64    0, 1, ...; where attention has a bias by distance
   -> logits                            (rows, vocab)
      present.N.decoder/encoder.key/value                as past_key_values
 """
@@ -34,6 +38,9 @@ from checkpoints.frameworks import exclusive
 from export.graphs.seq2seq_attention import Layer, Seq2SeqAttention, describe_seq2seq
 from export.graphs.slot_graph import contrib
 from export.graphs.trace import trace
+
+_RESHAPING = ("m2m_100", "mt5", "t5", "umt5")
+"""Their decoders reshape ids by their own shape, which a device would ask of the host at every step."""
 
 
 def convert_seq2seq_to_slots(model: Any, encoder: Path, decoder: Path) -> None:
@@ -66,10 +73,15 @@ def convert_seq2seq_to_slots(model: Any, encoder: Path, decoder: Path) -> None:
         inputs |= {"source_seqlens_k": of_rows, "source_total_sequence_length": {}}
         inputs |= {f"past_key_values.{name}": axes for name, axes in cached.items()}
         inputs |= {f"source_end.{layer}.{part}": of_rows for layer, part in parts}
+        places = []
+        if any(bias is not None for bias in attention.biases):
+            places.append(torch.arange(tokens))
+            inputs["key_positions"] = {0: "total"}
         outputs = {"logits": of_rows} | {f"present.{name}": axes for name, axes in cached.items()}
         traced_decoder = _decoder(model, attention)
         with traced_decoder.traced():
-            trace(traced_decoder, (ids[:, :1], lengths, total, lengths, total, past, ends), decoder, inputs, outputs)
+            example = (ids[:, :1], lengths, total, lengths, total, past, ends, places)
+            trace(traced_decoder, example, decoder, inputs, outputs)
 
 
 def _together(layers: Sequence[Any]) -> Any:
@@ -201,7 +213,8 @@ def _decoder(model: Any, attention: Seq2SeqAttention) -> Any:
             super().__init__()
             self.model, self.stack = model, model.get_decoder()
             self.inputs = torch.nn.ModuleList(_together((one.query, one.key, one.value)) for one in attention.own)
-            self.places = _distances(self, attention.biases)
+            by_distance = {id(bias): bias.T for bias in attention.biases if bias is not None}  # (distances, heads)
+            self.places = _distances(self, [by_distance.get(id(bias)) for bias in attention.biases])
             self.added = attention.positions
             if self.added is not None:
                 padding = [] if self.added.padding is None else [self.added.padding[None]]
@@ -225,19 +238,24 @@ def _decoder(model: Any, attention: Seq2SeqAttention) -> Any:
             source_total: Any,
             past: list[Any],
             ends: list[Any],
+            key_positions: list[Any],
         ) -> tuple[Any, ...]:
             self.lengths, self.source_lengths = (seqlens_k, total), (source_seqlens_k, source_total)
             self.past, self.ends, self.present = past, ends, [None] * len(past)
             place = seqlens_k[:, None].to(torch.int64)  # (rows, 1)
-            self.away = place - torch.arange(total)  # (rows, total)
+            # An input: made of `total`, which lies on the host, they would be copied to a device at every step.
+            self.away: Any = place - key_positions[0] if key_positions else None  # (rows, total)
             self.scores: dict[int, Any] = {}
             if self.added is not None:
                 if self.added.padding is not None:  # row 0 of the table is that of a padding token
-                    place = torch.where(input_ids == self.added.padding_id, torch.zeros_like(place), place + 1)
+                    place = torch.where(input_ids == self.added.padding_id, torch.tensor(0), place + 1)
                 self.position = torch.nn.functional.embedding(place, self.positions)
+            given = {"decoder_input_ids": input_ids}
+            if self.model.config.model_type in _RESHAPING:
+                given = {"decoder_inputs_embeds": self.stack.embed_tokens(input_ids)}
             # The layers run cross-attention only where there are encoder states; the traced one does not read them.
             nothing = BaseModelOutput(last_hidden_state=torch.zeros(1, 1, 1))
-            logits = self.model(decoder_input_ids=input_ids, encoder_outputs=nothing, use_cache=False).logits
+            logits = self.model(**given, encoder_outputs=nothing, use_cache=False).logits
             return logits[:, 0], *self.present
 
         def distances(self, place: int | None) -> Any:
@@ -246,8 +264,9 @@ def _decoder(model: Any, attention: Seq2SeqAttention) -> Any:
                 return None
             if place not in self.scores:
                 table = getattr(self, f"bias_{place}")
-                away = self.away.clamp(0, table.shape[1] - 1)
-                self.scores[place] = table[:, away].transpose(0, 1)[:, :, None]
+                away = self.away.clamp(0, len(table) - 1)
+                biases = torch.nn.functional.embedding(away, table)  # (rows, total, heads)
+                self.scores[place] = biases.transpose(1, 2)[:, :, None]
             return self.scores[place]
 
         def attending(self, number: int) -> Callable[..., Any]:

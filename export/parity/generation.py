@@ -1,12 +1,12 @@
-"""Generation on both sides: PyTorch chooses the most likely tokens, the exported graphs give logits for the same ones.
+"""Generation on both sides: the most likely tokens of PyTorch and of the exported graphs, and their logits.
 
-PyTorch is asked as serving asks: `model.generate` for one request, without padding. The graphs run in the decoders of
-`pipelines.generation`. With a KV cache in slots, each prompt is read into a slot in chunks, and all slots step
-together; with a plain cache, requests run one at a time. The graphs read the tokens that PyTorch chose, so that one
-difference does not make all later steps incomparable.
+The graphs run in the decoders of `pipelines.generation`. One side reads the tokens that the other chose, so that one
+difference does not make all later steps incomparable. A decoder-only graph with its KV cache in slots reads each prompt
+into a slot in chunks, all slots step together, and PyTorch then reads whole texts, several in a forward. Elsewhere
+PyTorch chooses the tokens, asked as serving asks: `model.generate` for one request, without padding.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +22,7 @@ from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import InferenceSession
 from pipelines.runtime.session_config import SessionConfig
 
+_FORWARD_BYTES = 2**28  # of PyTorch's logits at once
 _CHUNK_TOKENS = 16  # so that most prompts take several
 _CHECKED_TOKENS, _CHECKED_STEPS = (40, 9), 6
 _BEYOND_WINDOW, _LONGEST_CHECK = 24, 600  # tokens
@@ -30,7 +31,7 @@ _CHECKED_DIFFERENCE = 1e-2  # of logits of unit scale: a wrong graph is far off,
 
 @dataclass(frozen=True)
 class Answer:
-    """The tokens (steps,) that PyTorch chose, and its logits (steps, vocab) float32 for each of them."""
+    """The tokens (steps,) that one side chose, and its logits (steps, vocab) float32 for each of them."""
 
     tokens: np.ndarray
     logits: np.ndarray
@@ -59,6 +60,23 @@ def torch_answer(model: Any, ids: Sequence[int], steps: int, forced: int | None 
     )
     logits = torch.cat(found.logits).numpy()
     return Answer(found.sequences[0, -len(logits) :].numpy(), logits)
+
+
+def torch_logits(model: Any, texts: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
+    """The logits (tokens, vocab) float32 of a decoder-only model after each token of each text.
+
+    Texts of a forward are padded at their end, which the tokens before it do not see.
+    """
+    import torch
+
+    longest = max(map(len, texts))
+    at_once = max(1, _FORWARD_BYTES // (4 * longest * model.config.vocab_size))
+    for start in range(0, len(texts), at_once):
+        some = texts[start : start + at_once]
+        padded = [[*text, *[text[-1]] * (max(map(len, some)) - len(text))] for text in some]
+        with torch.no_grad():
+            logits = model(torch.tensor(padded)).logits.float().numpy()
+        yield from (row[: len(text)] for row, text in zip(logits, some, strict=True))
 
 
 class ExportedDecoder(Protocol):
@@ -101,11 +119,24 @@ class PromptSlots:
         self.session = session
 
     def logits(self, inputs: Sequence[Sequence[int]], answers: Sequence[np.ndarray]) -> list[np.ndarray]:
-        steps = max(map(len, answers))
+        decoder, first, lengths = self._read(inputs, max(map(len, answers)))
+        return _step_together(decoder, lengths, answers, [first])
+
+    def answers(self, inputs: Sequence[Sequence[int]], steps: int) -> list[Answer]:
+        """`steps` greedy tokens after each prompt; the end-of-sequence token is one as any other."""
+        decoder, first, lengths = self._read(inputs, steps)
+        found, rows = [first], range(len(inputs))
+        for step in range(steps - 1):
+            ids = found[-1].argmax(-1)[:, None]
+            found.append(decoder.read(0, ids, lengths + step, np.asarray(rows)).rows(rows))
+        together = np.stack(found, 1)  # (rows, steps, vocab)
+        return [Answer(row.argmax(-1), row) for row in together]
+
+    def _read(self, inputs: Sequence[Sequence[int]], steps: int) -> tuple[CausalSlots, np.ndarray, np.ndarray]:
+        """A decoder that has read each prompt, the logits (rows, vocab) after them, and their lengths (rows,)."""
         decoder = CausalSlots(self.session, len(inputs), max(map(len, inputs)) + steps)
         first = np.stack([_read_prompt(decoder, slot, prompt) for slot, prompt in enumerate(inputs)])
-        lengths = np.asarray([len(prompt) for prompt in inputs], np.int64)
-        return _step_together(decoder, lengths, answers, [first])
+        return decoder, first, np.asarray([len(prompt) for prompt in inputs], np.int64)
 
 
 class SourceSlots:
@@ -217,13 +248,9 @@ class Perplexity:
         both = [-log_softmax(logits.astype(np.float64))[rows, tokens] for logits in (reference, exported)]
         self._losses.append(np.stack(both, -1))
 
-    def read(self, model: Any, session: InferenceSession, texts: Iterable[Sequence[int]]) -> None:
+    def read(self, model: Any, session: InferenceSession, texts: Sequence[Sequence[int]]) -> None:
         """Add texts, ids of at least two tokens each, that a decoder-only model and its slot graph read."""
-        import torch
-
-        for ids in texts:
-            with torch.no_grad():
-                reference = model(torch.tensor([ids])).logits[0].numpy()
+        for ids, reference in zip(texts, torch_logits(model, texts) if texts else (), strict=True):
             decoder = CausalSlots(session, 1, len(ids))
             every = np.arange(len(ids))
             exported = decoder.read(0, np.asarray([ids], np.int64), np.zeros(1, np.int64), every).rows(every.tolist())

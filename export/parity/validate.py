@@ -14,7 +14,7 @@ import numpy as np
 
 from export.parity.comparison import LEAD, Comparison
 from export.parity.encoder import ExportedEncoder
-from export.parity.generation import ExportedDecoder, PromptSlots, exported_decoder, torch_answer
+from export.parity.generation import ExportedDecoder, PromptSlots, exported_decoder, torch_answer, torch_logits
 from export.parity.samples import QUESTIONS, TEXTS
 from pipelines.errors import CheckpointError
 from pipelines.runtime.artifact import ModelArtifact, Parity, TokenizerSettings
@@ -67,10 +67,9 @@ def validate(artifact: ModelArtifact, model: Any, outside: int | None = None) ->
         device: Device = "cuda" if manifest.device != "cpu" and not any(find_problems("cuda")) else "cpu"
         compared_on = device.upper()
         decoder = exported_decoder(artifact, replace(config, device=device), start)
-        in_slots = isinstance(decoder, PromptSlots)
         known = _Known(manifest.tokenizer, outside)
         for batch in batches:
-            _compare_tokens(compared, batch, decoder, model, known, in_slots=in_slots)
+            _compare_tokens(compared, batch, decoder, model, known)
         if isinstance(decoder, PromptSlots):  # decoder-only: reading a text predicts each of its tokens
             texts = [encoding.ids for batch in batches for encoding in batch.encodings if len(encoding) > 1]
             compared.perplexity.read(model, decoder.session, texts)
@@ -216,20 +215,25 @@ def _span_scores(start: np.ndarray, end: np.ndarray, context: np.ndarray) -> np.
     return np.where(allowed, start[:tokens, None] + end[None, :tokens], -1e9)
 
 
-def _compare_tokens(
-    compared: Comparison, batch: _Batch, decoder: ExportedDecoder, model: Any, known: _Known, *, in_slots: bool
-) -> None:
+def _compare_tokens(compared: Comparison, batch: _Batch, decoder: ExportedDecoder, model: Any, known: _Known) -> None:
     """One answer per decoding step: the most likely token."""
     inputs = [encoding.ids for encoding in batch.encodings]
     forced = _forced_token(known.settings, model)
     steps = _NEW_TOKENS + (forced is not None)
-    answers = [torch_answer(model, known(ids), steps, forced) for ids in inputs]
-    exported = decoder.logits(inputs, [answer.tokens for answer in answers])
-    for name, answer, logits in zip(batch.names, answers, exported, strict=True):
-        compared.differ(answer.logits, logits, compete=True)
-        if not in_slots:
-            compared.perplexity.observe(answer.logits, logits, answer.logits.argmax(-1))
-        for step, (expected, got) in enumerate(zip(answer.logits, logits, strict=True)):
+    if isinstance(decoder, PromptSlots):
+        written = decoder.answers(inputs, steps)
+        exported = [answer.logits for answer in written]
+        texts = [[*ids, *answer.tokens[:-1].tolist()] for ids, answer in zip(inputs, written, strict=True)]
+        references = [logits[-steps:] for logits in torch_logits(model, [known(text) for text in texts])]
+    else:
+        answers = [torch_answer(model, known(ids), steps, forced) for ids in inputs]
+        exported = decoder.logits(inputs, [answer.tokens for answer in answers])
+        references = [answer.logits for answer in answers]
+    for name, reference, logits in zip(batch.names, references, exported, strict=True):
+        compared.differ(reference, logits, compete=True)
+        if not isinstance(decoder, PromptSlots):
+            compared.perplexity.observe(reference, logits, reference.argmax(-1))
+        for step, (expected, got) in enumerate(zip(reference, logits, strict=True)):
             decide_choice(compared, f"{name} step {step}", expected, got, None)
 
 

@@ -12,12 +12,14 @@ import time
 from abc import ABC, abstractmethod
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, count
 from queue import SimpleQueue
 from typing import Generic, Protocol, TypeVar
 
-from pipelines.errors import GenerationError
+from pipelines.errors import GenerationError, InvalidInputError
+from pipelines.generation.decoding.guide import MaskThread
 from pipelines.generation.decoding.request import Answer, Cancelled, DecodeRequest, Step, not_cancelled
 
 PROMPT_TOKEN = 0.25  # work of a prefill token; a generated token is 1
@@ -38,6 +40,21 @@ class Steps:
 
 Event = Scheduled | Steps | Answer | Exception
 """What `Job.put` receives. An Answer or an Exception is the last."""
+
+
+@dataclass(frozen=True)
+class CacheState:
+    """The KV cache of an engine: its slots, those that are taken, the tokens that all can hold and that those hold.
+
+    Since the start, `prompt_tokens` were asked, and `reused_tokens` of them found in a slot: the prefix cache.
+    """
+
+    slots: int
+    taken_slots: int
+    tokens: int
+    held_tokens: int
+    prompt_tokens: int
+    reused_tokens: int
 
 
 class Share:
@@ -125,10 +142,11 @@ class DecodeEngine(ABC, Generic[QueuedT]):
     """The queue and the decode thread, which starts with the first request and ends with the last.
 
     `prompt_token_s` and `new_token_s` are moving averages of the seconds per prefill token and per generated token; 0.0
-    before the first one.
+    before the first one. Any thread may call `cache`; it gives None for an engine without KV cache slots.
     """
 
     def __init__(self) -> None:
+        self.cache: Callable[[], CacheState | None] = lambda: None
         self.rounds, self.round_s, self.model_s = 0, 0.0, 0.0
         self.prompt_token_s = self.new_token_s = 0.0
         self._lock = threading.Lock()  # guards all below, which callers write too
@@ -138,6 +156,7 @@ class DecodeEngine(ABC, Generic[QueuedT]):
         self._now = 0.0  # virtual time: the work that each share had, were all served alike
         self._numbers = count()
         self._round_began: float | None = None
+        self._masks = MaskThread()
 
     @property
     @abstractmethod
@@ -174,6 +193,8 @@ class DecodeEngine(ABC, Generic[QueuedT]):
     def start(self, *jobs: Job) -> None:
         """Queue jobs, all of them from the same round on. Any thread may call this; raises as `check` does."""
         for job in jobs:
+            if job.request.grammar is not None and job.request.config.num_beams > 1:
+                raise InvalidInputError("is set with num_beams; allowed: without beams", ("parameters", "grammar"))
             self.check(job.request)
         queued = [(job, *self._queued(job)) for job in jobs]
         with self._lock:
@@ -242,6 +263,15 @@ class DecodeEngine(ABC, Generic[QueuedT]):
         """Keep the moving average `name` of seconds per token."""
         past, measured = getattr(self, name), seconds / tokens
         setattr(self, name, RATE_MEMORY * past + (1 - RATE_MEMORY) * measured if past else measured)
+
+    @contextmanager
+    def _in_model(self) -> Iterator[None]:
+        """Count the seconds of the block as the model's."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.model_s += time.perf_counter() - began
 
     def _run(self) -> None:
         alive = True

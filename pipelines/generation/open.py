@@ -23,24 +23,25 @@ def open_engine(artifact: ModelArtifact, config: SessionConfig, slots: SlotsConf
     """The engine of an artifact; raises ArtifactError for graphs that are no decoder."""
     if artifact.manifest.cache != "slots":
         return PlainEngine(open_decoder(artifact, config), config.concurrency)
+    captures = slots.cuda_graphs and config.device == "cuda"
     if "decoder" in artifact.manifest.graphs:
-        sessions = Seq2SeqSessions.of(artifact, config)
+        encoder = InferenceSession(artifact.graph("encoder"), config)
+        sessions = Seq2SeqSessions(encoder, _session(artifact.graph("decoder"), config, captures=captures))
         longest = artifact.manifest.tokenizer.readable
         model: SlotModel = Seq2SeqSlots(sessions, slots.slots, slots.max_tokens, longest)
     else:
-        captures = slots.cuda_graphs and config.device == "cuda"
-        session = _session(artifact.graph("model"), replace(config, spins=True, cuda_graphs=captures))
+        session = _session(artifact.graph("model"), replace(config, spins=True), captures=captures)
         model = CausalSlots(session, slots.slots, slots.max_tokens)
     return SlotEngine(model, slots.prefill_chunk_tokens, slots)
 
 
-def _session(graph: Path, config: SessionConfig) -> InferenceSession:
+def _session(graph: Path, config: SessionConfig, *, captures: bool) -> InferenceSession:
     """The session of a slot graph; one that cannot be captured as a CUDA graph runs without."""
     try:
-        return InferenceSession(graph, config)
+        return InferenceSession(graph, config, captures=captures)
     except ArtifactError as error:
-        if not config.cuda_graphs:
+        if not captures:
             raise
-        session = InferenceSession(graph, replace(config, cuda_graphs=False))
+        session = InferenceSession(graph, config)
         _logger.warning("%s decodes without CUDA graphs: %s", graph, first_line(error))
         return session

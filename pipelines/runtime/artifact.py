@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -24,6 +25,7 @@ Precision = Literal["fp32", "fp16", "int8", "int4"]
 Optimization = Literal["O1", "O2", "O3", "O4"]
 """The levels of Optimum's ORTOptimizer."""
 SCHEMA_VERSION = 2
+VERSION_DIGITS = 12
 
 
 _TICK_NS = 50_000_000
@@ -206,6 +208,13 @@ class ModelArtifact:
 
     path: Path
     manifest: Manifest
+    served_as: str | None = None
+    """The name that it is served by beside others of its task."""
+
+    @property
+    def name(self) -> str:
+        """What clients call the model."""
+        return self.served_as or self.manifest.source.name
 
     @classmethod
     def open(cls, path: str | Path, *, task: str | None = None, allow_unverified: bool = False) -> Self:
@@ -227,9 +236,13 @@ class ModelArtifact:
         if task is not None and manifest.task != task:
             raise ArtifactError(f"{path} was exported for {manifest.task}, not for {task}")
         for name, expected in manifest.files.items():
-            if not (path / name).is_file():
+            try:
+                found = FileDigest.of(path / name) if (path / name).is_file() else None
+            except OSError as error:
+                raise ArtifactError(f"{path / name} cannot be read: {error.strerror}") from None
+            if found is None:
                 raise ArtifactError(f"{path} lacks {name}; export it again")
-            if FileDigest.of(path / name) != expected:
+            if found != expected:
                 raise ArtifactError(f"{path / name} was altered since its export (sha256 differs); export it again")
         if not manifest.parity.passed and not allow_unverified:
             raise ArtifactError(
@@ -237,6 +250,11 @@ class ModelArtifact:
                 "export it with another precision, or set allow_unverified: true"
             )
         return cls(path, manifest)
+
+    @cached_property
+    def version(self) -> str:
+        """Twelve digits of the sha256 of the manifest, which holds those of all files."""
+        return FileDigest.of(self.path / MANIFEST_NAME).sha256[:VERSION_DIGITS]
 
     def graph(self, role: str) -> Path:
         """The ONNX file of a role: `model`, `encoder` or `decoder`."""

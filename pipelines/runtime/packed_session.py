@@ -129,17 +129,16 @@ class CapturedRuns:
 
         session, binding = self._session, self._session.binding()
         memory = {name: "cpu" if name == _ON_HOST else session.memory for name in session.input_names}
-        inputs = {
-            name: onnxruntime.OrtValue.ortvalue_from_numpy(feeds[name].copy(), device)
-            for name, device in memory.items()
-        }
         sizes: dict[int | str | None, int] = {"tokens": capacity.tokens, "rows": capacity.rows}
-        outputs = {
-            name: onnxruntime.OrtValue.ortvalue_from_shape_and_type(
-                [sizes.get(size, size) for size in session.output_shapes[name]], np.float32, session.memory
-            )
-            for name in session.output_names
-        }
+        make = onnxruntime.OrtValue
+        with CAPTURES.share():
+            inputs = {name: make.ortvalue_from_numpy(feeds[name].copy(), device) for name, device in memory.items()}
+            outputs = {
+                name: make.ortvalue_from_shape_and_type(
+                    [sizes.get(size, size) for size in session.output_shapes[name]], np.float32, session.memory
+                )
+                for name in session.output_names
+            }
         for name, value in inputs.items():
             binding.bind_ortvalue_input(name, value)
         for name, value in outputs.items():

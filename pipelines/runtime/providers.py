@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from pipelines.errors import ConfigurationError
+from pipelines.misfit import nearest, shown
 from pipelines.runtime.nvidia.driver import Version, cuda_problem
 from pipelines.runtime.nvidia.libraries import described, missing_libraries
-from pipelines.runtime.package import runtime_package
+from pipelines.runtime.package import install_command, runtime_package
 
 Device = Literal["cpu", "cuda", "tensorrt"]
 
@@ -25,7 +26,7 @@ LIBRARIES = {
     "TensorrtExecutionProvider": "libonnxruntime_providers_tensorrt.so",
 }
 _TENSORRT = ("libnvinfer", "libnvonnxparser")
-_INSTALL = "pip install 'sextet[serve,gpu]'"
+_OTHER_NAMES = {"gpu": "cuda", "nvidia": "cuda", "trt": "tensorrt"}
 
 
 def require(device: Device) -> tuple[str, ...]:
@@ -34,11 +35,18 @@ def require(device: Device) -> tuple[str, ...]:
     Raises ConfigurationError, one line that names all that is missing: the package, libraries, the driver, a GPU.
     """
     if device not in PROVIDERS:
-        raise ConfigurationError(f"device is {device!r}; allowed: {', '.join(PROVIDERS)}")
+        raise unknown_device("device", device)
     runtime_package()
     if problems := list(find_problems(device)):
         raise ConfigurationError(f"device is {device!r}, but {'; '.join(problems)}")
     return PROVIDERS[device]
+
+
+def unknown_device(where: str, device: str) -> ConfigurationError:
+    """The error for a device that does not exist, with the nearest. None is near `cpu`: gpu and tpu are spelled so."""
+    meant = _OTHER_NAMES.get(device.lower())
+    hint = f" (did you mean {meant!r}?)" if meant else nearest(device, [name for name in PROVIDERS if name != "cpu"])
+    return ConfigurationError(f"{where} is {shown(device)}{hint}; allowed: {', '.join(PROVIDERS)}")
 
 
 def find_problems(device: Device) -> Iterator[str]:
@@ -90,7 +98,8 @@ def preload() -> None:
 
 def _wrong_package(device: Device) -> str:
     package, version = runtime_package()
-    return f"{package} {version} is built without {device}; pip uninstall -y {package}, then {_INSTALL}"
+    remedy = f"pip uninstall -y {package}, then {install_command('serve,gpu')}"
+    return f"{package} {version} is built without {device}; {remedy}"
 
 
 def _remedy(missing: Iterable[str]) -> str:
@@ -99,5 +108,5 @@ def _remedy(missing: Iterable[str]) -> str:
     tensorrt = {name.rpartition(".")[2] for name in missing if name.startswith("libnvinfer.so.")}
     parts = [f"pip install 'tensorrt-cu{cuda}=={number}.*'" for number in tensorrt]
     if any(not name.startswith(_TENSORRT) for name in missing):
-        parts.insert(0, f"{_INSTALL} brings CUDA {cuda}")
+        parts.insert(0, f"{install_command('serve,gpu')} brings CUDA {cuda}")
     return "; ".join(parts)

@@ -35,6 +35,8 @@ FASTER = 0.9
 """All threads are worth it where they take at most this share of the time of a share of the threads."""
 RECENT = 3  # runs that are compared: their median forgives one that was held up
 PROBE = 64  # runs between two of the session that was slower when it last ran
+SOON = 8  # the same where the neighbours have gone since: the faster one takes at most a share of what it took
+CALMER = 0.7
 NOT_CAPTURED = -1
 """The `graph_id` of a run that is neither captured nor replayed."""
 
@@ -44,8 +46,9 @@ class InferenceSession:
 
     `graph` is its file or the content of one. `input_shapes` hold an int for a fixed dimension and its symbolic name
     for a dynamic one. `captures`: runs on bound memory can be captured as CUDA graphs (`run_bound`); such a session has
-    one stream, so its runs do not overlap. Raises ArtifactError for a file that is not a graph, ConfigurationError for
-    a device that this machine or this onnxruntime does not have.
+    one stream, so its runs do not overlap. What a caller copies to or from a device, or allocates there, belongs into a
+    block of `share`, within which nothing is captured; binding an input from the host copies it. Raises ArtifactError
+    for a file that is not a graph, ConfigurationError for a device that this machine or this onnxruntime does not have.
     """
 
     def __init__(self, graph: Path | bytes, config: SessionConfig, *, captures: bool = False) -> None:
@@ -90,14 +93,15 @@ class InferenceSession:
         self.output_shapes: dict[str, tuple[int | str | None, ...]] = {one.name: tuple(one.shape) for one in outputs}
         self.memory = "cpu" if config.device == "cpu" else "cuda"
 
+        self.captures = captures
         self._uncaptured = _run_options(NOT_CAPTURED) if captures else None
         self._captured: dict[tuple[int, int], onnxruntime.RunOptions] = {}  # by thread and graph_id
-        self._shares = CAPTURES.share if captures or config.device != "cpu" else nullcontext
+        self.share = CAPTURES.share if captures or config.device != "cpu" else nullcontext
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Every output by name. `feeds` holds exactly `input_names`, each of its type in `input_types`."""
         try:
-            with self._shares():
+            with self.share():
                 outputs = self._session.run(None, feeds, self._uncaptured)
         except Exception as error:
             raise out_of_memory(error, self.config) or error from None
@@ -119,7 +123,7 @@ class InferenceSession:
         key = (threading.get_ident(), graph_id)
         try:
             if self._uncaptured is None or graph_id == NOT_CAPTURED or key in self._captured:
-                with self._shares():
+                with self.share():
                     self._session.run_with_iobinding(binding, self._captured.get(key, self._uncaptured))
                 return
             with CAPTURES.capture() as alone:
@@ -201,13 +205,14 @@ class _Race:
     def __init__(self) -> None:
         self._seconds: dict[bool, deque[float]] = {whole: deque(maxlen=RECENT) for whole in (True, False)}
         self._runs = 0  # since the slower one was tried
+        self._took = 0.0  # seconds of the faster one's best run of about then
 
     def on_all_threads(self) -> bool:
         """Whether the next run goes to all threads."""
         for whole, seconds in self._seconds.items():
             if len(seconds) < RECENT:
                 return whole
-        return self._is_faster != (self._runs >= PROBE)
+        return self._is_faster != self._tries_the_slower
 
     def note(self, whole: bool, seconds: float) -> None:
         """A run has ended that no other joined."""
@@ -216,11 +221,19 @@ class _Race:
         if not self._is_known or whole == was_faster:
             self._runs += 1
         elif not self._would_win(whole, seconds):  # else it is tried again at once: one run may be luck
-            self._runs = 0
+            self._runs, self._took = 0, min(self._seconds[was_faster])
 
     @property
     def _is_known(self) -> bool:
         return all(len(seconds) == RECENT for seconds in self._seconds.values())
+
+    @property
+    def _tries_the_slower(self) -> bool:
+        if self._runs < SOON:
+            return False
+        recent = self._seconds[self._is_faster]
+        self._took = self._took or min(recent)
+        return self._runs >= PROBE or max(recent) <= CALMER * self._took
 
     @property
     def _is_faster(self) -> bool:

@@ -22,7 +22,7 @@ serves both.
 
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import median
@@ -111,8 +111,18 @@ class LearnedCost:
     slower or faster than they say the served ones are.
     """
 
-    def __init__(self, measured: Sequence[Measurement], *, packed: bool = False) -> None:
+    def __init__(
+        self,
+        measured: Sequence[Measurement],
+        *,
+        packed: bool = False,
+        on_end: Callable[[list[Measurement]], None] = lambda known: None,
+    ) -> None:
+        """`on_end` is told what is known when the model has served its last batch."""
+        self._on_end = on_end
         self.model = CostModel.fit(measured, packed=packed)
+        self.known = list(measured)
+        """What `model` is fitted to: one measurement of each kind of shape."""
         self._measured = {_alike(one): one for one in measured}
         self._before = self.model
         self._served: deque[Measurement] = deque(maxlen=MEMORY)
@@ -134,7 +144,16 @@ class LearnedCost:
         drift = median(one.seconds / self._before.batch_s(one.rows, one.longest) for one in served)
         rest = [replace(one, seconds=drift * one.seconds) for kind, one in self._measured.items() if kind not in newest]
         self.model = CostModel.fit([*served, *rest], packed=self.model.packed)
+        self.known = [*(self._typical(alike) for alike in newest.values()), *rest]
         return True
+
+    def keep(self) -> None:
+        """The last batch was served."""
+        self._on_end(self.known)
+
+    def _typical(self, alike: list[Measurement]) -> Measurement:
+        """The one that took the median of the time that their shapes should take."""
+        return sorted(alike, key=lambda one: one.seconds / self._before.batch_s(one.rows, one.longest))[len(alike) // 2]
 
 
 def _alike(batch: Measurement) -> tuple[int, int]:

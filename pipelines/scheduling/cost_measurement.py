@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from pipelines.scheduling.batching import LearnedCost, Measurement
+from pipelines.scheduling.batching import Measurement
 
 MEASURED_ROWS = (1, 4, 16)
 LARGE_ROWS = (64, 256)
@@ -14,6 +14,7 @@ MEASURED_TOKENS = (16, 64, 128, 384)
 REPETITIONS = 2  # timed rounds for each shape
 IN_A_ROW = 2  # forwards for each worker and round
 BUDGET_S = 2.0  # of all measurements together
+WARM_UP_S = 0.2  # where costs are known
 
 
 def measure(
@@ -21,9 +22,7 @@ def measure(
     blank_row: Callable[[int], Any],
     shapes: Iterable[tuple[int, int]],
     concurrency: int = 1,
-    *,
-    packed: bool = False,
-) -> LearnedCost:
+) -> list[Measurement]:
     """Time `forward` on batches of (rows, tokens) for at most about `BUDGET_S`, which also warms the session up.
 
     `concurrency` workers run batches one after the other, as in service: one fills the gaps of another, so that a batch
@@ -42,7 +41,23 @@ def measure(
             measured.append(Measurement(rows, tokens, min(times_s)))
             if time.perf_counter() > ends_at:
                 break
-    return LearnedCost(measured, packed=packed)
+    return measured
+
+
+def warm(
+    forward: Callable[[Sequence[Any]], object],
+    blank_row: Callable[[int], Any],
+    shapes: Iterable[tuple[int, int]],
+    concurrency: int = 1,
+) -> None:
+    """Run each shape once in each worker, cheapest first, for at most about `WARM_UP_S`: onnxruntime allocates."""
+    ends_at = time.perf_counter() + WARM_UP_S
+    with ThreadPoolExecutor(concurrency) as workers:
+        for rows, tokens in shapes:
+            batch = [blank_row(tokens)] * rows
+            list(workers.map(lambda _, batch=batch: forward(batch), range(concurrency)))
+            if time.perf_counter() > ends_at:
+                break
 
 
 def shapes_within(max_length: int, max_batch_tokens: int, max_batch_size: int) -> Iterator[tuple[int, int]]:

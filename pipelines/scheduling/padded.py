@@ -120,8 +120,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         super().__init__(queue or QueueConfig(), on_batch)
         self.config = config or BatchingConfig()
         self.cost = cost
-        self._learned = learned
-        self._forward = forward
+        self._forward, self._learned = forward, learned
         # Worker threads on a SimpleQueue: an executor's future for each batch costs more than the rest of its dispatch.
         self._batches: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._workers: list[threading.Thread] = []
@@ -216,6 +215,8 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         for _ in self._workers:
             self._batches.put(None)
         self._workers = []
+        if self._learned is not None:
+            self._learned.keep()
 
     def _enter(self, rows: Sequence[RowT], deadline: float | None, bulk: bool) -> _Request[RowT, OutputT]:
         loop = asyncio.get_running_loop()

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Generic, Protocol, TypeVar
 from msgspec import Meta
 
 from pipelines.errors import DeadlineExceededError, InputTooLongError, OverloadedError
+from pipelines.generation.engine import CacheState
 from pipelines.schema import Positive, check_fields
 
 MAX_CONCURRENCY = 1024  # batches that one scheduler runs at once
@@ -129,12 +130,13 @@ class Backlog:
     """The waiting work, by request: how much of it goes before a new request under fair sharing."""
 
     def __init__(self) -> None:
-        self.rows = self.tokens = 0
+        self.requests = self.rows = self.tokens = 0
         self.work_s = 0.0
         self._requests: dict[Any, tuple[int, float]] = {}  # those with several waiting rows: rows and seconds
 
     def put(self, request: Any, rows: int, tokens: int, work_s: float) -> None:
         """`rows` of a new request wait."""
+        self.requests += 1
         self.rows += rows
         self.tokens += tokens
         self.work_s += work_s
@@ -150,6 +152,8 @@ class Backlog:
             rows, rest_s = self._requests.pop(request)
             if rows > 2:
                 self._requests[request] = (rows - 1, rest_s - work_s)
+        else:
+            self.requests -= 1
         if not self.tokens:
             self.work_s = 0.0  # drops rounding errors
 
@@ -183,6 +187,16 @@ class Scheduler(ABC, Generic[RowT, OutputT]):
     def waiting_rows(self) -> int:
         """Rows that wait."""
         return self._backlog.rows + self._bulk_backlog.rows
+
+    @property
+    def waiting_requests(self) -> int:
+        """Requests with rows that wait."""
+        return self._backlog.requests + self._bulk_backlog.requests
+
+    @property
+    def cache(self) -> CacheState | None:
+        """The KV cache slots of a generator; None where there are none."""
+        return None
 
     @property
     @abstractmethod
@@ -290,18 +304,21 @@ class Scheduler(ABC, Generic[RowT, OutputT]):
                 raise OverloadedError(
                     f"the queue is full: {waiting} {unit} wait and the request has {asked}; allowed: {most} together",
                     retry_after_s=wait_s,
+                    reason=f"queue_{unit}",
                 )
             if bulk and bulk_waiting and bulk_waiting + asked > most // 2:
                 raise OverloadedError(
                     f"the bulk half of the queue is full: {bulk_waiting} {unit} wait and the request has {asked}; "
                     f"allowed: {most // 2} together",
                     retry_after_s=wait_s,
+                    reason=f"bulk_{unit}",
                 )
         if wait_s > self.queue.max_queue_s:
             raise OverloadedError(
                 f"the queue is full: about {wait_s:.1f} s of work go before this request; "
                 f"allowed: {self.queue.max_queue_s:g} s",
                 retry_after_s=wait_s - self.queue.max_queue_s,
+                reason="queue_seconds",
             )
         answer_s = 0.0 if deadline is None else self.expected_s(rows, bulk=bulk)
         if deadline is not None and now is not None and answer_s > SURE_SHARE * (deadline - now):
@@ -309,6 +326,7 @@ class Scheduler(ABC, Generic[RowT, OutputT]):
                 f"the deadline cannot be met: the answer takes about {answer_s:.2f} s, {wait_s:.2f} s of them other "
                 f"requests' work, and {deadline - now:.2f} s are left",
                 retry_after_s=wait_s,
+                reason="deadline",
             )
 
 
@@ -341,7 +359,7 @@ class Stream(AsyncIterator[tuple[int, Any]]):
 
 def shutting_down() -> OverloadedError:
     """The error of requests that arrive at, or wait in, a scheduler that drains."""
-    return OverloadedError("the replica is shutting down", retry_after_s=1.0)
+    return OverloadedError("the replica is shutting down", retry_after_s=1.0, reason="shutting_down")
 
 
 def deadline_exceeded() -> DeadlineExceededError:

@@ -16,7 +16,7 @@ from typing import Any
 
 from pipelines.errors import ConfigurationError, GenerationError
 from pipelines.generation.decoding.request import Answer, DecodeRequest, Step
-from pipelines.generation.engine import DecodeEngine, Event, Job, Scheduled, Share, Steps
+from pipelines.generation.engine import CacheState, DecodeEngine, Event, Job, Scheduled, Share, Steps
 from pipelines.scheduling.scheduler import (
     Backlog,
     BatchingConfig,
@@ -89,6 +89,10 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
         self._mailbox: deque[tuple[_Row, Event, float]] = deque()
         self._is_woken = False
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def cache(self) -> CacheState | None:
+        return self._engine.cache()
 
     @property
     def is_busy(self) -> bool:

@@ -8,18 +8,31 @@ penalties count the tokens of the answer alone; the text ends before its stop st
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
 from pipelines.errors import GenerationError, InputTooLongError, InvalidInputError
+from pipelines.generation.decoding.guide import Constraint, Grammar
 from pipelines.generation.decoding.request import Answer, Step
 from pipelines.generation.decoding.stopping import StopStrings
 from pipelines.generation.text.detokenizer import Detokenizer, StopFilter
 from pipelines.misfit import require
 from pipelines.runtime.tokenizer import clean_up_spaces
 from pipelines.schema import Parameters, parse
-from pipelines.tasks.generator import SEED_BITS, Count, Factor, GeneratorPipeline, Penalty, Probability, Sequences, Stop
+from pipelines.tasks.generator import (
+    MAX_FINAL_TOKENS,
+    SEED_BITS,
+    Count,
+    Factor,
+    GeneratorPipeline,
+    Penalty,
+    Probability,
+    Sequences,
+    Stop,
+    TokenId,
+)
 from pipelines.tasks.pipeline import StepWriter
 from pipelines.tasks.text_generation import PromptRow, TextGenerationPipeline
 
@@ -29,6 +42,9 @@ FinishReason = Literal["stop", "length"]
 
 MAX_TOP_LOGPROBS = 20
 MAX_PROMPT_IDS = 65_536
+MAX_BIASES = 1024
+MAX_SALT_CHARACTERS = 1024
+Bias = Annotated[float, Meta(ge=-100, le=100)]
 _LARGEST_SEED = 2**63 - 1
 _NEUTRAL: Mapping[str, Any] = {"do_sample": False, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": None}
 
@@ -36,7 +52,11 @@ _NEUTRAL: Mapping[str, Any] = {"do_sample": False, "temperature": 1.0, "top_k": 
 class Sampling(Parameters, frozen=True):
     """Sampling parameters of OpenAI's API, and vLLM's where OpenAI has none. `max_tokens` None fills the window.
 
-    A `temperature` of 0 is greedy. `seed` None draws a new one for each prompt.
+    A `temperature` of 0 is greedy. `seed` None draws a new one for each prompt. `logit_bias` is added to the logits of
+    tokens, named by their ids. An answer ends with one of `stop_token_ids` as with the model's own end, which
+    `ignore_eos` takes for any other token; it has at least `min_tokens` before. `prompt_logprobs` asks for the logprob
+    and the rank of each prompt token, and for so many of the most likely ones. Requests share the prefix cache with
+    those of the same `cache_salt` only.
     """
 
     max_tokens: Count | None = None
@@ -50,21 +70,41 @@ class Sampling(Parameters, frozen=True):
     frequency_penalty: Penalty = 0.0
     seed: Annotated[int, Meta(ge=-_LARGEST_SEED, le=_LARGEST_SEED)] | None = None
     stop: Stop = ()
+    logit_bias: Annotated[dict[str, Bias], Meta(max_length=MAX_BIASES)] | None = None
+    stop_token_ids: Annotated[tuple[TokenId, ...], Meta(max_length=MAX_FINAL_TOKENS)] = ()
+    min_tokens: Count = 0
+    ignore_eos: bool = False
+    prompt_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    cache_salt: Annotated[str, Meta(min_length=1, max_length=MAX_SALT_CHARACTERS)] | None = None
 
 
 class CompletionParameters(Sampling, frozen=True):
-    """`max_tokens` may be 0 with `echo` only."""
+    """`max_tokens` may be 0 with `echo` or `prompt_logprobs` only. `constraint` is what the answer is held to;
+    `shown_tokens` are special tokens whose text the answer keeps.
+    """
 
     logprobs: bool = False
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] = 0
     echo: bool = False
+    constraint: Constraint | None = None
+    shown_tokens: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        require(self.max_tokens != 0 or self.echo, ("max_tokens",), self.max_tokens, "an integer from 1")
+        scores = self.echo or self.prompt_logprobs is not None
+        require(self.max_tokens != 0 or scores, ("max_tokens",), self.max_tokens, "an integer from 1")
+        most = self.min_tokens if self.max_tokens is None else self.max_tokens
+        require(self.min_tokens <= most, ("min_tokens",), self.min_tokens, f"at most max_tokens, {most}")
+        for name in ("min_tokens", "ignore_eos") if self.constraint is not None else ():
+            value = getattr(self, name)
+            require(not value, (name,), value, "only without a grammar, which says when an answer is complete")
 
     @property
     def choices(self) -> int:
         return self.n
+
+    @property
+    def compiles(self) -> bool:
+        return self.constraint is not None
 
     @property
     def decoding(self) -> dict[str, Any]:
@@ -95,14 +135,29 @@ class ScoredToken:
 
 
 @dataclass(frozen=True)
+class PromptToken:
+    """A prompt token, and before it those that were asked for: each an id, its text and its logprob."""
+
+    rank: int
+    token: tuple[int, str, float]
+    top: tuple[tuple[int, str, float], ...]
+
+
+@dataclass(frozen=True)
 class ChoiceDelta:
-    """Text that a choice gained: one token's or the whole answer's. `completion_tokens` counts all tokens so far."""
+    """Text that a choice gained: one token's or the whole answer's. `completion_tokens` counts all tokens so far,
+    `cached_tokens` those of the prompt that were in the prefix cache.
+
+    `prompt` has what `prompt_logprobs` asks for, with None for the first token.
+    """
 
     text: str
     prompt_tokens: int
     completion_tokens: int
     tokens: tuple[ScoredToken, ...] = ()
     finish_reason: FinishReason | None = None
+    prompt: tuple[PromptToken | None, ...] = ()
+    cached_tokens: int = 0
 
 
 class CompletionPipeline(GeneratorPipeline[Prompt, CompletionParameters, PromptRow]):
@@ -133,7 +188,8 @@ class CompletionPipeline(GeneratorPipeline[Prompt, CompletionParameters, PromptR
         texts = [one for one in inputs if isinstance(one, str)]
         encodings = iter(self.tokenizer.encode(texts, offsets=False) if texts else ())
         prompts = [tuple(next(encodings).ids) if isinstance(one, str) else one for one in inputs]
-        return [self._rows(given, ids, parameters) for given, ids in zip(inputs, prompts, strict=True)]
+        grammar = None if parameters.constraint is None else self.generator.grammar(parameters.constraint)
+        return [self._rows(given, ids, parameters, grammar) for given, ids in zip(inputs, prompts, strict=True)]
 
     def postprocess(
         self, given: Prompt, rows: Sequence[PromptRow], outputs: Sequence[Answer], parameters: CompletionParameters
@@ -148,11 +204,16 @@ class CompletionPipeline(GeneratorPipeline[Prompt, CompletionParameters, PromptR
         """
         if parameters.echo and parameters.logprobs:
             raise InvalidInputError("is true; allowed with stream and logprobs: false", ("parameters", "echo"))
+        if parameters.prompt_logprobs is not None:
+            problem = f"is {parameters.prompt_logprobs}; allowed with stream: null"
+            raise InvalidInputError(problem, ("parameters", "prompt_logprobs"))
         if parameters.max_tokens == 0:
             raise InvalidInputError("is 0; allowed with stream: from 1", ("parameters", "max_tokens"))
         return row, self._writer(row, parameters)
 
-    def _rows(self, given: Prompt, ids: tuple[int, ...], parameters: CompletionParameters) -> list[PromptRow]:
+    def _rows(
+        self, given: Prompt, ids: tuple[int, ...], parameters: CompletionParameters, grammar: Grammar | None
+    ) -> list[PromptRow]:
         defaults, window = self.generator.defaults, self.generator.window
         if not ids:
             if defaults.bos_token_id is None:
@@ -168,15 +229,32 @@ class CompletionPipeline(GeneratorPipeline[Prompt, CompletionParameters, PromptR
                 f"has {len(ids)}",
                 ("parameters", "max_tokens"),
             )
-        config = replace(defaults, **_NEUTRAL, typical_p=1.0, num_return_sequences=1, max_new_tokens=budget)
+        if parameters.min_tokens > budget:
+            problem = f"is {parameters.min_tokens}; allowed: at most {budget}, as no more tokens fit"
+            raise InputTooLongError(problem, ("parameters", "min_tokens"))
+        ends = () if parameters.ignore_eos else defaults.eos_token_id
+        config = replace(
+            defaults,
+            **_NEUTRAL,
+            typical_p=1.0,
+            num_return_sequences=1,
+            max_new_tokens=budget,
+            min_new_tokens=parameters.min_tokens or defaults.min_new_tokens,
+            eos_token_id=(*ends, *self._known(parameters.stop_token_ids)),
+            logit_bias=self._biases(parameters.logit_bias or {}),
+        )
         config = config.with_request(parameters.decoding).for_prompt(len(ids), window)
+        config = config if grammar is None else config.guided()
         row = PromptRow(
             prompt=ids,
             config=config,
             stop=StopStrings(parameters.stop, self._decode_all) if parameters.stop else None,
             logprobs=parameters.logprobs,
             top_tokens=parameters.top_logprobs if parameters.logprobs else 0,
-            prompt_logprobs=parameters.echo and parameters.logprobs,
+            prompt_logprobs=(parameters.echo and parameters.logprobs) or parameters.prompt_logprobs is not None,
+            prompt_top=parameters.prompt_logprobs,
+            grammar=grammar,
+            cache_salt=parameters.cache_salt or "",
             text=given if isinstance(given, str) else self._decode(given),
         )
         seed = secrets.randbits(SEED_BITS) if parameters.seed is None else parameters.seed
@@ -185,9 +263,11 @@ class CompletionPipeline(GeneratorPipeline[Prompt, CompletionParameters, PromptR
     def _choice(self, row: PromptRow, answer: Answer, parameters: CompletionParameters) -> ChoiceDelta:
         if not answer.generations:
             raise GenerationError("decoding was cancelled before its first token")
-        echoed = self._echoed(row, answer) if row.prompt_logprobs else ()
+        echoed = self._echoed(row, answer) if parameters.echo and parameters.logprobs else ()
+        prompt = self._ranked(row, answer) if row.prompt_top is not None else ()
         if parameters.max_tokens == 0:
-            return ChoiceDelta(row.text, len(row.prompt), 0, echoed, "length")
+            echo = row.text if parameters.echo else ""
+            return ChoiceDelta(echo, len(row.prompt), 0, echoed, "length", prompt)
         deltas, write = [], self._writer(row, parameters)
         for step in answer.generations[0].steps:
             delta, is_last = write(step)
@@ -197,7 +277,32 @@ class CompletionPipeline(GeneratorPipeline[Prompt, CompletionParameters, PromptR
         if not deltas:
             raise GenerationError("decoding was cancelled before its first token")
         tokens = (*echoed, *(token for delta in deltas for token in delta.tokens))
-        return replace(deltas[-1], text="".join(delta.text for delta in deltas), tokens=tokens)
+        return replace(deltas[-1], text="".join(delta.text for delta in deltas), tokens=tokens, prompt=prompt)
+
+    def _ranked(self, row: PromptRow, answer: Answer) -> tuple[PromptToken | None, ...]:
+        def described(token_id: int, logprob: float) -> tuple[int, str, float]:
+            return token_id, self._decode_all([token_id]), logprob
+
+        following = zip(row.prompt[1:], answer.prompt_logprobs, answer.prompt_ranks, strict=True)
+        return (
+            None,
+            *(
+                PromptToken(ranked.rank, described(token_id, logprob), tuple(described(*one) for one in ranked.top))
+                for token_id, logprob, ranked in following
+            ),
+        )
+
+    def _known(self, tokens: Sequence[int]) -> Sequence[int]:
+        for index, token in enumerate(tokens):
+            allowed = f"0 to {self._vocab_size - 1}"
+            require(0 <= token < self._vocab_size, ("parameters", "stop_token_ids", index), token, allowed)
+        return tokens
+
+    def _biases(self, given: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
+        for name in given:
+            known = name.isascii() and name.isdigit() and len(name) < 10 and int(name) < self._vocab_size
+            require(known, ("parameters", "logit_bias"), name, f"the ids of tokens, 0 to {self._vocab_size - 1}")
+        return tuple({int(name): bias for name, bias in given.items()}.items())
 
     def _echoed(self, row: PromptRow, answer: Answer) -> tuple[ScoredToken, ...]:
         detokenizer, offset = Detokenizer((), self._decode_all), 0
@@ -209,15 +314,18 @@ class CompletionPipeline(GeneratorPipeline[Prompt, CompletionParameters, PromptR
 
     def _writer(self, row: PromptRow, parameters: CompletionParameters) -> Callable[[Step], tuple[ChoiceDelta, bool]]:
         """Steps of a row to deltas, each of which is the last where it has a `finish_reason`."""
-        detokenizer = Detokenizer(row.prompt, self._decode, self._clean_up)
+        is_free = row.grammar is None and not parameters.shown_tokens
+        decode = partial(self._decode_showing, parameters.shown_tokens) if parameters.shown_tokens else self._decode
+        detokenizer = Detokenizer(row.prompt, decode, self._clean_up if is_free else None)
         visible = StopFilter(parameters.stop)
         echo = row.text if parameters.echo else ""
         offset = len(echo)
-        count = 0
+        count = cached = 0
 
         def write(step: Step) -> tuple[ChoiceDelta, bool]:
-            nonlocal echo, offset, count
+            nonlocal echo, offset, count, cached
             count += 1
+            cached = max(cached, step.cached_tokens)
             top = tuple((detokenizer.peek(token_id), logprob) for token_id, logprob in step.top)
             text = detokenizer.push(step.token_id)
             if step.finish_reason is not None:
@@ -233,12 +341,17 @@ class CompletionPipeline(GeneratorPipeline[Prompt, CompletionParameters, PromptR
             if reason is not None:
                 shown += visible.finish()
             before, echo = echo, ""
-            return ChoiceDelta(before + shown, len(row.prompt), count, tokens, reason), reason is not None
+            delta = ChoiceDelta(before + shown, len(row.prompt), count, tokens, reason, cached_tokens=cached)
+            return delta, reason is not None
 
         return write
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
+    def _decode_showing(self, shown: Sequence[int], ids: Sequence[int]) -> str:
+        hidden = self.tokenizer.special_ids.difference(shown)
+        return self._decode_all([token for token in ids if token not in hidden])
 
     def _decode_all(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

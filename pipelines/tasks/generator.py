@@ -3,14 +3,16 @@
 `GeneratorPipeline` is the base of the tasks that it serves.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from msgspec import Meta
 
 from pipelines.errors import ArtifactError, ConfigurationError, InputTooLongError, InvalidInputError
 from pipelines.generation.decoding.config import MAX_SEQUENCES, GenerationConfig
+from pipelines.generation.decoding.guide import Constraint, Grammar, GrammarCompiler
 from pipelines.generation.decoding.request import Answer, DecodeRequest
 from pipelines.generation.open import open_engine
 from pipelines.generation.slots.config import SlotsConfig
@@ -25,6 +27,8 @@ from pipelines.schema import OneOrMore, Parameters
 from pipelines.tasks.pipeline import InputT, ParametersT, Pipeline
 
 DecodeRequestT = TypeVar("DecodeRequestT", bound=DecodeRequest)
+CompilerOf = Callable[[ModelArtifact, Sequence[int]], GrammarCompiler]
+"""Makes the grammar compiler of an artifact, whose answers end with one of some tokens."""
 
 SEED_BITS = 32
 """Size of a drawn seed, which every JSON reader keeps exactly."""
@@ -125,7 +129,12 @@ class Generator:
     """
 
     def __init__(
-        self, artifact: ModelArtifact, session: SessionConfig, slots: SlotsConfig, task_defaults: Mapping[str, Any]
+        self,
+        artifact: ModelArtifact,
+        session: SessionConfig,
+        slots: SlotsConfig,
+        task_defaults: Mapping[str, Any],
+        compiler: CompilerOf | None = None,
     ) -> None:
         self.tokenizer = Tokenizer(artifact)
         self._model = artifact.generation_config()
@@ -142,6 +151,7 @@ class Generator:
         slots = replace(slots, max_tokens=max(2, min(slots.max_tokens, self.window)))
         self._engine = open_engine(artifact, session, slots)
         self._turn_tokens = slots.turn_tokens
+        self._compiler = None if compiler is None else compiler(artifact, self.defaults.eos_token_id)
         if isinstance(self._engine, SlotEngine):
             self.window = min(self.window, slots.max_tokens)
             if self.defaults.num_beams > self._engine.slots:
@@ -215,6 +225,13 @@ class Generator:
                     allowed = f"token ids from 0 to {self._vocabulary - 1}"
                     require(0 <= token < self._vocabulary, ("parameters", name), token, allowed)
 
+    def grammar(self, constraint: Constraint) -> Grammar:
+        """The compiled constraint; raises InvalidInputError for one that cannot be, or where there is no compiler."""
+        if self._compiler is None:
+            allowed = "is set; allowed: where the pipeline was loaded with a grammar compiler"
+            raise InvalidInputError(allowed, constraint.path)
+        return self._compiler.compile(constraint)
+
     def run(self, rows: Sequence[DecodeRequest]) -> list[Answer]:
         """One answer per row."""
         return self._engine.generate_all(rows)
@@ -243,8 +260,9 @@ class GeneratorPipeline(Pipeline[InputT, ParametersT, DecodeRequestT, Answer]):
         batching: BatchingConfig | None = None,
         queue: QueueConfig | None = None,
         on_batch: OnBatch = unreported,
+        costs: Path | None = None,
     ) -> SlotScheduler:
-        """Slots take no batches: `batching` has no effect."""
+        """Slots take no batches: `batching` has no effect, nor `costs`."""
         return self.generator.scheduler(queue, on_batch)
 
 

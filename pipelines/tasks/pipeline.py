@@ -6,6 +6,7 @@ requests with different parameters: all that depends on a request's parameters h
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pipelines.errors import InvalidInputError
@@ -15,7 +16,9 @@ from pipelines.runtime.encoder import Encoder
 from pipelines.runtime.rows import EncoderRow
 from pipelines.runtime.session_config import SessionConfig
 from pipelines.runtime.tokenizer import Tokenizer
-from pipelines.scheduling.cost_measurement import measure, shapes_within
+from pipelines.scheduling.batching import LearnedCost
+from pipelines.scheduling.cost_measurement import measure, shapes_within, warm
+from pipelines.scheduling.kept_costs import KeptCosts
 from pipelines.scheduling.padded import PaddedScheduler
 from pipelines.scheduling.scheduler import (
     GPU_BATCHING,
@@ -69,8 +72,11 @@ class Pipeline(ABC, Generic[InputT, ParametersT, RowT, OutputT]):
         batching: BatchingConfig | None = None,
         queue: QueueConfig | None = None,
         on_batch: OnBatch = unreported,
+        costs: Path | None = None,
     ) -> Scheduler[Any, OutputT]:
-        """The scheduler of this model. For an encoder it first measures the cost model, which takes seconds."""
+        """The scheduler of this model. For an encoder it first measures what batches cost, which takes seconds, unless
+        `costs`, a folder of this machine, knows it from before. A GPU's are always measured.
+        """
 
     def stream(self, row: RowT, parameters: ParametersT) -> tuple[RowT, StepWriter]:
         """The row to decode for a stream, and the writer of its steps.
@@ -100,7 +106,7 @@ class EncoderPipeline(Pipeline[InputT, ParametersT, EncoderRow, OutputT]):
     def __init__(self, artifact: ModelArtifact, config: SessionConfig) -> None:
         super().__init__(artifact)
         self._encoder = Encoder(artifact, config)
-        self._device = config.device
+        self._config = config
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -111,12 +117,27 @@ class EncoderPipeline(Pipeline[InputT, ParametersT, EncoderRow, OutputT]):
         batching: BatchingConfig | None = None,
         queue: QueueConfig | None = None,
         on_batch: OnBatch = unreported,
+        costs: Path | None = None,
     ) -> PaddedScheduler[EncoderRow, OutputT]:
-        batching = batching or (BatchingConfig() if self._device == "cpu" else GPU_BATCHING)
+        batching = batching or (BatchingConfig() if self._config.device == "cpu" else GPU_BATCHING)
         longest = self._encoder.tokenizer.settings.max_length
         shapes = list(shapes_within(longest, batching.max_batch_tokens, batching.max_batch_size))
         self._encoder.warm_up({tokens for _, tokens in shapes})
-        cost = measure(
-            self.forward, self._encoder.blank_row, shapes, batching.concurrency, packed=self._encoder.is_packed
-        )
+        run = (self.forward, self._encoder.blank_row, shapes, batching.concurrency)
+        kept = self._kept(costs, batching, shapes) if costs is not None and self._config.device == "cpu" else None
+        known = kept.read() if kept is not None else []
+        if known:
+            warm(*run)
+        else:
+            known = measure(*run)
+            if kept is not None:
+                kept.write(known)
+        on_end = kept.write if kept is not None else lambda known: None
+        cost = LearnedCost(known, packed=self._encoder.is_packed, on_end=on_end)
         return PaddedScheduler(self.forward, batching, cost.model, queue, on_batch, cost)
+
+    def _kept(self, folder: Path, batching: BatchingConfig, shapes: Sequence[tuple[int, int]]) -> KeptCosts:
+        import onnxruntime  # here: `sextet doctor` runs where it is missing or broken, and says so
+
+        files = sorted((name, one.sha256) for name, one in self.artifact.manifest.files.items())
+        return KeptCosts(folder, files, self._config.threads, batching.concurrency, shapes, onnxruntime.__version__)

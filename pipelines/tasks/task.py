@@ -51,6 +51,7 @@ class Task:
     `text_fields`: the texts of one input; one name stands for a plain string, several for an object with these keys.
     `columns` and `optional_columns` are those of a labelled row, for fine-tuning and evaluation.
     `labelled`: the checkpoint's config names the labels. `generates`: answers are decoded token by token.
+    `guided`: its pipeline takes a grammar compiler, and holds answers to grammars.
     `streams`: one input may be answered by server-sent events.
     `wraps_answer`: the answer to one text is a list in a list, because clients keep only the first element.
     `root_paths`: paths at the root of a server that its clients expect this task at, each with all paths below it.
@@ -79,6 +80,7 @@ class Task:
     text_fields: tuple[str, ...] = ("text",)
     labelled: bool = False
     generates: bool = False
+    guided: bool = False
     streams: bool = False
     wraps_answer: bool = False
     root_paths: tuple[str, ...] = ()

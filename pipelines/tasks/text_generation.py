@@ -17,7 +17,17 @@ from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session_config import SessionConfig
 from pipelines.runtime.tokenizer import clean_up_spaces
 from pipelines.schema import Text, parse
-from pipelines.tasks.generator import SEED_BITS, GenerateParameters, Generator, GeneratorPipeline, Length, Penalty, Stop
+from pipelines.tasks.constraint import GrammarParameter
+from pipelines.tasks.generator import (
+    SEED_BITS,
+    CompilerOf,
+    GenerateParameters,
+    Generator,
+    GeneratorPipeline,
+    Length,
+    Penalty,
+    Stop,
+)
 from pipelines.tasks.pipeline import StepWriter
 from pipelines.tasks.task import Example, Head, Task
 
@@ -38,7 +48,9 @@ class TextGenerationParameters(GenerateParameters, frozen=True):
 
     `presence_penalty` and `count_penalty` are OpenAI's presence_penalty and frequency_penalty.
 
-    `watermark`, `adapter_id` and `grammar` exist because clients send their neutral values; other values are refused.
+    `grammar` holds the answer to a JSON Schema or a regular expression.
+
+    `watermark` and `adapter_id` exist because clients send their neutral values; other values are refused.
     """
 
     frequency_penalty: Penalty | None = None
@@ -53,12 +65,21 @@ class TextGenerationParameters(GenerateParameters, frozen=True):
     top_n_tokens: Annotated[int, Meta(ge=0, le=MAX_TOP_TOKENS)] = 0
     watermark: bool = False
     adapter_id: Any = None
-    grammar: Any = None
+    grammar: GrammarParameter | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if refused := [name for name in ("watermark", "adapter_id", "grammar") if getattr(self, name)]:
+        if refused := [name for name in ("watermark", "adapter_id") if getattr(self, name)]:
             raise UnusedParametersError(refused, ())
+        if self.grammar is not None and self.min_new_tokens:
+            raise InvalidInputError(
+                f"is {self.min_new_tokens}; allowed with grammar: 0, as the grammar says when an answer is complete",
+                ("min_new_tokens",),
+            )
+
+    @property
+    def compiles(self) -> bool:
+        return self.grammar is not None
 
     @property
     def choices(self) -> int:
@@ -87,8 +108,14 @@ class TextGenerationPipeline(GeneratorPipeline[str, TextGenerationParameters, Pr
     task = "text-generation"
     parameters_type = TextGenerationParameters
 
-    def __init__(self, artifact: ModelArtifact, config: SessionConfig, slots: SlotsConfig | None = None) -> None:
-        super().__init__(artifact, Generator(artifact, config, slots or SlotsConfig(), _DEFAULTS))
+    def __init__(
+        self,
+        artifact: ModelArtifact,
+        config: SessionConfig,
+        slots: SlotsConfig | None = None,
+        compiler: CompilerOf | None = None,
+    ) -> None:
+        super().__init__(artifact, Generator(artifact, config, slots or SlotsConfig(), _DEFAULTS, compiler))
         if self.generator.defaults.num_beams > 1:
             raise ArtifactError(f"{artifact.path}: generation_config.json sets num_beams, which cannot be streamed")
         if artifact.config().get("prefix") or self.generator.prefix_of(self.task):
@@ -100,7 +127,14 @@ class TextGenerationPipeline(GeneratorPipeline[str, TextGenerationParameters, Pr
 
     def preprocess(self, inputs: Sequence[str], parameters: TextGenerationParameters) -> list[list[PromptRow]]:
         encodings = self.tokenizer.encode(inputs, offsets=False)
-        return [[self._row(text, encoding, parameters)] for text, encoding in zip(inputs, encodings, strict=True)]
+        grammar = None
+        if parameters.grammar is not None:
+            constraint = parameters.grammar.constraint
+            grammar = self.generator.grammar(replace(constraint, path=("parameters", "grammar", *constraint.path)))
+        rows = [self._row(text, encoding, parameters) for text, encoding in zip(inputs, encodings, strict=True)]
+        if grammar is not None:
+            rows = [replace(row, grammar=grammar, config=row.config.guided()) for row in rows]
+        return [[row] for row in rows]
 
     def postprocess(
         self, given: str, rows: Sequence[PromptRow], outputs: Sequence[Answer], parameters: TextGenerationParameters
@@ -178,9 +212,12 @@ class TextGenerationPipeline(GeneratorPipeline[str, TextGenerationParameters, Pr
         )
 
     def _text(self, row: PromptRow, new: Sequence[int], parameters: TextGenerationParameters) -> str:
-        """The text that decoding adds to the prompt; spaces are cleaned up in the whole text, as in transformers."""
-        prompt = clean_up_spaces(self._decode(row.prompt))
-        text = clean_up_spaces(self._decode([*row.prompt, *new]))[len(prompt) :]
+        """The text that decoding adds to the prompt; spaces are cleaned up in the whole text, as in transformers, where
+        no grammar says what they are.
+        """
+        tidy = _as_it_is if row.grammar is not None else clean_up_spaces
+        prompt = tidy(self._decode(row.prompt))
+        text = tidy(self._decode([*row.prompt, *new]))[len(prompt) :]
         return row.text + text if parameters.return_full_text else text
 
     def _details(self, row: PromptRow, steps: Sequence[Step]) -> dict[str, Any]:
@@ -219,13 +256,17 @@ class TextGenerationPipeline(GeneratorPipeline[str, TextGenerationParameters, Pr
         return {"id": token_id, "text": text, "logprob": logprob, "special": special}
 
     def _detokenizer(self, row: PromptRow) -> Detokenizer:
-        return Detokenizer(row.prompt, self._decode, clean_up_spaces)
+        return Detokenizer(row.prompt, self._decode, None if row.grammar is not None else clean_up_spaces)
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
     def _decode_all(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+def _as_it_is(text: str) -> str:
+    return text
 
 
 def _last_tokens(encoding: Encoding, count: int | None) -> list[int]:
@@ -265,6 +306,7 @@ TASK = Task(
     columns=("text",),
     in_words=lambda answer: " ".join(answer[0]["generated_text"].split()),
     generates=True,
+    guided=True,
     streams=True,
     root_paths=("/v1",),  # OpenAI's clients
     tensor="array_inputs",

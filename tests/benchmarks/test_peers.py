@@ -8,10 +8,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.peers import PEERS, RAY_SERVE_TRANSFORMERS, Peer, PeerThroughput, Workload, peer_throughputs
-from benchmarks.peers.__main__ import install
+from benchmarks.load.tally import Tally
+from benchmarks.peers import PEERS, RAY_SERVE_TRANSFORMERS, SEXTET, Peer, PeerThroughput, Workload, contest
 from benchmarks.peers.agreement import log_odds
-from benchmarks.peers.peer import PeerError
+from benchmarks.peers.installation import ensure, install
+from benchmarks.peers.peer import Installed, PeerError, Way
+from benchmarks.peers.servers import WRITER_SERVERS
 from benchmarks.peers.writers import WRITERS
 
 TEXTS = ["a small step", "the river flows", "he was late again", "good", "no", "she reads"]
@@ -34,11 +36,30 @@ def workload(
     monkeypatch.setattr("benchmarks.peers.process.STOP_S", 1.0)  # what a peer starts is not told to stop, and sleeps on
     asked = ("bert", "text-classification")
     artifact = exported(*asked)
-    return Workload("tiny", checkpoint(*asked), artifact, artifact, TEXTS, 4, 0.3, 0.1, repetitions=2)
+    return Workload(
+        "tiny",
+        checkpoint(*asked),
+        artifact,
+        optimum=artifact,
+        openvino=artifact,
+        texts=TEXTS,
+        concurrency=4,
+        trial_s=0.3,
+        duration_s=0.3,
+        warm_up_s=0.1,
+        repetitions=2,
+    )
+
+
+def ours() -> Tally:
+    tally = Tally()
+    tally.per_s["inputs"] = 7
+    return tally
 
 
 def measured(workload: Workload, peer: Peer) -> PeerThroughput:
-    (entry,) = peer_throughputs([workload], print, [peer])
+    own, entry = contest(workload, ours, print, [peer])
+    assert (own.peer, own.inputs_per_s) == (SEXTET, [7] * workload.repetitions)
     return entry
 
 
@@ -68,6 +89,19 @@ def test_a_peer_is_started_measured_and_leaves_nothing_behind(workload: Workload
     assert len(entry.inputs_per_s) == 2
     assert min(entry.inputs_per_s) > 0
     assert descendants() == before
+
+
+def test_the_fastest_way_of_a_peer_is_measured_in_turn_with_ours(workload: Workload) -> None:
+    entry = measured(workload, replace(TINY, ways=(Way(1), Way(1, workers=2))))
+
+    assert entry.batch_size in ("1", "2 x 1")
+    assert len(entry.inputs_per_s) == workload.repetitions
+
+
+def test_peers_that_are_not_finalists_keep_the_rate_of_their_trial(workload: Workload) -> None:
+    _, entry = contest(workload, ours, print, [TINY], finalists=lambda tried: set())
+
+    assert len(entry.inputs_per_s) == 1
 
 
 def test_a_peer_that_is_not_installed_is_listed_with_how_to_install_it(workload: Workload) -> None:
@@ -104,6 +138,32 @@ def test_an_installation_that_fails_is_kept_as_the_reason(tmp_path: Path, monkey
         install([peer], print)
 
     assert (peer.missing() or "").startswith("cannot be installed: ")
+    with pytest.raises(PeerError, match=r"impossible \(cannot be installed: "):
+        ensure([peer], print)
+
+
+def test_peers_are_installed_once_and_anew_when_their_requirements_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ENVIRONMENTS", "REQUIREMENTS"):
+        monkeypatch.setattr(f"benchmarks.peers.peer.{name}", tmp_path)
+    package = tmp_path / "one"
+    package.mkdir()
+    (package / "pyproject.toml").write_text('[project]\nname = "one"\nversion = "1"\n', encoding="utf-8")
+    peer = Installed(name="peer", building={"PIP_NO_BUILD_ISOLATION": "1", "PYTHONPATH": os.pathsep.join(sys.path)})
+    sharing = Installed(name="other", installed_as="peer")
+    said: list[str] = []
+    peer.requirements.write_text(f"{package}\n", encoding="utf-8")
+
+    ensure([peer, sharing], said.append)
+    assert (peer.missing(), sharing.missing(), len(said)) == (None, None, 1)
+    ensure([peer], said.append)
+    assert len(said) == 1
+
+    peer.requirements.write_text(f"{package}  # MIT\n", encoding="utf-8")
+    assert (peer.missing() or "").startswith("other versions are there")
+    ensure([peer], said.append)
+    assert len(said) == 2
 
 
 def test_log_odds_tell_scores_apart_that_are_all_nearly_one() -> None:
@@ -114,4 +174,6 @@ def test_log_odds_tell_scores_apart_that_are_all_nearly_one() -> None:
 def test_the_command_line_lists_each_peer() -> None:
     listed = subprocess.run([sys.executable, "-m", "benchmarks.peers", "list"], capture_output=True, text=True)
 
-    assert [line.split()[0] for line in listed.stdout.splitlines()] == [peer.name for peer in (*PEERS, *WRITERS)]
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == [
+        peer.name for peer in (*PEERS, *WRITERS, *WRITER_SERVERS)
+    ]

@@ -15,7 +15,8 @@ from deployments.cluster.ray_environment import spare_port
 from tests.cluster.serving import clean_environment
 
 TOOLS = Path(sys.executable).parent
-ADDRESS = "127.0.0.1"
+ADDRESS, OTHER_ADDRESS = "127.0.0.1", "127.0.0.2"
+"""Of the head, and of the other nodes: this machine stands for two."""
 
 
 def printed_environment(folder: Path) -> str:
@@ -40,14 +41,15 @@ class RayNode:
     """A started `ray start --block`."""
 
     process: "subprocess.Popen[bytes]"
+    address: str
 
     @classmethod
-    def start(cls, folder: Path, environment: dict[str, str], *options: str) -> "RayNode":
+    def start(cls, folder: Path, environment: dict[str, str], address: str, *options: str) -> "RayNode":
         """In `folder`, where the models of cluster.yaml are looked for."""
-        command = [str(TOOLS / "ray"), "start", "--block", f"--node-ip-address={ADDRESS}", "--disable-usage-stats"]
+        command = [str(TOOLS / "ray"), "start", "--block", f"--node-ip-address={address}", "--disable-usage-stats"]
         command += [f"--dashboard-agent-listen-port={spare_port()}", *options]
         with (folder / "ray-start.log").open("ab") as log:
-            return cls(subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log))
+            return cls(subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log), address)
 
     def tree(self) -> list[psutil.Process]:
         """Its processes: Ray's own, proxies and replicas."""

@@ -1,13 +1,15 @@
 """`sextet serve` as a process: what the cluster tests start, ask and stop."""
 
 import contextlib
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import yaml
 from deployments.cluster.ray_environment import spare_port
 from deployments.config import cut_down, read_yaml, user_configs
 
+LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 READY_S = 180.0
 STOP_S = 60.0
 SHIPPED = Path(__file__).parents[2] / "cluster.yaml"
@@ -48,9 +51,12 @@ class Serving:
         self.reader.start()
 
     @classmethod
-    def start(cls, cluster: Path, *options: str, port: int | None = None, **environment: str) -> "Serving":
+    def start(
+        cls, cluster: Path, *options: str, port: int | None = None, inside: Sequence[str] = (), **environment: str
+    ) -> "Serving":
+        """`inside` is a command that becomes the one that follows it."""
         port = port or spare_port()
-        command = [sys.executable, "-m", "sextet", "serve", str(cluster), "--port", str(port), *options]
+        command = [*inside, sys.executable, "-m", "sextet", "serve", str(cluster), "--port", str(port), *options]
         process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -60,14 +66,21 @@ class Serving:
         )
         return cls(process, f"http://127.0.0.1:{port}")
 
+    def __enter__(self) -> "Serving":
+        return self
+
+    def __exit__(self, *failed: object) -> None:
+        """Kill what a test that failed has left."""
+        self.process.kill()
+
     def wait_until_ready(self) -> "Serving":
         """Until the demonstration is over too; fails with the process's own words when it ends before."""
         self.wait_for(f"ready {self.url}")
         return self
 
-    def wait_for(self, start: str) -> None:
+    def wait_for(self, start: str, times: int = 1) -> None:
         give_up_at = time.monotonic() + READY_S
-        while not any(line.startswith(start) for line in self.lines):
+        while sum(line.startswith(start) for line in self.lines) < times:
             assert self.process.poll() is None, "\n".join(self.lines)
             assert time.monotonic() < give_up_at, "\n".join(self.lines)
             time.sleep(0.05)
@@ -116,6 +129,22 @@ def left_over(tree: list[psutil.Process]) -> list[str]:
     running = []
     for one in tree:
         with contextlib.suppress(psutil.NoSuchProcess):  # it ended while it was looked at
-            if one.is_running() and one.status() != psutil.STATUS_ZOMBIE:
-                running.append(" ".join(one.cmdline()))
+            # One without a command line has let go of its memory: it is ending.
+            if one.is_running() and one.status() != psutil.STATUS_ZOMBIE and (command := one.cmdline()):
+                running.append(" ".join(command))
     return running
+
+
+def listeners(processes: Iterable[psutil.Process]) -> Iterator[tuple[str, str, int]]:
+    """Name of the process, address and port of each TCP socket that listens."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended while it was looked at
+            for one in process.net_connections(kind="tcp"):
+                if one.status == psutil.CONN_LISTEN:
+                    address: Any = one.laddr
+                    yield process.name(), address.ip, address.port
+
+
+def kinds(listening: Iterable[tuple[str, str, int]]) -> Counter[str]:
+    """How many sockets processes of each kind listen on: `ray::ServeReplica` for those of all tasks."""
+    return Counter(re.sub(r"(?<=\w)[:.][\w-].*", "", name) for name, _, _ in listening)

@@ -1,27 +1,24 @@
 """A cluster that others can reach: keys, TLS, and what listens where, on the real thing."""
 
-import socket
 import ssl
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
-import psutil
 import pytest
 import yaml
 
 from tests.certificates import Authority
-from tests.cluster.serving import Serving, clean_environment, write_cluster
+from tests.cluster.serving import LOOPBACK, Serving, clean_environment, kinds, listeners, write_cluster
 
 pytestmark = pytest.mark.cluster
 
 TASK = "text-classification"
 BODY = {"inputs": "good"}
-LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 
 
 def keys(folder: Path, *arguments: str) -> str:
@@ -114,7 +111,9 @@ def test_no_key_and_no_text_is_in_a_file_of_the_cluster(guarded: Serving, folder
 
 def test_replicas_and_the_proxy_behind_them_answer_the_ingress_alone(guarded: Serving) -> None:
     """Whoever is on this machine, or reaches the port otherwise, would pass by keys, hosts and limits."""
-    served = [one for one in listeners(guarded) if one[2] in range(30_000, 30_100) or one[0].startswith("ray::Proxy")]
+    served = [
+        one for one in listeners(guarded.tree()) if one[2] in range(30_000, 30_100) or one[0].startswith("ray::Proxy")
+    ]
     asked = 0
     for _, _, port in served:
         for headers in ({}, {"x-sextet-ingress": "none"}, {"x-sextet-ingress": "0" * 64, "x-sextet-client": "root"}):
@@ -127,17 +126,27 @@ def test_replicas_and_the_proxy_behind_them_answer_the_ingress_alone(guarded: Se
     assert asked >= 2 * 3  # the task and the gateway
 
 
+KNOWN = {
+    "haproxy": 3,  # the ingress, its statistics and metrics
+    "ray::ServeReplica": 6,  # of two: HTTP, for calls between replicas, and that of each worker of Ray
+    "ray::ProxyActor": 2,  # HTTP where no replica is
+    "ray::HAProxyManager": 1,
+    "ray::ServeController": 1,
+    "ray::IDLE": 8,
+    "ray::DashboardAgent": 3,  # metrics among them
+    "ray::RuntimeEnvAgent": 1,
+    "gcs_server": 1,
+    "raylet": 2,
+    "python": 3,  # the launcher, and Ray's autoscaler
+}
+
+
+def test_every_socket_that_listens_is_known(guarded: Serving) -> None:
+    assert kinds(listeners(guarded.tree())) - Counter(KNOWN) == Counter()
+
+
 def test_only_the_ingress_listens_beyond_loopback(guarded: Serving) -> None:
-    listening = list(listeners(guarded))
+    listening = list(listeners(guarded.tree()))
     port = int(guarded.url.rpartition(":")[2])
 
     assert {one for one in listening if one[1] not in LOOPBACK} == {("haproxy", "0.0.0.0", port)}
-
-
-def listeners(serving: Serving) -> Iterator[tuple[str, str, int]]:
-    for process in serving.tree():
-        for one in process.net_connections(kind="inet"):
-            if one.status == psutil.CONN_LISTEN or (one.type == socket.SOCK_DGRAM and one.laddr and one.laddr.port):
-                address: Any = one.laddr
-                if one.type == socket.SOCK_STREAM:
-                    yield process.name(), address.ip, address.port

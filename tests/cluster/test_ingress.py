@@ -7,18 +7,20 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from deployments.ask import AskError, ask
 from pipelines.tasks import TASKS
-from tests.cluster.serving import Serving
+from tests.cluster.serving import LOOPBACK, READY_S, Serving, listeners
 
 pytestmark = pytest.mark.cluster
 TEXT = "Where does the river flow?"
+DAY_S, MOST_A_DAY = 86_400, 5_000_000
 
 
 @pytest.fixture(scope="module")
@@ -49,17 +51,20 @@ def test_prometheus_finds_the_batches_of_each_task(cluster: Serving, http: httpx
     (url,) = [line.removeprefix("metrics ") for line in cluster.lines if line.startswith("metrics ")]
     http.post("/text-classification", json={"inputs": [TEXT, "Short."]}).raise_for_status()
 
-    give_up_at = time.monotonic() + 60  # Ray collects every few seconds
-    while True:
-        named = [line for line in httpx.get(url).text.splitlines() if 'deployment="text-classification"' in line]
-        value = {line.partition("{")[0]: float(line.rpartition(" ")[2]) for line in named}
-        if value.get("ray_sextet_batch_rows_count", 0) >= 1:
-            break
-        assert time.monotonic() < give_up_at
-        time.sleep(0.5)
-    assert 0 < value["ray_sextet_tokens_total"] <= value["ray_sextet_padded_tokens_total"]
-    assert value["ray_sextet_batch_inference_seconds_sum"] > 0
-    assert "ray_sextet_batch_queue_seconds_count" in value
+    families = {one.name: one.samples for one in text_string_to_metric_families(httpx.get(url, timeout=30).text)}
+    value = {
+        sample.name: sample.value
+        for samples in families.values()
+        for sample in samples
+        if sample.labels.get("task") == "text-classification"
+    }
+    assert value["sextet_batch_rows_count"] >= 1
+    assert 0 < value["sextet_tokens_total"] <= value["sextet_padded_tokens_total"]
+    assert value["sextet_batch_inference_seconds_sum"] > 0
+    assert "sextet_batch_queue_seconds_count" in value
+    assert {sample.labels["task"] for sample in families["sextet_artifact_info"]} == set(TASKS)
+    there = {(one.labels["application"], one.labels["state"]): one.value for one in families["sextet_replicas"]}
+    assert all(there[task, state] >= 1 for task in TASKS for state in ("wanted", "there"))
 
 
 def test_the_gateway_lists_the_tasks_and_their_models(http: httpx.Client) -> None:
@@ -198,15 +203,29 @@ def test_the_terminal_client_asks_one_or_several_and_passes_on_what_the_server_s
 
 
 def test_everything_listens_on_loopback(cluster: Serving) -> None:
-    listening = [
-        (one.name(), connection.laddr.ip)
-        for one in cluster.tree()
-        for connection in one.net_connections(kind="inet")
-        if connection.status == psutil.CONN_LISTEN
-    ]
+    listening = list(listeners(cluster.tree()))
 
-    assert any(name == "haproxy" for name, _ in listening)
-    assert [pair for pair in listening if pair[1].removeprefix("::ffff:") not in ("127.0.0.1", "::1")] == []
+    assert any(one[0] == "haproxy" for one in listening)
+    assert [one for one in listening if one[1] not in LOOPBACK] == []
+
+
+def test_an_idle_cluster_writes_next_to_nothing(cluster: Serving) -> None:
+    """Nor does a process of it compute for ever: Ray's GCS once logged its state without a pause."""
+    (logs,) = [Path(line.removeprefix("logs ")).resolve() for line in cluster.lines if line.startswith("logs ")]
+
+    def sizes() -> dict[int, int]:
+        """Bytes of each file, by its inode: a log that is rotated keeps it."""
+        files = [one.stat() for one in logs.parents[2].rglob("*") if one.is_file() and not one.is_symlink()]
+        return {one.st_ino: one.st_size for one in files}
+
+    give_up_at = time.monotonic() + READY_S
+    while True:  # what other tests began may still end
+        before, began_at = sizes(), time.monotonic()
+        time.sleep(15)
+        grown = sum(max(0, size - before.get(inode, 0)) for inode, size in sizes().items())
+        if grown / (time.monotonic() - began_at) * DAY_S < MOST_A_DAY:
+            break
+        assert time.monotonic() < give_up_at, grown
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -3,20 +3,22 @@
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
+import ray
 import yaml
 
 from deployments.cluster.ray_environment import spare_port
-from tests.cluster.ray_node import ADDRESS, TOOLS, RayNode, environment
-from tests.cluster.serving import READY_S, is_listening, write_cluster
+from tests.cluster.ray_node import ADDRESS, OTHER_ADDRESS, TOOLS, RayNode, environment
+from tests.cluster.serving import LOOPBACK, READY_S, is_listening, kinds, listeners, write_cluster
 
 pytestmark = pytest.mark.cluster
 
@@ -43,13 +45,13 @@ class Nodes:
     def worker(self) -> RayNode:
         return self.started[-1]
 
-    def start(self, *options: str) -> None:
+    def start(self, address: str, *options: str) -> None:
         """One more node."""
-        self.started.append(RayNode.start(self.file.parent, self.environment, "--num-cpus=1", *options))
+        self.started.append(RayNode.start(self.file.parent, self.environment, address, "--num-cpus=1", *options))
 
     def join(self) -> None:
         """One more worker."""
-        self.start(f"--address={ADDRESS}:{self.gcs}")
+        self.start(OTHER_ADDRESS, f"--address={ADDRESS}:{self.gcs}")
 
 
 def wait_until(happened: Callable[[], bool]) -> None:
@@ -68,8 +70,8 @@ def nodes(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     file = write_cluster(tmp_path_factory.mktemp("nodes"), {TASK: models[TASK]})
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     gcs, dashboard, port = spare_port(), spare_port(), spare_port()
-    # Both nodes have one address here, where only one of them can listen on the ingress's port.
-    content |= {"proxy_location": "HeadOnly", "http_options": {"host": ADDRESS, "port": port}}
+    # On this machine only one of the nodes can listen on the ingress's port.
+    content |= {"proxy_location": "HeadOnly", "http_options": {"host": "0.0.0.0", "port": port}}
     (deployment,) = next(one for one in content["applications"] if one["name"] == TASK)["deployments"]
     del deployment["autoscaling_config"]
     deployment |= {"num_replicas": 2, "max_replicas_per_node": 1, "ray_actor_options": {"num_cpus": 0.5}}
@@ -78,7 +80,7 @@ def nodes(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     found = environment(file.parent)
     nodes = Nodes(file, found, gcs, f"http://{ADDRESS}:{port}", f"http://{ADDRESS}:{dashboard}", [])
     try:
-        nodes.start("--head", f"--port={gcs}", f"--dashboard-port={dashboard}")
+        nodes.start(ADDRESS, "--head", f"--port={gcs}", f"--dashboard-port={dashboard}")
         wait_until(lambda: is_listening(nodes.api))
         nodes.join()
         deploy = [str(TOOLS / "serve"), "deploy", file.name, "--address", nodes.api]
@@ -110,6 +112,21 @@ def test_ray_listens_to_nobody_without_the_token(nodes: Nodes) -> None:
     assert refused.returncode != 0
 
 
+def test_an_agent_of_ray_runs_no_job_for_whom_lacks_the_token(nodes: Nodes) -> None:
+    """Each node has one, on every interface."""
+    statuses = []  # of all servers of HTTP that it has
+    for node in nodes.started:
+        agents = [one for one in node.tree() if one.name().startswith("ray::DashboardAgent")]
+        for _, _, port in listeners(agents):
+            with suppress(httpx.TransportError):  # gRPC
+                answer = httpx.post(f"http://{node.address}:{port}/api/job_agent/jobs/", json={"entrypoint": "true"})
+                if not answer.text.startswith("# HELP"):  # metrics
+                    statuses.append(answer.status_code)
+
+    assert statuses.count(401) >= len(nodes.started)
+    assert set(statuses) <= {401, 404, 405}
+
+
 def test_replicas_answer_the_ingress_of_their_cluster_alone(nodes: Nodes) -> None:
     """Of this node or of another one: all nodes derive the same secret from their token."""
     ports = {
@@ -127,12 +144,41 @@ def test_replicas_answer_the_ingress_of_their_cluster_alone(nodes: Nodes) -> Non
     assert httpx.post(f"{nodes.url}/{TASK}", json=BODY, timeout=60).status_code == 200
 
 
+EVERYWHERE = ("0.0.0.0", "::")
+RAYS_OWN = {  # they ask for the token, but for the autoscaler's metrics (`python`); Ray cannot bind them to an address
+    "gcs_server": 1,
+    "raylet": 2,
+    "python": 2,
+    "ray::DashboardAgent": 2,
+    "ray-dashboard-ServeHead-0": 1,
+    "ray::ServeController": 1,
+    "ray::HAProxyManager": 1,
+    "ray::ProxyActor": 1,
+    "ray::ServeReplica": 2,
+    "ray::IDLE": 8,
+}
+
+
+def test_on_every_interface_the_ingress_listens_and_what_ray_cannot_bind_to_an_address(nodes: Nodes) -> None:
+    """Whatever `http_options.host` says: a machine may have an interface that the internet reaches."""
+    port = int(nodes.url.rpartition(":")[2])
+    for node in nodes.started:
+        listening = list(listeners(node.tree()))
+        everywhere = [one for one in listening if one[1] in EVERYWHERE and one != ("haproxy", "0.0.0.0", port)]
+
+        assert kinds(everywhere) - Counter(RAYS_OWN) == Counter(), node.address
+        assert not [one for one in everywhere if one[2] in range(30_000, 30_100)], "replicas"
+        addresses = {node.address, ray.util.get_node_ip_address(), *LOOPBACK, *EVERYWHERE}
+        assert {address.removeprefix("::ffff:") for _, address, _ in listening} <= addresses
+
+
 def test_the_file_is_deployed_verbatim_and_then_again_by_our_own_command(nodes: Nodes) -> None:
     """`serve deploy cluster.yaml` in the folder of `ray start`; then `sextet serve --address`."""
     wait_until(lambda: len(nodes.head.replicas(TASK)) == len(nodes.worker.replicas(TASK)) == 1)
     assert len(httpx.post(f"{nodes.url}/{TASK}", json=BODY, timeout=60).json()) == 2
 
-    again = [sys.executable, "-m", "sextet", "serve", str(nodes.file), "--address", f"{ADDRESS}:{nodes.gcs}"]
+    again = [sys.executable, "-m", "sextet", "serve", str(nodes.file), "--open-to-everybody"]
+    again += ["--address", f"{ADDRESS}:{nodes.gcs}"]
     finished = subprocess.run(again, env=nodes.environment, capture_output=True, text=True, timeout=READY_S)
     assert finished.returncode == 0, finished.stderr
     assert f"ready {nodes.url}" in finished.stdout

@@ -1,5 +1,6 @@
 """deploy/gpu/borrow.py: an environment sees the machine's PyTorch and its CUDA, nothing else, and cannot harm them."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from deploy.gpu import borrow
 
+ROOT = Path(__file__).parents[2]
 LENT = {"torch": ["torch", "torchgen"], "triton": ["triton"], "nvidia-cublas": ["nvidia"]}
 OTHERS = {"transformers": ["transformers"], "onnxruntime": ["onnxruntime"]}
 
@@ -23,6 +25,8 @@ def machine(tmp_path: Path) -> Path:
         for module in modules:
             (site_packages / module).mkdir()
             (site_packages / module / "__init__.py").touch()
+        if package == "torch":
+            (site_packages / "torch" / "version.py").write_text("cuda = '13.0'\n")
         files = [*(f"{module}/__init__.py" for module in modules), f"{information.name}/METADATA", "../../../bin/tool"]
         (information / "RECORD").write_text("".join(f"{file},,\n" for file in files))
     return tmp_path / "machine"
@@ -50,6 +54,54 @@ def test_torch_and_cuda_are_seen_and_nothing_else_is(machine: Path, tmp_path: Pa
     assert run(tmp_path / "own", "-c", program, *names).stdout.split() == ["True"] * 4 + ["False"] * 2
     versions = "import importlib.metadata as m; print(m.version('torch'), m.version('nvidia-cublas'))"
     assert run(tmp_path / "own", "-c", versions).stdout == "9.0 9.0\n"
+
+
+def test_links_to_a_torch_that_has_gone_are_made_anew(machine: Path, tmp_path: Path) -> None:
+    site_packages = environment(tmp_path / "own")
+    (site_packages / "torch").symlink_to(tmp_path / "gone" / "torch")
+    said = run(tmp_path / "machine", borrow.__file__, str(tmp_path / "own"))
+    assert (said.returncode, said.stderr) == (0, "")
+    assert (site_packages / "torch" / "__init__.py").exists()
+
+
+def test_a_package_without_a_name_is_not_lent(machine: Path, tmp_path: Path) -> None:
+    """What is left of one that was removed by hand."""
+    (site_packages,) = machine.glob("lib/python*/site-packages")
+    (site_packages / "rest-1.0.dist-info").mkdir()
+    environment(tmp_path / "own")
+    said = run(machine, borrow.__file__, str(tmp_path / "own"))
+    assert (said.returncode, said.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("version", "problem"),
+    [
+        ("cuda = None", "is built without CUDA; the runtime needs CUDA 13"),
+        ("cuda = '12.8'", "is for CUDA 12.8; the runtime needs CUDA 13"),
+        ("", "is built without CUDA; the runtime needs CUDA 13"),
+        (None, "is not whole"),
+    ],
+)
+def test_a_torch_for_cpus_or_for_another_cuda_is_refused(
+    version: str | None, problem: str, machine: Path, tmp_path: Path
+) -> None:
+    """Its libraries would not load, after a minute of installing."""
+    (file,) = machine.glob("lib/python*/site-packages/torch/version.py")
+    file.unlink()
+    if version is not None:
+        file.write_text(f"{version}\n")
+    site_packages = environment(tmp_path / "own")
+    said = run(machine, borrow.__file__, str(tmp_path / "own"))
+    assert (said.returncode, said.stdout) == (1, "")
+    (line,) = said.stderr.splitlines()
+    assert line.startswith(f"borrow: PyTorch 9.0 of {machine}/bin/python {problem}")
+    assert line.endswith("; name another: PYTHON=/path/to/python3")
+    assert not (site_packages / "torch").exists()
+
+
+def test_the_cuda_that_is_asked_for_is_that_of_the_pinned_runtime() -> None:
+    lock = (ROOT / "requirements" / "gpu.lock").read_text(encoding="utf-8")
+    assert set(re.findall(r"^nvidia-cuda-runtime==(\d+)\.", lock, re.MULTILINE)) == {borrow.CUDA}
 
 
 def test_pip_cannot_remove_the_machines_files_through_the_links(machine: Path, tmp_path: Path) -> None:

@@ -1,19 +1,24 @@
 """deploy/gpu/proof.sh as far as it goes without a GPU: every phase but the installation, on the CPU provider."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks.suites.cluster import STOP_S
+from tests.cluster.serving import STOP_S as TESTED_STOP_S
+
 ROOT = Path(__file__).parents[2]
+DRAINED_S = 30  # what Ray Serve waits for requests that are inside
 PROOF = ROOT / "deploy" / "gpu" / "proof.sh"
 
 
-def prove(*arguments: object, folder: Path = Path("/")) -> "subprocess.CompletedProcess[str]":
+def prove(*arguments: object, folder: Path = Path("/"), **variables: str) -> "subprocess.CompletedProcess[str]":
     command = [str(PROOF), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=os.environ | variables)
 
 
 def kept_in_the_repository() -> list[bytes]:
@@ -61,6 +66,26 @@ def test_a_phase_whose_time_is_over_is_stopped_in_order(tmp_path: Path) -> None:
     (encoders, generators) = phases(tmp_path / "out")
     assert (encoders[1], encoders[3]) == ("124", "its time of 1 s was over; cleaned up")
     assert generators[1] == "0"
+
+
+def test_a_phase_that_is_interrupted_gets_the_time_that_a_cluster_takes_to_stop(tmp_path: Path) -> None:
+    """A cluster that is killed leaves its replicas, and their memory on the GPU, to the next phase."""
+    venv = environment(tmp_path / "venv")
+    log, stub = tmp_path / "asked", tmp_path / "bin" / "timeout"
+    stub.parent.mkdir()
+    stub.write_text(f'#!/bin/sh\necho "$@" >>{log}\n', encoding="utf-8")
+    stub.chmod(0o755)
+    path = f"{stub.parent}:{os.environ['PATH']}"
+
+    prove("--venv", venv, "--output", tmp_path / "out", "tests", "cluster", "encoders", "generators", PATH=path)
+
+    asked = [line for line in log.read_text(encoding="utf-8").splitlines() if "--kill-after" in line]
+    grace = [int(line.partition("--kill-after=")[2].split()[0]) for line in asked]
+    limits = [int(line.partition("--kill-after=")[2].split()[1]) for line in asked]
+    assert len(grace) == 4
+    assert min(grace[:3]) > max(STOP_S, TESTED_STOP_S)
+    assert limits[3] + grace[3] <= 480
+    assert grace[3] > DRAINED_S
 
 
 def test_the_phase_doctor_looks_at_the_device_and_at_no_cluster_yaml(tmp_path: Path) -> None:

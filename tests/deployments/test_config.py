@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from deployments.config import TaskConfig, model_sources, read_tasks
+from deployments.config import CUT_S, DRAIN_S, TaskConfig, deployment_of, model_sources, read_tasks, set_drains
 from pipelines.errors import ConfigurationError
 from pipelines.scheduling.scheduler import BatchingConfig
 from pipelines.tasks import TASKS
@@ -145,3 +145,82 @@ def test_a_model_elsewhere_stays_as_it_is_named_and_nothing_is_exported_to_it(tm
     assert str(refused.value) == (
         "user_config of translation: source is set, but model is 'someone/sentiment@v1'; allowed with source: a folder"
     )
+
+
+def several(folder: Path, *models: Any, **changes: Any) -> Path:
+    """A file of translation's default, where `None` is among the names, and of others."""
+    applications = []
+    for model in models:
+        suffix = "" if model is None else f".{model}"
+        applications.append(
+            {
+                "name": f"translation{suffix}",
+                "route_prefix": "/translation" + ("" if model is None else f"/{model}"),
+                "args": {"task": "translation", **({} if model is None else {"model": model})},
+                "deployments": [{"name": "translation", "user_config": {"model": f"models/{model}"}}],
+                **(changes if model is not None else {}),
+            }
+        )
+    path = folder / "cluster.yaml"
+    path.write_text(yaml.safe_dump({"applications": applications}), encoding="utf-8")
+    return path
+
+
+def test_a_task_may_have_other_models_beside_its_default(tmp_path: Path) -> None:
+    found = read_tasks(several(tmp_path, None, "large", "small-2"))
+
+    assert {name: Path(config.model).name for name, config in found.items()} == {
+        "translation": "None",
+        "translation.large": "large",
+        "translation.small-2": "small-2",
+    }
+
+
+@pytest.mark.parametrize(
+    ("models", "changes", "message"),
+    [
+        (["large"], {}, "translation.large needs the application translation, the default model of its task"),
+        ([None, "large"], {"route_prefix": "/large"}, "translation.large: route_prefix is not /translation/large"),
+        ([None, "large"], {"name": "large"}, "the application of translation.large needs name: translation.large"),
+        ([None, "v1"], {}, "args.model is 'v1'; allowed: no task, and none of v1, v2, predict"),
+        ([None, "summarization"], {}, "args.model is 'summarization'; allowed: no task"),
+        ([None, "Large"], {}, "args.model is 'Large'; allowed: small letters, digits and -"),
+        ([None, 3], {}, "args.model is 3; allowed: small letters"),
+        ([None, "a/b"], {}, "args.model is 'a/b'; allowed: small letters"),
+    ],
+)
+def test_a_model_that_clients_could_not_name_is_refused(
+    tmp_path: Path, models: list[Any], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        read_tasks(several(tmp_path, *models, **changes))
+    assert str(refused.value).startswith(message)
+
+
+def test_two_tasks_cannot_have_models_of_one_name(tmp_path: Path) -> None:
+    path = several(tmp_path, None, "large")
+    text = path.read_text(encoding="utf-8")
+    applications = yaml.safe_load(text)["applications"]
+    others = yaml.safe_load(text.replace("translation", "summarization"))["applications"]
+    path.write_text(yaml.safe_dump({"applications": applications + others}), encoding="utf-8")
+
+    with pytest.raises(ConfigurationError) as refused:
+        read_tasks(path)
+    assert str(refused.value) == "summarization.large and translation.large are both called large; allowed: one of them"
+
+
+def test_how_long_a_replica_may_end_follows_from_one_setting_unless_the_file_says_it() -> None:
+    def content(deployment: dict[str, Any], user_config: dict[str, Any]) -> dict[str, Any]:
+        task = "translation"
+        listed = [{"name": task, "user_config": {"model": "m", **user_config}, **deployment}]
+        return {"applications": [{"name": task, "args": {"task": task}, "deployments": listed}]}
+
+    assert set_drains(content({}, {})) == DRAIN_S + CUT_S
+    given = content({}, {"drain_timeout_s": 20})
+    assert set_drains(given) == 20 + CUT_S
+    assert deployment_of("translation", given)["graceful_shutdown_timeout_s"] == 20 + CUT_S
+    assert set_drains(content({"graceful_shutdown_timeout_s": 50}, {"drain_timeout_s": 20})) == 50
+    with pytest.raises(
+        ConfigurationError, match=r"^translation: graceful_shutdown_timeout_s is 'long'; allowed: 0 to "
+    ):
+        set_drains(content({"graceful_shutdown_timeout_s": "long"}, {}))

@@ -51,12 +51,13 @@ class Serve:
         self.describe_calls += 1
         while not self.describing:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        return {"id": f"someone/{task}"}
+        return {"id": task.partition(".")[2] or f"someone/{task}"}
 
 
 def application(task: str, replicas: int) -> Any:
+    deployment = task.partition(".")[0]
     return SimpleNamespace(
-        deployments={task: SimpleNamespace(replica_states={"RUNNING": replicas} if replicas else {})}
+        deployments={deployment: SimpleNamespace(replica_states={"RUNNING": replicas} if replicas else {})}
     )
 
 
@@ -82,6 +83,9 @@ class Client:
 
     async def get(self, path: str, **headers: str) -> httpx.Response:
         return await self._http.get(path, headers=headers)
+
+    async def post(self, path: str) -> httpx.Response:
+        return await self._http.post(path)
 
     async def many(self, path: str, times: int) -> list[httpx.Response]:
         return list(await asyncio.gather(*(self.get(path) for _ in range(times))))
@@ -220,3 +224,74 @@ def test_an_error_below_v1_has_the_shape_that_openais_clients_read(serve: Serve)
     (response,) = asyncio.run(Client().many("/v1/models", 1))
 
     assert (response.status_code, response.json()["error"]["type"]) == (404, "invalid_request_error")
+
+
+@pytest.fixture
+def several(serve: Serve) -> Serve:
+    serve.replicas |= {"text-generation.large": 2, "text-generation.small": 0}
+    return serve
+
+
+def test_the_catalog_lists_the_other_models_of_a_task_beside_its_default(several: Serve) -> None:
+    (response,) = asyncio.run(Client().many("/", 1))
+
+    tasks = {one["task"]: one for one in response.json()["tasks"]}
+    assert list(tasks) == list(READY)
+    assert tasks["text-classification"]["others"] == []
+    assert tasks["text-generation"]["replicas"] == 1
+    assert tasks["text-generation"]["others"] == [
+        {
+            "name": "large",
+            "route": "/text-generation/large",
+            "ready": True,
+            "replicas": 2,
+            "model": {"id": "large"},
+        },
+        {"name": "small", "route": "/text-generation/small", "ready": False, "replicas": 0, "model": None},
+    ]
+    (ready,) = asyncio.run(Client().many("/ready", 1))
+    assert ready.json()["not_ready"] == ["text-generation.small"]
+
+
+def test_openai_lists_the_models_of_a_task_by_every_name_that_it_answers_to(several: Serve) -> None:
+    client = Client()
+
+    async def scenario() -> list[httpx.Response]:
+        base = "/catalog/text-generation/v1/models"
+        return [await client.get(path) for path in (base, f"{base}/large", f"{base}/nobody")]
+
+    everything, one, nobody = asyncio.run(scenario())
+    names = ["someone/text-generation", "large", "text-generation"]
+    assert [card["id"] for card in everything.json()["data"]] == names
+    assert (one.json()["id"], one.json()["object"]) == ("large", "model")
+    assert nobody.status_code == 404
+    assert nobody.json()["error"]["message"] == f"there is no model 'nobody'; allowed: {', '.join(names)}"
+
+
+def test_the_repository_index_lists_each_model_and_its_state(several: Serve) -> None:
+    client = Client()
+
+    async def scenario() -> tuple[httpx.Response, httpx.Response]:
+        return await client.get("/v2/repository/index"), await client.post("/v2/repository/index")
+
+    got, posted = asyncio.run(scenario())
+    assert got.json() == posted.json()
+    assert {one["name"]: one["state"] for one in got.json()} == {
+        "text-classification": "READY",
+        "text-generation": "READY",
+        "large": "READY",
+        "small": "UNAVAILABLE",
+    }
+
+
+def test_a_name_of_another_model_leads_to_it_where_no_haproxy_serves(several: Serve) -> None:
+    for path, location in (
+        ("/v2/models/large/infer", "/text-generation/large/v2/models/large/infer"),
+        ("/models/large/v1/completions", "/text-generation/large/v1/completions"),
+    ):
+        (response,) = asyncio.run(Client().many(path, 1))
+        assert str(response.url.join(response.headers["location"])) == f"http://gateway{location}"
+    (response,) = asyncio.run(Client().many("/v2/models/nobody", 1))
+    assert response.json()["error"] == (
+        "there is no model 'nobody'; allowed: text-classification, text-generation, large, small"
+    )

@@ -1,11 +1,13 @@
 """HostThreads: what waits for the thread of large bodies is bounded, and what leaves it makes room."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 
 import pytest
 
-from deployments.host import BULK_BYTES, HostThreads
+from deployments.host import BULK_BYTES, MAX_COMPILING, HostThreads
 from pipelines.errors import OverloadedError
 
 
@@ -33,6 +35,23 @@ def test_large_bodies_are_refused_where_too_many_wait_and_small_ones_never() -> 
     assert asyncio.run(scenario()) == ["read", "later"]
 
 
+def test_grammars_are_refused_where_too_many_wait_and_other_bodies_are_not() -> None:
+    gate = threading.Event()
+
+    async def scenario() -> list[bool]:
+        host = HostThreads()
+        waiting = [asyncio.create_task(host.compile(lambda: gate.wait(20))) for _ in range(MAX_COMPILING)]
+        await asyncio.sleep(0)
+        with pytest.raises(OverloadedError, match=f"{MAX_COMPILING} grammars wait to be compiled; allowed: "):
+            await host.compile(lambda: True)
+        assert await host.read(lambda: "small", 100) == "small"
+        gate.set()
+        answers = await asyncio.gather(*waiting)
+        return [*answers, await host.compile(lambda: True)]
+
+    assert all(asyncio.run(scenario()))
+
+
 def test_a_body_larger_than_all_that_may_wait_is_read_where_none_waits() -> None:
     assert asyncio.run(HostThreads().read(lambda: "read", 2 * BULK_BYTES)) == "read"
 
@@ -57,3 +76,13 @@ def test_a_replica_on_a_gpu_reads_as_many_bodies_at_once_as_it_has_cores(
         return await asyncio.gather(*reading)
 
     assert sorted(asyncio.run(scenario())) == list(range(at_once))
+
+
+def test_memory_that_was_freed_between_what_is_kept_goes_back_to_the_system() -> None:
+    code = (
+        "import os, psutil, deployments.host as host; resident = lambda: psutil.Process().memory_info().rss;"
+        "blocks = [bytes(60_000) for _ in range(2_000)]; kept = blocks[::2]; full = resident(); del blocks;"
+        "held = resident(); host.give_memory_back(); print(full - held < 2**24, held - resident() > 2**25)"
+    )
+
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["True", "True"]

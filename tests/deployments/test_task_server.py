@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 import pipelines
+from deployments.config import CUT_S
 from deployments.http import request as exchange
 from deployments.http.request import LOAD_HEADER, START_HEADER, clock
 from deployments.task_server import WORK, TaskServer
@@ -343,9 +344,9 @@ def test_changes_that_overlap_are_applied_in_their_order_and_leave_one_model(mod
 
     def loaded(config: Any) -> Any:
         time.sleep(0.3 if config.threads == 1 else 0.0)
-        pipeline, scheduler = load(config)
+        pipeline, scheduler, observer = load(config)
         schedulers.append(scheduler)
-        return pipeline, scheduler
+        return pipeline, scheduler, observer
 
     monkeypatch.setattr(server, "_load", loaded)
 
@@ -541,6 +542,54 @@ def test_a_stream_outlives_every_change_of_its_configuration(change: str, export
 
     last = json.loads(sent[-2].removeprefix(b"data: "))
     assert last["details"]["generated_tokens"] == 200
+
+
+def test_a_replica_that_must_end_cuts_a_stream_with_an_error_event(exported: Callable[..., Path]) -> None:
+    model, slots = exported("llama", GENERATE), {"slots": 2, "max_tokens": 250, "prefill_chunk_tokens": 16}
+    body = {
+        "inputs": "a",
+        "parameters": {"max_new_tokens": 200, "min_new_tokens": 200},
+        "stream": True,
+    }
+    sent: list[bytes] = []
+    begun, cut = asyncio.Event(), asyncio.Event()
+    told: list[Callable[[float], None]] = []
+    server = TaskServer(GENERATE, on_ending=told.append)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message.get("body", b""))
+        if len(sent) == 3:
+            begun.set()
+            await cut.wait()  # the client reads no more until then: tiny models are fast
+
+    async def scenario() -> None:
+        await server.reconfigure({"model": str(model), "slots": slots})
+        scope = {"type": "http", "method": "POST", "path": f"/{GENERATE}", "root_path": f"/{GENERATE}"}
+        request = Request({**scope, "headers": [(b"content-type", b"application/json")], "query_string": b""}, receive)
+
+        async def stream() -> None:
+            response = await server(request)
+            await response(request.scope, receive, send)
+
+        streaming = asyncio.create_task(stream())
+        await begun.wait()
+        (begin,) = told
+        begin(CUT_S)  # which leaves no time but that to tell it
+        assert server._cut is not None
+        await server._cut
+        cut.set()
+        async with asyncio.timeout(30):
+            await streaming
+
+    asyncio.run(scenario())
+
+    last = json.loads(sent[-2].removeprefix(b"data: "))
+    assert (last["error"], last["error_type"]) == ("the replica is shutting down", "overloaded")
+    assert sent[-1] == b"", "the stream ends as every stream does"
+    assert len(sent) < 200
 
 
 def test_a_model_that_loads_slowly_holds_up_no_request(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

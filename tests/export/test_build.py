@@ -131,6 +131,46 @@ def test_the_digest_of_the_code_changes_with_any_of_its_files(tmp_path: Path, mo
     assert build.made_with()["exporter"] != digests[0]
 
 
+# --- two tasks of one model ---
+
+
+def test_two_tasks_that_generate_with_one_model_have_its_graphs_made_once(checkpoint: Make, tmp_path: Path) -> None:
+    source = str(checkpoint("llama", "text-generation"))
+    said: list[str] = []
+    tasks = ("summarization", "text-generation")
+
+    both = export_all([ExportArgs(source, task, tmp_path / task, precision="int8") for task in tasks], said.append)
+
+    assert [line for line in said if line.startswith("taking")] == [f"taking the graphs of {tmp_path / tasks[0]}"]
+    assert sum(line.startswith("converting") for line in said) == 1
+    first, second = (ModelArtifact.open(one.path, task=task) for one, task in zip(both, tasks, strict=True))
+    assert first.graph("model").read_bytes() == second.graph("model").read_bytes()
+    assert second.manifest.parity.passed
+    assert second.manifest.parity.inputs >= 64
+    assert (first.manifest.cache, second.manifest.cache) == ("slots", "slots")
+    assert first.manifest.prompt_template != second.manifest.prompt_template
+    assert not exported_again(ExportArgs(source, tasks[1], second.path, precision="int8"))[0]
+
+
+@pytest.mark.parametrize("change", ["precision", "checkpoint"])
+def test_graphs_of_another_precision_or_checkpoint_are_not_taken(change: str, checkpoint: Make, tmp_path: Path) -> None:
+    source = checkpoint("llama", "text-generation")
+    other = Path(shutil.copytree(source, tmp_path / "other")) if change == "checkpoint" else source
+    said: list[str] = []
+
+    export_all(
+        [
+            ExportArgs(str(source), "summarization", tmp_path / "one", precision="int8"),
+            ExportArgs(
+                str(other), "text-generation", tmp_path / "two", precision="fp32" if change == "precision" else "int8"
+            ),
+        ],
+        said.append,
+    )
+
+    assert sum(line.startswith("converting") for line in said) == 2
+
+
 # --- two exports in threads of one process ---
 
 

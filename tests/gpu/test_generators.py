@@ -46,8 +46,8 @@ def on_device(device: str, artifact_of: Callable[..., ModelArtifact]) -> Slots:
     """`on_device(architecture, precision=None, cuda_graphs=True)`."""
 
     def make(architecture: str, precision: str | None = None, cuda_graphs: bool = True) -> CausalSlots:
-        config = SessionConfig(device=device, cuda_graphs=cuda_graphs)  # type: ignore[arg-type]
-        session = InferenceSession(artifact_of(architecture, precision).graph("model"), config)
+        config = SessionConfig(device=device)  # type: ignore[arg-type]
+        session = InferenceSession(artifact_of(architecture, precision).graph("model"), config, captures=cuda_graphs)
         return CausalSlots(session, SLOTS, WINDOW, on_device=True)
 
     return make
@@ -174,7 +174,7 @@ def test_a_served_engine_captures_its_steps_and_says_nothing(
     assert isinstance(model, CausalSlots)
     for _ in range(3):  # in another decode thread each time
         engine.generate(DecodeRequest((5, 6, 7), GenerationConfig(max_new_tokens=9).for_prompt(3, WINDOW)))
-    assert (model._captured is not None) == (device == "cuda")
+    assert (model._captured is not None and model._captured.works) == (device == "cuda")
     assert not caplog.records
 
 

@@ -1,15 +1,16 @@
 """LitServe with its dynamic batching, one worker on both cores."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import litserve
-from onnx_classifier import OnnxClassifier
+from classifier import OnnxClassifier
 
 
 class ClassifierApi(litserve.LitAPI):  # type: ignore[misc]
     def setup(self, device: str) -> None:
-        self._classify = OnnxClassifier(os.environ["PEER_MODEL"])
+        self._classify = OnnxClassifier(Path(os.environ["PEER_MODEL"]))
 
     def decode_request(self, request: dict[str, Any]) -> str:
         return str(request["inputs"])

@@ -128,7 +128,7 @@ def _peer_throughput(
 ) -> PeerThroughput:
     """Rows per second of a peer, which gets the requests of Offline."""
     peer = replace(peer, settings={**peer.settings, "PEER_DEVICE": setting.device})
-    (batch_size,) = peer.batch_sizes
+    (way,) = peer.ways
 
     def answers(port: int) -> None:
         asker = Asker(port)
@@ -145,11 +145,11 @@ def _peer_throughput(
     try:
         if missing := peer.missing():
             raise PeerError(missing)
-        with running_peer(peer, setting.models.encoder.checkpoint, batch_size, answers) as port:
+        with running_peer(peer, setting.models.encoder.checkpoint, way, answers) as port:
             load = replace(_load(setting, port, texts, INPUTS_PER_REQUEST), concurrency=CLIENTS)
             rates = [measure(load).per_s["inputs"] for _ in range(setting.pace.repetitions)]
     except PeerError as error:
         say(f"{peer.name}: {error}")
         return PeerThroughput(peer.name, workload, missing=str(error))
     say(f"{peer.name}: {', '.join(f'{rate:.0f}' for rate in rates)} rows/s")
-    return PeerThroughput(peer.name, workload, rates, batch_size=batch_size)
+    return PeerThroughput(peer.name, workload, rates, batch_size=str(way))

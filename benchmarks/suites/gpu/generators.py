@@ -123,7 +123,7 @@ def _transformers(
         say(f"{workload}, {writer.name}: {error}")
         return PeerThroughput(writer.name, workload, missing=str(error))
     say(f"{workload}, {writer.name}: {', '.join(f'{rate:.0f}' for rate in rates)}")
-    return PeerThroughput(writer.name, workload, rates, batch_size=len(prompts))
+    return PeerThroughput(writer.name, workload, rates, batch_size=str(len(prompts)))
 
 
 def _check(started: Running, prompts: Sequence[list[int]], first: Sequence[int]) -> None:

@@ -1,6 +1,7 @@
 """Phase: a part of the measurements with a result of its own, so that one that is cut off loses nothing."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,8 +11,13 @@ from benchmarks.figures.bars import STREAMS
 from benchmarks.suites.cluster import measured_cluster
 from benchmarks.suites.gpu.models import Models
 from benchmarks.suites.suite import Repeated
+from deployments.doctor.devices import visible_gpus
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.runtime.providers import Device
+
+CORES_OF_A_REPLICA, CORES_BESIDE = 2, 4
+BYTES_OF_A_REPLICA = 3 * 2**30
+"""Of GPU memory: CUDA itself, BERT-base in fp16 twice, and the activations of its largest batches."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +64,11 @@ class Setting:
 
     @property
     def replicas(self) -> int:
-        """Of an encoder on one GPU: HTTP and JSON of one replica take a core, and the load generator has one, too."""
-        return 1 if self.device == "cpu" else 6
+        """Of an encoder: one on a CPU, as many as cores and memory feed on a GPU."""
+        if self.device == "cpu":
+            return 1
+        memory = [gpu.total_bytes for gpu in visible_gpus()[:1] if gpu.total_bytes is not None]
+        return replicas_on_gpu(len(os.sched_getaffinity(0)), *memory)
 
     def cluster(self, models: Mapping[str, Path], replicas: int, slots: SlotsConfig | None = None) -> dict[str, Any]:
         """The shipped cluster.yaml cut down to `models`, with `replicas` that share the device; on a GPU with its
@@ -75,6 +84,14 @@ class Setting:
                 deployment["user_config"].pop("batching", None)  # what is shipped is for CPUs
                 deployment["ray_actor_options"] = {"num_cpus": 1, "num_gpus": 1 / replicas}
         return configuration
+
+
+def replicas_on_gpu(cores: int, gpu_bytes: int | None = None) -> int:
+    """How many replicas of an encoder share a GPU. HTTP and JSON of one run in one thread, tokenizing in others; the
+    load generator, HAProxy and Ray take cores of their own.
+    """
+    fed = (cores - CORES_BESIDE) // CORES_OF_A_REPLICA
+    return max(1, fed if gpu_bytes is None else min(fed, gpu_bytes // BYTES_OF_A_REPLICA))
 
 
 class Journal:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from deployments.cluster.platform import Platform
+from deployments.protocols.openai.call_format import CallFormat
 from deployments.protocols.openai.chat import ChatBody, ChatCompletions
 from deployments.protocols.openai.chat_template import ChatTemplate
 from deployments.protocols.openai.completions import CompletionBody, Completions
@@ -14,7 +15,7 @@ from pipelines.tasks.pipeline import Pipeline
 from pipelines.tasks.task import Task
 
 NAME = "openai"
-CHAT, COMPLETIONS, MODELS = "/v1/chat/completions", "/v1/completions", "/v1/models"
+CHAT, COMPLETIONS, MODELS = ChatCompletions.path, Completions.path, "/v1/models"
 
 
 def mount(pipeline: Pipeline[Any, Any, Any, Any], platform: Platform | None) -> Mounted:
@@ -23,9 +24,10 @@ def mount(pipeline: Pipeline[Any, Any, Any, Any], platform: Platform | None) -> 
     completion = CompletionPipeline(pipeline)  # type: ignore[arg-type]
     manifest = pipeline.artifact.manifest
     template = ChatTemplate(manifest.chat_template, completion.tokenizer) if manifest.chat_template else None
-    card, completions = model_card(manifest), Completions(completion)
+    format = CallFormat.of(manifest.chat_template or "") if template is not None and template.knows_tools else None
+    card, completions = model_card(pipeline.artifact.name), Completions(completion)
     return Mounted(
-        {CHAT: ChatCompletions(completion, template), COMPLETIONS: completions},
+        {CHAT: ChatCompletions(completion, template, format), COMPLETIONS: completions},
         {MODELS: {"object": "list", "data": [card]}, f"{MODELS}/{card['id']}": card},
         prefix="/v1/",
         errors=completions,

@@ -6,21 +6,24 @@ characters: nobody can end a message, or begin one in another's name, by writing
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import Any, NoReturn
 
-from jinja2 import Environment, TemplateError, nodes
+from jinja2 import Environment, TemplateError, meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pipelines.errors import InvalidInputError
+from pipelines.misfit import shown
 from pipelines.runtime.artifact import TokenizerSettings
 from pipelines.runtime.tokenizer import Tokenizer
 
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
+_NAMES = ("role", "type", "id", "tool_call_id")  # templates compare them
+_TOOLS_OF_MESSAGE = re.compile(r"""message(?:\.tools\b|\[['"]tools['"]\])""")
 _MARKS = range(0xE000, 0xF8FF)  # Unicode's private use area: one that no message has stands around each of them
 
 
@@ -34,18 +37,56 @@ class ChatTemplate:
         self._template, self._tokenizer = template, tokenizer
         self._special_tokens = _special_tokens(tokenizer.settings, tokenizer.token)
 
-    def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
+    @cached_property
+    def knows_tools(self) -> bool:
+        """Whether the template writes tools."""
+        return self._takes_tools or self._has_tools_in_system
+
+    @cached_property
+    def _takes_tools(self) -> bool:
+        return "tools" in meta.find_undeclared_variables(_environment().parse(self._template))
+
+    @cached_property
+    def _has_tools_in_system(self) -> bool:
+        """Whether tools are a text in the system's message, as in Phi-4's template."""
+        return not self._takes_tools and _TOOLS_OF_MESSAGE.search(self._template) is not None
+
+    def encode(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> tuple[int, ...]:
         """The ids of the prompt that asks for the assistant's next message."""
-        if not any(self._special.search(text) for message in messages for text in message.values()):
-            (encoding,) = self._tokenizer.encode([self._rendered(messages)], add_special_tokens=False, offsets=False)
+        if found := next((text for text in _texts(tools) if self._special.search(text)), None):
+            problem = f"has {shown(found)}, in which a special token stands; allowed: without"
+            raise InvalidInputError(problem, ("tools",))
+        if tools and self._has_tools_in_system:
+            messages, tools = _with_tools(messages, tools), None
+        if not any(self._special.search(text) for text in _texts(messages)):
+            (encoding,) = self._tokenizer.encode(
+                [self._rendered(messages, tools)], add_special_tokens=False, offsets=False
+            )
             return tuple(encoding.ids)
-        texts = "".join(text for message in messages for text in message.values())
-        used = {*texts, *self._template}
+        used = {*"".join(_texts(messages)), *"".join(_texts(tools)), *self._template}
         mark = next((chr(code) for code in _MARKS if chr(code) not in used), None)
         if mark is None:
             every = "has every character of U+E000 to U+F8FE beside a special token; allowed: text that leaves one out"
             raise InvalidInputError(every, ("messages",))
-        return tuple(self._encode_marked(self._rendered([_marked(message, mark) for message in messages]), mark))
+        marked = [self._marked(message, mark) for message in messages]
+        return tuple(self._encode_marked(self._rendered(marked, tools), mark))
+
+    def _marked(self, message: Message, mark: str) -> dict[str, Any]:
+        """A message whose texts begin and end with `mark`, inside of the spaces that templates trim away."""
+
+        def around(name: str, value: Any) -> Any:
+            if isinstance(value, str):
+                as_is = name in _NAMES and not self._special.search(value)
+                return value if as_is else _around(value, mark)
+            if isinstance(value, list):
+                return [around(name, one) for one in value]
+            if isinstance(value, dict):
+                if any(self._special.search(key) for key in value):
+                    raise InvalidInputError("has a special token in a name; allowed: in values only", ("messages",))
+                return {key: around(key, one) for key, one in value.items()}
+            return value
+
+        return {name: around(name, value) for name, value in message.items()}
 
     def _encode_marked(self, prompt: str, mark: str) -> list[int]:
         """Ids of a prompt in which `mark` stands at both ends of what was sent: no special token comes from there."""
@@ -70,9 +111,11 @@ class ChatTemplate:
             raise InvalidInputError(problem, ("messages",))
         return ids
 
-    def _rendered(self, messages: Sequence[Message]) -> str:
+    def _rendered(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None) -> str:
         try:
-            text: str = self._compiled.render(messages=messages, add_generation_prompt=True, **self._special_tokens)
+            text: str = self._compiled.render(
+                messages=messages, tools=tools, add_generation_prompt=True, **self._special_tokens
+            )
         except Exception as error:  # whatever a template raises over messages that it was not written for
             reason = str(error) or type(error).__name__
             problem = f"cannot be put into the model's chat template: {reason}"
@@ -129,9 +172,23 @@ def _special_tokens(settings: TokenizerSettings, token: Callable[[int], str]) ->
     return {name: token(token_id) for name, token_id in ids.items() if token_id is not None}
 
 
-def _marked(message: Message, mark: str) -> dict[str, str]:
-    """A message whose texts begin and end with `mark`, inside of the spaces that templates trim away."""
-    return {name: text if name == "role" else _around(text, mark) for name, text in message.items()}
+def _with_tools(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """The messages with the functions in that of the system, which may be a new one."""
+    first, *others = messages if messages[0]["role"] == "system" else ({"role": "system", "content": ""}, *messages)
+    return [{**first, "tools": _to_json([tool["function"] for tool in tools])}, *others]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in messages or tools, names of keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, one in value.items():
+            yield name
+            yield from _texts(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _texts(one)
 
 
 def _around(text: str, mark: str) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
-from deployments.protocols.openai.protocol import CompletionRequest, OpenAi, OpenAiBody
+from deployments.protocols.openai.protocol import CompletionRequest, OpenAi, OpenAiBody, prompt_logprobs
 from pipelines.errors import Path
 from pipelines.misfit import require
 from pipelines.schema import decode
@@ -51,22 +51,25 @@ class Completions(OpenAi):
 
     object = "text_completion"
     prefix = "cmpl-"
+    path = "/v1/completions"
     renamed: ClassVar[Mapping[str, Path]] = {"inputs": ("prompt",), "parameters": ()}
 
     def read(self, body: bytes, headers: Mapping[str, str]) -> CompletionRequest:
         given: CompletionBody = decode(body, CompletionBody)
+        self.check_model(given.model, headers)
         scored = given.logprobs is not None
         parameters = given.sampling(echo=given.echo, logprobs=scored, top_logprobs=given.logprobs or 0)
         inputs, is_list = given.prompts()
         return self.request(given, inputs, parameters, is_list=is_list)
 
     def _whole(self, index: int, delta: ChoiceDelta) -> dict[str, Any]:
-        return {
+        choice = {
             "index": index,
             "text": delta.text,
             "logprobs": _logprobs(delta),
             "finish_reason": delta.finish_reason,
         }
+        return choice | {"prompt_logprobs": prompt_logprobs(delta)} if delta.prompt else choice
 
     def _chunks(self, index: int, delta: ChoiceDelta, *, is_first: bool) -> list[dict[str, Any]]:
         adds = delta.text or delta.tokens or delta.finish_reason

@@ -1,27 +1,29 @@
 """OpenAI's API for text: what chat (chat.py) and completions (completions.py) share.
 
 A parameter that cannot be honoured has the type of the values that change nothing, so that all others are refused by
-name. The model's name is not checked: there is one, and clients that know no names send "dummy".
+name. The model's name is checked where the task has several: clients that know no names send "dummy".
 """
 
 import secrets
 import time
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
-from deployments.http.errors import Failure
+from deployments.http.errors import Failure, MovedError, RouteNotFoundError
+from deployments.http.request import OTHERS_HEADER
 from deployments.protocols.openai.errors import failure_body
+from deployments.protocols.openai.response_format import ResponseFormat
 from deployments.protocols.protocol import Protocol, Reply, TaskRequest, json_reply
 from pipelines.errors import InvalidInputError, Path
-from pipelines.misfit import require, unknown_key
-from pipelines.runtime.artifact import Manifest
+from pipelines.generation.decoding.guide import Constraint
+from pipelines.misfit import require, shown, unknown_key
 from pipelines.schema import Body
-from pipelines.tasks.completion import ChoiceDelta, CompletionParameters, CompletionPipeline, Sampling
+from pipelines.tasks.completion import ChoiceDelta, CompletionParameters, CompletionPipeline, PromptToken, Sampling
 
 DONE = b"[DONE]"
 MAX_LABEL_CHARACTERS = 1024
@@ -44,7 +46,7 @@ class StreamOptions(Body, frozen=True):
 
 class OpenAiBody(Sampling, frozen=True, kw_only=True):
     """What both bodies hold. `user`, `safety_identifier` and `prompt_cache_key` name the caller; nothing depends on
-    them. `top_k`, `min_p` and `repetition_penalty` are vLLM's, which clients send in `extra_body`.
+    them. What OpenAI does not have is vLLM's, which clients send in `extra_body`.
     """
 
     model: Annotated[str, Meta(min_length=1, max_length=MAX_LABEL_CHARACTERS)] | None = None
@@ -53,10 +55,10 @@ class OpenAiBody(Sampling, frozen=True, kw_only=True):
     user: Label | None = None
     safety_identifier: Label | None = None
     prompt_cache_key: Label | None = None
-    logit_bias: EmptyObject | None = None
     metadata: EmptyObject | None = None
     service_tier: Literal["auto", "default"] | None = None
     store: bool = False
+    response_format: ResponseFormat | None = None
 
     def __post_init__(self) -> None:
         require(not self.store, ("store",), True, "false, as it is not supported")
@@ -69,7 +71,14 @@ class OpenAiBody(Sampling, frozen=True, kw_only=True):
 
     def sampling(self, **others: Any) -> CompletionParameters:
         """The pipeline's parameters: those of the same name, and `others`."""
-        return CompletionParameters(**{name: getattr(self, name) for name in Sampling.__struct_fields__} | others)
+        own = {name: getattr(self, name) for name in Sampling.__struct_fields__}
+        return CompletionParameters(**own | {"constraint": self.constraint} | others)
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What `response_format` holds the answer to."""
+        constraint = None if self.response_format is None else self.response_format.constraint
+        return None if constraint is None else replace(constraint, path=("response_format", *constraint.path))
 
 
 @dataclass(frozen=True)
@@ -81,9 +90,9 @@ class CompletionRequest(TaskRequest):
     include_usage: bool = False
 
 
-def model_card(manifest: Manifest) -> dict[str, Any]:
+def model_card(name: str) -> dict[str, Any]:
     """The entry of `/v1/models`."""
-    return {"id": manifest.source.name, "object": "model", "created": 0, "owned_by": "sextet"}
+    return {"id": name, "object": "model", "created": 0, "owned_by": "sextet"}
 
 
 class OpenAi(Protocol):
@@ -91,11 +100,26 @@ class OpenAi(Protocol):
 
     object: ClassVar[str]
     prefix: ClassVar[str]
+    path: ClassVar[str]
     request_type: ClassVar[type[CompletionRequest]] = CompletionRequest
 
     def __init__(self, pipeline: CompletionPipeline) -> None:
         super().__init__(pipeline)
-        self.model = pipeline.artifact.manifest.source.name
+        self.model = pipeline.artifact.name
+
+    def check_model(self, name: str | None, headers: Mapping[str, str]) -> None:
+        """Raise RouteNotFoundError for a model that the task does not have, where the ingress says that it has others.
+
+        It has sent a request for one of those there, unless the body is larger than what it looks at: MovedError.
+        """
+        listed = headers.get(OTHERS_HEADER)
+        if listed is None or name is None or name in (self.model, self.pipeline.task):
+            return
+        others = listed.split()
+        if name in others:
+            raise MovedError(f"the model {name} is elsewhere", f"/{self.pipeline.task}/{name}{self.path}")
+        allowed = ", ".join((self.model, self.pipeline.task, *others))
+        raise RouteNotFoundError(f"there is no model {shown(name)}; allowed: {allowed}")
 
     def request(
         self, body: OpenAiBody, inputs: Sequence[Any], parameters: CompletionParameters, *, is_list: bool = False
@@ -112,13 +136,10 @@ class OpenAi(Protocol):
 
     def write(self, request: CompletionRequest, answers: Sequence[list[ChoiceDelta]]) -> Reply:
         choices = [delta for of_prompt in answers for delta in of_prompt]
-        return json_reply(
-            self._envelope(request, self.object)
-            | {
-                "choices": [self._whole(index, delta) for index, delta in enumerate(choices)],
-                "usage": _usage([of_prompt[0].prompt_tokens for of_prompt in answers], choices),
-            }
-        )
+        content = self._envelope(request, self.object)
+        content["choices"] = [self._whole(index, delta) for index, delta in enumerate(choices)]
+        content["usage"] = _usage([of_prompt[0] for of_prompt in answers], choices)
+        return json_reply(content | self._of_prompt(choices[0]))
 
     async def stream(
         self, request: CompletionRequest, events: AsyncGenerator[tuple[int, ChoiceDelta], None]
@@ -136,7 +157,7 @@ class OpenAi(Protocol):
         if request.include_usage:
             choices = request.parameters.choices
             firsts = range(0, len(request.inputs) * choices, choices)
-            prompts = [latest[index].prompt_tokens for index in firsts if index in latest]
+            prompts = [latest[index] for index in firsts if index in latest]
             yield chunk | {"choices": [], "usage": _usage(prompts, list(latest.values()))}
         yield DONE
 
@@ -156,6 +177,10 @@ class OpenAi(Protocol):
     def _chunks(self, index: int, delta: ChoiceDelta, *, is_first: bool) -> list[dict[str, Any]]:
         """What a delta adds to a choice; nothing where it adds nothing."""
 
+    def _of_prompt(self, delta: ChoiceDelta) -> dict[str, Any]:
+        """What an answer says of its prompt beside its choices."""
+        return {}
+
     def _envelope(self, request: CompletionRequest, kind: str) -> dict[str, Any]:
         return {
             "id": request.id,
@@ -166,6 +191,28 @@ class OpenAi(Protocol):
         }
 
 
-def _usage(prompt_tokens: Sequence[int], choices: Sequence[ChoiceDelta]) -> dict[str, int]:
-    prompt, completion = sum(prompt_tokens), sum(delta.completion_tokens for delta in choices)
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+def prompt_logprobs(delta: ChoiceDelta) -> list[dict[str, Any] | None] | None:
+    """As vLLM: for each token an object by token ids, of the token itself and the most likely ones."""
+    if not delta.prompt:
+        return None
+    return [None if one is None else _by_id(one) for one in delta.prompt]
+
+
+def _by_id(one: PromptToken) -> dict[str, Any]:
+    ranked = [*enumerate(one.top, start=1), (one.rank, one.token)]
+    described = [
+        (token, {"logprob": logprob, "rank": rank, "decoded_token": text}) for rank, (token, text, logprob) in ranked
+    ]
+    return {str(token): description for token, description in described}
+
+
+def _usage(firsts: Sequence[ChoiceDelta], choices: Sequence[ChoiceDelta]) -> dict[str, Any]:
+    """`firsts` are the first choices of each prompt, `choices` all of them."""
+    prompt = sum(delta.prompt_tokens for delta in firsts)
+    completion = sum(delta.completion_tokens for delta in choices)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": sum(delta.cached_tokens for delta in firsts)},
+    }

@@ -98,6 +98,7 @@ class GenerationConfig:
     presence_penalty: float = 0.0  # OpenAI's, of the tokens of the answer
     count_penalty: float = 0.0  # what OpenAI calls frequency_penalty
     no_repeat_ngram_size: int = 0
+    logit_bias: tuple[tuple[int, float], ...] = ()  # OpenAI's: what is added to the logits of some tokens
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
     suppress_tokens: tuple[int, ...] = ()
     begin_suppress_tokens: tuple[int, ...] = ()
@@ -178,6 +179,10 @@ class GenerationConfig:
             raise ArtifactError("neither generation_config.json nor config.json bounds the length of an answer")
         shortest = self.min_length if self.min_new_tokens is None else prompt_tokens + self.min_new_tokens
         return replace(self, max_length=min(bounds), min_length=shortest, max_new_tokens=None, min_new_tokens=None)
+
+    def guided(self) -> Self:
+        """This config for an answer that is held to a grammar, which says how it begins and when it is complete."""
+        return replace(self, min_length=0, forced_bos_token_id=None, forced_eos_token_id=())
 
     @property
     def n_sequences(self) -> int:

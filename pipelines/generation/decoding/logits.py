@@ -20,6 +20,8 @@ LogitsProcessor = Callable[[np.ndarray, np.ndarray], None]
 def logits_processors(config: GenerationConfig, prompt_tokens: int) -> list[LogitsProcessor]:
     """The processors that a resolved config asks for, in order; empty where the logits stay as they are."""
     processors: list[LogitsProcessor] = []
+    if config.logit_bias:
+        processors.append(_bias(config.logit_bias))
     if config.repetition_penalty != 1.0:
         processors.append(_repetition_penalty(config.repetition_penalty))
     if config.frequency_penalty != 0.0:
@@ -49,7 +51,8 @@ def only_lowers(config: GenerationConfig) -> bool:
     """Whether no processor of a config ever raises a score: a token stays below those that it is far enough below."""
     penalties = (config.frequency_penalty, config.presence_penalty, config.count_penalty)
     forces = config.forced_bos_token_id is not None or config.forced_eos_token_id
-    return config.repetition_penalty >= 1.0 and min(penalties) >= 0.0 and not forces
+    raises = any(bias > 0 for _, bias in config.logit_bias)
+    return not raises and config.repetition_penalty >= 1.0 and min(penalties) >= 0.0 and not forces
 
 
 def log_softmax(scores: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
@@ -70,10 +73,21 @@ def nothing_left(best: float) -> SextetError:
     """
     if best == -np.inf:
         return InvalidInputError(
-            "parameters forbid every token, by suppress_tokens, bad_words_ids, no_repeat_ngram_size or a forced token; "
-            "allowed: to leave one"
+            "parameters forbid every token, by suppress_tokens, bad_words_ids, no_repeat_ngram_size, a forced token or "
+            "a grammar; allowed: to leave one"
         )
     return GenerationError("the model's logits are not finite: there is no token to choose")
+
+
+def _bias(biases: Sequence[tuple[int, float]]) -> LogitsProcessor:
+    """As transformers' SequenceBiasLogitsProcessor of single tokens."""
+    tokens = [token for token, _ in biases]
+    values = np.asarray([bias for _, bias in biases], np.float32)
+
+    def process(ids: np.ndarray, scores: np.ndarray) -> None:
+        scores[:, tokens] += values
+
+    return process
 
 
 def _repetition_penalty(penalty: float) -> LogitsProcessor:

@@ -1,9 +1,10 @@
 """DecodeRequest: a prompt in token ids with its decoding parameters; Step, Generation and Answer: its result."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 
 from pipelines.generation.decoding.config import GenerationConfig
+from pipelines.generation.decoding.guide import Grammar
 from pipelines.generation.decoding.stopping import FinishReason, StopCriterion
 
 Cancelled = Callable[[], bool]
@@ -21,6 +22,9 @@ class DecodeRequest:
 
     `source` holds the encoder's token ids, none for decoder-only models. `config` is resolved for this prompt.
     `top_tokens` is the number of most likely tokens to report at each step; it and `prompt_logprobs` need `logprobs`.
+    `prompt_top` is the number of most likely tokens to report beside each prompt token, with its rank; None: neither.
+    `grammar` is what each sequence of the answer is held to. The prefix cache is shared with requests of the same
+    `cache_salt` only.
     """
 
     prompt: tuple[int, ...]
@@ -31,6 +35,14 @@ class DecodeRequest:
     logprobs: bool = False
     top_tokens: int = 0
     prompt_logprobs: bool = False
+    prompt_top: int | None = None
+    grammar: Grammar | None = None
+    cache_salt: str = ""
+
+    @property
+    def cache_key(self) -> Hashable:
+        """What two requests must have in common before they share the cache of a prefix."""
+        return self.source, self.cache_salt
 
     @property
     def n_tokens(self) -> int:
@@ -53,13 +65,15 @@ class DecodeRequest:
 class Step:
     """One generated token. `logprob` is the model's, before penalties and sampling; None without `logprobs`.
 
-    `top` holds the most likely tokens with their logprobs, best first. A sequence's last step has a `finish_reason`.
+    `top` holds the most likely tokens with their logprobs, best first. A sequence's last step has a `finish_reason`,
+    its first one says how many tokens of the prompt were in the prefix cache.
     """
 
     token_id: int
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
     finish_reason: FinishReason | None = None
+    cached_tokens: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -78,8 +92,28 @@ class Generation:
 
 
 @dataclass(frozen=True)
+class Ranked:
+    """How likely a prompt token was: 1 is the most likely; `top` holds the most likely tokens with their logprobs."""
+
+    rank: int
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class Answer:
-    """The sequences of a request, best first, and the logprob of each prompt token after the first."""
+    """The sequences of a request, best first, and the logprob of each prompt token after the first.
+
+    `prompt_ranks` are of the same tokens, where the request has `prompt_top`.
+    """
 
     generations: tuple[Generation, ...]
     prompt_logprobs: tuple[float, ...] = ()
+    prompt_ranks: tuple[Ranked, ...] = ()
+
+
+@dataclass
+class PromptScores:
+    """What an Answer says of the tokens of a prompt, while it is read."""
+
+    logprobs: list[float] = field(default_factory=list)
+    ranks: list[Ranked] = field(default_factory=list)

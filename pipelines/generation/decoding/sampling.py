@@ -12,6 +12,7 @@ from pipelines.generation.decoding.config import GenerationConfig
 from pipelines.generation.decoding.logits import log_softmax
 
 _FIRST_LOOK = 256  # most likely tokens that are sorted first to find a share of the mass
+_LOWEST = np.finfo(np.float32).min
 _ROUNDING = 1e-4  # an upper bound of the rounding error of summed probabilities
 
 Warper = Callable[[np.ndarray], None]
@@ -101,10 +102,13 @@ def draw_each(
         if not bounded[row]:
             kept, left = None, scores[row : row + 1]
         else:
-            kept = np.flatnonzero(scores[row] >= least[row])
+            # A grammar may leave fewer tokens than `top_k`. The others, of no probability, would be most of the work.
+            kept = np.flatnonzero(scores[row] >= max(least[row], _LOWEST))
             left = scores[row, kept]
-            exact = left >= np.partition(left, -count)[-count]
-            kept, left = kept[exact], left[None, exact]
+            if len(left) > count:
+                exact = left >= np.partition(left, -count)[-count]
+                kept, left = kept[exact], left[exact]
+            left = left[None]
         for warp in chain:
             warp(left)
         token = sampler.draw(left[0])

@@ -6,7 +6,7 @@ import numpy as np
 
 from pipelines.generation.decoding.best_tokens import BestTokens, draws_from_all, temperature_of, tokens_needed
 from pipelines.generation.decoding.logits import LogitsProcessor, log_softmax, logits_processors, nothing_left
-from pipelines.generation.decoding.request import DecodeRequest, Step
+from pipelines.generation.decoding.request import DecodeRequest, PromptScores, Ranked, Step
 from pipelines.generation.decoding.sampling import Sampler, draw_each, top, warpers
 from pipelines.generation.decoding.step_logits import RankedLogits, StepLogits
 from pipelines.generation.decoding.stopping import FinishReason, finish_reason
@@ -21,7 +21,8 @@ class SequenceState:
         """`processors` are those of the request, where another of its sequences has made them."""
         self.request = request
         own = logits_processors(request.config, len(request.prompt)) if processors is None else processors
-        self.processors = own
+        self.guide = None if request.grammar is None else request.grammar.start()
+        self.processors = own if self.guide is None else [*own, self.guide.process]
         self.warpers = warpers(request.config)
         self.sampler = Sampler(request.seed, sequence)
         self._read = list(request.prompt)
@@ -41,6 +42,8 @@ class SequenceState:
         """Append a token; returns why the sequence ends with it, None where it does not."""
         self._ids[0, len(self._read)] = token
         self._read.append(token)
+        if self.guide is not None:
+            self.guide.append(token)
         return finish_reason(
             self._read,
             eos_token_id=self.request.config.eos_token_id,
@@ -59,17 +62,23 @@ class SequenceState:
 def advance(states: Sequence[SequenceState], logits: np.ndarray) -> list[Step | Exception]:
     """The next token of each sequence, from the model's logits, (rows, vocab) float32, which it may overwrite.
 
-    A sequence that fails (its stop criterion raises, its request forbids every token) has its error in the list.
+    A sequence that fails (its stop criterion or its guide raises, its request forbids every token) has its error in the
+    list.
     """
     logprobs: dict[int, np.ndarray] = {}
+    errors: dict[int, Exception] = {}
     for row, one in enumerate(states):
         if one.request.logprobs:
             logprobs[row] = log_softmax(logits[row])  # before the processors change the logits
-        for process in one.processors:
-            process(one.ids, logits[row : row + 1])
+        try:
+            for process in one.processors:
+                process(one.ids, logits[row : row + 1])
+        except Exception as error:  # of its guide
+            errors[row] = error
     tokens = logits.argmax(axis=1)
     best = logits[np.arange(len(tokens)), tokens]
     failed: dict[int, Exception] = {int(row): nothing_left(best[row]) for row in np.flatnonzero(~np.isfinite(best))}
+    failed |= errors
     sampled = [row for row, one in enumerate(states) if one.request.config.do_sample and row not in failed]
     if sampled:
         chosen = [states[row] for row in sampled]
@@ -121,7 +130,11 @@ def _from_best(
         some = BestTokens(scores, tokens, float(best.tempered[place]), logits.vocab)
         if not np.isfinite(total):
             continue
-        token = some.choose(one.request.config, one.ids, one.processors, one.warpers, one.sampler)
+        try:
+            token = some.choose(one.request.config, one.ids, one.processors, one.warpers, one.sampler)
+        except Exception as error:
+            steps[index] = error
+            continue
         if token is not None:
             steps[index] = _appended(one, token, scores - np.float32(total), tokens)
     return steps
@@ -169,9 +182,15 @@ def _appended(
     return Step(token, float(own), tuple((int(index), float(logprob)) for index, logprob in named), reason)
 
 
-def prompt_logprobs(request: DecodeRequest, start: int, logits: np.ndarray) -> list[float]:
-    """The logprob of each prompt token that follows one of `logits`, (tokens, vocab), which begin at `start`."""
-    following = request.prompt[start + 1 : start + 1 + len(logits)]
+def score_prompt(scores: PromptScores, request: DecodeRequest, start: int, logits: np.ndarray) -> None:
+    """Add the prompt tokens that follow those of `logits`, (tokens, vocab), which begin at `start`."""
+    following = np.asarray(request.prompt[start + 1 : start + 1 + len(logits)], np.int64)
     logprobs = log_softmax(logits[: len(following)])
-    found: list[float] = logprobs[np.arange(len(following)), list(following)].tolist()
-    return found
+    own = logprobs[np.arange(len(following)), following]
+    scores.logprobs += own.tolist()
+    if request.prompt_top is None:
+        return
+    for row, logprob in zip(logprobs, own, strict=True):
+        best = top(row, request.prompt_top)
+        named = zip(best.tolist(), row[best].tolist(), strict=True)
+        scores.ranks.append(Ranked(1 + int(np.count_nonzero(row > logprob)), tuple(named)))

@@ -182,8 +182,9 @@ class Seq2SeqDecoder:
             "seqlens_k": np.full(len(tokens), cache.n_tokens, np.int32),
             "total_sequence_length": np.asarray(cache.n_tokens + 1, np.int32),
             "source_total_sequence_length": np.asarray(cache.fixed["source_seqlens_k"].max() + 1, np.int32),
+            "key_positions": np.arange(cache.n_tokens + 1),
             **cache.growing,
             **cache.fixed,
         }
-        outputs = self._sessions.decoder.run(feeds)
+        outputs = self._sessions.decoder.run({name: feeds[name] for name in self._sessions.decoder.input_names})
         return outputs["logits"], cache.grown(outputs, 1)

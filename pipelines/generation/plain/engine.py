@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.generation.decoding.beam_search import BeamSearch
-from pipelines.generation.decoding.request import Answer, DecodeRequest, Generation, Step
-from pipelines.generation.decoding.sequence_state import SequenceState, prompt_logprobs
+from pipelines.generation.decoding.request import Answer, DecodeRequest, Generation, PromptScores, Step
+from pipelines.generation.decoding.sequence_state import SequenceState, score_prompt
 from pipelines.generation.engine import PROMPT_TOKEN, DecodeEngine, Job, Line, Scheduled, Share, Steps
 from pipelines.generation.plain.decoder import Decoder
 from pipelines.generation.plain.kv_cache import KvCache
@@ -102,10 +102,10 @@ class PlainEngine(DecodeEngine[_Run]):
         self._sequence_ended(run.share)
 
     def _decode(self, job: Job) -> Forwards:
-        request, of_prompt = job.request, []  # type: tuple[DecodeRequest, list[float]]
+        request, scores = job.request, PromptScores()
 
         def collect(start: int, logits: np.ndarray) -> None:
-            of_prompt.extend(prompt_logprobs(request, start, logits))
+            score_prompt(scores, request, start, logits)
 
         on_logits = collect if request.prompt_logprobs else None
         logits, cache = self._decoder.prefill(request.prompt, request.source, job.cancelled, on_logits)
@@ -118,7 +118,7 @@ class PlainEngine(DecodeEngine[_Run]):
             for sequence in range(request.config.num_return_sequences):
                 steps = yield from self._sample(job, logits.copy(), cache, sequence)
                 generations += (Generation(steps),)
-        return Answer(generations, tuple(of_prompt))
+        return Answer(generations, tuple(scores.logprobs), tuple(scores.ranks))
 
     def _sample(
         self, job: Job, logits: np.ndarray, cache: KvCache, sequence: int
@@ -131,7 +131,8 @@ class PlainEngine(DecodeEngine[_Run]):
             yield 1.0, (step,) if sequence == 0 else ()
             if step.finish_reason is not None:
                 break
-            logits, cache = self._decoder.step(np.asarray([step.token_id]), cache)
+            with self._masks.beside(() if state.guide is None else (state.guide,)):
+                logits, cache = self._decoder.step(np.asarray([step.token_id]), cache)
         return tuple(steps)
 
     def _search(

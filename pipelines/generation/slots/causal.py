@@ -5,7 +5,6 @@ length: no row is padded, and no sequence that begins, grows or ends copies any 
 logits stay there.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,58 +13,55 @@ import numpy as np
 if TYPE_CHECKING:
     import onnxruntime
 
-from pipelines.errors import ArtifactError, first_line
+from pipelines.errors import ArtifactError
 from pipelines.generation.decoding.step_logits import HostLogits, StepLogits
-from pipelines.generation.slots.device.cache import DeviceCache
 from pipelines.generation.slots.device.captured_steps import CapturedSteps
 from pipelines.generation.slots.device.logits import DeviceLogits, LogitsReader
-from pipelines.generation.slots.host_cache import HostCache
+from pipelines.generation.slots.slot_cache import RUN_TOKENS, open_cache
 from pipelines.runtime.session import InferenceSession
 
-_logger = logging.getLogger(__name__)
 _FED = ("input_ids", "position_ids", "seqlens_k", "total_sequence_length", "logits_at")
-_RUN_TOKENS = {"cpu": 16, "cuda": 1024}
 
 
 class CausalSlots:
     """Raises ArtifactError for a graph that is no slot graph. Not thread-safe: one thread may read at a time.
 
     `on_device` keeps cache and logits where ONNX Runtime alone reaches them; None: where they are not in CPU memory.
-    With the session's `cuda_graphs`, steps of one token are captured (see slots.device.captured_steps).
+    Where the session `captures`, so are steps of one token (see slots.device.captured_steps).
     """
 
     def __init__(self, session: InferenceSession, slots: int, max_tokens: int, on_device: bool | None = None) -> None:
-        self.slots, self.max_tokens = slots, max_tokens
+        self.slots, self.max_tokens, self.reads_ahead = slots, max_tokens, True
         self._session = session
         *axes, vocab = session.output_shapes["logits"]
         caches = [name for name in session.input_names if name not in _FED]
         if not isinstance(vocab, int) or not caches or "seqlens_k" not in session.input_names:
             raise ArtifactError(f"{session.name} does not keep its cache in slots; export it again")
         self.vocab = vocab
-        self.run_tokens = _RUN_TOKENS[session.memory]
+        self.run_tokens = RUN_TOKENS[session.memory]
         self._numbers_tokens = len(axes) == 1  # earlier exports take `logits_at` of every row: (rows, n, vocab)
         dtypes = {name: session.input_types[name] for name in caches}
         shapes = {name: self._shape(name) for name in caches}
         device = session.memory != "cpu" if on_device is None else on_device
-        self._cache = DeviceCache(dtypes, shapes, session.config) if device else HostCache(dtypes, shapes)
+        self._cache = open_cache(dtypes, shapes, session.config, device=device)
         self._reader = LogitsReader(vocab, session.config) if device else None
-        self._on_device: tuple[int, onnxruntime.OrtValue | None] = 0, None  # logits: how many rows fit
         self._bindings: dict[tuple[int, int], onnxruntime.IOBinding] = {}
         self._captured: CapturedSteps | None = None
-        if self._reader is not None and self._numbers_tokens and session.config.cuda_graphs:
-            self._captured = CapturedSteps(session, self._bind_caches, self._reader, slots, max_tokens)
+        if self._reader is not None and self._numbers_tokens and session.captures:
+            most = {"total_sequence_length": max_tokens}
+            self._captured = CapturedSteps(session, self._bind_caches, self._reader, slots, most)
         # Bound here, so that callers reach the cache's own methods.
         self.copy, self.save, self.restore = self._cache.copy, self._cache.save, self._cache.restore
 
     def step_rows(self, first: int, end: int) -> tuple[int, int]:
         """As SlotModel.step_rows: what a captured step covers."""
-        return (first, end) if self._captured is None else (0, self._captured.rows(end))
+        return (first, end) if self._captured is None else self._captured.cover(first, end)
 
     def read(
         self, first: int, ids: np.ndarray, lengths: np.ndarray, logits_at: np.ndarray, counts: np.ndarray | None = None
     ) -> StepLogits:
         """As SlotModel.read."""
-        rows, tokens = ids.shape
+        tokens = ids.shape[1]
         # A full slot in between reads a token too: it must not write beyond its end.
         ends = np.minimum(lengths + (tokens if counts is None else counts), self.max_tokens)
         feeds = {
@@ -73,21 +69,33 @@ class CausalSlots:
             "position_ids": np.minimum(lengths[:, None] + np.arange(tokens), self.max_tokens - 1),
             "seqlens_k": ends.astype(np.int32) - 1,
         }
-        if self._captured is not None and tokens == 1 and self._captured.covers(first, rows):
-            try:
-                return self._captured.read(feeds, int(ends.max()), logits_at.tolist())
-            except Exception as error:  # a step that is read twice writes the same keys and values
-                self._captured = None
-                _logger.warning("%s decodes without CUDA graphs from now on: %s", self._session.name, first_line(error))
+        longest = {"total_sequence_length": int(ends.max())}
+        if self._captured is not None and tokens == 1:
+            replayed = self._captured.read(first, feeds, longest, logits_at.tolist())
+            if replayed is not None:
+                return replayed
+        with self._session.share():
+            return self._read(first, ids, feeds, longest, logits_at)
+
+    def _read(
+        self,
+        first: int,
+        ids: np.ndarray,
+        feeds: dict[str, np.ndarray],
+        longest: Mapping[str, int],
+        logits_at: np.ndarray,
+    ) -> StepLogits:
+        """Read without a CUDA graph."""
+        rows, tokens = ids.shape
         columns = None if self._numbers_tokens else np.unique(logits_at % tokens)
-        feeds["total_sequence_length"] = np.asarray(ends.max(), np.int32)
+        feeds |= {name: np.asarray(length, np.int32) for name, length in longest.items()}
         feeds["logits_at"] = logits_at if columns is None else columns
         binding = self._binding(first, rows)
         for name in _FED:
             if name in self._session.input_names:
                 binding.bind_cpu_input(name, feeds[name])
         if self._reader is not None and columns is None:
-            address = self._room(len(logits_at))
+            address = self._reader.room(len(logits_at))
             shape = (len(logits_at), self.vocab)
             binding.bind_output("logits", self._session.memory, 0, np.float32, shape, address)
             self._session.run_bound(binding)
@@ -107,17 +115,6 @@ class CausalSlots:
     def _shape(self, name: str) -> tuple[int, ...]:
         _, heads, _, width = (int(size) if isinstance(size, int) else 0 for size in self._session.input_shapes[name])
         return self.slots, heads, self.max_tokens, width
-
-    def _room(self, rows: int) -> int:
-        """The address of device memory for the logits of some rows."""
-        import onnxruntime
-
-        fitting, value = self._on_device
-        if value is None or fitting < rows:
-            make = onnxruntime.OrtValue.ortvalue_from_shape_and_type
-            value = make([rows, self.vocab], np.float32, self._session.memory, 0)
-            self._on_device = rows, value
-        return int(value.data_ptr())
 
     def _binding(self, first: int, rows: int) -> "onnxruntime.IOBinding":
         """The binding of neighbouring slots, made once: past and present are the same memory."""

@@ -1,7 +1,7 @@
 """SlotsConfig: how many sequences decode at once, how long each may become, and when a sequence is paused."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -23,6 +23,11 @@ class SlotsConfig:
 
     With `prefix_cache`, a prompt that shares a prefix with the content of a slot skips the prefill of that prefix. All
     callers share this cache: the time to the first token can tell a caller that another prompt has the same prefix.
+    With "per_key", callers share it only with those of the same key of the ingress.
+
+    With `lookup_tokens` above 0, up to so many tokens of a sequence that decodes alone are guessed from its own text
+    and read in one step (see slots.prompt_lookup). The answer stays what it is without, but for rounding: with int8 or
+    int4 weights a choice between near equals may differ.
 
     With `cuda_graphs`, decode steps on the device `cuda` are captured as CUDA graphs (see slots.device.captured_steps).
     """
@@ -32,7 +37,8 @@ class SlotsConfig:
     prefill_chunk_tokens: Annotated[int, Meta(ge=3)] = 128
     turn_tokens: Positive = 64
     max_paused: Annotated[int, Meta(ge=0)] | None = None
-    prefix_cache: bool = True
+    prefix_cache: bool | Literal["per_key"] = True
+    lookup_tokens: Annotated[int, Meta(ge=0, le=32)] = 0
     cuda_graphs: bool = True
 
     def __post_init__(self) -> None:

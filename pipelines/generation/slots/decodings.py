@@ -2,15 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from pipelines.generation.decoding.beam_search import BeamSearch
+from pipelines.generation.decoding.guide import Guide
 from pipelines.generation.decoding.logits import LogitsProcessor, logits_processors
-from pipelines.generation.decoding.request import Answer, DecodeRequest, Generation, Step
+from pipelines.generation.decoding.request import Answer, DecodeRequest, Generation, PromptScores, Step
 from pipelines.generation.decoding.sequence_state import SequenceState, advance_rows
 from pipelines.generation.decoding.step_logits import StepLogits
 from pipelines.generation.engine import Job, Scheduled, Share, Steps
@@ -23,7 +24,7 @@ class SharedPrompt:
     job: Job
     logits: np.ndarray | None = None
     """Those after the last prompt token, (1, vocab); None before the prefill, and without followers."""
-    logprobs: list[float] = field(default_factory=list)
+    scores: PromptScores = field(default_factory=PromptScores)
     followers: "list[Sample]" = field(default_factory=list)
     """Samples that wait for the prefill."""
     generations: dict[int, tuple[Generation, ...]] = field(default_factory=dict)
@@ -62,14 +63,15 @@ class SharedPrompt:
         self.generations[number] = generations
         if not self.outstanding:
             found = (one for place in sorted(self.generations) for one in self.generations[place])
-            self.job.put(Answer(tuple(found), tuple(self.logprobs)))
+            self.job.put(Answer(tuple(found), tuple(self.scores.logprobs), tuple(self.scores.ranks)))
 
 
 class Decoding(ABC):
     """One entry of the queue; it belongs to the decode thread.
 
     `slots` are the KV cache slots that it has, `width` of them while it runs; the first one takes the prefill.
-    `turn_tokens` counts the steps since it got them. `parked` holds the content of its slots while it is paused.
+    `turn_tokens` counts the steps since it got them, `cached_tokens` those of the prompt that need no prefill. `parked`
+    holds the content of its slots while it is paused.
 
     `open` makes the decoding state when it gets its first slots: thousands may wait.
     """
@@ -78,7 +80,7 @@ class Decoding(ABC):
         self.prompt, self.width = prompt, width
         self.number = 0
         self.slots: list[int] = []
-        self.turn_tokens = 0
+        self.turn_tokens = self.cached_tokens = 0
         self.parked: list[tuple[Any, Any]] = []
         prompt.outstanding += 1
 
@@ -94,6 +96,11 @@ class Decoding(ABC):
     @abstractmethod
     def reading(self) -> tuple[Sequence[int], Sequence[int]]:
         """The slots that decode after the prefill, and the token that each of them reads next."""
+
+    @property
+    def guides(self) -> Sequence[Guide]:
+        """The guides whose masks the next token needs."""
+        return ()
 
     @abstractmethod
     def end(self, error: Exception | None = None) -> None:
@@ -117,8 +124,14 @@ class Sample(Decoding):
     def reading(self) -> tuple[Sequence[int], Sequence[int]]:
         return self.slots, (self.state.last_token,)
 
+    @property
+    def guides(self) -> Sequence[Guide]:
+        return () if self.state.guide is None else (self.state.guide,)
+
     def take(self, step: Step) -> None:
         """Append the next step, and stream it where the client streams."""
+        if not self._steps and self.cached_tokens:
+            step = replace(step, cached_tokens=self.cached_tokens)
         self._steps.append(step)
         if self.prompt.job.streams and self._sequence == 0:
             self.prompt.job.put(Steps((step,)))

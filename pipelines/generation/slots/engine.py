@@ -11,22 +11,23 @@ concurrent requests: rows do not touch each other, and a paused cache is restore
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from pipelines.errors import InputTooLongError, InvalidInputError
 from pipelines.generation.decoding.beam_search import advance_all
 from pipelines.generation.decoding.request import DecodeRequest
-from pipelines.generation.decoding.sequence_state import prompt_logprobs
+from pipelines.generation.decoding.sequence_state import score_prompt
 from pipelines.generation.decoding.step_logits import HostLogits, StepLogits
 from pipelines.generation.engine import PROMPT_TOKEN, DecodeEngine, Job, Line
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.slots.decodings import Beams, Decoding, Sample, SharedPrompt, advance_samples, decodings_of
 from pipelines.generation.slots.prompt_batch import PromptBatch
+from pipelines.generation.slots.prompt_lookup import PromptLookup
 from pipelines.generation.slots.slot_model import SlotModel
 from pipelines.generation.slots.slot_table import SlotTable
+from pipelines.generation.slots.turns import Turns, candidates
 
 SWAP_TOKENS = 16  # copying so many cached tokens counts as one token of a round's budget
 
@@ -41,12 +42,14 @@ class SlotEngine(DecodeEngine[Decoding]):
         super().__init__()
         turns = turns or SlotsConfig()
         self._model, self._chunk_tokens = model, prefill_chunk_tokens
-        self._turn_tokens, self._prefix_cache = turns.turn_tokens, turns.prefix_cache
-        self._max_paused = model.slots if turns.max_paused is None else turns.max_paused
+        self._prefix_cache = turns.prefix_cache
+        self._turns = Turns(turns.turn_tokens, model.slots if turns.max_paused is None else turns.max_paused)
         self._table = SlotTable(model.slots, model.max_tokens)
+        self.cache = self._table.state
         self._prefilling: deque[Decoding] = deque()
         self._decoding: list[Decoding] = []
         self._opening: dict[int, tuple[int, ...]] = {}  # slots taken in this round, with their sources
+        self._lookup = PromptLookup(turns.lookup_tokens if model.reads_ahead else 0)
         self._budget = 0  # source and prompt tokens that this round may still read
 
     @property
@@ -97,7 +100,7 @@ class SlotEngine(DecodeEngine[Decoding]):
         while True:
             with self._lock:
                 left = self._waiting.take(lambda one: one.prompt.cancelled())
-                waiting = self._next() if self._budget > 0 else []
+                waiting = candidates(self._waiting) if self._budget > 0 else []
                 if not waiting:
                     alive = self._is_awake = bool(self._decoding or self._prefilling or self._waiting or left)
             for decoding in left:
@@ -117,43 +120,15 @@ class SlotEngine(DecodeEngine[Decoding]):
             except Exception as error:
                 self._end(admitted, error)
 
-    def _next(self) -> list[Decoding]:
-        """The decodings that may be admitted next, in their order: of each share the paused ones and the first new one.
-
-        The paused ones of a share came before its new ones.
-        """
-        found: list[Decoding] = []
-        for line in self._waiting.ordered():
-            for one in line:
-                found.append(one)
-                if not one.parked:
-                    break
-        return found
-
     def _make_room(self, waiting: Sequence[Decoding]) -> Decoding | None:
-        """Pause sequences whose turn is over for the first decoding that has used less; None where that is not allowed.
-
-        A paused decoding resumes only where it lags by a whole turn: else two would keep swapping their slots.
-        """
-        newcomer = next((one for one in waiting if not one.parked), None)
-        paused = next((one for one in waiting if one.parked), None)
-        n_paused = sum(bool(one.parked) for one in waiting)
-        for candidate, lag in ((newcomer, 0.0), (paused, float(self._turn_tokens))):
-            if candidate is None:
-                continue
-            allowed = self._max_paused - n_paused + bool(candidate.parked)
-            chosen, needed = list[Decoding](), candidate.width - self._table.free
-            for one in sorted(self._decoding, key=lambda one: one.share.order(), reverse=True):
-                if needed <= 0 or len(chosen) >= allowed or one.share.order() <= candidate.share.order(lag):
-                    break
-                if one.turn_tokens >= self._turn_tokens:
-                    chosen.append(one)
-                    needed -= one.width
-            if needed <= 0:
-                for one in chosen:
-                    self._pause(one)
-                return candidate if candidate.width <= self._table.free else None
-        return None
+        """Pause sequences whose turn is over for the first decoding that has used less; None where none may be."""
+        found = self._turns.room(waiting, self._decoding, self._table.free)
+        if found is None:
+            return None
+        candidate, paused = found
+        for one in paused:
+            self._pause(one)
+        return candidate if candidate.width <= self._table.free else None
 
     def _pause(self, decoding: Decoding) -> None:
         """Copy a sequence's cache out of its slots, and queue it for its next turn."""
@@ -189,7 +164,7 @@ class SlotEngine(DecodeEngine[Decoding]):
         """Give a decoding its slots; the longest prefix of the prompt in any slot is reused, the rest is to prefill."""
         prompt, table, request = decoding.prompt, self._table, decoding.prompt.request
         # Followers reuse the prefill of their own request, with and without the prefix cache.
-        shared = table.shared(request.source, request.prompt)
+        shared = table.shared(request.cache_key, request.prompt)
         if not self._prefix_cache and prompt.logits is None:
             shared[:] = 0
         for _ in range(decoding.width):
@@ -206,14 +181,15 @@ class SlotEngine(DecodeEngine[Decoding]):
         best = int(shared.argmax())
         if shared[best] > shared[slot]:
             self._copy([best], [slot], int(shared[best]))
-        elif table.source(slot) == request.source:
+        elif table.key(slot) == request.cache_key:
             table.cut(slot, int(shared[slot]))
         else:
             self._opening[slot] = request.source
             self._budget -= len(request.source)
             self._did(decoding.share, PROMPT_TOKEN * len(request.source))
-            table.open(slot, request.source)
-        missing = len(request.prompt) - int(table.lengths[slot])
+            table.open(slot, request.cache_key)
+        decoding.cached_tokens = table.begin(slot, len(request.prompt))
+        missing = len(request.prompt) - decoding.cached_tokens
         if missing == 0:
             assert prompt.logits is not None
             self._decoding.append(decoding)
@@ -287,7 +263,7 @@ class SlotEngine(DecodeEngine[Decoding]):
         """Note that the tokens of a row of a batch were read; `shown` are the rows of its logits."""
         prompt, start, tokens = decoding.prompt, int(batch.lengths[row]), int(batch.counts[row])
         if prompt.request.prompt_logprobs and prompt.logits is None:
-            prompt.logprobs += prompt_logprobs(prompt.request, start, logits.rows(shown))
+            score_prompt(prompt.scores, prompt.request, start, logits.rows(shown))
         self._did(decoding.share, PROMPT_TOKEN * tokens)
         self._table.append(batch.first + row, batch.ids[row, :tokens])
         if start + tokens == len(prompt.request.prompt):
@@ -304,7 +280,7 @@ class SlotEngine(DecodeEngine[Decoding]):
 
     def _step(self) -> None:
         """Decode one token of every running sequence. An error of the model ends these sequences only."""
-        if not self._decoding:
+        if not self._decoding or self._read_ahead():
             return
         readings = [decoding.reading for decoding in self._decoding]
         slots = [slot for some, _ in readings for slot in some]
@@ -316,7 +292,8 @@ class SlotEngine(DecodeEngine[Decoding]):
         rows = {slot: row for row, slot in enumerate(sorted(slots))}
         began = time.perf_counter()
         try:
-            with self._in_model():
+            guides = [guide for decoding in self._decoding for guide in decoding.guides]
+            with self._masks.beside(guides), self._in_model():
                 logits = self._model.read(first, ids, self._table.lengths[first:end], np.asarray([*rows]) - first)
         except Exception as error:
             for decoding in list(self._decoding):
@@ -328,6 +305,40 @@ class SlotEngine(DecodeEngine[Decoding]):
             self._did(decoding.share, len(some))
         self._advance(list(self._decoding), logits, rows)
         self._learn("new_token_s", time.perf_counter() - began, len(slots))
+
+    def _read_ahead(self) -> bool:
+        """Decode several tokens of the only running sequence, as far as a guess is right; False where there is none.
+
+        Several sequences share a step: there, a read of each by itself would cost more than it saves.
+        """
+        one, *others = self._decoding
+        if others or not isinstance(one, Sample):
+            return False
+        (slot,), (last,) = one.reading
+        held = int(self._table.lengths[slot])
+        guess = self._lookup.guess(one, one.prompt.request.max_length - held - 1)
+        if not len(guess):
+            return False
+        began, tokens = time.perf_counter(), [last, *guess.tolist()]
+        try:
+            with self._masks.beside(one.guides), self._in_model():
+                lengths, places = self._table.lengths[slot : slot + 1], np.arange(len(tokens))
+                logits = self._model.read(slot, np.asarray([tokens]), lengths, places)
+        except Exception as error:
+            self._end(one, error)
+            return True
+        kept = 0
+        for place, token in enumerate(tokens):
+            self._table.append_each([slot], [token])
+            one.turn_tokens += 1
+            self._did(one.share, 1)
+            self._advance([one], logits, {slot: place})
+            if one not in self._decoding or tokens[place + 1 : place + 2] != [one.state.last_token]:
+                break
+            kept += 1
+        self._lookup.learn(one, kept)
+        self._learn("new_token_s", time.perf_counter() - began, kept + 1)
+        return True
 
     def _advance(self, some: Sequence[Decoding], logits: StepLogits, rows: Mapping[int, int]) -> None:
         """Choose the next tokens of decodings from the logits; `rows` says in which row those of each slot are.
@@ -387,11 +398,3 @@ class SlotEngine(DecodeEngine[Decoding]):
         for one in (decoding, *followers):
             one.end(error)
         self._sequence_ended(decoding.share, 1 + len(followers))
-
-    @contextmanager
-    def _in_model(self) -> Iterator[None]:
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.model_s += time.perf_counter() - began

@@ -11,12 +11,14 @@ from pipelines.generation.slots.lazy_zeros import lazy_zeros
 class HostCache:
     """A buffer (slots, heads, max_tokens, head_dim) for each of `dtypes`, by name.
 
-    Memory is resident from the first write on: an unused slot, or the unused end of one, costs nothing.
+    `dtypes` are the buffers' by name. Memory is resident from the first write on: an unused slot, or the unused end of
+    one, costs nothing.
     """
 
     memory = "cpu"
 
     def __init__(self, dtypes: "Mapping[str, np.dtype[Any]]", shapes: Mapping[str, Sequence[int]]) -> None:
+        self.dtypes = dict(dtypes)
         self._arrays = {name: lazy_zeros(tuple(shapes[name]), dtype) for name, dtype in dtypes.items()}
 
     def place(self, name: str, first: int, rows: int) -> "tuple[str, int, np.dtype[Any], tuple[int, ...], int]":

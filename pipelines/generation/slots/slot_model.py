@@ -35,6 +35,10 @@ class SlotModel(Protocol):
     def run_tokens(self) -> int:
         """As many padding tokens cost as much as a read of its own."""
 
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether a read of several tokens of one row costs little more than one of a single token."""
+
     def step_rows(self, first: int, end: int) -> tuple[int, int]:
         """The slots that a read of one token should cover in place of those from `first` to `end`, which are in it."""
 

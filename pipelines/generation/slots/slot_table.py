@@ -8,49 +8,69 @@ a token that was read alone, as those of answers are, differ in their last bits.
 argmax, and an answer would depend on earlier requests.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from pipelines.generation.engine import CacheState
+
 
 @dataclass(frozen=True)
 class Held:
-    """The content of a slot: its tokens, (tokens,) int64, how many were read in prefill chunks, and its source."""
+    """The content of a slot: its tokens, (tokens,) int64, how many were read in prefill chunks, and its key."""
 
     ids: np.ndarray
     chunked: int
-    source: tuple[int, ...] | None
+    key: Hashable
 
 
 class SlotTable:
-    """The slots and their contents, as far as a later sequence can reuse them."""
+    """The slots and their contents, as far as a later sequence can reuse them.
+
+    Sequences with the same key (`DecodeRequest.cache_key`) share prefixes. None is nobody's key: nothing to reuse.
+    """
 
     def __init__(self, slots: int, max_tokens: int) -> None:
         self.lengths = np.zeros(slots, np.int64)  # tokens that each slot holds
         self._chunked = np.zeros(slots, np.int64)  # how many of them, from the first on, were read in prefill chunks
         self._ids = np.zeros((slots, max_tokens), np.int64)  # their ids
-        self._sources: list[tuple[int, ...] | None] = [None] * slots  # the encoder's input; None: nothing to reuse
+        self._keys: list[Hashable] = [None] * slots
         self._taken: set[int] = set()
         self._used = np.zeros(slots, np.int64)  # when each was given back: the count of returns then
         self._given_back = 0
+        self._prompt_tokens = self._reused_tokens = 0  # of all sequences so far
 
     @property
     def free(self) -> int:
         return len(self.lengths) - len(self._taken)
 
-    def shared(self, source: tuple[int, ...], ids: Sequence[int]) -> np.ndarray:
+    def state(self) -> CacheState:
+        """Any thread may call this."""
+        slots, tokens = self._ids.shape
+        taken = list(self._taken)
+        held = int(self.lengths[taken].sum())
+        return CacheState(slots, len(taken), slots * tokens, held, self._prompt_tokens, self._reused_tokens)
+
+    def begin(self, slot: int, prompt_tokens: int) -> int:
+        """How many tokens of a prompt of that length a slot has, whose content was cut to what the prompt reuses."""
+        reused = int(self.lengths[slot])
+        self._prompt_tokens += prompt_tokens
+        self._reused_tokens += reused
+        return reused
+
+    def shared(self, key: Hashable, ids: Sequence[int]) -> np.ndarray:
         """The length of the prefix of the prompt `ids` that each slot holds, in tokens: (slots,) int64."""
         wanted = np.asarray(ids, np.int64)
         differs = self._ids[:, : len(wanted)] != wanted
         differs |= np.arange(len(wanted)) >= self.lengths[:, None]
         counts = np.minimum(np.where(differs.any(axis=1), differs.argmax(axis=1), len(wanted)), self._chunked)
-        counts[[held != source for held in self._sources]] = 0
+        counts[[held != key for held in self._keys]] = 0
         return counts
 
-    def source(self, slot: int) -> tuple[int, ...] | None:
-        """The source in a slot; None where `open` must come first."""
-        return self._sources[slot]
+    def key(self, slot: int) -> Hashable:
+        """The key of the content of a slot; None where `open` must come first."""
+        return self._keys[slot]
 
     def take(self, shared: np.ndarray) -> int:
         """Take a free slot for a sequence of which each slot holds a prefix of `shared` tokens, (slots,).
@@ -90,22 +110,22 @@ class SlotTable:
     def save(self, slot: int) -> "Held":
         """The content of a slot, to be restored in any slot."""
         length = int(self.lengths[slot])
-        return Held(self._ids[slot, :length].copy(), int(self._chunked[slot]), self._sources[slot])
+        return Held(self._ids[slot, :length].copy(), int(self._chunked[slot]), self._keys[slot])
 
     def restore(self, slot: int, held: "Held") -> None:
         """Set the content of a slot to a saved one."""
         length = len(held.ids)
         self._ids[slot, :length] = held.ids
-        self.lengths[slot], self._chunked[slot], self._sources[slot] = length, held.chunked, held.source
+        self.lengths[slot], self._chunked[slot], self._keys[slot] = length, held.chunked, held.key
 
-    def open(self, slot: int, source: tuple[int, ...]) -> None:
-        """Set the source of a slot, which holds no tokens then."""
-        self._sources[slot] = source
+    def open(self, slot: int, key: Hashable) -> None:
+        """Set the key of a slot, which holds no tokens then."""
+        self._keys[slot] = key
         self.cut(slot, 0)
 
     def forget(self, slot: int) -> None:
         """Clear a slot: no sequence may reuse its content."""
-        self._sources[slot] = None
+        self._keys[slot] = None
         self.cut(slot, 0)
 
     def cut(self, slot: int, length: int) -> None:
@@ -125,8 +145,8 @@ class SlotTable:
         self.lengths[slots] += 1
 
     def alike(self, source: int, target: int, tokens: int) -> int:
-        """The length of the prefix that two slots share bit for bit, at most `tokens`; 0 for different sources."""
-        if self._sources[source] != self._sources[target]:
+        """The length of the prefix that two slots share bit for bit, at most `tokens`; 0 for different keys."""
+        if self._keys[source] != self._keys[target]:
             return 0
         bound = min(tokens, int(self.lengths[target]))
         if self._chunked[source] != self._chunked[target]:  # after it, only one of them has read tokens alone
@@ -138,6 +158,6 @@ class SlotTable:
         """Set the content of each of `targets` to the first `tokens` tokens of one of `sources`."""
         self._ids[targets, :tokens] = self._ids[sources, :tokens]
         self._chunked[targets] = np.minimum(self._chunked[sources], tokens)
-        held = [self._sources[source] for source in sources]
-        for target, source in zip(targets, held, strict=True):
-            self._sources[target], self.lengths[target] = source, tokens
+        held = [self._keys[source] for source in sources]
+        for target, key in zip(targets, held, strict=True):
+            self._keys[target], self.lengths[target] = key, tokens

@@ -10,11 +10,16 @@ from benchmarks.figures.bars import GENERATION_FIGURES
 from benchmarks.load.texts import passages, sentences
 from benchmarks.peers.entrants import Entrants
 from benchmarks.peers.peer import PeerError
+from benchmarks.peers.servers import WRITER_SERVERS, WriterServer
 from benchmarks.peers.writers import WRITERS, Writer, WriterModel, writing
+from benchmarks.suites.engines import structured
+from benchmarks.suites.engines.contestants import other
+from benchmarks.suites.engines.goodput import Mixture, Point, goodput
+from benchmarks.suites.engines.local_engine import LocalEngine
 from benchmarks.suites.generation import SLOTS
-from benchmarks.suites.local_engine import LocalEngine
 from benchmarks.suites.soak_generation import questions
 from benchmarks.suites.suite import Rates
+from pipelines.generation.slots.config import SlotsConfig
 
 
 @pytest.mark.parametrize("writer", WRITERS, ids=lambda writer: writer.name)
@@ -86,11 +91,59 @@ def test_ratios_are_taken_repetition_by_repetition() -> None:
     for ours, theirs in ((10.0, 5.0), (12.0, 4.0)):
         rates.keep("w", {"Sextet": ours, "other": theirs})
 
-    rates.ratio("one_stream_over_genai", ("w", "Sextet"), ("w", "other"))
-    rates.ratio("served_over_optimum", ("w", "Sextet"), ("w", "absent"))
+    rates.ratio("translation_greedy_over_ct2", ("w", "Sextet"), ("w", "other"))
+    rates.ratio("translation_beam4_over_ct2", ("w", "Sextet"), ("w", "absent"))
 
-    assert rates.figures == {"one_stream_over_genai": [2.0, 3.0]}
+    assert rates.figures == {"translation_greedy_over_ct2": [2.0, 3.0]}
     assert set(rates.figures) <= set(GENERATION_FIGURES)
+
+
+@pytest.mark.parametrize("server", WRITER_SERVERS, ids=lambda server: server.name)
+def test_every_server_has_a_script_and_pins_and_is_asked_for_tokens(server: WriterServer) -> None:
+    assert server.script.is_file()
+    assert server.requirements.is_file()
+    call = server.call([5, 60, 70], 8, stream=True)
+    body = json.loads(call.request.split(b"\r\n\r\n", 1)[1])
+    assert call.new_tokens == 8
+    assert body["prompt"] == [5, 60, 70]
+    assert body["stream"] is True
+
+
+def test_a_program_without_a_server_is_measured_in_batches(checkpoint: Callable[..., Path]) -> None:
+    folder = checkpoint("llama", "text-generation")
+    (writer,) = [one for one in WRITERS if one.name == "transformers"]
+    model = WriterModel("llama", folder, folder / "tokenizer.json", 1)
+
+    with other(writer, []).seated(model) as seat:
+        first = seat.first_tokens([[5, 60, 70], [9, 50, 40]])
+        rate = seat.tokens_per_s([[5, 60, 70], [9, 50, 40]], 4, at_once=2, warm_up_s=0.0, window_s=0.1)
+
+    assert len(first) == 2
+    assert rate > 0
+
+
+def point(rate: float, good: float) -> Point:
+    return Point(rate, good, tokens_per_s=50 * rate, first_token_ms=100.0, token_ms=20.0)
+
+
+def test_goodput_is_interpolated_between_the_last_rate_that_keeps_the_level_and_the_next() -> None:
+    assert goodput([point(2, 1.0), point(6, 0.4), point(4, 0.95)]) == pytest.approx(4 + 2 * (0.05 / 0.55))
+    assert goodput([point(2, 1.0), point(4, 0.9)]) == 4
+    assert goodput([point(2, 0.8), point(4, 0.5)]) == 0
+
+
+def test_lengths_of_an_open_loop_are_mixed_and_come_again_with_the_seed() -> None:
+    tokens = list(range(20_000))
+    mixture = Mixture.drawn(tokens, 200, 3)
+
+    assert mixture == Mixture.drawn(tokens, 200, 3)
+    lengths = [len(prompt) for prompt in mixture.prompts]
+    assert min(lengths) < 60 < 200 < max(lengths) <= 1024
+    assert len({tuple(prompt[:2]) for prompt in mixture.prompts}) == 200, "no prompt has the beginning of another"
+    assert min(mixture.answers) >= 2
+    assert not {tuple(one[:2]) for one in mixture.prompts} & {
+        tuple(one[:2]) for one in Mixture.drawn(tokens, 200, 4).prompts
+    }
 
 
 def test_a_writer_that_fails_or_is_another_model_drops_out_and_the_result_says_why(tmp_path: Path) -> None:
@@ -102,10 +155,10 @@ def test_a_writer_that_fails_or_is_another_model_drops_out_and_the_result_says_w
     )
     rates = Rates()
     entrants = Entrants(WriterModel("model", tmp_path, tmp_path / "tokenizer.json", 1), rates, lambda line: None)
-    one, other = (Writer(name=name, serves="", script=script, needs=("json",)) for name in ("one", "other"))
+    one, second = (Writer(name=name, serves="", script=script, needs=("json",)) for name in ("one", "other"))
     with ExitStack() as stack:
         entrants.enter(stack, one, lambda running: 1.0)
-        entrants.enter(stack, other, lambda running: 0.25)
+        entrants.enter(stack, second, lambda running: 0.25)
         assert entrants.names == ["one"]
         assert entrants.seconds("one", "w", [[[5]]], 1) == 2.0
         assert entrants.seconds("one", "w", [[[5]]], 1) is None
@@ -131,3 +184,14 @@ def test_questions_of_a_soak_are_of_many_kinds_and_come_again_with_the_seed() ->
     assert {one["do_sample"] for one in parameters} == {True, False}
     assert all("seed" in one for one in parameters if one["do_sample"])
     assert json.dumps(made)
+
+
+def test_structured_output_and_prompt_lookup_have_figures(exported: Callable[..., Path]) -> None:
+    rates, said = Rates(), list[str]()
+    slots = SlotsConfig(slots=4, max_tokens=250, prefill_chunk_tokens=16)
+    prompts = [[50 + row, 51, 52, 53] for row in range(4)]
+
+    structured.measure(rates, exported("llama", "text-generation"), slots, 1, prompts, 40, said.append)
+
+    assert set(rates.figures) == {"guided_overhead", "lookup_speedup", "lookup_crowd"} <= set(GENERATION_FIGURES)
+    assert all(value > 0 for (value,) in rates.figures.values())

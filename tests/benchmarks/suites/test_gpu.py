@@ -1,6 +1,7 @@
 """The measurements on a GPU, as far as they need none: models, clusters, and the verdict. The rest: tests/deploy."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from benchmarks.figures.bars import GPU_FIGURES
 from benchmarks.figures.report import unmeasured
 from benchmarks.suites.cluster import CLASSIFY, WRITE
 from benchmarks.suites.gpu.models import LLAMA_TINY, QWEN2, SMOLLM2, Models, write_decoder
-from benchmarks.suites.gpu.phase import QUICK, Journal, Pace, Setting
+from benchmarks.suites.gpu.phase import QUICK, Journal, Pace, Setting, replicas_on_gpu
 from benchmarks.suites.gpu.verdict import all_met, ended, gpu, merged, parity_share, verdicts
 from pipelines.generation.slots.config import SlotsConfig
 
@@ -96,6 +97,21 @@ def test_replicas_share_the_gpu_and_generators_have_it_alone(tmp_path: Path) -> 
     (deployment,) = decoder["deployments"]
     assert deployment["ray_actor_options"]["num_gpus"] == 1
     assert deployment["user_config"]["slots"]["slots"] == 64
+
+
+@pytest.mark.parametrize(
+    ("cores", "gpu_bytes", "replicas"),
+    [(16, 140 * 2**30, 6), (16, None, 6), (64, 140 * 2**30, 30), (64, 24 * 2**30, 8), (8, 2**40, 2), (2, 2**30, 1)],
+)
+def test_replicas_are_as_many_as_cores_and_memory_feed(cores: int, gpu_bytes: int | None, replicas: int) -> None:
+    assert replicas_on_gpu(cores, gpu_bytes) == replicas
+
+
+def test_the_cluster_that_is_measured_fits_this_machine(tmp_path: Path) -> None:
+    """Of a machine with few cores, Ray would never place six replicas."""
+    asked = setting(tmp_path, "cuda").replicas
+    assert asked == replicas_on_gpu(len(os.sched_getaffinity(0)))
+    assert 1 <= asked <= len(os.sched_getaffinity(0))
 
 
 def test_every_number_of_streams_has_a_figure_for_each_shape() -> None:

@@ -10,8 +10,9 @@ import pytest
 from benchmarks import Say
 from benchmarks.figures import result
 from benchmarks.figures.bars import Figure
+from benchmarks.peers.peer import PeerError
 from benchmarks.suites import suite
-from benchmarks.suites.suite import Findings, Options, main
+from benchmarks.suites.suite import Findings, Options, Rates, main
 
 EXPECTED = {"ours": Figure("ours"), "over_peer": Figure("over the peer")}
 ABSENT: dict[str, Any] = {
@@ -30,17 +31,37 @@ def run(options: Options, _say: Say) -> Findings:
     return findings
 
 
-def test_the_last_line_has_medians_and_names_the_figures_that_are_missing(
+def test_a_run_without_a_figure_prints_its_line_and_ends_badly(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["suite", "--quick"])
 
-    main("encoders", "", run, EXPECTED)
+    with pytest.raises(SystemExit, match="encoders: not measured: over_peer; other: not installed"):
+        main("encoders", "", run, EXPECTED)
 
-    captured = capsys.readouterr()
-    line = json.loads(captured.out.splitlines()[-1])
+    line = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (line["ours"], line["missing"]) == (2.0, ["over_peer"])
-    assert "not measured here: over_peer; other: not installed" in captured.err
+
+
+def test_a_peer_that_cannot_be_installed_ends_a_run_and_names_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cannot(_options: Options, _say: Say) -> Findings:
+        raise PeerError("cannot be compared with other (cannot be installed: no such version)")
+
+    monkeypatch.setattr(sys, "argv", ["suite"])
+
+    with pytest.raises(SystemExit, match=r"encoders: cannot be compared with other .*; not measured: ours, over_peer"):
+        main("encoders", "", cannot, EXPECTED)
+
+
+def test_our_rate_is_taken_over_the_best_of_several_only_where_all_have_one() -> None:
+    rates = Rates()
+    for ours, one, other in ((10.0, 5.0, 2.0), (12.0, 4.0, 3.0)):
+        rates.keep("w", {"Sextet": ours, "one": one, "other": other})
+
+    assert rates.over_best("w", ["one", "other"]) == [2.0, 3.0]
+    assert rates.over_best("w", ["one", "absent"]) == []
+    rates.missing["w", "other"] = "it ended in the second repetition"
+    assert rates.over_best("w", ["one", "other"]) == []
 
 
 def test_a_suite_needs_the_source_tree(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,8 @@ import huggingface_hub.constants
 import pytest
 from huggingface_hub.utils import reset_sessions  # type: ignore[attr-defined]  # public, but not re-exported
 
-from deployments.cluster.launch import _fetch_artifacts
+from deployments.cluster.launch import _fetch_artifacts, _tell_models_apart
+from deployments.config import deployment_of
 from deployments.task_server import TaskServer
 from pipelines.errors import ArtifactError
 from tests.hub import Hub
@@ -61,3 +62,33 @@ def test_a_replica_fetches_its_artifact_itself_where_nobody_did(hub: Hub) -> Non
     with pytest.raises(ArtifactError, match="someone/sentiment has no revision 'v9'"):
         asyncio.run(server.reconfigure({"model": "someone/sentiment@v9"}))
     assert server.describe()["architecture"] == "bert"  # what was right goes on serving
+
+
+def test_ray_serve_replaces_a_replica_whose_model_changes_and_no_other(tmp_path: Path) -> None:
+    def options(**user_config: Any) -> Any:
+        content = cluster("m")
+        deployment = deployment_of(TASK, content)
+        deployment["user_config"] |= user_config
+        deployment["ray_actor_options"] = {"num_cpus": 0.2}
+        _tell_models_apart(content)
+        return deployment["ray_actor_options"]
+
+    assert options(limits={"max_inputs": 1}, batching={"max_batch_size": 3}, drain_timeout_s=1) == options()
+    for changed in ({"model": "n"}, {"threads": 2}, {"device": "cuda"}, {"batching": {"concurrency": 2}}):
+        assert options(**changed) != options()
+        assert options(**changed)["num_cpus"] == 0.2
+
+
+@pytest.mark.parametrize(
+    ("given", "surge_percent"),
+    [({}, None), ({"max_replicas_per_node": 1}, 0), ({"max_replicas_per_node": 2, "max_surge_percent": 50}, 50)],
+)
+def test_the_old_replica_ends_first_where_its_node_has_no_room_beside_it(
+    given: dict[str, Any], surge_percent: int | None
+) -> None:
+    content = cluster("m")
+    deployment_of(TASK, content).update(given)
+
+    _tell_models_apart(content)
+
+    assert deployment_of(TASK, content).get("max_surge_percent") == surge_percent

@@ -38,6 +38,11 @@ def exported(folder: Path, **environment: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in shell.stdout.splitlines())
 
 
+def test_the_gcs_does_not_log_its_state_without_a_pause(tmp_path: Path) -> None:
+    """It takes -1, which Ray says to disable that, for "at once": a core of the machine, for ever."""
+    assert int(exported(tmp_path)["RAY_event_stats_print_interval_ms"]) >= 0
+
+
 def test_the_nodes_of_a_cluster_ask_for_a_token_unless_their_operator_says_otherwise(tmp_path: Path) -> None:
     assert exported(tmp_path)["RAY_AUTH_MODE"] == "token"
     assert exported(tmp_path, RAY_AUTH_MODE="disabled")["RAY_AUTH_MODE"] == "disabled"

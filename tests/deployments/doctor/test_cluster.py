@@ -1,5 +1,6 @@
 """What a cluster.yaml asks of this machine: one line each, an error where it could not be served."""
 
+import json
 import os
 import socket
 from collections.abc import Callable
@@ -110,6 +111,65 @@ def test_a_replica_takes_its_part_of_a_gpu_or_what_the_file_says(tmp_path: Path)
         assert estimated == n_bytes, "captured graphs hold the weights a second time"
 
 
+def test_what_replicas_of_several_tasks_ask_of_one_gpu_is_summed(tmp_path: Path) -> None:
+    """Each alone is within its part or its bound; together they are not."""
+    write_artifact(tmp_path / "model", precision="fp16", device="cuda")
+    other = write_artifact(tmp_path / "other", precision="fp16", device="cuda", task="token-classification")
+
+    def together(bound: int, first_replicas: int, gpus: int = 1) -> dict[str, Finding]:
+        config = {"device": "cuda", "gpu_mem_limit_bytes": bound}
+        options = {"num_cpus": 0.1, "num_gpus": 0.25}
+        path = write(tmp_path, {"model": "model", **config}, ray_actor_options=options)
+        content = read_yaml(path)
+        second = cut_down(read_yaml(SHIPPED), ["token-classification"])["applications"][0]
+        second["deployments"][0] |= {"ray_actor_options": options, "user_config": {"model": str(other), **config}}
+        for application in (content["applications"][0], second):
+            (deployment,) = application["deployments"]
+            deployment.pop("autoscaling_config", None)
+            deployment["num_replicas"] = first_replicas
+        content["applications"].insert(1, second)
+        path.write_text(yaml.safe_dump(content), encoding="utf-8")
+        return found(path, (Gpu("NVIDIA H200", (9, 0), 16 * GIB, 16 * GIB),) * gpus)
+
+    fits = together(4 * GIB, 1)["memory of gpu 0"]
+    assert fits.level == "ok"
+    assert fits.facts["estimated_bytes"] == 2 * (4 * GIB + CONTEXT_BYTES)
+    too_much = together(8 * GIB, 1)["memory of gpu 0"]
+    assert too_much.level == "warning"
+    assert too_much.text == (
+        f"about 17.5 GiB asked by its 2 replicas (1 of {TASK}, 1 of token-classification); it has 16.0 GiB"
+    )
+    assert together(4 * GIB, 2)["memory of gpu 0"].facts["replicas"] == {TASK: 2, "token-classification": 2}
+    two = together(8 * GIB, 4, gpus=2)
+    assert [two[f"memory of gpu {number}"].level for number in (0, 1)] == ["warning", "warning"]
+    alone = write(tmp_path, {"model": "model", "device": "cuda"}, ray_actor_options={"num_cpus": 0.1, "num_gpus": 1})
+    assert "memory of gpu 0" not in found(alone, (Gpu("NVIDIA H200", (9, 0), 16 * GIB, 16 * GIB),))
+
+
+@pytest.mark.parametrize("amount", [float("inf"), float("nan"), 1e308, 10**400, -1])
+@pytest.mark.parametrize("name", ["num_cpus", "num_gpus"])
+def test_an_amount_that_no_cluster_has_is_one_line_and_the_json_stays_json(
+    tmp_path: Path, name: str, amount: float
+) -> None:
+    write_artifact(tmp_path / "model")
+    path = write(tmp_path, {"model": "model"}, ray_actor_options={name: amount})
+
+    report = examine(path)
+
+    (file,) = [one for one in report.findings if one.section == "cluster.yaml"]
+    assert (file.level, "\n" in file.text) == ("error", False)
+    assert name in file.text
+    json.loads(report.to_json(), parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
+
+
+def test_more_replicas_than_any_cluster_has_are_one_line(tmp_path: Path) -> None:
+    write_artifact(tmp_path / "model")
+    scaling = {"min_replicas": 1, "max_replicas": 10**400}
+    file = examine(write(tmp_path, {"model": "model"}, autoscaling_config=scaling)).findings[-1]
+    line = f"{TASK}: autoscaling_config.max_replicas is a huge integer; allowed: 0 to 1,000,000"
+    assert (file.level, file.text) == ("error", line)
+
+
 def test_a_gpu_that_is_reserved_and_not_there_is_an_error(tmp_path: Path) -> None:
     write_artifact(tmp_path / "model", precision="fp16", device="cuda")
     options = {"num_cpus": 0.2, "num_gpus": 0.25}
@@ -173,6 +233,11 @@ def test_the_port_of_grpc_is_looked_at_where_grpc_is_served(tmp_path: Path) -> N
         path.write_text(yaml.safe_dump(cluster), encoding="utf-8")
         assert (found(path)["grpc port"].level, found(path)["grpc port"].facts["port"]) == ("error", port)
     assert found(path)["grpc port"].level == "ok"
+    for wrong in (0, 65536, -1):
+        cluster["grpc_options"]["port"] = wrong
+        path.write_text(yaml.safe_dump(cluster), encoding="utf-8")
+        with pytest.raises(SextetError, match=rf"^grpc_options.port is {wrong}; allowed: 1 to 65535$"):
+            Cluster.read(path)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from pipelines.runtime.package import SOURCE_TREE
 from tests.pipelines.runtime.native import driver, library, needs_compiler, run
 
 COUNT = "from deployments.doctor.devices import visible_gpus\nprint([gpu.name[-1] for gpu in visible_gpus()])"
@@ -50,7 +51,7 @@ def test_driver_gpus_and_libraries_are_a_line_each(tmp_path: Path) -> None:
     assert lines.splitlines()[1:] == [
         "error: cuda: the NVIDIA driver 580.65.06 runs CUDA 13.0 at most; install one for CUDA 913.0",
         "note: tensorrt: this onnxruntime has only CUDAExecutionProvider, CPUExecutionProvider: onnxruntime 913.0 "
-        "is built without tensorrt; pip uninstall -y onnxruntime, then pip install 'sextet[serve,gpu]'",
+        f"is built without tensorrt; pip uninstall -y onnxruntime, then pip install -e '{SOURCE_TREE}[serve,gpu]'",
         "ok: driver: NVIDIA 580.65.06, for CUDA up to 13.0",
         "ok: gpu 0: NVIDIA H200 0, compute capability 9.0, 139.7 GiB free of 140.4 GiB",
         "ok: gpu 1: NVIDIA H200 1, compute capability 9.0",

@@ -11,6 +11,7 @@ import pytest
 import sextet
 from deployments.doctor.examine import examine
 from deployments.doctor.finding import Finding, Report
+from pipelines.runtime.package import SOURCE_TREE
 from tests.artifacts import write_artifact
 from tests.deployments.doctor.test_cluster import without_cuda, write
 
@@ -73,6 +74,10 @@ def test_a_device_alone_is_asked_of_the_machine(
         sextet.main(["doctor", "--device", "cud"])
     line = "sextet: --device is 'cud' (did you mean 'cuda'?); allowed: cpu, cuda, tensorrt"
     assert refused.value.code == line
+    for name, meant in (("gpu", "cuda"), ("GPU", "cuda"), ("trt", "tensorrt")):  # gpu is spelled nearly like cpu
+        with pytest.raises(SystemExit) as refused:
+            sextet.main(["doctor", "--device", name])
+        assert f"is {name!r} (did you mean {meant!r}?)" in str(refused.value.code)
 
 
 @without_cuda
@@ -112,7 +117,8 @@ def test_an_onnxruntime_that_does_not_import_is_an_error_of_the_cpu(tmp_path: Pa
 
 def test_an_installation_without_the_packages_that_serve_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "starlette.py").write_text("raise ModuleNotFoundError('No module named starlette', name='starlette')")
-    assert doctor_with(tmp_path) == (1, "sextet: sextet doctor needs starlette: pip install 'sextet[serve]'")
+    remedy = f"pip install -e '{SOURCE_TREE}[serve]'"
+    assert doctor_with(tmp_path) == (1, f"sextet: sextet doctor needs starlette: {remedy}")
 
 
 def doctor_with(packages: Path) -> tuple[int, str]:

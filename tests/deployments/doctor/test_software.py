@@ -8,6 +8,7 @@ import pytest
 
 from deployments.doctor.finding import Finding
 from deployments.doctor.software import asked, haproxy, software
+from pipelines.runtime.package import SOURCE_TREE
 
 NUMPY = version("numpy")
 METADATA = f"""\
@@ -64,7 +65,7 @@ def test_a_requirement_of_another_system_or_of_itself_is_none(probe: str) -> Non
 
 def test_a_distribution_that_is_not_installed_is_a_warning() -> None:
     found = by_name(list(software("sextet-probe-nowhere")))["sextet-probe-nowhere"]
-    assert (found.level, found.remedy) == ("warning", "pip install -e .")
+    assert (found.level, found.remedy) == ("warning", f"pip install -e {SOURCE_TREE}")
 
 
 def test_sextet_itself_is_installed_with_all_that_serving_needs() -> None:

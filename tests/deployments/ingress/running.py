@@ -19,8 +19,8 @@ from ray.serve.config import HTTPOptions
 
 from deployments.cluster.ray_environment import TUNED, spare_port
 from deployments.ingress import haproxy
-from deployments.ingress.admin import command as ask_admin
 from deployments.ingress.config import IngressConfig
+from deployments.ingress.haproxy import command as ask_admin
 from deployments.ingress.settings import settings
 
 APPLICATIONS = {"text-generation": "/text-generation", "text-classification": "/text-classification", "gateway": "/"}
@@ -98,6 +98,9 @@ class Running:
     host: str
     port: int
     ports: Mapping[str, int]
+    applications: Mapping[str, str] = field(default_factory=lambda: APPLICATIONS)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of Ray's own configuration."""
     processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
 
     @property
@@ -115,7 +118,8 @@ class Running:
         bufsize = int(TUNED["RAY_SERVE_HAPROXY_TUNE_BUFSIZE"])
         spare: dict[str, Any] = {"bufsize": bufsize, "metrics_port": spare_port(), "stats_port": spare_port()}
         timeouts: dict[str, Any] = {"timeout_connect_s": 5, "timeout_client_s": 60, "timeout_server_s": 60}
-        file = ray_file(self.folder, ports=self.ports, http_options=loopback, **spare, **timeouts)
+        own = {**spare, **timeouts, **self.options}
+        file = ray_file(self.folder, self.applications, ports=self.ports, http_options=loopback, **own)
         run = command(self.folder, file, self.config, f"{self.host}:{self.port}")
         self.processes.append(subprocess.Popen([*run, *options]))
         give_up_at = time.monotonic() + START_S
@@ -145,11 +149,19 @@ class Running:
 
 
 @contextmanager
-def running(folder: Path, config: IngressConfig | None = None, host: str = "127.0.0.1") -> Iterator[Running]:
-    """HAProxy in front of a replica of each of APPLICATIONS."""
-    replicas = {name: Replica(name) for name in APPLICATIONS}
+def running(
+    folder: Path,
+    config: IngressConfig | None = None,
+    host: str = "127.0.0.1",
+    applications: Mapping[str, str] = APPLICATIONS,
+    **options: Any,
+) -> Iterator[Running]:
+    """HAProxy in front of a replica of each application, which are given with their prefixes; `options` are of Ray's
+    own configuration.
+    """
+    replicas = {name: Replica(name) for name in applications}
     ports = {name: replica.server_address[1] for name, replica in replicas.items()}
-    ingress = Running(folder, config or IngressConfig(), host, spare_port(), ports)
+    ingress = Running(folder, config or IngressConfig(), host, spare_port(), ports, applications, options)
     try:
         ingress.start()
         yield ingress

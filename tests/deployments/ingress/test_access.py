@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -216,7 +216,7 @@ def test_connections_of_one_client_have_a_bound_and_those_of_others_stay(tmp_pat
 
 def answers(connection: socket.socket) -> bool:
     """Whether a request on a connection that is kept gets its answer."""
-    connection.sendall(b"GET /ready HTTP/1.1\r\nhost: localhost\r\n\r\n")
+    connection.sendall(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
     answer = b""
     while not answer.endswith(b"}}"):
         answer += (some := connection.recv(65536))
@@ -253,3 +253,25 @@ def own_address() -> str:
         except OSError:
             pytest.skip("this machine has loopback alone")
         return str(probe.getsockname()[0])
+
+
+@pytest.mark.parametrize("is_wanted", [False, True])
+def test_who_asks_for_what_is_logged_where_the_operator_says_and_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_wanted: bool
+) -> None:
+    """Ray Serve's own is UDP port 514 of this machine, where a syslog may listen."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as syslog:
+        syslog.bind(("127.0.0.1", 0))
+        syslog.setblocking(False)
+        target = f"127.0.0.1:{syslog.getsockname()[1]}"
+        if is_wanted:
+            monkeypatch.setenv("RAY_SERVE_HAPROXY_LOG_TARGET", target)
+        with running(tmp_path, log_target=target) as ingress, ingress.client() as client:
+            for _ in range(5):
+                assert client.get(f"{TASK}?question=private").status_code == 200
+            received = b""
+            with suppress(BlockingIOError):  # a request is logged before the next one on its connection is read
+                while True:
+                    received += syslog.recv(65536)
+
+    assert (b"private" in received) == is_wanted

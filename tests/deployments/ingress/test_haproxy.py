@@ -254,6 +254,47 @@ def test_a_client_that_keeps_its_connection_cannot_keep_on_asking_while_it_drain
     assert not draining.is_alive()
 
 
+def test_requests_on_connections_that_are_kept_are_refused_in_the_end_while_what_is_inside_goes_on(
+    ingress: Ingress, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deployments.ingress.drain.GRACE_S", 0.2)
+    refusing = threading.Event()
+    with (
+        socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as kept,
+        socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as client,
+    ):
+        kept.sendall(b"GET /translation HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        kept.recv(65536)
+        client.sendall(b"GET /translation/slow HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        inside, _ = ingress.replica.accept()
+        draining = threading.Thread(target=drain, args=(tmp_path, 30.0, lambda: False, refusing.set))
+        draining.start()
+        assert refusing.wait(10)
+
+        kept.sendall(b"GET /translation/slow HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        refused = kept.recv(65536).lower()
+        assert refused.startswith(b"http/1.1 503 ")
+        assert b"retry-after: 5" in refused
+        assert b"connection: close" in refused
+        assert b"the cluster is shutting down" in refused
+        assert draining.is_alive()
+
+        with inside:
+            inside.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        assert client.recv(65536).endswith(b"ok")
+    draining.join(30)
+    assert not draining.is_alive()
+
+
+def test_a_drain_ends_when_it_must_though_a_request_is_inside(ingress: Ingress, tmp_path: Path) -> None:
+    with socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as client:
+        client.sendall(b"GET /translation/slow HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        inside, _ = ingress.replica.accept()
+        with inside:
+            drain(tmp_path, 300.0, lambda: True)
+            drain(tmp_path, 0.1)
+
+
 def test_a_request_whose_replica_dies_is_answered_by_the_next_one_though_it_came_in_parts(ingress: Ingress) -> None:
     """On a connection that is kept, as the replica's is: without another try it would be closed without a word."""
     with socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as client:
@@ -268,6 +309,33 @@ def test_a_request_whose_replica_dies_is_answered_by_the_next_one_though_it_came
         with _request_inside(ingress.replica) as inside:
             _answer_as_replica(inside)
         assert client.recv(65536).endswith(b"ok")
+
+
+@pytest.mark.parametrize("is_complete", [True, False])
+def test_a_large_body_inside_a_replica_that_dies_is_answered_with_503_though_all_connections_were_kept(
+    ingress: Ingress, is_complete: bool
+) -> None:
+    """HAProxy cannot repeat it. On the replica's connection it would say nothing: the client could repeat it then."""
+    body = b"a" * 400_000
+    with socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as client:
+        _send_in_parts(client)
+        kept = _request_inside(ingress.replica)
+        _answer_as_replica(kept)
+        assert client.recv(65536).endswith(b"ok")
+
+        client.sendall(b"POST /translation/slow HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body))
+        client.sendall(body if is_complete else body[:200_000])
+        inside, _ = ingress.replica.accept()
+        with inside:
+            received = len(inside.recv(65536))
+            while received < 150_000:
+                received += len(inside.recv(65536))
+
+        answer = client.recv(65536)
+        kept.close()
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"retry-after: " in answer
+    assert b'"error_type":"overloaded"' in answer
 
 
 def test_a_request_that_kills_its_replicas_is_given_up_after_so_many_of_them(ingress: Ingress) -> None:

@@ -1,6 +1,7 @@
 """The configuration that the pinned Ray really writes, rewritten, and HAProxy's own opinion of the result."""
 
 import difflib
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -43,14 +44,19 @@ def test_of_rays_file_these_lines_are_changed_and_no_others(written: Written, tm
         defaults=("timeout http-keep-alive 3s", 'errorfile 502 "/pages/502.http"', "option srvtcpka"),
         frontend=("http-request deny if { path /never }",),
         application=("http-request deny if { path <prefix>/<application>/never }",),
+        replica=("acl is_up_<application> srv_is_up(http-<application>/<server>)",),
+        gateway=("http-request deny if { path /gateway }",),
         backend=("http-request wait-for-body time 3s",),
         nowhere=("http-request return status 410",),
         sections=("backend sextet\n    stick-table type ipv6 size 1k",),
     )
     ours = Settings(lines, ALIASED.aliases, "127.0.0.1:18001", "ssl crt <node>/site.pem")
 
-    changes = difflib.ndiff(before.splitlines(), rewrite(before, ours, NODE).splitlines())
+    after, apart = rewrite(before, ours, NODE).split("\nbackend large-", 1)
+    apart, added = apart.split("\nbackend sextet\n")
+    changes = difflib.ndiff(before.splitlines(), after.splitlines())
 
+    longest_first = sorted(APPLICATIONS, key=lambda name: len(APPLICATIONS[name]), reverse=True)
     errors = before.split("errorfile 502 ")[1].splitlines()[0]
     not_found = before.split("\nbackend default_backend\n")[1].splitlines()[0].strip()
     assert [f"{line[0]} {line[1:].strip()}" for line in changes if line[0] in "+-"] == [
@@ -71,16 +77,34 @@ def test_of_rays_file_these_lines_are_changed_and_no_others(written: Written, tm
         "+ bind unix@/node/ingress.sock mode 600 name own",
         "+ http-request deny if { path /never }",
         r"+ http-request replace-path ^/v1(/.*)?$ /text-generation/v1\1 if { path_beg /v1 }",
+        "+ acl is_up_text-classification srv_is_up(http-text-classification/replica-text-classification)",
         "+ http-request deny if { path /text-classification/text-classification/never }",
+        "+ acl is_up_text-generation srv_is_up(http-text-generation/replica-text-generation)",
         "+ http-request deny if { path /text-generation/text-generation/never }",
+        "+ http-request deny if { path /gateway }",
+        *(
+            f"+ use_backend large-{name} if is_http-{name} {{ {large} }}"
+            for name in longest_first
+            for large in ("req.hdr_val(content-length) gt 32768", "req.fhdr(transfer-encoding) -m found")
+        ),
         f"- {not_found}",
         "+ http-request return status 410",
         *["+ http-request wait-for-body time 3s"] * len(APPLICATIONS),
         "- bind *:8404",
         "+ bind 127.0.0.1:8404",
-        "+ backend sextet",
-        "+ stick-table type ipv6 size 1k",
     ]
+    assert added == "    stick-table type ipv6 size 1k\n"
+    assert apart.count("\nbackend large-") == len(APPLICATIONS) - 1
+    assert apart.count("http-reuse never") == len(APPLICATIONS)
+    assert [line.split(maxsplit=1)[1] for line in apart.splitlines() if line.strip().startswith("server ")] == [
+        server
+        for name in longest_first
+        for server in (
+            f"replica-{name} 127.0.0.1:9 track http-{name}/replica-{name}",
+            f"proxy 127.0.0.1:9 track http-{name}/proxy backup",
+        )
+    ]
+    assert not re.search("httpchk|http-check|default-server|reuse always", apart)
 
 
 def of_backend(ours: Settings, number: int, name: str) -> list[str]:

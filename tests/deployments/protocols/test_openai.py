@@ -19,6 +19,7 @@ TASK = "text-generation"
 MESSAGES: list[Any] = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "강이 어디로 흘러요? 😀"}]
 CHAT = "/v1/chat/completions"
 PART = {"type": "text", "text": "a"}
+CALL = {"id": "x", "function": {"name": "f", "arguments": "{}"}}
 Scenario = Callable[[AsyncOpenAI], Awaitable[Any]]
 
 
@@ -90,9 +91,49 @@ def test_a_streamed_chat_is_the_same_text_in_whole_characters_and_ends_with_its_
         assert "".join(choice.delta.content or "" for choice in choices) == whole.choices[index].message.content
         assert choices[-1].finish_reason == whole.choices[index].finish_reason
     assert whole.choices[0].message.content != whole.choices[1].message.content
-    assert (last.choices, last.usage) == ([], whole.usage)
+    counts = ("prompt_tokens", "completion_tokens", "total_tokens")
+    assert last.choices == []
+    assert [getattr(last.usage, name) for name in counts] == [getattr(whole.usage, name) for name in counts]
     assert {chunk.usage for chunk in parts} == {None}
     assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_usage_counts_what_the_prefix_cache_held_and_salts_keep_callers_apart(server: TaskServer) -> None:
+    async def scenario(client: AsyncOpenAI) -> Any:
+        prompt, cached = "The river flows from the mountains of Norway to the North Sea.", []
+        for salt in ("one", "one", "two", "two", None):
+            extra = {"cache_salt": salt} if salt else {}
+            done = await client.completions.create(model="m", prompt=prompt, max_tokens=2, extra_body=extra)
+            assert done.usage is not None
+            assert done.usage.prompt_tokens_details is not None
+            cached.append(done.usage.prompt_tokens_details.cached_tokens)
+        stream = await client.completions.create(
+            model="m",
+            prompt=prompt,
+            max_tokens=2,
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body={"cache_salt": "two"},
+        )
+        usage: Any = [chunk.usage async for chunk in stream][-1]
+        return [*cached, usage.prompt_tokens_details.cached_tokens, usage.prompt_tokens]
+
+    first, again, other, other_again, unsalted, streamed, prompt_tokens = client_of(server, scenario)
+
+    assert (first, other) == (0, 0)
+    assert again == other_again == streamed == prompt_tokens - 2  # the last two are read together, for their logits
+    assert unsalted == 0
+
+
+def test_keys_do_not_share_prefixes_where_the_cache_is_kept_per_key(exported: Callable[..., Path]) -> None:
+    server = started(TASK, exported("qwen2", TASK), slots={"slots": 4, "max_tokens": 120, "prefix_cache": "per_key"})
+    body = {"prompt": "The river flows from the mountains of Norway.", "max_tokens": 1}
+
+    def cached(client: str) -> int:
+        usage = post(server, body, "/v1/completions", x_sextet_client=client).json()["usage"]
+        return int(usage["prompt_tokens_details"]["cached_tokens"])
+
+    assert [cached("ann") > 0, cached("bob") > 0, cached("ann") > 0, cached("bob") > 0] == [False, False, True, True]
 
 
 def test_a_stream_ends_with_done(server: TaskServer) -> None:
@@ -236,9 +277,9 @@ def test_special_tokens_in_a_message_stay_text(server: TaskServer, checkpoint_pa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tools": [{"type": "function"}]}, "tools is "),
-        ({"response_format": {"type": "json_object"}}, "response_format.type is "),
-        ({"logit_bias": {"1": 5}}, "logit_bias is "),
+        ({"tools": [{"type": "function"}]}, "tools[0] lacks "),
+        ({"response_format": {"type": "xml"}}, "response_format.type is "),
+        ({"logit_bias": {"1": 500}}, "logit_bias.1 is "),
         ({"temperature": 3}, "temperature is 3; allowed: 0 to 2"),
         ({"top_p": 0}, "top_p is 0; allowed: above 0"),
         ({"n": 99}, "n is 99; allowed: 1 to "),
@@ -337,6 +378,8 @@ MESSAGE = st.fixed_dictionaries(
 )
 NAMES = ["n", "stop", "seed", "temperature", "top_p", "logprobs", "top_logprobs", "stream", "stream_options", "echo"]
 NAMES += ["presence_penalty", "tools", "model", "user", "top_k", "min_p", "best_of", "suffix", "response_format"]
+NAMES += ["tool_choice", "parallel_tool_calls", "logit_bias", "stop_token_ids", "min_tokens", "ignore_eos"]
+NAMES += ["prompt_logprobs", "cache_salt"]
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -405,7 +448,7 @@ def test_a_message_of_all_marks_is_refused_and_not_left_without_an_answer(server
         (CHAT, {"user": "a" * 1025}, "user"),
         (CHAT, {"messages": [{"role": "user", "content": "a", "name": "a" * 1025}]}, "messages[0].name"),
         (CHAT, {"messages": [{"role": "user", "content": [PART] * 1025}]}, "messages[0].content"),
-        (CHAT, {"messages": [{"role": "user", "content": "a", "tool_calls": [{"id": "x"}]}]}, "messages[0].tool_calls"),
+        (CHAT, {"messages": [{"role": "user", "content": "a", "tool_calls": [CALL]}]}, "messages[0].tool_calls"),
         (CHAT, {"top_k": 2**31}, "top_k"),
         ("/v1/completions", {"prompt": ["a"] * 300, "n": 32}, "prompt"),
         ("/v1/completions", {"prompt": ["a"] * 1025}, "prompt"),
@@ -437,3 +480,35 @@ def test_messages_as_clients_send_them_back_are_accepted(server: TaskServer) -> 
     response = post(server, {"messages": [*MESSAGES, answered, parts], "max_tokens": 1, "stop": None}, CHAT)
 
     assert response.status_code == 200, response.text
+
+
+def test_a_task_with_several_models_refuses_a_name_that_none_has_and_sends_large_bodies_on(server: TaskServer) -> None:
+    """The ingress names the others (deployments/ingress/models)."""
+    name = server._now.pipeline.artifact.name
+
+    def asked(model: Any, path: str = "/v1/completions") -> Any:
+        body = {"model": model, "max_tokens": 2, "temperature": 0}
+        body |= {"prompt": "a"} if path == "/v1/completions" else {"messages": MESSAGES}
+        return post(server, body, path, x_sextet_models="large small")
+
+    for path in ("/v1/completions", CHAT):
+        assert [asked(known, path).status_code for known in (name, TASK, None)] == [200, 200, 200]
+        unknown = asked("dummy", path)
+        assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "not_found")
+        assert unknown.json()["error"]["message"] == (
+            f"there is no model 'dummy'; allowed: {name}, text-generation, large, small"
+        )
+        moved = asked("large", path)
+        assert (moved.status_code, moved.headers["location"]) == (308, f"/text-generation/large{path}")
+
+
+def test_a_model_with_a_name_of_its_own_is_called_by_it(exported: Callable[..., Path]) -> None:
+    server = TaskServer(TASK, model="large")
+    asyncio.run(server.reconfigure({"model": str(exported("qwen2", TASK))}))
+
+    answer = post(server, {"prompt": "a", "max_tokens": 2}, "/v1/completions").json()
+    assert answer["model"] == server.describe()["id"] == "large"
+    tensor = {"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a"]}
+    infer = {"inputs": [tensor], "parameters": {"max_new_tokens": 2}}
+    assert post(server, infer, "/v2/models/large/infer").json()["model_name"] == "large"
+    assert post(server, infer, f"/v2/models/{TASK}/infer").status_code == 404

@@ -1,6 +1,10 @@
 """ModelArtifact: what a folder must be before it is served."""
 
 import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +13,8 @@ import pytest
 from pipelines.errors import ArtifactError
 from pipelines.runtime.artifact import MANIFEST_NAME, ModelArtifact
 from tests.artifacts import MANIFEST, write_artifact
+
+NOBODY = 65534
 
 
 def test_a_manifest_survives_writing_and_reading(tmp_path: Path) -> None:
@@ -37,6 +43,38 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ArtifactError, match=r"lacks model\.onnx"):
         ModelArtifact.open(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "artifact.json"])
+def test_a_file_that_may_not_be_read_is_one_line(name: str) -> None:
+    with tempfile.TemporaryDirectory() as folder, unprivileged(Path(folder)):
+        write_artifact(Path(folder, "model"))
+        Path(folder, "model", name).chmod(0)
+        with pytest.raises(ArtifactError) as refused:
+            ModelArtifact.open(Path(folder, "model"))
+    assert str(refused.value) == f"{folder}/model/{name} cannot be read: Permission denied"
+
+
+def test_a_file_of_a_disk_that_fails_is_one_line(tmp_path: Path) -> None:
+    file = write_artifact(tmp_path) / "model.onnx"
+    file.unlink()
+    file.symlink_to("/proc/self/mem")  # nothing can be read at its beginning
+
+    with pytest.raises(ArtifactError, match=r"model\.onnx cannot be read: Input/output error$"):
+        ModelArtifact.open(tmp_path)
+
+
+@contextmanager
+def unprivileged(folder: Path) -> Iterator[None]:
+    """Root may read everything: act as nobody, who may write to `folder`."""
+    user = os.geteuid()
+    if user == 0:
+        os.chown(folder, NOBODY, -1)
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
 
 
 @pytest.mark.parametrize(

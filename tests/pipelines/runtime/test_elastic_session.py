@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import PROBE, RECENT, ElasticSession, InferenceSession
+from pipelines.runtime.session import PROBE, RECENT, SOON, ElasticSession, InferenceSession
 from pipelines.runtime.session_config import SessionConfig
 
 
@@ -94,6 +94,17 @@ def test_a_session_that_was_slow_while_the_machine_was_busy_is_tried_again(graph
 
         assert slow in answers[: PROBE + 1]
         assert answers[-PROBE // 2 :].count(slow) >= PROBE // 2 - RECENT
+
+
+def test_the_slower_session_is_tried_soon_after_the_neighbours_have_gone(graph: Path, other: Path) -> None:
+    row = feeds(1, 8)
+    pair = Pair(graph, other)
+    pair.whole.times, pair.share.times = 1000, 400  # beside busy processes
+    pair.answers(row, PROBE // 2)
+
+    pair.whole.times, pair.share.times = 1, 20
+
+    assert pair.answers(row, PROBE // 2)[-SOON:].count("whole") >= SOON - 1
 
 
 def test_a_run_that_was_joined_by_another_is_not_compared(graph: Path, other: Path) -> None:

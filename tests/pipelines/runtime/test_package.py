@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 
 from pipelines.errors import ConfigurationError
-from pipelines.runtime.package import runtime_package
+from pipelines.runtime.package import SOURCE_TREE, install_command, runtime_package
 
 FOLDER = Path(onnxruntime.__file__).parent
 
@@ -62,10 +62,21 @@ def test_a_rest_that_uninstalling_the_other_package_left_is_one_line(
 
 def test_no_runtime_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    with pytest.raises(
-        ConfigurationError, match=r"^ONNX Runtime is not installed; pip install 'sextet\[serve,cpu\]' or"
-    ):
+    with pytest.raises(ConfigurationError) as refused:
         runtime_package()
+    assert str(refused.value) == (
+        f"ONNX Runtime is not installed; pip install -e '{SOURCE_TREE}[serve,cpu]' or, for GPUs, pip install -e "
+        f"'{SOURCE_TREE}[serve,gpu]'"
+    )
+
+
+def test_a_remedy_installs_the_source_tree_where_there_is_one_and_else_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert install_command("serve") == f"pip install -e '{SOURCE_TREE}[serve]'"
+    assert (SOURCE_TREE / "pyproject.toml").is_file()
+    monkeypatch.setattr("pipelines.runtime.package.SOURCE_TREE", tmp_path)
+    assert install_command("serve,gpu") == "pip install 'sextet[serve,gpu]'"
 
 
 def test_two_packages_in_one_folder_are_one_line_before_a_model_is_loaded(
@@ -75,7 +86,8 @@ def test_two_packages_in_one_folder_are_one_line_before_a_model_is_loaded(
     program = f"import pipelines, sextet; sextet.app.command('load')({load}); sextet.main(['load'])"
     assert failure("-c", program, packages=site_packages("onnxruntime", "onnxruntime-gpu")) == (
         "sextet: onnxruntime 9.0 and onnxruntime-gpu 9.0 overwrite each other's files; pip uninstall -y onnxruntime "
-        "onnxruntime-gpu, then pip install 'sextet[serve,cpu]' or 'sextet[serve,gpu]'"
+        f"onnxruntime-gpu, then pip install -e '{SOURCE_TREE}[serve,cpu]' or, for GPUs, pip install -e "
+        f"'{SOURCE_TREE}[serve,gpu]'"
     )
 
 

@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 
 from pipelines.errors import ConfigurationError
+from pipelines.runtime.package import SOURCE_TREE
 from pipelines.runtime.providers import built_for, require
 from tests.pipelines.runtime.native import driver, library, needs_compiler, run
 
@@ -70,7 +71,7 @@ def test_a_build_for_cpus_is_named_with_the_commands_that_replace_it() -> None:
     assert str(caught.value) == (
         f"device is 'cuda', but this onnxruntime has only {', '.join(onnxruntime.get_available_providers())}: "
         f"onnxruntime {onnxruntime.__version__} is built without cuda; "
-        "pip uninstall -y onnxruntime, then pip install 'sextet[serve,gpu]'"
+        f"pip uninstall -y onnxruntime, then pip install -e '{SOURCE_TREE}[serve,gpu]'"
     )
 
 
@@ -88,7 +89,8 @@ def test_one_line_names_every_library_that_is_missing_and_the_gpu(packages: Path
         missing.unlink()
     assert run(REQUIRE, packages=packages, libraries=driver(tmp_path / "driver", cuda=913000, gpus=0)) == (
         "device is 'cuda', but libtestblas.so.913, libtestrt.so.913 cannot be loaded: "
-        "pip install 'sextet[serve,gpu]' brings CUDA 913; no GPU (cuInit: no CUDA-capable device is detected)"
+        f"pip install -e '{SOURCE_TREE}[serve,gpu]' brings CUDA 913; "
+        "no GPU (cuInit: no CUDA-capable device is detected)"
     )
 
 
@@ -101,7 +103,7 @@ def test_libraries_of_another_version_are_named_beside_those_that_are_missing(pa
     assert line == (
         "device is 'tensorrt', but libnvinfer.so.910, "
         "libtestblas.so.913 (there is libtestblas.so.912) cannot be loaded: "
-        "pip install 'sextet[serve,gpu]' brings CUDA 913; pip install 'tensorrt-cu913==910.*'"
+        f"pip install -e '{SOURCE_TREE}[serve,gpu]' brings CUDA 913; pip install 'tensorrt-cu913==910.*'"
     )
 
 
@@ -112,7 +114,7 @@ def test_a_damaged_library_and_an_old_driver_are_named(packages: Path, tmp_path:
     line = run(REQUIRE, packages=packages, libraries=driver(tmp_path / "driver", cuda=12040))
     assert line == (
         f"device is 'cuda', but libtestblas.so.913 ({wheel}: file too short) cannot be loaded: "
-        "pip install 'sextet[serve,gpu]' brings CUDA 913; "
+        f"pip install -e '{SOURCE_TREE}[serve,gpu]' brings CUDA 913; "
         "the NVIDIA driver 580.65.06 runs CUDA 12.4 at most; install one for CUDA 913.0"
     )
 

@@ -220,11 +220,16 @@ def test_a_parameter_out_of_range_is_refused_with_what_is_allowed(
     assert str(refused.value).startswith(message)
 
 
-@pytest.mark.parametrize("name", ["watermark", "adapter_id", "grammar", "unheard_of"])
+@pytest.mark.parametrize("name", ["watermark", "adapter_id", "unheard_of"])
 def test_a_parameter_that_cannot_be_honoured_is_refused_in_the_words_clients_know(generator: Any, name: str) -> None:
     with pytest.raises(UnusedParametersError) as refused:
         generator("The film", **{name: True})
     assert str(refused.value) == f"The following `model_kwargs` are not used by the model: ['{name}']"
+
+
+def test_a_grammar_needs_a_pipeline_that_was_loaded_with_a_compiler(generator: Any) -> None:
+    with pytest.raises(InvalidInputError, match=r"parameters.grammar.value is set; allowed: where the pipeline was"):
+        generator("The film", grammar={"type": "regex", "value": "a+"})
 
 
 def test_neutral_values_of_unknown_abilities_are_accepted(generator: Any) -> None:

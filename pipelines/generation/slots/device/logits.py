@@ -1,6 +1,6 @@
 """DeviceLogits: the logits of a step in device memory. Small graphs pick out of them what the host needs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ _FLOAT, _INT64 = np.dtype(np.float32), np.dtype(np.int64)
 
 
 class LogitsReader:
-    """The sessions that read logits, (rows, vocab) float32, where `memory` is that of `config`."""
+    """The sessions that read logits, (rows, vocab) float32, where `memory` is that of `config`, and room for them."""
 
     def __init__(self, vocab: int, config: SessionConfig) -> None:
         config = replace(config, cuda_graphs=False)
@@ -30,6 +30,19 @@ class LogitsReader:
         self.draw = InferenceSession(draw_graph(), config)
         self.layout = layout(vocab)
         self.memory = self.best.memory
+        self._room: tuple[int, onnxruntime.OrtValue | None] = 0, None  # how many rows fit
+
+    def room(self, rows: int) -> int:
+        """The address of memory for some rows of logits, which the next read overwrites."""
+        import onnxruntime
+
+        fitting, value = self._room
+        if value is None or fitting < rows:
+            make = onnxruntime.OrtValue.ortvalue_from_shape_and_type
+            with self.best.share():
+                value = make([rows, self.vocab], np.float32, self.memory, 0)
+            self._room = rows, value
+        return int(value.data_ptr())
 
 
 class DeviceLogits(RankedLogits):
@@ -41,43 +54,40 @@ class DeviceLogits(RankedLogits):
         self._places = np.asarray(places, np.int64)
 
     def rows(self, wanted: Sequence[int]) -> np.ndarray:
-        binding = self._reader.rows.binding()
-        self._bind(binding)
-        binding.bind_cpu_input("rows", self._places[list(wanted)])
-        binding.bind_output("picked", "cpu")
-        self._reader.rows.run_bound(binding)
-        picked: np.ndarray = binding.copy_outputs_to_cpu()[0]
+        (picked,) = self._run(self._reader.rows, {"rows": self._places[list(wanted)]})
         return picked
 
     def best(self, wanted: Sequence[int], count: int, temperatures: Sequence[float]) -> Best:
-        binding, session = self._reader.best.binding(), self._reader.best
-        self._bind(binding)
-        binding.bind_cpu_input("rows", self._places[list(wanted)])
-        binding.bind_cpu_input("count", np.asarray([count], np.int64))
-        binding.bind_cpu_input("temperatures", np.asarray(temperatures, np.float32)[:, None])
-        for name in session.output_names:
-            binding.bind_output(name, "cpu")
-        session.run_bound(binding)
-        return Best(**dict(zip(session.output_names, binding.copy_outputs_to_cpu(), strict=True)))
+        feeds: dict[str, np.ndarray] = {
+            "rows": self._places[list(wanted)],
+            "count": np.asarray([count], np.int64),
+            "temperatures": np.asarray(temperatures, np.float32)[:, None],
+        }
+        session = self._reader.best
+        return Best(**dict(zip(session.output_names, self._run(session, feeds), strict=True)))
 
     def draw(self, wanted: Sequence[int], temperatures: Sequence[float], shares: Sequence[float]) -> list[int | None]:
-        binding, session = self._reader.draw.binding(), self._reader.draw
-        self._bind(binding)
-        binding.bind_cpu_input("rows", self._places[list(wanted)])
-        binding.bind_cpu_input("temperatures", np.asarray(temperatures, np.float32)[:, None])
-        binding.bind_cpu_input("shares", np.asarray(shares, np.float64)[:, None])
-        for name, value in self._reader.layout.items():
-            binding.bind_cpu_input(name, value)
-        for name in session.output_names:
-            binding.bind_output(name, "cpu")
-        session.run_bound(binding)
-        tokens, nearness = binding.copy_outputs_to_cpu()
+        feeds: dict[str, np.ndarray] = {
+            "rows": self._places[list(wanted)],
+            "temperatures": np.asarray(temperatures, np.float32)[:, None],
+            "shares": np.asarray(shares, np.float64)[:, None],
+        }
+        tokens, nearness = self._run(self._reader.draw, feeds | self._reader.layout)
         # NaN, of logits that are not finite, is never above: the host reports it.
         return [int(token) if near > _NEAR else None for (token,), (near,) in zip(tokens, nearness, strict=True)]
 
-    def _bind(self, binding: "onnxruntime.IOBinding") -> None:
-        shape = (self._n_rows, self.vocab)
-        binding.bind_input("logits", self._reader.memory, 0, np.float32, shape, self._address)
+    def _run(self, session: InferenceSession, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """The outputs of a graph that reads the logits, in the host's memory."""
+        binding, shape = session.binding(), (self._n_rows, self.vocab)
+        with session.share():
+            binding.bind_input("logits", self._reader.memory, 0, np.float32, shape, self._address)
+            for name, value in feeds.items():
+                binding.bind_cpu_input(name, value)
+            for name in session.output_names:
+                binding.bind_output(name, "cpu")
+            session.run_bound(binding)
+            outputs: list[np.ndarray] = binding.copy_outputs_to_cpu()
+        return outputs
 
 
 def _best_graph() -> bytes:

@@ -16,7 +16,7 @@ PIPELINES: dict[str, dict[str, Any]] = {
 }
 
 
-BEYOND_TRANSFORMERS = ("frequency_penalty", "presence_penalty", "count_penalty")
+BEYOND_TRANSFORMERS = ("frequency_penalty", "presence_penalty", "count_penalty", "logit_bias")
 
 
 def checkpoint_values() -> st.SearchStrategy[dict[str, Any]]:
@@ -160,3 +160,9 @@ def test_a_length_that_was_asked_for_wins_over_a_default_budget() -> None:
 def test_values_that_mean_off_are_accepted_where_they_have_no_effect() -> None:
     config = GenerationConfig().with_request({"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50})
     assert config == GenerationConfig()
+
+
+def test_a_checkpoints_least_length_and_forced_tokens_do_not_hold_where_a_grammar_does() -> None:
+    config = GenerationConfig(min_length=30, forced_eos_token_id=(2,), forced_bos_token_id=1, repetition_penalty=1.2)
+
+    assert config.guided() == GenerationConfig(repetition_penalty=1.2)

@@ -142,12 +142,16 @@ def test_openais_penalties_are_of_the_tokens_of_the_answer_alone(
     ),
     seed=st.integers(0, 10**6),
     coarse=st.booleans(),
+    allowed=st.integers(1, VOCABULARY),
 )
-def test_a_row_is_drawn_among_others_as_it_is_alone(chosen: list[dict[str, Any]], seed: int, coarse: bool) -> None:
-    """Coarse scores have many equals, of which a top_k keeps all."""
+def test_a_row_is_drawn_among_others_as_it_is_alone(
+    chosen: list[dict[str, Any]], seed: int, coarse: bool, allowed: int
+) -> None:
+    """Coarse scores have many equals, of which a top_k keeps all. A grammar may allow few tokens."""
     configs = [GenerationConfig(do_sample=True, **one) for one in chosen]
     scores = np.random.default_rng(seed).normal(size=(len(configs), VOCABULARY)).astype(np.float32) * 3
     scores = np.round(scores) if coarse else scores
+    scores[0, np.random.default_rng(seed).permutation(VOCABULARY)[allowed:]] = -np.inf
     alone = []
     for row, config in enumerate(configs):
         left = scores[row : row + 1].copy()

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from pipelines.generation.slots.causal import CausalSlots
@@ -23,9 +22,11 @@ def test_it_is_what_the_buffers_take(architecture: str, exported: Callable[..., 
     assert slot_bytes(artifact, WINDOW) == buffers_bytes(artifact) / SLOTS
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int4"])
-def test_slots_on_a_gpu_are_halves(precision: str, exported: Callable[..., Path]) -> None:
-    artifact = ModelArtifact.open(exported("llama", "text-generation", precision, device="cuda"))
+@pytest.mark.parametrize(
+    ("architecture", "precision"), [("llama", "fp16"), ("llama", "int4"), ("bart", "fp16"), ("t5", "fp16")]
+)
+def test_slots_on_a_gpu_are_halves(architecture: str, precision: str, exported: Callable[..., Path]) -> None:
+    artifact = ModelArtifact.open(exported(architecture, task_of(architecture), precision, device="cuda"))
     assert slot_bytes(artifact, WINDOW) == buffers_bytes(artifact) / SLOTS
 
 
@@ -36,8 +37,9 @@ def buffers_bytes(artifact: ModelArtifact) -> int:
         return sum(array.nbytes for array in model._cache._arrays.values())
     longest = artifact.manifest.tokenizer.max_length
     both = Seq2SeqSlots(Seq2SeqSessions.of(artifact, SessionConfig()), SLOTS, WINDOW, longest)
-    caches: tuple[np.ndarray, ...] = (both._own, both._cross)
-    return sum(array.nbytes for array in caches)
+    assert isinstance(both._own, HostCache)
+    assert isinstance(both._cross, HostCache)
+    return sum(array.nbytes for cache in (both._own, both._cross) for array in cache._arrays.values())
 
 
 def test_a_model_without_slots_has_none(exported: Callable[..., Path]) -> None:

@@ -53,11 +53,13 @@ def answered_together(engine: SlotEngine, random: Random) -> list[tuple[DecodeRe
         return list(zip(requests, callers.map(engine.generate, requests), strict=True))
 
 
-@pytest.fixture(scope="module")
-def decoder(exported: Callable[..., Path]) -> Callable[[str], Seq2SeqSlots]:
+@pytest.fixture(params=[False, True], ids=["host", "device"])
+def decoder(exported: Callable[..., Path], request: pytest.FixtureRequest) -> Callable[[str], Seq2SeqSlots]:
+    """Slots in the host's memory, and where ONNX Runtime alone reaches them."""
+
     def make(architecture: str) -> Seq2SeqSlots:
         artifact = ModelArtifact.open(exported(architecture, "translation", **changes_of(architecture)))
-        return Seq2SeqSlots(Seq2SeqSessions.of(artifact, SessionConfig()), SLOTS, 8, LONGEST)
+        return Seq2SeqSlots(Seq2SeqSessions.of(artifact, SessionConfig()), SLOTS, 8, LONGEST, on_device=request.param)
 
     return make
 

@@ -299,4 +299,5 @@ def test_a_full_slot_between_others_is_not_written_beyond_its_end(
 
 
 def contents(saved: Any) -> list[np.ndarray]:
-    return list(saved.values()) if isinstance(saved, dict) else [saved.own, saved.cross, saved.ends]
+    parts = [saved] if isinstance(saved, dict) else [saved.own, saved.cross, saved.ends]
+    return [array for part in parts for array in part.values()]

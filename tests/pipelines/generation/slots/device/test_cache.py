@@ -55,6 +55,21 @@ def test_every_target_holds_what_its_source_held_before(
         np.testing.assert_array_equal(array, expected[name])
 
 
+def test_slots_begin_as_zeros_in_memory_that_held_what_is_no_number() -> None:
+    """Zero times NaN is NaN: values behind the end of a row would reach its answer."""
+    dirty = DeviceCache(DTYPES, dict.fromkeys(DTYPES, (SLOTS, *SHAPE)), SessionConfig())
+    for slot in range(SLOTS):
+        dirty.restore(slot, nothing_but(np.nan))
+    del dirty  # its memory is the next one's
+    fresh = DeviceCache(DTYPES, dict.fromkeys(DTYPES, (SLOTS, *SHAPE)), SessionConfig())
+    for slot in range(SLOTS):
+        assert not any(values.any() for values in fresh.save(slot, SHAPE[1]).values())
+
+
+def nothing_but(value: float) -> dict[str, np.ndarray]:
+    return {name: np.full(SHAPE, value, dtype) for name, dtype in DTYPES.items()}
+
+
 def test_the_tokens_of_a_slot_are_saved_in_host_memory_and_come_back_in_any_slot(
     arrays: dict[str, np.ndarray], cache: DeviceCache
 ) -> None:

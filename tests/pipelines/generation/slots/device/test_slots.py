@@ -38,7 +38,7 @@ def on_device(exported: Callable[..., Path]) -> Made:
 
     def make(architecture: str, cuda_graphs: bool = True, precision: str = "fp32") -> CausalSlots:
         artifact = ModelArtifact.open(exported(architecture, "text-generation", precision))
-        session = InferenceSession(artifact.graph("model"), SessionConfig(cuda_graphs=cuda_graphs))
+        session = InferenceSession(artifact.graph("model"), SessionConfig(), captures=cuda_graphs)
         return CausalSlots(session, SLOTS, WINDOW, on_device=True)
 
     return make
@@ -67,12 +67,12 @@ def test_graphs_for_cuda_are_answered_alike_wherever_their_slots_lie(
 ) -> None:
     """The CPU provider has fp16 attention over slots: pauses and copies move halves."""
     artifact = ModelArtifact.open(exported("llama", "text-generation", precision, device="cuda"))
-    config = SessionConfig(cuda_graphs=True)
     random = Random(precision)
     requests = [random_request(random) for _ in range(20)]
     found = []
     for on_device in (False, True):
-        model = CausalSlots(InferenceSession(artifact.graph("model"), config), SLOTS, WINDOW, on_device)
+        session = InferenceSession(artifact.graph("model"), SessionConfig(), captures=True)
+        model = CausalSlots(session, SLOTS, WINDOW, on_device)
         slots = SlotEngine(model, prefill_chunk_tokens=12, turns=SlotsConfig(turn_tokens=4))
         with ThreadPoolExecutor(10) as callers:
             found.append(list(callers.map(slots.generate, requests)))

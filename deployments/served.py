@@ -1,0 +1,58 @@
+"""Served: what a replica says of its model, and the table of `sextet models`, of what a running cluster serves."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from deployments.ask import get
+from deployments.cluster.processes import resident_bytes
+from pipelines.runtime.artifact import ModelArtifact
+
+COLUMNS = ("route", "model", "version", "precision", "parity", "memory", "replicas")
+MIB = 2**20
+
+
+def description(artifact: ModelArtifact, device: str) -> dict[str, Any]:
+    """The model of this process."""
+    manifest = artifact.manifest
+    return {
+        "id": artifact.name,
+        "version": artifact.version,
+        "memory_bytes": resident_bytes(),
+        "checkpoint": manifest.source.checkpoint,
+        "revision": manifest.source.revision,
+        "licence": manifest.source.licence,
+        "architecture": manifest.architecture,
+        "precision": manifest.precision,
+        "device": device,
+        "max_length": manifest.tokenizer.max_length,
+        "labels": list(manifest.labels),
+        "parity": {"passed": manifest.parity.passed, "agreement": manifest.parity.agreement},
+    }
+
+
+def served(url: str, key: str | None = None) -> list[dict[str, Any]]:
+    """The models by route, a task's default before its others; raises AskError."""
+    catalog = get(f"{url.rstrip('/')}/", key=key)
+    return [one for task in catalog["tasks"] for one in (task, *task["others"])]
+
+
+def table(models: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each."""
+    rows = [COLUMNS, *map(_row, models)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
+    lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _row(one: Mapping[str, Any]) -> tuple[str, ...]:
+    return (one["route"], *_cells(one["model"]), str(one["replicas"]))
+
+
+def _cells(model: Mapping[str, Any] | None) -> Iterator[str]:
+    if model is None:
+        yield from ("-",) * 5
+        return
+    parity = model["parity"]
+    yield from (model["id"], model["version"], model["precision"])
+    yield f"{'passed' if parity['passed'] else 'failed'} ({100 * parity['agreement']:.1f}%)"
+    yield f"{model['memory_bytes'] / MIB:.0f} MiB"

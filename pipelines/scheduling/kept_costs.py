@@ -1,0 +1,59 @@
+"""Kept costs: what batches of a model cost on this machine, kept from one start of a replica to the next.
+
+Measuring takes two seconds, in which the successor of a replica that died answers nobody. Old costs are as good as new
+ones: they decide the sizes of the first batches, and LearnedCost goes on from there.
+"""
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pipelines.scheduling.batching import Measurement
+
+LONGEST_S = 30 * 86_400.0  # a machine changes: kernels, firmware, neighbours
+_CPU = Path("/proc/cpuinfo")
+
+
+class KeptCosts:
+    """A file in `folder` for all that decides what a batch costs."""
+
+    def __init__(self, folder: Path, *decides: Any) -> None:
+        """`decides` is of JSON: the model, how it runs, the versions. The processor and its cores are added to it."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        digest = hashlib.sha256(msgspec.json.encode((decides, _processor(), cores))).hexdigest()
+        self.file = folder / f"{digest[:32]}.json"
+
+    def read(self) -> list[Measurement]:
+        """Empty where none were kept, or not lately; what is damaged is measured again."""
+        try:
+            if time.time() - self.file.stat().st_mtime > LONGEST_S:
+                return []
+            measured = msgspec.json.decode(self.file.read_bytes(), type=list[Measurement])
+        except (OSError, msgspec.MsgspecError):
+            return []
+        return measured if all(min(one.rows, one.longest, one.seconds) > 0 for one in measured) else []
+
+    def write(self, measured: Sequence[Measurement]) -> None:
+        """Whole or not at all; a disk that is full keeps nothing."""
+        beside = self.file.with_name(f".{self.file.name}.{os.getpid()}")
+        with contextlib.suppress(OSError):
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                beside.write_bytes(msgspec.json.encode(list(measured)))
+                beside.replace(self.file)
+            finally:
+                beside.unlink(missing_ok=True)
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in _CPU.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return ""

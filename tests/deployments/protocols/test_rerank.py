@@ -1,0 +1,101 @@
+"""Reranking by a tiny cross-encoder: the order and the scores of the pipeline's own logits."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pipelines
+from deployments.task_server import TaskServer
+from tests.deployments.test_task_server import post, started
+
+TASK = "text-classification"
+QUERY, TEXTS = "what a film", ["the story is long", "a bad film", "정말 좋았어요", "what a film"]
+
+
+@pytest.fixture(scope="module")
+def model(exported: Callable[..., Path]) -> Path:
+    return exported("bert", TASK, num_labels=1)
+
+
+@pytest.fixture(scope="module")
+def server(model: Path) -> TaskServer:
+    return started(TASK, model)
+
+
+@pytest.fixture(scope="module")
+def logits(model: Path) -> list[float]:
+    """Of the query beside each text, by a call of the pipeline."""
+    pipeline = pipelines.load(model)
+    pairs = [{"text": QUERY, "text_pair": text} for text in TEXTS]
+    return [pipeline(pair, function_to_apply="none", top_k=1)[0]["score"] for pair in pairs]
+
+
+def order(logits: list[float]) -> list[int]:
+    return sorted(range(len(logits)), key=lambda index: -round(logits[index], 5))
+
+
+def test_texts_come_best_first_with_the_sigmoid_of_their_logit_or_the_logit(
+    server: TaskServer, logits: list[float]
+) -> None:
+    body = {"query": QUERY, "texts": TEXTS}
+    ranked = post(server, body, "/rerank").json()
+    raw = post(server, body | {"raw_scores": True, "return_text": True}, "/rerank").json()
+
+    assert [one["index"] for one in ranked] == [one["index"] for one in raw] == order(logits)
+    for one, two in zip(ranked, raw, strict=True):
+        assert one["score"] == pytest.approx(1 / (1 + math.exp(-logits[one["index"]])), abs=1e-5)
+        assert two["score"] == pytest.approx(logits[two["index"]], abs=1e-5)
+        assert two["text"] == TEXTS[two["index"]]
+        assert set(one) == {"index", "score"}
+
+
+def test_coheres_form_has_the_first_of_the_same_order(server: TaskServer, logits: list[float]) -> None:
+    documents = [TEXTS[0], *({"text": text} for text in TEXTS[1:])]
+    body = {"model": "any", "query": QUERY, "documents": documents, "top_n": 2, "return_documents": True}
+    answer = post(server, body, "/v1/rerank").json()
+
+    assert [one["index"] for one in answer["results"]] == order(logits)[:2]
+    assert [one["document"]["text"] for one in answer["results"]] == [TEXTS[index] for index in order(logits)[:2]]
+    assert answer["id"]
+    plain = post(server, {"query": QUERY, "documents": TEXTS}, "/v1/rerank").json()["results"]
+    assert [set(one) for one in plain] == [{"index", "relevance_score"}] * len(TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "message"),
+    [
+        ("/rerank", {"query": QUERY}, 400, "texts is missing"),
+        ("/rerank", {"query": "", "texts": ["a"]}, 400, "query is empty"),
+        ("/rerank", {"query": "a", "texts": []}, 400, "texts"),
+        ("/rerank", {"query": "a", "texts": ["b", 3]}, 400, "texts[1] is 3"),
+        ("/rerank", {"query": "a", "texts": ["b", "c " * 5000]}, 422, "texts[1] has"),
+        ("/rerank", {"query": "a", "texts": ["b"] * 1025}, 413, "texts has 1025 elements; allowed: at most 1024"),
+        ("/v1/rerank", {"query": "a", "documents": [{"title": "b"}]}, 400, "documents[0]"),
+        ("/v1/rerank", {"query": "a", "documents": ["b"], "top_n": 0}, 400, "top_n is 0"),
+    ],
+)
+def test_a_body_that_is_wrong_is_told_where(
+    server: TaskServer, path: str, body: Any, status: int, message: str
+) -> None:
+    response = post(server, body, path)
+
+    assert response.status_code == status, response.text
+    assert message in response.json()["error"]
+
+
+def test_a_pair_that_is_too_long_is_cut_where_the_client_allows_it(server: TaskServer) -> None:
+    texts = ["b", "c " * 5000]
+    assert post(server, {"query": "a", "texts": texts, "truncate": True}, "/rerank").status_code == 200
+    assert post(server, {"query": "a", "documents": texts}, "/v1/rerank").status_code == 200
+
+
+def test_a_model_of_several_labels_says_what_it_lacks(exported: Callable[..., Path]) -> None:
+    server = started(TASK, exported("bert", TASK))
+
+    for path, field in (("/rerank", "texts"), ("/v1/rerank", "documents")):
+        response = post(server, {"query": "a", field: ["b"]}, path)
+        assert response.status_code == 400
+        assert "labels; allowed: one that has one, a cross-encoder" in response.json()["error"]
