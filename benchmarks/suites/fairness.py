@@ -12,6 +12,8 @@ Each ratio is measured alone and beside the large requests in turn, on one clust
     short_generation_p50_beside_streams   p50 of 8 new tokens beside 8 streams of 2,000, as many as slots, over alone
     classify_loop_cpu_ms        CPU time of the replica's event loop thread per request of 16 tokens, less that of a
                                 replica that does nothing
+    classify_loop_cpu_at_equal_rate_ms   the same, less that of a replica that answers as many requests a second, as it
+                                waits before each answer: at a higher rate one turn of the loop serves several requests
 
 A request that is refused, or not answered within the window, counts as a wait of a whole window: the ratio of a server
 that refuses is a lower bound. The list and the streams are inside before a window begins.
@@ -43,6 +45,7 @@ from benchmarks.replicas import find
 from benchmarks.suites.cluster import CLASSIFY, NOOP, WRITE, Running, measured_cluster, running
 from benchmarks.suites.crowd import Crowd
 from benchmarks.suites.generation import artifact_of
+from benchmarks.suites.noop import WAIT_HEADER
 from benchmarks.suites.suite import Findings, Options, Repeated, main
 from pipelines.errors import SextetError
 from pipelines.runtime.artifact import ModelArtifact
@@ -214,25 +217,36 @@ def _generate(findings: Findings, label: str, cluster: Running, prompts: Sequenc
 def _measure_loop(findings: Findings, pace: Pace, cluster: Running, artifact: Path, say: Say) -> None:
     opened = ModelArtifact.open(artifact)
     texts = synthetic(Lengths.parse(f"fixed:{CPU_TOKENS}"), CPU_TEXTS, 0, counter(opened), CPU_TOKENS)
-    classify_ms = _loop_ms(findings, pace, cluster, CLASSIFY.name, texts)
-    noop_ms = _loop_ms(findings, pace, cluster, NOOP, texts)
+    classify_ms, per_s = _loop_ms(findings, pace, cluster, CLASSIFY.name, texts)
+    noop_ms, _ = _loop_ms(findings, pace, cluster, NOOP, texts)
+    waiting_ms, _ = _loop_ms(findings, pace, cluster, NOOP, texts, wait_s=CPU_CLIENTS / per_s)
     findings.note(
-        classify_loop_cpu_ms=classify_ms - noop_ms, loop_cpu_of_classify_ms=classify_ms, loop_cpu_of_noop_ms=noop_ms
+        classify_loop_cpu_ms=classify_ms - noop_ms,
+        classify_loop_cpu_at_equal_rate_ms=classify_ms - waiting_ms,
+        loop_cpu_of_classify_ms=classify_ms,
+        loop_cpu_of_noop_ms=noop_ms,
+        loop_cpu_of_noop_at_equal_rate_ms=waiting_ms,
     )
-    say(f"event loop: {classify_ms:.3f} ms for a request, {noop_ms:.3f} ms for one of a replica that does nothing")
+    say(
+        f"event loop: {classify_ms:.3f} ms for a request, {noop_ms:.3f} ms for one of a replica that does nothing, "
+        f"{waiting_ms:.3f} ms at the same rate, of {per_s:.0f}/s"
+    )
 
 
-def _loop_ms(findings: Findings, pace: Pace, cluster: Running, name: str, texts: Sequence[str]) -> float:
-    """CPU time of the event loop of the replica `name` for each of its answers."""
+def _loop_ms(
+    findings: Findings, pace: Pace, cluster: Running, name: str, texts: Sequence[str], wait_s: float = 0.0
+) -> tuple[float, float]:
+    """CPU time of the event loop of the replica `name` for each of its answers, and answers a second."""
     (process_id,) = [pid for pid, replica in find(cluster.process_id).items() if replica == name]
     asker = Asker(cluster.port)
     thread = loop_thread(process_id, lambda: [asker.answer(f"/{name}", b"{}") for _ in range(500)])
     asker.close()
-    made = [Call(request_bytes("127.0.0.1", f"/{name}", _body(text))) for text in texts]
+    headers = {WAIT_HEADER: str(wait_s)} if wait_s else {}
+    made = [Call(request_bytes("127.0.0.1", f"/{name}", _body(text), headers)) for text in texts]
     load = Load("127.0.0.1", cluster.port, made, pace.cpu_s, warm_up_s=0.0, concurrency=CPU_CLIENTS)
     before_s = thread_cpu_s(process_id)[thread]
-    tally = findings.keep_tally(measure(load), f"event loop of {name}")
-    return 1000 * (thread_cpu_s(process_id)[thread] - before_s) / tally.requests
+    tally = findings.keep_tally(measure(load), f"event loop of {name}{', waiting' if wait_s else ''}")
+    return 1000 * (thread_cpu_s(process_id)[thread] - before_s) / tally.requests, tally.per_s["requests"]
 
 
 # --- all of them ---
