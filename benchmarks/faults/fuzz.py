@@ -62,6 +62,8 @@ GOOD: dict[str, Any] = {
     "/predict": {"inputs": ["Some text."], "raw_scores": False},
     "/chat/completions": {"model": "sextet", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4},
     "/completions": {"model": "sextet", "prompt": "Once", "max_tokens": 4, "stop": ["x"], "n": 1, "stream": False},
+    "/v1/rerank": {"query": "Who?", "documents": ["Some text.", {"text": "More."}], "top_n": 1},
+    "/rerank": {"query": "Who?", "texts": ["Some text.", "More."], "raw_scores": True, "return_text": True},
 }
 """A body for each protocol whose schema has no example, by the end of its paths."""
 RAW = (

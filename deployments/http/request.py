@@ -52,7 +52,7 @@ CLASS_HEADER = "x-sextet-class"
 """The key's class: interactive or bulk."""
 BULK = "bulk"
 OTHERS_HEADER = "x-sextet-models"
-"""The names of a task's other models, for its default: deployments/ingress/models."""
+"""The names of a task's other models, for its default: deployments/ingress/model_rules."""
 SECRET_HEADER = "x-sextet-ingress"
 """What replicas know an ingress of their own cluster by."""
 _PUBLIC, _HIDDEN = DEADLINE_HEADER.encode(), HIDDEN_DEADLINE_HEADER.encode()

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from deployments.config import read
-from deployments.ingress.models.traffic import TrafficError, read_traffic
+from deployments.ingress.model_rules.traffic import TrafficError, read_traffic
 from pipelines.errors import ConfigurationError
 from pipelines.schema import Text
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from deployments.ingress.haproxy import command
 from deployments.ingress.keys import Key, KeysError, read_keys, text_of
-from deployments.ingress.models.traffic import TrafficError, map_of, read_traffic
+from deployments.ingress.model_rules.traffic import TrafficError, map_of, read_traffic
 from deployments.ingress.rewrite import NODE, RewriteError, Settings, rewrite
 from deployments.ingress.secret import shared_secret, write_private
 

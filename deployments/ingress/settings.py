@@ -8,7 +8,7 @@ from deployments.ingress.aliases import aliases
 from deployments.ingress.config import IngressConfig, TlsConfig
 from deployments.ingress.drain import draining
 from deployments.ingress.limits import connections, limits
-from deployments.ingress.models.rules import models
+from deployments.ingress.model_rules.rules import models
 from deployments.ingress.node import CERTIFICATE
 from deployments.ingress.overload import overload
 from deployments.ingress.probes import probes

@@ -16,8 +16,8 @@ from deployments.http.request import OTHERS_HEADER
 from deployments.ingress.config import Address, IngressConfig
 from deployments.ingress.haproxy import command as ask_admin
 from deployments.ingress.keys import Key, add, new_key
-from deployments.ingress.models.rules import HEADER
-from deployments.ingress.models.traffic import TrafficError, read_traffic
+from deployments.ingress.model_rules.rules import HEADER
+from deployments.ingress.model_rules.traffic import TrafficError, read_traffic
 from deployments.ingress.rewrite import rewrite
 from deployments.ingress.settings import settings
 from pipelines.errors import ConfigurationError

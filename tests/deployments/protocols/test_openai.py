@@ -483,7 +483,7 @@ def test_messages_as_clients_send_them_back_are_accepted(server: TaskServer) -> 
 
 
 def test_a_task_with_several_models_refuses_a_name_that_none_has_and_sends_large_bodies_on(server: TaskServer) -> None:
-    """The ingress names the others (deployments/ingress/models)."""
+    """The ingress names the others (deployments/ingress/model_rules)."""
     name = server._now.pipeline.artifact.name
 
     def asked(model: Any, path: str = "/v1/completions") -> Any:

@@ -35,7 +35,7 @@ def buffers_bytes(artifact: ModelArtifact) -> int:
         model = CausalSlots(InferenceSession(artifact.graph("model"), SessionConfig()), SLOTS, WINDOW)
         assert isinstance(model._cache, HostCache)
         return sum(array.nbytes for array in model._cache._arrays.values())
-    longest = artifact.manifest.tokenizer.max_length
+    longest = artifact.manifest.tokenizer.readable  # of a source, as the engine is opened
     both = Seq2SeqSlots(Seq2SeqSessions.of(artifact, SessionConfig()), SLOTS, WINDOW, longest)
     assert isinstance(both._own, HostCache)
     assert isinstance(both._cross, HostCache)

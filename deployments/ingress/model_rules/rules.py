@@ -14,9 +14,9 @@ only its replicas know. They get the others' with each request, and answer 404 o
 import json
 
 from deployments.http.request import OTHERS_HEADER
+from deployments.ingress.model_rules.traffic import PARTS
 from deployments.ingress.node import TRAFFIC
 from deployments.ingress.rewrite import MODEL, MODEL_PREFIX, MODELS, PREFIX, TASK, Lines
-from deployments.ingress.models.traffic import PARTS
 
 HEADER = "x-model"
 _TASK, _MODEL, _SPLIT, _DRAW, _BOUND, _CLIENT = (
