@@ -128,7 +128,7 @@ def test_replicas_and_the_proxy_behind_them_answer_the_ingress_alone(guarded: Se
 
 KNOWN = {
     "haproxy": 3,  # the ingress, its statistics and metrics
-    "ray::ServeReplica": 6,  # of two: HTTP, for calls between replicas, and that of each worker of Ray
+    "ray::ServeReplica": 7,  # of two: HTTP, for calls between replicas, and that of each worker of Ray; metrics of one
     "ray::ProxyActor": 2,  # HTTP where no replica is
     "ray::HAProxyManager": 1,
     "ray::ServeController": 1,
