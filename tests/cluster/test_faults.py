@@ -1,6 +1,7 @@
 """A bad day of a cluster: what dies, what clients see of it, and that what they began goes on."""
 
 import json
+import shlex
 import shutil
 import signal
 import socket
@@ -208,8 +209,14 @@ def test_a_second_signal_ends_at_once_what_a_first_one_lets_go_on(
     assert left_over(tree) == []
 
 
-SMALL_DISK = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=96m tmpfs /tmp && exec "$@"', "sh")
-"""Becomes a command that has a /tmp of its own."""
+TREE = Path(__file__).parents[2]
+SMALL_DISK = (
+    *("unshare", "--mount", "sh", "-c"),
+    f"exec 3<{shlex.quote(str(TREE))} && mount -t tmpfs -o size=96m tmpfs /tmp && mkdir -p {shlex.quote(str(TREE))} && "
+    f'mount -c --bind /proc/self/fd/3 {shlex.quote(str(TREE))} && exec 3<&- && exec "$@"',
+    "sh",
+)
+"""Becomes a command that has a /tmp of its own; the source tree stays where it is, there as well."""
 
 
 @pytest.fixture
