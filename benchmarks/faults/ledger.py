@@ -51,7 +51,9 @@ class Ledger:
     @property
     def lost_besides_outage(self) -> list[Entry]:
         """Those lost but for what nobody could keep: requests inside at the fault, and refused connections after it."""
-        since, until = max(self.gaps(0.0), key=lambda gap: gap[1] - gap[0])
+        refused = [one.ended_at for one in self.lost if one.outcome == REFUSED and one.ended_at > self.struck_at]
+        began_at = min(refused, default=self.struck_at)  # a longer gap than that of the outage may follow
+        since, until = next(gap for gap in self.gaps(0.0) if gap[0] <= began_at <= gap[1])
         return [
             one
             for one in self.lost

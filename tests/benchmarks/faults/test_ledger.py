@@ -48,7 +48,8 @@ def test_of_a_killed_ingress_only_what_was_inside_and_what_it_could_not_take_is_
     excused = [entry(CLOSED, 10.0, sent_at=9.9), entry(REFUSED, 11.0, sent_at=11.0)]
     lost = [entry("404", 12.5), entry(CLOSED, 13.5, sent_at=13.0), entry(REFUSED, 13.6, sent_at=13.6)]
     answers = [entry("200", at) for at in (9.9, 12.0, 12.9, 13.8)]
-    ledger = Ledger(struck_at=10.0, closed_at=14.0, entries=[*excused, *lost, *answers])
+    later = [entry("200", at) for at in (18.8, 19.9)]  # after a longer gap, of another cause
+    ledger = Ledger(struck_at=10.0, closed_at=20.0, entries=[*excused, *lost, *answers, *later])
 
     assert ledger.lost_besides_outage == lost
 
