@@ -27,7 +27,15 @@ from deployments.protocols.openai.protocol import (
     OpenAiBody,
     prompt_logprobs,
 )
-from deployments.protocols.openai.tools import MAX_TOOLS, CallId, NamedTool, Tool, ToolCall, ToolUse, texts_of_tools
+from deployments.protocols.openai.tools import (
+    MAX_CALL_ID_CHARACTERS,
+    MAX_TOOLS,
+    NamedTool,
+    Tool,
+    ToolCall,
+    ToolUse,
+    texts_of_tools,
+)
 from deployments.protocols.protocol import Reply, texts_of
 from pipelines.errors import InvalidInputError, Path
 from pipelines.generation.decoding.guide import Constraint
@@ -59,7 +67,7 @@ class Message(Body, frozen=True):
     name: Label | None = None
     refusal: Empty = None
     tool_calls: Annotated[tuple[ToolCall, ...], Meta(max_length=MAX_TOOLS)] | None = None
-    tool_call_id: CallId | Literal[""] | None = None
+    tool_call_id: Annotated[str, Meta(max_length=MAX_CALL_ID_CHARACTERS)] | None = None  # "" is none
     function_call: Empty = None
     audio: Empty = None
     annotations: Empty = None

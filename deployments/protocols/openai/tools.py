@@ -19,7 +19,8 @@ _ANY: Mapping[str, Any] = {"type": "object"}
 
 ToolName = Annotated[str, Meta(min_length=1, max_length=64)]
 _NAME = re.compile(r"[a-zA-Z0-9_.-]+")
-CallId = Annotated[str, Meta(min_length=1, max_length=256)]
+MAX_CALL_ID_CHARACTERS = 256
+CallId = Annotated[str, Meta(min_length=1, max_length=MAX_CALL_ID_CHARACTERS)]
 
 
 class Function(Body, frozen=True):

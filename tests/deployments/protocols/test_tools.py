@@ -276,6 +276,10 @@ WRONG = {"properties": {"a": {"type": "no"}}}
             {"messages": [{"role": "tool", "content": "a"}]},
             "messages[0].tool_call_id is null; allowed: the id of a call",
         ),
+        (
+            {"messages": [{"role": "tool", "tool_call_id": "", "content": "rain"}]},
+            "messages[0].tool_call_id is ''; allowed: the id of a call",
+        ),
         ({"messages": [{"role": "assistant"}]}, "messages[0].content is null; allowed: "),
         (
             {
