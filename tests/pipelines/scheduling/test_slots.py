@@ -225,7 +225,9 @@ def test_bulk_requests_wait_until_no_others_do(generator: Any) -> None:
             ended.append(name)
 
         running = [asyncio.create_task(ask(f"running {n}", 60, False)) for n in range(SLOTS)]
-        while scheduler.waiting_rows or not scheduler.is_busy:  # noqa: ASYNC110  (the decode thread changes it)
+        # Until the engine is busy and knows what a token takes.
+        while not scheduler.expected_wait_s(rows(generator, "a")):
+            assert not all(one.done() for one in running)
             await asyncio.sleep(0.001)
         bulk = [asyncio.create_task(ask(f"bulk {n}", 5, True)) for n in range(6)]
         await asyncio.sleep(0)
