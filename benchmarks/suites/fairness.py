@@ -39,11 +39,11 @@ from benchmarks import Say
 from benchmarks.figures.bars import FAIRNESS_FIGURES
 from benchmarks.load.asker import Asker
 from benchmarks.load.client import request_bytes
+from benchmarks.load.crowd import Crowd
 from benchmarks.load.generator import Call, Load, measure
 from benchmarks.load.texts import Lengths, counter, sentences, synthetic
 from benchmarks.replicas import find
 from benchmarks.suites.cluster import CLASSIFY, NOOP, WRITE, Running, measured_cluster, running
-from benchmarks.suites.crowd import Crowd
 from benchmarks.suites.generation import artifact_of
 from benchmarks.suites.noop import WAIT_HEADER
 from benchmarks.suites.suite import Findings, Options, Repeated, main

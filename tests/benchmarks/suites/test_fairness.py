@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from benchmarks.load.asker import Asker
+from benchmarks.load.crowd import Crowd, CrowdError
 from benchmarks.suites import fairness
-from benchmarks.suites.crowd import Crowd, CrowdError
 from benchmarks.suites.fairness import list_body, loop_thread
 from deployments.config import LimitsConfig
 from tests.benchmarks.local_server import LocalServer, response

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.generation.slots.lazy_zeros import lazy_zeros
+from pipelines.generation.slots.host_cache import lazy_zeros
 
 MIB = 2**20
 
