@@ -141,7 +141,6 @@ class Queues:
             "waiting_requests": GaugeMetricFamily("sextet_queue_requests", "Requests that wait.", labels=LABELS),
             "waiting_rows": GaugeMetricFamily("sextet_queue_rows", "Rows that wait.", labels=LABELS),
             "waiting_tokens": GaugeMetricFamily("sextet_queue_tokens", "Tokens to read that wait.", labels=LABELS),
-            "memory_bytes": GaugeMetricFamily("sextet_memory_bytes", "Memory of the process.", labels=LABELS),
             "work_s": GaugeMetricFamily(
                 "sextet_work_seconds", "Predicted until all that is admitted is answered.", labels=LABELS
             ),
@@ -156,14 +155,16 @@ class Queues:
                 "sextet_prompt_tokens_reused", "Of them, found in the prefix cache.", labels=LABELS
             ),
         }
+        memory = GaugeMetricFamily("sextet_memory_bytes", "Memory of the process.", labels=LABELS)
         memory_bytes = resident_bytes()
         for labels, scheduler in list(self._live.items()):
+            memory.add_metric(labels, memory_bytes)
             for name, family in waiting.items():
-                family.add_metric(labels, memory_bytes if name == "memory_bytes" else getattr(scheduler, name))
+                family.add_metric(labels, getattr(scheduler, name))
             if (state := scheduler.cache) is not None:
                 for name, found in cached.items():
                     found.add_metric(labels, getattr(state, name))  # type: ignore[attr-defined]
-        yield from (*waiting.values(), *cached.values())
+        yield from (memory, *waiting.values(), *cached.values())
 
 
 @cache

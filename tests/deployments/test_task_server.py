@@ -4,7 +4,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.requests import Request
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Message, Scope
 
 import pipelines
 from deployments.config import CUT_S
@@ -21,9 +21,9 @@ from deployments.http import request as exchange
 from deployments.http.request import LOAD_HEADER, START_HEADER, clock
 from deployments.task_server import WORK, TaskServer
 from pipelines.errors import ArtifactError, ConfigurationError
+from tests.deployments.asking import asking, post
 from tests.tiny_checkpoints import CORPUS
 
-Ask = Callable[[httpx.AsyncClient], Awaitable[Any]]
 TASK = "text-classification"
 TIMINGS = ("x-queue-time", "x-tokenization-time", "x-inference-time", "x-total-time")
 
@@ -42,31 +42,6 @@ def started(task: str, model: Path, **user_config: Any) -> TaskServer:
     server = TaskServer(task)
     asyncio.run(server.reconfigure({"model": str(model), **user_config}))
     return server
-
-
-def asking(server: TaskServer, ask: Ask) -> Any:
-    """What `ask` returns, given a client whose requests reach the server as Serve would hand them over."""
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        scope["root_path"] = f"/{server.task}"
-        response = await server(Request(scope, receive, send))
-        await response(scope, receive, send)
-
-    async def scenario() -> Any:
-        async with asyncio.timeout(30):
-            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://sextet") as client:
-                return await ask(client)
-
-    return asyncio.run(scenario())
-
-
-def post(server: TaskServer, body: Any, path: str = "", **headers: str) -> httpx.Response:
-    content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    names = {"content-type": "application/json"} | {name.replace("_", "-"): value for name, value in headers.items()}
-    response: httpx.Response = asking(
-        server, lambda client: client.post(f"/{server.task}{path}", content=content, headers=names)
-    )
-    return response
 
 
 def test_a_text_is_answered_with_what_the_pipeline_says_and_a_list_in_its_order(

@@ -18,8 +18,9 @@ from deployments.task_server import TaskServer
 from pipelines.errors import InvalidInputError
 from pipelines.generation.decoding.guide import Constraint
 from pipelines.runtime.artifact import FileDigest, ModelArtifact
+from tests.deployments.asking import asking, post
 from tests.deployments.guidance.schemas import document, misfit
-from tests.deployments.test_task_server import asking, post, started
+from tests.deployments.test_task_server import started
 
 TASK = "text-generation"
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"

@@ -12,7 +12,8 @@ from prometheus_client import generate_latest
 from deployments.observability.metrics import Metrics
 from deployments.task_server import TaskServer
 from pipelines.runtime.artifact import ModelArtifact
-from tests.deployments.observability.observed import asking, observed, post, series_of, values
+from tests.deployments.asking import asking, post
+from tests.deployments.observability.observed import observed, series_of, values
 
 TASK, GENERATION = "text-classification", "text-generation"
 SECRET = "the client's own words"

@@ -13,7 +13,8 @@ from deployments.observability import request_log
 from deployments.observability.request_log import LogFile, RequestLog
 from deployments.task_server import TaskServer
 from pipelines.runtime.artifact import ModelArtifact
-from tests.deployments.observability.observed import asking, observed, post
+from tests.deployments.asking import asking, post
+from tests.deployments.observability.observed import observed
 
 TASK, GENERATION = "text-classification", "text-generation"
 TEXT, KEY = "nobody may read this", "sk-very-secret"

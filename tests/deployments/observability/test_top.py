@@ -10,7 +10,8 @@ from rich.console import Console
 
 from deployments.observability.metrics import Metrics
 from deployments.observability.top import COLUMNS, Snapshot, quantile, rows, table
-from tests.deployments.observability.observed import observed, post
+from tests.deployments.asking import post
+from tests.deployments.observability.observed import observed
 
 TASK, GENERATION = "text-classification", "text-generation"
 

@@ -14,7 +14,8 @@ from deployments.observability import tracing
 from deployments.observability.tracing import Tracing
 from deployments.task_server import TaskServer
 from pipelines.runtime.artifact import ModelArtifact
-from tests.deployments.observability.observed import observed, post
+from tests.deployments.asking import post
+from tests.deployments.observability.observed import observed
 
 TASK, GENERATION = "text-classification", "text-generation"
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

@@ -15,7 +15,8 @@ import pipelines
 from deployments.protocols.byte_tensors import ByteTensor, packed
 from deployments.task_server import TaskServer
 from pipelines.schema import convert
-from tests.deployments.test_task_server import asking, post, started
+from tests.deployments.asking import asking, post
+from tests.deployments.test_task_server import started
 
 TASK = "text-classification"
 INFER = f"/v2/models/{TASK}/infer"

@@ -13,7 +13,8 @@ from openai import APIStatusError, AsyncOpenAI, BadRequestError, NotFoundError, 
 
 from deployments.protocols.openai.chat_template import ChatTemplate
 from deployments.task_server import TaskServer
-from tests.deployments.test_task_server import asking, post, started
+from tests.deployments.asking import asking, post
+from tests.deployments.test_task_server import started
 
 TASK = "text-generation"
 MESSAGES: list[Any] = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "강이 어디로 흘러요? 😀"}]

@@ -9,7 +9,8 @@ import pytest
 
 import pipelines
 from deployments.task_server import TaskServer
-from tests.deployments.test_task_server import post, started
+from tests.deployments.asking import post
+from tests.deployments.test_task_server import started
 
 TASK = "text-classification"
 QUERY, TEXTS = "what a film", ["the story is long", "a bad film", "정말 좋았어요", "what a film"]

@@ -13,10 +13,11 @@ from openai import AsyncOpenAI
 from deployments.protocols.openai.call_format import CallFormat
 from deployments.protocols.openai.tools import Function, Tool, ToolUse
 from deployments.task_server import TaskServer
+from tests.deployments.asking import post
 from tests.deployments.guidance.schemas import misfit
 from tests.deployments.protocols.test_call_parser import MARKS
 from tests.deployments.protocols.test_openai import CHAT, TASK, client_of
-from tests.deployments.test_task_server import post, started
+from tests.deployments.test_task_server import started
 
 TEMPLATE = (
     "{% if tools %}<|im_start|>system\n{% for tool in tools %}{{ tool.function.name | tojson }}\n{% endfor %}"

@@ -8,8 +8,9 @@ import pytest
 from openai import AsyncOpenAI
 
 from deployments.task_server import TaskServer
+from tests.deployments.asking import post
 from tests.deployments.protocols.test_openai import CHAT, MESSAGES, TASK, client_of
-from tests.deployments.test_task_server import post, started
+from tests.deployments.test_task_server import started
 
 COMPLETIONS = "/v1/completions"
 PROMPT = "The river flows"
