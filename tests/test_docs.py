@@ -23,6 +23,7 @@ from training.recipe import FinetuneArgs
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 TEXTS = [*PAGES, ROOT / "cluster.yaml", ROOT / "cluster.hub.yaml", ROOT / "Makefile", *(ROOT / "deploy").rglob("*.*")]
+READMES = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.ko.md")]
 ROOMS = {folder.name for folder in ROOT.iterdir() if (folder / "__init__.py").is_file()} | {"docs", "deploy", ".ci"}
 FILES = [path.relative_to(ROOT).as_posix() for room in ROOMS for path in (ROOT / room).rglob("*") if path.is_file()]
 FILES += [path.name for path in ROOT.iterdir()]
@@ -207,3 +208,21 @@ def test_the_glossary_has_the_same_entries_in_both_languages() -> None:
     words = [word for word, _ in english]
     assert len(words) == len(set(words))
     assert english == korean
+
+
+def test_both_readmes_show_the_same_commands_and_answers() -> None:
+    for language in ("sh", "python", "json", "text"):
+        fenced = (re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S) for text in READMES)
+        english, korean = ([re.sub(r" *#.*", "", one) for one in each] for each in fenced)
+        assert english
+        assert english == korean
+
+
+def test_both_readmes_draw_the_same_tree_and_name_every_command() -> None:
+    english, korean = (re.findall(r"^    ([\w.]+(?:\.yaml|\.py|/)) ", text, re.M) for text in READMES)
+    assert english == korean
+    assert all((ROOT / one).exists() for one in english)
+    group: Any = typer.main.get_command(sextet.app)
+    for text in READMES:
+        (line,) = re.findall(r"^    sextet.py .*", text, re.M)
+        assert set(re.findall(r"\w+", line.split(": ")[-1])) == set(group.commands)

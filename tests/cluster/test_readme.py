@@ -17,8 +17,6 @@ import pytest
 from export.quantization.quantize import has_exact_int8
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "README.ko.md")
-COMMANDS = ["export", "finetune", "evaluate", "publish", "serve", "doctor", "environment", "ask", "bench"]
 SURE_CHARACTERS = 80  # of a long answer: two words may be so close that another CPU's rounding goes on with the other
 FIRST_START_S = 1500.0  # `make serve` may have to build every artifact first
 
@@ -81,21 +79,3 @@ def test_the_client_gets_the_answer_of_the_readme(served: list[str]) -> None:
 
 def test_the_python_without_a_server_runs(served: list[str]) -> None:
     subprocess.run([sys.executable, "-c", blocks("README.md", "python")[1]], cwd=ROOT, check=True)
-
-
-def test_both_readmes_show_the_same_commands_and_answers() -> None:
-    for language in ("sh", "python", "json", "text"):
-        english, korean = ([re.sub(r" *#.*", "", one) for one in blocks(page, language)] for page in PAGES)
-        assert english == korean
-
-
-def test_both_readmes_draw_the_same_tree_and_name_every_command() -> None:
-    trees = [
-        re.findall(r"^    ([\w.]+(?:\.yaml|\.py|/)) ", (ROOT / page).read_text(encoding="utf-8"), re.M)
-        for page in PAGES
-    ]
-    assert trees[0] == trees[1]
-    assert all((ROOT / one).exists() for one in trees[0])
-    for page in PAGES:
-        (line,) = re.findall(r"^    sextet.py .*", (ROOT / page).read_text(encoding="utf-8"), re.M)
-        assert re.findall(r"\w+", line.split(": ")[-1]) == COMMANDS
