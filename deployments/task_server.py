@@ -28,7 +28,7 @@ from deployments.cluster.processes import assigned_cpus
 from deployments.config import CUT_S, LimitsConfig, TaskConfig
 from deployments.gpu_memory import memory_limit
 from deployments.guidance.compiler import LlGuidance
-from deployments.host import SMALL_ANSWER_TOKENS, SMALL_BODY_BYTES, HostThreads, give_memory_back
+from deployments.host import SMALL_ANSWER_TOKENS, SMALL_BODY_BYTES, HostThreads, collect_seldom, give_memory_back
 from deployments.http.errors import CLIENT_LEFT, Failure, logger
 from deployments.http.event_stream import EventStream, begun
 from deployments.http.request import (
@@ -153,6 +153,7 @@ class TaskServer:
         self._retiring: set[asyncio.Task[None]] = set()
         self._cut: asyncio.Task[None] | None = None
         self._loading = asyncio.Lock()
+        collect_seldom()
         on_ending(self.end_within)
 
     async def reconfigure(self, user_config: Any) -> None:

@@ -21,7 +21,6 @@ from typing import Generic, cast
 
 from pipelines.errors import ConfigurationError, GenerationError, InvalidInputError
 from pipelines.scheduling.batching import (
-    SATURATED,
     UNMEASURED,
     CostModel,
     FairClock,
@@ -30,6 +29,7 @@ from pipelines.scheduling.batching import (
     Measurement,
     cut,
 )
+from pipelines.scheduling.pace import Pace
 from pipelines.scheduling.scheduler import (
     Backlog,
     BatchingConfig,
@@ -48,7 +48,6 @@ from pipelines.scheduling.scheduler import (
 )
 
 BATCHES_AHEAD = 8  # the search for rows of similar length spans so many full batches
-DRIFT_MEMORY = 0.8  # weight of the past in the moving average of real over predicted seconds
 BULK_S = 0.2  # a request of several rows with more work is bulk
 BULK_TAG = 1e9  # seconds of work; added to the start tags of bulk requests: all others go before them
 LATER_ROW = 2**40  # added to the number of every row after the first: at equal tags, first rows go first
@@ -87,13 +86,14 @@ class _Waiting(Generic[RowT, OutputT]):
 
 @dataclass(eq=False, slots=True)
 class _Batch(Generic[RowT, OutputT]):
-    """Rows in a worker thread. `bulk`: its first row belongs to a bulk request; `crowded`: no worker was free after it.
-    `forward_s` is the time of the forward, 0.0 until it has ended without an error."""
+    """Rows in a worker thread. `bulk`: its first row belongs to a bulk request; `crowded`: no worker was free after it;
+    `full`: rows waited that it did not take. `forward_s` is 0.0 until the forward has ended without an error."""
 
     rows: list[_Waiting[RowT, OutputT]]
     predicted_s: float
     bulk: bool
     crowded: bool
+    full: bool
     forward_s: float = 0.0
     started_at: float = field(default_factory=time.perf_counter)
 
@@ -130,9 +130,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         self._running: set[_Batch[RowT, OutputT]] = set()
         self._running_s = 0.0  # predicted for the batches in worker threads
         self._interactive_at = -math.inf
-        # Real over predicted seconds; None until a batch has ended.
-        self._drift: float | None = 1.0 if cost is not UNMEASURED else None
-        self._batch_s = 0.0  # moving average of the real seconds of a batch
+        self._pace = Pace(measured=cost is not UNMEASURED)
 
     @property
     def is_busy(self) -> bool:
@@ -149,30 +147,30 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         return elapsed_s(min(abandoned)) if abandoned else 0.0
 
     def expected_wait_s(self, rows: Sequence[RowT] = (), *, bulk: bool = False) -> float:
-        """By the cost model, corrected by its past errors. Running batches count half: their mean remainder; of a list
+        """By the cost model, at the pace of the last batches. Running ones count half: their mean remainder; of a list
         that waits, the fair share that goes before the last of `rows`."""
-        if self._drift is None or not self.is_busy:
+        if not self.is_busy:
             return 0.0
         own_s = sum(self.cost.row_s(row.n_tokens) for row in rows)
         before_s = self._backlog.work_s + self._bulk_backlog.before_s(own_s) if bulk else self._backlog.before_s(own_s)
-        return self._drift * self._until_done_s(before_s, self._running_s)
+        return self._until_done_s(before_s, self._running_s)
 
     def expected_s(self, rows: Sequence[RowT] = (), *, bulk: bool = False) -> float:
         """The wait, and then the time of a batch as recent ones took it, or of all rows where those take longer."""
-        if self._drift is None or not self.is_busy:
+        if self._pace.drift is None or not self.is_busy:
             return 0.0
-        own_s = self._drift * sum(self.cost.row_s(row.n_tokens) for row in rows) / self.config.concurrency
-        return self.expected_wait_s(rows, bulk=bulk) + max(self._batch_s, own_s)
+        own_s = self._pace.drift * sum(self.cost.row_s(row.n_tokens) for row in rows) / self.config.concurrency
+        return self.expected_wait_s(rows, bulk=bulk) + max(self._pace.batch_s, own_s)
 
     @property
     def work_s(self) -> float:
         waiting_s = self._backlog.work_s + self._bulk_backlog.work_s
-        return (self._drift or 0.0) * self._until_done_s(waiting_s, self._running_s)
+        return self._until_done_s(waiting_s, self._running_s)
 
     @property
     def row_s(self) -> float:
         """The mean of the rows that wait: of a list, one row goes before a new request."""
-        waiting_s = (self._drift or 0.0) * self._until_done_s(self._backlog.work_s, 0.0)
+        waiting_s = self._until_done_s(self._backlog.work_s, 0.0)
         return waiting_s / self._backlog.rows if self._backlog.rows else 0.0
 
     async def submit(
@@ -240,7 +238,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             work_s, tokens = work_s + cost_s, tokens + n_tokens
         request.unanswered = request.waiting = len(rows)
         request.backlog.put(request, len(rows), tokens, work_s)
-        request.bulk = bulk or (len(rows) > 1 and work_s * (self._drift or 1.0) > BULK_S)
+        request.bulk = bulk or (len(rows) > 1 and work_s * (self._pace.drift or 1.0) > BULK_S)
         if not request.bulk:
             self._interactive_at = request.submitted_at
         self._waiting.put(request.rows)
@@ -290,7 +288,8 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             self._take(rows)
             predicted_s = self.cost.batch_s(*self.cost.shape([one.n_tokens for one in rows]))
             self._clock.advance(sum(one.cost_s for one in rows))
-            batch = _Batch(rows, predicted_s, first.request.bulk, self.config.concurrency == len(self._running) + 1)
+            crowded = self.config.concurrency == len(self._running) + 1
+            batch = _Batch(rows, predicted_s, first.request.bulk, crowded, full=bool(self._waiting))
             for one in rows:
                 one.request.batch_sizes.append(len(rows))
                 if math.isnan(one.request.started_at):
@@ -311,8 +310,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         return first
 
     def _until_done_s(self, waiting_s: float, running_s: float) -> float:
-        """Predicted for that much waiting work, and for running batches, which count half: their mean remainder."""
-        return (waiting_s / (1 - SATURATED) + running_s / 2) / self.config.concurrency
+        return self._pace.until_done_s(waiting_s, running_s) / self.config.concurrency
 
     def _company_s(self, rows: list[_Waiting[RowT, OutputT]]) -> float:
         """Seconds that a batch of all waiting rows, with room for more, still waits for further rows."""
@@ -378,14 +376,14 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             request.unanswered -= 1
             if not request.unanswered and not request.done.done():
                 request.done.set_result(None)
-        drift = inference_s / batch.predicted_s
-        self._drift = drift if self._drift is None else DRIFT_MEMORY * self._drift + (1 - DRIFT_MEMORY) * drift
-        self._batch_s = DRIFT_MEMORY * self._batch_s + (1 - DRIFT_MEMORY) * inference_s
+        work_s = sum([one.cost_s for one in batch.rows])
+        self._pace.note(inference_s, batch.predicted_s, work_s, is_full=batch.full and is_crowded)
         lengths = [one.n_tokens for one in batch.rows]
         # Only batches that share the machine with those of all other workers tell what a batch costs under load.
         learned, counts = self._learned, batch.crowded and is_crowded and batch.forward_s > 0
         if learned is not None and counts and learned.note(Measurement(*self.cost.shape(lengths), batch.forward_s)):
-            self.cost, self._drift = learned.model, 1.0
+            self.cost = learned.model
+            self._pace.refitted()
         queue_s = batch.started_at - batch.rows[0].request.submitted_at
         n_padded = self.cost.padded_tokens(lengths)
         self._on_batch(BatchReport(len(lengths), sum(lengths), 0, n_padded, queue_s, inference_s))
