@@ -27,9 +27,9 @@ from pipelines.scheduling.batching import (
     FairQueue,
     LearnedCost,
     Measurement,
+    Pace,
     cut,
 )
-from pipelines.scheduling.pace import Pace
 from pipelines.scheduling.scheduler import (
     Backlog,
     BatchingConfig,

@@ -2,8 +2,7 @@
 
 import pytest
 
-from pipelines.scheduling.batching import SATURATED
-from pipelines.scheduling.pace import Pace
+from pipelines.scheduling.batching import SATURATED, Pace
 
 
 def after(*batches: tuple[float, float], is_full: bool = False) -> Pace:

@@ -1,0 +1,77 @@
+"""Rest: when a replica gives memory back, and that it does so while nobody waits."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from deployments import rest
+from deployments.rest import Rest
+from deployments.task_server import TaskServer
+from tests.deployments.asking import asking
+
+TASK = "text-classification"
+QUIET_S = 0.05
+
+
+@pytest.fixture(autouse=True)
+def quiet_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rest, "QUIET_S", QUIET_S)
+
+
+def released(
+    monkeypatch: pytest.MonkeyPatch, *resident_mib: int, visits: Callable[[], tuple[int, int]] = lambda: (7, 0)
+) -> list[str]:
+    """The threads in which a Rest released memory, of a process whose size is one of `resident_mib` after the other."""
+    sizes, threads = list(resident_mib), list[str]()
+    monkeypatch.setattr(rest, "resident_bytes", lambda: sizes.pop(0) * 2**20 if len(sizes) > 1 else sizes[0] * 2**20)
+
+    async def scenario() -> None:
+        resting = Rest(lambda: threads.append(threading.current_thread().name), visits)
+        await asyncio.sleep(8 * QUIET_S)
+        resting.end()
+
+    asyncio.run(scenario())
+    return threads
+
+
+def test_a_replica_that_has_grown_gives_memory_back_once_it_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert released(monkeypatch, 100, 150, 110) == ["rest"]
+
+
+def test_one_that_has_hardly_grown_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert released(monkeypatch, 100, 120) == []
+
+
+def test_nothing_is_given_back_while_a_request_is_inside_or_others_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    came = count()
+
+    assert released(monkeypatch, 100, 900, visits=lambda: (7, 1)) == []
+    assert released(monkeypatch, 100, 900, visits=lambda: (next(came), 0)) == []
+
+
+def test_the_memory_of_a_peak_is_given_back_and_the_next_request_answered(
+    exported: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, done = TaskServer(TASK), threading.Event()
+    give_back = rest.give_memory_back
+    monkeypatch.setattr(rest, "GROWN_BYTES", -(2**40))
+    monkeypatch.setattr(rest, "give_memory_back", lambda: (give_back(), done.set()))
+
+    async def visit(client: httpx.AsyncClient) -> list[Any]:
+        async def ask() -> httpx.Response:
+            return await client.post(f"/{TASK}", json={"inputs": ["good"] * 64})
+
+        await server.reconfigure({"model": str(exported("bert", TASK))})
+        answers = [await ask()]
+        assert await asyncio.to_thread(done.wait, 20)
+        return [*answers, await ask()]
+
+    first, second = asking(server, visit)
+    assert first.status_code == second.status_code == 200
+    assert first.json() == second.json()
