@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from deployments import rest
+from deployments.host import give_memory_back
 from deployments.rest import Rest
 from deployments.task_server import TaskServer
 from tests.deployments.asking import asking
@@ -59,9 +60,13 @@ def test_the_memory_of_a_peak_is_given_back_and_the_next_request_answered(
     exported: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, done = TaskServer(TASK), threading.Event()
-    give_back = rest.give_memory_back
+
+    def give_back() -> None:
+        give_memory_back()
+        done.set()
+
     monkeypatch.setattr(rest, "GROWN_BYTES", -(2**40))
-    monkeypatch.setattr(rest, "give_memory_back", lambda: (give_back(), done.set()))
+    monkeypatch.setattr(rest, "give_memory_back", give_back)
 
     async def visit(client: httpx.AsyncClient) -> list[Any]:
         async def ask() -> httpx.Response:
