@@ -35,20 +35,21 @@ class DailyPattern:
 
     day_s: float
     _peaks: list[deque[int]] = field(default_factory=lambda: [deque(maxlen=DAYS) for _ in range(PARTS)])
+    recorded: int = 0
+    """Parts that have ended since this object was made."""
     _part: int | None = None  # since 1970, that goes on now
     _peak: int = 0
 
-    def note(self, now_s: float, replicas: int) -> bool:
-        """The work took so many just now. Whether a part has ended, whose peak is kept from now on."""
+    def note(self, now_s: float, replicas: int) -> None:
+        """The work takes so many now. A part's peak is kept once it has ended."""
         part = self._part_at(now_s)
         if part == self._part:
             self._peak = max(self._peak, replicas)
-            return False
-        has_ended = self._part is not None
+            return
         if self._part is not None:
             self._peaks[self._part % PARTS].append(self._peak)
+            self.recorded += 1
         self._part, self._peak = part, replicas
-        return has_ended
 
     def needs(self, now_s: float, ahead_s: float = 0.0) -> int:
         """The most that any part from now to `ahead_s` later needs; 0 where nothing was recorded."""

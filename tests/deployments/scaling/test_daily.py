@@ -13,7 +13,9 @@ def recorded(*peaks: int) -> DailyPattern:
     for day, peak in enumerate(peaks):
         pattern.note(day * DAY_S, peak)
         pattern.note(day * DAY_S + 500, 0)
-        assert pattern.note(day * DAY_S + 1000, 0), "a part has ended"
+        assert pattern.recorded == 2 * day
+        pattern.note(day * DAY_S + 1000, 0)
+        assert pattern.recorded == 2 * day + 1
     return pattern
 
 
