@@ -171,6 +171,9 @@ class Backlog:
 class Scheduler(ABC, Generic[RowT, OutputT]):
     """Admits, queues, runs and answers rows of requests."""
 
+    now: Callable[[], float] = staticmethod(time.perf_counter)
+    """Seconds of the clock of all its times but deadlines; a simulation replaces it, and the workers (planning/)."""
+
     def __init__(self, queue: QueueConfig, on_batch: OnBatch = unreported) -> None:
         self.queue = queue
         self._on_batch = on_batch
