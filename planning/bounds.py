@@ -13,5 +13,5 @@ MAX_REPLICAS = 100_000
 def bounded(name: str, value: float, least: float, most: float) -> float:
     """`value`; raises ConfigurationError where it is no number from `least` to `most`."""
     if not (isinstance(value, int | float) and math.isfinite(value) and least <= value <= most):
-        raise ConfigurationError(f"{name} is {value:,g}; allowed: {least:,g} to {most:,g}")
+        raise ConfigurationError(f"{name} is {value:,.10g}; allowed: {least:,.10g} to {most:,.10g}")
     return value

@@ -10,7 +10,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 from benchmarks.figures.page import STYLE as PAGE_STYLE
-from benchmarks.figures.plots import STYLE, svg, write_png
+from benchmarks.figures.plots import STYLE, Plain, svg, write_png
 from planning.report import table
 from planning.search import Plan
 from planning.simulation import Played
@@ -45,12 +45,14 @@ def figure(plans: Sequence[Plan]) -> Figure:
             f"level: {1000 * level.slo_s:g} ms", (0, 1000 * level.slo_s), xytext=(4, 3), textcoords="offset points"
         )
         replicas.set(ylabel="replicas that run")
-        inside.set(ylabel="requests inside", yscale="symlog")
+        inside.set(ylabel="requests inside, mean", yscale="symlog")
         latency.set(ylabel=f"p{100 * level.quantile:g} of the latency, ms", xlabel=unit, yscale="log")
         for axes in (rates, replicas, inside):
             axes.set_ylim(bottom=0)
         latency.set_xlim(0, edges[-1])
-        replicas.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        latency.yaxis.set_major_formatter(Plain())
+        latency.yaxis.set_minor_formatter(Plain(minor_thresholds=(1.2, 0.4)))
+        whole.legend(loc="outside lower center", ncols=4)
         return whole
 
 

@@ -81,7 +81,7 @@ class Fleet:
         self.inside = 0
         self._numbers = 0
         self._machines: list[float] = []  # when each has booted
-        self._roomy_since = 0.0
+        self._roomy_since: float | None = None
         self._replicas_s = self._machines_s = self._inside_s = 0.0
         self._since = self._inside_since = 0.0
 
@@ -175,12 +175,17 @@ class Fleet:
         return Replica(f"{self._numbers}", self._model.scheduler(self._loop, self._site.speed))
 
     def _fit_machines(self) -> None:
-        """Give machines back that were not needed for `idle_s`."""
-        needed = math.ceil(self.replicas / self._site.per_machine)
+        """Give machines back that were not needed for `idle_s`; called whenever a replica came or went."""
+        now_s, needed = self._loop.now_s, math.ceil(self.replicas / self._site.per_machine)
         if needed >= self.machines:
-            self._roomy_since = self._loop.now_s
-        elif self._loop.now_s - self._roomy_since >= self._site.idle_s:
+            self._roomy_since = None
+        elif self._roomy_since is None:
+            self._roomy_since = now_s
+            self._loop.call_later(self._site.idle_s, self._fit_machines)
+        elif now_s - self._roomy_since >= self._site.idle_s - 1e-6:
+            self._count()
             del self._machines[needed:]
+            self._roomy_since = None
 
     def _count(self) -> None:
         """Add up the time since the number of replicas or machines changed last; before it changes again."""

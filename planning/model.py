@@ -32,14 +32,17 @@ class SimulatedModel(Protocol):
 
 @dataclass(frozen=True)
 class EncoderModel:
-    """An encoder, whose batches cost what `cost` says."""
+    """An encoder, whose batches cost what `cost` says. `alone` is an exponent: how much a batch without company gains
+    from the threads of the others; 0 for nothing.
+    """
 
     cost: CostModel
     batching: BatchingConfig = field(default_factory=BatchingConfig)
     queue: QueueConfig = field(default_factory=QueueConfig)
+    alone: float = ALONE
 
     def scheduler(self, loop: SimulatedLoop, speed: float, on_batch: OnBatch = unreported) -> SimulatedScheduler:
-        return SimulatedScheduler(loop, self.batching, self.cost, self.queue, speed, on_batch)
+        return SimulatedScheduler(loop, self.batching, self.cost, self.queue, speed, on_batch, self.alone)
 
     def request(self, rows: int, tokens: int, written: int) -> Sequence[SizedRow]:
         return (_row(tokens),) * rows
@@ -49,7 +52,7 @@ class EncoderModel:
 
     def alone_s(self, rows: int, tokens: int, written: int) -> float:
         together = min(rows, self.batching.max_batch_size)
-        return self.cost.batch_s(together, tokens) * self.batching.concurrency ** (1 - ALONE)
+        return self.cost.batch_s(together, tokens) * float(self.batching.concurrency ** (1 - self.alone))
 
 
 @cache

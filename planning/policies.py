@@ -106,7 +106,7 @@ class RayRules:
         return self._bounded(decided)
 
     def _bounded(self, replicas: float) -> int:
-        return max(self._config.min_replicas, min(self._config.max_replicas, math.ceil(replicas)))
+        return max(int(self._config.min_replicas), min(int(self._config.max_replicas), math.ceil(replicas)))
 
 
 class _Context:

@@ -23,10 +23,10 @@ class Timer:
         self.is_cancelled = True
 
 
-class SimulatedLoop(asyncio.AbstractEventLoop):
+class SimulatedLoop:
     """Seconds begin at 0. Callbacks of equal times run in the order in which they were asked for.
 
-    It has what schedulers use of an event loop; everything else raises NotImplementedError.
+    It has what schedulers and futures use of an event loop, and nothing else.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
     def running(self) -> Iterator[None]:
         """Be the running event loop of this thread."""
         before = asyncio._get_running_loop()
-        asyncio._set_running_loop(self)
+        asyncio._set_running_loop(self)  # type: ignore[arg-type]
         try:
             yield
         finally:
@@ -52,19 +52,19 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         return False
 
     def create_future(self) -> "asyncio.Future[Any]":
-        return asyncio.Future(loop=self)
+        return asyncio.Future(loop=self)  # type: ignore[arg-type]
 
-    def call_soon(self, callback: Callback, *args: Any, context: Any = None) -> Any:
+    def call_soon(self, callback: Callback, *args: Any, context: Any = None) -> None:
         self._ready.append((callback, args))
 
     call_soon_threadsafe = call_soon
 
-    def call_at(self, when: float, callback: Callback, *args: Any, context: Any = None) -> Any:
+    def call_at(self, when: float, callback: Callback, *args: Any, context: Any = None) -> Timer:
         timer = Timer(callback, args)
         heapq.heappush(self._timers, (when, next(self._numbers), timer))
         return timer
 
-    def call_later(self, delay: float, callback: Callback, *args: Any, context: Any = None) -> Any:
+    def call_later(self, delay: float, callback: Callback, *args: Any, context: Any = None) -> Timer:
         return self.call_at(self.now_s + delay, callback, *args)
 
     def advance(self, until_s: float) -> None:

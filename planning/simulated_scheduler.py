@@ -14,8 +14,8 @@ from pipelines.scheduling.scheduler import BatchingConfig, OnBatch, QueueConfig,
 from planning.simulated_loop import SimulatedLoop
 
 ALONE = 0.63
-"""A batch that starts while no other runs has all threads of its replica: n threads are n ** ALONE times one (a second
-one is worth 1.45 to 1.65).
+"""A batch that starts while no other runs has all threads of its replica: n threads compute n ** ALONE times as fast as
+one (a second one is worth 1.45 to 1.65).
 """
 
 
@@ -38,15 +38,18 @@ class SimulatedScheduler(PaddedScheduler[SizedRow, None]):
         queue: QueueConfig,
         speed: float = 1.0,
         on_batch: OnBatch = unreported,
+        alone: float = ALONE,
     ) -> None:
         super().__init__(_unused, config, cost, queue, on_batch)
         self._loop = loop
-        self.now = loop.time
-        self._slowdown = config.concurrency / speed
-        self._alone = config.concurrency ** (1 - ALONE) / speed
+        self._shared = config.concurrency / speed
+        self._unshared = config.concurrency ** (1 - alone) / speed
+
+    def now(self) -> float:
+        return self._loop.now_s
 
     def _run(self, batch: Any) -> None:
-        factor = self._alone if len(self._running) == 1 else self._slowdown
+        factor = self._unshared if len(self._running) == 1 else self._shared
         self._loop.call_later(factor * batch.predicted_s, self._ended, batch, [None] * len(batch.rows))
 
 

@@ -23,14 +23,14 @@ SETTLE_S = 3600.0  # after the trace, for what is still under way
 
 
 class Point(NamedTuple):
-    """The fleet at a time."""
+    """The fleet at a time; `inside` is the mean number of requests inside since the point before."""
 
     at_s: float
     running: int
     starting: int
     draining: int
     machines: int
-    inside: int
+    inside: float
 
 
 @dataclass
@@ -113,7 +113,7 @@ class _Player:
         self._slo_s, self._may_miss = slo_s, (1 - quantile) * len(trace)
         self._inside: deque[tuple[float, float]] = deque([(0.0, 0.0)])  # (time, seconds of requests inside)
         self._show_every_s = max(trace.duration_s / SHOWN, setting.tick_s)
-        self._shown_at = -np.inf
+        self._shown_at, self._shown_inside_s = -np.inf, 0.0
         self._tick_at = 0.0
 
     def play(self) -> None:
@@ -174,8 +174,10 @@ class _Player:
         self._tick_at += self._setting.tick_s * (1 + fleet.running // BUSY_REPLICAS)
 
     def _show(self) -> None:
-        fleet, self._shown_at = self._fleet, self._loop.now_s
-        inside = fleet.inside + len(fleet.held)
+        fleet, now_s, inside_s = self._fleet, self._loop.now_s, self._fleet.inside_s()
+        passed_s = now_s - self._shown_at
+        inside = len(fleet.held) + ((inside_s - self._shown_inside_s) / passed_s if passed_s > 0 else 0.0)
+        self._shown_at, self._shown_inside_s = now_s, inside_s
         self.played.series.append(
             Point(self._shown_at, fleet.running, len(fleet.starting), len(fleet.draining), fleet.machines, inside)
         )

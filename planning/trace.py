@@ -116,10 +116,10 @@ def poisson(edges_s: np.ndarray, rates_per_s: np.ndarray, seed: int) -> np.ndarr
     """Ascending times of a Poisson process whose rate at each of `edges_s` is given, and linear between them."""
     steps = (rates_per_s[1:] + rates_per_s[:-1]) / 2 * np.diff(edges_s)
     expected = np.concatenate([[0.0], np.cumsum(steps)])
-    bounded("the requests of the trace", float(expected[-1]), 0, MAX_REQUESTS)
+    bounded("the number of requests of the trace", float(expected[-1]), 0, MAX_REQUESTS)
     random = np.random.default_rng(seed)
     drawn = np.sort(random.random(random.poisson(expected[-1]))) * expected[-1]
-    return np.interp(drawn, expected, edges_s)
+    return np.asarray(np.interp(drawn, expected, edges_s))
 
 
 def _constant(at_s: np.ndarray, _duration_s: float, rate: float) -> np.ndarray:

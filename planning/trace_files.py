@@ -44,7 +44,7 @@ class _Found:
             raise ConfigurationError(f"{name} has no request")
         times = np.asarray(self.times_s)
         order = np.argsort(times, kind="stable")
-        known = {
+        known: dict[str, Any] = {
             field: np.asarray(values, _TYPES.get(field, np.int64))[order] for field, values in self.columns.items()
         }
         first_s = float(times[order[0]])
@@ -164,7 +164,7 @@ def _number(text: Any, column: str, where: str, least: float, most: float) -> fl
     except (ValueError, TypeError):
         value = math.nan
     if not least <= value <= most or (column != "deadline_s" and value % 1):
-        raise ConfigurationError(f"{where}: {column} is {shown(text)}; allowed: {least:g} to {most:,g}")
+        raise ConfigurationError(f"{where}: {column} is {shown(text)}; allowed: {least:g} to {most:,.10g}")
     return value
 
 
