@@ -1,8 +1,8 @@
 """Capacity planning: a trace through the real policy, router and scheduler, in simulated time.
 
-trace.py, arrivals.py   when requests arrive and how large they are
-fleet.py                replicas that start, serve and end; the ingress in front of them
-policies.py             how many there should be: the service level, Ray's default, a fixed number
-machines.py             what they cost
-search.py, report.py    `sextet plan`
+traces/       when requests arrive and how large they are
+simulated/    replicas that start, serve and end, and the ingress in front of them
+deciding/     how many there should be: the service level, Ray Serve's default, a fixed number
+machines.py   what they run on, and what that costs
+plan.py       `sextet plan`: search.py tries, report.py and figures.py show
 """

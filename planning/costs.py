@@ -11,8 +11,8 @@ from pipelines.errors import ConfigurationError, first_line
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.scheduling.batching import CostModel, Measurement
 from pipelines.scheduling.kept_costs import KeptCosts
-from planning.model import EncoderModel, SimulatedModel
 from planning.search import Say
+from planning.simulated.model import EncoderModel, SimulatedModel
 
 
 def model_of(name: str, config: TaskConfig, artifact: ModelArtifact, costs: Path | None, say: Say) -> SimulatedModel:

@@ -13,7 +13,7 @@ from benchmarks.figures.page import STYLE as PAGE_STYLE
 from benchmarks.figures.plots import STYLE, Plain, svg, write_png
 from planning.report import table
 from planning.search import Plan
-from planning.simulation import Played
+from planning.simulated.simulation import Played
 
 BINS = 144  # of a day: ten minutes
 MAX_LINES = 8

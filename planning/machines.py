@@ -21,7 +21,7 @@ from deployments.doctor.memory import replica_bytes
 from pipelines.errors import ConfigurationError, first_line
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.schema import Text, check_fields
-from planning.fleet import Site
+from planning.simulated.fleet import Site
 
 GIB = 2**30
 MAX_KINDS = 32

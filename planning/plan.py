@@ -13,16 +13,16 @@ from pipelines.misfit import nearest
 from pipelines.runtime.artifact import ModelArtifact
 from planning.bounds import MAX_REPLICAS, MAX_TOKENS, bounded
 from planning.costs import model_of
+from planning.deciding.policy import FixedReplicas, Policy, RayRules
 from planning.machines import Kind, Needs, read_kinds, this_machine, with_room
-from planning.policies import FixedReplicas, Policy, RayRules
 from planning.search import Level, Plan, Say, fewest
-from planning.simulation import Setting, play
-from planning.trace import FORMS, Sizes, Trace, named
-from planning.trace_files import MAX_DEADLINE_S, from_file
+from planning.simulated.simulation import Setting, play
+from planning.traces.trace import FORMS, Sizes, Trace, named
+from planning.traces.trace_files import MAX_DEADLINE_S, from_file
 from stores.fetch import fetch
 
-POLICIES = ("level", "ray", "static")
-ALL_POLICIES = ("level", "ray", "configured", "static")
+POLICIES = ("ray", "static")
+ALL_POLICIES = ("ray", "configured", "static")
 OVERHEAD_MS = 2.0  # of HTTP, tokenizing and the answer's JSON, where nothing was measured
 MAX_HOURS = 24.0 * 31
 

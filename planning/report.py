@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.figures.page import aligned
-from planning.fleet import Outcome
 from planning.search import Plan, best
+from planning.simulated.fleet import Outcome
 
 QUANTILES = (0.5, 0.9, 0.99)
 HEADS = (

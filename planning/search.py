@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pipelines.errors import ConfigurationError
+from planning.deciding.policy import FixedReplicas, Policy
 from planning.machines import Kind
-from planning.policies import FixedReplicas, Policy
-from planning.simulation import Played, Setting, play
-from planning.trace import Trace
+from planning.simulated.simulation import Played, Setting, play
+from planning.traces.trace import Trace
 
 Say = Callable[[str], None]
 

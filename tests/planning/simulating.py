@@ -4,10 +4,10 @@ import numpy as np
 
 from pipelines.scheduling.batching import CostModel
 from pipelines.scheduling.scheduler import BatchingConfig, QueueConfig
-from planning.fleet import Site
-from planning.model import EncoderModel
-from planning.simulation import Setting
-from planning.trace import Sizes, Trace, named
+from planning.simulated.fleet import Site
+from planning.simulated.model import EncoderModel
+from planning.simulated.simulation import Setting
+from planning.traces.trace import Sizes, Trace, named
 
 PATIENT = QueueConfig(max_queue_s=86_400)
 TOKENS_PER_S = 1000.0

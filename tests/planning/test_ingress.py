@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planning.ingress import SURE_SHARE, LeastConnections
+from planning.simulated.ingress import SURE_SHARE, LeastConnections
 
 
 class Server:

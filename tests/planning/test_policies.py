@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ray.serve.config import AutoscalingConfig
 
 from pipelines.errors import ConfigurationError
-from planning.policies import FixedReplicas, RayRules, View
+from planning.deciding.policy import FixedReplicas, RayRules, View
 
 CONFIG = {
     "min_replicas": 1,

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from pipelines.scheduling.batching import CostModel
 from pipelines.scheduling.scheduler import BatchingConfig, QueueConfig
-from planning.fleet import DRAIN_S, Outcome, Site
-from planning.model import EncoderModel
-from planning.policies import FixedReplicas, View
-from planning.simulation import Played, play
-from planning.trace import Sizes, named
+from planning.deciding.policy import FixedReplicas, View
+from planning.simulated.fleet import DRAIN_S, Outcome, Site
+from planning.simulated.model import EncoderModel
+from planning.simulated.simulation import Played, play
+from planning.traces.trace import Sizes, named
 from tests.planning.simulating import PATIENT, constant, exponential, listed, servers, setting
 
 

@@ -11,8 +11,8 @@ import pytest
 from deployments.observability.request_log import RequestLog
 from pipelines.errors import ConfigurationError
 from planning.bounds import MAX_REQUESTS
-from planning.trace import Sizes, Trace, named
-from planning.trace_files import from_file
+from planning.traces.trace import Sizes, Trace, named
+from planning.traces.trace_files import from_file
 
 SIZES = Sizes(lambda count, seed: np.full(count, 7))
 TASK = "a-task"

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from pipelines.scheduling.batching import CostModel
 from pipelines.scheduling.scheduler import BatchingConfig, OnBatch, QueueConfig, Scheduler, unreported
-from planning.simulated_loop import SimulatedLoop
-from planning.simulated_scheduler import ALONE, SimulatedScheduler, SizedRow
+from planning.simulated.loop import SimulatedLoop
+from planning.simulated.scheduler import ALONE, SimulatedScheduler, SizedRow
 
 
 class SimulatedModel(Protocol):

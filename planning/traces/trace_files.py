@@ -15,7 +15,7 @@ import numpy as np
 from pipelines.errors import ConfigurationError
 from pipelines.misfit import nearest, shown
 from planning.bounds import MAX_REQUESTS, MAX_ROWS, MAX_TOKENS
-from planning.trace import DAY_S, Sizes, Trace
+from planning.traces.trace import DAY_S, Sizes, Trace
 
 MALFORMED = frozenset((400, 401, 403, 404, 405, 411, 413, 414, 415, 422))
 """Statuses of requests that cost the model nothing, however often they come."""

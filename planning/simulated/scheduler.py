@@ -11,7 +11,7 @@ from typing import Any
 from pipelines.scheduling.batching import CostModel
 from pipelines.scheduling.padded import PaddedScheduler
 from pipelines.scheduling.scheduler import BatchingConfig, OnBatch, QueueConfig, unreported
-from planning.simulated_loop import SimulatedLoop
+from planning.simulated.loop import SimulatedLoop
 
 ALONE = 0.63
 """A batch that starts while no other runs has all threads of its replica: n threads compute n ** ALONE times as fast as

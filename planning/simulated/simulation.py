@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from planning.fleet import Fleet, Outcome, Site
-from planning.model import SimulatedModel
-from planning.policies import Policy, View
-from planning.simulated_loop import SimulatedLoop
-from planning.trace import Trace
+from planning.deciding.policy import Policy, View
+from planning.simulated.fleet import Fleet, Outcome, Site
+from planning.simulated.loop import SimulatedLoop
+from planning.simulated.model import SimulatedModel
+from planning.traces.trace import Trace
 
 CHUNK = 50_000  # requests whose numbers are Python's at a time
 SHOWN = 600  # points of a series

@@ -17,9 +17,9 @@ from typing import Any
 
 from pipelines.errors import DeadlineExceededError
 from pipelines.scheduling.scheduler import Scheduler
-from planning.ingress import LeastConnections
-from planning.model import SimulatedModel
-from planning.simulated_loop import SimulatedLoop, Timer
+from planning.simulated.ingress import LeastConnections
+from planning.simulated.loop import SimulatedLoop, Timer
+from planning.simulated.model import SimulatedModel
 
 DRAIN_S = 5.0
 """RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S: what a replica that ends stays at least."""
