@@ -22,6 +22,7 @@ from export.args import ExportArgs
 from pipelines.errors import ConfigurationError, SextetError
 from pipelines.runtime.package import install_command
 from pipelines.tasks import TASKS
+from planning.command import plan
 from training.recipe import FinetuneArgs
 
 app = typer.Typer(
@@ -320,6 +321,7 @@ def publish(
 app.add_typer(keys, name="keys")
 app.command()(models)
 app.command()(top)
+app.command()(plan)
 
 bench = typer.Typer(no_args_is_help=True, help="Measure a running cluster: latency, throughput, memory, errors.")
 app.add_typer(bench, name="bench")
