@@ -36,6 +36,9 @@ def plan(
     tokens: Annotated[str, typer.Option(help="Where the trace has no sizes, as in `sextet bench`.")] = (
         "lognormal:24,200"
     ),
+    written_tokens: Annotated[str, typer.Option(help="Of answers of models that write, where the trace has none.")] = (
+        "lognormal:64,256"
+    ),
     deadline_s: Annotated[float | None, typer.Option(help="Of requests for which the trace says none.")] = None,
     start_s: Annotated[float, typer.Option(help="From the decision to a replica that answers.")] = 8.0,
     overhead_ms: Annotated[
@@ -68,6 +71,7 @@ def plan(
         hours=hours,
         scale=scale,
         tokens=tokens,
+        written_tokens=written_tokens,
         deadline_s=deadline_s,
         start_s=start_s,
         overhead_ms=overhead_ms,

@@ -42,6 +42,7 @@ class Asked:
     hours: float | None = None
     scale: float = 1.0
     tokens: str = "lognormal:24,200"
+    written_tokens: str = "lognormal:64,256"
     deadline_s: float | None = None
     start_s: float = 8.0
     overhead_ms: float | None = None
@@ -118,8 +119,12 @@ def plans(asked: Asked, say: Say) -> list[Plan]:
 
 def _trace(asked: Asked, name: str, artifact: ModelArtifact) -> Trace:
     longest = min(artifact.manifest.tokenizer.max_length, MAX_TOKENS)
-    lengths = Lengths.parse(asked.tokens)
-    sizes = Sizes(lambda count, seed: lengths.draw(count, seed, longest), deadline_s=asked.deadline_s)
+    read, written = Lengths.parse(asked.tokens), Lengths.parse(asked.written_tokens)
+    sizes = Sizes(
+        lambda count, seed: read.draw(count, seed, longest),
+        lambda count, seed: written.draw(count, seed, MAX_TOKENS),
+        asked.deadline_s,
+    )
     trace = named(asked.trace, asked.hours, sizes, asked.seed)
     if trace is None:
         if ":" in asked.trace and not Path(asked.trace).exists():

@@ -219,9 +219,11 @@ class Fleet:
         replica = self.ingress.take()
         self._count_inside(1)
         submitted = replica.scheduler.submit(rows, None if math.isinf(deadline) else deadline, bulk=bulk)
-        self._loop.run(submitted, partial(self._left, number, replica, arrived_s))
+        self._loop.run(submitted, partial(self._left, number, replica, rows, arrived_s))
 
-    def _left(self, number: int, replica: Replica, arrived_s: float, _answer: Any, error: Exception | None) -> None:
+    def _left(
+        self, number: int, replica: Replica, rows: Any, arrived_s: float, _answer: Any, error: Exception | None
+    ) -> None:
         now_s, scheduler = self._loop.now_s, replica.scheduler
         self.ingress.release(replica)
         if replica in self.draining:
@@ -229,12 +231,12 @@ class Fleet:
         else:
             self._count_inside(-1)
         replica.free_at_s, replica.row_s = now_s + scheduler.expected_s(), scheduler.row_s
-        took_s = now_s - arrived_s
         if error is None:
+            took_s = self._model.answered_at(rows, now_s) - arrived_s
             self._ended(number, took_s + self._overhead_s, Outcome.ANSWERED)
         else:
             expired = isinstance(error, DeadlineExceededError)
-            self._ended(number, took_s, Outcome.EXPIRED if expired else Outcome.REFUSED)
+            self._ended(number, now_s - arrived_s, Outcome.EXPIRED if expired else Outcome.REFUSED)
 
     def _expire_held(self, number: int) -> None:
         for one in self.held:

@@ -29,6 +29,9 @@ class SimulatedModel(Protocol):
     def alone_s(self, rows: int, tokens: int, written: int) -> float:
         """How long a request takes at least in a replica that has nothing else to do."""
 
+    def answered_at(self, rows: Sequence[Any], now_s: float) -> float:
+        """When what counts of an answer was there, where it is complete now."""
+
 
 @dataclass(frozen=True)
 class EncoderModel:
@@ -53,6 +56,9 @@ class EncoderModel:
     def alone_s(self, rows: int, tokens: int, written: int) -> float:
         together = min(rows, self.batching.max_batch_size)
         return self.cost.batch_s(together, tokens) * float(self.batching.concurrency ** (1 - self.alone))
+
+    def answered_at(self, rows: Sequence[SizedRow], now_s: float) -> float:
+        return now_s
 
 
 @cache
