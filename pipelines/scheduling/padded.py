@@ -161,14 +161,16 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
 
     @property
     def work_s(self) -> float:
-        waiting_s = self._backlog.work_s + self._bulk_backlog.work_s
-        return (self._drift or 0.0) * self._until_done_s(waiting_s, self._running_s)
+        return self.queued_s + (self._drift or 0.0) * self._until_done_s(self._bulk_backlog.work_s, self._running_s)
+
+    @property
+    def queued_s(self) -> float:
+        return (self._drift or 0.0) * self._until_done_s(self._backlog.work_s, 0.0)
 
     @property
     def row_s(self) -> float:
         """The mean of the rows that wait: of a list, one row goes before a new request."""
-        waiting_s = (self._drift or 0.0) * self._until_done_s(self._backlog.work_s, 0.0)
-        return waiting_s / self._backlog.rows if self._backlog.rows else 0.0
+        return self.queued_s / self._backlog.rows if self._backlog.rows else 0.0
 
     async def submit(
         self, rows: Sequence[RowT], deadline: float | None = None, *, bulk: bool = False
@@ -231,6 +233,8 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             work_s, tokens = work_s + cost_s, tokens + n_tokens
         request.unanswered = request.waiting = len(rows)
         request.backlog.put(request, len(rows), tokens, work_s)
+        if not bulk:
+            self._ask((self._drift or 0.0) * self._until_done_s(work_s, 0.0))
         request.bulk = bulk or (len(rows) > 1 and work_s * (self._drift or 1.0) > BULK_S)
         if not request.bulk:
             self._interactive_at = request.submitted_at
@@ -264,10 +268,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
 
     def _dispatch(self) -> None:
         """Give every free worker a batch. Called whenever rows arrive or a worker becomes free."""
-        while self._waiting and len(self._running) < self.config.concurrency:
-            first = self._first()
-            if first is None:
-                return
+        while self._waiting and not self.is_busy and (first := self._first()) is not None:
             size = self.config.max_batch_size
             span = size if self.cost.packed else BATCHES_AHEAD * size
             ahead = () if len(self._waiting) == 1 else islice(self._waiting, span)
@@ -316,7 +317,8 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
 
     def _run(self, batch: _Batch[RowT, OutputT]) -> None:
         """Give a batch to a worker, after which `_ended` is called in the event loop."""
-        self._workers.grow(self.config.concurrency)
+        if len(self._workers.threads) < self.config.concurrency:
+            self._workers.grow(self.config.concurrency)
         self._workers.put(partial(self._work, batch, asyncio.get_running_loop()))
 
     def _work(self, batch: _Batch[RowT, OutputT], loop: asyncio.AbstractEventLoop) -> None:

@@ -11,25 +11,23 @@ class Workers:
 
     def __init__(self) -> None:
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._threads: list[threading.Thread] = []
+        self.put: Callable[[Callable[[], None]], None] = self._work.put
+        """Run work in the thread that is free first."""
+        self.threads: list[threading.Thread] = []
 
     def grow(self, count: int) -> None:
         """Start threads until there are `count`."""
-        for number in range(len(self._threads), count):
+        for number in range(len(self.threads), count):
             thread = threading.Thread(target=_run, args=(self._work,), name=f"forward-{number}", daemon=True)
             thread.start()
-            self._threads.append(thread)
+            self.threads.append(thread)
             weakref.finalize(self, self._work.put, None)  # ends the thread of a scheduler that was dropped
-
-    def put(self, work: Callable[[], None]) -> None:
-        """Run `work` in the thread that is free first."""
-        self._work.put(work)
 
     def end(self) -> None:
         """The threads end once they have run what was put."""
-        for _ in self._threads:
+        for _ in self.threads:
             self._work.put(None)
-        self._threads = []
+        self.threads = []
 
 
 def _run(queue: "SimpleQueue[Callable[[], None] | None]") -> None:
