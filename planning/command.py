@@ -25,7 +25,7 @@ def plan(
     task: Annotated[str | None, typer.Option(help="Which model of the file: TASK or TASK.MODEL; its first.")] = None,
     policy: Annotated[
         list[str] | None,
-        typer.Option(help="ray, configured, static or static:N; repeat it. The first and third."),
+        typer.Option(help="level, ray, configured, static or static:N; repeat it. The first, second and fourth."),
     ] = None,
     machines: Annotated[Path | None, typer.Option(help="A YAML file of kinds of machines; this one if absent.")] = None,
     costs: Annotated[

@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 from pipelines.generation.slots.config import SlotsConfig
-from pipelines.scheduling.scheduler import OnBatch, QueueConfig, unreported
+from pipelines.scheduling.scheduler import BatchingConfig, OnBatch, QueueConfig, unreported
 from pipelines.scheduling.slots import SlotScheduler
 from planning.simulated.engine import DecodeCost, SimulatedEngine, SizedPrompt
 from planning.simulated.loop import SimulatedLoop
@@ -19,9 +19,11 @@ LEAST_S = 1e-6
 class SimulatedSlotScheduler(SlotScheduler):
     """The scheduler of slots on a simulated clock."""
 
-    def __init__(self, loop: SimulatedLoop, engine: SimulatedEngine, queue: QueueConfig, turn_tokens: int) -> None:
+    def __init__(
+        self, loop: SimulatedLoop, engine: SimulatedEngine, queue: QueueConfig, on_batch: OnBatch, turn_tokens: int
+    ) -> None:
         self._simulated = loop
-        super().__init__(engine, queue, turn_tokens=turn_tokens)
+        super().__init__(engine, queue, on_batch, turn_tokens)
 
     def now(self) -> float:
         return self._simulated.now_s
@@ -35,9 +37,14 @@ class GeneratorModel:
     slots: SlotsConfig = field(default_factory=SlotsConfig)
     queue: QueueConfig = field(default_factory=QueueConfig)
 
+    @property
+    def batching(self) -> BatchingConfig:
+        """Slots take no batches."""
+        return BatchingConfig()
+
     def scheduler(self, loop: SimulatedLoop, speed: float, on_batch: OnBatch = unreported) -> SimulatedSlotScheduler:
         engine = SimulatedEngine(loop, self.cost, self.slots, speed)
-        return SimulatedSlotScheduler(loop, engine, self.queue, self.slots.turn_tokens)
+        return SimulatedSlotScheduler(loop, engine, self.queue, on_batch, self.slots.turn_tokens)
 
     def request(self, rows: int, tokens: int, written: int) -> Sequence[SizedPrompt]:
         longest = self.slots.max_tokens

@@ -17,6 +17,9 @@ class SimulatedModel(Protocol):
     @property
     def queue(self) -> QueueConfig: ...
 
+    @property
+    def batching(self) -> BatchingConfig: ...
+
     def scheduler(self, loop: SimulatedLoop, speed: float, on_batch: OnBatch = unreported) -> Scheduler[Any, Any]:
         """The scheduler of one replica, on a machine of that speed."""
 
