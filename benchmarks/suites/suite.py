@@ -149,12 +149,13 @@ def main(
     run: Callable[[Options, Say], Findings],
     expected: Mapping[str, Figure],
     parts: Sequence[str] = (),
+    target: str = "",
 ) -> None:
     """Measure with `run(options, say)`; write benchmarks/results/NAME.json and the report.
 
     The last line of JSON names those of the `expected` figures that were not measured as "missing", and the exit status
     is then 1. Nothing is written of a quick run, and of one without peers. A run of some of the `parts` keeps the
-    figures of the others in the result file.
+    figures of the others in the result file. `target` of `make` runs it all.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="short windows: whether it works; nothing is written")
@@ -176,7 +177,7 @@ def main(
         )
     except SextetError as error:
         sys.exit(f"{name}: {error}")
-    given, usual = sys.argv[1:], f"make {name}" if parts else f"make bench-{name}"
+    given, usual = sys.argv[1:], f"make {target or name}" if parts else f"make bench-{name}"
     if not args.quick and only:
         findings.complete(name)
     result = Result(

@@ -1,7 +1,5 @@
 """Plan: whether `sextet plan` says what a real cluster does, and how much of one it can simulate.
 
-    python -m benchmarks.suites.scale.plan --quick     shorter phases and a smaller fleet: whether it works
-
 A slow model is served by the real `sextet serve`, and a load of changing rate is sent: once to a fixed number of
 replicas, once with the policy of the file. Replicas log every request. `sextet plan` replays that log, with the costs
 that the replicas have learned.
@@ -207,12 +205,3 @@ def _cached_in(folder: Path) -> Iterator[None]:
             del os.environ["SEXTET_CACHE"]
         else:
             os.environ["SEXTET_CACHE"] = before
-
-
-if __name__ == "__main__":
-    from benchmarks.suites.suite import say as _say
-
-    _found = Findings()
-    measure_error(_found, "--quick" in sys.argv, _say)
-    measure_replicas(_found, "--quick" in sys.argv, _say)
-    print(json.dumps(_found.figures))
