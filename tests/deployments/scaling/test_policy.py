@@ -95,7 +95,10 @@ def test_the_quantile_that_counts_is_the_one_of_the_level() -> None:
     usual, strict = ServiceLevelPolicy(LEVEL), ServiceLevelPolicy(replace(LEVEL, quantile=0.99))
     for policy in (usual, strict):
         after(policy, 60, signals)
-    assert usual.margin < 1 < strict.margin
+    assert usual.margin == 1 < strict.margin
+    for _ in range(3):
+        after(strict, 300, replace(signals, response_s={0.99: 0.1}))
+    assert strict.margin == 1, "and it goes once the level is held easily"
 
 
 def test_it_holds_where_replicas_say_nothing() -> None:
@@ -124,6 +127,12 @@ def test_the_last_replica_goes_after_a_while_without_requests() -> None:
     assert after(policy, 50, IDLE, least=0).replicas == 1
     assert after(policy, 60, IDLE, least=0).replicas == 0
     assert after(ServiceLevelPolicy(LEVEL), 500, IDLE, least=1).replicas == 1
+
+
+def test_the_last_replica_does_not_wait_for_what_others_wait_for() -> None:
+    policy = ServiceLevelPolicy(replace(LEVEL, down_after_s=600, zero_after_s=60))
+    assert after(policy, 30, CALM, least=0).replicas == 1
+    assert after(policy, 70, IDLE, least=0).replicas == 0
 
 
 def test_a_request_that_is_inside_keeps_its_replica() -> None:
