@@ -117,6 +117,8 @@ class ServiceLevelPolicy:
         """Learn how long a start takes, and when the number of replicas changed."""
         if (seen.running, seen.target) != (self._running, self._target):
             self._changed_at = seen.now_s
+        if seen.running > self._running == 0:
+            self._used_at = seen.now_s
         self._running, self._target = seen.running, seen.target
         if seen.running < seen.target:
             if self._starting_since is None:

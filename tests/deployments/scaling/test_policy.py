@@ -148,6 +148,15 @@ def test_a_request_without_a_replica_starts_one() -> None:
     assert policy.decide(replace(nothing, target=1)).replicas == 1, "it is starting"
 
 
+def test_a_replica_that_somebody_woke_stays_for_a_while_though_nobody_waited_for_it() -> None:
+    """Ray Serve starts it without asking the policy; the client's deadline may have run out meanwhile."""
+    policy = ServiceLevelPolicy(LEVEL)
+    after(policy, 200, IDLE, least=0)
+    policy.decide(Observation(5000.0, running=0, target=0, least=0, most=4))
+    woken = [policy.decide(seen(9000.0 + n, IDLE, least=0)).replicas for n in range(70)]
+    assert (woken[0], woken[50], woken[69]) == (1, 1, 0)
+
+
 def test_bounds_hold_and_are_said() -> None:
     few = replace(seen(1000.0, replace(BUSY, requests_per_s=900.0, load=9.0)), most=4)
     decision = ServiceLevelPolicy(LEVEL).decide(few)
