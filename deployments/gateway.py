@@ -7,6 +7,8 @@ GET /openapi.json   the HTTP API
 GET /console/...    the files of the page at /
 GET /v2, /v2/health/live, /v2/health/ready    the server, as the Open Inference Protocol describes it
 GET, POST /v2/repository/index                the models, as Triton lists them
+GET /v2/models/[<model>/]stats                what they have done, as Triton counts it
+POST /grpc/<call>                             calls of gRPC that belong to no model's replica
 GET /catalog/<task>/v1/models[/<name>]        the models of a task with several, as OpenAI lists them; clients ask
                                               /<task>/v1/models
 
@@ -33,7 +35,8 @@ from deployments.http.errors import Failure, RouteNotFoundError
 from deployments.http.request import Route, Timings
 from deployments.ingress.aliases import of_path
 from deployments.ingress.config import IngressConfig
-from deployments.protocols.open_inference import VERSION, server_metadata
+from deployments.protocols.open_inference import index_entry, server_metadata
+from deployments.protocols.open_inference_grpc.server import PREFIX, ServerCalls, application_of
 from deployments.protocols.openai.errors import failure_body
 from deployments.protocols.openai.protocol import model_card
 from pipelines.misfit import shown
@@ -53,6 +56,7 @@ class Gateway:
         """`observe` is called in this process."""
         observe()
         self._catalog = Catalog()
+        self._calls = ServerCalls(self._catalog, version("sextet"))
         self._pages: dict[str, Callable[[Request], Awaitable[Response]]] = {
             "/": self._tasks,
             "/health": self._health,
@@ -62,6 +66,7 @@ class Gateway:
             "/v2/health/live": self._live,
             "/v2/health/ready": self._server_ready,
             INDEX: self._index,
+            f"/catalog{INDEX}": self._index,
         }
 
     def reconfigure(self, user_config: Any) -> None:
@@ -79,6 +84,12 @@ class Gateway:
         return response
 
     async def _answer(self, request: Request, route: Route) -> Response:
+        if route.path.startswith(PREFIX):
+            route.require_method("POST")
+            return await self._calls.answer(route.path.removeprefix(PREFIX), request)
+        if found := re.fullmatch(r"(?:/catalog)?/v2/models(?:/([^/]+)(?:/versions/([^/]+))?)?/stats", route.path):
+            route.require_method(METHODS)
+            return await self._statistics(found[1], found[2])
         if (target := await self._task_path(route)) is not None:
             return _redirect(request, target)
         if (console := page(route.path.removeprefix("/console/"))) is not None and route.path.startswith("/console/"):
@@ -89,7 +100,7 @@ class Gateway:
             return await self._models_of(found[1], found[2])
         if route.path not in self._pages:
             raise RouteNotFoundError(f"{route.url_path} does not exist; routes: {', '.join(self._listed())}")
-        route.require_method(f"{METHODS}, POST" if route.path == INDEX else METHODS)
+        route.require_method(f"{METHODS}, POST" if route.path.endswith(INDEX) else METHODS)
         return await self._pages[route.path](request)
 
     def _listed(self) -> Iterator[str]:
@@ -163,17 +174,13 @@ class Gateway:
 
     async def _index(self, request: Request) -> Response:
         ready = await self._catalog.readiness()
-        return _json(
-            [
-                {
-                    "name": model_of(name) or name,
-                    "version": VERSION,
-                    "state": "READY" if is_ready else "UNAVAILABLE",
-                    "reason": "" if is_ready else "no replica takes requests",
-                }
-                for name, is_ready in ready.items()
-            ]
-        )
+        return _json([index_entry(model_of(name) or name, is_ready) for name, is_ready in ready.items()])
+
+    async def _statistics(self, name: str | None, version: str | None) -> Response:
+        """As Triton has them, of one model or of all."""
+        ready = await self._catalog.readiness()
+        names = list(ready) if name is None else [application_of(name, version or "", ready)]
+        return _json({"model_stats": await self._catalog.statistics(names)})
 
     async def _models_of(self, task: str, name: str | None) -> Response:
         """As OpenAI lists models: the default by its own name and by its task's, the others by theirs."""

@@ -41,13 +41,9 @@ from deployments.http.request import (
     load_header,
     read_body,
 )
-from deployments.protocols.protocol import Protocol, Reply, Routes, TaskRequest, json_reply
+from deployments.protocols.protocol import Protocol, Reply, Routes, TaskRequest
 from deployments.served import description
-from pipelines.errors import (
-    ConfigurationError,
-    DeadlineExceededError,
-    GenerationError,
-)
+from pipelines.errors import ConfigurationError, DeadlineExceededError, GenerationError
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.scheduling.scheduler import Row, Scheduler
 from pipelines.tasks.pipeline import Pipeline
@@ -153,6 +149,7 @@ class TaskServer:
         self._retiring: set[asyncio.Task[None]] = set()
         self._cut: asyncio.Task[None] | None = None
         self._loading = asyncio.Lock()
+        self.ending = asyncio.Event()
         on_ending(self.end_within)
 
     async def reconfigure(self, user_config: Any) -> None:
@@ -194,6 +191,7 @@ class TaskServer:
 
     def end_within(self, limit_s: float) -> None:
         """Answer as before for all but CUT_S of `limit_s`. Then fail what is inside, streams with an error event."""
+        self.ending.set()
         self._cut = asyncio.get_running_loop().create_task(self._cut_after(limit_s - CUT_S))
 
     async def _cut_after(self, limit_s: float) -> None:
@@ -218,6 +216,10 @@ class TaskServer:
     def describe(self) -> dict[str, Any]:
         """What the catalog says of this replica's model."""
         return description(self._now.pipeline.artifact, self._now.config.device)
+
+    async def statistics(self) -> dict[str, float]:
+        """What this replica's model has done: observability/statistics.py."""
+        return self._now.observer.statistics()
 
     async def __call__(self, request: Request) -> Response:
         """Every outcome is a response with timings; only a client that left raises CancelledError."""
@@ -246,7 +248,7 @@ class TaskServer:
         endpoint.require()
         protocol = endpoint.protocol
         if protocol is None:
-            return json_reply(endpoint.page).response()
+            return endpoint.reply(request, self, serving.config.limits)
         deadline, timings.protocol = deadline_of(request), protocol
         visit, is_streaming = serving.enter(), False
         try:

@@ -5,7 +5,7 @@ Each question is therefore asked by one call at a time, whose answer goes to eve
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -13,8 +13,10 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
-from deployments.config import task_of
+from deployments.config import model_of, task_of
 from deployments.http.errors import UnavailableError
+from deployments.observability.statistics import added, model_statistics
+from deployments.protocols.open_inference import VERSION
 from pipelines.tasks import TASKS
 
 T = TypeVar("T")
@@ -59,6 +61,7 @@ class Catalog:
     def __init__(self) -> None:
         self._replicas = SingleFlight(_replicas)
         self._descriptions: dict[str, SingleFlight[dict[str, Any]]] = {}
+        self._counts: dict[str, SingleFlight[list[dict[str, float]]]] = {}
 
     async def readiness(self) -> dict[str, bool]:
         """Whether each deployed model has a replica that takes requests; raises as `replicas` does."""
@@ -83,6 +86,22 @@ class Catalog:
         ready = [name for name, is_ready in (await self.readiness()).items() if is_ready]
         described = await asyncio.gather(*map(self._description, ready))
         return dict(zip(ready, described, strict=True))
+
+    async def statistics(self, applications: Sequence[str]) -> list[dict[str, Any]]:
+        """What the replicas of these have done, as Triton's `model_stats`; nothing of one whose replicas are silent."""
+        counted = await asyncio.gather(*map(self._counted, applications))
+        return [
+            model_statistics(model_of(name) or name, VERSION, added(replicas))
+            for name, replicas in zip(applications, counted, strict=True)
+        ]
+
+    async def _counted(self, application: str) -> list[dict[str, float]]:
+        if application not in self._counts:
+            self._counts[application] = SingleFlight(partial(_count, application))
+        try:
+            return await self._counts[application].answer(DESCRIBE_TIMEOUT_S)
+        except Exception:  # whatever a replica fails with while it starts or ends
+            return []
 
     async def _description(self, application: str) -> dict[str, Any] | None:
         if application not in self._descriptions:
@@ -114,3 +133,10 @@ async def _describe(application: str) -> dict[str, Any]:
     async with asyncio.timeout(DESCRIBE_TIMEOUT_S):  # a call that hangs must not be the last one
         described: dict[str, Any] = await serve.get_app_handle(application).describe.remote()
         return described
+
+
+async def _count(application: str) -> list[dict[str, float]]:
+    async with asyncio.timeout(DESCRIBE_TIMEOUT_S):
+        asked = serve.get_app_handle(application).broadcast("statistics")
+        counted = await asked.results_async(return_exceptions=True)
+        return [one for one in counted if isinstance(one, dict)]

@@ -162,6 +162,10 @@ class Observer:
     def ended(self) -> None:
         """The model has answered its last request."""
 
+    def statistics(self) -> dict[str, float]:
+        """What it has counted: numbers that may be added to those of other replicas (observability/statistics.py)."""
+        return {}
+
 
 @cache
 def clock() -> str:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import deployments
-from deployments.ingress.rewrite import Settings
+from deployments.ingress.lines import Settings
 
 WRAPPER = """\
 #!/bin/sh

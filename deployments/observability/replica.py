@@ -53,6 +53,9 @@ class Observers(Observer):
         for one in self._observers:
             one.ended()
 
+    def statistics(self) -> dict[str, float]:
+        return {name: value for one in self._observers for name, value in one.statistics().items()}
+
 
 def observe(artifact: ModelArtifact) -> Observer:
     """What is told of a model that this replica has loaded."""
