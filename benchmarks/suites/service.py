@@ -197,7 +197,7 @@ def _in_turns(
     findings: Findings, pace: Pace, cluster: Running, paths: Mapping[str, str], bodies: list[bytes], repetition: int
 ) -> dict[str, float]:
     """Requests a second of each path."""
-    per_s = {}
+    per_s: dict[str, float] = {}
     for name in list(paths)[:: 1 if repetition % 2 else -1]:
         calls = [Call(request_bytes("127.0.0.1", paths[name], body)) for body in bodies]
         load = Load("127.0.0.1", cluster.port, calls, pace.window_s, concurrency=CLIENTS)

@@ -24,9 +24,9 @@ def aliases() -> tuple[Alias, ...]:
 
 def of_the_gateway() -> Lines:
     """The rule for what is asked about models."""
-    paths = "(models/(.+/)?stats|repository/index)"
+    paths = "(repository/)?(models/(.+/)?stats|index)"
     is_one = "{ path_end /stats /v2/repository/index }"
-    return Lines(frontend=(rf"http-request replace-path ^(/.*)?/v2/{paths}$ /catalog/v2/\2 if {is_one}",))
+    return Lines(frontend=(rf"http-request replace-path ^(/.*)?/v2/{paths}$ /v2/repository/\3 if {is_one}",))
 
 
 def of_path(path: str) -> tuple[str, str] | None:

@@ -111,6 +111,8 @@ class Settings:
     """The operator's file of shares (traffic.py)."""
     order: tuple[str, ...] = ()
     """Applications whose lines come first, in this order."""
+    sleeping: tuple[str, ...] = ()
+    """Applications that may have no replica: Ray Serve's fallback proxy holds requests until there is one."""
     grpc: GrpcLines = GrpcLines()
 
     def write(self, file: Path) -> None:

@@ -79,7 +79,7 @@ def rewrite(text: str, settings: Settings, node: str, secret: str = "none") -> s
     rules += of_several(lines.several, prefixes)
     for name in sorted(prefixes, key=lambda name: [*settings.order, *prefixes].index(name)):
         if prefixes[name] != "/":
-            replicas = _replicas(sections[f"backend http-{name}"])
+            replicas = _replicas(sections[f"backend http-{name}"], and_backup=name in settings.sleeping)
             of_application = [line.replace(SERVER, one) for one in replicas for line in lines.replica]
             of_application += lines.application
             task = name.partition(SEPARATOR)[0]
@@ -272,6 +272,6 @@ def same_servers(lines: list[str], name: str) -> list[str]:
     return same
 
 
-def _replicas(lines: list[str]) -> list[str]:
+def _replicas(lines: list[str], and_backup: bool = False) -> list[str]:
     """The names of a backend's servers, without the proxy that takes requests where there is none."""
-    return [line.split()[1] for line in lines if is_of("server", line) and "backup" not in line.split()]
+    return [line.split()[1] for line in lines if is_of("server", line) and (and_backup or "backup" not in line.split())]

@@ -19,13 +19,14 @@ from starlette.requests import Request
 from deployments.cluster.processes import resident_bytes
 from deployments.http.request import Observer, Timings
 from deployments.observability.series import Counter, Distribution, Gauge, Histogram, Value
-from deployments.observability.statistics import NUMBERS, TIMES
+from deployments.observability.statistics import BUCKET, NOW, NUMBERS, TIMES
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.scheduling.scheduler import BatchReport, Scheduler
 
 LABELS = ("task", "model", "version", "replica")
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
+BOUNDS = (*SECONDS, "inf")
 OK = "200"
 NO_PROTOCOL = "none"
 
@@ -115,6 +116,12 @@ class ModelMetrics(Observer):
             for name, family in zip(TIMES, families, strict=False):
                 found[name] += family.sum
         found["batches"], found["rows"] = float(sum(self._rows.counts)), self._rows.sum
+        totals = [families[0].counts for families in list(self._histograms.values())]
+        found |= {f"{BUCKET}{bound}": float(sum(counts)) for bound, *counts in zip(BOUNDS, *totals, strict=True)}
+        if (scheduler := self._scheduler) is not None:
+            cache = scheduler.cache
+            slots, taken = (0, 0) if cache is None else (cache.slots, cache.taken_slots)
+            found |= dict(zip(NOW, (1.0, float(scheduler.waiting_requests), float(slots), float(taken)), strict=True))
         return found | {"last_at": self._last_at}
 
     def request(self, request: Request, timings: Timings) -> None:

@@ -141,7 +141,7 @@ def test_statistics_count_what_was_asked_over_grpc_and_over_http(
             assert (one["name"], one["inference_stats"]["success"]["count"] > 0) == (ENCODER, True)
             assert {one["name"] for one in http.get_inference_statistics()["model_stats"]} == {ENCODER, GENERATOR}
             assert {one["name"] for one in http.get_model_repository_index()} == {ENCODER, GENERATOR}
-            with pytest.raises(Exception, match="there is no model 'x'"):
+            with pytest.raises(InferenceServerException, match="there is no model 'x'"):
                 http.get_inference_statistics("x")
     time.sleep(0.6)  # an answer is given again for half a second
     after = counted()
