@@ -116,7 +116,7 @@ class GenerationRates(Rates):
         self.peers = self.entries()
 
 
-WAITING, SMALLER, LARGER, TRANSLATED = PARTS = ("waiting", "smollm2", "larger", "translation")
+WAITING, SMALLER, LARGER, TRANSLATED = PARTS = ("waiting", "smollm2", "larger", TRANSLATE.name)
 
 
 def run(options: Options, say: Say) -> Rates:

@@ -33,8 +33,9 @@ _DTYPES = {
 }
 FASTER = 0.9
 """All threads are worth it where they take at most this share of the time of a share of the threads."""
-RECENT = 3  # runs that are compared: their median forgives one that was held up
-TRIAL = 1 + RECENT  # runs of a trial: at the first, the weights of the session have left the processor's caches
+RECENT = 9  # runs of the faster session, and
+COMPARED = 3  # of one on trial, that are compared: their medians forgive those that were held up
+TRIAL = 1 + COMPARED  # runs of a trial: at the first, the weights of the session have left the processor's caches
 PROBE = 64  # runs until the slower session is tried again; twice as many after each trial that it loses,
 LONGEST = 512  # but never more than these
 SOON = 8  # times as soon where the faster one's time has changed, so its neighbours have:
@@ -225,7 +226,7 @@ class _Race:
         mine.append(seconds)
         if self._on_trial:
             lost = sum(not self._would_win(one) for one in mine)
-            if len(mine) == RECENT or 2 * lost > RECENT:
+            if len(mine) == COMPARED or 2 * lost > COMPARED:
                 self._end_trial()
         else:
             self._runs += 1
