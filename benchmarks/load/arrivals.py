@@ -35,7 +35,7 @@ def along(curve: Sequence[float], duration_s: float, seed: int) -> np.ndarray:
     fine_s = np.linspace(0.0, duration_s, 64 * len(curve))  # the integral of a line is no line
     rates = np.interp(fine_s, at_s, np.asarray(curve, dtype=np.float64))
     expected = np.concatenate(([0.0], np.cumsum((rates[1:] + rates[:-1]) / 2 * np.diff(fine_s))))
-    times = np.interp(poisson(1.0, float(expected[-1]), seed), expected, fine_s)
+    times: np.ndarray = np.interp(poisson(1.0, float(expected[-1]), seed), expected, fine_s)
     return times[times < duration_s]
 
 
