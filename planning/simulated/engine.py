@@ -212,7 +212,7 @@ class SimulatedEngine(DecodeEngine[Any]):
             rest = [turn - one.turn_tokens for one in self._decoding if one.turn_tokens < turn]
             # Shares change in every round: whoever may be paused already is looked at again soon.
             rounds = min([rounds, *rest, max(1, turn // 8)])
-        return max(1, rounds)
+        return max(1, int(rounds))
 
     def _leave(self, one: _Sequence) -> None:
         if one in self._decoding:
