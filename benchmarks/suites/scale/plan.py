@@ -49,7 +49,7 @@ AUTOSCALING = {
     "upscale_delay_s": 2,
     "downscale_delay_s": 15,
 }
-DAY = {"rate": "day:17-50", "tokens": 1000, "seconds": 30.0, "target": 0.75}
+DAY = {"rate": "day:17-50", "tokens": 128, "seconds": 30.0, "target": 0.75}
 """A fleet whose requests take half a minute each, as long documents do."""
 
 
