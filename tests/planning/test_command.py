@@ -101,6 +101,25 @@ def test_one_replica_less_than_static_found_does_not_hold_the_level(
     assert fewer["best"] is None
 
 
+def test_what_the_file_says_of_replicas_is_what_is_configured(
+    cluster: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def configured(**changed: Any) -> dict[str, Any]:
+        content = yaml.safe_load(cluster.read_text(encoding="utf-8"))
+        deployment = content["applications"][0]["deployments"][0]
+        deployment.pop("autoscaling_config", None)
+        deployment.update(changed)
+        cluster.write_text(yaml.safe_dump(content), encoding="utf-8")
+        given = arguments(cluster, "--policy", "configured", "--trace", "constant:6", "--hours", "0.1")
+        found: dict[str, Any] = planned(capsys, *given)[0]["plans"][0]
+        return found
+
+    assert configured(num_replicas=2)["policy"] == "static 2"
+    scaled = configured(num_replicas="auto")
+    assert (scaled["policy"], scaled["most_replicas"] > 2) == ("configured", True)
+    assert configured(num_replicas=None, autoscaling_config={"max_replicas": 2})["most_replicas"] == 2
+
+
 def test_a_file_of_arrivals_is_replayed(cluster: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trace = cluster.parent / "arrivals.csv"
     trace.write_text("time,tokens\n" + "".join(f"{n},64\n" for n in range(50)), encoding="utf-8")
