@@ -31,4 +31,4 @@ def run(options: Options, say: Say) -> Findings:
 
 
 if __name__ == "__main__":
-    main("scale", "Replicas that come and go.", run, SCALE_FIGURES, parts=tuple(PARTS), target="bench-scale")
+    main("scale", "Replicas that come and go.", run, SCALE_FIGURES, parts=tuple(PARTS))
