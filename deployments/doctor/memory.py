@@ -27,8 +27,7 @@ def memory(
     for task, artifact in artifacts.items():
         config, n = tasks[task], first.get(task, 1)
         main += n * (PROCESS_BYTES + _copies(config, task) * weights_bytes(artifact))
-        in_slots, paused = cache_bytes(artifact, config)
-        cache += n * (paused + (in_slots if config.device == "cpu" else 0))
+        cache += n * _cache_in_main_memory(config, artifact)
     if main:
         later = f", and up to {gib(cache)} of KV cache as slots fill" if cache else ""
         text = f"about {gib(main)}{later}; the machine has {gib(capacity.memory_bytes)}"
@@ -36,6 +35,11 @@ def memory(
         fits = main + cache <= capacity.memory_bytes
         remedy = "" if fits else "lower slots.slots, slots.max_tokens or min_replicas"
         yield Finding(CLUSTER, "memory of replicas", text, "ok" if fits else "warning", remedy, facts)
+
+
+def replica_bytes(config: TaskConfig, task: str, artifact: ModelArtifact) -> int:
+    """What one replica takes at most."""
+    return PROCESS_BYTES + _copies(config, task) * weights_bytes(artifact) + _cache_in_main_memory(config, artifact)
 
 
 def cache_bytes(artifact: ModelArtifact, config: TaskConfig) -> tuple[int, int]:
@@ -52,6 +56,11 @@ def cache_bytes(artifact: ModelArtifact, config: TaskConfig) -> tuple[int, int]:
 def weights_bytes(artifact: ModelArtifact) -> int:
     """The size of an artifact's graphs."""
     return sum(digest.size for name, digest in artifact.manifest.files.items() if ".onnx" in name)
+
+
+def _cache_in_main_memory(config: TaskConfig, artifact: ModelArtifact) -> int:
+    in_slots, paused = cache_bytes(artifact, config)
+    return paused + (in_slots if config.device == "cpu" else 0)
 
 
 def _copies(config: TaskConfig, task: str) -> int:

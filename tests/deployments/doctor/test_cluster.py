@@ -250,6 +250,13 @@ def test_the_port_of_grpc_is_looked_at_where_grpc_is_served(tmp_path: Path) -> N
         path.write_text(yaml.safe_dump(cluster), encoding="utf-8")
         assert (found(path)["grpc port"].level, found(path)["grpc port"].facts["port"]) == ("error", port)
     assert found(path)["grpc port"].level == "ok"
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        own = read_yaml(write(tmp_path, {"model": "model"}))
+        own["applications"][-1]["deployments"][0]["user_config"] = {"ingress": {"grpc_port": port}}
+        path.write_text(yaml.safe_dump(own), encoding="utf-8")
+        assert (found(path)["grpc port"].level, found(path)["grpc port"].facts["port"]) == ("error", port)
+    assert found(path)["grpc port"].level == "ok"
     for wrong in (0, 65536, -1):
         cluster["grpc_options"]["port"] = wrong
         path.write_text(yaml.safe_dump(cluster), encoding="utf-8")
