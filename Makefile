@@ -26,7 +26,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: serve test models check measure bench-encoders bench-generation bench-fairness bench-service bench-scale faults soak soak-generation lock wheels clean
+.PHONY: serve test models check measure bench-encoders bench-generation bench-fairness bench-scale bench-service faults soak soak-generation lock wheels clean
 
 serve: models
 	@exec $(BIN)/sextet serve cluster.yaml

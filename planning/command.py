@@ -57,7 +57,7 @@ def plan(
         from planning import plan as planned
         from planning.report import summary, table
     except ModuleNotFoundError as error:
-        raise ConfigurationError(f"sextet plan needs {error.name}: {install_command('bench')}") from None
+        raise ConfigurationError(f"sextet plan needs {error.name}: {install_command('serve,bench')}") from None
 
     asked = planned.Asked(
         cluster=cluster,

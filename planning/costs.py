@@ -27,7 +27,12 @@ def model_of(name: str, config: TaskConfig, artifact: ModelArtifact, costs: Path
         raise ConfigurationError(f"{name} runs on {config.device}, whose costs are not kept: name a file with --costs")
     if TASKS[artifact.manifest.task].generates:
         cost = _measured(name, config, artifact, say) if costs is None else _read(costs, DecodeCost)
-        return GeneratorModel(cost, config.slots or SlotsConfig(), config.queue)
+        slots = config.slots or SlotsConfig()
+        if cost.beams > slots.slots:
+            raise ConfigurationError(
+                f"--costs: beams is {cost.beams}; allowed: up to {slots.slots}, the slots of {name}"
+            )
+        return GeneratorModel(cost, slots, config.queue)
     known = _kept(name, config, artifact, say) if costs is None else _read(costs, list[Measurement])
     if not known or not all(min(one.rows, one.longest, one.seconds) > 0 for one in known):
         raise ConfigurationError(f'--costs: {costs}: allowed: [{{"rows": 1, "longest": 64, "seconds": 0.01}}, ...]')

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.load.texts import Lengths
 from deployments.config import deployment_of, located, task_configs
+from deployments.doctor.demand import AUTO_REPLICAS
 from pipelines.errors import ConfigurationError
 from pipelines.misfit import nearest
 from pipelines.runtime.artifact import ModelArtifact
@@ -140,6 +141,8 @@ def _policies(
     """Each policy that is asked for, new, with the setting in which it is asked."""
     given = deployment.get("autoscaling_config")
     scaling: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {}
+    if deployment.get("num_replicas") == "auto":
+        scaling = dict(zip(("min_replicas", "max_replicas"), AUTO_REPLICAS, strict=True)) | scaling
     bounds = {"min_replicas": scaling.get("min_replicas", 1), "max_replicas": asked.most_replicas}
     if asked.least_replicas is not None:
         bounds["min_replicas"] = asked.least_replicas

@@ -17,15 +17,7 @@ measure.
 """
 GPU = "gpu"
 SECTIONS = (
-    "footprint",
-    "encoders",
-    "generation",
-    "fairness",
-    "service",
-    "scale",
-    "faults",
-    "soak",
-    "soak-generation",
+    *("footprint", "encoders", "generation", "fairness", "service", "faults", "scale", "soak", "soak-generation"),
     GPU,
 )
 TITLES = {GPU: "GPU"}

@@ -27,12 +27,13 @@ _ALMOST = 1e-9  # of a round: rounding of times
 @dataclass(frozen=True)
 class DecodeCost:
     """A round with n sequences takes `step_s + n * sequence_s` seconds, and `prompt_token_s` for each prompt token that
-    it reads.
+    it reads. Models that search with `beams` need as many slots for each answer.
     """
 
     prompt_token_s: Annotated[float, Meta(ge=0, le=3600)]
     step_s: Annotated[float, Meta(gt=0, le=3600)]
     sequence_s: Annotated[float, Meta(ge=0, le=3600)]
+    beams: Annotated[int, Meta(ge=1, le=1024)] = 1
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -51,10 +52,13 @@ class _One:
 
 @dataclass(eq=False, slots=True)
 class SizedPrompt:
-    """A request of which only sizes are known; `first_token_at` is when its first token was decoded."""
+    """A request of which only sizes are known, and a slot for each of its `beams`. `first_token_at` is when it had its
+    first token.
+    """
 
     n_tokens: int
     max_new_tokens: int
+    beams: int = 1
     first_token_at: float = math.nan
     grammar = None
     config = _One
@@ -63,11 +67,11 @@ class SizedPrompt:
 class _Sequence:
     """One sequence, in the queue, in a slot or paused."""
 
-    __slots__ = ("is_new", "job", "new_left", "number", "parked", "prompt_left", "share", "turn_tokens")
-    width = 1
+    __slots__ = ("is_new", "job", "new_left", "number", "parked", "prompt_left", "share", "turn_tokens", "width")
 
     def __init__(self, job: Job) -> None:
-        request = job.request
+        request: Any = job.request
+        self.width = request.beams
         self.job, self.share, self.number = job, job.share, 0
         self.prompt_left, self.new_left = request.n_tokens, request.max_new_tokens
         self.turn_tokens, self.parked, self.is_new = 0, False, False
@@ -119,7 +123,7 @@ class SimulatedEngine(DecodeEngine[Any]):
             assert not self._is_awake, "a free slot was not given away"
             return False
         read = self._read_prompts()
-        stepping = len(self._decoding)
+        stepping = sum(one.width for one in self._decoding)
         self._each_s = self._cost.round_s(stepping, read) / self._speed
         self._rounds = 1 if read or self._prefilling else self._alike()
         self._began_at = self._loop.time()
@@ -140,7 +144,7 @@ class SimulatedEngine(DecodeEngine[Any]):
         """The rounds are over: each sequence has a token of each."""
         rounds, self._rounds, self._ending = self._rounds, 0, None
         for one in list(self._decoding):
-            self._did(one.share, rounds)
+            self._did(one.share, rounds * one.width)
             one.turn_tokens += rounds
             self._wrote(one, rounds + one.is_new)  # the prompt's last token gives one, too
             one.is_new = False
@@ -160,9 +164,9 @@ class SimulatedEngine(DecodeEngine[Any]):
         for one in self._waiting.take(lambda one: one.job.cancelled()):
             self._sequence_ended(one.share)
         while waiting := candidates(self._waiting):
-            free = self._slots - len(self._decoding) - len(self._prefilling)
+            free = self._slots - sum(one.width for one in (*self._decoding, *self._prefilling))
             chosen: Any = waiting[0]
-            if not free:
+            if chosen.width > free:
                 found = self._turns.room(waiting, self._decoding, free)  # type: ignore[arg-type]
                 if found is None:
                     return
@@ -208,7 +212,7 @@ class SimulatedEngine(DecodeEngine[Any]):
             rest = [turn - one.turn_tokens for one in self._decoding if one.turn_tokens < turn]
             # Shares change in every round: whoever may be paused already is looked at again soon.
             rounds = min([rounds, *rest, max(1, turn // 8)])
-        return max(1, rounds)
+        return max(1, int(rounds))
 
     def _leave(self, one: _Sequence) -> None:
         if one in self._decoding:

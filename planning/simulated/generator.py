@@ -31,7 +31,7 @@ class SimulatedSlotScheduler(SlotScheduler):
 
 @dataclass(frozen=True)
 class GeneratorModel:
-    """A generator: what counts as its latency is the time to the first token."""
+    """A generator. What counts as its latency is the time to the first token; of a beam search, to its answer."""
 
     cost: DecodeCost
     slots: SlotsConfig = field(default_factory=SlotsConfig)
@@ -49,17 +49,18 @@ class GeneratorModel:
     def request(self, rows: int, tokens: int, written: int) -> Sequence[SizedPrompt]:
         longest = self.slots.max_tokens
         read = min(tokens, longest - 1)
-        return [SizedPrompt(read, max(1, min(written, longest - read))) for _ in range(rows)]
+        return [SizedPrompt(read, max(1, min(written, longest - read)), self.cost.beams) for _ in range(rows)]
 
     def seconds(self, rows: int, tokens: int, written: int) -> float:
         full_s = self.cost.round_s(self.slots.slots) / self.slots.slots
-        return rows * (tokens * self.cost.prompt_token_s + written * full_s)
+        return rows * (tokens * self.cost.prompt_token_s + written * self.cost.beams * full_s)
 
     def alone_s(self, rows: int, tokens: int, written: int) -> float:
-        return tokens * self.cost.prompt_token_s + self.cost.round_s(1)
+        rounds = written if self.cost.beams > 1 else 1
+        return tokens * self.cost.prompt_token_s + rounds * self.cost.round_s(self.cost.beams)
 
     def answered_at(self, rows: Sequence[SizedPrompt], now_s: float) -> float:
-        return min((one.first_token_at for one in rows), default=now_s)
+        return now_s if self.cost.beams > 1 else min((one.first_token_at for one in rows), default=now_s)
 
 
 def measure_decoding(pipeline: Any, example: Any, slots: int) -> DecodeCost:
@@ -75,7 +76,7 @@ def measure_decoding(pipeline: Any, example: Any, slots: int) -> DecodeCost:
             read = tuple(random.randrange(vocabulary) for _ in range(READ_TOKENS))
             prompt = row.prompt if row.source else read
             length = len(prompt) + new_tokens
-            config = replace(row.config, max_length=length, min_length=length)
+            config = replace(row.config, max_length=length, min_length=length, num_beams=1, num_return_sequences=1)
             rows.append(replace(row, prompt=prompt, source=read if row.source else (), config=config))
         began_at = time.perf_counter()
         pipeline.forward(rows)
@@ -86,4 +87,5 @@ def measure_decoding(pipeline: Any, example: Any, slots: int) -> DecodeCost:
     one_s = max(LEAST_S, (timed(1, NEW_TOKENS) - timed(1, 1)) / (NEW_TOKENS - 1))
     all_s = max(one_s, (timed(slots, NEW_TOKENS) - read_s) / (NEW_TOKENS - 1))
     each_s = (all_s - one_s) / max(1, slots - 1)
-    return DecodeCost(read_s / slots / READ_TOKENS, max(LEAST_S, one_s - each_s), each_s)
+    beams = pipeline.generator.defaults.num_beams
+    return DecodeCost(read_s / slots / READ_TOKENS, max(LEAST_S, one_s - each_s), each_s, beams)

@@ -49,7 +49,7 @@ AUTOSCALING = {
     "upscale_delay_s": 2,
     "downscale_delay_s": 15,
 }
-DAY = {"rate": "day:17-50", "tokens": 1000, "seconds": 30.0, "target": 0.75}
+DAY = {"rate": "day:17-50", "tokens": 128, "seconds": 30.0, "target": 0.75}
 """A fleet whose requests take half a minute each, as long documents do."""
 
 
@@ -131,7 +131,7 @@ def _both(
         (plan,) = _planned(folder, given, say)["plans"]
     real = {name: tally.latency.percentile_ms(quantile) for name, quantile in (("p50_ms", 50), ("p99_ms", 99))}
     real["replica_seconds"] = watch.seconds(lasted_s)
-    say(f"{label}: {sent} requests, up to {watch.most} replicas, a start took {start_s:.1f} s")
+    say(f"{label}: {sent} requests, {watch.count()} replicas, a start took {start_s:.1f} s")
     return real, {name: float(plan[name]) for name in real}
 
 
