@@ -30,19 +30,9 @@ SMALL_ANSWER_TOKENS = 512  # read, or written and described
 BULK_BYTES = 16 * 2**20  # of large bodies that wait for their thread: about ten seconds of tokenizing
 COMPILERS = 8
 MAX_COMPILING = 64  # requests with a grammar that wait for their thread: two seconds each at most, mostly milliseconds
-COLLECTED_AFTER = (20_000, 10, 10)  # objects; collections of the youngest, of the young
 BURST = 16  # jobs after which the loop is told, at the latest
 
 Job = tuple[Callable[[], Any], "asyncio.Future[Any]", asyncio.AbstractEventLoop]
-
-
-def collect_seldom() -> None:
-    """Have Python look for garbage in cycles after so many more objects than its default of 700.
-
-    A collection looks at every object of the requests inside. With a thousand of them inside, a third of a core would
-    do nothing else, and hold everything up meanwhile.
-    """
-    gc.set_threshold(*COLLECTED_AFTER)
 
 
 def give_memory_back() -> None:

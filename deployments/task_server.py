@@ -23,25 +23,25 @@ from starlette.responses import Response
 
 import pipelines
 from deployments.background import in_background
+from deployments.cluster.cores import OWN_CORES
 from deployments.cluster.platform import Platform
-from deployments.cluster.processes import assigned_cpus
+from deployments.cluster.processes import alive_s, assigned_cpus
 from deployments.config import CUT_S, LimitsConfig, TaskConfig
 from deployments.gpu_memory import memory_limit
 from deployments.guidance.compiler import LlGuidance
-from deployments.host import SMALL_ANSWER_TOKENS, SMALL_BODY_BYTES, HostThreads, collect_seldom, give_memory_back
+from deployments.host import SMALL_ANSWER_TOKENS, SMALL_BODY_BYTES, HostThreads, give_memory_back
 from deployments.http.errors import CLIENT_LEFT, Failure, logger
 from deployments.http.event_stream import EventStream, begun
 from deployments.http.request import (
-    BULK,
-    CLASS_HEADER,
-    CLIENT_HEADER,
     Observer,
     Timings,
+    cache_salt,
     deadline_of,
+    is_bulk,
     load_header,
     read_body,
 )
-from deployments.protocols.protocol import Protocol, Reply, Routes, TaskRequest, json_reply
+from deployments.protocols.protocol import Protocol, Reply, Routes, TaskRequest
 from deployments.rest import Rest
 from deployments.served import description
 from pipelines.errors import ConfigurationError, DeadlineExceededError, GenerationError
@@ -50,8 +50,8 @@ from pipelines.scheduling.scheduler import Row, Scheduler
 from pipelines.tasks.pipeline import Pipeline
 from stores.fetch import fetch
 
-PARTS = ("fetch", "load", "measure")  # of a start: the artifact is here, the sessions are warm, the cost model is known
-WORK = "work_s"  # of record_autoscaling_stats
+PARTS = ("process", "fetch", "load", "measure")  # of a start: imports, the artifact, warm sessions, the cost model
+WORK, INSIDE = "work_s", "inside"  # of record_autoscaling_stats
 STALLED_S = 60.0  # a batch that nobody waits for, or a decoding round, that takes so long will not end by itself
 
 OnEnding = Callable[[Callable[[float], None]], None]
@@ -70,15 +70,13 @@ class Serving:
         routes: Routes,
     ) -> None:
         self.config, self.pipeline, self.scheduler, self.routes = config, pipeline, scheduler, routes
-        self.observer = observer
-        self.visits = self.inside = 0
+        self.observer, self.visits, self.inside = observer, 0, 0
         self._empty = asyncio.Event()
         self._rest = Rest(pipeline.release_memory, lambda: (self.visits, self.inside))
 
     def enter(self) -> "Visit":
         """A request is inside until its visit ends."""
-        self.visits += 1
-        self.inside += 1
+        self.visits, self.inside = self.visits + 1, self.inside + 1
         return Visit(self)
 
     def leave(self) -> None:
@@ -153,7 +151,7 @@ class TaskServer:
         self._retiring: set[asyncio.Task[None]] = set()
         self._cut: asyncio.Task[None] | None = None
         self._loading = asyncio.Lock()
-        collect_seldom()
+        self.ending = asyncio.Event()
         on_ending(self.end_within)
 
     async def reconfigure(self, user_config: Any) -> None:
@@ -195,6 +193,7 @@ class TaskServer:
 
     def end_within(self, limit_s: float) -> None:
         """Answer as before for all but CUT_S of `limit_s`. Then fail what is inside, streams with an error event."""
+        self.ending.set()
         self._cut = asyncio.get_running_loop().create_task(self._cut_after(limit_s - CUT_S))
 
     async def _cut_after(self, limit_s: float) -> None:
@@ -210,15 +209,21 @@ class TaskServer:
             raise GenerationError(f"the model is busy with something that has not ended for {STALLED_S:.0f} s")
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """What Ray Serve asks for, and gives to a policy: the seconds of work that wait or run in this replica.
-
-        Async: Ray would run another function in a thread, and a scheduler belongs to the event loop.
+        """What Ray Serve gives to a policy: seconds of work, and scaling/signals.py. Async: Ray would run another
+        function in a thread, and a scheduler belongs to the event loop.
         """
-        return {WORK: 0.0 if self._serving is None else self._serving.scheduler.work_s}
+        if (serving := self._serving) is None:
+            return {WORK: 0.0}
+        inside = sum(one.inside for one in self._all_serving)
+        return {WORK: serving.scheduler.work_s, **serving.observer.signals(), INSIDE: float(inside)}
 
     def describe(self) -> dict[str, Any]:
         """What the catalog says of this replica's model."""
         return description(self._now.pipeline.artifact, self._now.config.device)
+
+    async def statistics(self) -> dict[str, float]:
+        """What this replica's model has done: observability/statistics.py."""
+        return self._now.observer.statistics()
 
     async def __call__(self, request: Request) -> Response:
         """Every outcome is a response with timings; only a client that left raises CancelledError."""
@@ -238,7 +243,7 @@ class TaskServer:
         if self._serving is not None:
             scheduler = self._serving.scheduler
             load = load_header(scheduler.expected_s(), scheduler.queue.max_queue_s, scheduler.row_s)
-            response.raw_headers.append(load)
+            response.raw_headers += (load, *self._serving.observer.headers(request, timings))
         return response
 
     async def _answer(self, request: Request, timings: Timings) -> Response:
@@ -247,17 +252,17 @@ class TaskServer:
         endpoint.require()
         protocol = endpoint.protocol
         if protocol is None:
-            return json_reply(endpoint.page).response()
+            return endpoint.reply(request, self, serving.config.limits)
         deadline, timings.protocol = deadline_of(request), protocol
         visit, is_streaming = serving.enter(), False
         try:
             async with asyncio.timeout_at(deadline):
                 limits = serving.config.limits
                 body = await read_body(request, limits.max_body_bytes, protocol.media_types)
-                bulk = request.headers.get(CLASS_HEADER) == BULK
+                bulk = is_bulk(request.headers)
                 # And again with its tokens.
                 serving.scheduler.admit((), deadline, asyncio.get_running_loop().time(), bulk=bulk)
-                salt = _salt(serving.config, request.headers)
+                salt = cache_salt(serving.config, request.headers)
                 prepare = partial(self._prepare, limits, protocol, body, request.headers, timings, salt)
                 is_small = len(body) <= SMALL_BODY_BYTES
                 on_loop = is_small and not serving.scheduler.is_busy
@@ -270,8 +275,7 @@ class TaskServer:
                     is_streaming = True
                     return EventStream(events, protocol.failure)
                 completed = await serving.scheduler.submit(prepared.all_rows(), deadline, bulk=bulk)
-                timings.queue_s, timings.inference_s = completed.queue_s, completed.inference_s
-                timings.read_tokens, timings.written_tokens = completed.read_tokens, completed.written_tokens
+                timings.ran(completed)
                 finish = partial(self._finish, prepared, completed.outputs)
                 on_loop = is_small and timings.read_tokens + timings.written_tokens <= SMALL_ANSWER_TOKENS
                 reply = finish() if on_loop else await self._host.answer(finish, len(body))
@@ -367,14 +371,17 @@ class TaskServer:
     @in_background()
     def _load(self, config: TaskConfig) -> tuple[Pipeline[Any, Any, Any, Any], Scheduler[Any, Any], Observer]:
         """A pipeline that is warm, its scheduler, and who is told what they do."""
-        times = [time.perf_counter()]
+        now = time.perf_counter()
+        times = [now - alive_s() if self._serving is None else now, now]
         folder = fetch(config.model, logger.warning).folder
         times.append(time.perf_counter())
+        threads = config.threads or assigned_cpus()
+        OWN_CORES.ensure(threads if config.pin_cores else 0)
         pipeline: Pipeline[Any, Any, Any, Any] = pipelines.load(
             folder,
             task=self.task,
             device=config.device,
-            threads=config.threads or assigned_cpus(),
+            threads=threads,
             concurrency=config.batching.concurrency,
             max_batch_size=config.batching.max_batch_size,
             gpu_mem_limit_bytes=memory_limit(config, self._reserved_gpus()),
@@ -391,9 +398,3 @@ class TaskServer:
         times.append(time.perf_counter())
         observer.started(scheduler, {part: end - at for part, (at, end) in zip(PARTS, pairwise(times), strict=True)})
         return pipeline, scheduler, observer
-
-
-def _salt(config: TaskConfig, headers: Mapping[str, str]) -> str:
-    """What keeps the prefixes of a request apart from those of other callers; "" where callers share them."""
-    per_key = config.slots is not None and config.slots.prefix_cache == "per_key"
-    return headers.get(CLIENT_HEADER, "") if per_key else ""

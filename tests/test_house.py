@@ -22,7 +22,9 @@ ROOMS = (
     "evaluation",
     "training",
     "deployments",
+    "batch",
     "benchmarks",
+    "planning",
     "starter",
 )
 TASKS = [

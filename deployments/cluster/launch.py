@@ -28,6 +28,8 @@ from deployments.config import (
 )
 from deployments.ingress import haproxy
 from deployments.ingress.config import EVERY_NAME, Address, IngressConfig
+from deployments.ingress.haproxy import set_sleeping
+from deployments.scaling.options import may_sleep, set_scaling, start_asleep
 from pipelines.errors import ArtifactError, ConfigurationError, SextetError
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.probe import probe
@@ -58,7 +60,7 @@ class Launch:
         """What guards it, for `content`; raises ConfigurationError where nothing does and others can reach it."""
         config = IngressConfig.of(located(self.cluster), self.cluster.parent)
         if self.platform is not None:  # its service is in front, authenticates, and asks under names of its own
-            return replace(config, keys=None, open_to_everybody=True, hosts=(EVERY_NAME,))
+            return replace(config, keys=None, open_to_everybody=True, hosts=(EVERY_NAME,), grpc_port=None)
         if self.open_to_everybody:
             config = replace(config, open_to_everybody=True)
         config.check(Address.of(content["http_options"]))
@@ -67,6 +69,7 @@ class Launch:
     def content(self) -> dict[str, Any]:
         """The file as it is now, its paths absolute; raises ConfigurationError."""
         content = located(self.cluster)
+        set_scaling(content, self.cluster.resolve().parent)
         given = content.get("http_options") or {}
         if not isinstance(given, dict):
             raise ConfigurationError(f"http_options is {given!r}; allowed: a mapping")
@@ -123,10 +126,13 @@ def _serve_here(launch: Launch, signals: Signals) -> None:
     _fetch_artifacts(content, launch.say)
     _tell_models_apart(content)
     ingress, address = launch.ingress(content), Address.of(content["http_options"])
+    if ingress.grpc_port is not None:
+        check_port(address.host, ingress.grpc_port, "grpc_port of the ingress")
     with environment(ingress, address, launch.say, drain_s) as folder:
         from deployments.cluster.rollout import validated  # imports ray, which reads the environment
 
         config, reach = validated(_behind(content)), Reach(address.url(ingress), folder)
+        set_sleeping(folder, may_sleep(content))
         with started(folder, signals, launch.say) as ray:
             try:
                 _roll_out(config, reach, launch.say, ray.raise_if_dead)
@@ -175,6 +181,8 @@ def _reload(launch: Launch, ingress: IngressConfig, reach: "Reach", raise_if_dea
         _tell_models_apart(content)
         if launch.ingress(content) != ingress:
             raise ConfigurationError("the ingress's settings have changed, which takes a restart of `sextet serve`")
+        if reach.folder is not None:
+            set_sleeping(reach.folder, may_sleep(content))
         _roll_out(validated(_behind(content)), reach, launch.say, raise_if_dead)
     except SextetError as error:
         launch.say(f"not applied: {error}")
@@ -233,14 +241,20 @@ def _roll_out(config: Any, reach: Reach, say: Say, raise_if_dead: Callable[[], N
     with step("deploying", say):
         rollout.deploy(config)
     rollout.wait(config, say, raise_if_dead)
-    for url in reach.addresses(config).values():
-        reach.wait(url)
+    asleep = start_asleep(config.model_dump(exclude_unset=True))
+    for name, url in reach.addresses(config).items():
+        if name not in asleep:  # a request would wake it
+            reach.wait(url)
 
 
 def _introduce(config: Any, reach: Reach) -> None:
     """Print that the cluster is ready, and an answer of each task."""
     print(f"ready {reach.url}", flush=True)
+    asleep = start_asleep(config.model_dump(exclude_unset=True))
     for task, url in reach.addresses(config).items():
+        if task in asleep:
+            print(f"{task}\n  asleep: its first request starts it", flush=True)
+            continue
         try:
             answer = demonstrate(TASKS[task_of(task)], url, reach.key, reach.through())
         except AskError as error:  # the cluster serves nevertheless

@@ -1,5 +1,6 @@
 // The page itself: it builds a task's form from tasks.json, sends what was written there to the public API, and shows the answer.
 import { make, shown } from "./answers.js";
+import { showLive } from "./live.js";
 import { requestOf, snippets } from "./requests.js";
 import { WORDS } from "./words.js";
 
@@ -60,7 +61,7 @@ async function loadCatalog() {
   showState();
   showTasks();
   showModel();
-  const waits = !state.catalog.length || state.catalog.some((one) => !one.ready || !one.model);
+  const waits = !state.catalog.length || state.catalog.some((one) => !one.ready || (!one.model && !one.asleep));
   setTimeout(loadCatalog, waits ? 3000 : 30000);
 }
 
@@ -75,7 +76,7 @@ function showTasks() {
   $("tasks").replaceChildren(
     ...state.tasks.map((task) => {
       const entry = state.catalog.find((one) => one.task === task.name);
-      const status = entry ? (entry.ready ? "ready" : "starting") : "missing";
+      const status = !entry ? "missing" : entry.asleep ? "asleep" : entry.ready ? "ready" : "starting";
       const button = make("button", { type: "button" }, make("i", { className: status, title: word(status) }), make("b", { textContent: inLanguage(task.title) }), make("code", { textContent: `/${task.name}` }));
       if (task === state.task) button.setAttribute("aria-current", "page");
       button.onclick = () => openTask(task);
@@ -333,6 +334,10 @@ $("copy").onclick = async () => {
   $("copy").textContent = word("copied");
   setTimeout(() => ($("copy").textContent = word("copy")), 1500);
 };
+const number = (value, digits) => value.toLocaleString(state.language, { minimumFractionDigits: digits, maximumFractionDigits: digits });
+const open = (signal) => send(`${origin}/live`, { signal }, !state.declined);
+showLive($("live"), $("live-table"), { open, events, number, word });
+if (location.hash === "#live") $("live").open = true;
 const loaded = await fetch(`${origin}/console/tasks.json`);
 state.tasks = await loaded.json();
 openTask(state.tasks.find((task) => task.name === location.hash.slice(1)) ?? state.tasks[0]);

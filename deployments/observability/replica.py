@@ -22,6 +22,7 @@ from deployments.observability.metrics import Metrics
 from deployments.observability.replicas import Replicas
 from deployments.observability.request_log import LogFile, RequestLog
 from deployments.observability.tracing import Tracing, is_on, provider
+from deployments.scaling.recorder import Recorder
 from pipelines.errors import ConfigurationError
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.scheduling.scheduler import BatchReport, Scheduler
@@ -32,6 +33,7 @@ class Observers(Observer):
 
     def __init__(self, observers: Iterable[Observer]) -> None:
         self._observers = tuple(observers)
+        self._with_headers = [one for one in self._observers if type(one).headers is not Observer.headers]
 
     def started(self, scheduler: Scheduler[Any, Any], seconds: Mapping[str, float]) -> None:
         for one in self._observers:
@@ -49,16 +51,25 @@ class Observers(Observer):
         for one in self._observers:
             one.request(request, timings)
 
+    def headers(self, request: Request, timings: Timings) -> list[tuple[bytes, bytes]]:
+        return [header for one in self._with_headers for header in one.headers(request, timings)]
+
     def ended(self) -> None:
         for one in self._observers:
             one.ended()
+
+    def statistics(self) -> dict[str, float]:
+        return {name: value for one in self._observers for name, value in one.statistics().items()}
+
+    def signals(self) -> Mapping[str, float]:
+        return {name: value for one in self._observers for name, value in one.signals().items()}
 
 
 def observe(artifact: ModelArtifact) -> Observer:
     """What is told of a model that this replica has loaded."""
     metrics = _metrics()
     log = RequestLog(artifact, metrics.replica, _log_file().write)
-    return Observers((metrics.observer(artifact), log, *_tracing(artifact, metrics.replica)))
+    return Observers((metrics.observer(artifact), log, Recorder(), *_tracing(artifact, metrics.replica)))
 
 
 def watch_replicas() -> None:

@@ -8,7 +8,6 @@ them. The engine schedules the requests; this side admits them, counts tokens an
 
 import asyncio
 import math
-import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,7 +26,6 @@ from pipelines.scheduling.scheduler import (
     Scheduler,
     Stream,
     deadline_exceeded,
-    elapsed_s,
     shutting_down,
     unreported,
 )
@@ -59,11 +57,11 @@ class _Call:
     done: asyncio.Future[None]
     streams: bool
     backlog: Backlog
+    submitted_at: float
     rows: list[_Row] = field(default_factory=list)
     outputs: list[Answer | None] = field(default_factory=list)
     steps: deque[tuple[int, Step]] = field(default_factory=deque)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
-    submitted_at: float = field(default_factory=time.perf_counter)
     started_at: float = math.nan
     unanswered: int = 0
     written_tokens: int = 0
@@ -85,6 +83,8 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
         self._engine, self._turn_tokens = engine, turn_tokens
         self._inside: dict[_Call, None] = {}
         self._rows_inside = 0  # rows that have not ended
+        self._asking = 0  # of them, those that are not bulk
+        self._asked_at = self.now()  # until then, their seconds are counted
         self._typical_tokens = TYPICAL_TOKENS
         self._mailbox: deque[tuple[_Row, Event, float]] = deque()
         self._is_woken = False
@@ -124,6 +124,19 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
         return self.expected_wait_s(rows, bulk=bulk) + sum(row.n_tokens for row in rows) * self._engine.prompt_token_s
 
     @property
+    def servers(self) -> int:
+        return self._engine.slots
+
+    @property
+    def demand_s(self) -> float:
+        """A sequence asks for a slot from its arrival to its end."""
+        return self._demand_s + self._asking * (self.now() - self._asked_at) / self._engine.slots
+
+    @property
+    def queued_s(self) -> float:
+        return self._backlog.work_s if self.is_busy else 0.0
+
+    @property
     def work_s(self) -> float:
         running = self._rows_inside - self.waiting_rows
         answers = self.waiting_rows + running / 2  # what runs has half of its answer before it, on average
@@ -138,7 +151,7 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
             await call.done
         finally:
             self._leave(call)
-        ended_at = time.perf_counter()
+        ended_at = self.now()
         started_at = ended_at if math.isnan(call.started_at) else call.started_at
         return Completed(
             outputs=[output for output in call.outputs if output is not None],
@@ -181,7 +194,7 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
         for row in rows:
             self._engine.check(row)
         self.admit(rows, deadline, loop.time(), bulk=bulk)
-        call = _Call(loop.create_future(), streams, self._bulk_backlog if bulk else self._backlog)
+        call = _Call(loop.create_future(), streams, self._bulk_backlog if bulk else self._backlog, self.now())
         if not rows:
             call.done.set_result(None)
             return call
@@ -198,7 +211,9 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
         ]
         self._engine.start(*jobs)
         self._inside[call] = None
-        self._rows_inside += len(rows)
+        self._count(call, len(rows))
+        if not bulk:
+            self._ask(0.0)  # its sequences ask for slots while they are inside
         tokens, work_s = sum(row.n_tokens for row in rows), sum(row.cost_s for row in call.rows)
         call.backlog.put(call, len(rows), tokens, work_s)
         return call
@@ -210,7 +225,7 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
             for row in call.rows:
                 row.left = True
                 self._start(row)
-                self._rows_inside -= not row.ended
+                self._count(call, -int(not row.ended))
             if not self._inside:
                 self._idle.set()
         if not call.done.done():
@@ -224,6 +239,13 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
             call.arrived.set()
         self._leave(call)
 
+    def _count(self, call: _Call, rows: int) -> None:
+        """So many rows of a call have come; fewer than none: have ended."""
+        self._rows_inside += rows
+        if call.backlog is self._backlog:
+            self._demand_s, self._asked_at = self.demand_s, self.now()
+            self._asking += rows
+
     def _start(self, row: _Row) -> None:
         """Take a row off the backlog, once."""
         if row.waiting:
@@ -232,7 +254,7 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
 
     def _post(self, row: _Row, event: Event) -> None:
         """Append an event, in the decode thread; wake the loop unless it is woken already."""
-        self._mailbox.append((row, event, time.perf_counter()))
+        self._mailbox.append((row, event, self.now()))
         if not self._is_woken:
             self._is_woken = True
             assert self._loop is not None
@@ -270,13 +292,13 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
             call.written_tokens += written
         if call in self._inside:
             self._start(row)
-            self._rows_inside -= 1
+            self._count(call, -1)
             past, sequences = self._typical_tokens, max(1, len(answer.generations))
             self._typical_tokens = TYPICAL_MEMORY * past + (1 - TYPICAL_MEMORY) * written / sequences
         queue_s = call.started_at - call.submitted_at
         read = row.request.n_tokens
         if not math.isnan(queue_s):
-            self._on_batch(BatchReport(1, read, written, read, queue_s, elapsed_s(call.started_at)))
+            self._on_batch(BatchReport(1, read, written, read, queue_s, self.now() - call.started_at))
         row.ended = True
         call.outputs[row.index] = answer
         call.unanswered -= 1
@@ -317,11 +339,11 @@ class SlotStream(Stream):
     @property
     def queue_s(self) -> float:
         started_at = self._call.started_at
-        return (time.perf_counter() if math.isnan(started_at) else started_at) - self._call.submitted_at
+        return (self._scheduler.now() if math.isnan(started_at) else started_at) - self._call.submitted_at
 
     @property
     def inference_s(self) -> float:
-        return 0.0 if math.isnan(self._call.started_at) else elapsed_s(self._call.started_at)
+        return 0.0 if math.isnan(self._call.started_at) else self._scheduler.now() - self._call.started_at
 
     @property
     def written_tokens(self) -> int:

@@ -15,6 +15,8 @@ from starlette.types import Receive, Scope, Send
 
 from deployments.cluster import catalog
 from deployments.gateway import Gateway
+from deployments.protocols.open_inference_grpc.frames import framed, only
+from deployments.protocols.open_inference_grpc.messages import message
 
 READY = {"text-classification": 1, "text-generation": 1}
 
@@ -28,6 +30,7 @@ class Serve:
         self.answering = threading.Event()
         self.answering.set()
         self.describing = True
+        self.without_replicas = "UNHEALTHY"
         self.error: Exception | None = None
         self._inside = threading.Lock()
 
@@ -40,12 +43,22 @@ class Serve:
             self.answering.wait()
             if self.error is not None:
                 raise self.error
-            return SimpleNamespace(applications={task: application(task, n) for task, n in self.replicas.items()})
+            found = {task: application(task, n, self.without_replicas) for task, n in self.replicas.items()}
+            return SimpleNamespace(applications=found)
         finally:
             self._inside.release()
 
     def get_app_handle(self, task: str) -> Any:
-        return SimpleNamespace(describe=SimpleNamespace(remote=lambda: self._describe(task)))
+        return SimpleNamespace(describe=SimpleNamespace(remote=lambda: self._describe(task)), broadcast=self._broadcast)
+
+    def _broadcast(self, method: str) -> Any:
+        async def results(return_exceptions: bool) -> list[Any]:
+            one = {"answered": 3.0, "failed": 1.0, "total_s": 2.0, "queue_s": 0.5, "tokenization_s": 0.25}
+            one |= {"inference_s": 1.0, "batches": 2.0, "rows": 5.0, "last_at": 7.0}
+            return [one, one | {"last_at": 9.0}, RayActorError()]
+
+        assert method == "statistics"
+        return SimpleNamespace(results_async=results)
 
     async def _describe(self, task: str) -> dict[str, Any]:
         self.describe_calls += 1
@@ -54,10 +67,14 @@ class Serve:
         return {"id": task.partition(".")[2] or f"someone/{task}"}
 
 
-def application(task: str, replicas: int) -> Any:
+def application(task: str, replicas: int, status: str = "UNHEALTHY") -> Any:
     deployment = task.partition(".")[0]
     return SimpleNamespace(
-        deployments={deployment: SimpleNamespace(replica_states={"RUNNING": replicas} if replicas else {})}
+        deployments={
+            deployment: SimpleNamespace(
+                replica_states={"RUNNING": replicas} if replicas else {}, status="HEALTHY" if replicas else status
+            )
+        }
     )
 
 
@@ -84,8 +101,9 @@ class Client:
     async def get(self, path: str, **headers: str) -> httpx.Response:
         return await self._http.get(path, headers=headers)
 
-    async def post(self, path: str) -> httpx.Response:
-        return await self._http.post(path)
+    async def post(self, path: str, content: bytes = b"", **headers: str) -> httpx.Response:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self._http.post(path, content=content, headers=named)
 
     async def many(self, path: str, times: int) -> list[httpx.Response]:
         return list(await asyncio.gather(*(self.get(path) for _ in range(times))))
@@ -244,13 +262,42 @@ def test_the_catalog_lists_the_other_models_of_a_task_beside_its_default(several
             "name": "large",
             "route": "/text-generation/large",
             "ready": True,
+            "asleep": False,
             "replicas": 2,
             "model": {"id": "large"},
         },
-        {"name": "small", "route": "/text-generation/small", "ready": False, "replicas": 0, "model": None},
+        {
+            "name": "small",
+            "route": "/text-generation/small",
+            "ready": False,
+            "asleep": False,
+            "replicas": 0,
+            "model": None,
+        },
     ]
     (ready,) = asyncio.run(Client().many("/ready", 1))
     assert ready.json()["not_ready"] == ["text-generation.small"]
+
+
+@pytest.mark.parametrize("status", ["HEALTHY", "UPSCALING", "DOWNSCALING"])
+def test_a_model_that_autoscaling_has_without_a_replica_is_ready_and_asleep(several: Serve, status: str) -> None:
+    several.without_replicas = status
+
+    async def scenario() -> tuple[httpx.Response, ...]:
+        client = Client()
+        await client.get("/")  # while `large` has replicas, which describe it
+        several.replicas["text-generation.large"] = 0
+        await asyncio.sleep(catalog.FRESH_S)
+        return await client.get("/"), await client.get("/ready"), await client.get("/v2/repository/index")
+
+    listed, ready, index = asyncio.run(scenario())
+
+    others = {one["name"]: one for one in listed.json()["tasks"][1]["others"]}
+    for name, model in (("large", {"id": "large"}), ("small", None)):
+        found = {key: others[name][key] for key in ("ready", "asleep", "replicas", "model")}
+        assert found == {"ready": True, "asleep": True, "replicas": 0, "model": model}
+    assert ready.status_code == 200
+    assert {one["state"] for one in index.json()} == {"READY"}
 
 
 def test_openai_lists_the_models_of_a_task_by_every_name_that_it_answers_to(several: Serve) -> None:
@@ -295,3 +342,59 @@ def test_a_name_of_another_model_leads_to_it_where_no_haproxy_serves(several: Se
     assert response.json()["error"] == (
         "there is no model 'nobody'; allowed: text-classification, text-generation, large, small"
     )
+
+
+@pytest.mark.parametrize("path", ["/v2/models/text-generation/stats", "/v2/repository/models/text-generation/stats"])
+def test_statistics_are_those_of_all_replicas_of_a_model(serve: Serve, path: str) -> None:
+    (one,) = asyncio.run(Client().get(path)).json()["model_stats"]
+
+    assert (one["name"], one["version"], one["last_inference"]) == ("text-generation", "1", 9000)
+    assert (one["inference_count"], one["execution_count"]) == (10, 4)
+    of_requests = one["inference_stats"]
+    assert of_requests["success"] == {"count": 6, "ns": 4_000_000_000}
+    assert of_requests["fail"]["count"] == 2
+    assert [of_requests[part]["ns"] for part in ("queue", "compute_input", "compute_infer", "compute_output")] == [
+        1_000_000_000,
+        500_000_000,
+        2_000_000_000,
+        500_000_000,
+    ]
+
+
+def test_statistics_of_all_models_and_of_none(serve: Serve) -> None:
+    everything = asyncio.run(Client().get("/v2/models/stats")).json()["model_stats"]
+    nothing = asyncio.run(Client().get("/v2/models/nobody/stats"))
+    version = asyncio.run(Client().get("/v2/models/text-generation/versions/2/stats"))
+
+    assert [one["name"] for one in everything] == list(READY)
+    assert (nothing.status_code, version.status_code) == (404, 404)
+    assert "there is no model 'nobody'; allowed: text-classification, text-generation" in nothing.json()["error"]
+
+
+def test_the_calls_of_grpc_that_belong_to_no_replica(serve: Serve) -> None:
+    serve.replicas["text-generation"] = 0
+
+    def call(name: str, expected: int = 200, /, **fields: Any) -> Any:
+        body = framed(message(f"{name}Request")(**fields).SerializeToString())
+        response = asyncio.run(Client().post(f"/grpc/{name}", body, content_type="application/grpc"))
+        assert response.status_code == expected, response.text
+        return message(f"{name}Response").FromString(only(response.content)) if expected == 200 else response.json()
+
+    assert call("ServerLive").live
+    assert not call("ServerReady").ready
+    assert call("ServerMetadata").name == "sextet"
+    assert call("ModelReady", name="text-classification").ready
+    assert not call("ModelReady", name="text-generation", version="1").ready
+    assert call("ModelMetadata", name="text-classification").inputs[0].name == "args"
+    assert [(one.name, one.state) for one in call("RepositoryIndex").models] == [
+        ("text-classification", "READY"),
+        ("text-generation", "UNAVAILABLE"),
+    ]
+    assert [one.name for one in call("RepositoryIndex", ready=True).models] == ["text-classification"]
+    (one,) = call("ModelStatistics", name="text-classification").model_stats
+    assert (one.inference_count, one.inference_stats.success.ns) == (10, 4_000_000_000)
+    assert len(call("ModelStatistics").model_stats) == 2
+    assert "there is no model 'x'" in call("ModelReady", 404, name="x")["error"]
+    assert "has no version '2'" in call("ModelMetadata", 404, name="text-generation", version="2")["error"]
+    unknown = asyncio.run(Client().post("/grpc/ModelConfig", content_type="application/grpc"))
+    assert (unknown.status_code, "'ModelConfig' is not served; allowed: ServerLive" in unknown.text) == (405, True)

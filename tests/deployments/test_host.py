@@ -1,14 +1,13 @@
 """HostThreads: what waits for the thread of large bodies is bounded, and what leaves it makes room."""
 
 import asyncio
-import gc
 import subprocess
 import sys
 import threading
 
 import pytest
 
-from deployments.host import BULK_BYTES, COLLECTED_AFTER, MAX_COMPILING, HostThreads, collect_seldom
+from deployments.host import BULK_BYTES, MAX_COMPILING, HostThreads
 from pipelines.errors import OverloadedError
 
 
@@ -87,27 +86,3 @@ def test_memory_that_was_freed_between_what_is_kept_goes_back_to_the_system() ->
     )
 
     assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["True", "True"]
-
-
-def test_objects_of_a_crowd_are_seldom_searched_for_garbage_and_garbage_in_cycles_does_not_stay() -> None:
-    usual = gc.get_threshold()
-
-    class Node:
-        def __init__(self) -> None:
-            self.itself = self
-
-    def searches() -> int:
-        return sum(generation["collections"] for generation in gc.get_stats())
-
-    try:
-        collect_seldom()
-        gc.collect()
-        before = searches()
-        inside = [[number] for number in range(COLLECTED_AFTER[0] - 2000)]
-        assert searches() == before
-        for _ in range(3 * COLLECTED_AFTER[0]):
-            Node()
-        assert len(inside) == COLLECTED_AFTER[0] - 2000
-        assert sum(type(one) is Node for one in gc.get_objects()) <= COLLECTED_AFTER[0]
-    finally:
-        gc.set_threshold(*usual)

@@ -1,6 +1,7 @@
 """Rest: when a replica gives memory back, and that it does so while nobody waits."""
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable
 from itertools import count
@@ -12,7 +13,7 @@ import pytest
 
 from deployments import rest
 from deployments.host import give_memory_back
-from deployments.rest import Rest
+from deployments.rest import COLLECTED_AFTER, Rest, collect_seldom
 from deployments.task_server import TaskServer
 from tests.deployments.asking import asking
 
@@ -80,3 +81,27 @@ def test_the_memory_of_a_peak_is_given_back_and_the_next_request_answered(
     first, second = asking(server, visit)
     assert first.status_code == second.status_code == 200
     assert first.json() == second.json()
+
+
+def test_objects_of_a_crowd_are_seldom_searched_for_garbage_and_garbage_in_cycles_does_not_stay() -> None:
+    usual = gc.get_threshold()
+
+    class Node:
+        def __init__(self) -> None:
+            self.itself = self
+
+    def searches() -> int:
+        return sum(generation["collections"] for generation in gc.get_stats())
+
+    try:
+        collect_seldom()
+        gc.collect()
+        before = searches()
+        inside = [[number] for number in range(COLLECTED_AFTER[0] - 2000)]
+        assert searches() == before
+        for _ in range(3 * COLLECTED_AFTER[0]):
+            Node()
+        assert len(inside) == COLLECTED_AFTER[0] - 2000
+        assert sum(type(one) is Node for one in gc.get_objects()) <= COLLECTED_AFTER[0]
+    finally:
+        gc.set_threshold(*usual)
