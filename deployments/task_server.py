@@ -23,8 +23,9 @@ from starlette.responses import Response
 
 import pipelines
 from deployments.background import in_background
+from deployments.cluster.cores import OWN_CORES
 from deployments.cluster.platform import Platform
-from deployments.cluster.processes import assigned_cpus
+from deployments.cluster.processes import alive_s, assigned_cpus
 from deployments.config import CUT_S, LimitsConfig, TaskConfig
 from deployments.gpu_memory import memory_limit
 from deployments.guidance.compiler import LlGuidance
@@ -43,18 +44,14 @@ from deployments.http.request import (
 )
 from deployments.protocols.protocol import Protocol, Reply, Routes, TaskRequest, json_reply
 from deployments.served import description
-from pipelines.errors import (
-    ConfigurationError,
-    DeadlineExceededError,
-    GenerationError,
-)
+from pipelines.errors import ConfigurationError, DeadlineExceededError, GenerationError
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.scheduling.scheduler import Row, Scheduler
 from pipelines.tasks.pipeline import Pipeline
 from stores.fetch import fetch
 
-PARTS = ("fetch", "load", "measure")  # of a start: the artifact is here, the sessions are warm, the cost model is known
-WORK = "work_s"  # of record_autoscaling_stats
+PARTS = ("process", "fetch", "load", "measure")  # of a start: imports, the artifact, warm sessions, the cost model
+WORK, INSIDE = "work_s", "inside"  # of record_autoscaling_stats
 STALLED_S = 60.0  # a batch that nobody waits for, or a decoding round, that takes so long will not end by itself
 
 OnEnding = Callable[[Callable[[float], None]], None]
@@ -209,11 +206,13 @@ class TaskServer:
             raise GenerationError(f"the model is busy with something that has not ended for {STALLED_S:.0f} s")
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """What Ray Serve asks for, and gives to a policy: the seconds of work that wait or run in this replica.
-
-        Async: Ray would run another function in a thread, and a scheduler belongs to the event loop.
+        """What Ray Serve gives to a policy: seconds of work, and scaling/signals.py. Async: Ray would run another
+        function in a thread, and a scheduler belongs to the event loop.
         """
-        return {WORK: 0.0 if self._serving is None else self._serving.scheduler.work_s}
+        if (serving := self._serving) is None:
+            return {WORK: 0.0}
+        inside = sum(one.inside for one in self._all_serving)
+        return {WORK: serving.scheduler.work_s, **serving.observer.signals(), INSIDE: float(inside)}
 
     def describe(self) -> dict[str, Any]:
         """What the catalog says of this replica's model."""
@@ -366,14 +365,17 @@ class TaskServer:
     @in_background()
     def _load(self, config: TaskConfig) -> tuple[Pipeline[Any, Any, Any, Any], Scheduler[Any, Any], Observer]:
         """A pipeline that is warm, its scheduler, and who is told what they do."""
-        times = [time.perf_counter()]
+        now = time.perf_counter()
+        times = [now - alive_s() if self._serving is None else now, now]
         folder = fetch(config.model, logger.warning).folder
         times.append(time.perf_counter())
+        threads = config.threads or assigned_cpus()
+        OWN_CORES.ensure(threads if config.pin_cores else 0)
         pipeline: Pipeline[Any, Any, Any, Any] = pipelines.load(
             folder,
             task=self.task,
             device=config.device,
-            threads=config.threads or assigned_cpus(),
+            threads=threads,
             concurrency=config.batching.concurrency,
             max_batch_size=config.batching.max_batch_size,
             gpu_mem_limit_bytes=memory_limit(config, self._reserved_gpus()),

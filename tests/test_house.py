@@ -23,6 +23,7 @@ ROOMS = (
     "training",
     "deployments",
     "benchmarks",
+    "planning",
     "starter",
 )
 TASKS = [

@@ -16,12 +16,12 @@ def table(result: Result) -> str:
     """One line per measured window, the figures with all repetitions, and the warnings."""
     rows = [["load", "requests/s", "inputs/s", *(f"{name} ms" for name in _LATENCIES), "queue", "infer", "errors"]]
     rows += [_row(point) for point in result.points]
-    lines = [_aligned(rows), ""]
-    lines += [_aligned([["figure", "median", "of"], *(_figure(*item) for item in result.figures.items())])]
+    lines = [aligned(rows), ""]
+    lines += [aligned([["figure", "median", "of"], *(_figure(*item) for item in result.figures.items())])]
     streams = [point for point in result.points if "ttft_ms" in point]
     if streams:
         heads = [["stream", "ttft p50 ms", "ttft p99 ms", "itl p50 ms", "itl p99 ms", "tokens/s"]]
-        lines += ["", _aligned([*heads, *(_stream_row(point) for point in streams)])]
+        lines += ["", aligned([*heads, *(_stream_row(point) for point in streams)])]
     lines += [f"warning: {one}" for one in result.warnings]
     return "\n".join(lines)
 
@@ -49,7 +49,8 @@ def _figure(name: str, values: Sequence[float]) -> list[str]:
     return [name, f"{median(values):.4g}", " ".join(f"{one:.4g}" for one in values)]
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """The first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(

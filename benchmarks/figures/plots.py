@@ -63,8 +63,8 @@ def open_loops(points: Sequence[dict[str, Any]]) -> Figure:
         axes.axvline(LEVEL_MS, color="#999999", linewidth=0.8, linestyle=":")
         axes.set(xscale="log", xlabel="time to first token, p90, ms", ylabel="tokens answered per second")
         axes.set_ylim(bottom=0)
-        axes.xaxis.set_major_formatter(_Plain())
-        axes.xaxis.set_minor_formatter(_Plain(minor_thresholds=(1.2, 0.4)))
+        axes.xaxis.set_major_formatter(Plain())
+        axes.xaxis.set_minor_formatter(Plain(minor_thresholds=(1.2, 0.4)))
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
         axes.set_title("SmolLM2-135M, mixed lengths, Poisson arrivals", loc="left")
         return figure
@@ -97,8 +97,8 @@ def _latency_cdf(points: Sequence[dict[str, Any]]) -> Figure:
         axes.step(histogram.distribution(PERCENTILES.tolist()), PERCENTILES, where="post", label=label)
     axes.axhline(99, color="#999999", linewidth=0.8, linestyle=":")
     axes.set(xscale="log", xlabel="latency, ms", ylabel="requests answered within, %", ylim=(0, 101))
-    axes.xaxis.set_major_formatter(_Plain())
-    axes.xaxis.set_minor_formatter(_Plain(minor_thresholds=(1.2, 0.4)))
+    axes.xaxis.set_major_formatter(Plain())
+    axes.xaxis.set_minor_formatter(Plain(minor_thresholds=(1.2, 0.4)))
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     axes.set_title("Latency from the intended send time", loc="left")
     return figure
@@ -133,8 +133,8 @@ def _throughput_latency(points: Sequence[dict[str, Any]], slo_ms: float | None) 
         axes.annotate("objective", (0, slo_ms), textcoords="offset points", xytext=(4, 3), fontsize=8)
     axes.set(yscale="log", xlabel="inputs answered per second", ylabel="latency, ms")
     axes.set_xlim(left=0)
-    axes.yaxis.set_major_formatter(_Plain())
-    axes.yaxis.set_minor_formatter(_Plain(minor_thresholds=(1.2, 0.4)))
+    axes.yaxis.set_major_formatter(Plain())
+    axes.yaxis.set_minor_formatter(Plain(minor_thresholds=(1.2, 0.4)))
     axes.legend(loc="best")
     axes.set_title("Throughput and latency", loc="left")
     return figure
@@ -182,7 +182,7 @@ def _merged(points: Sequence[dict[str, Any]]) -> list[tuple[str, Histogram]]:
     return list(merged.items())
 
 
-class _Plain(LogFormatter):
+class Plain(LogFormatter):
     """Writes ticks of a logarithmic axis as plain numbers, also between the powers of ten."""
 
     def __call__(self, value: float, position: int | None = None) -> str:

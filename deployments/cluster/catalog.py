@@ -6,6 +6,7 @@ Each question is therefore asked by one call at a time, whose answer goes to eve
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -26,6 +27,27 @@ DESCRIBE_TIMEOUT_S = 2.0
 RETRY_AFTER_S = 1.0
 ANSWERING = ("RUNNING", "PENDING_MIGRATION")
 """The states in which Ray Serve sends requests to a replica; it migrates one that answers until the next one runs."""
+AS_WANTED = ("HEALTHY", "UPSCALING", "DOWNSCALING")
+"""The states of a deployment whose replicas are as many as autoscaling wants, or become so. One whose replica died is
+UNHEALTHY, one that is deployed or changed UPDATING.
+"""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Of a deployed model: how many replicas take requests, and whether it is asleep.
+
+    A model is asleep where autoscaling has it without a replica, or starts its first one: Ray Serve holds its requests
+    meanwhile.
+    """
+
+    replicas: int
+    asleep: bool = False
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a request is answered, perhaps after the start of a replica."""
+        return self.replicas > 0 or self.asleep
 
 
 class SingleFlight(Generic[T]):
@@ -57,21 +79,21 @@ class Catalog:
     """The tasks that Ray Serve runs; the answers change while replicas come and go."""
 
     def __init__(self) -> None:
-        self._replicas = SingleFlight(_replicas)
+        self._standings = SingleFlight(_standings)
         self._descriptions: dict[str, SingleFlight[dict[str, Any]]] = {}
+        self._known: dict[str, dict[str, Any]] = {}
 
     async def readiness(self) -> dict[str, bool]:
-        """Whether each deployed model has a replica that takes requests; raises as `replicas` does."""
-        return {name: n > 0 for name, n in (await self.replicas()).items()}
+        """Whether the requests of each deployed model are answered; raises as `standings` does."""
+        return {name: one.is_ready for name, one in (await self.standings()).items()}
 
-    async def replicas(self) -> dict[str, int]:
-        """How many replicas of each deployed model take requests, by application: in the order of TASKS, the default of
-        a task before its others.
+    async def standings(self) -> dict[str, Standing]:
+        """Each deployed model by its application: in the order of TASKS, the default of a task before its others.
 
         Raises UnavailableError where Ray Serve does not answer within STATUS_TIMEOUT_S.
         """
         try:
-            return await self._replicas.answer(STATUS_TIMEOUT_S)
+            return await self._standings.answer(STATUS_TIMEOUT_S)
         except TimeoutError:
             reason = f"no answer in {STATUS_TIMEOUT_S:.0f} s"
         except (RayError, RayServeException) as error:
@@ -79,18 +101,24 @@ class Catalog:
         raise UnavailableError(f"Ray Serve does not say which tasks are ready ({reason})", RETRY_AFTER_S)
 
     async def models(self) -> dict[str, dict[str, Any] | None]:
-        """What a replica of each ready application says of its model; None where none does in time."""
-        ready = [name for name, is_ready in (await self.readiness()).items() if is_ready]
-        described = await asyncio.gather(*map(self._description, ready))
+        """What a replica of each ready application says of its model; None where none does in time.
+
+        Of a model that is asleep, what a replica said last: nobody wakes it to ask.
+        """
+        ready = {name: one for name, one in (await self.standings()).items() if one.is_ready}
+        described = await asyncio.gather(*(self._description(name, one.asleep) for name, one in ready.items()))
         return dict(zip(ready, described, strict=True))
 
-    async def _description(self, application: str) -> dict[str, Any] | None:
+    async def _description(self, application: str, asleep: bool) -> dict[str, Any] | None:
+        if asleep:
+            return self._known.get(application)
         if application not in self._descriptions:
             self._descriptions[application] = SingleFlight(partial(_describe, application))
         try:
-            return await self._descriptions[application].answer(DESCRIBE_TIMEOUT_S)
+            self._known[application] = await self._descriptions[application].answer(DESCRIBE_TIMEOUT_S)
         except Exception:  # whatever a replica fails with while it starts or ends
             return None
+        return self._known[application]
 
 
 def _retrieve(call: "asyncio.Future[Any]") -> None:
@@ -99,14 +127,15 @@ def _retrieve(call: "asyncio.Future[Any]") -> None:
         call.exception()
 
 
-async def _replicas() -> dict[str, int]:
+async def _standings() -> dict[str, Standing]:
     applications = (await asyncio.to_thread(serve.status)).applications
     names = [name for task in TASKS for name in sorted(applications) if task_of(name) == task]
     found = {}
     for name in names:
         deployment = applications[name].deployments.get(task_of(name))
         states = {} if deployment is None else deployment.replica_states
-        found[name] = sum(states.get(state, 0) for state in ANSWERING)
+        n = sum(states.get(state, 0) for state in ANSWERING)
+        found[name] = Standing(n, n == 0 and deployment is not None and deployment.status in AS_WANTED)
     return found
 
 

@@ -28,6 +28,8 @@ from deployments.config import (
 )
 from deployments.ingress import haproxy
 from deployments.ingress.config import EVERY_NAME, Address, IngressConfig
+from deployments.ingress.haproxy import set_sleeping
+from deployments.scaling.options import may_sleep, set_scaling, start_asleep
 from pipelines.errors import ArtifactError, ConfigurationError, SextetError
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.probe import probe
@@ -67,6 +69,7 @@ class Launch:
     def content(self) -> dict[str, Any]:
         """The file as it is now, its paths absolute; raises ConfigurationError."""
         content = located(self.cluster)
+        set_scaling(content, self.cluster.resolve().parent)
         given = content.get("http_options") or {}
         if not isinstance(given, dict):
             raise ConfigurationError(f"http_options is {given!r}; allowed: a mapping")
@@ -127,6 +130,7 @@ def _serve_here(launch: Launch, signals: Signals) -> None:
         from deployments.cluster.rollout import validated  # imports ray, which reads the environment
 
         config, reach = validated(_behind(content)), Reach(address.url(ingress), folder)
+        set_sleeping(folder, may_sleep(content))
         with started(folder, signals, launch.say) as ray:
             try:
                 _roll_out(config, reach, launch.say, ray.raise_if_dead)
@@ -175,6 +179,8 @@ def _reload(launch: Launch, ingress: IngressConfig, reach: "Reach", raise_if_dea
         _tell_models_apart(content)
         if launch.ingress(content) != ingress:
             raise ConfigurationError("the ingress's settings have changed, which takes a restart of `sextet serve`")
+        if reach.folder is not None:
+            set_sleeping(reach.folder, may_sleep(content))
         _roll_out(validated(_behind(content)), reach, launch.say, raise_if_dead)
     except SextetError as error:
         launch.say(f"not applied: {error}")
@@ -233,14 +239,20 @@ def _roll_out(config: Any, reach: Reach, say: Say, raise_if_dead: Callable[[], N
     with step("deploying", say):
         rollout.deploy(config)
     rollout.wait(config, say, raise_if_dead)
-    for url in reach.addresses(config).values():
-        reach.wait(url)
+    asleep = start_asleep(config.model_dump(exclude_unset=True))
+    for name, url in reach.addresses(config).items():
+        if name not in asleep:  # a request would wake it
+            reach.wait(url)
 
 
 def _introduce(config: Any, reach: Reach) -> None:
     """Print that the cluster is ready, and an answer of each task."""
     print(f"ready {reach.url}", flush=True)
+    asleep = start_asleep(config.model_dump(exclude_unset=True))
     for task, url in reach.addresses(config).items():
+        if task in asleep:
+            print(f"{task}\n  asleep: its first request starts it", flush=True)
+            continue
         try:
             answer = demonstrate(TASKS[task_of(task)], url, reach.key, reach.through())
         except AskError as error:  # the cluster serves nevertheless

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from ray import serve
+from ray._common.utils import import_module_and_attr
 from ray.exceptions import RayError
 
 # serve.start() takes no config of the form of cluster.yaml, and cannot deploy one: that is what `serve deploy` calls.
@@ -22,7 +23,7 @@ from ray.serve.schema import ServeDeploySchema
 from deployments.cluster.ports import MAX_PORT
 from deployments.cluster.progress import REMINDER_S, Say
 from deployments.config import unknown_key
-from pipelines.errors import ConfigurationError, SextetError
+from pipelines.errors import ConfigurationError, SextetError, first_line
 from pipelines.misfit import shown
 
 POLL_S = 0.5
@@ -42,6 +43,7 @@ def validated(content: Mapping[str, Any]) -> ServeDeploySchema:
     Raises ConfigurationError, one line that names the key.
     """
     _check_keys(ServeDeploySchema, content, "cluster.yaml")
+    _check_policies(content, "cluster.yaml")
     try:
         config = ServeDeploySchema.model_validate(content)
         for application in config.applications:
@@ -98,6 +100,24 @@ def wait(config: ServeDeploySchema, say: Say, raise_if_dead: Callable[[], None])
             say(f"waiting for {', '.join(waiting)}{_reason_to_wait(waiting, status)}")
             reminded_at = time.monotonic()
         time.sleep(POLL_S)
+
+
+def _check_policies(given: Any, where: str) -> None:
+    """Refuse a policy of scaling that Serve could not import: its schema does so, with a traceback."""
+    if isinstance(given, list):
+        for index, one in enumerate(given):
+            _check_policies(one, f"{where}[{one.get('name', index) if isinstance(one, Mapping) else index}]")
+    elif isinstance(given, Mapping):
+        function = given.get("policy_function")
+        if isinstance(function, str):
+            try:
+                import_module_and_attr(function)
+            except Exception as error:  # whatever the operator's module raises
+                reason = f"it cannot be imported ({first_line(error)})"
+                raise ConfigurationError(f"{where}: policy_function is {shown(function)}; {reason}") from None
+        for key, value in given.items():
+            if key != "user_config":
+                _check_policies(value, f"{where}: {key}")
 
 
 def _check_autoscaling(where: str, given: Any) -> None:

@@ -60,7 +60,7 @@ async function loadCatalog() {
   showState();
   showTasks();
   showModel();
-  const waits = !state.catalog.length || state.catalog.some((one) => !one.ready || !one.model);
+  const waits = !state.catalog.length || state.catalog.some((one) => !one.ready || (!one.model && !one.asleep));
   setTimeout(loadCatalog, waits ? 3000 : 30000);
 }
 
@@ -75,7 +75,7 @@ function showTasks() {
   $("tasks").replaceChildren(
     ...state.tasks.map((task) => {
       const entry = state.catalog.find((one) => one.task === task.name);
-      const status = entry ? (entry.ready ? "ready" : "starting") : "missing";
+      const status = !entry ? "missing" : entry.asleep ? "asleep" : entry.ready ? "ready" : "starting";
       const button = make("button", { type: "button" }, make("i", { className: status, title: word(status) }), make("b", { textContent: inLanguage(task.title) }), make("code", { textContent: `/${task.name}` }));
       if (task === state.task) button.setAttribute("aria-current", "page");
       button.onclick = () => openTask(task);

@@ -2,7 +2,7 @@
 export const WORDS = {
   en: {
     readiness: "Readiness", parameters: "Parameters", stop: "Stop", examples: "Try", answer: "Answer", code: "The same from code",
-    copy: "Copy", copied: "Copied", run: "Run", running: "Running…", ready: "ready", starting: "starting", missing: "not deployed",
+    copy: "Copy", copied: "Copied", run: "Run", running: "Running…", ready: "ready", starting: "starting", asleep: "starts with its first request", missing: "not deployed",
     allReady: "All tasks are ready", someReady: "of", tasksReady: "tasks are ready", unreachable: "The server does not answer",
     tokens: "tokens", queue: "queue", tokenization: "tokenization", inference: "inference", total: "total", rate: "tokens/s",
     first: "first token", nothing: "Nothing was found.", stopped: "Stopped.", score: "score", default: "default",
@@ -12,7 +12,7 @@ export const WORDS = {
   },
   ko: {
     readiness: "준비 상태", parameters: "매개변수", stop: "중지", examples: "예시", answer: "답변", code: "코드로 똑같이",
-    copy: "복사", copied: "복사됨", run: "실행", running: "실행 중…", ready: "준비됨", starting: "시작 중", missing: "배포되지 않음",
+    copy: "복사", copied: "복사됨", run: "실행", running: "실행 중…", ready: "준비됨", starting: "시작 중", asleep: "첫 요청이 오면 시작", missing: "배포되지 않음",
     allReady: "모든 작업이 준비되었습니다", someReady: "/", tasksReady: "개 작업 준비됨", unreachable: "서버가 응답하지 않습니다",
     tokens: "토큰", queue: "대기", tokenization: "토큰화", inference: "추론", total: "전체", rate: "토큰/초",
     first: "첫 토큰", nothing: "찾은 것이 없습니다.", stopped: "중지했습니다.", score: "점수", default: "기본값",

@@ -12,7 +12,7 @@ from deployments.cluster.local_ray import RAY_METRICS_PORT
 from deployments.cluster.ports import check_port, listeners
 from deployments.cluster.ray_environment import METRICS_PORT
 from deployments.config import TaskConfig, task_configs, task_of
-from deployments.doctor.demand import Demand, cpus, demands, gpu_shares
+from deployments.doctor.demand import Demand, cpus, demands, gpu_shares, own_cores
 from deployments.doctor.finding import CLUSTER, Finding, gib
 from deployments.doctor.gpu_shares import gpu_memory
 from deployments.doctor.machine import Capacity
@@ -63,6 +63,7 @@ class Cluster:
             yield self._artifact(task, config, artifacts)
         found = demands(self.content)
         yield from cpus(found, capacity)
+        yield from own_cores(self.tasks, found, capacity)
         yield from gpu_shares(found, len(gpus))
         yield from self._devices(found)
         yield from gpu_memory(self.tasks, found, artifacts, gpus)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from deployments.config import TaskConfig
 from deployments.doctor.finding import CLUSTER, Finding
 from deployments.doctor.machine import Capacity
 
@@ -61,6 +62,20 @@ def cpus(found: Sequence[Demand], capacity: Capacity) -> Iterator[Finding]:
         yield Finding(CLUSTER, "num_cpus", text, "note", "here they will not all run at once", facts)
     else:
         yield Finding(CLUSTER, "num_cpus", text, facts=facts)
+
+
+def own_cores(tasks: Mapping[str, TaskConfig], found: Sequence[Demand], capacity: Capacity) -> Iterator[Finding]:
+    """Whether the replicas that start first find cores of their own; nothing where none asks for them."""
+    pinned = [one for one in found if one.application in tasks and tasks[one.application].pin_cores]
+    if not pinned:
+        return
+    wanted = sum(one.first_replicas * (tasks[one.application].threads or max(1, int(one.num_cpus))) for one in pinned)
+    facts = {"wanted": wanted, "usable": capacity.cores}
+    text = f"{wanted} wanted by the replicas that start; this process may use {capacity.cores:g}"
+    if wanted > capacity.cores:
+        yield Finding(CLUSTER, "pin_cores", text, "warning", "lower threads: some replicas would share cores", facts)
+    else:
+        yield Finding(CLUSTER, "pin_cores", text, facts=facts)
 
 
 def gpu_shares(found: Sequence[Demand], gpus: int) -> Iterator[Finding]:

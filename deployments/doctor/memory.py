@@ -38,6 +38,12 @@ def memory(
         yield Finding(CLUSTER, "memory of replicas", text, "ok" if fits else "warning", remedy, facts)
 
 
+def replica_bytes(config: TaskConfig, task: str, artifact: ModelArtifact) -> int:
+    """What one replica takes at most."""
+    cache = cache_bytes(artifact, config) if config.device == "cpu" else 0
+    return PROCESS_BYTES + _copies(config, task) * weights_bytes(artifact) + cache
+
+
 def cache_bytes(artifact: ModelArtifact, config: TaskConfig) -> int:
     """The KV cache of one replica once every slot is full, paused sequences included; 0 without slots."""
     slots = config.slots or SlotsConfig()

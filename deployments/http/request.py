@@ -162,6 +162,10 @@ class Observer:
     def ended(self) -> None:
         """The model has answered its last request."""
 
+    def signals(self) -> Mapping[str, float]:
+        """What autoscaling is told, by name; asked once a second."""
+        return {}
+
 
 @cache
 def clock() -> str:

@@ -8,12 +8,15 @@ import shlex
 import shutil
 import socket
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import deployments
 from deployments.ingress.rewrite import Settings
 
+SETTINGS = "settings.json"
 WRAPPER = """\
 #!/bin/sh
 # Ray Serve starts this as HAProxy: -db -f CONFIG ...
@@ -52,7 +55,7 @@ def find_binary() -> Path | None:
 
 def write_wrapper(binary: Path, folder: Path, settings: Settings) -> Path:
     """A script in `folder` that rewrites the configuration it is given, and runs `binary` with it."""
-    file = folder / "settings.json"
+    file = folder / SETTINGS
     settings.write(file)
     setpriv = shutil.which("setpriv")
     die_with_parent = f"{shlex.quote(setpriv)} --pdeathsig KILL" if setpriv else ""
@@ -70,6 +73,13 @@ def write_wrapper(binary: Path, folder: Path, settings: Settings) -> Path:
     wrapper.write_text(script, encoding="utf-8")
     wrapper.chmod(0o700)
     return wrapper
+
+
+def set_sleeping(folder: Path, applications: Sequence[str]) -> None:
+    """Say which applications may have no replica, for the script in `folder`; HAProxy knows from its next reload on."""
+    file = folder / SETTINGS
+    if file.exists():
+        replace(Settings.read(file), sleeping=tuple(applications)).write(file)
 
 
 def command(admin_socket: Path, command: str) -> str:

@@ -1,7 +1,8 @@
 """Probes: what HAProxy answers by itself from the state of its servers, so that it needs no replica of the gateway.
 
 GET /health, /v2/health/live       this node's ingress works
-GET /ready, /v2/health/ready       every application but the gateway has a replica that passes its health checks
+GET /ready, /v2/health/ready       every application but the gateway has a replica that passes its health checks, or
+                                   may have none, and then a proxy that starts one for the first request
 
 The gateway answers the same where Ray Serve's Python proxy serves. HAProxy checks each replica twice a second
 (ray_environment.py), so the answer is true within a second, however many ask and whatever else of Ray has died.

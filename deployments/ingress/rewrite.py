@@ -119,6 +119,8 @@ class Settings:
     """The operator's file of shares (traffic.py)."""
     order: tuple[str, ...] = ()
     """Applications whose lines come first, in this order."""
+    sleeping: tuple[str, ...] = ()
+    """Applications that may have no replica: Ray Serve's fallback proxy holds requests until there is one."""
 
     def write(self, file: Path) -> None:
         """For node.py to read."""
@@ -129,7 +131,7 @@ class Settings:
         given: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         lines = Lines(**{name: tuple(lines) for name, lines in given["lines"].items()})
         aliases = tuple(Alias(**alias) for alias in given["aliases"])
-        lists = {"order": tuple(given["order"]), "certificate": tuple(given["certificate"])}
+        lists = {name: tuple(given[name]) for name in ("order", "certificate", "sleeping")}
         return cls(**given | {"lines": lines, "aliases": aliases} | lists)
 
 
@@ -157,7 +159,7 @@ def rewrite(text: str, settings: Settings, node: str, secret: str = "none") -> s
     rules += _of_several(lines.several, prefixes)
     for name in sorted(prefixes, key=lambda name: [*settings.order, *prefixes].index(name)):
         if prefixes[name] != "/":
-            replicas = _replicas(sections[f"backend http-{name}"])
+            replicas = _replicas(sections[f"backend http-{name}"], and_backup=name in settings.sleeping)
             of_application = [line.replace(SERVER, one) for one in replicas for line in lines.replica]
             of_application += lines.application
             task = name.partition(SEPARATOR)[0]
@@ -347,6 +349,6 @@ def _without_reuse(lines: list[str], name: str) -> list[str]:
     return apart
 
 
-def _replicas(lines: list[str]) -> list[str]:
+def _replicas(lines: list[str], and_backup: bool = False) -> list[str]:
     """The names of a backend's servers, without the proxy that takes requests where there is none."""
-    return [line.split()[1] for line in lines if _is("server", line) and "backup" not in line.split()]
+    return [line.split()[1] for line in lines if _is("server", line) and (and_backup or "backup" not in line.split())]

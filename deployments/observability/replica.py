@@ -22,6 +22,7 @@ from deployments.observability.metrics import Metrics
 from deployments.observability.replicas import Replicas
 from deployments.observability.request_log import LogFile, RequestLog
 from deployments.observability.tracing import Tracing, is_on, provider
+from deployments.scaling.recorder import Recorder
 from pipelines.errors import ConfigurationError
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.scheduling.scheduler import BatchReport, Scheduler
@@ -53,12 +54,15 @@ class Observers(Observer):
         for one in self._observers:
             one.ended()
 
+    def signals(self) -> Mapping[str, float]:
+        return {name: value for one in self._observers for name, value in one.signals().items()}
+
 
 def observe(artifact: ModelArtifact) -> Observer:
     """What is told of a model that this replica has loaded."""
     metrics = _metrics()
     log = RequestLog(artifact, metrics.replica, _log_file().write)
-    return Observers((metrics.observer(artifact), log, *_tracing(artifact, metrics.replica)))
+    return Observers((metrics.observer(artifact), log, Recorder(), *_tracing(artifact, metrics.replica)))
 
 
 def watch_replicas() -> None:

@@ -14,7 +14,10 @@ from typing import Any
 
 import msgspec
 
+from pipelines.runtime.artifact import ModelArtifact
 from pipelines.scheduling.batching import Measurement
+from pipelines.scheduling.cost_measurement import shapes_within
+from pipelines.scheduling.scheduler import BatchingConfig
 
 LONGEST_S = 30 * 86_400.0  # a machine changes: kernels, firmware, neighbours
 _CPU = Path("/proc/cpuinfo")
@@ -28,6 +31,16 @@ class KeptCosts:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         digest = hashlib.sha256(msgspec.json.encode((decides, _processor(), cores))).hexdigest()
         self.file = folder / f"{digest[:32]}.json"
+
+    @classmethod
+    def of(cls, folder: Path, artifact: ModelArtifact, threads: int, batching: BatchingConfig) -> "KeptCosts":
+        """Those of an encoder that runs on so many threads of this machine's CPU, loaded or not."""
+        import onnxruntime  # here: `sextet doctor` runs where it is missing or broken, and says so
+
+        manifest, longest = artifact.manifest, artifact.manifest.tokenizer.max_length
+        files = sorted((name, one.sha256) for name, one in manifest.files.items())
+        shapes = list(shapes_within(longest, batching.max_batch_tokens, batching.max_batch_size))
+        return cls(folder, files, threads, batching.concurrency, shapes, onnxruntime.__version__)
 
     def read(self) -> list[Measurement]:
         """Empty where none were kept, or not lately; what is damaged is measured again."""

@@ -8,15 +8,12 @@ belongs to one event loop.
 
 import asyncio
 import math
-import threading
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count, islice
-from queue import SimpleQueue
 from typing import Generic, cast
 
 from pipelines.errors import ConfigurationError, GenerationError, InvalidInputError
@@ -42,10 +39,10 @@ from pipelines.scheduling.scheduler import (
     Scheduler,
     Stream,
     deadline_exceeded,
-    elapsed_s,
     shutting_down,
     unreported,
 )
+from pipelines.scheduling.workers import Workers
 
 BATCHES_AHEAD = 8  # the search for rows of similar length spans so many full batches
 DRIFT_MEMORY = 0.8  # weight of the past in the moving average of real over predicted seconds
@@ -62,9 +59,9 @@ class _Request(Generic[RowT, OutputT]):
     done: asyncio.Future[None]
     outputs: list[OutputT | None]
     backlog: Backlog
+    submitted_at: float
     rows: list["_Waiting[RowT, OutputT]"] = field(default_factory=list)
     batch_sizes: list[int] = field(default_factory=list)
-    submitted_at: float = field(default_factory=time.perf_counter)
     started_at: float = math.nan
     unanswered: int = 0
     bulk: bool = False
@@ -94,8 +91,8 @@ class _Batch(Generic[RowT, OutputT]):
     predicted_s: float
     bulk: bool
     crowded: bool
+    started_at: float
     forward_s: float = 0.0
-    started_at: float = field(default_factory=time.perf_counter)
 
 
 class PaddedScheduler(Scheduler[RowT, OutputT]):
@@ -121,9 +118,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         self.config = config or BatchingConfig()
         self.cost = cost
         self._forward, self._learned = forward, learned
-        # Worker threads on a SimpleQueue: an executor's future for each batch costs more than the rest of its dispatch.
-        self._batches: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._workers: list[threading.Thread] = []
+        self._workers = Workers()
         self._waiting: FairQueue[_Waiting[RowT, OutputT]] = FairQueue()
         self._clock = FairClock()
         self._numbers = count()
@@ -146,7 +141,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
     def stalled_s(self) -> float:
         departures = [[one.request.departed_at for one in batch.rows] for batch in self._running]
         abandoned = [max(filter(None, batch)) for batch in departures if None not in batch]
-        return elapsed_s(min(abandoned)) if abandoned else 0.0
+        return self.now() - min(abandoned) if abandoned else 0.0
 
     def expected_wait_s(self, rows: Sequence[RowT] = (), *, bulk: bool = False) -> float:
         """By the cost model, corrected by its past errors. Running batches count half: their mean remainder; of a list
@@ -166,14 +161,16 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
 
     @property
     def work_s(self) -> float:
-        waiting_s = self._backlog.work_s + self._bulk_backlog.work_s
-        return (self._drift or 0.0) * self._until_done_s(waiting_s, self._running_s)
+        return self.queued_s + (self._drift or 0.0) * self._until_done_s(self._bulk_backlog.work_s, self._running_s)
+
+    @property
+    def queued_s(self) -> float:
+        return (self._drift or 0.0) * self._until_done_s(self._backlog.work_s, 0.0)
 
     @property
     def row_s(self) -> float:
         """The mean of the rows that wait: of a list, one row goes before a new request."""
-        waiting_s = (self._drift or 0.0) * self._until_done_s(self._backlog.work_s, 0.0)
-        return waiting_s / self._backlog.rows if self._backlog.rows else 0.0
+        return self.queued_s / self._backlog.rows if self._backlog.rows else 0.0
 
     async def submit(
         self, rows: Sequence[RowT], deadline: float | None = None, *, bulk: bool = False
@@ -183,7 +180,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             await request.done
         finally:
             self._leave(request)
-        ended_at = time.perf_counter()
+        ended_at = self.now()
         started_at = request.started_at if rows else ended_at
         return Completed(
             outputs=cast(list[OutputT], request.outputs),
@@ -212,19 +209,15 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             await self._until_idle(limit_s)
         for one in [*self._waiting, *(one for batch in self._running for one in batch.rows)]:
             self._fail(one.request, shutting_down())
-        for _ in self._workers:
-            self._batches.put(None)
-        self._workers = []
+        self._workers.end()
         if self._learned is not None:
             self._learned.keep()
 
     def _enter(self, rows: Sequence[RowT], deadline: float | None, bulk: bool) -> _Request[RowT, OutputT]:
         loop = asyncio.get_running_loop()
         self.admit(rows, deadline, None if deadline is None else loop.time(), bulk=bulk)
-        if len(self._workers) < self.config.concurrency:
-            self._start_workers()
         backlog = self._bulk_backlog if bulk else self._backlog
-        request: _Request[RowT, OutputT] = _Request(loop.create_future(), [None] * len(rows), backlog)
+        request: _Request[RowT, OutputT] = _Request(loop.create_future(), [None] * len(rows), backlog, self.now())
         if not rows:
             request.done.set_result(None)
             return request
@@ -240,6 +233,8 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             work_s, tokens = work_s + cost_s, tokens + n_tokens
         request.unanswered = request.waiting = len(rows)
         request.backlog.put(request, len(rows), tokens, work_s)
+        if not bulk:
+            self._ask((self._drift or 0.0) * self._until_done_s(work_s, 0.0))
         request.bulk = bulk or (len(rows) > 1 and work_s * (self._drift or 1.0) > BULK_S)
         if not request.bulk:
             self._interactive_at = request.submitted_at
@@ -256,7 +251,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
     def _leave(self, request: _Request[RowT, OutputT]) -> None:
         """Remove a request with its waiting rows."""
         if request.departed_at is None:
-            request.departed_at = time.perf_counter()
+            request.departed_at = self.now()
             if request.rows:
                 self._clock.leave()
         if request.waiting:
@@ -273,10 +268,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
 
     def _dispatch(self) -> None:
         """Give every free worker a batch. Called whenever rows arrive or a worker becomes free."""
-        while self._waiting and len(self._running) < self.config.concurrency:
-            first = self._first()
-            if first is None:
-                return
+        while self._waiting and not self.is_busy and (first := self._first()) is not None:
             size = self.config.max_batch_size
             span = size if self.cost.packed else BATCHES_AHEAD * size
             ahead = () if len(self._waiting) == 1 else islice(self._waiting, span)
@@ -290,19 +282,20 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             self._take(rows)
             predicted_s = self.cost.batch_s(*self.cost.shape([one.n_tokens for one in rows]))
             self._clock.advance(sum(one.cost_s for one in rows))
-            batch = _Batch(rows, predicted_s, first.request.bulk, self.config.concurrency == len(self._running) + 1)
+            crowded = self.config.concurrency == len(self._running) + 1
+            batch = _Batch(rows, predicted_s, first.request.bulk, crowded, self.now())
             for one in rows:
                 one.request.batch_sizes.append(len(rows))
                 if math.isnan(one.request.started_at):
                     one.request.started_at = batch.started_at
             self._running.add(batch)
             self._running_s += predicted_s
-            self._batches.put(partial(self._work, batch, asyncio.get_running_loop()))
+            self._run(batch)
 
     def _first(self) -> _Waiting[RowT, OutputT] | None:
         """The first row of the next batch; None where only bulk waits and all its workers are taken."""
         limit = self.config.concurrency - 1
-        quiet_s = elapsed_s(self._interactive_at)
+        quiet_s = self.now() - self._interactive_at
         if limit == 0 or quiet_s >= INTERACTIVE_S or sum(batch.bulk for batch in self._running) < limit:
             return next(iter(self._waiting))
         first = next((one for one in self._waiting if not one.request.bulk), None)
@@ -320,15 +313,13 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             return 0.0
         if len(rows) < len(self._waiting) or len(rows) == self.config.max_batch_size:
             return 0.0
-        return self.config.batch_wait_timeout_s - elapsed_s(rows[0].request.submitted_at)
+        return self.config.batch_wait_timeout_s - (self.now() - rows[0].request.submitted_at)
 
-    def _start_workers(self) -> None:
-        for number in range(len(self._workers), self.config.concurrency):
-            name = f"forward-{number}"
-            worker = threading.Thread(target=_work_on, args=(self._batches,), name=name, daemon=True)
-            worker.start()
-            self._workers.append(worker)
-            weakref.finalize(self, self._batches.put, None)  # ends the thread of a scheduler that was dropped
+    def _run(self, batch: _Batch[RowT, OutputT]) -> None:
+        """Give a batch to a worker, after which `_ended` is called in the event loop."""
+        if len(self._workers.threads) < self.config.concurrency:
+            self._workers.grow(self.config.concurrency)
+        self._workers.put(partial(self._work, batch, asyncio.get_running_loop()))
 
     def _work(self, batch: _Batch[RowT, OutputT], loop: asyncio.AbstractEventLoop) -> None:
         """Run a batch; where it raises, run its rows one by one, unless all belong to one request."""
@@ -336,7 +327,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         began_at = time.perf_counter()
         try:
             outcomes = list(self._outputs([one.row for one in batch.rows]))
-            batch.forward_s = elapsed_s(began_at)
+            batch.forward_s = time.perf_counter() - began_at
         except Exception as error:
             if len({id(one.request) for one in batch.rows}) == 1:
                 outcomes = [error] * len(batch.rows)
@@ -368,7 +359,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         self._running_s = self._running_s - batch.predicted_s if self._running else 0.0
         # Before the answers: the worker would be idle until the loop has written all of them.
         self._dispatch()
-        inference_s = elapsed_s(batch.started_at)
+        inference_s = self.now() - batch.started_at
         for one, outcome in zip(batch.rows, outcomes, strict=True):
             if isinstance(outcome, Exception):
                 self._fail(one.request, outcome)
@@ -391,10 +382,3 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         self._on_batch(BatchReport(len(lengths), sum(lengths), 0, n_padded, queue_s, inference_s))
         if not (self._running or self._waiting):
             self._idle.set()
-
-
-def _work_on(batches: "SimpleQueue[Callable[[], None] | None]") -> None:
-    """Run batches until the queue holds None; while it waits, the thread holds no reference to the scheduler."""
-    while (work := batches.get()) is not None:
-        work()
-        del work

@@ -171,12 +171,17 @@ class Backlog:
 class Scheduler(ABC, Generic[RowT, OutputT]):
     """Admits, queues, runs and answers rows of requests."""
 
+    now: Callable[[], float] = staticmethod(time.perf_counter)
+    """Seconds of the clock of all its times but deadlines; a simulation replaces it, and the workers (planning/)."""
+
     def __init__(self, queue: QueueConfig, on_batch: OnBatch = unreported) -> None:
         self.queue = queue
         self._on_batch = on_batch
         self._draining = False
         self._backlog, self._bulk_backlog = Backlog(), Backlog()
         self._idle = asyncio.Event()  # set once nothing runs while it drains
+        self._demand_s, self.admitted = 0.0, 0
+        """Requests so far, without bulk: it gives way, and asks for no replicas."""
 
     @property
     def waiting_tokens(self) -> int:
@@ -228,6 +233,23 @@ class Scheduler(ABC, Generic[RowT, OutputT]):
         """Predicted seconds until everything that is admitted is answered, if nothing else arrived."""
 
     @property
+    def servers(self) -> int:
+        """How many rows run at once without slowing each other down much: the slots of a generator."""
+        return 1
+
+    @property
+    def demand_s(self) -> float:
+        """Seconds of this scheduler that requests so far asked for, without bulk. Where it grows by more than a second
+        per second, more arrives than can be done.
+        """
+        return self._demand_s
+
+    @property
+    @abstractmethod
+    def queued_s(self) -> float:
+        """Predicted seconds until what waits now has started, without bulk, if nothing else arrived."""
+
+    @property
     def row_s(self) -> float:
         """Predicted seconds by which each request inside delays a new one now; 0.0 where none waits, or nobody knows.
 
@@ -258,6 +280,11 @@ class Scheduler(ABC, Generic[RowT, OutputT]):
     @abstractmethod
     async def drain(self, limit_s: float = 0.0) -> None:
         """Refuse new rows, wait up to `limit_s` for running ones, then fail the rest. Safe to call twice."""
+
+    def _ask(self, seconds: float) -> None:
+        """A request has come that is not bulk, and asks for so many seconds of this scheduler."""
+        self.admitted += 1
+        self._demand_s += seconds
 
     async def _until_idle(self, limit_s: float) -> None:
         """Wait for `_idle`, up to `limit_s` seconds."""

@@ -85,6 +85,8 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
         self._engine, self._turn_tokens = engine, turn_tokens
         self._inside: dict[_Call, None] = {}
         self._rows_inside = 0  # rows that have not ended
+        self._asking = 0  # of them, those that are not bulk
+        self._asked_at = self.now()  # until then, their seconds are counted
         self._typical_tokens = TYPICAL_TOKENS
         self._mailbox: deque[tuple[_Row, Event, float]] = deque()
         self._is_woken = False
@@ -122,6 +124,19 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
         if not self.is_busy:
             return 0.0
         return self.expected_wait_s(rows, bulk=bulk) + sum(row.n_tokens for row in rows) * self._engine.prompt_token_s
+
+    @property
+    def servers(self) -> int:
+        return self._engine.slots
+
+    @property
+    def demand_s(self) -> float:
+        """A sequence asks for a slot from its arrival to its end."""
+        return self._demand_s + self._asking * (self.now() - self._asked_at) / self._engine.slots
+
+    @property
+    def queued_s(self) -> float:
+        return self._backlog.work_s if self.is_busy else 0.0
 
     @property
     def work_s(self) -> float:
@@ -198,7 +213,9 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
         ]
         self._engine.start(*jobs)
         self._inside[call] = None
-        self._rows_inside += len(rows)
+        self._count(call, len(rows))
+        if not bulk:
+            self._ask(0.0)  # its sequences ask for slots while they are inside
         tokens, work_s = sum(row.n_tokens for row in rows), sum(row.cost_s for row in call.rows)
         call.backlog.put(call, len(rows), tokens, work_s)
         return call
@@ -210,7 +227,7 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
             for row in call.rows:
                 row.left = True
                 self._start(row)
-                self._rows_inside -= not row.ended
+                self._count(call, -int(not row.ended))
             if not self._inside:
                 self._idle.set()
         if not call.done.done():
@@ -223,6 +240,13 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
             call.done.set_exception(error)
             call.arrived.set()
         self._leave(call)
+
+    def _count(self, call: _Call, rows: int) -> None:
+        """So many rows of a call have come; fewer than none: have ended."""
+        self._rows_inside += rows
+        if call.backlog is self._backlog:
+            self._demand_s, self._asked_at = self.demand_s, self.now()
+            self._asking += rows
 
     def _start(self, row: _Row) -> None:
         """Take a row off the backlog, once."""
@@ -270,7 +294,7 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
             call.written_tokens += written
         if call in self._inside:
             self._start(row)
-            self._rows_inside -= 1
+            self._count(call, -1)
             past, sequences = self._typical_tokens, max(1, len(answer.generations))
             self._typical_tokens = TYPICAL_MEMORY * past + (1 - TYPICAL_MEMORY) * written / sequences
         queue_s = call.started_at - call.submitted_at

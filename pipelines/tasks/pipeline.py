@@ -124,7 +124,9 @@ class EncoderPipeline(Pipeline[InputT, ParametersT, EncoderRow, OutputT]):
         shapes = list(shapes_within(longest, batching.max_batch_tokens, batching.max_batch_size))
         self._encoder.warm_up({tokens for _, tokens in shapes})
         run = (self.forward, self._encoder.blank_row, shapes, batching.concurrency)
-        kept = self._kept(costs, batching, shapes) if costs is not None and self._config.device == "cpu" else None
+        kept = None
+        if costs is not None and self._config.device == "cpu":
+            kept = KeptCosts.of(costs, self.artifact, self._config.threads, batching)
         known = kept.read() if kept is not None else []
         if known:
             warm(*run)
@@ -135,9 +137,3 @@ class EncoderPipeline(Pipeline[InputT, ParametersT, EncoderRow, OutputT]):
         on_end = kept.write if kept is not None else lambda known: None
         cost = LearnedCost(known, packed=self._encoder.is_packed, on_end=on_end)
         return PaddedScheduler(self.forward, batching, cost.model, queue, on_batch, cost)
-
-    def _kept(self, folder: Path, batching: BatchingConfig, shapes: Sequence[tuple[int, int]]) -> KeptCosts:
-        import onnxruntime  # here: `sextet doctor` runs where it is missing or broken, and says so
-
-        files = sorted((name, one.sha256) for name, one in self.artifact.manifest.files.items())
-        return KeptCosts(folder, files, self._config.threads, batching.concurrency, shapes, onnxruntime.__version__)

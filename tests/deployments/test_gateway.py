@@ -28,6 +28,7 @@ class Serve:
         self.answering = threading.Event()
         self.answering.set()
         self.describing = True
+        self.without_replicas = "UNHEALTHY"
         self.error: Exception | None = None
         self._inside = threading.Lock()
 
@@ -40,7 +41,8 @@ class Serve:
             self.answering.wait()
             if self.error is not None:
                 raise self.error
-            return SimpleNamespace(applications={task: application(task, n) for task, n in self.replicas.items()})
+            found = {task: application(task, n, self.without_replicas) for task, n in self.replicas.items()}
+            return SimpleNamespace(applications=found)
         finally:
             self._inside.release()
 
@@ -54,10 +56,14 @@ class Serve:
         return {"id": task.partition(".")[2] or f"someone/{task}"}
 
 
-def application(task: str, replicas: int) -> Any:
+def application(task: str, replicas: int, status: str = "UNHEALTHY") -> Any:
     deployment = task.partition(".")[0]
     return SimpleNamespace(
-        deployments={deployment: SimpleNamespace(replica_states={"RUNNING": replicas} if replicas else {})}
+        deployments={
+            deployment: SimpleNamespace(
+                replica_states={"RUNNING": replicas} if replicas else {}, status="HEALTHY" if replicas else status
+            )
+        }
     )
 
 
@@ -244,13 +250,42 @@ def test_the_catalog_lists_the_other_models_of_a_task_beside_its_default(several
             "name": "large",
             "route": "/text-generation/large",
             "ready": True,
+            "asleep": False,
             "replicas": 2,
             "model": {"id": "large"},
         },
-        {"name": "small", "route": "/text-generation/small", "ready": False, "replicas": 0, "model": None},
+        {
+            "name": "small",
+            "route": "/text-generation/small",
+            "ready": False,
+            "asleep": False,
+            "replicas": 0,
+            "model": None,
+        },
     ]
     (ready,) = asyncio.run(Client().many("/ready", 1))
     assert ready.json()["not_ready"] == ["text-generation.small"]
+
+
+@pytest.mark.parametrize("status", ["HEALTHY", "UPSCALING", "DOWNSCALING"])
+def test_a_model_that_autoscaling_has_without_a_replica_is_ready_and_asleep(several: Serve, status: str) -> None:
+    several.without_replicas = status
+
+    async def scenario() -> tuple[httpx.Response, ...]:
+        client = Client()
+        await client.get("/")  # while `large` has replicas, which describe it
+        several.replicas["text-generation.large"] = 0
+        await asyncio.sleep(catalog.FRESH_S)
+        return await client.get("/"), await client.get("/ready"), await client.get("/v2/repository/index")
+
+    listed, ready, index = asyncio.run(scenario())
+
+    others = {one["name"]: one for one in listed.json()["tasks"][1]["others"]}
+    for name, model in (("large", {"id": "large"}), ("small", None)):
+        found = {key: others[name][key] for key in ("ready", "asleep", "replicas", "model")}
+        assert found == {"ready": True, "asleep": True, "replicas": 0, "model": model}
+    assert ready.status_code == 200
+    assert {one["state"] for one in index.json()} == {"READY"}
 
 
 def test_openai_lists_the_models_of_a_task_by_every_name_that_it_answers_to(several: Serve) -> None:

@@ -13,7 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 # Imports go down only: training -> evaluation -> export -> checkpoints -> stores -> pipelines, and deployments and
 # benchmarks beside them. benchmarks asks servers over HTTP; pipelines is its in-process reference, and deployments
-# reads and cuts down the cluster.yaml that is measured.
+# reads and cuts down the cluster.yaml that is measured. planning simulates what deployments does, and draws as
+# benchmarks does.
 ALLOWED: dict[str, tuple[str, ...]] = {
     "pipelines": (),
     "stores": ("pipelines",),
@@ -23,6 +24,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "training": ("pipelines", "stores", "checkpoints", "export", "evaluation"),
     "deployments": ("pipelines", "stores"),
     "benchmarks": ("pipelines", "deployments"),
+    "planning": ("pipelines", "stores", "deployments", "benchmarks"),
 }
 PACKAGES = tuple(ALLOWED)
 LAYERS_OF_PIPELINES = ("tasks", "scheduling", "generation", "runtime", "schema", "misfit", "errors")

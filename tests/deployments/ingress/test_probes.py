@@ -16,6 +16,7 @@ from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig,
 from ray.serve.config import HTTPOptions
 
 from deployments.cluster.ray_environment import spare_port
+from deployments.ingress.haproxy import set_sleeping
 from tests.deployments.ingress.running import command
 
 TASKS = ("token-classification", "question-answering")
@@ -61,7 +62,13 @@ def without() -> tuple[str, ...]:
 
 
 @pytest.fixture
-def ingress(tmp_path: Path, without: tuple[str, ...]) -> Iterator[Ingress]:
+def sleeping() -> tuple[str, ...]:
+    """Tasks that may have no replica."""
+    return ()
+
+
+@pytest.fixture
+def ingress(tmp_path: Path, without: tuple[str, ...], sleeping: tuple[str, ...]) -> Iterator[Ingress]:
     """Two tasks with a replica each, and a gateway whose only replica is dead; a proxy takes their requests instead."""
     replicas = {task: ThreadingHTTPServer(("127.0.0.1", 0), Healthy) for task in (*TASKS, "fallback")}
     for one in replicas.values():
@@ -95,7 +102,9 @@ def ingress(tmp_path: Path, without: tuple[str, ...]) -> Iterator[Ingress]:
         health_check_fastinter="100ms",
     )
     HAProxyApi(config, backends, config_file_path=f"{tmp_path}/haproxy.cfg")._generate_config_file_internal()
-    process = subprocess.Popen(command(tmp_path, tmp_path / "haproxy.cfg"))
+    run = command(tmp_path, tmp_path / "haproxy.cfg")
+    set_sleeping(tmp_path, sleeping)
+    process = subprocess.Popen(run)
     started = Ingress(f"http://127.0.0.1:{public}", replicas)
     started.wait_for("/health", 200)
     yield started
@@ -142,6 +151,17 @@ def test_a_task_that_has_no_replica_yet_is_not_ready(ingress: Ingress, without: 
     ready = ingress.probe("/ready")
 
     assert (ready.status_code, set(ready.json()["not_ready"])) == (503, set(without))
+
+
+@pytest.mark.parametrize("without", [TASKS[:1]])
+@pytest.mark.parametrize("sleeping", [TASKS[:1]])
+def test_a_task_that_may_have_no_replica_is_ready_while_a_proxy_would_start_one(ingress: Ingress) -> None:
+    assert ingress.wait_for("/ready", 200).json()["tasks"] == [TASKS[1], TASKS[0]]
+    assert ingress.probe(f"/{TASKS[0]}").status_code == 200, "the proxy"
+
+    ingress.end("fallback")
+
+    assert ingress.wait_for("/ready", 503).json()["not_ready"] == [TASKS[0]]
 
 
 def test_what_is_no_probe_goes_to_the_gateway(ingress: Ingress) -> None:
