@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The image of deploy/Dockerfile without a daemon, by buildah, and a container of it by podman: both of Debian's packages.
+# The image of deploy/Dockerfile without a daemon, by buildah, and a container of it by podman and runc: Debian's packages.
 #
 #   deploy/image.sh build TAG [--build-arg NAME=VALUE ...]   follows the Dockerfile
 #   deploy/image.sh try TAG CLUSTER MODELS                   starts it: no root, a root file system that is read-only
@@ -44,7 +44,8 @@ try() {
     local tag=$1 cluster models container port=${PORT:-8000} task
     cluster=$(realpath "$2") models=$(realpath "$3")
     task=$(sed -n 's/^ *- *name: *//p; s/^- .*name: *\([a-z-]*\).*/\1/p' "$cluster" | head -1)
-    container=$(podman run --detach --network host --cgroups disabled --read-only --read-only-tmpfs=false \
+    container=$(podman --runtime runc --cgroup-manager cgroupfs run --detach --network host \
+        --ulimit nofile=16384:16384 --ulimit nproc=16384:16384 --read-only --read-only-tmpfs=false \
         --cap-drop ALL --security-opt no-new-privileges --tmpfs /tmp:exec,mode=1777 --tmpfs /cache:mode=1777 \
         --shm-size 256m --env SEXTET_METRICS_ADDRESS=off \
         --volume "$cluster:/sextet/cluster.yaml:ro" --volume "$models:/sextet/models:ro" \

@@ -30,6 +30,7 @@ TOOLS = Path(sys.executable).parent
 GCS_PORT, DASHBOARD_PORT, PORT = 6379, 8265, 8000
 READY_S = 120.0
 POLL_S = 0.2
+SHOWN = 500  # of the end of what a node says, in an error
 STORE_BYTES = 100_000_000
 RECONNECT_S = 600  # as long as workers wait for a head that comes back; KubeRay sets it likewise
 
@@ -117,7 +118,8 @@ class Fleet:
         give_up_at = time.monotonic() + limit_s
         while not happened():
             if time.monotonic() > give_up_at:
-                raise FleetError(f"{otherwise} after {limit_s:.0f} s; {self.folder} has what `ray start` said")
+                said = {file.stem: file.read_text(errors="replace")[-SHOWN:] for file in self.folder.glob("*-*.log")}
+                raise FleetError(f"{otherwise} after {limit_s:.0f} s; `ray start` said {said}")
             time.sleep(POLL_S)
 
     def _start(self, host: Host, environment: Mapping[str, str], own: Sequence[str]) -> None:

@@ -31,6 +31,8 @@ from tests.crd import problems
 ROOT = Path(__file__).parents[2]
 KUBERAY = ROOT / "deploy" / "kuberay"
 SIZES = sorted(folder.name for folder in (KUBERAY / "overlays").iterdir())
+FILES = {"small": "cluster.yaml", "large": "deploy/machines/server-32.yaml", "gpu": "deploy/machines/gpu-8.yaml"}
+SHELL: Any = {"cwd": ROOT, "capture_output": True, "text": True, "check": True}
 KUBERNETES = "1.33"
 CRDS = os.environ.get("SEXTET_CRDS")
 DEFINITIONS = {"RayService": "ray.io_rayservices.yaml", "PodMonitor": "monitoring.coreos.com_podmonitors.yaml"}
@@ -42,15 +44,14 @@ every_size = pytest.mark.parametrize("size", SIZES)
 
 @pytest.fixture(scope="module")
 def kustomized(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder, with a cluster.yaml made as docs/nodes.md says."""
-    folder = Path(shutil.copytree(KUBERAY, tmp_path_factory.mktemp("kuberay"), dirs_exist_ok=True))
-    content = (ROOT / "cluster.yaml").read_text(encoding="utf-8").replace("host: 127.0.0.1", "host: 0.0.0.0")
-    (folder / "base" / "cluster.yaml").write_text(content, encoding="utf-8")
-    return folder
+    """A copy of the folder."""
+    return Path(shutil.copytree(KUBERAY, tmp_path_factory.mktemp("kuberay"), dirs_exist_ok=True))
 
 
 def rendered(kustomized: Path, size: str) -> dict[str, Object]:
-    """The objects of a size by their kind."""
+    """The objects of a size by their kind, with a cluster.yaml that is made as docs/nodes.md says."""
+    made = subprocess.run(["sed", "s/host: 127.0.0.1/host: 0.0.0.0/; s#../../models[a-z-]*#models#", FILES[size]], **SHELL)
+    (kustomized / "base" / "cluster.yaml").write_text(made.stdout, encoding="utf-8")
     command = ["kubectl", "kustomize", str(kustomized / "overlays" / size)]
     made = subprocess.run(command, capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
@@ -124,11 +125,28 @@ def test_a_field_that_no_operator_knows_is_found() -> None:
 def test_ray_and_sextet_take_the_configuration_of_the_applications(size: str, kustomized: Path) -> None:
     text = rendered(kustomized, size)["RayService"]["spec"]["serveConfigV2"]
     deployed = ServeDeploySchema.model_validate(yaml.safe_load(text))
-    shipped = yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))
+    shipped = yaml.safe_load((ROOT / FILES[size]).read_text(encoding="utf-8"))
 
     assert deployed.http_options.host == "0.0.0.0"
     assert [one.name for one in deployed.applications] == [one["name"] for one in shipped["applications"]]
-    assert len(task_configs(yaml.safe_load(text))) == len(deployed.applications) - 1  # the gateway is no task
+    configs = task_configs(yaml.safe_load(text))
+    assert len(configs) == len(deployed.applications) - 1  # the gateway is no task
+    assert {Path(one.model).parent for one in configs.values()} == {
+        Path("models")
+    }  # of the image, whose folder is /sextet
+
+
+@every_size
+def test_a_replica_of_every_task_fits_into_a_pod(size: str, kustomized: Path) -> None:
+    objects = rendered(kustomized, size)
+    pods = [container_of(group)["resources"]["limits"] for group in cluster_of(objects)["workerGroupSpecs"]]
+    for application in yaml.safe_load(objects["RayService"]["spec"]["serveConfigV2"])["applications"]:
+        for deployment in application["deployments"]:
+            asked = deployment["ray_actor_options"]
+            assert any(
+                asked["num_cpus"] <= int(pod["cpu"]) and asked.get("num_gpus", 0) <= int(pod.get("nvidia.com/gpu", 0))
+                for pod in pods
+            )
 
 
 @every_size
@@ -274,6 +292,7 @@ def test_a_file_with_keys_and_tls_finds_them_where_the_secrets_are_mounted(kusto
 def test_a_pod_starts_ray_only_with_the_environment_of_its_ingress(is_whole: bool, kustomized: Path) -> None:
     """As KubeRay puts the command before its own, in a `bash` that reads what BASH_ENV names."""
     command = " ".join(container_of(cluster_of(rendered(kustomized, "small"))["headGroupSpec"])["command"])
+    rendered(kustomized, "small")
     where = kustomized / ("base" if is_whole else "overlays") / "cluster.yaml"
     for told, here in (("/etc/sextet/cluster.yaml", where), ("/tmp/sextet", kustomized / "haproxy")):
         assert told in command
