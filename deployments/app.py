@@ -66,7 +66,7 @@ def gateway(args: dict[str, Any]) -> Application:
     """The application at `/`; it takes no args."""
     for key in args:
         raise unknown_key(key, (), "args")
-    return serve.deployment(Gateway, name="gateway", **LIFE).bind(replica.watch_replicas)
+    return serve.deployment(Gateway, name="gateway", **LIFE).bind(replica.watch_replicas, on_ending)
 
 
 def on_ending(begin: Callable[[float], None]) -> None:

@@ -4,9 +4,12 @@ GET /               the tasks, their models, whether they are ready (the console
 GET /health         200: this process is up
 GET /ready          200 when every task has a ready replica or may have none, else 503 with those that have not
 GET /openapi.json   the HTTP API
+GET /live           what the models do, as server-sent events
 GET /console/...    the files of the page at /
 GET /v2, /v2/health/live, /v2/health/ready    the server, as the Open Inference Protocol describes it
 GET, POST /v2/repository/index                the models, as Triton lists them
+GET /v2/models/[<model>/]stats                what they have done, as Triton counts it; HAProxy: /v2/repository/...
+POST /grpc/<call>                             calls of gRPC that belong to no model's replica
 GET /catalog/<task>/v1/models[/<name>]        the models of a task with several, as OpenAI lists them; clients ask
                                               /<task>/v1/models
 
@@ -28,12 +31,14 @@ from starlette.responses import Response
 
 from deployments.cluster.catalog import Catalog
 from deployments.config import SEPARATOR, model_of, task_of
+from deployments.console.live import LiveView
 from deployments.console.page import page
 from deployments.http.errors import Failure, RouteNotFoundError
 from deployments.http.request import Route, Timings
 from deployments.ingress.aliases import of_path
 from deployments.ingress.config import IngressConfig
-from deployments.protocols.open_inference import VERSION, server_metadata
+from deployments.protocols.open_inference import index_entry, server_metadata
+from deployments.protocols.open_inference_grpc.server import PREFIX, ServerCalls, application_of
 from deployments.protocols.openai.errors import failure_body
 from deployments.protocols.openai.protocol import model_card
 from pipelines.misfit import shown
@@ -42,6 +47,7 @@ from pipelines.tasks import TASKS
 
 METHODS = "GET, HEAD"
 INDEX = "/v2/repository/index"
+OnEnding = Callable[[Callable[[float], None]], None]
 OF_OPENAI = ("/v1/", "/catalog/")
 ALIASES = ("/v2/models/<task>/...", "/models/<id>/...")
 
@@ -49,13 +55,17 @@ ALIASES = ("/v2/models/<task>/...", "/models/<id>/...")
 class Gateway:
     """Answers from `catalog`, which asks Ray Serve."""
 
-    def __init__(self, observe: Callable[[], None] = lambda: None) -> None:
-        """`observe` is called in this process."""
+    def __init__(self, observe: Callable[[], None] = lambda: None, on_ending: OnEnding = lambda begin: None) -> None:
+        """`observe` is called in this process. `on_ending` is given what is to be called once it is to end."""
         observe()
         self._catalog = Catalog()
+        self._calls = ServerCalls(self._catalog, version("sextet"))
+        self._view = LiveView(self._catalog)
+        on_ending(lambda limit_s: self._view.end())
         self._pages: dict[str, Callable[[Request], Awaitable[Response]]] = {
             "/": self._tasks,
             "/health": self._health,
+            "/live": self._watch,
             "/ready": self._ready,
             "/openapi.json": self._openapi,
             "/v2": self._server,
@@ -79,6 +89,12 @@ class Gateway:
         return response
 
     async def _answer(self, request: Request, route: Route) -> Response:
+        if route.path.startswith(PREFIX):
+            route.require_method("POST")
+            return await self._calls.answer(route.path.removeprefix(PREFIX), request)
+        if found := re.fullmatch(r"/v2(?:/repository)?/models(?:/([^/]+)(?:/versions/([^/]+))?)?/stats", route.path):
+            route.require_method(METHODS)
+            return await self._statistics(found[1], found[2])
         if (target := await self._task_path(route)) is not None:
             return _redirect(request, target)
         if (console := page(route.path.removeprefix("/console/"))) is not None and route.path.startswith("/console/"):
@@ -134,6 +150,9 @@ class Gateway:
     async def _server(self, request: Request) -> Response:
         return _json(server_metadata(version("sextet")))
 
+    async def _watch(self, request: Request) -> Response:
+        return self._view.stream()
+
     async def _health(self, request: Request) -> Response:
         return _json({"status": "ok"})
 
@@ -164,17 +183,13 @@ class Gateway:
 
     async def _index(self, request: Request) -> Response:
         ready = await self._catalog.readiness()
-        return _json(
-            [
-                {
-                    "name": model_of(name) or name,
-                    "version": VERSION,
-                    "state": "READY" if is_ready else "UNAVAILABLE",
-                    "reason": "" if is_ready else "no replica takes requests",
-                }
-                for name, is_ready in ready.items()
-            ]
-        )
+        return _json([index_entry(model_of(name) or name, is_ready) for name, is_ready in ready.items()])
+
+    async def _statistics(self, name: str | None, version: str | None) -> Response:
+        """As Triton has them, of one model or of all."""
+        ready = await self._catalog.readiness()
+        names = list(ready) if name is None else [application_of(name, version or "", ready)]
+        return _json({"model_stats": await self._catalog.statistics(names)})
 
     async def _models_of(self, task: str, name: str | None) -> Response:
         """As OpenAI lists models: the default by its own name and by its task's, the others by theirs."""

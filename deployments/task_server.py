@@ -33,16 +33,15 @@ from deployments.host import SMALL_ANSWER_TOKENS, SMALL_BODY_BYTES, HostThreads,
 from deployments.http.errors import CLIENT_LEFT, Failure, logger
 from deployments.http.event_stream import EventStream, begun
 from deployments.http.request import (
-    BULK,
-    CLASS_HEADER,
-    CLIENT_HEADER,
     Observer,
     Timings,
+    cache_salt,
     deadline_of,
+    is_bulk,
     load_header,
     read_body,
 )
-from deployments.protocols.protocol import Protocol, Reply, Routes, TaskRequest, json_reply
+from deployments.protocols.protocol import Protocol, Reply, Routes, TaskRequest
 from deployments.served import description
 from pipelines.errors import ConfigurationError, DeadlineExceededError, GenerationError
 from pipelines.runtime.artifact import ModelArtifact
@@ -150,6 +149,7 @@ class TaskServer:
         self._retiring: set[asyncio.Task[None]] = set()
         self._cut: asyncio.Task[None] | None = None
         self._loading = asyncio.Lock()
+        self.ending = asyncio.Event()
         on_ending(self.end_within)
 
     async def reconfigure(self, user_config: Any) -> None:
@@ -191,6 +191,7 @@ class TaskServer:
 
     def end_within(self, limit_s: float) -> None:
         """Answer as before for all but CUT_S of `limit_s`. Then fail what is inside, streams with an error event."""
+        self.ending.set()
         self._cut = asyncio.get_running_loop().create_task(self._cut_after(limit_s - CUT_S))
 
     async def _cut_after(self, limit_s: float) -> None:
@@ -218,6 +219,10 @@ class TaskServer:
         """What the catalog says of this replica's model."""
         return description(self._now.pipeline.artifact, self._now.config.device)
 
+    async def statistics(self) -> dict[str, float]:
+        """What this replica's model has done: observability/statistics.py."""
+        return self._now.observer.statistics()
+
     async def __call__(self, request: Request) -> Response:
         """Every outcome is a response with timings; only a client that left raises CancelledError."""
         timings, serving = Timings(), self._serving
@@ -236,7 +241,7 @@ class TaskServer:
         if self._serving is not None:
             scheduler = self._serving.scheduler
             load = load_header(scheduler.expected_s(), scheduler.queue.max_queue_s, scheduler.row_s)
-            response.raw_headers.append(load)
+            response.raw_headers += (load, *self._serving.observer.headers(request, timings))
         return response
 
     async def _answer(self, request: Request, timings: Timings) -> Response:
@@ -245,17 +250,17 @@ class TaskServer:
         endpoint.require()
         protocol = endpoint.protocol
         if protocol is None:
-            return json_reply(endpoint.page).response()
+            return endpoint.reply(request, self, serving.config.limits)
         deadline, timings.protocol = deadline_of(request), protocol
         visit, is_streaming = serving.enter(), False
         try:
             async with asyncio.timeout_at(deadline):
                 limits = serving.config.limits
                 body = await read_body(request, limits.max_body_bytes, protocol.media_types)
-                bulk = request.headers.get(CLASS_HEADER) == BULK
+                bulk = is_bulk(request.headers)
                 # And again with its tokens.
                 serving.scheduler.admit((), deadline, asyncio.get_running_loop().time(), bulk=bulk)
-                salt = _salt(serving.config, request.headers)
+                salt = cache_salt(serving.config, request.headers)
                 prepare = partial(self._prepare, limits, protocol, body, request.headers, timings, salt)
                 is_small = len(body) <= SMALL_BODY_BYTES
                 on_loop = is_small and not serving.scheduler.is_busy
@@ -268,8 +273,7 @@ class TaskServer:
                     is_streaming = True
                     return EventStream(events, protocol.failure)
                 completed = await serving.scheduler.submit(prepared.all_rows(), deadline, bulk=bulk)
-                timings.queue_s, timings.inference_s = completed.queue_s, completed.inference_s
-                timings.read_tokens, timings.written_tokens = completed.read_tokens, completed.written_tokens
+                timings.ran(completed)
                 finish = partial(self._finish, prepared, completed.outputs)
                 on_loop = is_small and timings.read_tokens + timings.written_tokens <= SMALL_ANSWER_TOKENS
                 reply = finish() if on_loop else await self._host.answer(finish, len(body))
@@ -392,9 +396,3 @@ class TaskServer:
         times.append(time.perf_counter())
         observer.started(scheduler, {part: end - at for part, (at, end) in zip(PARTS, pairwise(times), strict=True)})
         return pipeline, scheduler, observer
-
-
-def _salt(config: TaskConfig, headers: Mapping[str, str]) -> str:
-    """What keeps the prefixes of a request apart from those of other callers; "" where callers share them."""
-    per_key = config.slots is not None and config.slots.prefix_cache == "per_key"
-    return headers.get(CLIENT_HEADER, "") if per_key else ""

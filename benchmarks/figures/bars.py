@@ -270,6 +270,27 @@ FAIRNESS_FIGURES = {
     "short_generation_p50_alone_ms": Figure("p50 of the 8 new tokens alone"),
     "short_generation_p50_beside_streams_ms": Figure("p50 of them beside the streams; 15,000 where most had no answer"),
 }
+SERVICE_FIGURES = {
+    "observed_over_bare": Figure(
+        "the sentiment model, one text a request, 32 clients: requests/s with metrics, a log of 1% and traces of 1%, "
+        "over the same in a replica that nobody observes",
+        at_least(0.97),
+    ),
+    "root_over_direct": Figure(
+        "a replica that does nothing: requests/s of /v1/completions over those of the task's own path", at_least(0.95)
+    ),
+    "grpc_over_http": Figure(
+        "lists of 32 sentences to classify, four clients of Triton's: inputs/s over gRPC over those over HTTP, binary",
+        at_least(1),
+    ),
+    "canary_lost": Figure("requests without an answer while the split changes 100 times under load", exactly(0)),
+    "canary_share_error": Figure("10,000 requests with a share of 5%: by how many points it was wrong", at_most(0.5)),
+    "observed_per_s": Figure("requests/s of the observed replica"),
+    "bare_per_s": Figure("requests/s of the other one"),
+    "direct_per_s": Figure("requests/s at the task's own path"),
+    "grpc_inputs_per_s": Figure("inputs/s over gRPC"),
+    "http_inputs_per_s": Figure("inputs/s over HTTP"),
+}
 SOAK_FIGURES = {
     "soak_memory_growth": Figure("a replica's resident memory after 10 minutes at 70% of its capacity", at_most(0.03)),
     "different_answers": Figure("answers in a crowd that differ from those of the same request alone", exactly(0)),
@@ -343,12 +364,32 @@ FAULT_FIGURES = {
         "streams of minutes that a change of configuration, a downscale, a rolling update or SIGTERM cut", exactly(0)
     ),
 }
+SCALE_FIGURES = {
+    "slo_attainment": Figure(
+        "a day in ten minutes, a slow model on one to four replicas: requests within the level of 1 s", at_least(0.95)
+    ),
+    "replica_seconds_over_static_peak": Figure("replicas over that day, over four all day", at_most(0.74)),
+    "slo_over_default_policy": Figure(
+        "that share over the one of Ray Serve's default policy, on the same arrivals and no fewer replica-seconds",
+        at_least(1.1),
+    ),
+    "zero_lost": Figure("100 requests at once to a model without a replica: not answered with 200", exactly(0)),
+    "zero_first_answer_s": Figure("from sending these to the first answer", at_most(6)),
+    "plan_error": Figure(
+        "what `sextet plan` says of a log over what the cluster did, less 1: the worst of p50, p99 and seconds of "
+        "replicas, of two fixed replicas and of one to three that Ray Serve scales",
+        at_most(0.15),
+    ),
+    "plan_replicas": Figure("replicas at once of a simulated day, within five minutes", at_least(2000)),
+}
 FIGURES = (
     FOOTPRINT_FIGURES
     | ENCODER_FIGURES
     | GENERATION_FIGURES
     | FAIRNESS_FIGURES
+    | SERVICE_FIGURES
     | SOAK_FIGURES
     | FAULT_FIGURES
+    | SCALE_FIGURES
     | GPU_FIGURES
 )

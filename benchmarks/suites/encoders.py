@@ -2,6 +2,7 @@
 
     python -m benchmarks.suites.encoders                  what `make bench-encoders` does
     python -m benchmarks.suites.encoders --quick          windows of a second, to see whether it works
+    python -m benchmarks.suites.encoders --only alone     the parts of these names: minutes, where the machine is shared
 
 Models of well-known shapes are exported by `sextet export`, served by `sextet serve`, and measured in turn with the
 same artifacts in this process. Writes benchmarks/results/encoders.json and docs/performance.md, and prints one line of
@@ -99,23 +100,31 @@ class EncoderFindings(Findings):
         return run
 
 
+BERT, ALONE, SMALL, CALIBRATION, OTHERS = PARTS = ("bert", "alone", "small", "calibration", "peers")
+
+
 def run(options: Options, say: Say) -> EncoderFindings:
-    """All figures."""
-    pace, findings = options.pace(Pace(), QUICK), EncoderFindings()
-    if options.peers:
+    """The figures of the parts that `options` choose."""
+    pace, findings, parts = options.pace(Pace(), QUICK), EncoderFindings(), options.chosen(PARTS)
+    compared = options.peers and OTHERS in parts
+    if compared:
         ensure_installed(PEERS, say)
     artifacts = {shape.name: ensure(shape, say) for shape in (BERT_BASE, DISTILBERT, MINILM_L6)}
     fixed = _texts(artifacts[BERT_BASE.name], "fixed:128", pace)
     mixed = _texts(artifacts[BERT_BASE.name], MIXED, pace)
     short = _texts(artifacts[MINILM_L6.name], "fixed:16", pace)
-    with _served(BERT_BASE) as cluster:
-        _measure_bert(findings, pace, cluster, fixed, mixed, say)
-    with _served(DISTILBERT) as cluster:
-        _measure_alone(findings, pace, cluster, say)
-    with _served(MINILM_L6, noop=True) as cluster:
-        _measure_minilm(findings, pace, cluster, short, say)
-    _measure_calibration(findings, pace, say)
-    if options.peers:
+    if BERT in parts:
+        with _served(BERT_BASE) as cluster:
+            _measure_bert(findings, pace, cluster, fixed, mixed, say)
+    if ALONE in parts:
+        with _served(DISTILBERT) as cluster:
+            _measure_alone(findings, pace, cluster, say)
+    if SMALL in parts:
+        with _served(MINILM_L6, noop=True) as cluster:
+            _measure_minilm(findings, pace, cluster, short, say)
+    if CALIBRATION in parts:
+        _measure_calibration(findings, pace, say)
+    if compared:
         entries: list[PeerThroughput] = []
         for name, shape, texts in (("bert-base 128", BERT_BASE, fixed), ("minilm-l6 mixed", MINILM_L6, mixed)):
             workload = _workload(name, shape, texts, pace, say)
@@ -300,4 +309,4 @@ def _workload(name: str, shape: Shape, texts: list[str], pace: Pace, say: Say) -
 
 
 if __name__ == "__main__":
-    main("encoders", "The figures of encoders, against the same artifacts in-process.", run, ENCODER_FIGURES)
+    main("encoders", "The figures of encoders, against the same artifacts in-process.", run, ENCODER_FIGURES, PARTS)

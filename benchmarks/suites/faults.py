@@ -358,4 +358,4 @@ def capacity(findings: Findings, port: int, pace: Pace) -> float:
 
 if __name__ == "__main__":
     description = "What clients see while something of the cluster fails or changes."
-    main("faults", description, run, FAULT_FIGURES, parts=ALL)
+    main("faults", description, run, FAULT_FIGURES, parts=ALL, target="faults")

@@ -2,6 +2,7 @@
 
     python -m benchmarks.suites.generation                what `make bench-generation` does
     python -m benchmarks.suites.generation --quick        one repetition of seconds, to see whether it works
+    python -m benchmarks.suites.generation --only larger  the parts of these names: minutes, where the machine is shared
 
 SmolLM2-135M and a model of Qwen2-0.5B's shape are served as cluster.yaml says, with sixteen slots, and measured in turn
 with other engines on the same weights, prompts and lengths: one server at a time on the machine, started anew in every
@@ -37,7 +38,7 @@ from benchmarks.suites.cluster import TRANSLATE, WRITE, Running, measured_cluste
 from benchmarks.suites.engines import structured
 from benchmarks.suites.engines.contestants import Contestant, HttpSeat, Prompt, Seat, other, ours
 from benchmarks.suites.engines.gguf_file import ensure_gguf
-from benchmarks.suites.engines.goodput import PARTS, Mixture, curve, goodput
+from benchmarks.suites.engines.goodput import MIXTURES, Mixture, curve, goodput
 from benchmarks.suites.engines.local_engine import LocalEngine
 from benchmarks.suites.gpu.models import QWEN2, write_decoder
 from benchmarks.suites.shapes import ensure_export, packaged_gguf, starter
@@ -102,32 +103,50 @@ class Measured:
     contestants: Sequence[Contestant]
 
 
+class GenerationRates(Rates):
+    """Figures compare workloads of several parts, of this run or of an earlier one that this run completes."""
+
+    def complete(self, name: str) -> None:
+        super().complete(name)
+        self.finish()
+
+    def finish(self) -> None:
+        """Make the figures and entries of all rates that are there."""
+        _compare(self)
+        self.peers = self.entries()
+
+
+WAITING, SMALLER, LARGER, TRANSLATED = PARTS = ("waiting", "smollm2", "larger", TRANSLATE.name)
+
+
 def run(options: Options, say: Say) -> Rates:
-    """All figures."""
-    pace, rates = options.pace(Pace(), QUICK), Rates()
+    """The figures of the parts that `options` choose."""
+    pace, rates, parts = options.pace(Pace(), QUICK), GenerationRates(), options.chosen(PARTS)
     installed = {one.name: one for one in (*WRITERS, *WRITER_SERVERS)}
     if options.peers:
         ensure_installed([installed[name] for name in (*RIVALS, CTRANSLATE2)], say)
     written, translated = artifact_of(WRITE, say), artifact_of(TRANSLATE, say)
     local = LocalEngine(written, THREADS, SLOTS)
-    _measure_waiting(rates, pace, local, say)
+    if WAITING in parts:
+        _measure_waiting(rates, pace, local, say)
     smollm2 = _smollm2(written)
     probe = _prompts(local.tokenizer, 1, SHORT)[0]
     rivals = [other(installed[name], probe) for name in RIVALS] if options.peers else []
     first = Measured(smollm2, written, [ours(written, SLOTS, lambda tally: rates.keep_tally(tally, SMOLLM2)), *rivals])
-    for repetition in range(pace.repetitions):
+    for repetition in range(pace.repetitions if SMALLER in parts else 0):
         say(f"{SMOLLM2}, repetition {repetition + 1} of {pace.repetitions}")
         batch = _prompts(local.tokenizer, SLOTS.slots, SHORT, MIXED * repetition)
         structured.measure(rates, written, SLOTS, THREADS, batch, NEW_TOKENS, say)
         _measure_model(rates, pace, first, repetition, local, say)
-    larger = _larger(options, rates, [one for one in rivals if one.name in RIVALS_ALONE], say)
-    for repetition in range(pace.repetitions_larger):
-        say(f"{QWEN}, repetition {repetition + 1} of {pace.repetitions_larger}")
-        _measure_model(rates, pace, larger, repetition, None, say)
-    _measure_translations(rates, pace, options, translated, say)
-    _compare(rates)
+    if LARGER in parts:
+        larger = _larger(options, rates, [one for one in rivals if one.name in RIVALS_ALONE], say)
+        for repetition in range(pace.repetitions_larger):
+            say(f"{QWEN}, repetition {repetition + 1} of {pace.repetitions_larger}")
+            _measure_model(rates, pace, larger, repetition, None, say)
+    if TRANSLATED in parts:
+        _measure_translations(rates, pace, options, translated, say)
+    rates.finish()
     rates.load = {"clients": CLIENTS, "new_tokens": NEW_TOKENS, "threads": THREADS, **vars(SLOTS), "pace": vars(pace)}
-    rates.peers = rates.entries()
     return rates
 
 
@@ -240,7 +259,7 @@ def _measure_goodput(
     rates: Rates, pace: Pace, name: str, seat: HttpSeat, texts: Sequence[Prompt], seed: int, say: Say
 ) -> None:
     tokens = [token for text in texts for token in text]
-    points = curve(seat, lambda part: Mixture.drawn(tokens, MIXED, PARTS * seed + part), pace.open_s, pace.warm_up_s)
+    points = curve(seat, lambda part: Mixture.drawn(tokens, MIXED, MIXTURES * seed + part), pace.open_s, pace.warm_up_s)
     rates.raw += [{"measurement": GOODPUT, "server": name, "repetition": seed, **one.figures()} for one in points]
     if not (rate := goodput(points)):
         raise PeerError("keeps the service level at no rate")
@@ -335,4 +354,4 @@ def _keep(rates: Rates, workload: str, per_s: dict[str, float], say: Say) -> Non
 
 
 if __name__ == "__main__":
-    main("generation", "The figures of models that write, against other engines.", run, GENERATION_FIGURES)
+    main("generation", "The figures of models that write, against other engines.", run, GENERATION_FIGURES, PARTS)

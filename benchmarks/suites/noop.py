@@ -1,8 +1,10 @@
-"""A replica that does nothing, to measure what the ingress and Ray Serve cost a request."""
+"""Replicas to compare with: some do nothing, which shows what the ingress and Ray Serve cost; one nobody observes."""
 
 import asyncio
+from typing import Any
 
 from ray import serve
+from ray.serve import Application
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -20,4 +22,31 @@ class Noop:
         return Response(ANSWER, media_type="application/json")
 
 
+class Named:
+    """In the place of a task's replica: it answers POSTs at once with `answer`."""
+
+    def __init__(self, answer: str) -> None:
+        self._answer = answer.encode()
+
+    async def __call__(self, request: Request) -> Response:
+        if request.method != "POST":  # what the launcher knows a task by
+            return Response(status_code=405)
+        await request.body()
+        return Response(self._answer, media_type="application/json")
+
+
 app = serve.deployment(Noop, name="noop").bind()
+
+
+def named(args: dict[str, Any]) -> Application:
+    """For `args: {answer: JSON}`."""
+    return serve.deployment(Named, name="named").bind(args["answer"])
+
+
+def unobserved(args: dict[str, Any]) -> Application:
+    """A task's replica without metrics, log and traces, otherwise as deployments.app has it: `args: {task, model}`."""
+    from deployments.app import LIFE
+    from deployments.task_server import TaskServer
+
+    deployment = serve.deployment(TaskServer, name=args["task"], **LIFE)
+    return deployment.bind(args["task"], model=args["model"])

@@ -86,6 +86,8 @@ class Findings:
         self.points = [*(one for one in earlier.points if one["label"] not in labels), *self.points]
         measured = {one["measurement"] for one in self.raw}
         self.raw = [*(one for one in earlier.raw if one["measurement"] not in measured), *self.raw]
+        workloads = {one["workload"] for one in self.peers}
+        self.peers = [*(one for one in earlier.peers if one["workload"] not in workloads), *self.peers]
 
 
 @dataclass
@@ -130,6 +132,18 @@ class Rates(Findings):
         if values:
             self.figures[name] = values
 
+    def complete(self, name: str) -> None:
+        """Also the rates that figures are made of."""
+        super().complete(name)
+        measured = {workload for workload, _ in (*self.per_s, *self.missing)}
+        for one in self.peers:
+            if one["workload"] in measured:
+                continue
+            if one["missing"]:
+                self.missing[one["workload"], one["peer"]] = one["missing"]
+            else:
+                self.per_s[one["workload"], one["peer"]] = one["inputs_per_s"]
+
     def entries(self) -> list[dict[str, Any]]:
         """The entries of `Result.peers`, workload by workload."""
         entries = [
@@ -149,12 +163,13 @@ def main(
     run: Callable[[Options, Say], Findings],
     expected: Mapping[str, Figure],
     parts: Sequence[str] = (),
+    target: str = "",
 ) -> None:
     """Measure with `run(options, say)`; write benchmarks/results/NAME.json and the report.
 
     The last line of JSON names those of the `expected` figures that were not measured as "missing", and the exit status
     is then 1. Nothing is written of a quick run, and of one without peers. A run of some of the `parts` keeps the
-    figures of the others in the result file.
+    figures of the others in the result file. `target` of make runs the suite; bench-NAME unless given.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="short windows: whether it works; nothing is written")
@@ -176,7 +191,7 @@ def main(
         )
     except SextetError as error:
         sys.exit(f"{name}: {error}")
-    given, usual = sys.argv[1:], f"make {name}" if parts else f"make bench-{name}"
+    given, usual = sys.argv[1:], f"make {target or f'bench-{name}'}"
     if not args.quick and only:
         findings.complete(name)
     result = Result(

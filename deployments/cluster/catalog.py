@@ -5,7 +5,7 @@ Each question is therefore asked by one call at a time, whose answer goes to eve
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -14,8 +14,10 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
-from deployments.config import task_of
+from deployments.config import model_of, task_of
 from deployments.http.errors import UnavailableError
+from deployments.observability.statistics import added, model_statistics
+from deployments.protocols.open_inference import VERSION
 from pipelines.tasks import TASKS
 
 T = TypeVar("T")
@@ -82,6 +84,7 @@ class Catalog:
         self._standings = SingleFlight(_standings)
         self._descriptions: dict[str, SingleFlight[dict[str, Any]]] = {}
         self._known: dict[str, dict[str, Any]] = {}
+        self._counts: dict[str, SingleFlight[list[dict[str, float]]]] = {}
 
     async def readiness(self) -> dict[str, bool]:
         """Whether the requests of each deployed model are answered; raises as `standings` does."""
@@ -108,6 +111,24 @@ class Catalog:
         ready = {name: one for name, one in (await self.standings()).items() if one.is_ready}
         described = await asyncio.gather(*(self._description(name, one.asleep) for name, one in ready.items()))
         return dict(zip(ready, described, strict=True))
+
+    async def statistics(self, applications: Sequence[str]) -> list[dict[str, Any]]:
+        """What the replicas of these have done, as Triton's `model_stats`."""
+        numbers = await self.numbers(applications)
+        return [model_statistics(model_of(name) or name, VERSION, numbers[name]) for name in applications]
+
+    async def numbers(self, applications: Sequence[str]) -> dict[str, dict[str, float]]:
+        """What the replicas of each have counted together: observability/statistics.py. Zeros where they are silent."""
+        counted = await asyncio.gather(*map(self._counted, applications))
+        return {name: added(replicas) for name, replicas in zip(applications, counted, strict=True)}
+
+    async def _counted(self, application: str) -> list[dict[str, float]]:
+        if application not in self._counts:
+            self._counts[application] = SingleFlight(partial(_count, application))
+        try:
+            return await self._counts[application].answer(DESCRIBE_TIMEOUT_S)
+        except Exception:  # whatever a replica fails with while it starts or ends
+            return []
 
     async def _description(self, application: str, asleep: bool) -> dict[str, Any] | None:
         if asleep:
@@ -143,3 +164,10 @@ async def _describe(application: str) -> dict[str, Any]:
     async with asyncio.timeout(DESCRIBE_TIMEOUT_S):  # a call that hangs must not be the last one
         described: dict[str, Any] = await serve.get_app_handle(application).describe.remote()
         return described
+
+
+async def _count(application: str) -> list[dict[str, float]]:
+    async with asyncio.timeout(DESCRIBE_TIMEOUT_S):
+        asked = serve.get_app_handle(application).broadcast("statistics")
+        counted = await asked.results_async(return_exceptions=True)
+        return [one for one in counted if isinstance(one, dict)]

@@ -60,7 +60,7 @@ class Launch:
         """What guards it, for `content`; raises ConfigurationError where nothing does and others can reach it."""
         config = IngressConfig.of(located(self.cluster), self.cluster.parent)
         if self.platform is not None:  # its service is in front, authenticates, and asks under names of its own
-            return replace(config, keys=None, open_to_everybody=True, hosts=(EVERY_NAME,))
+            return replace(config, keys=None, open_to_everybody=True, hosts=(EVERY_NAME,), grpc_port=None)
         if self.open_to_everybody:
             config = replace(config, open_to_everybody=True)
         config.check(Address.of(content["http_options"]))
@@ -126,6 +126,8 @@ def _serve_here(launch: Launch, signals: Signals) -> None:
     _fetch_artifacts(content, launch.say)
     _tell_models_apart(content)
     ingress, address = launch.ingress(content), Address.of(content["http_options"])
+    if ingress.grpc_port is not None:
+        check_port(address.host, ingress.grpc_port, "grpc_port of the ingress")
     with environment(ingress, address, launch.say, drain_s) as folder:
         from deployments.cluster.rollout import validated  # imports ray, which reads the environment
 

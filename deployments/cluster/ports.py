@@ -13,8 +13,10 @@ MAX_PORT = 65535
 _LISTENS = "0A"  # a state of /proc/net/tcp
 
 
-def check_port(host: Any, port: Any) -> None:
-    """Raise ConfigurationError where nothing can listen at this address; it names who listens there."""
+def check_port(host: Any, port: Any, chosen_by: str = "--port") -> None:
+    """Raise ConfigurationError where nothing can listen at this address; it names who listens there, and by which
+    option another port is chosen.
+    """
     if not isinstance(host, str):
         raise ConfigurationError(f"http_options.host is {host!r}; allowed: an address")
     if not isinstance(port, int) or not 1 <= port <= MAX_PORT:
@@ -29,9 +31,8 @@ def check_port(host: Any, port: Any) -> None:
         reason = getattr(error, "strerror", None) or error
         found = ", ".join(listeners(port))
         who = f" ({found})" if found else ""
-        raise ConfigurationError(
-            f"cannot listen on {host} port {port} ({reason}); stop what is there{who}, or choose another with --port"
-        ) from None
+        hint = f"stop what is there{who}, or choose another with {chosen_by}"
+        raise ConfigurationError(f"cannot listen on {host} port {port} ({reason}); {hint}") from None
 
 
 def listeners(port: int) -> list[str]:

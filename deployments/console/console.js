@@ -1,5 +1,6 @@
 // The page itself: it builds a task's form from tasks.json, sends what was written there to the public API, and shows the answer.
 import { make, shown } from "./answers.js";
+import { showLive } from "./live.js";
 import { requestOf, snippets } from "./requests.js";
 import { WORDS } from "./words.js";
 
@@ -333,6 +334,10 @@ $("copy").onclick = async () => {
   $("copy").textContent = word("copied");
   setTimeout(() => ($("copy").textContent = word("copy")), 1500);
 };
+const number = (value, digits) => value.toLocaleString(state.language, { minimumFractionDigits: digits, maximumFractionDigits: digits });
+const open = (signal) => send(`${origin}/live`, { signal }, !state.declined);
+showLive($("live"), $("live-table"), { open, events, number, word });
+if (location.hash === "#live") $("live").open = true;
 const loaded = await fetch(`${origin}/console/tasks.json`);
 state.tasks = await loaded.json();
 openTask(state.tasks.find((task) => task.name === location.hash.slice(1)) ?? state.tasks[0]);

@@ -9,6 +9,7 @@ export const WORDS = {
     chat: "Chat", inputs: "Single request", you: "You", model: "Model", empty: "The answer is empty.",
     longest: "up to {n} tokens", clear: "New chat", key: "This server asks for a key:",
     text: "Text", question: "Question", context: "Context", message: "Message",
+    live: "All models, live", route: "Model", replicas: "Replicas", perSecond: "Requests/s", failed: "Failed", p50: "p50", p99: "p99", waiting: "Waiting", slots: "Slots",
   },
   ko: {
     readiness: "준비 상태", parameters: "매개변수", stop: "중지", examples: "예시", answer: "답변", code: "코드로 똑같이",
@@ -19,5 +20,6 @@ export const WORDS = {
     chat: "대화", inputs: "단일 요청", you: "나", model: "모델", empty: "답변이 비어 있습니다.",
     longest: "최대 {n} 토큰", clear: "새 대화", key: "이 서버에는 키가 필요합니다:",
     text: "글", question: "질문", context: "본문", message: "메시지",
+    live: "모든 모델, 실시간", route: "모델", replicas: "레플리카", perSecond: "요청/초", failed: "실패", p50: "p50", p99: "p99", waiting: "대기 중", slots: "슬롯",
   },
 };

@@ -78,31 +78,28 @@ class Cluster:
             yield Finding(CLUSTER, "port", str(error), "error", facts=facts)
         else:
             yield Finding(CLUSTER, "port", f"{port} of {host} is free", facts=facts)
-            yield self._ingress()
+            yield from self._ingress()
         grpc = self.content.get("grpc_options") or {}
         if grpc.get("grpc_servicer_functions"):  # without them, Ray Serve opens no port for gRPC
-            port = grpc.get("port", GRPC_PORT)
-            facts = {"port": port, "listeners": listeners(port)}
-            if facts["listeners"]:
-                text = f"{port} is taken ({', '.join(facts['listeners'])})"
-                yield Finding(CLUSTER, "grpc port", text, "error", "stop what is there, or choose another port", facts)
-            else:
-                yield Finding(CLUSTER, "grpc port", f"{port} is free", facts=facts)
+            yield _grpc_port(grpc.get("port", GRPC_PORT))
         for port in (RAY_METRICS_PORT, METRICS_PORT):
             if found := listeners(port):
                 text = f"{port} is taken ({', '.join(found)}): `sextet serve` prints the port that it takes instead"
                 yield Finding(CLUSTER, "metrics port", text, "note", facts={"port": port, "listeners": found})
 
-    def _ingress(self) -> Finding:
-        """What guards it, and whether its files are there."""
+    def _ingress(self) -> Iterator[Finding]:
+        """What guards it, whether its files are there, and its port for gRPC."""
         try:
             ingress = self.launch.ingress(self.content)
         except SextetError as error:
-            return Finding(CLUSTER, "ingress", str(error), "error")
+            yield Finding(CLUSTER, "ingress", str(error), "error")
+            return
         facts = {"tls": ingress.tls is not None, "keys": ingress.keys is not None}
-        return Finding(
+        yield Finding(
             CLUSTER, "ingress", ", ".join(f"{'' if on else 'no '}{what}" for what, on in facts.items()), facts=facts
         )
+        if ingress.grpc_port is not None:
+            yield _grpc_port(ingress.grpc_port)
 
     def _artifact(self, task: str, config: TaskConfig, artifacts: dict[str, ModelArtifact]) -> Finding:
         """Opens it into `artifacts`, which takes as long as reading its files."""
@@ -141,6 +138,15 @@ class Cluster:
                 yield Finding(
                     CLUSTER, "num_gpus", text, "warning", "set its device, or leave num_gpus out", {"task": task}
                 )
+
+
+def _grpc_port(port: int) -> Finding:
+    found = listeners(port)
+    facts = {"port": port, "listeners": found}
+    if found:
+        text = f"{port} is taken ({', '.join(found)})"
+        return Finding(CLUSTER, "grpc port", text, "error", "stop what is there, or choose another port", facts)
+    return Finding(CLUSTER, "grpc port", f"{port} is free", facts=facts)
 
 
 def _missing_package(address: HubAddress | UrlAddress) -> str | None:

@@ -38,7 +38,7 @@ from deployments.http.errors import (
     UnsupportedMediaTypeError,
 )
 from pipelines.errors import DeadlineExceededError, InvalidInputError
-from pipelines.scheduling.scheduler import BatchReport, Scheduler
+from pipelines.scheduling.scheduler import BatchReport, Completed, Scheduler
 
 JSON = ("application/json",)
 DEADLINE_HEADER = "x-request-timeout-seconds"
@@ -51,6 +51,8 @@ CLIENT_HEADER = "x-sextet-client"
 CLASS_HEADER = "x-sextet-class"
 """The key's class: interactive or bulk."""
 BULK = "bulk"
+BACKGROUND = "u=7"
+"""The lowest urgency of the header `priority` (RFC 9218): a client gives way of its own accord."""
 OTHERS_HEADER = "x-sextet-models"
 """The names of a task's other models, for its default: deployments/ingress/model_rules."""
 SECRET_HEADER = "x-sextet-ingress"
@@ -70,6 +72,11 @@ _START = START_HEADER.encode()
 FOREIGN_SHARE = 0.5
 """Of a request's time that the clock of another machine may take at most: it may differ from this one's."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def is_bulk(headers: Mapping[str, str]) -> bool:
+    """Whether a request runs when no others wait: its key says so, or it does itself."""
+    return headers.get(CLASS_HEADER) == BULK or BACKGROUND in headers.get("priority", "").replace(" ", "").split(",")
 
 
 @dataclass(frozen=True)
@@ -100,8 +107,9 @@ class Route:
 class Timings:
     """Where the time of one request went, which tokens the model read and wrote, without padding, and what came of it.
 
-    `protocol` is that of its path, `failure` None for an answer. Of a stream, `first_token_s` is the time to its first
-    token, and `gaps_s` those between two tokens of one row.
+    `protocol` is that of its path, `failure` None for an answer. `batches` are the numbers of those that its rows were
+    in, `trace` is what traces keep of it. Of a stream, `first_token_s` is the time to its first token, and `gaps_s`
+    those between two tokens of one row.
     """
 
     started_at: float = field(default_factory=time.perf_counter)
@@ -115,6 +123,8 @@ class Timings:
     gaps_s: list[float] = field(default_factory=list)
     protocol: object = None
     failure: Failure | None = None
+    batches: tuple[int, ...] = ()
+    trace: Any = None
     _token_at: dict[int, float] = field(default_factory=dict)
 
     def token(self, row: int) -> None:
@@ -125,6 +135,12 @@ class Timings:
         if row in self._token_at:
             self.gaps_s.append(now - self._token_at[row])
         self._token_at[row] = now
+
+    def ran(self, completed: Completed[Any]) -> None:
+        """The model has answered it."""
+        self.queue_s, self.inference_s = completed.queue_s, completed.inference_s
+        self.read_tokens, self.written_tokens = completed.read_tokens, completed.written_tokens
+        self.batches = completed.batches
 
     def total_s(self) -> float:
         """Seconds until now."""
@@ -159,12 +175,26 @@ class Observer:
     def request(self, request: Request, timings: Timings) -> None:
         """A request has ended, a stream with its last event."""
 
+    def headers(self, request: Request, timings: Timings) -> Sequence[tuple[bytes, bytes]]:
+        """What it adds to the head of an answer."""
+        return ()
+
     def ended(self) -> None:
         """The model has answered its last request."""
+
+    def statistics(self) -> dict[str, float]:
+        """What it has counted: numbers that may be added to those of other replicas (observability/statistics.py)."""
+        return {}
 
     def signals(self) -> Mapping[str, float]:
         """What autoscaling is told, by name; asked once a second."""
         return {}
+
+
+def cache_salt(config: TaskConfig, headers: Mapping[str, str]) -> str:
+    """What keeps the prefixes of a request apart from those of other callers; "" where callers share them."""
+    per_key = config.slots is not None and config.slots.prefix_cache == "per_key"
+    return headers.get(CLIENT_HEADER, "") if per_key else ""
 
 
 @cache

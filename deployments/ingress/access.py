@@ -3,7 +3,7 @@
 A refusal is JSON in the shape of the protocol whose path was asked. It comes before the body is read.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from deployments.http.errors import (
     Failure,
@@ -16,8 +16,8 @@ from deployments.http.errors import (
 )
 from deployments.http.request import CLASS_HEADER, CLIENT_HEADER, OWN_HEADERS, SECRET_HEADER
 from deployments.ingress.config import EVERY_NAME, IngressConfig
+from deployments.ingress.lines import NODE, OWN_SOCKET, PREFIX, SECRET, SEPARATOR, TASK, Lines
 from deployments.ingress.node import KEYS
-from deployments.ingress.rewrite import NODE, OWN_SOCKET, PREFIX, SECRET, SEPARATOR, TASK, Lines
 from deployments.protocols.openai.errors import failure_body
 from pipelines.errors import InvalidInputError, OverloadedError, SextetError
 from pipelines.tasks import TASKS
@@ -33,6 +33,13 @@ ADDRESS = r"^([0-9.]+|\[[0-9a-f:.]+\])$"
 """A page can make its own name lead to this machine (DNS rebinding), but it cannot make an address its name."""
 TABLE, PEER = "sextet_keys", "sextet"
 TEMPORARY = "txn.sextet_"
+FROM_ELSEWHERE = f"!{{ dst {LOOPBACK} }} !{{ env({OPEN_VARIABLE}) -m str 1 }}"
+"""A condition: what is closed is closed to such requests."""
+MAY_NOT = f"{{ var({TEMPORARY}tasks) -m found }} !{{ var({TEMPORARY}tasks) -m str * }} "
+MAY_NOT += f"!{{ var({TEMPORARY}tasks) -m sub |{TASK}| }}"
+"""A condition: the key of the request is not for the task."""
+Refuse = Callable[..., list[str]]
+"""Makes the lines that refuse, with an error, requests for which a condition holds."""
 
 
 def access(config: IngressConfig) -> Lines:
@@ -41,9 +48,7 @@ def access(config: IngressConfig) -> Lines:
     rules = [
         # Clients do not speak for the ingress.
         f"http-request del-header {OWN_HEADERS} -m beg",
-        f"http-request set-var({TEMPORARY}id) req.hdr(x-request-id)",
-        f"http-request set-var({TEMPORARY}id) uuid() if !{_found(TEMPORARY + 'id')}",
-        f"http-after-response set-header x-request-id %[var({TEMPORARY}id)] if !{{ res.hdr(x-request-id) -m found }}",
+        *request_id_rules(),
         *_refusal(
             MethodNotAllowedError("this method is not allowed anywhere", ", ".join(METHODS)),
             f"!{{ method {' '.join(METHODS)} }}",
@@ -55,12 +60,11 @@ def access(config: IngressConfig) -> Lines:
         ),
         *_host_rules(config),
         *_origin_rules(config.origins),
-        *(_key_rules() if config.keys is not None else ()),
+        *(key_rules(_refusal, _is_open()) if config.keys is not None else ()),
     ]
-    if config.keys is None and not config.open_to_everybody:
-        waived = f"{{ env({OPEN_VARIABLE}) -m str 1 }}"
+    if is_closed(config):
         is_probe = f"{{ path {' '.join(OPEN_PATHS)} }}"
-        rules += _refusal(CLOSED, f"!{{ dst {LOOPBACK} }} !{{ so_name {OWN_SOCKET} }} !{is_probe} !{waived}")
+        rules += _refusal(CLOSED, f"{FROM_ELSEWHERE} !{{ so_name {OWN_SOCKET} }} !{is_probe}")
     rules += ["http-request del-header authorization", f"http-request set-header {SECRET_HEADER} {SECRET}"]
     return Lines(
         frontend=tuple(rules),
@@ -72,6 +76,7 @@ def access(config: IngressConfig) -> Lines:
     )
 
 
+NOT_ITS_TASK = ForbiddenError("this key may not ask this task")
 CLOSED = ForbiddenError(
     "this ingress listens beyond loopback and knows no keys: set `ingress: {keys: FILE}`, or in words "
     "`open_to_everybody: true`, under user_config of the gateway"
@@ -83,6 +88,19 @@ _TABLE_SECTION = f"""peers {PEER}
     server {PEER}
 backend {TABLE}
     stick-table type string len 64 size 10k expire 2m store gpc0,gpc0_rate(60s) peers {PEER}"""
+
+
+def is_closed(config: IngressConfig) -> bool:
+    """Whether nobody from elsewhere is answered, because nothing guards the ingress."""
+    return config.keys is None and not config.open_to_everybody
+
+
+def request_id_rules() -> Iterator[str]:
+    """Every answer has an id: the client's own, else a new one."""
+    yield f"http-request set-var({TEMPORARY}id) req.hdr(x-request-id)"
+    yield f"http-request set-var({TEMPORARY}id) uuid() if !{_found(TEMPORARY + 'id')}"
+    not_there = "!{ res.hdr(x-request-id) -m found }"
+    yield f"http-after-response set-header x-request-id %[var({TEMPORARY}id)] if {not_there}"
 
 
 def _host_rules(config: IngressConfig) -> Iterator[str]:
@@ -126,15 +144,20 @@ def _origin_rules(origins: Sequence[str]) -> Iterator[str]:
         yield f"http-request return status 204 {preflight} if {_found(allowed)} {asks}"
 
 
-def _key_rules() -> Iterator[str]:
-    key, client, per_minute = f"{TEMPORARY}key", f"{TEMPORARY}client", f"{TEMPORARY}per_minute"
+def _is_open() -> tuple[str, str]:
     page = "{ path_beg /console/ } || { path / } { req.hdr(accept) -m sub text/html }"  # it asks for a key
+    return f"{{ path {' '.join(OPEN_PATHS)} }} || {page}", f"{{ so_name {OWN_SOCKET} }}"
+
+
+def key_rules(refuse: Refuse, open_to_all: Sequence[str]) -> Iterator[str]:
+    """Who has no key, or one that is used up, is refused, unless one of the conditions `open_to_all` holds."""
+    key, client, per_minute = f"{TEMPORARY}key", f"{TEMPORARY}client", f"{TEMPORARY}per_minute"
     is_open = f"{TEMPORARY}open"
-    yield f"http-request set-var({is_open}) bool(true) if {{ path {' '.join(OPEN_PATHS)} }} || {page}"
-    yield f"http-request set-var({is_open}) bool(true) if {{ so_name {OWN_SOCKET} }}"
+    for condition in open_to_all:
+        yield f"http-request set-var({is_open}) bool(true) if {condition}"
     yield f"http-request set-var({key}) http_auth_bearer,sha2(256),hex,lower,map({KEYS})"
     error = UnauthorizedError("the request has no key that is known here; send one as `authorization: Bearer KEY`")
-    yield from _refusal(error, f"!{_found(key)} !{_found(is_open)}", www_authenticate="Bearer")
+    yield from refuse(error, f"!{_found(key)} !{_found(is_open)}", www_authenticate="Bearer")
     yield f"http-request set-var({client}) var({key}),field(1,:)"
     yield f"http-request set-var({per_minute}) var({key}),field(2,:)"
     yield f"http-request set-var({TEMPORARY}tasks) var({key}),field(4,:)"
@@ -142,7 +165,7 @@ def _key_rules() -> Iterator[str]:
     exceeded = f"{{ var({per_minute}) -m int gt 0 }} {{ sc_gpc0_rate(0,{TABLE}),sub({per_minute}) ge 0 }}"
     used_up = OverloadedError("this key has used up its requests of this minute", retry_after_s=1.0)
     wait = f"%[int(60),div({per_minute}),add(1)]"
-    yield from _refusal(used_up, f"{_found(client)} {exceeded}", retry_after=wait)
+    yield from refuse(used_up, f"{_found(client)} {exceeded}", retry_after=wait)
     yield f"http-request sc-inc-gpc0(0) if {_found(client)}"
     yield f"http-request set-header {CLIENT_HEADER} %[var({client})] if {_found(client)}"
     yield f"http-request set-header {CLASS_HEADER} %[var({key}),field(3,:)] if {_found(client)}"
@@ -176,11 +199,8 @@ def _grpc_rules(config: IngressConfig) -> Iterator[str]:
 
 
 def _task_rules() -> Iterator[str]:
-    tasks = f"{TEMPORARY}tasks"
-    error = ForbiddenError("this key may not ask this task")
-    may_not = f"{_found(tasks)} !{{ var({tasks}) -m str * }} !{{ var({tasks}) -m sub |{TASK}| }}"
     for path in (f"{{ path {PREFIX} }}", f"{{ path_beg {PREFIX}/ }}"):
-        yield from _refusal(error, f"{may_not} {path}")
+        yield from _refusal(NOT_ITS_TASK, f"{MAY_NOT} {path}")
 
 
 def _found(variable: str) -> str:

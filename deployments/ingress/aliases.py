@@ -3,9 +3,13 @@
 /v1/..., /predict        /<task>/v1/..., /<task>/predict   a task's `root_paths`: their clients take one URL
 /v2/models/<task>/...    /<task>/v2/models/<task>/...      the Open Inference Protocol names the model in the path
 /models/<task>/...       /<task>/...                       as the Hugging Face Hub names models
+
+What Triton's clients ask about models goes to the gateway, wherever their URL leads them:
+
+.../v2/models[/<model>]/stats, .../v2/repository/index
 """
 
-from deployments.ingress.rewrite import Alias
+from deployments.ingress.lines import Alias, Lines
 from pipelines.tasks import TASKS
 
 
@@ -16,6 +20,13 @@ def aliases() -> tuple[Alias, ...]:
         *(Alias(f"/v2/models/{name}", name, f"/v2/models/{name}") for name in TASKS),
         *(Alias(f"/models/{name}", name, "") for name in TASKS),
     )
+
+
+def of_the_gateway() -> Lines:
+    """The rule for what is asked about models."""
+    paths = "(repository/)?(models/(.+/)?stats|index)"
+    is_one = "{ path_end /stats /v2/repository/index }"
+    return Lines(frontend=(rf"http-request replace-path ^(/.*)?/v2/{paths}$ /v2/repository/\3 if {is_one}",))
 
 
 def of_path(path: str) -> tuple[str, str] | None:

@@ -96,7 +96,8 @@ class IngressConfig:
     `keys` is the file that `sextet keys` writes. Where the ingress listens beyond loopback it is required, unless
     `open_to_everybody` waives it. `hosts` are the names in the Host header that are answered, `*.example.com` and `*`
     included: without keys localhost and addresses if absent, with keys all. `origins` are those of web pages elsewhere
-    that may ask, and `*` all of them. `traffic` is the file of shares of a task's models (traffic.py).
+    that may ask, and `*` all of them. `traffic` is the file of shares of a task's models (traffic.py). At `grpc_port`
+    clients of gRPC are answered, on the same interface; without it nowhere.
     """
 
     keys: Text | None = None
@@ -106,6 +107,7 @@ class IngressConfig:
     tls: TlsConfig | None = None
     limits: ConnectionLimits = field(default_factory=ConnectionLimits)
     traffic: Text | None = None
+    grpc_port: Annotated[int, Meta(ge=1, le=65_535)] | None = None
 
     def __post_init__(self) -> None:
         for host in self.hosts or ():
@@ -124,6 +126,8 @@ class IngressConfig:
                 f"the ingress would listen on {address.host} without keys; set `ingress: {{keys: FILE}}` under the "
                 "gateway's user_config, or say --open-to-everybody"
             )
+        if self.grpc_port == address.port:
+            raise ConfigurationError(f"ingress: grpc_port is {self.grpc_port}, which is that of HTTP; allowed: another")
         tls = self.tls
         for file in (self.keys, self.traffic, *((tls.certificate, tls.key, tls.client_ca) if tls is not None else ())):
             if file is not None and not os.access(file, os.R_OK):

@@ -11,10 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from deployments.ingress.haproxy import command
-from deployments.ingress.rewrite import Lines
+from deployments.ingress.lines import Lines
 
 DRAINING, REFUSING = "proc.draining", "proc.refusing"
 """Variables of the HAProxy process, set through its admin socket when the cluster ends."""
+FRONTENDS = ("http_frontend", "sextet_grpc")
 GRACE_S = 4.0
 POLL_S = 0.05
 
@@ -59,7 +60,8 @@ def drain(
         return f"experimental-mode on; set var {name} bool(true)"  # HAProxy 2.8 calls `set var` experimental
 
     for admin_socket in admin_sockets:
-        command(admin_socket, f"disable frontend http_frontend; {set_variable(DRAINING)}")
+        closed = "; ".join(f"disable frontend {frontend}" for frontend in FRONTENDS)
+        command(admin_socket, f"{closed}; {set_variable(DRAINING)}")
     wait(began_at + min(GRACE_S, limit_s))
     for admin_socket in admin_sockets:
         command(admin_socket, set_variable(REFUSING))
@@ -72,7 +74,9 @@ def _is_inside(folder: Path, admin_sockets: list[Path]) -> bool:
     """Whether a request arrives or is being answered."""
     sessions = (command(admin_socket, "show sess") for admin_socket in admin_sockets)
     # `show sess` leaves idle connections out.
-    return any(" fe=http_frontend " in one for one in sessions) or _running(folder) > len(admin_sockets)
+    return any(f" fe={frontend} " in one for one in sessions for frontend in FRONTENDS) or _running(folder) > len(
+        admin_sockets
+    )
 
 
 def _running(folder: Path) -> int:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import deployments
-from deployments.ingress.rewrite import Settings
+from deployments.ingress.lines import Settings
 
 SETTINGS = "settings.json"
 WRAPPER = """\

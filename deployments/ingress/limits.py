@@ -7,7 +7,7 @@ from pathlib import Path
 from deployments.http.errors import BodyTooLargeError, Failure, ForbiddenError, MethodNotAllowedError, UnavailableError
 from deployments.ingress.access import LOOPBACK
 from deployments.ingress.config import ConnectionLimits
-from deployments.ingress.rewrite import Lines
+from deployments.ingress.lines import Lines
 from pipelines.errors import DeadlineExceededError, GenerationError, InvalidInputError, OverloadedError
 
 SPARE_FILES = 2_048  # connections to replicas, health checks and HAProxy's own

@@ -14,10 +14,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from deployments.ingress.grpc.sections import with_grpc
 from deployments.ingress.haproxy import command
 from deployments.ingress.keys import Key, KeysError, read_keys, text_of
+from deployments.ingress.lines import NODE, Settings
 from deployments.ingress.model_rules.traffic import TrafficError, map_of, read_traffic
-from deployments.ingress.rewrite import NODE, RewriteError, Settings, rewrite
+from deployments.ingress.rewrite import RewriteError, rewrite
 from deployments.ingress.secret import shared_secret, write_private
 
 KEYS = f"{NODE}/keys.map"
@@ -75,7 +77,7 @@ def prepare(settings_file: str, config: str) -> None:
         certificate.update()
     written = file.read_text(encoding="utf-8")
     try:
-        text = rewrite(written, settings, str(file.parent), shared_secret() or "none")
+        text = rewrite(with_grpc(written, settings), settings, str(file.parent), shared_secret() or "none")
     except RewriteError as error:
         sys.exit(f"{config}: {error}; this is not the configuration that the pinned version of Ray Serve writes")
     if text != written:  # else HAProxy starts again after its end: also where the disk is full

@@ -11,9 +11,10 @@ pass by themselves: a replica that was busy is asked again.
 """
 
 import json
+from collections.abc import Sequence
 
 from deployments.http.request import DEADLINE_HEADER, LOAD_HEADER, START_HEADER
-from deployments.ingress.rewrite import BACKEND, BACKEND_NUMBER, CLOCK, SERVER, SERVER_NUMBER, Lines
+from deployments.ingress.lines import BACKEND, BACKEND_NUMBER, CLOCK, SERVER, SERVER_NUMBER, Lines
 
 LONGEST_MS = 86_400_000
 SURE_PERCENT = 60
@@ -34,14 +35,19 @@ _REFUSAL = (
     "hdr x-request-id %[var(txn.request_id)] lf-string"
 )
 _IF_KNOWN = f"if {{ var({_MAX_WAIT}) -m found }}"
-_IF_LATE = f"if METH_POST {{ var(txn.late),add(0) gt 0 }} {{ var(txn.late),add(0) lt {LONGEST_MS} }}"
+IF_LATE = f"if METH_POST {{ var(txn.late),add(0) gt 0 }} {{ var(txn.late),add(0) lt {LONGEST_MS} }}"
 _IF_UP = f"if {{ var(txn.late) -m found }} {{ srv_is_up({BACKEND}/{SERVER}) }}"
 _IF_SAID = f"if {{ var(txn.load) -m found }} {{ srv_name {SERVER} }}"
-_ERROR = "the deadline cannot be met, or the queue is full: the work of other requests goes before this one"
+OVERLOADED = "the deadline cannot be met, or the queue is full: the work of other requests goes before this one"
 
 
-def overload() -> Lines:
-    """Its lines."""
+def overload(refusals: Sequence[str] | None = None) -> Lines:
+    """Its lines. `refusals` end with IF_LATE, and take the place of those in JSON."""
+    if refusals is None:
+        refusals = (
+            f"http-request return {_REFUSAL} '{_openai(OVERLOADED)}' {IF_LATE} {{ path_sub /v1/ }}",
+            f"http-request return {_REFUSAL} '{_plain(OVERLOADED)}' {IF_LATE}",
+        )
     return Lines(
         frontend=(
             # tcp-request: http-request rules run after the whole body is there.
@@ -62,11 +68,10 @@ def overload() -> Lines:
             f"http-request set-var(txn.free) var({_QUEUE}) {_IF_UP} {{ var({_QUEUE}),sub(txn.free) gt 0 }}",
             f"http-request set-var(txn.late) var(txn.free),sub(txn.due) {_IF_UP} "
             "{ var(txn.free),sub(txn.due),sub(txn.late) lt 0 }",
-            f"http-request set-var(txn.request_id) uuid {_IF_LATE}",
-            f"http-request set-var(txn.request_id) req.hdr(x-request-id) {_IF_LATE} "
+            f"http-request set-var(txn.request_id) uuid {IF_LATE}",
+            f"http-request set-var(txn.request_id) req.hdr(x-request-id) {IF_LATE} "
             "{ req.hdr(x-request-id) -m found }",
-            f"http-request return {_REFUSAL} '{_openai(_ERROR)}' {_IF_LATE} {{ path_sub /v1/ }}",
-            f"http-request return {_REFUSAL} '{_plain(_ERROR)}' {_IF_LATE}",
+            *refusals,
             f"http-response set-var(txn.load) res.hdr({LOAD_HEADER}) if {{ res.hdr({LOAD_HEADER}) -m found }}",
             f"http-response set-var(txn.wait) var(txn.load),field(1,/),add(0) {_IF_SAID}",
             f"http-response set-var({_FREE}) date(0,ms),add(txn.wait) {_IF_SAID}",

@@ -8,7 +8,7 @@ The gateway answers the same where Ray Serve's Python proxy serves. HAProxy chec
 (ray_environment.py), so the answer is true within a second, however many ask and whatever else of Ray has died.
 """
 
-from deployments.ingress.rewrite import APPLICATION, SERVER, Lines
+from deployments.ingress.lines import APPLICATION, SERVER, Lines
 
 STALLED_S = 5
 """How long a replica may take to answer a health check: its event loop is busy. A process that has ended refuses it."""

@@ -4,15 +4,16 @@ import os
 from pathlib import Path
 
 from deployments.ingress.access import access
-from deployments.ingress.aliases import aliases
+from deployments.ingress.aliases import aliases, of_the_gateway
 from deployments.ingress.config import IngressConfig, TlsConfig
 from deployments.ingress.drain import draining
+from deployments.ingress.grpc.rules import grpc
 from deployments.ingress.limits import connections, limits
+from deployments.ingress.lines import NO_LOG, Lines, Settings
 from deployments.ingress.model_rules.rules import models
 from deployments.ingress.node import CERTIFICATE
 from deployments.ingress.overload import overload
 from deployments.ingress.probes import probes
-from deployments.ingress.rewrite import NO_LOG, Lines, Settings
 from pipelines.tasks import TASKS
 
 LOG_TARGET = "RAY_SERVE_HAPROXY_LOG_TARGET"
@@ -30,6 +31,7 @@ def settings(config: IngressConfig, folder: Path, address: str = "") -> Settings
     # Who is refused for overload sends no body, so that comes before `limits`, which wait for it.
     lines = connections(config.limits) + overload() + limits(config.limits, folder) + access(config)
     lines += models(config.limits.body_timeout_s, config.traffic is not None) + draining(folder) + probes()
+    lines += of_the_gateway()
     if LOG_TARGET not in os.environ:
         lines += UNLOGGED
     certificate = (config.tls.certificate, config.tls.key) if config.tls is not None else ()
@@ -42,17 +44,18 @@ def settings(config: IngressConfig, folder: Path, address: str = "") -> Settings
         certificate,
         traffic=config.traffic or "",
         order=tuple(TASKS),
+        grpc=grpc(config, folder, _bind_options(config.tls, "h2")),
     )
 
 
-def _bind_options(config: TlsConfig | None) -> str:
-    """How the HTTP frontend encrypts, and whom it asks for a certificate; empty where it speaks plain HTTP.
+def _bind_options(config: TlsConfig | None, protocols: str = "h2,http/1.1") -> str:
+    """How a frontend encrypts, and whom it asks for a certificate; empty where it does not.
 
     The certificate is node.py's copy.
     """
     if config is None:
         return ""
-    options = f"ssl crt {CERTIFICATE} alpn h2,http/1.1 ssl-min-ver TLSv1.2"
+    options = f"ssl crt {CERTIFICATE} alpn {protocols} ssl-min-ver TLSv1.2"
     if config.client_ca is not None:
         options += f' ca-file "{config.client_ca}" verify {config.client_certificates}'
     return options

@@ -6,6 +6,7 @@ Counting a request takes two microseconds. What schedulers know by themselves, s
 Prometheus asks.
 """
 
+import time
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
@@ -18,13 +19,16 @@ from starlette.requests import Request
 from deployments.cluster.processes import resident_bytes
 from deployments.http.request import Observer, Timings
 from deployments.observability.series import Counter, Distribution, Gauge, Histogram, Value
+from deployments.observability.statistics import BUCKET, NOW, NUMBERS, TIMES
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.scheduling.scheduler import BatchReport, Scheduler
 
 LABELS = ("task", "model", "version", "replica")
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
+BOUNDS = (*SECONDS, "inf")
 OK = "200"
+NO_PROTOCOL = "none"
 
 
 class Metrics:
@@ -78,6 +82,7 @@ class ModelMetrics(Observer):
         self._padded_tokens = metrics.padded_tokens.at(*self._labels)
         self._generated_tokens = metrics.generated_tokens.at(*self._labels)
         self._scheduler: Scheduler[Any, Any] | None = None
+        self._last_at = 0.0
         self._counters: dict[tuple[str, str, str], Value] = {}
         self._histograms: dict[str, tuple[Distribution, ...]] = {}
 
@@ -94,12 +99,30 @@ class ModelMetrics(Observer):
             self._metrics.artifact.remove(*self._labels, *self._info)
 
     def batch(self, report: BatchReport) -> None:
+        self._last_at = time.time()
         self._rows.observe(report.rows)
         self._batch_queue_s.observe(report.queue_s)
         self._batch_inference_s.observe(report.inference_s)
         self._tokens.value += report.read_tokens
         self._padded_tokens.value += report.padded_tokens
         self._generated_tokens.value += report.written_tokens
+
+    def statistics(self) -> dict[str, float]:
+        found = dict.fromkeys(NUMBERS, 0.0)
+        for (protocol, status, _), count in list(self._counters.items()):
+            if protocol != NO_PROTOCOL:
+                found["answered" if status == OK else "failed"] += count.value
+        for families in list(self._histograms.values()):
+            for name, family in zip(TIMES, families, strict=False):
+                found[name] += family.sum
+        found["batches"], found["rows"] = float(sum(self._rows.counts)), self._rows.sum
+        totals = [families[0].counts for families in list(self._histograms.values())]
+        found |= {f"{BUCKET}{bound}": float(sum(counts)) for bound, *counts in zip(BOUNDS, *totals, strict=True)}
+        if (scheduler := self._scheduler) is not None:
+            cache = scheduler.cache
+            slots, taken = (0, 0) if cache is None else (cache.slots, cache.taken_slots)
+            found |= dict(zip(NOW, (1.0, float(scheduler.waiting_requests), float(slots), float(taken)), strict=True))
+        return found | {"last_at": self._last_at}
 
     def request(self, request: Request, timings: Timings) -> None:
         protocol, failure = protocol_name(type(timings.protocol).__module__), timings.failure
@@ -171,4 +194,4 @@ class Queues:
 def protocol_name(module: str) -> str:
     """The module below deployments.protocols that a protocol is in; "none" for paths that have no protocol."""
     names = module.split(".")
-    return names[2] if names[:2] == ["deployments", "protocols"] else "none"
+    return names[2] if names[:2] == ["deployments", "protocols"] else NO_PROTOCOL

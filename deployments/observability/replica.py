@@ -33,6 +33,7 @@ class Observers(Observer):
 
     def __init__(self, observers: Iterable[Observer]) -> None:
         self._observers = tuple(observers)
+        self._with_headers = [one for one in self._observers if type(one).headers is not Observer.headers]
 
     def started(self, scheduler: Scheduler[Any, Any], seconds: Mapping[str, float]) -> None:
         for one in self._observers:
@@ -50,9 +51,15 @@ class Observers(Observer):
         for one in self._observers:
             one.request(request, timings)
 
+    def headers(self, request: Request, timings: Timings) -> list[tuple[bytes, bytes]]:
+        return [header for one in self._with_headers for header in one.headers(request, timings)]
+
     def ended(self) -> None:
         for one in self._observers:
             one.ended()
+
+    def statistics(self) -> dict[str, float]:
+        return {name: value for one in self._observers for name, value in one.statistics().items()}
 
     def signals(self) -> Mapping[str, float]:
         return {name: value for one in self._observers for name, value in one.signals().items()}

@@ -1,8 +1,7 @@
 """Top: tasks, replicas, rates, queues and slots in the terminal, from what a node hands out (`sextet top`)."""
 
 import time
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -11,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 
 from deployments.ask import AskError, text_at
+from deployments.observability.statistics import quantile
 
 OK = "200"
 COLUMNS = ("task", "model", "replicas", "requests/s", "failed", "p50", "p99", "waiting", "work", "slots", "tokens/s")
@@ -73,19 +73,6 @@ def rows(before: Snapshot, after: Snapshot) -> Iterator[tuple[str, ...]]:
             f"{now.get('sextet_slots_taken', 0.0):.0f}/{slots:.0f}" if slots else "-",
             f"{(grew('sextet_tokens_total') + grew('sextet_generated_tokens_total')) / elapsed_s:,.0f}",
         )
-
-
-def quantile(counts: Sequence[tuple[float, float]], share: float) -> float | None:
-    """As Prometheus' histogram_quantile: cumulative counts by ascending bound; None without any."""
-    if not counts or not counts[-1][1]:
-        return None
-    wanted = share * counts[-1][1]
-    place = min(bisect_left([count for _, count in counts], wanted), len(counts) - 1)
-    bound, count = counts[place]
-    lower, below = counts[place - 1] if place else (0.0, 0.0)
-    if bound == float("inf"):
-        return lower
-    return lower + (bound - lower) * ((wanted - below) / (count - below) if count > below else 1.0)
 
 
 def table(lines: Iterator[tuple[str, ...]]) -> Table:

@@ -70,17 +70,19 @@ class InferRequest(TaskRequest):
 
 
 @cache
-def body_type(task: Task) -> type[InferBody]:
-    """The class that parses a body of the task."""
+def parameters_type(task: Task) -> type[Body]:
+    """The class of a request's parameters: the task's own, and what clients add."""
     # MLServer's clients declare the content_type of parameters, too.
     own = [("binary_data_output", bool, False), ("content_type", Any, None)]
-    parameters = defstruct(
-        class_name(task, "InferParameters"), own, bases=(task.pipeline.parameters_type,), frozen=True
-    )
-    body = defstruct(
-        class_name(task, "InferBody"), [("parameters", parameters | None, None)], bases=(InferBody,), frozen=True
-    )
-    return cast(type[InferBody], body)
+    name = class_name(task, "InferParameters")
+    return cast(type[Body], defstruct(name, own, bases=(task.pipeline.parameters_type,), frozen=True))
+
+
+@cache
+def body_type(task: Task) -> type[InferBody]:
+    """The class that parses a body of the task."""
+    fields = [("parameters", parameters_type(task) | None, None)]
+    return cast(type[InferBody], defstruct(class_name(task, "InferBody"), fields, bases=(InferBody,), frozen=True))
 
 
 def tensor_names(task: Task) -> tuple[str, ...]:
@@ -97,6 +99,12 @@ def model_metadata(task: Task, name: str | None = None) -> dict[str, Any]:
         "inputs": [{"name": name, "datatype": "BYTES", "shape": [-1, 1]} for name in tensor_names(task)],
         "outputs": [{"name": OUTPUT, "datatype": "BYTES", "shape": [-1, 1]}],
     }
+
+
+def index_entry(name: str, is_ready: bool) -> dict[str, Any]:
+    """A model, as Triton's repository index lists it."""
+    state, reason = ("READY", "") if is_ready else ("UNAVAILABLE", "no replica takes requests")
+    return {"name": name, "version": VERSION, "state": state, "reason": reason}
 
 
 def server_metadata(version: str) -> dict[str, Any]:
@@ -124,7 +132,7 @@ class OpenInference(Protocol):
             columns[tensor.name], binary = tensor.read(binary, ("inputs", index))
         if len(binary):
             raise InvalidInputError(f"has {len(binary)} bytes behind its last tensor; allowed: none", ())
-        inputs = _inputs(task, names, columns)
+        inputs = inputs_of(task, names, columns)
         parameters = given.parameters or task.pipeline.parameters_type()
         asked = given.outputs[0].parameters if given.outputs else None
         binary_output = given.parameters is not None and given.parameters.binary_data_output
@@ -182,7 +190,7 @@ def operations(task: Task, platform: Platform | None) -> list[Operation]:
     ]
 
 
-def _inputs(task: Task, names: Sequence[str], columns: Mapping[str, list[str]]) -> list[Any]:
+def inputs_of(task: Task, names: Sequence[str], columns: Mapping[str, list[str]]) -> list[Any]:
     """The task's inputs, one for each element."""
     if len(task.text_fields) > 1:
         wanted = " and ".join(task.text_fields)

@@ -18,16 +18,18 @@ a container for one. Routes and the document find them:
     POST, GET                          the predict route and the health route of the platform
 """
 
+import asyncio
 import pkgutil
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any, ClassVar
+from typing import Protocol as Interface
 
 import msgspec
 from starlette.requests import Request
@@ -185,15 +187,29 @@ class Protocol(ABC):
         return replace(failure, error=str(cause), cause=cause)
 
 
+class Server(Interface):
+    """What answers requests one by one: a TaskServer."""
+
+    ending: asyncio.Event
+    """Set when it takes no more than what is inside."""
+
+    def __call__(self, request: Request, /) -> Awaitable[Response]: ...
+
+
+Conversation = Callable[[Request, Server, LimitsConfig], Response]
+"""Answers a POST that brings one request after the other, each of which it gives to the server."""
+
+
 @dataclass(frozen=True)
 class Mounted:
-    """What one protocol answers: POSTs by path, and pages of JSON that only a new model changes.
+    """What one protocol answers: POSTs by path, pages of JSON that only a new model changes, and conversations.
 
     `errors` words failures at any other path below `prefix`.
     """
 
     protocols: Mapping[str, Protocol] = field(default_factory=dict)
     pages: Mapping[str, Any] = field(default_factory=dict)
+    conversations: Mapping[str, Conversation] = field(default_factory=dict)
     prefix: str | None = None
     errors: Protocol | None = None
 
@@ -216,19 +232,28 @@ class Operation:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """What there is at a path: a protocol for POSTs, or a page for GETs; and the protocol that words its failures."""
+    """What there is at a path: a protocol for POSTs, a page for GETs, or a conversation; and the protocol that words
+    its failures.
+    """
 
     route: Route
     protocol: Protocol | None
     page: Any
     errors: Protocol
     others: Sequence[str]
+    conversation: Conversation | None
 
     def require(self) -> None:
         """Raise RouteNotFoundError where there is nothing, MethodNotAllowedError for a method that has no answer."""
-        if self.protocol is None and self.page is None:
+        if self.protocol is None and self.page is None and self.conversation is None:
             raise RouteNotFoundError(f"{self.route.url_path} does not exist; allowed: {', '.join(self.others)}")
-        self.route.require_method(READING if self.protocol is None else "POST")
+        self.route.require_method("POST" if self.page is None else READING)
+
+    def reply(self, request: Request, server: Server, limits: LimitsConfig) -> Response:
+        """The answer of what is no protocol."""
+        if self.conversation is not None:
+            return self.conversation(request, server, limits)
+        return json_reply(self.page).response()
 
 
 class Routes:
@@ -238,6 +263,7 @@ class Routes:
         self._mounted: list[Mounted] = [module.mount(pipeline, platform) for module in modules()]
         self.protocols = {path: one for mounted in self._mounted for path, one in mounted.protocols.items()}
         self.pages = {path: page for mounted in self._mounted for path, page in mounted.pages.items()}
+        self._conversations = {path: one for mounted in self._mounted for path, one in mounted.conversations.items()}
         posts = [f"POST /{pipeline.task}{path.rstrip('/')}" for path in self.protocols]
         self._listed = [*posts, *(f"GET /{pipeline.task}{path}" for path in self.pages)]
 
@@ -246,7 +272,8 @@ class Routes:
         route = Route.of(request)
         protocol = self.protocols.get(route.path)
         errors = protocol or self._errors_at(route.path)
-        return Endpoint(route, protocol, self.pages.get(route.path), errors, self._listed)
+        page, conversation = self.pages.get(route.path), self._conversations.get(route.path)
+        return Endpoint(route, protocol, page, errors, self._listed, conversation)
 
     def _errors_at(self, path: str) -> Protocol:
         for mounted in self._mounted:

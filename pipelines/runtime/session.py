@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 from pipelines.errors import ArtifactError, ConfigurationError, first_line
 from pipelines.runtime.nvidia.capture import CAPTURES
 from pipelines.runtime.providers import require
-from pipelines.runtime.session_config import ERROR, SessionConfig, check_memory, out_of_memory, provider_options
+from pipelines.runtime.session_config import ERROR, SessionConfig, out_of_memory, parts, provider_options
 
 _DTYPES = {
     "tensor(int64)": np.int64,
@@ -33,10 +33,13 @@ _DTYPES = {
 }
 FASTER = 0.9
 """All threads are worth it where they take at most this share of the time of a share of the threads."""
-RECENT = 3  # runs that are compared: their median forgives one that was held up
-PROBE = 64  # runs between two of the session that was slower when it last ran
-SOON = 8  # the same where the neighbours have gone since: the faster one takes at most a share of what it took
-CALMER = 0.7
+RECENT = 9  # runs of the faster session, and
+COMPARED = 3  # of one on trial, that are compared: their medians forgive those that were held up
+TRIAL = 1 + COMPARED  # runs of a trial: at the first, the weights of the session have left the processor's caches
+PROBE = 64  # runs until the slower session is tried again; twice as many after each trial that it loses,
+LONGEST = 512  # but never more than these
+SOON = 8  # times as soon where the faster one's time has changed, so its neighbours have:
+CHANGED = 0.7  # the smaller of both times is at most this share of the larger
 NOT_CAPTURED = -1
 """The `graph_id` of a run that is neither captured nor replayed."""
 
@@ -55,8 +58,8 @@ class InferenceSession:
         if config.threads < 1:
             raise ConfigurationError(f"threads is {config.threads}; allowed: 1 and above")
         providers = require(config.device)
-        if isinstance(graph, Path):
-            check_memory(graph, config)
+        if isinstance(graph, Path) and config.arena_bytes is None:
+            (config,) = parts(config, [graph])
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -144,9 +147,10 @@ class ElasticSession:
     MiniLM with 16), and two runs of two threads each are slower than either.
 
     Which session is faster for a lone run depends on its size and on the neighbours of the moment. So the runs
-    themselves are timed, by size, and the slower session is tried again now and then: a machine that was busy at the
-    start, or becomes busy, decides nothing for good. Threads of `whole` spin between the operators of a run. Where
-    neighbours need the cores, that makes `whole` slower, and `share`, whose thread waits for no other, takes over.
+    themselves are timed, by size, and the slower session is tried again now and then, in a few runs: a machine that was
+    busy at the start, or becomes busy, decides nothing for good. Threads of `whole` spin between the operators of a
+    run. Where neighbours need the cores, that makes `whole` slower, and `share`, whose thread waits for no other, takes
+    over.
 
     Two sessions hold the weights twice, so `share` is a second one only where it has fewer threads: on a CPU, with
     `threads` and `concurrency` above 1.
@@ -195,53 +199,63 @@ class ElasticSession:
                 self.running -= 1
         with self._lock:
             if race is not None and number == self._begun:
-                race.note(on_all_threads, seconds)
+                race.note(seconds)
         return outputs
 
 
 class _Race:
-    """The last lone runs of one size, on all threads and on a share of them."""
+    """Which of two sessions takes lone runs of one size, by their last runs: the faster one, or the one on trial."""
 
     def __init__(self) -> None:
         self._seconds: dict[bool, deque[float]] = {whole: deque(maxlen=RECENT) for whole in (True, False)}
-        self._runs = 0  # since the slower one was tried
-        self._took = 0.0  # seconds of the faster one's best run of about then
+        self._runs = 0  # since the last trial
+        self._until_trial = PROBE
+        self._took = 0.0  # seconds of the faster one at the last trial
+        self._whole, self._on_trial, self._is_cold = True, True, True
 
     def on_all_threads(self) -> bool:
         """Whether the next run goes to all threads."""
-        for whole, seconds in self._seconds.items():
-            if len(seconds) < RECENT:
-                return whole
-        return self._is_faster != self._tries_the_slower
+        return self._whole
 
-    def note(self, whole: bool, seconds: float) -> None:
+    def note(self, seconds: float) -> None:
         """A run has ended that no other joined."""
-        was_faster = self._is_known and self._is_faster
-        self._seconds[whole].append(seconds)
-        if not self._is_known or whole == was_faster:
+        if self._is_cold:
+            self._is_cold = False
+            return
+        mine = self._seconds[self._whole]
+        mine.append(seconds)
+        if self._on_trial:
+            lost = sum(not self._would_win(one) for one in mine)
+            if len(mine) == COMPARED or 2 * lost > COMPARED:
+                self._end_trial()
+        else:
             self._runs += 1
-        elif not self._would_win(whole, seconds):  # else it is tried again at once: one run may be luck
-            self._runs, self._took = 0, min(self._seconds[was_faster])
+            if self._runs >= self._until_trial // (SOON if self._has_changed(median(mine)) else 1):
+                self._try(whole=not self._whole)
 
-    @property
-    def _is_known(self) -> bool:
-        return all(len(seconds) == RECENT for seconds in self._seconds.values())
+    def _try(self, *, whole: bool) -> None:
+        self._whole, self._on_trial, self._is_cold = whole, True, True
+        self._seconds[whole].clear()
 
-    @property
-    def _tries_the_slower(self) -> bool:
-        if self._runs < SOON:
-            return False
-        recent = self._seconds[self._is_faster]
-        self._took = self._took or min(recent)
-        return self._runs >= PROBE or max(recent) <= CALMER * self._took
+    def _end_trial(self) -> None:
+        if not self._seconds[not self._whole]:
+            self._try(whole=not self._whole)
+            return
+        has_won = self._would_win(median(self._seconds[self._whole]))
+        self._until_trial = PROBE if has_won else min(2 * self._until_trial, LONGEST)
+        self._whole = self._whole if has_won else not self._whole
+        self._took = median(self._seconds[self._whole])
+        self._on_trial, self._is_cold, self._runs = False, not has_won, 0
 
-    @property
-    def _is_faster(self) -> bool:
-        return median(self._seconds[True]) <= FASTER * median(self._seconds[False])
+    def _would_win(self, seconds: float) -> bool:
+        """Whether a session with such runs takes over from the other; the first one has no other yet."""
+        other = self._seconds[not self._whole]
+        if not other:
+            return True
+        return seconds <= FASTER * median(other) if self._whole else FASTER * seconds < median(other)
 
-    def _would_win(self, whole: bool, seconds: float) -> bool:
-        other = median(self._seconds[not whole])
-        return seconds <= FASTER * other if whole else FASTER * seconds < other
+    def _has_changed(self, seconds: float) -> bool:
+        return min(seconds, self._took) <= CHANGED * max(seconds, self._took)
 
 
 def _size(feeds: Mapping[str, np.ndarray]) -> int:

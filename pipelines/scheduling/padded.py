@@ -62,6 +62,7 @@ class _Request(Generic[RowT, OutputT]):
     submitted_at: float
     rows: list["_Waiting[RowT, OutputT]"] = field(default_factory=list)
     batch_sizes: list[int] = field(default_factory=list)
+    batches: list[int] = field(default_factory=list)
     started_at: float = math.nan
     unanswered: int = 0
     bulk: bool = False
@@ -92,6 +93,7 @@ class _Batch(Generic[RowT, OutputT]):
     bulk: bool
     crowded: bool
     started_at: float
+    number: int
     forward_s: float = 0.0
 
 
@@ -122,6 +124,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         self._waiting: FairQueue[_Waiting[RowT, OutputT]] = FairQueue()
         self._clock = FairClock()
         self._numbers = count()
+        self._batch_numbers = count(1)
         self._running: set[_Batch[RowT, OutputT]] = set()
         self._running_s = 0.0  # predicted for the batches in worker threads
         self._interactive_at = -math.inf
@@ -188,6 +191,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             inference_s=ended_at - started_at,
             read_tokens=sum(one.n_tokens for one in request.rows),
             batch_sizes=tuple(request.batch_sizes),
+            batches=tuple(dict.fromkeys(request.batches)),
         )
 
     def stream(self, rows: Sequence[RowT], deadline: float | None = None, *, bulk: bool = False) -> Stream:
@@ -283,9 +287,10 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             predicted_s = self.cost.batch_s(*self.cost.shape([one.n_tokens for one in rows]))
             self._clock.advance(sum(one.cost_s for one in rows))
             crowded = self.config.concurrency == len(self._running) + 1
-            batch = _Batch(rows, predicted_s, first.request.bulk, crowded, self.now())
+            batch = _Batch(rows, predicted_s, first.request.bulk, crowded, self.now(), next(self._batch_numbers))
             for one in rows:
                 one.request.batch_sizes.append(len(rows))
+                one.request.batches.append(batch.number)
                 if math.isnan(one.request.started_at):
                     one.request.started_at = batch.started_at
             self._running.add(batch)
@@ -379,6 +384,6 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             self.cost, self._drift = learned.model, 1.0
         queue_s = batch.started_at - batch.rows[0].request.submitted_at
         n_padded = self.cost.padded_tokens(lengths)
-        self._on_batch(BatchReport(len(lengths), sum(lengths), 0, n_padded, queue_s, inference_s))
+        self._on_batch(BatchReport(len(lengths), sum(lengths), 0, n_padded, queue_s, inference_s, batch.number))
         if not (self._running or self._waiting):
             self._idle.set()

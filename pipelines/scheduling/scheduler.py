@@ -50,9 +50,8 @@ class BatchingConfig:
     """Bounds of a batch.
 
     `max_batch_tokens` bounds rows x longest row, or the tokens of a packed batch; a longer row is a batch of its own.
-    Within the bounds the cost model
-    decides the size of a batch. `concurrency` batches run at once: as many as threads keep a CPU busy.
-    `batch_wait_timeout_s` is how long an idle worker waits for more rows; 0 starts a batch at once.
+    Within the bounds the cost model decides the size of a batch. `concurrency` batches run at once: as many as threads
+    keep a CPU busy. `batch_wait_timeout_s` is how long an idle worker waits for more rows; 0 starts a batch at once.
     """
 
     max_batch_tokens: Positive = 4096
@@ -89,10 +88,10 @@ class QueueConfig:
 
 @dataclass(frozen=True)
 class Completed(Generic[OutputT]):
-    """One output per submitted row, in order, and their times and tokens.
+    """One output per submitted row, in order, and their times and real tokens, without padding.
 
-    `queue_s` ends when the first row starts; `inference_s` is the rest. `read_tokens` and `written_tokens` are real
-    tokens, without padding. `batch_sizes` has one entry for each row: the rows of the batch that carried it.
+    `queue_s` ends when the first row starts; `inference_s` is the rest. `batch_sizes` has one entry for each row: the
+    rows of the batch that carried it. `batches` are the numbers of these batches.
     """
 
     outputs: list[OutputT]
@@ -101,6 +100,7 @@ class Completed(Generic[OutputT]):
     read_tokens: int
     written_tokens: int = 0
     batch_sizes: tuple[int, ...] = ()
+    batches: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class BatchReport:
     """A batch, or a request in slots, that has ended.
 
     `read_tokens` and `written_tokens` are real, `padded_tokens` is rows x longest. `queue_s` is the wait of the first
-    row, `inference_s` the time from its start to the end.
+    row, `inference_s` the time from its start to the end. `number` tells a batch from others; None: a request in slots.
     """
 
     rows: int
@@ -117,6 +117,7 @@ class BatchReport:
     padded_tokens: int
     queue_s: float
     inference_s: float
+    number: int | None = None
 
 
 OnBatch = Callable[[BatchReport], None]
@@ -392,8 +393,3 @@ def shutting_down() -> OverloadedError:
 def deadline_exceeded() -> DeadlineExceededError:
     """The error of a request without an answer at its deadline."""
     return DeadlineExceededError("the request's deadline ran out before its answer was ready")
-
-
-def elapsed_s(since: float) -> float:
-    """Seconds of `time.perf_counter` since `since`."""
-    return time.perf_counter() - since

@@ -50,7 +50,9 @@ def kustomized(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def rendered(kustomized: Path, size: str) -> dict[str, Object]:
     """The objects of a size by their kind, with a cluster.yaml that is made as docs/nodes.md says."""
-    made = subprocess.run(["sed", "s/host: 127.0.0.1/host: 0.0.0.0/; s#../../models[a-z-]*#models#", FILES[size]], **SHELL)
+    made = subprocess.run(
+        ["sed", "s/host: 127.0.0.1/host: 0.0.0.0/; s#../../models[a-z-]*#models#", FILES[size]], **SHELL
+    )
     (kustomized / "base" / "cluster.yaml").write_text(made.stdout, encoding="utf-8")
     command = ["kubectl", "kustomize", str(kustomized / "overlays" / size)]
     made = subprocess.run(command, capture_output=True, text=True)

@@ -15,6 +15,8 @@ from starlette.types import Receive, Scope, Send
 
 from deployments.cluster import catalog
 from deployments.gateway import Gateway
+from deployments.protocols.open_inference_grpc.frames import framed, only
+from deployments.protocols.open_inference_grpc.messages import message
 
 READY = {"text-classification": 1, "text-generation": 1}
 
@@ -47,7 +49,16 @@ class Serve:
             self._inside.release()
 
     def get_app_handle(self, task: str) -> Any:
-        return SimpleNamespace(describe=SimpleNamespace(remote=lambda: self._describe(task)))
+        return SimpleNamespace(describe=SimpleNamespace(remote=lambda: self._describe(task)), broadcast=self._broadcast)
+
+    def _broadcast(self, method: str) -> Any:
+        async def results(return_exceptions: bool) -> list[Any]:
+            one = {"answered": 3.0, "failed": 1.0, "total_s": 2.0, "queue_s": 0.5, "tokenization_s": 0.25}
+            one |= {"inference_s": 1.0, "batches": 2.0, "rows": 5.0, "last_at": 7.0}
+            return [one, one | {"last_at": 9.0}, RayActorError()]
+
+        assert method == "statistics"
+        return SimpleNamespace(results_async=results)
 
     async def _describe(self, task: str) -> dict[str, Any]:
         self.describe_calls += 1
@@ -90,8 +101,9 @@ class Client:
     async def get(self, path: str, **headers: str) -> httpx.Response:
         return await self._http.get(path, headers=headers)
 
-    async def post(self, path: str) -> httpx.Response:
-        return await self._http.post(path)
+    async def post(self, path: str, content: bytes = b"", **headers: str) -> httpx.Response:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self._http.post(path, content=content, headers=named)
 
     async def many(self, path: str, times: int) -> list[httpx.Response]:
         return list(await asyncio.gather(*(self.get(path) for _ in range(times))))
@@ -330,3 +342,59 @@ def test_a_name_of_another_model_leads_to_it_where_no_haproxy_serves(several: Se
     assert response.json()["error"] == (
         "there is no model 'nobody'; allowed: text-classification, text-generation, large, small"
     )
+
+
+@pytest.mark.parametrize("path", ["/v2/models/text-generation/stats", "/v2/repository/models/text-generation/stats"])
+def test_statistics_are_those_of_all_replicas_of_a_model(serve: Serve, path: str) -> None:
+    (one,) = asyncio.run(Client().get(path)).json()["model_stats"]
+
+    assert (one["name"], one["version"], one["last_inference"]) == ("text-generation", "1", 9000)
+    assert (one["inference_count"], one["execution_count"]) == (10, 4)
+    of_requests = one["inference_stats"]
+    assert of_requests["success"] == {"count": 6, "ns": 4_000_000_000}
+    assert of_requests["fail"]["count"] == 2
+    assert [of_requests[part]["ns"] for part in ("queue", "compute_input", "compute_infer", "compute_output")] == [
+        1_000_000_000,
+        500_000_000,
+        2_000_000_000,
+        500_000_000,
+    ]
+
+
+def test_statistics_of_all_models_and_of_none(serve: Serve) -> None:
+    everything = asyncio.run(Client().get("/v2/models/stats")).json()["model_stats"]
+    nothing = asyncio.run(Client().get("/v2/models/nobody/stats"))
+    version = asyncio.run(Client().get("/v2/models/text-generation/versions/2/stats"))
+
+    assert [one["name"] for one in everything] == list(READY)
+    assert (nothing.status_code, version.status_code) == (404, 404)
+    assert "there is no model 'nobody'; allowed: text-classification, text-generation" in nothing.json()["error"]
+
+
+def test_the_calls_of_grpc_that_belong_to_no_replica(serve: Serve) -> None:
+    serve.replicas["text-generation"] = 0
+
+    def call(name: str, expected: int = 200, /, **fields: Any) -> Any:
+        body = framed(message(f"{name}Request")(**fields).SerializeToString())
+        response = asyncio.run(Client().post(f"/grpc/{name}", body, content_type="application/grpc"))
+        assert response.status_code == expected, response.text
+        return message(f"{name}Response").FromString(only(response.content)) if expected == 200 else response.json()
+
+    assert call("ServerLive").live
+    assert not call("ServerReady").ready
+    assert call("ServerMetadata").name == "sextet"
+    assert call("ModelReady", name="text-classification").ready
+    assert not call("ModelReady", name="text-generation", version="1").ready
+    assert call("ModelMetadata", name="text-classification").inputs[0].name == "args"
+    assert [(one.name, one.state) for one in call("RepositoryIndex").models] == [
+        ("text-classification", "READY"),
+        ("text-generation", "UNAVAILABLE"),
+    ]
+    assert [one.name for one in call("RepositoryIndex", ready=True).models] == ["text-classification"]
+    (one,) = call("ModelStatistics", name="text-classification").model_stats
+    assert (one.inference_count, one.inference_stats.success.ns) == (10, 4_000_000_000)
+    assert len(call("ModelStatistics").model_stats) == 2
+    assert "there is no model 'x'" in call("ModelReady", 404, name="x")["error"]
+    assert "has no version '2'" in call("ModelMetadata", 404, name="text-generation", version="2")["error"]
+    unknown = asyncio.run(Client().post("/grpc/ModelConfig", content_type="application/grpc"))
+    assert (unknown.status_code, "'ModelConfig' is not served; allowed: ServerLive" in unknown.text) == (405, True)

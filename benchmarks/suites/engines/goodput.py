@@ -21,7 +21,7 @@ LEVEL = Objective(first_token_s=1.0, token_s=0.1, bad_share=0.1)
 PROMPTS, ANSWERS = Lengths.parse("lognormal:96,384"), Lengths.parse("lognormal:48,160")
 LONGEST_PROMPT, LONGEST_ANSWER = 1024, 320
 FRACTIONS = (0.4, 0.6, 0.75, 0.9)
-PARTS = 8  # mixtures of a curve at most
+MIXTURES = 8  # mixtures of a curve at most
 STRIDE = 64  # tokens between the beginnings of two prompts
 LOWEST_FRACTION = 0.05  # is tried where no other keeps the level
 CLIENTS = 16  # of the closed loop

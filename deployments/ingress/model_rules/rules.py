@@ -14,51 +14,51 @@ only its replicas know. They get the others' with each request, and answer 404 o
 import json
 
 from deployments.http.request import OTHERS_HEADER
+from deployments.ingress.lines import MODEL, MODEL_PREFIX, MODELS, PREFIX, TASK, Lines
 from deployments.ingress.model_rules.traffic import PARTS
 from deployments.ingress.node import TRAFFIC
-from deployments.ingress.rewrite import MODEL, MODEL_PREFIX, MODELS, PREFIX, TASK, Lines
 
 HEADER = "x-model"
-_TASK, _MODEL, _SPLIT, _DRAW, _BOUND, _CLIENT = (
+ASKED_TASK, CHOSEN, SPLIT, _DRAW, _BOUND, _CLIENT = (
     f"txn.sextet_{name}" for name in ("several", "model", "split", "draw", "bound", "stays")
 )
 _SEQUENCE = "proc.sextet_sequence"
 _KEY = "txn.sextet_client"  # its name, where the ingress knows keys: access.py
 STEP = 6181
 """The golden section of PARTS, and prime to it."""
-_ASKS = f"{{ var({_TASK}) -m str {TASK} }}"
-_OPEN = f"{{ var({_TASK}) -m str {TASK} }} !{{ var({_MODEL}) -m found }}"
-_DRAWS = f"{_ASKS} {{ var({_SPLIT}) -m found }}"
+_ASKS = f"{{ var({ASKED_TASK}) -m str {TASK} }}"
+_OPEN = f"{{ var({ASKED_TASK}) -m str {TASK} }} !{{ var({CHOSEN}) -m found }}"
+_DRAWS = f"{_ASKS} {{ var({SPLIT}) -m found }}"
 
 
 def models(body_timeout_s: int, traffic: bool) -> Lines:
     """Their rules; shares of requests where `traffic`."""
     error = f"there is no model %[req.hdr({HEADER}),bytes(0,60),json(utf8s)] of {TASK}; allowed: {TASK} {MODELS}"
     shapes = {"{ path_sub /v1/ }": _openai(error), "": json.dumps({"error": error, "error_type": "not_found"})}
-    unknown = f"{_ASKS} {{ req.hdr({HEADER}) -m found }} !{{ var({_MODEL}) -m str {TASK} {MODELS} }}"
+    unknown = f"{_ASKS} {{ req.hdr({HEADER}) -m found }} !{{ var({CHOSEN}) -m str {TASK} {MODELS} }}"
     refuse = "http-request return status 404 content-type application/json hdr cache-control no-store lf-string"
     return Lines(
         several=(
-            f"http-request set-var({_TASK}) str({TASK}) if {{ path {PREFIX} }} || {{ path_beg {PREFIX}/ }}",
-            f"http-request unset-var({_TASK}) if {{ path {MODEL_PREFIX} }} || {{ path_beg {MODEL_PREFIX}/ }}",
-            f"http-request set-var({_MODEL}) req.hdr({HEADER}) if {_ASKS} {{ req.hdr({HEADER}) -m found }}",
+            f"http-request set-var({ASKED_TASK}) str({TASK}) if {{ path {PREFIX} }} || {{ path_beg {PREFIX}/ }}",
+            f"http-request unset-var({ASKED_TASK}) if {{ path {MODEL_PREFIX} }} || {{ path_beg {MODEL_PREFIX}/ }}",
+            f"http-request set-var({CHOSEN}) req.hdr({HEADER}) if {_ASKS} {{ req.hdr({HEADER}) -m found }}",
             *(f"{refuse} '{body}' if {unknown} {shape}".rstrip() for shape, body in shapes.items()),
             # The gateway lists all of them.
             f"http-request replace-path ^{PREFIX}/v1/models(/.*)?$ /catalog/{TASK}/v1/models\\1 if {_OPEN} METH_GET",
             f"http-request wait-for-body time {body_timeout_s}s if {_OPEN} METH_POST {{ path_beg {PREFIX}/v1/ }}",
-            f"http-request set-var({_SPLIT}) bool(true) if {_OPEN}",
-            f"http-request set-var({_MODEL}) req.body,json_query('$.model') if {_OPEN} METH_POST "
+            f"http-request set-var({SPLIT}) bool(true) if {_OPEN}",
+            f"http-request set-var({CHOSEN}) req.body,json_query('$.model') if {_OPEN} METH_POST "
             f"{{ path_beg {PREFIX}/v1/ }}",
-            f"http-request unset-var({_SPLIT}) if {_ASKS} {{ var({_MODEL}) -m str {MODELS} }}",
-            *(_shares() if traffic else ()),
+            f"http-request unset-var({SPLIT}) if {_ASKS} {{ var({CHOSEN}) -m str {MODELS} }}",
+            *(shares() if traffic else ()),
             f"http-request set-header {OTHERS_HEADER} '{MODELS}' if {_ASKS}",
             f"http-request replace-path ^{PREFIX}(/.*)?$ {MODEL_PREFIX}\\1 "
-            f"if {_ASKS} {{ var({_MODEL}) -m str {MODEL} }}",
+            f"if {_ASKS} {{ var({CHOSEN}) -m str {MODEL} }}",
         )
     )
 
 
-def _shares() -> tuple[str, ...]:
+def shares() -> tuple[str, ...]:
     """A request that names no other model draws one, or its client's number stands for a draw.
 
     The draws are no random numbers: steps of STEP fill every interval as evenly as can be, also of few requests.
@@ -72,8 +72,8 @@ def _shares() -> tuple[str, ...]:
         f"http-request set-var({_DRAW}) var({_CLIENT}),xxh32,mod({PARTS}) if {_DRAWS} "
         f"{{ str({TASK}),map_str_int({TRAFFIC},0) eq 1 }}",
         f"http-request set-var({_BOUND}) str({TASK}.{MODEL}),map_str_int({TRAFFIC},0) if {_DRAWS}",
-        f"http-request set-var({_MODEL}) str({MODEL}) if {_DRAWS} {{ var({_DRAW}),sub({_BOUND}) lt 0 }}",
-        f"http-request unset-var({_SPLIT}) if {_DRAWS} {{ var({_MODEL}) -m str {MODEL} }}",
+        f"http-request set-var({CHOSEN}) str({MODEL}) if {_DRAWS} {{ var({_DRAW}),sub({_BOUND}) lt 0 }}",
+        f"http-request unset-var({SPLIT}) if {_DRAWS} {{ var({CHOSEN}) -m str {MODEL} }}",
     )
 
 

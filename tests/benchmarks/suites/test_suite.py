@@ -80,3 +80,29 @@ def test_an_installation_writes_results_into_the_current_folder(
 
     assert result.default_path("offline") == tmp_path / "offline.json"
     assert result.describe()["commit"].startswith("none, sextet ")
+
+
+def test_a_run_of_one_part_makes_figures_with_the_rates_of_the_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(suite, "default_path", lambda name: tmp_path / f"{name}.json")
+    earlier = Rates(raw=[{"measurement": "w1", "per_s": 10.0}])
+    earlier.keep("w1", {"Sextet": 10.0, "one": 5.0})
+    earlier.missing["w1", "other"] = "too old"
+    earlier.keep("w2", {"Sextet": 1.0, "one": 1.0})
+    earlier.note(kept=1.0)
+    result.Result(
+        name="parts", scenario="parts", command="", load={}, figures=earlier.figures, raw=earlier.raw, points=[],
+        peers=earlier.entries(), warnings=[], missing=[],
+    ).write(tmp_path / "parts.json")  # fmt: skip
+
+    now = Rates()
+    now.keep("w2", {"Sextet": 6.0, "one": 2.0})
+    now.peers = now.entries()
+    now.complete("parts")
+
+    assert now.over_best("w1", ["one"]) == [2.0]
+    assert now.over_best("w2", ["one"]) == [3.0]
+    assert now.missing == {("w1", "other"): "too old"}
+    assert now.figures == {"kept": [1.0]}
+    assert {one["workload"] for one in now.peers} == {"w1", "w2"}

@@ -17,7 +17,8 @@ from deployments.cluster.ray_environment import spare_port
 from deployments.ingress import haproxy
 from deployments.ingress.aliases import aliases
 from deployments.ingress.config import IngressConfig
-from deployments.ingress.rewrite import Alias, Lines, RewriteError, Settings, rewrite
+from deployments.ingress.lines import Alias, Lines, Settings
+from deployments.ingress.rewrite import RewriteError, rewrite
 from deployments.ingress.settings import settings
 from tests.deployments.ingress.running import APPLICATIONS, command, ray_file, running
 

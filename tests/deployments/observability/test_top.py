@@ -9,7 +9,8 @@ from prometheus_client import generate_latest
 from rich.console import Console
 
 from deployments.observability.metrics import Metrics
-from deployments.observability.top import COLUMNS, Snapshot, quantile, rows, table
+from deployments.observability.statistics import live, quantile
+from deployments.observability.top import COLUMNS, Snapshot, rows, table
 from tests.deployments.asking import post
 from tests.deployments.observability.observed import observed
 
@@ -55,3 +56,19 @@ def test_quantiles_are_those_of_prometheus(
     counts: list[tuple[float, float]], share: float, expected: float | None
 ) -> None:
     assert quantile(counts, share) == expected
+
+
+def test_a_live_row_is_what_happened_between_two_questions() -> None:
+    before = {"answered": 10.0, "failed": 1.0, "at_most_0.1": 10.0, "at_most_0.2": 0.0, "at_most_inf": 0.0}
+    after = before | {"answered": 110.0, "failed": 26.0, "at_most_0.1": 60.0, "at_most_0.2": 50.0}
+    after |= {"replicas": 2.0, "waiting": 3.0, "slots": 16.0, "taken_slots": 5.0}
+
+    row = live(before, after, elapsed_s=10.0)
+
+    assert (row["requests_per_s"], row["failed"], row["p50_ms"]) == (12.5, 0.2, 100.0)
+    assert row["p99_ms"] == pytest.approx(198.0)
+    assert (row["replicas"], row["waiting"], row["slots"], row["taken_slots"]) == (2.0, 3.0, 16.0, 5.0)
+    quiet = live(after, after, elapsed_s=10.0)
+    assert (quiet["requests_per_s"], quiet["failed"], quiet["p50_ms"]) == (0.0, None, None)
+    # A replica that has ended takes its counts with it.
+    assert live(after, before, elapsed_s=10.0)["requests_per_s"] == 0.0

@@ -1,10 +1,15 @@
 """Traces of real requests, as the SDK of OpenTelemetry receives them."""
 
+import asyncio
+import gzip
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -14,8 +19,9 @@ from deployments.observability import tracing
 from deployments.observability.tracing import Tracing
 from deployments.task_server import TaskServer
 from pipelines.runtime.artifact import ModelArtifact
-from tests.deployments.asking import post
+from tests.deployments.asking import asking, post
 from tests.deployments.observability.observed import observed
+from tests.deployments.test_task_server import started
 
 TASK, GENERATION = "text-classification", "text-generation"
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -95,6 +101,97 @@ def test_a_stream_has_prefill_and_decode(exported: Callable[..., Path]) -> None:
     assert list(spans) == ["tokenization", "queue", "prefill", "decode"]
     assert (root.attributes or {})["sextet.written_tokens"] == 4
     assert spans["decode"].end_time == root.end_time
+
+
+def test_a_batch_is_a_span_that_is_linked_with_the_requests_in_it(classifier: Traced) -> None:
+    classifier.exporter.clear()
+
+    async def at_once(client: Any) -> None:
+        body = {"inputs": "a b c"}
+        await asyncio.gather(*(client.post(f"/{TASK}", json=body, headers={"x-request-id": str(n)}) for n in range(8)))
+        await asyncio.sleep(tracing.LINKING_S + 0.2)
+
+    asking(classifier.server, at_once)
+
+    spans = classifier.exporter.get_finished_spans()
+    requests = {one.context.span_id: one for one in spans if one.name.startswith("POST ") and one.context}
+    batches = {one.context.span_id: one for one in spans if one.name == "batch" and one.context}
+    assert len(requests) == 8
+    assert 0 < len(batches) < 8
+    rows: list[Any] = [(one.attributes or {})["sextet.batch.rows"] for one in batches.values()]
+    assert sum(rows) == 8
+    linked = [link.context.span_id for batch in batches.values() for link in batch.links]
+    assert sorted(linked) == sorted(requests)
+    for one in spans:
+        if one.name == "inference":
+            assert {link.context.span_id for link in one.links} <= set(batches)
+            assert len(one.links) == 1
+    for batch in batches.values():
+        first = requests[batch.links[0].context.span_id]
+        assert batch.parent == first.context
+        assert (first.start_time or 0) <= (batch.start_time or 0) <= (batch.end_time or 0) <= (first.end_time or 0)
+
+
+def test_an_answer_names_its_trace_and_span_and_that_of_a_stream_too(
+    classifier: Traced, exported: Callable[..., Path]
+) -> None:
+    generator = Traced(GENERATION, exported("gpt2", GENERATION))
+    streamed = {"inputs": "The river", "stream": True, "parameters": {"max_new_tokens": 2, "do_sample": False}}
+    for traced, body, status in ((classifier, {"inputs": "a"}, 200), (classifier, {}, 400), (generator, streamed, 200)):
+        traced.exporter.clear()
+        response = post(traced.server, body, traceparent=f"00-{TRACE}-{PARENT}-01")
+        (root,) = [one for one in traced.exporter.get_finished_spans() if one.name.startswith("POST ")]
+        assert root.context is not None
+        assert response.status_code == status
+        assert response.headers["traceresponse"] == f"00-{TRACE}-{root.context.span_id:016x}-01"
+
+
+def test_without_traces_an_answer_names_none(exported: Callable[..., Path]) -> None:
+    assert "traceresponse" not in post(started(TASK, exported("bert", TASK)), {"inputs": "a"}).headers
+
+
+class Collector(BaseHTTPRequestHandler):
+    """A receiver of OTLP over HTTP: it decodes what comes with the protocol's own messages."""
+
+    received: ClassVar[list[Any]] = []
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        if self.headers.get("content-encoding") == "gzip":
+            body = gzip.decompress(body)
+        self.received.append((self.path, ExportTraceServiceRequest.FromString(body)))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing."""
+
+
+def test_spans_reach_a_collector_by_the_exporter_that_is_served(
+    exported: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+    Collector.received.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv(tracing.VARIABLES[0], f"http://127.0.0.1:{server.server_address[1]}")
+        tracing.provider.cache_clear()
+        provider: Any = tracing.provider()
+        made = observed(TASK, exported("bert", TASK), lambda one: Tracing(one, "r1", provider.get_tracer("sextet")))
+        post(made, {"inputs": TEXT}, traceparent=f"00-{TRACE}-{PARENT}-01")
+        provider.shutdown()
+        tracing.provider.cache_clear()
+        server.shutdown()
+
+    ((path, request),) = Collector.received
+    (resource,) = request.resource_spans
+    spans = {one.name: one for one in resource.scope_spans[0].spans}
+    assert path == "/v1/traces"
+    assert {one.key: one.value.string_value for one in resource.resource.attributes}["service.name"] == "sextet"
+    assert spans[f"POST /{TASK}"].trace_id.hex() == TRACE
+    assert spans[f"POST /{TASK}"].parent_span_id.hex() == PARENT
+    assert {"tokenization", "queue", "inference", "answer"} < spans.keys()
+    assert TEXT not in str(request)
 
 
 def test_it_is_on_where_the_environment_names_a_collector(monkeypatch: pytest.MonkeyPatch) -> None:

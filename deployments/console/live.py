@@ -1,0 +1,72 @@
+"""Live: what the models of the whole cluster do, as server-sent events for the console.
+
+    GET /live      every two seconds: {"models": [{"route", "requests_per_s", "failed", "p50_ms", "p99_ms", "replicas",
+                                                   "waiting", "slots", "taken_slots"}, ...]}
+
+The replicas are asked once for everybody who watches (Catalog).
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+from deployments.config import SEPARATOR
+from deployments.http.errors import UnavailableError
+from deployments.http.event_stream import EventStream
+from deployments.observability.statistics import live
+
+EVERY_S = 2.0
+MAX_WATCHERS = 64
+
+
+class Models(Protocol):
+    """What there is: deployments.cluster.catalog."""
+
+    async def readiness(self) -> Mapping[str, bool]:
+        """The models, by application."""
+
+    async def numbers(self, applications: Sequence[str]) -> Mapping[str, Mapping[str, float]]:
+        """What the replicas of each have counted."""
+
+
+class LiveView:
+    """Streams to everybody who watches, until `end`."""
+
+    def __init__(self, models: Models) -> None:
+        self._models, self._ending = models, asyncio.Event()
+        self._watchers = 0
+
+    def stream(self) -> EventStream:
+        """Raises UnavailableError where too many watch."""
+        if self._watchers >= MAX_WATCHERS:
+            raise UnavailableError(f"{self._watchers} watch already; allowed: {MAX_WATCHERS}", retry_after_s=10.0)
+        self._watchers += 1
+        stream = EventStream(self._events())
+        stream.ended = lambda failure: self._left()
+        return stream
+
+    def end(self) -> None:
+        """The process ends: nobody waits for those who watch."""
+        self._ending.set()
+
+    def _left(self) -> None:
+        self._watchers -= 1
+
+    async def _events(self) -> AsyncGenerator[Any, None]:
+        loop = asyncio.get_running_loop()
+        before, asked_at = await self._numbers(), loop.time()
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), EVERY_S)
+                return
+            now, at = await self._numbers(), loop.time()
+            models = [
+                {"route": f"/{name.replace(SEPARATOR, '/')}", **live(before.get(name, {}), numbers, at - asked_at)}
+                for name, numbers in now.items()
+            ]
+            before, asked_at = now, at
+            yield {"models": models}
+
+    async def _numbers(self) -> Mapping[str, Mapping[str, float]]:
+        return await self._models.numbers(list(await self._models.readiness()))

@@ -1,0 +1,57 @@
+"""The parts of `make bench-service` that need no cluster."""
+
+import os
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+from benchmarks.figures.bars import SERVICE_FIGURES
+from benchmarks.suites.cluster import CLASSIFY, TRANSLATE, WRITE
+from benchmarks.suites.service import BARE, OBSERVED, OTHER, SHARES, _share, collector, configuration
+from deployments.config import task_configs
+from deployments.ingress.config import IngressConfig
+from deployments.ingress.model_rules.traffic import STICKY, read_traffic
+
+
+def test_the_observed_and_the_bare_model_differ_in_nothing_else(tmp_path: Path) -> None:
+    content = configuration(tmp_path / "model", 8001)
+
+    models = task_configs(content)
+    observed, bare = (models[f"{CLASSIFY.name}.{name}"] for name in (OBSERVED, BARE))
+    assert observed.request_log.sample > bare.request_log.sample == 0
+    assert observed.of_model == bare.of_model
+    applications = {one["name"]: one for one in content["applications"]}
+    assert {WRITE.name, TRANSLATE.name, f"{TRANSLATE.name}.{OTHER}"} <= applications.keys()
+    deployments = [applications[f"{CLASSIFY.name}.{name}"]["deployments"][0] for name in (OBSERVED, BARE)]
+    assert len({repr({key: value for key, value in one.items() if key != "user_config"}) for one in deployments}) == 1
+    ingress = IngressConfig.of(content, tmp_path)
+    assert (ingress.grpc_port, ingress.traffic) == (8001, str(tmp_path / "shares"))
+
+
+def test_a_change_of_the_split_is_what_the_ingress_reads(tmp_path: Path) -> None:
+    file = tmp_path / "shares"
+    for percent in SHARES:
+        _share(file, percent)
+        split = read_traffic(file)[TRANSLATE.name]
+        assert (split.parts, split.sticky) == ({OTHER: 100 * percent}, False)
+    assert STICKY not in file.read_text()
+
+
+def test_the_collector_takes_traces_while_it_is_there() -> None:
+    name = "OTEL_EXPORTER_OTLP_ENDPOINT"
+    with collector() as received:
+        with urlopen(Request(f"{os.environ[name]}/v1/traces", b"x", method="POST")) as response:
+            assert response.status == 200
+        assert received["requests"] == 1
+    assert name not in os.environ
+
+
+def test_every_figure_has_words_and_those_of_the_issue_have_bars() -> None:
+    bars = {name: str(figure.bar) for name, figure in SERVICE_FIGURES.items() if figure.bar is not None}
+
+    assert bars == {
+        "observed_over_bare": ">= 0.97",
+        "root_over_direct": ">= 0.95",
+        "grpc_over_http": ">= 1",
+        "canary_lost": "= 0",
+        "canary_share_error": "<= 0.5",
+    }

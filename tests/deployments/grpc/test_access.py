@@ -1,0 +1,180 @@
+"""Who is answered at the port for gRPC: keys, their tasks and rates, TLS, interfaces; overload and ends as on HTTP."""
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
+
+from deployments.cluster.ray_environment import spare_port
+from deployments.http.request import CLASS_HEADER, CLIENT_HEADER, HIDDEN_DEADLINE_HEADER
+from deployments.ingress.config import Address, IngressConfig, TlsConfig
+from deployments.ingress.drain import drain
+from deployments.ingress.keys import Key, add, new_key
+from deployments.ingress.overload import OVERLOADED
+from pipelines.errors import ConfigurationError
+from tests.certificates import Authority
+from tests.deployments.grpc.served import Served, served, tensor
+
+TASK, OTHER = "text-classification", "text-generation"
+
+
+@pytest.fixture(scope="module")
+def model(exported: Callable[..., Path]) -> dict[str, Path]:
+    return {TASK: exported("bert", TASK)}
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A file of keys, and the keys by their names."""
+    file = tmp_path_factory.mktemp("keys") / "keys"
+    found = {}
+    allowed: dict[str, dict[str, Any]] = {
+        "all": {"kind": "bulk"},
+        "other": {"tasks": (OTHER,)},
+        "few": {"per_minute": 2},
+    }
+    for name, options in allowed.items():
+        found[name], digest = new_key()
+        add(file, Key(digest, name, **options))
+    return file, found
+
+
+@pytest.fixture(scope="module")
+def guarded(
+    model: dict[str, Path], keys: tuple[Path, dict[str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    config = IngressConfig(keys=str(keys[0]), grpc_port=spare_port())
+    with served(tmp_path_factory.mktemp("grpc"), model, config, threads=1) as running:
+        yield running
+
+
+def ask(served: Served, **options: Any) -> str:
+    """The code of a call's error, else OK."""
+    secure = options.pop("secure", {})
+    with triton.InferenceServerClient(served.address, **secure) as client:
+        try:
+            client.infer(TASK, [tensor(["a film"])], **options)
+        except InferenceServerException as error:
+            return f"{error.status().removeprefix('StatusCode.')} {error.message()}"
+    return "OK"
+
+
+def test_a_key_comes_as_authorization_or_as_x_api_key(guarded: Served, keys: tuple[Path, dict[str, str]]) -> None:
+    _, key = keys
+    for headers in ({"authorization": f"Bearer {key['all']}"}, {"x-api-key": key["all"]}):
+        assert ask(guarded, headers=headers) == "OK"
+    for refused in ({}, {"x-api-key": "x"}, {"authorization": key["all"]}):
+        assert ask(guarded, headers=refused).startswith("UNAUTHENTICATED the request has no key that is known here")
+
+
+def test_a_key_is_for_its_tasks_and_has_a_rate(guarded: Served, keys: tuple[Path, dict[str, str]]) -> None:
+    _, key = keys
+
+    assert ask(guarded, headers={"x-api-key": key["other"]}) == "PERMISSION_DENIED this key may not ask this task"
+    answers = [ask(guarded, headers={"x-api-key": key["few"]}) for _ in range(3)]
+    assert answers == ["OK", "OK", "RESOURCE_EXHAUSTED this key has used up its requests of this minute"]
+
+
+def test_a_replica_learns_the_keys_name_its_class_and_the_deadline_and_never_the_key(
+    guarded: Served, keys: tuple[Path, dict[str, str]]
+) -> None:
+    _, key = keys
+    seen: list[dict[str, str]] = []
+    handler = guarded.replicas[TASK].handler
+
+    async def watching(request: Any) -> Any:
+        seen.append(dict(request.headers))
+        return await handler(request)
+
+    guarded.replicas[TASK].handler = watching
+    try:
+        headers = {"x-api-key": key["all"], CLIENT_HEADER: "mallory", "x-request-id": "r-1"}
+        assert ask(guarded, headers=headers, client_timeout=20) == "OK"
+    finally:
+        guarded.replicas[TASK].handler = handler
+
+    (asked,) = seen
+    assert (asked[CLIENT_HEADER], asked[CLASS_HEADER], asked["x-request-id"]) == ("all", "bulk", "r-1")
+    assert 19 < float(asked[HIDDEN_DEADLINE_HEADER]) < 21
+    assert key["all"] not in str(asked)
+
+
+def test_over_tls_the_certificate_of_http_holds(
+    model: dict[str, Path], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    authority = Authority.make(tmp_path_factory.mktemp("authority"))
+    authority.issue("site", "localhost")
+    folder = authority.folder
+    tls = TlsConfig(str(folder / "site.pem"), str(folder / "site.key"))
+
+    with served(tmp_path, model, IngressConfig(tls=tls, grpc_port=spare_port()), threads=1) as running:
+        assert ask(running, secure={"ssl": True, "root_certificates": str(folder / "ca.pem")}) == "OK"
+        assert ask(running).startswith("UNAVAILABLE")
+
+
+def test_without_keys_nobody_from_elsewhere_is_answered(model: dict[str, Path], tmp_path: Path) -> None:
+    host = own_address()
+    config = IngressConfig(grpc_port=spare_port())
+    with served(tmp_path, model, config, host=host, threads=1) as running:
+        assert ask(running).startswith("PERMISSION_DENIED this ingress listens beyond loopback")
+    (tmp_path / "open").mkdir()
+    config = IngressConfig(grpc_port=spare_port(), open_to_everybody=True)
+    with served(tmp_path / "open", model, config, host=host, threads=1) as running:
+        assert ask(running) == "OK"
+
+
+def test_a_replica_that_is_gone_is_unavailable(model: dict[str, Path], tmp_path: Path) -> None:
+    with served(tmp_path, model, threads=1) as running:
+        assert ask(running) == "OK"
+        running.replicas[TASK].close()
+        give_up_at = time.monotonic() + 20
+        while (answer := ask(running)) == "OK":
+            assert time.monotonic() < give_up_at
+        assert answer.startswith("UNAVAILABLE no replica of this task answers now")
+
+
+def test_haproxy_refuses_what_cannot_be_answered_in_time(model: dict[str, Path], tmp_path: Path) -> None:
+    """From what the replica has said with an answer: it would take long, and nobody may wait so long."""
+    with served(tmp_path, model, threads=1) as running:
+        assert ask(running) == "OK"  # it has said that it is free
+        scheduler = running.replicas[TASK].handler._serving.scheduler
+        scheduler.expected_s = lambda: 1000.0
+        assert ask(running) == "OK"
+        assert ask(running) == f"RESOURCE_EXHAUSTED {OVERLOADED}"
+
+
+def test_where_the_cluster_ends_calls_are_refused(model: dict[str, Path], tmp_path: Path) -> None:
+    with served(tmp_path, model, threads=1) as running, triton.InferenceServerClient(running.address) as client:
+        client.infer(TASK, [tensor(["a film"])])
+        drain(tmp_path, 1.0)
+        with pytest.raises(InferenceServerException, match="the cluster is shutting down"):
+            client.infer(TASK, [tensor(["a film"])])
+
+
+def test_http_is_as_it_was(model: dict[str, Path], tmp_path: Path) -> None:
+    with served(tmp_path, model, threads=1) as running, running.ingress.client() as client:
+        assert client.post(f"/{TASK}", json={"inputs": "a"}).status_code == 200
+        refused = client.post(f"/{TASK}/grpc/ModelInfer", content=b"", headers={"content-type": "application/grpc"})
+        assert (refused.status_code, refused.json()["error_type"]) == (400, "validation")
+        with pytest.raises(httpx.RemoteProtocolError):
+            httpx.get(f"http://{running.address}/health")
+
+
+def test_a_port_of_both_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="grpc_port is 8000, which is that of HTTP"):
+        IngressConfig(grpc_port=8000).check(Address("127.0.0.1", 8000))
+    with pytest.raises(ConfigurationError, match="grpc_port is 0"):
+        IngressConfig.from_user_config({"ingress": {"grpc_port": 0}})
+
+
+def own_address() -> str:
+    """This machine's address beyond loopback."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))
+        return str(probe.getsockname()[0])
