@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from benchmarks.fleet.balancer import balanced
+from benchmarks.machines.balancer import balanced
 from tests.local_server import LocalServer
 
 ASKED = 6

@@ -1,4 +1,4 @@
-"""Fleet: a Ray cluster over several hosts, started as docs/nodes.md says: a head, and workers that serve.
+"""RayCluster: a Ray cluster over several hosts, started as docs/nodes.md says: a head, and workers that serve.
 
 Every node has the token, and what `sextet environment` prints. The head has no replicas. With a Redis, the head may die
 and come back.
@@ -20,8 +20,8 @@ import psutil
 import yaml
 
 from benchmarks.figures.result import ROOT
-from benchmarks.fleet.network import Host, Network
-from benchmarks.fleet.redis import Redis
+from benchmarks.machines.network import Host, Network
+from benchmarks.machines.redis import Redis
 from deployments.cluster.ray_environment import ADDRESS_VARIABLE, METRICS_PORT
 from deployments.ingress.access import OPEN_VARIABLE
 from pipelines.errors import SextetError
@@ -35,11 +35,11 @@ STORE_BYTES = 100_000_000
 RECONNECT_S = 600  # as long as workers wait for a head that comes back; KubeRay sets it likewise
 
 
-class FleetError(SextetError):
+class RayClusterError(SextetError):
     """The cluster does not do what is asked of it."""
 
 
-class Fleet:
+class RayCluster:
     """The nodes of a network's hosts; the first is the head. `environment` adds to that of every node."""
 
     def __init__(
@@ -87,7 +87,7 @@ class Fleet:
         command = [str(TOOLS / "serve"), "deploy", "cluster.yaml", "--address", address]
         done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
         if done.returncode != 0:
-            raise FleetError(f"serve deploy: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
+            raise RayClusterError(f"serve deploy: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
         for host in self.workers:
             self.wait_until_ready(host)
 
@@ -114,12 +114,12 @@ class Fleet:
         return next(one for one in self._processes(host) if " start --block" in _line(one))
 
     def wait(self, happened: Callable[[], bool], otherwise: str, limit_s: float = READY_S) -> None:
-        """Raises FleetError where that does not happen in time."""
+        """Raises RayClusterError where that does not happen in time."""
         give_up_at = time.monotonic() + limit_s
         while not happened():
             if time.monotonic() > give_up_at:
                 said = {file.stem: file.read_text(errors="replace")[-SHOWN:] for file in self.folder.glob("*-*.log")}
-                raise FleetError(f"{otherwise} after {limit_s:.0f} s; `ray start` said {said}")
+                raise RayClusterError(f"{otherwise} after {limit_s:.0f} s; `ray start` said {said}")
             time.sleep(POLL_S)
 
     def _start(self, host: Host, environment: Mapping[str, str], own: Sequence[str]) -> None:
@@ -142,14 +142,14 @@ class Fleet:
 
 
 @contextmanager
-def fleet(
+def ray_cluster(
     network: Network,
     content: Mapping[str, Any],
     redis: Redis | None = None,
     environment: Mapping[str, str] | None = None,
-) -> Iterator[Fleet]:
+) -> Iterator[RayCluster]:
     """A cluster that serves `content` on every host but the first; its processes end with the network's block."""
-    made = Fleet(network, redis, environment)
+    made = RayCluster(network, redis, environment)
     made.start_head()
     for host in made.workers:
         made.start_worker(host)
