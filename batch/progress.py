@@ -32,6 +32,8 @@ class Progress:
             self.new_rows += part.count
             self.began_at = part.began_at if self.began_at is None else min(self.began_at, part.began_at)
             self._ended_at = max(self._ended_at, part.ended_at)
+        else:
+            self._recent.clear()  # what was finished before took no time
         now = time.monotonic()
         self._recent.append((now, self.share, self.new_rows))
         while now - self._recent[0][0] > RECENT_S:
