@@ -1,7 +1,5 @@
 """Plan: whether `sextet plan` says what a real cluster does, and how much of one it can simulate.
 
-    python -m benchmarks.suites.scale.plan --quick     shorter phases and a smaller fleet: whether it works
-
 A slow model is served by the real `sextet serve`, and a load of changing rate is sent: once to a fixed number of
 replicas, once with the policy of the file. Replicas log every request. `sextet plan` replays that log, with the costs
 that the replicas have learned.
@@ -18,8 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +32,7 @@ from benchmarks.load.texts import Lengths, counter, synthetic
 from benchmarks.suites.cluster import CLASSIFY, CONFIGURATION, Running, measured_cluster, running
 from benchmarks.suites.generation import artifact_of
 from benchmarks.suites.scale.replica_watch import ReplicaWatch
+from benchmarks.suites.scale.slow import cached_in
 from benchmarks.suites.suite import Findings
 from pipelines.errors import SextetError
 from pipelines.runtime.artifact import ModelArtifact
@@ -51,7 +49,7 @@ AUTOSCALING = {
     "upscale_delay_s": 2,
     "downscale_delay_s": 15,
 }
-DAY = {"rate": "day:17-50", "tokens": 1000, "seconds": 30.0, "target": 0.75}
+DAY = {"rate": "day:17-50", "tokens": 128, "seconds": 30.0, "target": 0.75}
 """A fleet whose requests take half a minute each, as long documents do."""
 
 
@@ -116,7 +114,7 @@ def _both(
     artifact: Path, label: str, replicas: int | None, phases: Sequence[Phase], findings: Findings, say: Say
 ) -> tuple[dict[str, float], dict[str, float]]:
     """What the cluster did, and what `sextet plan` says it does."""
-    with tempfile.TemporaryDirectory(prefix="sextet-plan-") as name, _cached_in(Path(name) / "cache"):
+    with tempfile.TemporaryDirectory(prefix="sextet-plan-") as name, cached_in(Path(name) / "cache"):
         folder = Path(name)
         with running(_cluster(artifact, replicas), folder) as cluster:
             watch = ReplicaWatch(cluster.process_id)
@@ -133,7 +131,7 @@ def _both(
         (plan,) = _planned(folder, given, say)["plans"]
     real = {name: tally.latency.percentile_ms(quantile) for name, quantile in (("p50_ms", 50), ("p99_ms", 99))}
     real["replica_seconds"] = watch.seconds(lasted_s)
-    say(f"{label}: {sent} requests, up to {watch.most} replicas, a start took {start_s:.1f} s")
+    say(f"{label}: {sent} requests, {watch.count()} replicas, a start took {start_s:.1f} s")
     return real, {name: float(plan[name]) for name in real}
 
 
@@ -193,26 +191,3 @@ def _planned(folder: Path, given: Sequence[str], say: Say) -> Mapping[str, Any]:
         raise PlanError(f"sextet plan ended with {done.returncode}; its own message is above")
     found: Mapping[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
-
-
-@contextmanager
-def _cached_in(folder: Path) -> Iterator[None]:
-    """Costs of this slow model are kept here, not beside those of the real one."""
-    before = os.environ.get("SEXTET_CACHE")
-    os.environ["SEXTET_CACHE"] = str(folder)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["SEXTET_CACHE"]
-        else:
-            os.environ["SEXTET_CACHE"] = before
-
-
-if __name__ == "__main__":
-    from benchmarks.suites.suite import say as _say
-
-    _found = Findings()
-    measure_error(_found, "--quick" in sys.argv, _say)
-    measure_replicas(_found, "--quick" in sys.argv, _say)
-    print(json.dumps(_found.figures))
