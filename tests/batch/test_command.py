@@ -190,6 +190,7 @@ def test_shards_of_other_tasks_are_there_as_soon_as_they_are_finished(
         (("--parameters", "[1]"), "--parameters is '[1]'; allowed: a JSON object"),
         (("--column", "text"), "--column is 'text'; allowed: FIELD=COLUMN"),
         (("--max-bad-rows", "0", "--shard-rows", "2"), "1 bad rows (rows.jsonl:3: 'text' is 5; allowed: a text)"),
+        (("--parameters", '{"top_k": 1}', "--column", "text=number"), "no row was answered: all 3 are bad, such as "),
         (("--threads", "999"), "--threads is 999; allowed: at most "),
         (("--model", "nowhere"), "nowhere"),
     ],
@@ -198,7 +199,7 @@ def test_what_prevents_it_is_said_in_one_line(
     options: Sequence[str], says: str, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
-    rows_in(tmp_path, ["a", "b", {"text": 5}])
+    rows_in(tmp_path, [{"text": "a", "number": 1}, {"text": "b", "number": 2}, {"text": 5, "number": 3}])
     asked = command("--model", classifier, "--input", "rows.jsonl", "--output", "answers.jsonl", *options)
     done = subprocess.run(asked, capture_output=True, text=True, env=clean_environment(), cwd=tmp_path, check=False)
     assert done.returncode == 1

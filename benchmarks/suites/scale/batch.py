@@ -50,8 +50,8 @@ class Pace(Repeated):
     """How many rows, and how long the bare runtime runs."""
 
     texts: int = 4096
-    rows: int = 24_576
-    search_s: float = 6.0
+    rows: int = 12_288
+    search_s: float = 4.0
     bare_s: float = 6.0
     killed_rows: int = 8192
 
