@@ -105,7 +105,10 @@ class _Player:
         latencies, outcomes = np.full(len(trace), np.nan), np.zeros(len(trace), np.uint8)
         self.played = Played(policy.name, trace, setting.site, latencies, outcomes)
         self._latencies, self._outcomes = latencies, outcomes
-        self._fleet = Fleet(loop, setting.model, setting.site, self._ended, setting.overhead_s, policy.reads_signals)
+        mixed = bool(trace.bulk.any() or (trace.rows > 1).any())
+        self._fleet = Fleet(
+            loop, setting.model, setting.site, self._ended, setting.overhead_s, policy.reads_signals, mixed
+        )
         self._fleet.place(policy.first())
         self._left = len(trace)
         self._missed = 0
