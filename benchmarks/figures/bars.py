@@ -358,7 +358,9 @@ FAULT_FIGURES = {
     "overload5_refusal_p99_ms": Figure("p99 of the time until a 429 meanwhile", at_most(50)),
     "overload_recovery_s": Figure("from the end of that until the next request is answered", at_most(2)),
     "fuzz_5xx": Figure("of 100,000 hostile requests over all protocols: answers above 499, and hangs", exactly(0)),
-    "fuzz_memory_mib": Figure("resident memory of replicas and HAProxy after them, above that before", at_most(30)),
+    "fuzz_memory_mib": Figure(
+        "memory of replicas and HAProxy at rest after them, above that at rest before", at_most(30)
+    ),
     "guard_cost": Figure("requests/s of a replica that does nothing, with keys over without", at_least(0.95)),
     "long_stream_cut": Figure(
         "streams of minutes that a change of configuration, a downscale, a rolling update or SIGTERM cut", exactly(0)
