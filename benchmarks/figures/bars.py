@@ -238,6 +238,10 @@ GENERATION_FIGURES = {
         "share of the time of rounds of 16 rows that is spent outside of ONNX Runtime", at_most(0.1)
     ),
     "guided_overhead": Figure("time of steps of 16 rows that are held to a JSON Schema over free ones", at_most(1.1)),
+    "guided_valid": Figure("of answers to random JSON Schemas that ended, how many are valid", exactly(1)),
+    "slots_over_plain": Figure(
+        "Qwen3-0.6B's shape in int8, 16 streams, tokens/s in slots over Optimum's graph, in turns", at_least(8)
+    ),
     "lookup_speedup": Figure("one stream that copies, tokens/s with `lookup_tokens: 8` over without", at_least(1.5)),
     "lookup_crowd": Figure("16 streams, tokens/s with `lookup_tokens: 8` over without", at_least(0.98)),
 }
@@ -383,6 +387,8 @@ SCALE_FIGURES = {
         at_most(0.15),
     ),
     "plan_replicas": Figure("replicas at once of a simulated day, within five minutes", at_least(2000)),
+    "batch_over_raw": Figure("rows/s of `sextet batch` over the bare runtime's best, MiniLM, mixed", at_least(0.9)),
+    "batch_resume_lost": Figure("rows lost or twice after three kills of `sextet batch`", exactly(0)),
 }
 FIGURES = (
     FOOTPRINT_FIGURES
