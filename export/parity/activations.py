@@ -21,7 +21,8 @@ class Activations:
 
     @contextmanager
     def observed(self, model: Any) -> Iterator[None]:
-        """Within it, what `model` computes counts."""
+        """Within it, what `model` computes counts. Masks do not: their numbers are the least that there are."""
+        import torch
 
         def gave(_module: Any, _inputs: Any, output: Any) -> None:
             self._note(output)
