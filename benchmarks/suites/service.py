@@ -59,9 +59,9 @@ class Pace(Repeated):
     """How long and how often."""
 
     repetitions: int = 5
-    window_s: float = 8.0
+    window_s: float = 3.0
     changes: int = 100
-    change_s: float = 0.5
+    change_s: float = 0.4
     split_requests: int = 10_000
 
 
