@@ -6,6 +6,7 @@
 # make bench-encoders   throughput of encoders against the bare runtime and other servers: docs/performance.md
 # make bench-generation throughput of generators against other engines: docs/performance.md
 # make bench-fairness   short requests beside large ones, CPU time of the event loop: docs/performance.md
+# make bench-scale      replicas that come and go, and what planning them says: docs/performance.md
 # make bench-service    what metrics, aliases, gRPC and shares of the traffic cost: docs/performance.md
 # make faults   what clients see while something fails or changes, within 30 minutes: docs/performance.md
 # make soak     ten minutes under load: memory and errors
@@ -25,7 +26,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: serve test models check measure bench-encoders bench-generation bench-fairness bench-service faults soak soak-generation lock wheels clean
+.PHONY: serve test models check measure bench-encoders bench-generation bench-fairness bench-scale bench-service faults soak soak-generation lock wheels clean
 
 serve: models
 	@exec $(BIN)/sextet serve cluster.yaml
@@ -54,6 +55,9 @@ bench-generation: $(VENV)/dev.installed
 
 bench-fairness: $(VENV)/dev.installed
 	$(BIN)/python -m benchmarks.suites.fairness
+
+bench-scale: $(VENV)/dev.installed
+	$(BIN)/python -m benchmarks.suites.scale
 
 bench-service: $(VENV)/dev.installed
 	$(BIN)/python -m benchmarks.suites.service

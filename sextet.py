@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 from typer.models import ParameterInfo
 
+from batch.command import batch
 from benchmarks.args import SCENARIO_HELP, BenchArgs
 from deployments.ask import ask as send
 from deployments.ask import post, usage
@@ -319,6 +320,7 @@ def publish(
 
 
 app.add_typer(keys, name="keys")
+app.command()(batch)
 app.command()(models)
 app.command()(top)
 app.command()(plan)

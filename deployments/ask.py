@@ -73,7 +73,7 @@ def text_at(url: str, *, key: str | None = None, timeout_s: float = 10.0) -> str
         raise ConfigurationError(f"--url: {error}; allowed: an address such as http://127.0.0.1:8000") from None
     status, content = exchange(request, timeout_s)
     if status != 200:
-        raise AskError(f"{url} answered {status}: {_reason(content)}")
+        raise AskError(f"{url} answered {status}: {reason(content)}")
     return content.decode("utf-8", "replace")
 
 
@@ -91,7 +91,7 @@ def post(
         raise ConfigurationError(f"--url: {error}; allowed: an address such as http://127.0.0.1:8000") from None
     status, content = exchange(request, timeout_s, through)
     if status != 200:
-        raise AskError(f"{url} answered {status}: {_reason(content)}")
+        raise AskError(f"{url} answered {status}: {reason(content)}")
     return json.loads(content)
 
 
@@ -112,11 +112,12 @@ def exchange(request: Request, timeout_s: float, through: Path | None = None) ->
     except HTTPError as error:
         return error.code, error.read()
     except (URLError, HTTPException, OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise AskError(f"no answer from {request.full_url} ({reason}); is `sextet serve` running there?") from None
+        why = getattr(error, "reason", error)
+        raise AskError(f"no answer from {request.full_url} ({why}); is `sextet serve` running there?") from None
 
 
-def _reason(content: bytes) -> str:
+def reason(content: bytes) -> str:
+    """The words of a refusal."""
     try:
         error = json.loads(content)["error"]
         return str(error["message"] if isinstance(error, dict) else error)

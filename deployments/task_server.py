@@ -33,12 +33,11 @@ from deployments.host import SMALL_ANSWER_TOKENS, SMALL_BODY_BYTES, HostThreads,
 from deployments.http.errors import CLIENT_LEFT, Failure, logger
 from deployments.http.event_stream import EventStream, begun
 from deployments.http.request import (
-    BULK,
-    CLASS_HEADER,
     Observer,
     Timings,
     cache_salt,
     deadline_of,
+    is_bulk,
     load_header,
     read_body,
 )
@@ -258,7 +257,7 @@ class TaskServer:
             async with asyncio.timeout_at(deadline):
                 limits = serving.config.limits
                 body = await read_body(request, limits.max_body_bytes, protocol.media_types)
-                bulk = request.headers.get(CLASS_HEADER) == BULK
+                bulk = is_bulk(request.headers)
                 # And again with its tokens.
                 serving.scheduler.admit((), deadline, asyncio.get_running_loop().time(), bulk=bulk)
                 salt = cache_salt(serving.config, request.headers)

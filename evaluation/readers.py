@@ -26,6 +26,7 @@ import re
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
@@ -66,13 +67,19 @@ def lines(name: str, columns: Columns, encoding: str = "utf-8", form: str | None
             f"{path}: cannot read {suffix or 'a file without a suffix'}; known: {', '.join(KNOWN)}, also .gz; "
             "say which it is with --format, and name two parallel files in one word: a.en,a.fr"
         )
-    with _open(path, encoding) as file:
-        number: str | int = 1
+    with _open(path) as file:
+        yield from lines_of(file, str(path), suffix, columns, encoding)
+
+
+def lines_of(file: IO[bytes], name: str, suffix: str, columns: Columns, encoding: str = "utf-8") -> Iterator[Line]:
+    """The rows of an open file of a format of READERS; one whose `name` ends in .gz is compressed."""
+    number: str | int = 1
+    with as_text(file, name, encoding) as text:
         try:
-            for number, row in READERS[suffix](file, columns):
-                yield f"{path}:{number}", row
+            for number, row in READERS[suffix](text, columns):
+                yield f"{name}:{number}", row
         except UNREADABLE as error:
-            raise InvalidInputError(f"{path}:{number}: cannot be read ({error})") from None
+            raise InvalidInputError(f"{name}:{number}: cannot be read ({error})") from None
 
 
 def suffix_of(path: Path) -> str:
@@ -80,21 +87,32 @@ def suffix_of(path: Path) -> str:
     return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
 
 
-def _open(path: Path, encoding: str) -> IO[str]:
-    opener = gzip.open if path.suffix == ".gz" else open
+@contextmanager
+def as_text(file: IO[bytes], name: str, encoding: str) -> Iterator[IO[str]]:
+    """A file as text; `name` ends in .gz where it is compressed. Bytes that are not in `encoding` become surrogates."""
+    binary = cast(IO[bytes], gzip.GzipFile(fileobj=file) if name.endswith(".gz") else file)
     try:
-        with opener(path, "rb") as file:
-            beginning = file.read(2)
+        beginning = binary.read(2)
+        binary.seek(0)
     except UNREADABLE as error:
-        raise InvalidInputError(f"{path}: cannot be read ({error})") from None
+        raise InvalidInputError(f"{name}: cannot be read ({error})") from None
     utf8 = encoding.lower().replace("_", "-") in ("utf-8", "utf8")
     if utf8 and beginning in _UTF16:
-        raise InvalidInputError(f"{path}:1: the file is UTF-16, not UTF-8; set encoding to utf-16")
+        raise InvalidInputError(f"{name}:1: the file is UTF-16, not UTF-8; set encoding to utf-16")
     codec = "utf-8-sig" if utf8 else encoding
     try:
-        return cast(IO[str], opener(path, "rt", encoding=codec, errors="surrogateescape", newline=""))
+        text = io.TextIOWrapper(binary, encoding=codec, errors="surrogateescape", newline="")
     except LookupError:
-        raise InvalidInputError(f"{path}: encoding is {encoding!r}, which Python does not know") from None
+        raise InvalidInputError(f"{name}: encoding is {encoding!r}, which Python does not know") from None
+    with text:
+        yield text
+
+
+def _open(path: Path) -> IO[bytes]:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise InvalidInputError(f"{path}: cannot be read ({error})") from None
 
 
 Numbered = Iterator[tuple[str | int, Row | ValueError]]
@@ -272,7 +290,12 @@ def _parallel(paths: list[Path], encoding: str) -> Iterator[Line]:
     if len(paths) != 2 or missing is not None:
         reason = f"{missing}: no such file" if missing else f"{len(paths)} files"
         raise InvalidInputError(f"{reason}; parallel text is two files of as many lines: SOURCE,TARGET")
-    with _open(paths[0], encoding) as sources, _open(paths[1], encoding) as targets:
+    with (
+        _open(paths[0]) as source_file,
+        _open(paths[1]) as target_file,
+        as_text(source_file, str(paths[0]), encoding) as sources,
+        as_text(target_file, str(paths[1]), encoding) as targets,
+    ):
         both = zip_longest(_sound(sources, paths[0]), _sound(targets, paths[1]))
         for number, (source, target) in enumerate(both, 1):
             if source is None or target is None:
@@ -324,11 +347,12 @@ class Reference:
 
 def hub_lines(reference: Reference) -> Iterator[Line]:
     """The rows of a split; raises InvalidInputError where the Hub, the data set or the split cannot be had."""
-    table, split = _load(reference)
+    table, split = hub_split(reference)
     yield from table_rows(table, f"{reference.name}:{split} row ")
 
 
-def _load(reference: Reference) -> tuple[Any, str]:
+def hub_split(reference: Reference) -> tuple[Any, str]:
+    """A split as a `datasets.Dataset`, and its name; raises InvalidInputError."""
     import datasets
 
     name = reference.name

@@ -25,7 +25,7 @@ def plan(
     task: Annotated[str | None, typer.Option(help="Which model of the file: TASK or TASK.MODEL; its first.")] = None,
     policy: Annotated[
         list[str] | None,
-        typer.Option(help="ray, configured, static or static:N; repeat it. The first and third."),
+        typer.Option(help="level, ray, configured, static or static:N; repeat it. The first, second and fourth."),
     ] = None,
     machines: Annotated[Path | None, typer.Option(help="A YAML file of kinds of machines; this one if absent.")] = None,
     costs: Annotated[
@@ -35,6 +35,9 @@ def plan(
     scale: Annotated[float, typer.Option(help="So many times the requests of the trace.")] = 1.0,
     tokens: Annotated[str, typer.Option(help="Where the trace has no sizes, as in `sextet bench`.")] = (
         "lognormal:24,200"
+    ),
+    written_tokens: Annotated[str, typer.Option(help="Of answers of models that write, where the trace has none.")] = (
+        "lognormal:64,256"
     ),
     deadline_s: Annotated[float | None, typer.Option(help="Of requests for which the trace says none.")] = None,
     start_s: Annotated[float, typer.Option(help="From the decision to a replica that answers.")] = 8.0,
@@ -54,7 +57,7 @@ def plan(
         from planning import plan as planned
         from planning.report import summary, table
     except ModuleNotFoundError as error:
-        raise ConfigurationError(f"sextet plan needs {error.name}: {install_command('bench')}") from None
+        raise ConfigurationError(f"sextet plan needs {error.name}: {install_command('serve,bench')}") from None
 
     asked = planned.Asked(
         cluster=cluster,
@@ -68,6 +71,7 @@ def plan(
         hours=hours,
         scale=scale,
         tokens=tokens,
+        written_tokens=written_tokens,
         deadline_s=deadline_s,
         start_s=start_s,
         overhead_ms=overhead_ms,

@@ -8,11 +8,13 @@ from typing import Any
 
 from benchmarks.load.texts import Lengths
 from deployments.config import deployment_of, located, task_configs
+from deployments.doctor.demand import AUTO_REPLICAS
 from pipelines.errors import ConfigurationError
 from pipelines.misfit import nearest
 from pipelines.runtime.artifact import ModelArtifact
 from planning.bounds import MAX_REPLICAS, MAX_TOKENS, bounded
 from planning.costs import model_of
+from planning.deciding.level import configured_level, level_for, level_rules
 from planning.deciding.policy import FixedReplicas, Policy, RayRules
 from planning.machines import Kind, Needs, read_kinds, this_machine, with_room
 from planning.search import Level, Plan, Say, fewest
@@ -21,8 +23,8 @@ from planning.traces.trace import FORMS, Sizes, Trace, named
 from planning.traces.trace_files import MAX_DEADLINE_S, from_file
 from stores.fetch import fetch
 
-POLICIES = ("ray", "static")
-ALL_POLICIES = ("ray", "configured", "static")
+POLICIES = ("level", "ray", "static")
+ALL_POLICIES = ("level", "ray", "configured", "static")
 OVERHEAD_MS = 2.0  # of HTTP, tokenizing and the answer's JSON, where nothing was measured
 MAX_HOURS = 24.0 * 31
 
@@ -42,6 +44,7 @@ class Asked:
     hours: float | None = None
     scale: float = 1.0
     tokens: str = "lognormal:24,200"
+    written_tokens: str = "lognormal:64,256"
     deadline_s: float | None = None
     start_s: float = 8.0
     overhead_ms: float | None = None
@@ -118,8 +121,12 @@ def plans(asked: Asked, say: Say) -> list[Plan]:
 
 def _trace(asked: Asked, name: str, artifact: ModelArtifact) -> Trace:
     longest = min(artifact.manifest.tokenizer.max_length, MAX_TOKENS)
-    lengths = Lengths.parse(asked.tokens)
-    sizes = Sizes(lambda count, seed: lengths.draw(count, seed, longest), deadline_s=asked.deadline_s)
+    read, written = Lengths.parse(asked.tokens), Lengths.parse(asked.written_tokens)
+    sizes = Sizes(
+        lambda count, seed: read.draw(count, seed, longest),
+        lambda count, seed: written.draw(count, seed, MAX_TOKENS),
+        asked.deadline_s,
+    )
     trace = named(asked.trace, asked.hours, sizes, asked.seed)
     if trace is None:
         if ":" in asked.trace and not Path(asked.trace).exists():
@@ -134,6 +141,8 @@ def _policies(
     """Each policy that is asked for, new, with the setting in which it is asked."""
     given = deployment.get("autoscaling_config")
     scaling: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {}
+    if deployment.get("num_replicas") == "auto":
+        scaling = dict(zip(("min_replicas", "max_replicas"), AUTO_REPLICAS, strict=True)) | scaling
     bounds = {"min_replicas": scaling.get("min_replicas", 1), "max_replicas": asked.most_replicas}
     if asked.least_replicas is not None:
         bounds["min_replicas"] = asked.least_replicas
@@ -152,12 +161,13 @@ def _policies(
 def _scaling(
     name: str, asked: Asked, scaling: dict[str, Any], bounds: dict[str, Any], setting: Setting
 ) -> tuple[Policy, Setting]:
-    """A policy that scales. `configured` is what the file says; the others have its settings with our bounds."""
-    configured = scaling.get("policy") or {}
-    if name == "configured" and not configured:
-        rules = RayRules(name, scaling)
+    """A policy that scales. `configured` is what the file says; the others have our bounds."""
+    policy = scaling.get("policy") or {}
+    if name == "configured":
+        rules = level_rules(name, configured_level(policy), scaling) if policy else RayRules(name, scaling)
     elif name == "ray":
         rules = RayRules(name, scaling | bounds)
     else:
-        raise ConfigurationError(f"--policy is {name!r}")
+        starts_s = asked.start_s + setting.site.boot_s
+        rules = level_rules(name, level_for(asked.slo_ms, asked.quantile, starts_s), bounds)
     return rules, replace(setting, tick_s=rules.metrics_interval_s, look_back_s=rules.look_back_s)

@@ -22,6 +22,7 @@ ROOMS = (
     "evaluation",
     "training",
     "deployments",
+    "batch",
     "benchmarks",
     "planning",
     "starter",

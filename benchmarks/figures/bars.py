@@ -364,6 +364,14 @@ FAULT_FIGURES = {
         "streams of minutes that a change of configuration, a downscale, a rolling update or SIGTERM cut", exactly(0)
     ),
 }
+SCALE_FIGURES = {
+    "plan_error": Figure(
+        "what `sextet plan` says of a log over what the cluster did, less 1: the worst of p50, p99 and seconds of "
+        "replicas, of two fixed replicas and of one to three that Ray Serve scales",
+        at_most(0.15),
+    ),
+    "plan_replicas": Figure("replicas at once of a simulated day, within five minutes", at_least(2000)),
+}
 FIGURES = (
     FOOTPRINT_FIGURES
     | ENCODER_FIGURES
@@ -372,5 +380,6 @@ FIGURES = (
     | SERVICE_FIGURES
     | SOAK_FIGURES
     | FAULT_FIGURES
+    | SCALE_FIGURES
     | GPU_FIGURES
 )

@@ -16,7 +16,10 @@ small machine is noisy: read ratios and differences, not third digits. [benchmar
 measure.
 """
 GPU = "gpu"
-SECTIONS = ("footprint", "encoders", "generation", "fairness", "service", "faults", "soak", "soak-generation", GPU)
+SECTIONS = (
+    *("footprint", "encoders", "generation", "fairness", "service", "faults", "scale", "soak", "soak-generation"),
+    GPU,
+)
 TITLES = {GPU: "GPU"}
 PUBLISHED = """Published figures of an H200, for scale:
 

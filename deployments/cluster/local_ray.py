@@ -31,6 +31,7 @@ END_S = 5.0  # how long Ray's processes may take to end by themselves
 OBJECT_STORE_BYTES = 100 * 2**20  # requests do not go through it
 FOLDERS, FOLDER = Path("/tmp"), "sextet-"  # not TMPDIR: a socket's path has 107 bytes at most
 LOCK = "lock"
+SERVE_SETUP = "deployments.cluster.worker_setup.set_up"
 RAY_METRICS_PORT = 9102  # where Prometheus finds Ray's own metrics, unless something else is there
 NAMESPACE = "serve"
 REPLICA = "SERVE_REPLICA::"  # how names of Serve's replicas begin
@@ -49,8 +50,7 @@ def environment(ingress: IngressConfig, address: Address, say: Say, drain_s: flo
 
     Requests may take `drain_s` where what answers them ends.
     """
-    remove_stale()
-    with _own_folder() as folder, _guarded(folder):
+    with own_folder() as folder:
         binary = haproxy.find_binary()
         if binary is None:
             say(
@@ -69,7 +69,15 @@ def environment(ingress: IngressConfig, address: Address, say: Say, drain_s: flo
 
 
 @contextmanager
-def _own_folder() -> Iterator[Path]:
+def own_folder() -> Iterator[Path]:
+    """The folder of a cluster of this process; nothing of it outlives the block, even where this process is killed."""
+    remove_stale()
+    with _made_folder() as folder, _guarded(folder):
+        yield folder
+
+
+@contextmanager
+def _made_folder() -> Iterator[Path]:
     """A new folder whose lock this process holds. It gets its name, by which others find it, once it is locked."""
     made = Path(tempfile.mkdtemp(prefix=f".{FOLDER}{os.getpid()}-", dir=FOLDERS))
     with (made / LOCK).open("w") as lock:
@@ -167,12 +175,18 @@ class LocalRay:
 
 
 @contextmanager
-def started(folder: Path, signals: Signals, say: Say) -> Iterator[LocalRay]:
-    """Run Ray inside the block."""
+def started(
+    folder: Path,
+    signals: Signals,
+    say: Say,
+    setup: str = SERVE_SETUP,
+    object_store_bytes: int = OBJECT_STORE_BYTES,
+) -> Iterator[LocalRay]:
+    """Run Ray inside the block. `setup` is what every worker calls first."""
     local = LocalRay(folder, signals)
     try:
         with step("starting Ray", say):
-            _start(folder)
+            _start(folder, setup, object_store_bytes)
         signals.install()  # ray.init has installed its own handler of SIGTERM
         yield local
     finally:
@@ -196,7 +210,7 @@ def _cause(status: int) -> str:
     return f"killed by signal {-status}" if status < 0 else f"exit status {status}"
 
 
-def _start(folder: Path) -> None:
+def _start(folder: Path, setup: str, object_store_bytes: int) -> None:
     import ray
 
     try:
@@ -206,10 +220,10 @@ def _start(folder: Path) -> None:
             include_dashboard=False,
             _metrics_export_port=int(free_port(RAY_METRICS_PORT)),  # ray.init has no public argument for it
             _temp_dir=str(folder / "ray"),  # its session, which /tmp/ray would keep for ever
-            object_store_memory=OBJECT_STORE_BYTES,
+            object_store_memory=object_store_bytes,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            runtime_env={"worker_process_setup_hook": "deployments.cluster.worker_setup.set_up"},
+            runtime_env={"worker_process_setup_hook": setup},
         )
     except Exception as error:
         raise RayError(f"Ray did not start: {first_line(error)}") from error

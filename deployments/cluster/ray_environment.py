@@ -9,6 +9,7 @@ import random
 import secrets
 import shlex
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 
 from deployments.config import DRAIN_S
@@ -68,11 +69,21 @@ def prepare(
     Variables that are set already stay, except that HAProxy is used exactly where `haproxy` names its binary; `ingress`
     configures it, and it listens on `address`. Ray's own servers listen on loopback and ask for this cluster's token.
     """
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     metrics = {ADDRESS_VARIABLE: f"127.0.0.1:{free_port(METRICS_PORT)}"}
-    wanted = TUNED | _ending(drain_s) | ALONE | token | metrics | (_haproxy_files(folder) if haproxy else {})
-    os.environ.update({name: value for name, value in wanted.items() if name not in os.environ})
+    _set(TUNED | _ending(drain_s) | metrics | (_haproxy_files(folder) if haproxy else {}))
     os.environ.update(_proxy(folder, haproxy, ingress, address.text()))
+
+
+def prepare_without_serve() -> None:
+    """Set the environment for a cluster of this machine alone on which no replica runs."""
+    _set(TUNED)
+
+
+def _set(variables: Mapping[str, str]) -> None:
+    """Those of a cluster alone, and `variables`, where they are not set already."""
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    wanted = {**ALONE, **token, **variables}
+    os.environ.update({name: value for name, value in wanted.items() if name not in os.environ})
 
 
 def node_exports(folder: Path, haproxy: Path | None, ingress: IngressConfig) -> list[str]:

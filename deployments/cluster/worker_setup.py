@@ -20,12 +20,13 @@ UNNEEDED = ("pandas", "pyarrow")
 
 def set_up() -> None:
     """Call it before anything imports ray.serve. A handler that imports one of UNNEEDED itself still gets it."""
-    _bind_to_loopback()
+    bind_to_loopback()
     _import_serve_alone()
     keep_haproxy_running()
 
 
-def _bind_to_loopback() -> None:
+def bind_to_loopback() -> None:
+    """All that a worker needs where no replica runs."""
     from ray._common import tls_utils  # Ray has no setting for this server's address
 
     bind = tls_utils.add_port_to_grpc_server

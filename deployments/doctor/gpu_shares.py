@@ -17,8 +17,8 @@ from pipelines.runtime.nvidia.driver import Gpu
 class GpuDemand:
     """One task on a GPU: what its first replicas reserve, and the bytes that each of them takes.
 
-    `needed_bytes` are its weights and its KV cache. `asked_bytes` is what it may come to: its bound with the cache that
-    lies beside it where the file sets one, else what it needs; with CUDA's own memory.
+    `needed_bytes` are its weights and its KV cache. `asked_bytes` is what it may come to: its bound where the file sets
+    one, else what it needs; with CUDA's own memory.
     """
 
     task: str
@@ -30,9 +30,10 @@ class GpuDemand:
     def of(cls, task: str, config: TaskConfig, artifact: ModelArtifact, demand: Demand) -> "GpuDemand":
         # Sessions for captured shapes hold the weights a second time.
         captured = artifact.manifest.rows == "packed" and config.cuda_graphs
-        arena, cache = (2 if captured else 1) * weights_bytes(artifact), cache_bytes(artifact, config)
-        bound = arena if config.gpu_mem_limit_bytes is None else config.gpu_mem_limit_bytes
-        return cls(task, demand, arena + cache, bound + cache + CONTEXT_BYTES)
+        in_slots, _ = cache_bytes(artifact, config)
+        needed = (2 if captured else 1) * weights_bytes(artifact) + in_slots
+        bound = needed if config.gpu_mem_limit_bytes is None else config.gpu_mem_limit_bytes
+        return cls(task, demand, needed, bound + CONTEXT_BYTES)
 
 
 def gpu_memory(

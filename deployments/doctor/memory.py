@@ -27,8 +27,7 @@ def memory(
     for task, artifact in artifacts.items():
         config, n = tasks[task], first.get(task, 1)
         main += n * (PROCESS_BYTES + _copies(config, task) * weights_bytes(artifact))
-        if config.device == "cpu":
-            cache += n * cache_bytes(artifact, config)
+        cache += n * _cache_in_main_memory(config, artifact)
     if main:
         later = f", and up to {gib(cache)} of KV cache as slots fill" if cache else ""
         text = f"about {gib(main)}{later}; the machine has {gib(capacity.memory_bytes)}"
@@ -40,20 +39,28 @@ def memory(
 
 def replica_bytes(config: TaskConfig, task: str, artifact: ModelArtifact) -> int:
     """What one replica takes at most."""
-    cache = cache_bytes(artifact, config) if config.device == "cpu" else 0
-    return PROCESS_BYTES + _copies(config, task) * weights_bytes(artifact) + cache
+    return PROCESS_BYTES + _copies(config, task) * weights_bytes(artifact) + _cache_in_main_memory(config, artifact)
 
 
-def cache_bytes(artifact: ModelArtifact, config: TaskConfig) -> int:
-    """The KV cache of one replica once every slot is full, paused sequences included; 0 without slots."""
+def cache_bytes(artifact: ModelArtifact, config: TaskConfig) -> tuple[int, int]:
+    """The KV cache of one replica, once every slot is full, and that of paused sequences; 0 without slots.
+
+    Slots lie on the device, paused sequences in main memory.
+    """
     slots = config.slots or SlotsConfig()
     paused = slots.slots if slots.max_paused is None else slots.max_paused
-    return (slots.slots + paused) * (slot_bytes(artifact, slots.max_tokens) or 0)
+    each = slot_bytes(artifact, slots.max_tokens) or 0
+    return slots.slots * each, paused * each
 
 
 def weights_bytes(artifact: ModelArtifact) -> int:
     """The size of an artifact's graphs."""
     return sum(digest.size for name, digest in artifact.manifest.files.items() if ".onnx" in name)
+
+
+def _cache_in_main_memory(config: TaskConfig, artifact: ModelArtifact) -> int:
+    in_slots, paused = cache_bytes(artifact, config)
+    return paused + (in_slots if config.device == "cpu" else 0)
 
 
 def _copies(config: TaskConfig, task: str) -> int:

@@ -51,6 +51,8 @@ CLIENT_HEADER = "x-sextet-client"
 CLASS_HEADER = "x-sextet-class"
 """The key's class: interactive or bulk."""
 BULK = "bulk"
+BACKGROUND = "u=7"
+"""The lowest urgency of the header `priority` (RFC 9218): a client gives way of its own accord."""
 OTHERS_HEADER = "x-sextet-models"
 """The names of a task's other models, for its default: deployments/ingress/model_rules."""
 SECRET_HEADER = "x-sextet-ingress"
@@ -70,6 +72,11 @@ _START = START_HEADER.encode()
 FOREIGN_SHARE = 0.5
 """Of a request's time that the clock of another machine may take at most: it may differ from this one's."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def is_bulk(headers: Mapping[str, str]) -> bool:
+    """Whether a request runs when no others wait: its key says so, or it does itself."""
+    return headers.get(CLASS_HEADER) == BULK or BACKGROUND in headers.get("priority", "").replace(" ", "").split(",")
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
 """ExportedEncoder: the outputs of an exported encoder beside those of the PyTorch model that it was made from."""
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +11,7 @@ import numpy as np
 
 from export.graphs.packed import OPERATOR
 from export.graphs.stand_in import write_stand_in
+from export.parity.activations import Activations
 from pipelines.errors import ConfigurationError
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.encoder import PaddedRows, layout_of
@@ -24,14 +24,14 @@ class ExportedEncoder:
     """An artifact's graph, on CUDA where it is made for that and this machine has it, else on the CPU.
 
     A CPU has no kernel for packed attention: there operators that it has stand for this one. It computes parts of an
-    fp16 graph in fp32. `compared_on` says which it was. `largest_activation` is that of PyTorch, in fp32.
+    fp16 graph in fp32. `compared_on` says which it was. `activations` are those of PyTorch.
     """
 
     def __init__(self, artifact: ModelArtifact, config: SessionConfig) -> None:
         self._settings = artifact.manifest.tokenizer
         self._session, self.compared_on = _session(artifact, config)
         self.output_names = self._session.output_names
-        self.largest_activation = 0.0
+        self.activations = Activations()
 
     def compare(
         self, encodings: Sequence[Any], model: Any
@@ -54,7 +54,7 @@ class ExportedEncoder:
         if not typed:  # GPT-2 adds an embedding for types, of which its tokenizer makes none
             known.discard("token_type_ids")
         given = {name: torch.from_numpy(array) for name, array in feeds.items() if name in known}
-        with torch.no_grad(), self._observed(model):
+        with torch.no_grad(), self.activations.observed(model):
             outputs = _by_row(model, given) if _reads_rows_alone(model) else model(**given)
         exported = session.run(layout_of(session.input_names, pad_token_id).feeds(rows))
         for name, output in exported.items():
@@ -62,21 +62,6 @@ class ExportedEncoder:
                 exported[name] = np.zeros((*mask.shape, *output.shape[1:]), output.dtype)
                 exported[name][mask] = output
         return {name: outputs[name].numpy() for name in exported}, exported, mask
-
-    @contextmanager
-    def _observed(self, model: Any) -> Iterator[None]:
-        """Within it, `largest_activation` becomes the largest absolute value that a module of the model gave."""
-
-        def note(_module: Any, _inputs: Any, output: Any) -> None:
-            if hasattr(output, "is_floating_point") and output.is_floating_point():
-                self.largest_activation = max(self.largest_activation, float(output.abs().max()))
-
-        handles = [module.register_forward_hook(note) for module in model.modules()]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 def _reads_rows_alone(model: Any) -> bool:

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from export.parity.activations import Activations
 from export.parity.comparison import LEAD, Comparison
 from export.parity.encoder import ExportedEncoder
 from export.parity.generation import ExportedDecoder, PromptSlots, exported_decoder, torch_answer, torch_logits
 from export.parity.samples import QUESTIONS, TEXTS
-from pipelines.errors import CheckpointError
 from pipelines.runtime.artifact import ModelArtifact, Parity, TokenizerSettings
 from pipelines.runtime.providers import Device, find_problems
 from pipelines.runtime.session_config import SessionConfig
@@ -24,7 +24,6 @@ from pipelines.runtime.tokenizer import TextOrPair, Tokenizer
 from pipelines.tasks import TASKS
 
 INPUTS = 64
-LARGEST_FP16 = 65504.0
 _BATCH_SIZES = (1, 2, 4, 9, 16, 32)  # INPUTS in all
 # Bounds of the time: tokens of an encoder's input, words of a prompt, generated tokens.
 _LONGEST_TOKENS = 384
@@ -67,9 +66,10 @@ def validate(artifact: ModelArtifact, model: Any, outside: int | None = None) ->
         device: Device = "cuda" if manifest.device != "cpu" and not any(find_problems("cuda")) else "cpu"
         compared_on = device.upper()
         decoder = exported_decoder(artifact, replace(config, device=device), start)
-        known = _Known(manifest.tokenizer, outside)
-        for batch in batches:
-            _compare_tokens(compared, batch, decoder, model, known)
+        known, activations = _Known(manifest.tokenizer, outside), Activations()
+        with activations.observed(model):
+            for batch in batches:
+                _compare_tokens(compared, batch, decoder, model, known)
         if isinstance(decoder, PromptSlots):  # decoder-only: reading a text predicts each of its tokens
             texts = [encoding.ids for batch in batches for encoding in batch.encodings if len(encoding) > 1]
             compared.perplexity.read(model, decoder.session, texts)
@@ -80,12 +80,8 @@ def validate(artifact: ModelArtifact, model: Any, outside: int | None = None) ->
                 _compare_spans(compared, batch, encoder, model)
             else:
                 _compare_labels(compared, batch, encoder, model, manifest.labels)
-        compared_on = encoder.compared_on
-        if manifest.precision == "fp16" and encoder.largest_activation > LARGEST_FP16:
-            raise CheckpointError(
-                f"{manifest.source.checkpoint} does not fit in fp16: its activations reach "
-                f"{encoder.largest_activation:.3g}, and fp16 ends at {LARGEST_FP16:g}; export it as fp32"
-            )
+        compared_on, activations = encoder.compared_on, encoder.activations
+    activations.check(manifest)
     exact = manifest.precision == "fp32" and manifest.optimization != "O3"  # O3 approximates Gelu
     parity = compared.verdict(manifest.precision, sum(len(batch.names) for batch in batches), exact=exact)
     return replace(parity, compared_on=compared_on)

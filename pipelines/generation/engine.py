@@ -199,9 +199,7 @@ class DecodeEngine(ABC, Generic[QueuedT]):
         queued = [(job, *self._queued(job)) for job in jobs]
         with self._lock:
             if not self._is_awake:
-                threading.Thread(
-                    target=self._run, name="decode", daemon=True
-                ).start()  # it raises where the system has no thread left
+                self._wake()
                 self._is_awake = True
             for job, waiting, sequences in queued:
                 if job.share not in self._shares:
@@ -211,6 +209,10 @@ class DecodeEngine(ABC, Generic[QueuedT]):
                     self._shares.add(job.share)
                 job.share.sequences += sequences
                 self._queue(waiting)
+
+    def _wake(self) -> None:
+        """Start the decode thread; it raises where the system has no thread left."""
+        threading.Thread(target=self._run, name="decode", daemon=True).start()
 
     def generate(self, request: DecodeRequest, cancelled: Cancelled = not_cancelled) -> Answer:
         """Decode to the end; the tokens so far where `cancelled()` turns true."""

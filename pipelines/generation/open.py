@@ -10,11 +10,12 @@ from pipelines.generation.plain.engine import PlainEngine
 from pipelines.generation.slots.causal import CausalSlots
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.slots.engine import SlotEngine
+from pipelines.generation.slots.memory import slot_bytes
 from pipelines.generation.slots.seq2seq import Seq2SeqSessions, Seq2SeqSlots
 from pipelines.generation.slots.slot_model import SlotModel
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import InferenceSession
-from pipelines.runtime.session_config import SessionConfig
+from pipelines.runtime.session_config import SessionConfig, parts
 
 _logger = logging.getLogger(__name__)
 
@@ -24,14 +25,18 @@ def open_engine(artifact: ModelArtifact, config: SessionConfig, slots: SlotsConf
     if artifact.manifest.cache != "slots":
         return PlainEngine(open_decoder(artifact, config), config.concurrency)
     captures = slots.cuda_graphs and config.device == "cuda"
+    cache_bytes = slots.slots * (slot_bytes(artifact, slots.max_tokens) or 0)
     if "decoder" in artifact.manifest.graphs:
-        encoder = InferenceSession(artifact.graph("encoder"), config)
-        sessions = Seq2SeqSessions(encoder, _session(artifact.graph("decoder"), config, captures=captures))
+        graphs = [artifact.graph(role) for role in ("encoder", "decoder")]
+        of_encoder, of_decoder = parts(config, graphs, cache_bytes)
+        encoder = InferenceSession(graphs[0], of_encoder)
+        sessions = Seq2SeqSessions(encoder, _session(graphs[1], of_decoder, captures=captures))
         longest = artifact.manifest.tokenizer.readable
         model: SlotModel = Seq2SeqSlots(sessions, slots.slots, slots.max_tokens, longest)
     else:
-        session = _session(artifact.graph("model"), replace(config, spins=True), captures=captures)
-        model = CausalSlots(session, slots.slots, slots.max_tokens)
+        graph = artifact.graph("model")
+        (of_model,) = parts(replace(config, spins=True), [graph], cache_bytes)
+        model = CausalSlots(_session(graph, of_model, captures=captures), slots.slots, slots.max_tokens)
     return SlotEngine(model, slots.prefill_chunk_tokens, slots)
 
 

@@ -8,7 +8,7 @@ runs as it is: several at once, so that the copies of one overlap with the kerne
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -19,7 +19,7 @@ from pipelines.runtime.nvidia.capture import CAPTURES
 from pipelines.runtime.nvidia.memory import PinnedFeeds
 from pipelines.runtime.rows import Capacity, EncoderRow, Feeds, PackedRows
 from pipelines.runtime.session import InferenceSession
-from pipelines.runtime.session_config import SessionConfig
+from pipelines.runtime.session_config import SessionConfig, parts
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -59,10 +59,10 @@ class PackedSession:
         """Raises as InferenceSession does. `gpu_mem_limit_bytes` is the bound of both sessions together."""
         if not config.cuda_graphs:
             return cls(InferenceSession(graph, config), None, pad_token_id, longest)
-        config = replace(config, arenas=2)
-        plain = InferenceSession(graph, config)
+        of_plain, of_captured = parts(config, [graph, graph])
+        plain = InferenceSession(graph, of_plain)
         try:
-            captured = InferenceSession(graph, config, captures=True)
+            captured = InferenceSession(graph, of_captured, captures=True)
         except ArtifactError as error:  # an operator that CUDA lacks
             logger.warning("%s runs without CUDA graphs: %s", graph, error)
             return cls(plain, None, pad_token_id, longest)

@@ -10,7 +10,7 @@ from typing import Literal
 from pipelines.errors import ConfigurationError
 from pipelines.misfit import nearest, shown
 from pipelines.runtime.nvidia.driver import Version, cuda_problem
-from pipelines.runtime.nvidia.libraries import described, missing_libraries
+from pipelines.runtime.nvidia.libraries import described, missing_cudnn, missing_libraries
 from pipelines.runtime.package import install_command, runtime_package
 
 Device = Literal["cpu", "cuda", "tensorrt"]
@@ -62,6 +62,7 @@ def find_problems(device: Device) -> Iterator[str]:
     preload()
     libraries = [library_file(provider) for provider in PROVIDERS[device]]
     missing = {name: reason for library in libraries for name, reason in missing_libraries(library)}
+    missing |= missing_cudnn(library_file("TensorrtExecutionProvider"))
     if missing:
         yield f"{', '.join(described(*one) for one in missing.items())} cannot be loaded: {_remedy(missing)}"
     if (problem := cuda_problem(built_for())) is not None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 from pipelines.errors import ArtifactError, ConfigurationError, first_line
 from pipelines.runtime.nvidia.capture import CAPTURES
 from pipelines.runtime.providers import require
-from pipelines.runtime.session_config import ERROR, SessionConfig, check_memory, out_of_memory, provider_options
+from pipelines.runtime.session_config import ERROR, SessionConfig, out_of_memory, parts, provider_options
 
 _DTYPES = {
     "tensor(int64)": np.int64,
@@ -58,8 +58,8 @@ class InferenceSession:
         if config.threads < 1:
             raise ConfigurationError(f"threads is {config.threads}; allowed: 1 and above")
         providers = require(config.device)
-        if isinstance(graph, Path):
-            check_memory(graph, config)
+        if isinstance(graph, Path) and config.arena_bytes is None:
+            (config,) = parts(config, [graph])
         import onnxruntime
 
         options = onnxruntime.SessionOptions()

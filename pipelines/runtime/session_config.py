@@ -1,7 +1,8 @@
 """SessionConfig: where a graph runs, what of a GPU's memory it may take, and what that means to each provider."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipelines.errors import ConfigurationError, GenerationError
@@ -14,6 +15,7 @@ _NO_MEMORY = re.compile(
     r"Available memory of \d+ is smaller than requested bytes of \d+"
     r"|Failed to allocate memory for requested buffer of size \d+|out of memory"
 )
+_TWICE = ", twice as CUDA graphs need them; cuda_graphs: false halves that"
 _FLASH, _MEMORY_EFFICIENT = 1, 2  # bits of the CUDA provider's `sdpa_kernel`
 
 
@@ -33,9 +35,9 @@ class Engine:
 class SessionConfig:
     """Where a graph runs, on how many intra-op threads, and how many runs at once share these.
 
-    `gpu_mem_limit_bytes` bounds the CUDA arenas of `arenas` sessions together. With `spins`, threads spin while they
-    wait for the next operator of a run, which saves a third of a decoding step of some hundred small operators; between
-    runs they sleep.
+    `gpu_mem_limit_bytes` bounds the GPU memory of all sessions of a model together, and its KV cache; `arena_bytes` is
+    the part of this session (see `parts`). With `spins`, threads spin while they wait for the next operator of a run,
+    which saves a third of a decoding step of some hundred small operators; between runs they sleep.
     `cuda_graphs` allows CUDA graphs, for those sessions that have fixed shapes. `max_rows` bounds the batches that an
     encoder's TensorRT engine is built for, as `engine` says.
     """
@@ -44,22 +46,30 @@ class SessionConfig:
     threads: int = 1
     concurrency: int = 1
     gpu_mem_limit_bytes: int | None = None
-    arenas: int = 1
+    arena_bytes: int | None = None
     spins: bool = False
     cuda_graphs: bool = True
     max_rows: int = 32
     engine: Engine | None = None
 
 
-def check_memory(graph: Path, config: SessionConfig) -> None:
-    """Raises ConfigurationError where the weights alone exceed the bound of the GPU's memory."""
+def parts(config: SessionConfig, graphs: Sequence[Path], cache_bytes: int = 0) -> list[SessionConfig]:
+    """The configs of sessions that share `gpu_mem_limit_bytes`, one for each of `graphs`, beside a KV cache.
+
+    ONNX Runtime gives each session an arena of its own. Each part is the weights of its graph, and an equal share of
+    what the bound leaves for activations. Raises ConfigurationError where weights and cache alone exceed the bound.
+    """
     limit = config.gpu_mem_limit_bytes
     if config.device == "cpu" or limit is None:
-        return
-    needed = config.arenas * sum(file.stat().st_size for file in graph.parent.glob(f"{graph.name}*"))
-    if needed > limit:
-        twice = ", twice as CUDA graphs need them; cuda_graphs: false halves that" if config.arenas > 1 else ""
-        raise ConfigurationError(f"gpu_mem_limit_bytes is {limit}, and the weights alone take {needed}{twice}")
+        return [config] * len(graphs)
+    weights = [sum(file.stat().st_size for file in graph.parent.glob(f"{graph.name}*")) for graph in graphs]
+    left = limit - cache_bytes - sum(weights)
+    if left < 0:
+        remedy = "" if len(set(graphs)) == len(graphs) else _TWICE
+        if cache_bytes:
+            remedy = f", and the KV cache {cache_bytes}; lower slots.slots or slots.max_tokens"
+        raise ConfigurationError(f"gpu_mem_limit_bytes is {limit}, and the weights alone take {sum(weights)}{remedy}")
+    return [replace(config, arena_bytes=own + left // len(graphs)) for own in weights]
 
 
 def out_of_memory(error: Exception, config: SessionConfig) -> GenerationError | None:
@@ -90,12 +100,10 @@ def provider_options(
         # The flash and memory-efficient kernels, at all lengths. The kernel without either reads `token_offset` of
         # packed rows, which export.graphs.packed leaves empty; an explicit choice also overrides the environment.
         options["sdpa_kernel"] = str(_FLASH | _MEMORY_EFFICIENT)
-    if config.gpu_mem_limit_bytes is not None:
+    bound = config.gpu_mem_limit_bytes if config.arena_bytes is None else config.arena_bytes
+    if bound is not None:
         # The default strategy doubles the arena at each growth and would jump past the limit.
-        options |= {
-            "gpu_mem_limit": str(config.gpu_mem_limit_bytes // config.arenas),
-            "arena_extend_strategy": "kSameAsRequested",
-        }
+        options |= {"gpu_mem_limit": str(bound), "arena_extend_strategy": "kSameAsRequested"}
     if captures:
         options["enable_cuda_graph"] = "1"
     return options

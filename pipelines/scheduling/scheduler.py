@@ -393,8 +393,3 @@ def shutting_down() -> OverloadedError:
 def deadline_exceeded() -> DeadlineExceededError:
     """The error of a request without an answer at its deadline."""
     return DeadlineExceededError("the request's deadline ran out before its answer was ready")
-
-
-def elapsed_s(since: float) -> float:
-    """Seconds of `time.perf_counter` since `since`."""
-    return time.perf_counter() - since

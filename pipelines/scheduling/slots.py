@@ -8,7 +8,6 @@ them. The engine schedules the requests; this side admits them, counts tokens an
 
 import asyncio
 import math
-import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,7 +26,6 @@ from pipelines.scheduling.scheduler import (
     Scheduler,
     Stream,
     deadline_exceeded,
-    elapsed_s,
     shutting_down,
     unreported,
 )
@@ -59,11 +57,11 @@ class _Call:
     done: asyncio.Future[None]
     streams: bool
     backlog: Backlog
+    submitted_at: float
     rows: list[_Row] = field(default_factory=list)
     outputs: list[Answer | None] = field(default_factory=list)
     steps: deque[tuple[int, Step]] = field(default_factory=deque)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
-    submitted_at: float = field(default_factory=time.perf_counter)
     started_at: float = math.nan
     unanswered: int = 0
     written_tokens: int = 0
@@ -153,7 +151,7 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
             await call.done
         finally:
             self._leave(call)
-        ended_at = time.perf_counter()
+        ended_at = self.now()
         started_at = ended_at if math.isnan(call.started_at) else call.started_at
         return Completed(
             outputs=[output for output in call.outputs if output is not None],
@@ -196,7 +194,7 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
         for row in rows:
             self._engine.check(row)
         self.admit(rows, deadline, loop.time(), bulk=bulk)
-        call = _Call(loop.create_future(), streams, self._bulk_backlog if bulk else self._backlog)
+        call = _Call(loop.create_future(), streams, self._bulk_backlog if bulk else self._backlog, self.now())
         if not rows:
             call.done.set_result(None)
             return call
@@ -256,7 +254,7 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
 
     def _post(self, row: _Row, event: Event) -> None:
         """Append an event, in the decode thread; wake the loop unless it is woken already."""
-        self._mailbox.append((row, event, time.perf_counter()))
+        self._mailbox.append((row, event, self.now()))
         if not self._is_woken:
             self._is_woken = True
             assert self._loop is not None
@@ -300,7 +298,7 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
         queue_s = call.started_at - call.submitted_at
         read = row.request.n_tokens
         if not math.isnan(queue_s):
-            self._on_batch(BatchReport(1, read, written, read, queue_s, elapsed_s(call.started_at)))
+            self._on_batch(BatchReport(1, read, written, read, queue_s, self.now() - call.started_at))
         row.ended = True
         call.outputs[row.index] = answer
         call.unanswered -= 1
@@ -341,11 +339,11 @@ class SlotStream(Stream):
     @property
     def queue_s(self) -> float:
         started_at = self._call.started_at
-        return (time.perf_counter() if math.isnan(started_at) else started_at) - self._call.submitted_at
+        return (self._scheduler.now() if math.isnan(started_at) else started_at) - self._call.submitted_at
 
     @property
     def inference_s(self) -> float:
-        return 0.0 if math.isnan(self._call.started_at) else elapsed_s(self._call.started_at)
+        return 0.0 if math.isnan(self._call.started_at) else self._scheduler.now() - self._call.started_at
 
     @property
     def written_tokens(self) -> int:

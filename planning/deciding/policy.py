@@ -30,9 +30,10 @@ class View:
 
 
 class Policy(Protocol):
-    """Decides for one deployment, and may remember what it saw."""
+    """Decides for one deployment, and may remember what it saw. Signals are recorded where it `reads_signals`."""
 
     name: str
+    reads_signals: bool
 
     def first(self) -> int:
         """Replicas that run when the trace begins."""
@@ -43,6 +44,8 @@ class Policy(Protocol):
 
 class FixedReplicas:
     """`static`."""
+
+    reads_signals = False
 
     def __init__(self, count: int) -> None:
         self.name, self._count = f"static {count}", count
@@ -72,6 +75,7 @@ class RayRules:
             raise ConfigurationError(f"autoscaling_config: {first_line(error)}") from None
         bounded("autoscaling_config.max_replicas", self._config.max_replicas, 1, MAX_REPLICAS)
         self.name, self._wanted = name, wanted
+        self.reads_signals = wanted is not None
         self._state: dict[str, Any] = {}
 
     @property

@@ -15,14 +15,18 @@ from enum import IntEnum
 from functools import partial
 from typing import Any
 
-from pipelines.errors import DeadlineExceededError
+from deployments.scaling.signals import ReplicaSignals
+from pipelines.errors import DeadlineExceededError, OverloadedError
 from pipelines.scheduling.scheduler import Scheduler
 from planning.simulated.ingress import LeastConnections
 from planning.simulated.loop import SimulatedLoop, Timer
 from planning.simulated.model import SimulatedModel
+from planning.simulated.recorder import ReplicaRecorder
 
 DRAIN_S = 5.0
 """RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S: what a replica that ends stays at least."""
+SPEAKERS = 128
+"""Replicas of a fleet whose signals are taken, at least where there are so many: quantiles cost more than requests."""
 
 
 class Outcome(IntEnum):
@@ -56,10 +60,10 @@ class Replica:
     until `leaves_at` at least.
     """
 
-    __slots__ = ("free_at_s", "inside", "leaves_at", "name", "row_s", "scheduler", "starting")
+    __slots__ = ("free_at_s", "inside", "leaves_at", "name", "recorder", "row_s", "scheduler", "starting")
 
-    def __init__(self, name: str, scheduler: Scheduler[Any, Any]) -> None:
-        self.name, self.scheduler = name, scheduler
+    def __init__(self, name: str, scheduler: Scheduler[Any, Any], recorder: ReplicaRecorder | None) -> None:
+        self.name, self.scheduler, self.recorder = name, scheduler, recorder
         self.inside = 0
         self.leaves_at = math.inf
         self.free_at_s = self.row_s = 0.0
@@ -67,10 +71,20 @@ class Replica:
 
 
 class Fleet:
-    """`ended` is told of each request that has ended; `overhead_s` is what an answer takes beside queue and model."""
+    """`ended` is told of each request that has ended; `overhead_s` is what an answer takes beside queue and model.
+    `signals` is empty unless it `records`.
+    """
 
-    def __init__(self, loop: SimulatedLoop, model: SimulatedModel, site: Site, ended: Ended, overhead_s: float) -> None:
-        self._loop, self._model, self._site = loop, model, site
+    def __init__(
+        self,
+        loop: SimulatedLoop,
+        model: SimulatedModel,
+        site: Site,
+        ended: Ended,
+        overhead_s: float = 0.0,
+        records: bool = False,
+    ) -> None:
+        self._loop, self._model, self._site, self._records = loop, model, site, records
         self._ended, self._overhead_s = ended, overhead_s
         self.ingress: LeastConnections[Replica] = LeastConnections()
         self.starting: list[Replica] = []
@@ -109,6 +123,18 @@ class Fleet:
         """Seconds that requests have spent in running replicas so far: their mean number is its slope."""
         self._count_inside(0)
         return self._inside_s
+
+    def signals(self) -> dict[str, ReplicaSignals]:
+        """What each running replica says of its load. Of a large fleet, whose replicas get alike requests, every n-th
+        says it for those beside it.
+        """
+        servers = list(self.ingress.servers)
+        said: dict[str, ReplicaSignals] = {}
+        for start in range(0, len(servers), stride := max(1, len(servers) // SPEAKERS)):
+            speaker = servers[start].recorder
+            if speaker is not None:
+                said |= dict.fromkeys((one.name for one in servers[start : start + stride]), speaker.signals())
+        return said
 
     def scale_to(self, target: int) -> None:
         """Start or end replicas until `target` are running or starting."""
@@ -172,7 +198,13 @@ class Fleet:
 
     def _made(self) -> Replica:
         self._numbers += 1
-        return Replica(f"{self._numbers}", self._model.scheduler(self._loop, self._site.speed))
+        name, loop, speed = str(self._numbers), self._loop, self._site.speed
+        if not self._records:
+            return Replica(name, self._model.scheduler(loop, speed), None)
+        recorder = ReplicaRecorder(loop, self._model.batching)
+        scheduler = self._model.scheduler(loop, speed, recorder.batch)
+        recorder.started(scheduler)
+        return Replica(name, scheduler, recorder)
 
     def _fit_machines(self) -> None:
         """Give machines back that were not needed for `idle_s`; called whenever a replica came or went."""
@@ -219,9 +251,11 @@ class Fleet:
         replica = self.ingress.take()
         self._count_inside(1)
         submitted = replica.scheduler.submit(rows, None if math.isinf(deadline) else deadline, bulk=bulk)
-        self._loop.run(submitted, partial(self._left, number, replica, arrived_s))
+        self._loop.run(submitted, partial(self._left, number, replica, rows, arrived_s))
 
-    def _left(self, number: int, replica: Replica, arrived_s: float, _answer: Any, error: Exception | None) -> None:
+    def _left(
+        self, number: int, replica: Replica, rows: Any, arrived_s: float, completed: Any, error: Exception | None
+    ) -> None:
         now_s, scheduler = self._loop.now_s, replica.scheduler
         self.ingress.release(replica)
         if replica in self.draining:
@@ -229,12 +263,16 @@ class Fleet:
         else:
             self._count_inside(-1)
         replica.free_at_s, replica.row_s = now_s + scheduler.expected_s(), scheduler.row_s
-        took_s = now_s - arrived_s
         if error is None:
-            self._ended(number, took_s + self._overhead_s, Outcome.ANSWERED)
+            took_s = self._model.answered_at(rows, now_s) - arrived_s + self._overhead_s
+            self._ended(number, took_s, Outcome.ANSWERED)
+            if replica.recorder is not None:
+                replica.recorder.answered(completed, took_s)
         else:
+            if replica.recorder is not None and isinstance(error, OverloadedError):
+                replica.recorder.refused()
             expired = isinstance(error, DeadlineExceededError)
-            self._ended(number, took_s, Outcome.EXPIRED if expired else Outcome.REFUSED)
+            self._ended(number, now_s - arrived_s, Outcome.EXPIRED if expired else Outcome.REFUSED)
 
     def _expire_held(self, number: int) -> None:
         for one in self.held:

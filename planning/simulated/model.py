@@ -17,6 +17,9 @@ class SimulatedModel(Protocol):
     @property
     def queue(self) -> QueueConfig: ...
 
+    @property
+    def batching(self) -> BatchingConfig: ...
+
     def scheduler(self, loop: SimulatedLoop, speed: float, on_batch: OnBatch = unreported) -> Scheduler[Any, Any]:
         """The scheduler of one replica, on a machine of that speed."""
 
@@ -28,6 +31,9 @@ class SimulatedModel(Protocol):
 
     def alone_s(self, rows: int, tokens: int, written: int) -> float:
         """How long a request takes at least in a replica that has nothing else to do."""
+
+    def answered_at(self, rows: Sequence[Any], now_s: float) -> float:
+        """When what counts of an answer was there, where it is complete now."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,9 @@ class EncoderModel:
     def alone_s(self, rows: int, tokens: int, written: int) -> float:
         together = min(rows, self.batching.max_batch_size)
         return self.cost.batch_s(together, tokens) * float(self.batching.concurrency ** (1 - self.alone))
+
+    def answered_at(self, rows: Sequence[SizedRow], now_s: float) -> float:
+        return now_s
 
 
 @cache

@@ -105,7 +105,7 @@ class _Player:
         latencies, outcomes = np.full(len(trace), np.nan), np.zeros(len(trace), np.uint8)
         self.played = Played(policy.name, trace, setting.site, latencies, outcomes)
         self._latencies, self._outcomes = latencies, outcomes
-        self._fleet = Fleet(loop, setting.model, setting.site, self._ended, setting.overhead_s)
+        self._fleet = Fleet(loop, setting.model, setting.site, self._ended, setting.overhead_s, policy.reads_signals)
         self._fleet.place(policy.first())
         self._left = len(trace)
         self._missed = 0
@@ -162,7 +162,7 @@ class _Player:
             self._inside.popleft()
         since_s, before_s = self._inside[0]
         ongoing = (inside_s - before_s) / (now_s - since_s) if now_s > since_s else float(fleet.inside)
-        view = View(self._trace.day_at_s + now_s, fleet.running, fleet.target, ongoing, len(fleet.held), dict)
+        view = View(self._trace.day_at_s + now_s, fleet.running, fleet.target, ongoing, len(fleet.held), fleet.signals)
         wanted = self._policy.replicas(view)
         if wanted != fleet.target:
             fleet.scale_to(wanted)

@@ -20,6 +20,7 @@ from tokenizers import Encoding
 import pipelines
 from export.graphs.packed import OPERATOR
 from export.graphs.stand_in import write_stand_in
+from pipelines.runtime import session_config
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.nvidia.memory import gpu_memory_bytes, host_memory
 from pipelines.runtime.packed_session import PackedSession
@@ -192,18 +193,15 @@ def test_the_driver_tells_the_memory_of_the_gpu_and_pins_that_of_the_host() -> N
 
 
 @pytest.fixture
-def _tensorrt() -> None:
+def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which TensorRT keeps engines; skips where there is no TensorRT."""
+    monkeypatch.setattr(session_config, "_ENGINES", tmp_path)
     if problems := list(find_problems("tensorrt")):
         pytest.skip(problems[0])
+    return tmp_path
 
 
-@pytest.mark.usefixtures("_tensorrt")
-def test_tensorrt_builds_one_engine_for_all_shapes_and_finds_it_again(
-    exported: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from pipelines.runtime import session as sessions
-
-    monkeypatch.setattr(sessions, "_ENGINES", tmp_path)
+def test_tensorrt_builds_one_engine_for_all_shapes_and_finds_it_again(exported: Make, engines: Path) -> None:
     graph = ModelArtifact.open(exported("bert", TASK, "fp16", device="tensorrt")).graph("model")
     engine = Engine(rows=8, tokens=64, usual=(4, 32), fp16=True)
     names = ("input_ids", "attention_mask", "token_type_ids")
@@ -211,4 +209,4 @@ def test_tensorrt_builds_one_engine_for_all_shapes_and_finds_it_again(
         session = InferenceSession(graph, SessionConfig("tensorrt", engine=engine))
         for shape in ((1, 4), (8, 64), (3, 17)):
             session.run({name: np.ones(shape, np.int64) for name in names})
-        assert len(list(tmp_path.glob("*.engine"))) == 1
+        assert len(list(engines.glob("*.engine"))) == 1

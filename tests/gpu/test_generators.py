@@ -5,9 +5,7 @@ finds best, so that one near tie does not make all later steps incomparable.
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from random import Random
 
 import numpy as np
 import pytest
@@ -25,7 +23,6 @@ from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import InferenceSession
 from pipelines.runtime.session_config import SessionConfig
 from tests.pipelines.generation.models import SLOTS, WINDOW
-from tests.pipelines.generation.slots.test_slot_engine import random_request
 from tests.tiny_checkpoints import DECODERS
 
 WITHIN = {"fp32": 1e-4, "fp16": 0.03, "int4": 0.03}  # differences of logits, of unit scale
@@ -176,24 +173,6 @@ def test_a_served_engine_captures_its_steps_and_says_nothing(
         engine.generate(DecodeRequest((5, 6, 7), GenerationConfig(max_new_tokens=9).for_prompt(3, WINDOW)))
     assert (model._captured is not None and model._captured.works) == (device == "cuda")
     assert not caplog.records
-
-
-@pytest.mark.parametrize("architecture", DECODERS)
-def test_requests_of_all_kinds_that_come_and_go_end_as_they_must(architecture: str, on_device: Slots) -> None:
-    """Greedy, samples, beams, constraints and logprobs, paused and resumed."""
-    engine = SlotEngine(on_device(architecture), prefill_chunk_tokens=24, turns=SlotsConfig(turn_tokens=4))
-    random = Random(architecture)
-    requests = [random_request(random) for _ in range(40)]
-    with ThreadPoolExecutor(10) as callers:
-        answers = list(callers.map(engine.generate, requests))
-    for request, answer in zip(requests, answers, strict=True):
-        for generation in answer.generations:
-            assert generation.finish_reason in ("eos_token", "stop_sequence", "length")
-            assert len(request.prompt) + len(generation.steps) <= request.max_length
-            if generation.finish_reason == "length":
-                assert len(request.prompt) + len(generation.steps) == request.max_length
-            if request.logprobs and request.config.num_beams == 1:
-                assert all(step.logprob is not None and step.logprob <= 1e-3 for step in generation.steps)
 
 
 def test_the_same_seed_draws_the_same_tokens(on_device: Slots) -> None:

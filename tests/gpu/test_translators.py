@@ -1,7 +1,6 @@
 """Encoder-decoders with their slots on the device: what the kernels of CUDA compute, against the CPU provider's."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 
@@ -12,13 +11,12 @@ from pipelines.generation.open import open_engine
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.slots.device import captured_steps
 from pipelines.generation.slots.engine import SlotEngine
-from pipelines.generation.slots.seq2seq import Seq2SeqSessions, Seq2SeqSlots
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.runtime.session import InferenceSession
 from pipelines.runtime.session_config import SessionConfig
 from tests.gpu.test_generators import alike
 from tests.pipelines.generation.models import SLOTS, WINDOW
-from tests.pipelines.generation.slots.test_seq2seq_slots import LONGEST, START, random_request
+from tests.pipelines.generation.slots.device.crowd import answered, requests_of, slot_model
+from tests.pipelines.generation.slots.test_seq2seq_slots import LONGEST, START
 from tests.tiny_checkpoints import ENCODER_DECODERS
 
 STEPS = 30
@@ -32,13 +30,6 @@ def artifact_of(exported_for: Callable[..., Path]) -> Artifacts:
     return lambda architecture: ModelArtifact.open(exported_for(architecture, "translation"))
 
 
-def slots_on(device: str, artifact: ModelArtifact, *, captures: bool, on_device: bool) -> Seq2SeqSlots:
-    config = SessionConfig(device=device)  # type: ignore[arg-type]
-    decoder = InferenceSession(artifact.graph("decoder"), config, captures=captures)
-    sessions = Seq2SeqSessions(InferenceSession(artifact.graph("encoder"), config), decoder)
-    return Seq2SeqSlots(sessions, SLOTS, WINDOW, LONGEST, on_device)
-
-
 @pytest.mark.parametrize("cuda_graphs", [False, True])
 @pytest.mark.parametrize("architecture", ENCODER_DECODERS)
 def test_logits_are_those_of_the_cpu_provider(
@@ -47,8 +38,8 @@ def test_logits_are_those_of_the_cpu_provider(
     """Sources of all lengths, encoded together; rows at different steps; a slot that gets another source."""
     monkeypatch.setattr(captured_steps, "_SHORTEST", 16)
     artifact = artifact_of(architecture)
-    ours = slots_on(device, artifact, captures=cuda_graphs, on_device=True)
-    reference = slots_on("cpu", artifact, captures=False, on_device=False)
+    ours = slot_model(artifact, SessionConfig(device=device), captures=cuda_graphs)  # type: ignore[arg-type]
+    reference = slot_model(artifact, captures=False, on_device=False)
     random, precision = Random(1), artifact.manifest.precision
     sources = {slot: tuple(random.randrange(4, 300) for _ in range(n)) for slot, n in SOURCES.items()}
     for model in (ours, reference):
@@ -76,28 +67,7 @@ def test_a_served_engine_captures_its_steps_and_says_nothing(
     for architecture in ("bart", "t5"):
         engine = open_engine(artifact_of(architecture), config, SlotsConfig(SLOTS, WINDOW))
         assert isinstance(engine, SlotEngine)
-        random = Random(architecture)
-        with ThreadPoolExecutor(6) as callers:
-            list(callers.map(engine.generate, [random_request(random) for _ in range(12)]))
+        answered(engine, requests_of(architecture, 12))
         captured = engine._model._captured  # type: ignore[attr-defined]
         assert (captured is not None and captured.works) == (device == "cuda")
     assert not caplog.records
-
-
-@pytest.mark.parametrize("architecture", ENCODER_DECODERS)
-def test_requests_of_all_kinds_that_come_and_go_end_as_they_must(
-    architecture: str, artifact_of: Artifacts, device: str
-) -> None:
-    """Greedy, samples and beams, paused and resumed."""
-    engine = SlotEngine(
-        slots_on(device, artifact_of(architecture), captures=True, on_device=True), 24, SlotsConfig(turn_tokens=4)
-    )
-    random = Random(architecture)
-    requests = [random_request(random) for _ in range(24)]
-    with ThreadPoolExecutor(8) as callers:
-        answers = list(callers.map(engine.generate, requests))
-    for request, answer in zip(requests, answers, strict=True):
-        for generation in answer.generations:
-            assert generation.finish_reason in ("eos_token", "stop_sequence", "length")
-            assert len(request.prompt) + len(generation.steps) <= request.max_length
-    assert engine.free_slots == SLOTS

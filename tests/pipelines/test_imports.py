@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 # Imports go down only: training -> evaluation -> export -> checkpoints -> stores -> pipelines, and deployments and
 # benchmarks beside them. benchmarks asks servers over HTTP; pipelines is its in-process reference, and deployments
-# reads and cuts down the cluster.yaml that is measured. planning simulates what deployments does, and draws as
-# benchmarks does.
+# reads and cuts down the cluster.yaml that is measured. batch reads the files that evaluation reads.
+# planning simulates what deployments does, and draws as benchmarks does.
 ALLOWED: dict[str, tuple[str, ...]] = {
     "pipelines": (),
     "stores": ("pipelines",),
@@ -23,6 +23,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "evaluation": ("pipelines", "stores", "checkpoints", "export"),
     "training": ("pipelines", "stores", "checkpoints", "export", "evaluation"),
     "deployments": ("pipelines", "stores"),
+    "batch": ("pipelines", "stores", "evaluation", "deployments"),
     "benchmarks": ("pipelines", "deployments"),
     "planning": ("pipelines", "stores", "deployments", "benchmarks"),
 }

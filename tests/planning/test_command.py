@@ -24,30 +24,31 @@ kinds:
 """
 
 
-@pytest.fixture
-def cluster(exported: Callable[..., Path], tmp_path: Path) -> Path:
-    """A cluster.yaml of one small encoder, and what its batches cost, beside it."""
+def written(folder: Path, task: str, model: Path, **user_config: Any) -> Path:
+    """A cluster.yaml of one small model; beside it, what batches of an encoder cost, and kinds of machines."""
     deployment = {
-        "name": "text-classification",
+        "name": task,
         "autoscaling_config": {"min_replicas": 1, "max_replicas": 4, "target_ongoing_requests": 2},
-        "user_config": {
-            "model": str(exported("bert", "text-classification")),
-            "threads": 2,
-            "queue": {"max_queue_s": 600},
-        },
+        "user_config": {"model": str(model), "threads": 2, "queue": {"max_queue_s": 600}, **user_config},
     }
     application = {
-        "name": "text-classification",
-        "route_prefix": "/text-classification",
+        "name": task,
+        "route_prefix": f"/{task}",
         "import_path": "deployments.app:build",
-        "args": {"task": "text-classification"},
+        "args": {"task": task},
         "deployments": [deployment],
     }
-    (tmp_path / "costs.json").write_text(json.dumps(COSTS), encoding="utf-8")
-    (tmp_path / "machines.yaml").write_text(KINDS, encoding="utf-8")
-    path = tmp_path / "cluster.yaml"
+    (folder / "costs.json").write_text(json.dumps(COSTS), encoding="utf-8")
+    (folder / "machines.yaml").write_text(KINDS, encoding="utf-8")
+    path = folder / "cluster.yaml"
     path.write_text(yaml.safe_dump({"applications": [application]}), encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def cluster(exported: Callable[..., Path], tmp_path: Path) -> Path:
+    """A cluster.yaml of an encoder."""
+    return written(tmp_path, "text-classification", exported("bert", "text-classification"))
 
 
 def arguments(cluster: Path, *more: str) -> list[str]:
@@ -100,6 +101,25 @@ def test_one_replica_less_than_static_found_does_not_hold_the_level(
     assert fewer["best"] is None
 
 
+def test_what_the_file_says_of_replicas_is_what_is_configured(
+    cluster: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def configured(**changed: Any) -> dict[str, Any]:
+        content = yaml.safe_load(cluster.read_text(encoding="utf-8"))
+        deployment = content["applications"][0]["deployments"][0]
+        deployment.pop("autoscaling_config", None)
+        deployment.update(changed)
+        cluster.write_text(yaml.safe_dump(content), encoding="utf-8")
+        given = arguments(cluster, "--policy", "configured", "--trace", "constant:6", "--hours", "0.1")
+        found: dict[str, Any] = planned(capsys, *given)[0]["plans"][0]
+        return found
+
+    assert configured(num_replicas=2)["policy"] == "static 2"
+    scaled = configured(num_replicas="auto")
+    assert (scaled["policy"], scaled["most_replicas"] > 2) == ("configured", True)
+    assert configured(num_replicas=None, autoscaling_config={"max_replicas": 2})["most_replicas"] == 2
+
+
 def test_a_file_of_arrivals_is_replayed(cluster: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trace = cluster.parent / "arrivals.csv"
     trace.write_text("time,tokens\n" + "".join(f"{n},64\n" for n in range(50)), encoding="utf-8")
@@ -108,6 +128,48 @@ def test_a_file_of_arrivals_is_replayed(cluster: Path, capsys: pytest.CaptureFix
     )
     assert found["requests"] == 50
     assert found["plans"][0]["p50_ms"] == pytest.approx(450, rel=0.05)
+
+
+def test_costs_that_nobody_kept_are_measured_and_kept(
+    cluster: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEXTET_CACHE", str(tmp_path / "cache"))
+    given = ["plan", str(cluster), "--policy", "static:1", "--hours", "0.1", "--trace", "constant:1"]
+    first, _ = planned(capsys, *given)
+    (kept,) = (tmp_path / "cache" / "costs").glob("*.json")
+    assert first["plans"][0]["p50_ms"] < 1000
+    second, _ = planned(capsys, *given, "--costs", str(kept))
+    again, _ = planned(capsys, *given)
+    assert again["plans"][0]["p50_ms"] == second["plans"][0]["p50_ms"] == first["plans"][0]["p50_ms"]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "task", "slots"), [("gpt2", "text-generation", 2), ("marian", "translation", 8)]
+)
+def test_a_model_that_writes_is_measured_and_planned_by_its_first_token(
+    exported: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    architecture: str,
+    task: str,
+    slots: int,
+) -> None:
+    """The shape of a Marian searches with four beams: its answers count as a whole."""
+    path = written(tmp_path, task, exported(architecture, task), threads=1, slots={"slots": slots, "max_tokens": 512})
+    given = ["plan", str(path), "--hours", "0.05", "--trace", "constant:1", "--tokens", "fixed:16"]
+    measured, _ = planned(capsys, *given, "--policy", "static:1")
+    assert measured["plans"][0]["answered"] == measured["requests"]
+    costs = tmp_path / "decoding.json"
+    cost = {"prompt_token_s": 0.01, "step_s": 0.1, "sequence_s": 0.0, "beams": slots // 2}
+    costs.write_text(json.dumps(cost), encoding="utf-8")
+    more = ["--costs", str(costs), "--written-tokens", "fixed:20", "--overhead-ms", "0", "--slo-ms", "4000"]
+    found, _ = planned(capsys, *given, *more, "--policy", "static", "--policy", "level")
+    least_ms = 16 * 10 + (100 if task == "text-generation" else 19 * 100)
+    assert least_ms <= found["plans"][0]["p50_ms"] <= 3 * least_ms
+    assert found["plans"][0]["held"]
+    assert all(one["answered"] == found["requests"] for one in found["plans"])
+    # Two answers at once: each keeps one busy for two seconds, and one comes every second.
+    assert found["plans"][0]["most_replicas"] >= 2
 
 
 @pytest.mark.parametrize(
@@ -126,6 +188,7 @@ def test_a_file_of_arrivals_is_replayed(cluster: Path, capsys: pytest.CaptureFix
         (["--overhead-ms", "-1"], "--overhead-ms is -1"),
         (["--seed", "-1"], "--seed is -1"),
         (["--tokens", "normal:3"], "the lengths are 'normal:3'"),
+        (["--written-tokens", "many"], "the lengths are 'many'"),
         (["--policy", "statik"], "--policy is 'statik' (did you mean 'static'?)"),
         (["--policy", "static:0"], "static:N is 0; allowed: 1 to 100,000"),
         (["--policy", "static", "--slo-ms", "100"], "100.0% of the requests take longer than 100 ms"),

@@ -22,6 +22,7 @@ class Scripted:
     """So many replicas from each of these times on."""
 
     name = "scripted"
+    reads_signals = False
 
     def __init__(self, *steps: tuple[float, int]) -> None:
         self._steps = steps

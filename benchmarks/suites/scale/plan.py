@@ -1,7 +1,5 @@
 """Plan: whether `sextet plan` says what a real cluster does, and how much of one it can simulate.
 
-    python -m benchmarks.suites.scale.plan --quick     shorter phases and a smaller fleet: whether it works
-
 A slow model is served by the real `sextet serve`, and a load of changing rate is sent: once to a fixed number of
 replicas, once with the policy of the file. Replicas log every request. `sextet plan` replays that log, with the costs
 that the replicas have learned.
@@ -51,7 +49,7 @@ AUTOSCALING = {
     "upscale_delay_s": 2,
     "downscale_delay_s": 15,
 }
-DAY = {"rate": "day:17-50", "tokens": 1000, "seconds": 30.0, "target": 0.75}
+DAY = {"rate": "day:17-50", "tokens": 128, "seconds": 30.0, "target": 0.75}
 """A fleet whose requests take half a minute each, as long documents do."""
 
 
@@ -133,7 +131,7 @@ def _both(
         (plan,) = _planned(folder, given, say)["plans"]
     real = {name: tally.latency.percentile_ms(quantile) for name, quantile in (("p50_ms", 50), ("p99_ms", 99))}
     real["replica_seconds"] = watch.seconds(lasted_s)
-    say(f"{label}: {sent} requests, up to {watch.most} replicas, a start took {start_s:.1f} s")
+    say(f"{label}: {sent} requests, {watch.count()} replicas, a start took {start_s:.1f} s")
     return real, {name: float(plan[name]) for name in real}
 
 
@@ -207,12 +205,3 @@ def _cached_in(folder: Path) -> Iterator[None]:
             del os.environ["SEXTET_CACHE"]
         else:
             os.environ["SEXTET_CACHE"] = before
-
-
-if __name__ == "__main__":
-    from benchmarks.suites.suite import say as _say
-
-    _found = Findings()
-    measure_error(_found, "--quick" in sys.argv, _say)
-    measure_replicas(_found, "--quick" in sys.argv, _say)
-    print(json.dumps(_found.figures))

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -30,24 +31,22 @@ class ReplicaWatch:
         self._ended.set()
         self._thread.join()
 
-    @property
-    def most(self) -> int:
+    def count(self) -> int:
+        """How many there were, whenever."""
         return len(self._seen)
 
     def seconds(self, within_s: float) -> float:
         """Of all replicas, within so long after the beginning."""
         return sum(min(last, within_s) - min(first, within_s) for first, last in self._seen.values())
 
-    def start_s(self, trace: Path) -> float:
-        """From the process of a replica to its first request, the mean of those that started; Ray's usual time else."""
-        lines = [json.loads(line) for line in trace.read_text(encoding="utf-8").splitlines()]
+    def start_s(self, log: Path) -> float:
+        """How long starts took, from the process of a replica to its first request in the log."""
         firsts: dict[str, float] = {}
-        for line in lines:
-            began = datetime.fromisoformat(line["time"]).timestamp() - line["total_s"] - self._began_time
-            firsts[line["replica"]] = min(began, firsts.get(line["replica"], began))
-        late = sorted(at for at, _ in self._seen.values() if at > 2 * SAMPLE_S)
-        answered = sorted(firsts.values())[len(firsts) - len(late) :] if late else []
-        return sum(there - at for at, there in zip(late, answered, strict=True)) / len(late) if late else USUAL_START_S
+        for line in log.read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)
+            began = datetime.fromisoformat(entry["time"]).timestamp() - entry["total_s"] - self._began_time
+            firsts[entry["replica"]] = min(began, firsts.get(entry["replica"], began))
+        return mean_start_s([first for first, _ in self._seen.values()], list(firsts.values()))
 
     def _watch(self) -> None:
         while not self._ended.is_set():
@@ -55,3 +54,13 @@ class ReplicaWatch:
             for process_id in find(self._parent):
                 self._seen.setdefault(process_id, [now, now])[1] = now
             self._ended.wait(SAMPLE_S)
+
+
+def mean_start_s(appeared_s: Sequence[float], served_s: Sequence[float]) -> float:
+    """The mean time from the appearance of a process to its first request, of those that were not there at first; a
+    usual one where all were. Replicas are asked in the order in which they appear.
+    """
+    late = sorted(at for at in appeared_s if at > 2 * SAMPLE_S)
+    served = sorted(served_s)[len(appeared_s) - len(late) :]
+    started = [there - at for at, there in zip(late, served, strict=False)]
+    return sum(started) / len(started) if started else USUAL_START_S

@@ -16,7 +16,7 @@ from pipelines.generation.plain.kv_cache import CacheLayout, KvCache, empty_cach
 from pipelines.generation.slots.seq2seq import Seq2SeqSessions
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import InferenceSession
-from pipelines.runtime.session_config import SessionConfig
+from pipelines.runtime.session_config import SessionConfig, parts
 
 PREFILL_CHUNK_TOKENS = 512
 """Prefill chunk: the graph returns logits for every token that it reads, which for a long prompt and a large vocabulary
@@ -106,8 +106,8 @@ class EncoderDecoder:
     """An encoder and Optimum's merged decoder."""
 
     def __init__(self, artifact: ModelArtifact, config: SessionConfig) -> None:
-        self._encoder = InferenceSession(artifact.graph("encoder"), config)
-        self._decoder = InferenceSession(artifact.graph("decoder"), config)
+        graphs = [artifact.graph(role) for role in ("encoder", "decoder")]
+        self._encoder, self._decoder = map(InferenceSession, graphs, parts(config, graphs))
         fed = ("input_ids", "encoder_hidden_states", "encoder_attention_mask", "use_cache_branch")
         self._layout = CacheLayout.of(self._decoder, fed)
 

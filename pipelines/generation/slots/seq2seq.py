@@ -24,7 +24,7 @@ from pipelines.generation.slots.device.sources import DeviceSources
 from pipelines.generation.slots.slot_cache import RUN_TOKENS, SlotCache, open_cache
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import InferenceSession
-from pipelines.runtime.session_config import SessionConfig
+from pipelines.runtime.session_config import SessionConfig, parts
 
 
 class Seq2SeqSessions:
@@ -46,7 +46,8 @@ class Seq2SeqSessions:
 
     @classmethod
     def of(cls, artifact: ModelArtifact, config: SessionConfig) -> Self:
-        return cls(*(InferenceSession(artifact.graph(role), config) for role in ("encoder", "decoder")))
+        graphs = [artifact.graph(role) for role in ("encoder", "decoder")]
+        return cls(*map(InferenceSession, graphs, parts(config, graphs)))
 
     def encode(self, sources: Sequence[Sequence[int]]) -> np.ndarray:
         """The keys and values of some sources, (2 x layers, sources, heads, longest, head_dim)."""

@@ -12,7 +12,8 @@ from pathlib import Path
 from pipelines.runtime.nvidia import shared_library
 from pipelines.runtime.nvidia.driver import CUDA, dotted
 
-_NAMES = {"libcudart": "CUDA", "libcudnn": "cuDNN", "libnvinfer": "TensorRT"}
+_CUDNN = "libcudnn"
+_NAMES = {"libcudart": "CUDA", _CUDNN: "cuDNN", "libnvinfer": "TensorRT"}
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,18 @@ def missing_libraries(library: Path) -> Iterator[tuple[str, str]]:
     for name in names:
         if name != CUDA and (reason := shared_library.load(name, library_folders())) is not None:
             yield name, reason
+
+
+def missing_cudnn(tensorrt: Path) -> Iterator[tuple[str, str]]:
+    """cuDNN, where it does not load, with the loader's reason.
+
+    CUDA's execution provider loads it by name when the first operator needs it, and names it nowhere before. The one
+    of TensorRT, a file of the same package, does.
+    """
+    with suppress(OSError):
+        for name in shared_library.needed(tensorrt):
+            if name.startswith(_CUDNN) and (reason := shared_library.load(name, library_folders())) is not None:
+                yield name, reason
 
 
 def library_folders() -> list[Path]:

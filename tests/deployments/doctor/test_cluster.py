@@ -187,11 +187,28 @@ def test_a_gpu_that_is_reserved_and_not_used_is_a_warning(tmp_path: Path) -> Non
 def test_the_kv_cache_is_counted_with_paused_sequences(tmp_path: Path, exported: Callable[..., Path]) -> None:
     artifact = ModelArtifact.open(exported("gpt2", "text-generation"))
     config = TaskConfig("model", slots=SlotsConfig(slots=4, max_tokens=100, max_paused=1))
-    assert cache_bytes(artifact, config) == 5 * (slot_bytes(artifact, 100) or 0) > 0
+    one = slot_bytes(artifact, 100) or 0
+    assert cache_bytes(artifact, config) == (4 * one, one)
+    assert sum(cache_bytes(artifact, config)) > 0
     slots = {"slots": 4096, "max_tokens": 2**20}
     path = write(tmp_path, {"model": str(artifact.path), "slots": slots}, task="text-generation")
     memory = found(path)["memory of replicas"]
     assert (memory.level, memory.remedy) == ("warning", "lower slots.slots, slots.max_tokens or min_replicas")
+
+
+def test_on_a_gpu_slots_take_its_memory_and_paused_sequences_that_of_the_machine(
+    tmp_path: Path, exported: Callable[..., Path]
+) -> None:
+    artifact = ModelArtifact.open(exported("llama", "text-generation", "fp16", device="cuda"))
+    slots = {"slots": 4, "max_tokens": 100, "max_paused": 1}
+    user_config = {"model": str(artifact.path), "device": "cuda", "slots": slots}
+    options = {"num_cpus": 0.2, "num_gpus": 0.5}
+    gpu = (Gpu("NVIDIA H200", (9, 0), 16 * GIB, 16 * GIB),)
+    lines = found(write(tmp_path, user_config, task="text-generation", ray_actor_options=options), gpu)
+    one = slot_bytes(artifact, 100) or 0
+    weights = artifact.path.joinpath("model.onnx").stat().st_size
+    assert lines["gpu memory"].facts["estimated_bytes"] == weights + 4 * one
+    assert lines["memory of replicas"].facts["cache_bytes"] == one > 0
 
 
 def test_a_port_that_is_taken_is_an_error_that_names_who_has_it(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 from starlette.requests import Request
 
 from deployments.http.errors import MethodNotAllowedError
-from deployments.http.request import Route
+from deployments.http.request import Route, is_bulk
 
 
 def route(path: str, prefix: str = "/text-generation", method: str = "POST") -> Route:
@@ -36,3 +36,20 @@ def test_a_wrong_method_is_refused_with_the_path_that_the_client_asked_for() -> 
     ) as refused:
         asked.require_method("GET, HEAD")
     assert refused.value.allow == "GET, HEAD"
+
+
+@pytest.mark.parametrize(
+    ("headers", "bulk"),
+    [
+        ({}, False),
+        ({"x-sextet-class": "interactive"}, False),
+        ({"x-sextet-class": "bulk"}, True),
+        ({"priority": "u=7"}, True),
+        ({"priority": "u=7, i"}, True),
+        ({"priority": "i,u=7"}, True),
+        ({"priority": "u=3"}, False),
+        ({"x-sextet-class": "interactive", "priority": "u=7"}, True),
+    ],
+)
+def test_a_request_is_bulk_where_its_key_or_the_client_itself_says_so(headers: dict[str, str], bulk: bool) -> None:
+    assert is_bulk(headers) is bulk

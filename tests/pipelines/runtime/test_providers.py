@@ -108,6 +108,23 @@ def test_libraries_of_another_version_are_named_beside_those_that_are_missing(pa
 
 
 @needs_compiler
+def test_cudnn_is_missing_although_cudas_provider_loads_without_it(packages: Path, tmp_path: Path) -> None:
+    """onnxruntime loads it by name in the first reduction: a replica would start, and fail at its first token."""
+    cudnn = library(packages / "nvidia" / "cudnn" / "lib" / "libcudnn.so.909")
+    (provider,) = packages.rglob("libonnxruntime_providers_tensorrt.so")
+    library(provider, needs=(cudnn,))
+    libraries = driver(tmp_path / "driver", cuda=913000)
+    assert run(REQUIRE, packages=packages, libraries=libraries) == "CUDAExecutionProvider"
+    cudnn.unlink()
+    assert run(REQUIRE, packages=packages, libraries=libraries) == (
+        f"device is 'cuda', but libcudnn.so.909 cannot be loaded: pip install -e '{SOURCE_TREE}[serve,gpu]' brings "
+        "CUDA 913"
+    )
+    provider.unlink()  # a build without TensorRT, whose cuDNN nobody names
+    assert run(REQUIRE, packages=packages, libraries=libraries) == "CUDAExecutionProvider"
+
+
+@needs_compiler
 def test_a_damaged_library_and_an_old_driver_are_named(packages: Path, tmp_path: Path) -> None:
     (wheel,) = packages.rglob("libtestblas.so.913")
     wheel.write_bytes(b"")

@@ -14,7 +14,7 @@ import pytest
 from pipelines.errors import ArtifactError, ConfigurationError
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import InferenceSession
-from pipelines.runtime.session_config import Engine, SessionConfig, check_memory, out_of_memory, provider_options
+from pipelines.runtime.session_config import Engine, SessionConfig, out_of_memory, parts, provider_options
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_a_run_on_bound_memory_reads_what_it_holds_now(graph: Path) -> None:
     ],
 )
 def test_a_run_without_memory_names_the_bound_and_what_to_do(said: str) -> None:
-    config = SessionConfig(device="cuda", gpu_mem_limit_bytes=2**27, arenas=2)
+    config = SessionConfig(device="cuda", gpu_mem_limit_bytes=2**27, arena_bytes=2**26)
     error = out_of_memory(RuntimeError(said), config)
     assert re.fullmatch(
         r"the GPU has no memory for this batch \(gpu_mem_limit_bytes is 134217728; .*\); raise it, or lower "
@@ -132,11 +132,33 @@ def test_a_run_without_memory_names_the_bound_and_what_to_do(said: str) -> None:
 
 def test_weights_that_alone_exceed_the_bound_are_refused_before_they_are_loaded(graph: Path) -> None:
     size = sum(file.stat().st_size for file in graph.parent.glob(f"{graph.name}*"))
-    check_memory(graph, SessionConfig(device="cuda", gpu_mem_limit_bytes=2 * size, arenas=2))
-    check_memory(graph, SessionConfig(gpu_mem_limit_bytes=1))
+    assert parts(SessionConfig(gpu_mem_limit_bytes=1), [graph]) == [SessionConfig(gpu_mem_limit_bytes=1)]
+    twice = [graph, graph]
+    assert [one.arena_bytes for one in parts(bounded(2 * size), twice)] == [size, size]
     with pytest.raises(ConfigurationError) as caught:
-        check_memory(graph, SessionConfig(device="cuda", gpu_mem_limit_bytes=2 * size - 1, arenas=2))
+        parts(bounded(2 * size - 1), twice)
     assert str(caught.value) == (
         f"gpu_mem_limit_bytes is {2 * size - 1}, and the weights alone take {2 * size}, twice as CUDA graphs need "
         "them; cuda_graphs: false halves that"
     )
+
+
+def test_sessions_and_a_cache_share_one_bound(graph: Path, tmp_path: Path) -> None:
+    """Each has the room of its weights, and as much for activations as the others."""
+    large = tmp_path / "large.onnx"
+    large.write_bytes(b"x" * 10_000_000)
+    small = sum(file.stat().st_size for file in graph.parent.glob(f"{graph.name}*"))
+    given = parts(bounded(2**30), [graph, large], cache_bytes=2**29)
+    rooms = [(one.arena_bytes or 0) - weights for one, weights in zip(given, (small, 10_000_000), strict=True)]
+    assert rooms == [(2**29 - small - 10_000_000) // 2] * 2
+    assert provider_options("CUDAExecutionProvider", given[1])["gpu_mem_limit"] == str(given[1].arena_bytes)
+    with pytest.raises(ConfigurationError) as caught:
+        parts(bounded(2**30), [graph, large], cache_bytes=2**30)
+    assert str(caught.value) == (
+        f"gpu_mem_limit_bytes is 1073741824, and the weights alone take {small + 10_000_000}, and the KV cache "
+        "1073741824; lower slots.slots or slots.max_tokens"
+    )
+
+
+def bounded(limit: int) -> SessionConfig:
+    return SessionConfig(device="cuda", gpu_mem_limit_bytes=limit)

@@ -4,10 +4,7 @@ Their parts are in test_seq2seq_slots, whose tests run on both.
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import numpy as np
@@ -16,34 +13,21 @@ import pytest
 
 from pipelines.generation.decoding.config import GenerationConfig
 from pipelines.generation.decoding.request import DecodeRequest
-from pipelines.generation.open import open_engine
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.slots.device import captured_steps
 from pipelines.generation.slots.device.logits import DeviceLogits
 from pipelines.generation.slots.engine import SlotEngine
-from pipelines.generation.slots.seq2seq import Seq2SeqSessions, Seq2SeqSlots
+from pipelines.generation.slots.seq2seq import Seq2SeqSlots
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import NOT_CAPTURED, InferenceSession
-from pipelines.runtime.session_config import SessionConfig
-from tests.pipelines.generation.models import SLOTS, WINDOW, changes_of
+from tests.pipelines.generation.models import WINDOW, changes_of
+from tests.pipelines.generation.slots.device.crowd import answered, requests_of, slot_model
 from tests.pipelines.generation.slots.recording import RecordingDecoder
-from tests.pipelines.generation.slots.test_seq2seq_slots import LONGEST, START, random_request
+from tests.pipelines.generation.slots.test_seq2seq_slots import START
 from tests.pipelines.generation.slots.test_slot_engine import Engines, assert_same, idle
 from tests.tiny_checkpoints import ENCODER_DECODERS
 
 Exported = Callable[..., Path]
-
-
-def slots_of(folder: Path, *, captures: bool = True, on_device: bool = True) -> Seq2SeqSlots:
-    artifact, config = ModelArtifact.open(folder), SessionConfig()
-    decoder = InferenceSession(artifact.graph("decoder"), config, captures=captures)
-    sessions = Seq2SeqSessions(InferenceSession(artifact.graph("encoder"), config), decoder)
-    return Seq2SeqSlots(sessions, SLOTS, WINDOW, LONGEST, on_device)
-
-
-def answered(engine: SlotEngine, requests: list[DecodeRequest]) -> list[Any]:
-    with ThreadPoolExecutor(10) as callers:
-        return list(callers.map(engine.generate, requests))
 
 
 @pytest.mark.parametrize("captures", [False, True])
@@ -53,10 +37,10 @@ def test_answers_are_those_of_the_plain_engine(
 ) -> None:
     """Greedy, samples and beams of sources of all lengths; sequences are paused, moved and resumed."""
     monkeypatch.setattr(captured_steps, "_SHORTEST", 8)  # so that answers and sources outgrow several shapes
-    model = slots_of(exported(architecture, "translation", **changes_of(architecture)), captures=captures)
+    artifact = ModelArtifact.open(exported(architecture, "translation", **changes_of(architecture)))
+    model = slot_model(artifact, captures=captures)
     slots = SlotEngine(model, prefill_chunk_tokens=24, turns=SlotsConfig(turn_tokens=4))
-    random = Random(f"{architecture} {captures}")
-    requests = [random_request(random) for _ in range(30)]
+    requests = requests_of(architecture, 30, f" {captures}")
     for request, answer in zip(requests, answered(slots, requests), strict=True):
         assert_same(answer, engine(architecture).generate(request))
     assert idle(slots)
@@ -69,12 +53,13 @@ def test_graphs_for_cuda_have_slots_and_are_answered_alike_wherever_these_lie(
 ) -> None:
     """The CPU provider has fp16 attention over slots: pauses, copies and encoded sources move halves."""
     folder = exported(architecture, "translation", "fp16", device="cuda", **changes_of(architecture))
-    assert ModelArtifact.open(folder).manifest.cache == "slots"
-    random = Random(architecture)
-    requests = [random_request(random) for _ in range(20)]
+    artifact = ModelArtifact.open(folder)
+    assert artifact.manifest.cache == "slots"
+    requests = requests_of(architecture, 20)
     found = []
     for on_device in (False, True):
-        model = slots_of(folder, on_device=on_device)
+        model = slot_model(artifact, on_device=on_device)
+        assert isinstance(model, Seq2SeqSlots)
         assert {one.name for one in model._own.dtypes.values()} == {"float16"}
         found.append(answered(SlotEngine(model, 24, SlotsConfig(turn_tokens=4)), requests))
     for one, other in zip(*found, strict=True):
@@ -96,8 +81,9 @@ def test_lengths_on_the_host_reach_nothing_but_attention(architecture: str, expo
 def test_steps_come_in_few_shapes_and_greedy_tokens_copy_no_logits(
     exported: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = exported("t5", "translation", **changes_of("t5"))
-    model, graphs, copied = slots_of(folder), set[int](), list[int]()
+    artifact = ModelArtifact.open(exported("t5", "translation", **changes_of("t5")))
+    model, graphs, copied = slot_model(artifact), set[int](), list[int]()
+    assert isinstance(model, Seq2SeqSlots)
     run, rows = InferenceSession.run_bound, DeviceLogits.rows
 
     def noted(self: InferenceSession, binding: Any, graph_id: int = NOT_CAPTURED) -> None:
@@ -121,42 +107,3 @@ def test_steps_come_in_few_shapes_and_greedy_tokens_copy_no_logits(
     assert NOT_CAPTURED not in graphs
     assert len(graphs) <= 3
     assert sum(copied) <= 4  # ties, at most
-
-
-def test_steps_that_cannot_be_captured_run_without_and_say_so_once(
-    exported: Exported, engine: Engines, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    run = InferenceSession.run_bound
-
-    def refusing(self: InferenceSession, binding: Any, graph_id: int = NOT_CAPTURED) -> None:
-        if graph_id != NOT_CAPTURED:
-            raise RuntimeError("CUDA failure 900: operation not permitted when stream is capturing\n at gpu")
-        run(self, binding, graph_id)
-
-    monkeypatch.setattr(InferenceSession, "run_bound", refusing)
-    slots = SlotEngine(slots_of(exported("marian", "translation", **changes_of("marian"))), prefill_chunk_tokens=64)
-    random = Random(6)
-    requests = [random_request(random) for _ in range(10)]
-    for request, answer in zip(requests, slots.generate_all(requests), strict=True):
-        assert_same(answer, engine("marian").generate(request))
-    (record,) = caplog.records
-    assert "decodes without CUDA graphs from now on: CUDA failure 900" in record.getMessage()
-
-
-@pytest.mark.parametrize("cuda_graphs", [True, False])
-@pytest.mark.parametrize(("architecture", "task"), [("llama", "text-generation"), ("bart", "translation")])
-def test_an_engine_on_cuda_decodes_in_a_session_that_captures(
-    architecture: str, task: str, cuda_graphs: bool, exported: Exported, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without it steps are fixed in shape and captured by nobody: slower than without graphs, and nothing says so."""
-    artifact = ModelArtifact.open(exported(architecture, task, "fp16", device="cuda"))
-    roles, captured = {name: role for role, name in artifact.manifest.graphs.items()}, dict[str, bool]()
-
-    def opened(graph: Path, config: SessionConfig, *, captures: bool = False) -> InferenceSession:
-        assert config.device == "cuda"
-        captured[roles[graph.name]] = captures
-        return InferenceSession(graph, replace(config, device="cpu"), captures=captures)
-
-    monkeypatch.setattr("pipelines.generation.open.InferenceSession", opened)
-    open_engine(artifact, SessionConfig("cuda"), SlotsConfig(SLOTS, WINDOW, cuda_graphs=cuda_graphs))
-    assert captured == {role: cuda_graphs and role != "encoder" for role in artifact.manifest.graphs}

@@ -5,10 +5,8 @@ Everything but the kernels is what runs on CUDA: the copies, the best tokens, th
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import numpy as np
@@ -23,10 +21,10 @@ from pipelines.generation.slots.device.logits import DeviceLogits
 from pipelines.generation.slots.engine import SlotEngine
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import NOT_CAPTURED, InferenceSession
-from pipelines.runtime.session_config import SessionConfig
-from tests.pipelines.generation.models import SLOTS, WINDOW
+from tests.pipelines.generation.models import WINDOW
+from tests.pipelines.generation.slots.device.crowd import answered, requests_of, slot_model
 from tests.pipelines.generation.slots.recording import RecordingDecoder
-from tests.pipelines.generation.slots.test_slot_engine import assert_same, idle, random_request
+from tests.pipelines.generation.slots.test_slot_engine import assert_same, idle
 from tests.tiny_checkpoints import DECODERS
 
 Made = Callable[..., CausalSlots]
@@ -36,10 +34,11 @@ Made = Callable[..., CausalSlots]
 def on_device(exported: Callable[..., Path]) -> Made:
     """`on_device(architecture, cuda_graphs)`."""
 
-    def make(architecture: str, cuda_graphs: bool = True, precision: str = "fp32") -> CausalSlots:
-        artifact = ModelArtifact.open(exported(architecture, "text-generation", precision))
-        session = InferenceSession(artifact.graph("model"), SessionConfig(), captures=cuda_graphs)
-        return CausalSlots(session, SLOTS, WINDOW, on_device=True)
+    def make(architecture: str, cuda_graphs: bool = True) -> CausalSlots:
+        artifact = ModelArtifact.open(exported(architecture, "text-generation"))
+        model = slot_model(artifact, captures=cuda_graphs)
+        assert isinstance(model, CausalSlots)
+        return model
 
     return make
 
@@ -52,11 +51,8 @@ def test_answers_are_those_of_slots_in_host_memory(
     """Greedy, samples, beams, constraints and logprobs; sequences are paused, moved and share prefixes."""
     turns = SlotsConfig(turn_tokens=4)
     slots = SlotEngine(on_device(architecture, cuda_graphs), prefill_chunk_tokens=12, turns=turns)
-    random = Random(f"{architecture} {cuda_graphs}")
-    requests = [random_request(random) for _ in range(40)]
-    with ThreadPoolExecutor(10) as callers:
-        answers = list(callers.map(slots.generate, requests))
-    for request, answer in zip(requests, answers, strict=True):
+    requests = requests_of(architecture, 40, f" {cuda_graphs}")
+    for request, answer in zip(requests, answered(slots, requests), strict=True):
         assert_same(answer, engine(architecture).generate(request))
     assert idle(slots)
 
@@ -67,15 +63,12 @@ def test_graphs_for_cuda_are_answered_alike_wherever_their_slots_lie(
 ) -> None:
     """The CPU provider has fp16 attention over slots: pauses and copies move halves."""
     artifact = ModelArtifact.open(exported("llama", "text-generation", precision, device="cuda"))
-    random = Random(precision)
-    requests = [random_request(random) for _ in range(20)]
+    requests = requests_of("llama", 20, precision)
     found = []
     for on_device in (False, True):
-        session = InferenceSession(artifact.graph("model"), SessionConfig(), captures=True)
-        model = CausalSlots(session, SLOTS, WINDOW, on_device)
+        model = slot_model(artifact, on_device=on_device)
         slots = SlotEngine(model, prefill_chunk_tokens=12, turns=SlotsConfig(turn_tokens=4))
-        with ThreadPoolExecutor(10) as callers:
-            found.append(list(callers.map(slots.generate, requests)))
+        found.append(answered(slots, requests))
     for one, other in zip(*found, strict=True):
         assert_same(one, other)
 
@@ -120,10 +113,8 @@ def test_captured_steps_come_in_few_shapes(on_device: Made, monkeypatch: pytest.
     monkeypatch.setattr(InferenceSession, "run_bound", noted)
     recorded = RecordingDecoder(model)
     engine = SlotEngine(recorded, prefill_chunk_tokens=64)
-    random = Random(5)
-    for _ in range(3):  # the decode thread ends in between; a CUDA graph belongs to the thread that captured it
-        with ThreadPoolExecutor(6) as callers:
-            list(callers.map(engine.generate, [random_request(random) for _ in range(10)]))
+    for turn in range(3):  # the decode thread ends in between; a CUDA graph belongs to the thread that captured it
+        answered(engine, requests_of("llama", 10, str(turn)))
         assert idle(engine)
     steps = {rows for rows, tokens in recorded.reads if tokens == 1}
     assert steps <= {1, 2, 4}
@@ -131,31 +122,6 @@ def test_captured_steps_come_in_few_shapes(on_device: Made, monkeypatch: pytest.
     assert len(seen) == len(steps)
     assert all(len(bindings) == 1 for bindings in seen.values())
     assert len({thread for bindings in seen.values() for _, thread in bindings}) == 1
-
-
-def test_steps_that_cannot_be_captured_run_without_and_say_so_once(
-    on_device: Made,
-    engine: Callable[[str], PlainEngine],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    run = InferenceSession.run_bound
-
-    def refusing(self: InferenceSession, binding: Any, graph_id: int = NOT_CAPTURED) -> None:
-        if graph_id != NOT_CAPTURED:
-            raise RuntimeError("CUDA failure 900: operation not permitted when stream is capturing\n at gpu")
-        run(self, binding, graph_id)
-
-    monkeypatch.setattr(InferenceSession, "run_bound", refusing)
-    slots = SlotEngine(on_device("llama"), prefill_chunk_tokens=64)
-    random = Random(6)
-    requests = [random_request(random) for _ in range(10)]
-    for request, answer in zip(requests, slots.generate_all(requests), strict=True):
-        assert_same(answer, engine("llama").generate(request))
-    (record,) = caplog.records
-    assert record.getMessage().endswith(
-        "without CUDA graphs from now on: CUDA failure 900: operation not permitted when stream is capturing"
-    )
 
 
 def test_a_captured_step_changes_no_slot_but_those_that_read(on_device: Made) -> None:
