@@ -365,6 +365,16 @@ FAULT_FIGURES = {
     ),
 }
 SCALE_FIGURES = {
+    "slo_attainment": Figure(
+        "a day in ten minutes, a slow model on one to four replicas: requests within the level of 1 s", at_least(0.95)
+    ),
+    "replica_seconds_over_static_peak": Figure("replicas over that day, over four all day", at_most(0.74)),
+    "slo_over_default_policy": Figure(
+        "that share over the one of Ray Serve's default policy, on the same arrivals and no fewer replica-seconds",
+        at_least(1.1),
+    ),
+    "zero_lost": Figure("100 requests at once to a model without a replica: not answered with 200", exactly(0)),
+    "zero_first_answer_s": Figure("from sending these to the first answer", at_most(6)),
     "plan_error": Figure(
         "what `sextet plan` says of a log over what the cluster did, less 1: the worst of p50, p99 and seconds of "
         "replicas, of two fixed replicas and of one to three that Ray Serve scales",

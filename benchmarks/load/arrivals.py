@@ -7,7 +7,7 @@ timerfd, which Python has as os.timerfd_create from 3.13 on.
 import asyncio
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -22,6 +22,20 @@ def poisson(rate_per_s: float, duration_s: float, seed: int) -> np.ndarray:
     expected = rate_per_s * duration_s
     gaps = random.exponential(size=int(expected + 10 * np.sqrt(expected) + 20))  # ten deviations above: never too few
     times = np.cumsum(gaps) / rate_per_s
+    return times[times < duration_s]
+
+
+def along(curve: Sequence[float], duration_s: float, seed: int) -> np.ndarray:
+    """Ascending times in [0, duration_s), float64 seconds, of a Poisson process whose rate follows `curve`.
+
+    `curve` holds rates per second at equal steps from the start to the end, with straight lines between them. The same
+    seed gives the same arrivals.
+    """
+    at_s = np.linspace(0.0, duration_s, len(curve))
+    fine_s = np.linspace(0.0, duration_s, 64 * len(curve))  # the integral of a line is no line
+    rates = np.interp(fine_s, at_s, np.asarray(curve, dtype=np.float64))
+    expected = np.concatenate(([0.0], np.cumsum((rates[1:] + rates[:-1]) / 2 * np.diff(fine_s))))
+    times: np.ndarray = np.interp(poisson(1.0, float(expected[-1]), seed), expected, fine_s)
     return times[times < duration_s]
 
 

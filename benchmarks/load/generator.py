@@ -18,7 +18,7 @@ from time import perf_counter
 
 import uvloop
 
-from benchmarks.load.arrivals import Alarm, poisson
+from benchmarks.load.arrivals import Alarm, along, poisson
 from benchmarks.load.client import Exchange, Pool
 from benchmarks.load.objective import Objective
 from benchmarks.load.tally import BUSY_CPU_SHARE, Tally
@@ -40,7 +40,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Load:
-    """What is sent where. Exactly one of `concurrency` (closed loop) and `rate_per_s` (open loop) is set.
+    """What is sent where. Exactly one of `concurrency` (closed loop) and `rate_per_s` (open loop) is set, or `curve`.
 
     `hopeless_stops` ends an open loop as soon as so many requests missed the objective that it cannot be met.
     """
@@ -52,6 +52,7 @@ class Load:
     warm_up_s: float = 1.0
     concurrency: int | None = None
     rate_per_s: float | None = None
+    curve: Sequence[float] = ()  # of an open loop whose rate changes, from its start to its end, in place of the rate
     seed: int = 0
     slo_s: float | None = None
     timeout_s: float = 60.0
@@ -127,7 +128,7 @@ class _Generator:
         self._opens_at = perf_counter() + load.warm_up_s
         self._closes_at = self._opens_at + load.duration_s
         try:
-            await (self._closed_loop() if load.rate_per_s is None else self._open_loop())
+            await (self._open_loop() if load.rate_per_s is not None or load.curve else self._closed_loop())
         finally:
             self._over = True
             await self._pool.close()
@@ -168,9 +169,11 @@ class _Generator:
 
     async def _open_loop(self) -> None:
         load = self._load
-        assert load.rate_per_s is not None
         started_at = self._opens_at - load.warm_up_s
-        self._arrivals = started_at + poisson(load.rate_per_s, load.warm_up_s + load.duration_s, load.seed)
+        lasts_s = load.warm_up_s + load.duration_s
+        rate_per_s = load.rate_per_s or 0.0
+        times = along(load.curve, lasts_s, load.seed) if load.curve else poisson(rate_per_s, lasts_s, load.seed)
+        self._arrivals = started_at + times
         self._expected = int((self._arrivals >= self._opens_at).sum())
         asyncio.get_running_loop().call_later(load.warm_up_s, self._start_cpu_clock)
         self._alarm = Alarm(self._send_due)

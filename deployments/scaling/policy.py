@@ -8,7 +8,7 @@ simulation asks it with times of its own.
 
     load       what arrives asks for the fewest replicas that hold the level by queueing theory (queueing.py)
     backlog    what waits beyond the level is to be gone soon, with what comes until new replicas have started
-    margin     measured quantiles correct the theory, slowly: it grows while the level is missed though nothing starts
+    margin     measured quantiles correct the theory upwards: it grows while the level is missed though nothing starts
     pattern    never fewer than the work of this time of the day took on recent days
     down       only to what has been enough for `down_after_s`, all of that time with signals of every replica
 """
@@ -23,7 +23,7 @@ from deployments.scaling.level import ServiceLevel
 from deployments.scaling.queueing import replicas_for
 from deployments.scaling.signals import WINDOW_S, Quantiles, ReplicaSignals
 
-MARGINS = 0.8, 2.0
+MOST_MARGIN = 2.0
 RAISE_S, LOWER_S = 60.0, 300.0  # in which the margin changes by a factor e while the level is missed, or held easily
 EASY = 0.6  # of a level
 SETTLE_S = 20.0  # after a change of replicas, until the quantiles are those of the present number
@@ -109,7 +109,7 @@ class ServiceLevelPolicy:
         if needs > wanted:
             wanted, reason = needs, f"this time of the day took {needs}"
         lasting = self._lasting(seen.now_s, wanted)
-        if lasting > wanted and seen.target > wanted:
+        if seen.target > wanted > 0 and lasting > wanted:
             wanted, reason = min(lasting, seen.target), f"{lasting} within the last {self.level.down_after_s:g} s"
         return self._bounded(seen, wanted, reason)
 
@@ -117,6 +117,8 @@ class ServiceLevelPolicy:
         """Learn how long a start takes, and when the number of replicas changed."""
         if (seen.running, seen.target) != (self._running, self._target):
             self._changed_at = seen.now_s
+        if seen.running > self._running == 0:
+            self._used_at = seen.now_s
         self._running, self._target = seen.running, seen.target
         if seen.running < seen.target:
             if self._starting_since is None:
@@ -165,7 +167,7 @@ class ServiceLevelPolicy:
             self.margin *= math.exp(step_s / RAISE_S)
         elif asked.over_level < EASY:
             self.margin *= math.exp(-step_s / LOWER_S)
-        self.margin = min(max(self.margin, MARGINS[0]), MARGINS[1])
+        self.margin = min(max(self.margin, 1.0), MOST_MARGIN)
 
     def _wanted(self, seen: Observation, asked: _Asked) -> tuple[int, str]:
         """What the present work asks for, and why."""

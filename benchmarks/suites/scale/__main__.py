@@ -11,10 +11,14 @@ from collections.abc import Callable, Mapping
 
 from benchmarks import Say
 from benchmarks.figures.bars import SCALE_FIGURES
+from benchmarks.suites.scale.level import measure_level
 from benchmarks.suites.scale.plan import measure_error, measure_replicas
+from benchmarks.suites.scale.zero import measure_zero
 from benchmarks.suites.suite import Findings, Options, main
 
 PARTS: Mapping[str, Callable[[Findings, bool, Say], None]] = {
+    "level": measure_level,
+    "zero": measure_zero,
     "plan_error": measure_error,
     "plan_replicas": measure_replicas,
 }

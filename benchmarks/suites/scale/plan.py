@@ -16,8 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from benchmarks.load.texts import Lengths, counter, synthetic
 from benchmarks.suites.cluster import CLASSIFY, CONFIGURATION, Running, measured_cluster, running
 from benchmarks.suites.generation import artifact_of
 from benchmarks.suites.scale.replica_watch import ReplicaWatch
+from benchmarks.suites.scale.slow import cached_in
 from benchmarks.suites.suite import Findings
 from pipelines.errors import SextetError
 from pipelines.runtime.artifact import ModelArtifact
@@ -114,7 +114,7 @@ def _both(
     artifact: Path, label: str, replicas: int | None, phases: Sequence[Phase], findings: Findings, say: Say
 ) -> tuple[dict[str, float], dict[str, float]]:
     """What the cluster did, and what `sextet plan` says it does."""
-    with tempfile.TemporaryDirectory(prefix="sextet-plan-") as name, _cached_in(Path(name) / "cache"):
+    with tempfile.TemporaryDirectory(prefix="sextet-plan-") as name, cached_in(Path(name) / "cache"):
         folder = Path(name)
         with running(_cluster(artifact, replicas), folder) as cluster:
             watch = ReplicaWatch(cluster.process_id)
@@ -191,17 +191,3 @@ def _planned(folder: Path, given: Sequence[str], say: Say) -> Mapping[str, Any]:
         raise PlanError(f"sextet plan ended with {done.returncode}; its own message is above")
     found: Mapping[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
-
-
-@contextmanager
-def _cached_in(folder: Path) -> Iterator[None]:
-    """Costs of this slow model are kept here, not beside those of the real one."""
-    before = os.environ.get("SEXTET_CACHE")
-    os.environ["SEXTET_CACHE"] = str(folder)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["SEXTET_CACHE"]
-        else:
-            os.environ["SEXTET_CACHE"] = before
