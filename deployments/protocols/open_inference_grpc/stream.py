@@ -48,7 +48,8 @@ class Stream(Response):
         super().__init__()
         del self.headers["content-length"]
         self._server, self._max_bytes = server, limits.max_body_bytes
-        self._scope, self._send = _of_one(request.scope), _nowhere
+        self._scope = _of_one(request.scope)
+        self._send: Send = _nowhere
         self._inside: set[asyncio.Task[None]] = set()
         self._waiting: deque[bytes] = deque()
 
@@ -112,8 +113,9 @@ class Stream(Response):
     async def _answer(self, message: bytes) -> None:
         receive, send = _holding(message), _Unframed(message, self._send)
         with suppress(asyncio.CancelledError):
-            response = await self._server(Request(self._scope.copy(), receive))
-            await response(self._scope.copy(), receive, send)
+            scope = dict(self._scope)
+            response = await self._server(Request(scope, receive))
+            await response(scope, receive, send)
 
 
 def _of_one(scope: Scope) -> Scope:
