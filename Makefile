@@ -93,9 +93,10 @@ $(VENV)/dev.installed: $(VENV)/serve-$(RUNTIME).installed requirements/dev.lock
 
 # Versions stay where pyproject.toml allows them; `make lock UPGRADE=--upgrade` takes the newest. dev.lock is the largest,
 # and the others take their versions from it. A runtime is in cpu.lock and gpu.lock alone, with what it needs.
-COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --no-emit-package torch \
-	--custom-compile-command "make lock" pyproject.toml
-LOCK := $(COMPILE) --universal --python-version 3.11
+RESOLVE := $(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --custom-compile-command "make lock"
+COMPILE := $(RESOLVE) --no-emit-package torch pyproject.toml
+UNIVERSAL := --universal --python-version 3.11
+LOCK := $(COMPILE) $(UNIVERSAL)
 
 lock: $(VENV)/dev.installed
 	$(LOCK) $(UPGRADE) --extra dev -o requirements/dev.lock
@@ -103,6 +104,7 @@ lock: $(VENV)/dev.installed
 	$(LOCK) --extra serve -c requirements/dev.lock -o requirements/serve.lock
 	$(LOCK) $(UPGRADE) --extra cpu -c requirements/dev.lock -o requirements/cpu.lock
 	$(LOCK) $(UPGRADE) --extra gpu -c requirements/dev.lock -o requirements/gpu.lock
+	$(RESOLVE) $(UNIVERSAL) requirements/sbom.in -c requirements/dev.lock -o requirements/sbom.lock
 	$(COMPILE) --python-version 3.12 --python-platform x86_64-manylinux_2_28 --extra serve requirements/gpu-proof.in \
 		-c requirements/dev.lock -c requirements/gpu.lock -c requirements/torch.txt -o requirements/gpu-proof.lock
 

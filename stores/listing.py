@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from pipelines.errors import ArtifactError
-from pipelines.runtime.artifact import FileDigest, Manifest
+from pipelines.runtime.artifact import FileDigest, Manifest, remedy
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,9 @@ class Listing:
         try:
             return cls(address, dict(Manifest.from_json(manifest.decode()).files))
         except ValueError as error:
-            raise ArtifactError(f"artifact.json of {address} cannot be read ({error}); publish it again") from None
+            raise ArtifactError(
+                f"artifact.json of {address} cannot be read ({error}); {remedy(error, 'publish')}"
+            ) from None
 
     @property
     def size(self) -> int:

@@ -27,7 +27,7 @@ READMES = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "
 ROOMS = {folder.name for folder in ROOT.iterdir() if (folder / "__init__.py").is_file()} | {"docs", "deploy", ".ci"}
 FILES = [path.relative_to(ROOT).as_posix() for room in ROOMS for path in (ROOT / room).rglob("*") if path.is_file()]
 FILES += [path.name for path in ROOT.iterdir()]
-MADE = re.compile(r"deploy/kuberay/cluster\.yaml|benchmarks/results/gpu\.json|(.*/)?[A-Z]+\.(py|txt)")
+MADE = re.compile(r"deploy/kuberay/base/cluster\.yaml|benchmarks/results/gpu\.json|(.*/)?[A-Z]+\.(py|txt)")
 """What a command of the page makes, and files of any name, such as TASK.py."""
 
 

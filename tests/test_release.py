@@ -29,7 +29,7 @@ def test_the_changelog_begins_with_it() -> None:
 
 def test_the_images_of_several_machines_have_it() -> None:
     named = [tag for name in IMAGES for tag in re.findall(r"/sextet:([\w.]+)", (ROOT / name).read_text())]
-    kustomization = (ROOT / "deploy" / "kuberay" / "kustomization.yaml").read_text()
+    kustomization = (ROOT / "deploy" / "kuberay" / "base" / "kustomization.yaml").read_text()
 
     assert set(named) == {VERSION}
     assert f"newTag: {VERSION}" in kustomization

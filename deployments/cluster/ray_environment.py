@@ -56,6 +56,7 @@ PYTHON_PROXY = {
 }
 ADDRESS_VARIABLE = "SEXTET_METRICS_ADDRESS"  # where a node hands out metrics: observability/exposition.py
 METRICS_PORT = 9103
+DRAIN_VARIABLE = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"  # how long a node may take that is told to end
 DRAINED_S = 15.0  # longer than a replica that ends: it takes requests for some seconds more
 SPARE_PORTS = range(20_000, 30_000)  # between the ports of `ray start`'s workers and those of Serve's replicas
 
@@ -90,11 +91,12 @@ def node_exports(folder: Path, haproxy: Path | None, ingress: IngressConfig) -> 
     """Shell commands that export what `ray start` has to find on each node. `folder` is the node's own and must stay.
 
     Ray's servers ask for a token, which the operator gives to every node: `ray start` refuses to run without one.
-    RAY_AUTH_MODE stays as it is where it is set.
+    After SIGTERM, `ray start --block` lets replicas move and requests end. Both stay as they are where they are set.
     """
     variables = TUNED | _ending(DRAIN_S) | _proxy(folder, haproxy, ingress)
     exports = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
-    return [*exports, 'export RAY_AUTH_MODE="${RAY_AUTH_MODE:-token}"']
+    kept = {"RAY_AUTH_MODE": "token", DRAIN_VARIABLE: str(math.ceil(DRAIN_S + DRAINED_S))}
+    return [*exports, *(f'export {name}="${{{name}:-{value}}}"' for name, value in kept.items())]
 
 
 def _ending(drain_s: float) -> dict[str, str]:

@@ -11,13 +11,13 @@ README.md               the model card
 import hashlib
 import json
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pipelines.errors import ArtifactError, ConfigurationError, InvalidInputError
+from pipelines.errors import ArtifactError, ConfigurationError, InvalidInputError, UnknownKeyError
 from pipelines.schema import convert
 
 MANIFEST_NAME = "artifact.json"
@@ -25,6 +25,8 @@ Precision = Literal["fp32", "fp16", "int8", "int4"]
 Optimization = Literal["O1", "O2", "O3", "O4"]
 """The levels of Optimum's ORTOptimizer."""
 SCHEMA_VERSION = 2
+READABLE = (1, 2)
+"""Schema 1 has no `chat_template`: its text-generation models answer no chats."""
 VERSION_DIGITS = 12
 
 
@@ -90,7 +92,7 @@ class Parity:
     `largest_difference` is absolute, over unit-scale logits. `agreement` (0..1) counts equal labels, spans or
     greedy tokens on the confident inputs; `disagreements` names the inputs that differ. `perplexities` are those of
     PyTorch and of the export where it generates: a decoder-only model's of sample texts, an encoder-decoder's of the
-    tokens that PyTorch chose. `compared_on` is the execution provider that ran the export, "" in older manifests.
+    tokens that PyTorch chose. `compared_on` is the execution provider that ran the export.
     """
 
     passed: bool
@@ -100,7 +102,7 @@ class Parity:
     threshold: str
     disagreements: tuple[str, ...] = ()
     perplexities: tuple[float, float] | None = None
-    compared_on: str = ""
+    compared_on: str = "CPU"
 
     @property
     def perplexity_increase(self) -> float | None:
@@ -140,6 +142,15 @@ class TokenizerSettings:
         return self.longest or self.max_length
 
 
+class NewerManifestError(ValueError):
+    """A manifest that says what this release does not know."""
+
+
+def remedy(error: ValueError, verb: str) -> str:
+    """What an operator does about a manifest that cannot be read, `export` or `publish` it again among it."""
+    return f"{'update Sextet, or ' if isinstance(error, NewerManifestError) else ''}{verb} it again"
+
+
 @dataclass(frozen=True)
 class Manifest:
     """artifact.json. `graphs` maps a role to a file: encoders and decoder-only models have `model`;
@@ -148,7 +159,7 @@ class Manifest:
     (export.graphs.slot_graph, export.graphs.seq2seq_slot_graph), `plain` where the graph concatenates its cache.
 
     `rows` is `packed` where the graph reads the tokens of all rows of a batch one after the other, without padding
-    (export.graphs.packed), and runs on `device` alone.
+    (export.graphs.encoders.packed), and runs on `device` alone.
 
     `quantization` says how int4 weights were made: `block_size` inputs of a channel share a scale, `accuracy_level` is
     MatMulNBits' (4: activations in int8).
@@ -158,6 +169,10 @@ class Manifest:
     that template itself (Jinja, as transformers reads it) where the task is text-generation and the model has one.
     `metrics` is what `sextet evaluate` measured, by the name of the data file, with the sha256 of those that came later
     with a name of another (evaluation.report).
+
+    Two releases read each other's manifests. A field that is added has a default under which it may be absent, and is
+    written only where it differs: a release that lacks the field reads every artifact that does not need it, and
+    refuses the others. A change that an older release would misread raises SCHEMA_VERSION.
     """
 
     task: str
@@ -183,16 +198,22 @@ class Manifest:
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(_plain(self), indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Raises ValueError for anything that is not a manifest of this schema."""
+        """Raises ValueError for anything that is not a manifest, NewerManifestError for one of a later release."""
         raw: Any = json.loads(text)
-        if isinstance(raw, dict) and raw.get("schema_version") != SCHEMA_VERSION:
-            raise ValueError(f"schema_version {raw.get('schema_version')!r}, this release reads {SCHEMA_VERSION}")
+        if isinstance(raw, dict):
+            version = raw.get("schema_version")
+            if type(version) is not int or version not in READABLE:
+                kind = NewerManifestError if isinstance(version, int) and version > SCHEMA_VERSION else ValueError
+                raise kind(f"schema_version {version!r}, this release reads {' and '.join(map(str, READABLE))}")
+            raw = raw | {"schema_version": SCHEMA_VERSION}  # it has every key of schema 1
         try:
             manifest: Self = convert(raw, cls)
+        except UnknownKeyError as error:
+            raise NewerManifestError(str(error)) from None
         except InvalidInputError as error:
             raise ValueError(str(error)) from None
         foreign = [name for name in manifest.files if Path(name).name != name or name == MANIFEST_NAME]
@@ -232,7 +253,7 @@ class ModelArtifact:
         except OSError as error:
             raise ArtifactError(f"{path / MANIFEST_NAME} cannot be read: {error.strerror}") from None
         except ValueError as error:
-            raise ArtifactError(f"{path / MANIFEST_NAME} cannot be read ({error}); export it again") from None
+            raise ArtifactError(f"{path / MANIFEST_NAME} cannot be read ({error}); {remedy(error, 'export')}") from None
         if task is not None and manifest.task != task:
             raise ArtifactError(f"{path} was exported for {manifest.task}, not for {task}")
         for name, expected in manifest.files.items():
@@ -282,3 +303,36 @@ class ModelArtifact:
         file = self.path / name
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         return content
+
+
+def positions(config: Mapping[str, Any], names: Sequence[str]) -> int | None:
+    """The most positions of a model, by the first of `names` that its config has; None for a model without a bound.
+
+    With longrope it is the first length: beyond it, transformers rotates all tokens of a text in another way, from the
+    first one on, and a graph holds one way.
+    """
+    found = next((int(config[name]) for name in names if config.get(name)), None)
+    scaling = config.get("rope_scaling") or {}
+    first = config.get("original_max_position_embeddings")
+    if found is None or not first or scaling.get("rope_type", scaling.get("type")) != "longrope":
+        return found
+    return min(found, int(first))
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON has it; of a dataclass the fields that differ from their defaults, and those of _ALWAYS."""
+    if is_dataclass(value):
+        return {
+            one.name: _plain(getattr(value, one.name))
+            for one in fields(value)
+            if one.name in _ALWAYS or getattr(value, one.name) != _default(one)
+        }
+    return {name: _plain(one) for name, one in value.items()} if isinstance(value, Mapping) else value
+
+
+def _default(one: "Field[Any]") -> Any:
+    return one.default if one.default_factory is MISSING else one.default_factory()
+
+
+_ALWAYS = ("labels", "files", "schema_version")
+"""The first release of schema 2 asks for these."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from deployments.cluster.ray_environment import spare_port
+from deployments.cluster.ray_environment import DRAIN_VARIABLE, spare_port
 from tests.cluster.serving import clean_environment
 
 TOOLS = Path(sys.executable).parent
@@ -30,7 +30,8 @@ def environment(folder: Path) -> dict[str, str]:
     token = folder / "token"
     token.write_text(secrets.token_hex(32), encoding="ascii")
     own = ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT")
-    before = clean_environment() | {name: str(spare_port()) for name in own} | {"RAY_AUTH_TOKEN_PATH": str(token)}
+    before = clean_environment() | {name: str(spare_port()) for name in own}
+    before |= {"RAY_AUTH_TOKEN_PATH": str(token), DRAIN_VARIABLE: "0"}  # nobody waits for an answer when a test ends
     shell = ["bash", "-c", f"{printed_environment(folder / 'haproxy')}\nenv -0"]
     after = subprocess.check_output(shell, env=before, text=True)
     return dict(variable.split("=", 1) for variable in after.rstrip("\0").split("\0"))

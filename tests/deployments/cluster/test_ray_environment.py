@@ -1,5 +1,6 @@
 """The environment of a cluster beside another one on the same machine."""
 
+import math
 import os
 import socket
 import subprocess
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from deployments.cluster.ray_environment import SPARE_PORTS, lacks_token, node_exports, prepare
+from deployments.cluster.ray_environment import DRAIN_VARIABLE, SPARE_PORTS, lacks_token, node_exports, prepare
+from deployments.config import CUT_S, DRAIN_S
 from deployments.ingress.config import Address, IngressConfig
 from deployments.ingress.haproxy import find_binary
 
@@ -48,6 +50,13 @@ def test_the_nodes_of_a_cluster_ask_for_a_token_unless_their_operator_says_other
     assert exported(tmp_path, RAY_AUTH_MODE="disabled")["RAY_AUTH_MODE"] == "disabled"
     assert exported(tmp_path, RAY_AUTH_TOKEN="given")["RAY_AUTH_TOKEN"] == "given"
     assert "RAY_AUTH_TOKEN" not in exported(tmp_path)
+
+
+def test_a_node_that_is_told_to_end_waits_as_long_as_requests_may_take_unless_its_operator_says_otherwise(
+    tmp_path: Path,
+) -> None:
+    assert DRAIN_S + CUT_S < float(exported(tmp_path)[DRAIN_VARIABLE]) < math.inf
+    assert exported(tmp_path, **{DRAIN_VARIABLE: "0"})[DRAIN_VARIABLE] == "0"
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,14 @@ def test_a_failed_parity_is_refused_unless_allowed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"schema_version": 1}, {"surprise": 1}, {"tokenizer": None}, {"parity": {"passed": True}}]
+    "change",
+    [
+        {"schema_version": 0},
+        {"schema_version": "2"},
+        {"surprise": 1},
+        {"tokenizer": None},
+        {"parity": {"passed": True}},
+    ],
 )
 def test_a_manifest_of_another_shape_is_refused_in_one_line(tmp_path: Path, change: dict[str, object]) -> None:
     write_artifact(tmp_path)
