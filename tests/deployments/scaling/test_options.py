@@ -11,7 +11,7 @@ import sextet
 from deployments.cluster.launch import Launch
 from deployments.cluster.rollout import validated
 from deployments.config import cut_down, deployment_of, read_yaml
-from deployments.ingress.rewrite import Settings
+from deployments.ingress.lines import Settings
 from deployments.scaling.options import AUTOSCALER, DEFAULTS, may_sleep, set_scaling, start_asleep
 from pipelines.errors import ConfigurationError
 
