@@ -42,6 +42,7 @@ from deployments.http.request import (
     read_body,
 )
 from deployments.protocols.protocol import Protocol, Reply, Routes, TaskRequest
+from deployments.rest import Rest
 from deployments.served import description
 from pipelines.errors import ConfigurationError, DeadlineExceededError, GenerationError
 from pipelines.runtime.artifact import ModelArtifact
@@ -58,7 +59,7 @@ OnEnding = Callable[[Callable[[float], None]], None]
 
 
 class Serving:
-    """What answers requests now. `inside` counts those that began under it and have not ended, streams included."""
+    """What answers requests now. `visits` counts those that began under it, `inside` those that have not ended."""
 
     def __init__(
         self,
@@ -69,13 +70,13 @@ class Serving:
         routes: Routes,
     ) -> None:
         self.config, self.pipeline, self.scheduler, self.routes = config, pipeline, scheduler, routes
-        self.observer = observer
-        self.inside = 0
+        self.observer, self.visits, self.inside = observer, 0, 0
         self._empty = asyncio.Event()
+        self._rest = Rest(pipeline.release_memory, lambda: (self.visits, self.inside))
 
     def enter(self) -> "Visit":
         """A request is inside until its visit ends."""
-        self.inside += 1
+        self.visits, self.inside = self.visits + 1, self.inside + 1
         return Visit(self)
 
     def leave(self) -> None:
@@ -85,6 +86,7 @@ class Serving:
 
     async def retire(self, limit_s: float) -> None:
         """Let all that is inside end, for `limit_s` at most, then close the scheduler."""
+        self._rest.end()
         ends_at = time.monotonic() + limit_s
         try:
             async with asyncio.timeout(limit_s):

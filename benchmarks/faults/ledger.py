@@ -1,6 +1,7 @@
 """Ledger: every request that was sent while something failed, matched with its answer."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -10,6 +11,8 @@ from benchmarks.load.client import CLOSED, REFUSED, Exchange
 WRONG_ANSWER = "the answer to another request"
 ANSWERS = ("200", "408", "429", "503")
 """What a client of a task can act on: the answer, its own deadline, or when to ask again."""
+READY = ("200", "429")
+"""What a service that is ready answers: it does the work, or says at once that it has too much."""
 CLOSING_S = 0.1  # after a process was killed its connections may still take a request
 LISTED = 20  # requests without an answer that a result lists; all are counted
 
@@ -66,9 +69,9 @@ class Ledger:
         """The longest time after the fault in which no request was answered with 200."""
         return max((until - since for since, until in self.gaps(0.0)), default=0.0)
 
-    def gaps(self, least_s: float) -> list[tuple[float, float]]:
-        """From which time until which no request was answered with 200, for more than `least_s`."""
-        answered = sorted(entry.ended_at for entry in self.entries if entry.outcome == "200")
+    def gaps(self, least_s: float, answers: Sequence[str] = ("200",)) -> list[tuple[float, float]]:
+        """From which time until which no request was answered with one of `answers`, for more than `least_s`."""
+        answered = sorted(entry.ended_at for entry in self.entries if entry.outcome in answers)
         before = [at for at in answered if at <= self.struck_at][-1:] or [self.struck_at]
         after = [at for at in answered if self.struck_at < at < self.closed_at]
         edges = [*before, *after, self.closed_at]

@@ -7,7 +7,7 @@ from time import perf_counter
 from types import TracebackType
 from typing import Self
 
-from benchmarks.faults.ledger import Ledger
+from benchmarks.faults.ledger import READY, Ledger
 from benchmarks.load.asker import HOST
 
 EVERY_S = 0.1
@@ -19,7 +19,7 @@ class Readiness:
     """Asks `/ready` every 0.1 s inside a `with` block."""
 
     def __init__(self, port: int) -> None:
-        self.samples: list[tuple[float, float, bool]] = []  # asked at, answered at, whether with 200
+        self.samples: list[tuple[float, float, str]] = []  # asked at, answered at, the status or why there is none
         self._port = port
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._ask, name="readiness")
@@ -33,26 +33,29 @@ class Readiness:
         self._thread.join()
 
     def false_s(self, ledger: Ledger) -> float:
-        """Seconds after the fault in which `/ready` said 200 though nothing was answered, or the reverse."""
+        """Seconds after the fault in which `/ready` said 200 though nothing was answered, or the reverse.
+
+        A 429 is an answer: who probes readiness takes an instance away that answers nothing, not one that is busy.
+        """
         return sum(until - since for since, until, _ in self.wrong(ledger))
 
-    def wrong(self, ledger: Ledger) -> list[tuple[float, float, bool]]:
-        """From when until when, in seconds after the fault, `/ready` was wrong, and whether it said 200.
+    def wrong(self, ledger: Ledger) -> list[tuple[float, float, str]]:
+        """From when until when, in seconds after the fault, `/ready` was wrong, and what it said.
 
         What it said holds until it is asked again.
         """
-        gaps = ledger.gaps(UNNOTICED_S)
-        wrong: list[tuple[float, float, bool]] = []
-        for (_, said_at, is_ready), (_, said_again_at, _) in zip(self.samples, self.samples[1:], strict=False):
+        gaps = ledger.gaps(UNNOTICED_S, READY)
+        wrong: list[tuple[float, float, str]] = []
+        for (_, said_at, said), (_, said_again_at, _) in zip(self.samples, self.samples[1:], strict=False):
             since, until = max(said_at, ledger.struck_at), min(said_again_at, ledger.closed_at)
             edges = [since, *(edge for gap in gaps for edge in gap if since < edge < until), until]
             for begin, end in pairwise(edges):
                 middle = (begin + end) / 2
-                if begin < end and is_ready == any(one < middle < other for one, other in gaps):
+                if begin < end and (said == "200") == any(one < middle < other for one, other in gaps):
                     from_s, until_s = begin - ledger.struck_at, end - ledger.struck_at
-                    if wrong and wrong[-1][1:] == (from_s, is_ready):
+                    if wrong and wrong[-1][1:] == (from_s, said):
                         from_s = wrong.pop()[0]
-                    wrong.append((from_s, until_s, is_ready))
+                    wrong.append((from_s, until_s, said))
         return wrong
 
     def _ask(self) -> None:
@@ -61,9 +64,9 @@ class Readiness:
             connection = HTTPConnection(HOST, self._port, timeout=TIMEOUT_S)
             try:
                 connection.request("GET", "/ready")
-                is_ready = connection.getresponse().status == 200
-            except (OSError, HTTPException):
-                is_ready = False
+                said = str(connection.getresponse().status)
+            except (OSError, HTTPException) as error:
+                said = type(error).__name__
             finally:
                 connection.close()
-            self.samples.append((asked_at, perf_counter(), is_ready))
+            self.samples.append((asked_at, perf_counter(), said))

@@ -39,10 +39,12 @@ from benchmarks.suites.cluster import (
 from benchmarks.suites.suite import Findings, Options, Repeated, main
 from deployments.config import cut_down, located, user_configs
 from deployments.ingress.keys import Key, add, new_key
+from deployments.rest import QUIET_S
 
 KEYS = "keys"
 GUARD_TURNS = 3
 FUZZ_TOKENS = 256
+REST_S = 3 * QUIET_S  # replicas then have given back what their peaks took
 SHARE = 0.7  # of the capacity that the load takes
 CAPACITY_CLIENTS = 32
 BEFORE_S, AFTER_S = 2.0, 3.0  # of load before a fault, and after the cluster has recovered from it
@@ -313,11 +315,13 @@ def _run_fuzz(findings: Findings, pace: Pace, say: Say) -> None:
         document = json.loads(Asker(subject.port).get("/openapi.json"))
         examples = bodies_of(document)
         fuzz(subject.port, mutated(document, examples, pace.fuzz_warm_up, seed=1), ())  # allocators and caches fill
+        sleep(REST_S)
         before_mib = subject.resident_mib()
         drawn = list(described(document, pace.fuzz_described))
         requests = chain(drawn, mutated(document, examples, pace.fuzz_requests - len(drawn)))
         below = [raw.replace(b"PATH", path.encode()) for path in examples for raw in RAW]
         fuzzed = fuzz(subject.port, requests, below)
+        sleep(REST_S)
         grown_mib = subject.resident_mib() - before_mib
     findings.raw.append(
         {"measurement": "fuzz", "outcomes": dict(fuzzed.outcomes), "faults": fuzzed.faults, "grown_mib": grown_mib}

@@ -9,9 +9,13 @@ handler returns, and Ray imports pyarrow, only to pickle its tables in another w
 each of a dozen processes.
 
 HAProxy: the process that runs it starts it again when it dies.
+
+Changes in place: while a replica applies another `user_config`, Ray Serve's controller takes it out of HAProxy's
+servers, and its requests go through the fallback proxy. Here it stays: a TaskServer answers meanwhile.
 """
 
 import sys
+from typing import Any
 
 from deployments.cluster.restart import keep_haproxy_running
 
@@ -23,6 +27,7 @@ def set_up() -> None:
     bind_to_loopback()
     _import_serve_alone()
     keep_haproxy_running()
+    _keep_what_is_updated()
 
 
 def bind_to_loopback() -> None:
@@ -50,3 +55,16 @@ def _import_serve_alone() -> None:
     finally:
         for name in absent:
             del sys.modules[name]
+
+
+def _keep_what_is_updated() -> None:
+    from ray.serve._private.common import ReplicaState
+    from ray.serve._private.deployment_state import DeploymentState  # Ray Serve has no setting for this
+
+    running = DeploymentState.get_running_replica_infos
+
+    def running_or_updated(state: Any) -> list[Any]:
+        updated = state._replicas.get([ReplicaState.UPDATING])
+        return [*running(state), *(one.get_running_replica_info(state._cluster_node_info_cache) for one in updated)]
+
+    DeploymentState.get_running_replica_infos = running_or_updated

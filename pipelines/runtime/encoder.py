@@ -32,6 +32,9 @@ class RowSession(Protocol):
     def warm_up(self, lengths: Sequence[int]) -> None:
         """Prepare for batches of rows of these lengths, ascending, before the first of them is timed."""
 
+    def release_memory(self) -> None:
+        """Give back to the system what the largest batches took."""
+
 
 class Encoder:
     """Makes rows of encodings, and runs batches of rows; thread-safe."""
@@ -76,6 +79,10 @@ class Encoder:
     def warm_up(self, lengths: Iterable[int]) -> None:
         """Prepare for batches of rows of `lengths`, in tokens, before the first of them is timed."""
         self._session.warm_up(sorted(lengths))
+
+    def release_memory(self) -> None:
+        """Give back to the system what the largest batches took, beside other runs."""
+        self._session.release_memory()
 
     def blank_row(self, n_tokens: int) -> EncoderRow:
         """A row of so many padding tokens, to measure the cost of that length."""
@@ -131,6 +138,9 @@ class PaddedSession:
         """Run a row of each length: the first run of a length allocates its memory."""
         for n_tokens in lengths:
             self._session.warm_up(self.layout.feeds([EncoderRow.blank(n_tokens)]))
+
+    def release_memory(self) -> None:
+        self._session.release_memory(self.layout.feeds([EncoderRow.blank(1)]))
 
 
 def _open(artifact: ModelArtifact, config: SessionConfig, pad_token_id: int) -> RowSession:

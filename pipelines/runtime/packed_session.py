@@ -97,6 +97,9 @@ class PackedSession:
             logger.warning("%s runs without CUDA graphs: %s", self._plain.name, first_line(error))
             self._capacities, self._captured = [], None
 
+    def release_memory(self) -> None:
+        """A GPU's memory has its bound: `gpu_mem_limit_bytes`."""
+
 
 @dataclass(frozen=True, eq=False)
 class _Captured:

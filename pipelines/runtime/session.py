@@ -40,6 +40,7 @@ PROBE = 64  # runs until the slower session is tried again; twice as many after 
 LONGEST = 512  # but never more than these
 SOON = 8  # times as soon where the faster one's time has changed, so its neighbours have:
 CHANGED = 0.7  # the smaller of both times is at most this share of the larger
+GRAPH_ID = "gpu_graph_id"
 NOT_CAPTURED = -1
 """The `graph_id` of a run that is neither captured nor replayed."""
 
@@ -97,7 +98,7 @@ class InferenceSession:
         self.memory = "cpu" if config.device == "cpu" else "cuda"
 
         self.captures = captures
-        self._uncaptured = _run_options(NOT_CAPTURED) if captures else None
+        self._uncaptured = _run_options(GRAPH_ID, str(NOT_CAPTURED)) if captures else None
         self._captured: dict[tuple[int, int], onnxruntime.RunOptions] = {}  # by thread and graph_id
         self.share = CAPTURES.share if captures or config.device != "cpu" else nullcontext
 
@@ -109,6 +110,11 @@ class InferenceSession:
         except Exception as error:
             raise out_of_memory(error, self.config) or error from None
         return dict(zip(self.output_names, outputs, strict=True))
+
+    def release_memory(self, feeds: Mapping[str, np.ndarray]) -> None:
+        """Run, and give back to the system what larger runs took, beside other runs. On a GPU it does nothing."""
+        if self.config.device == "cpu":
+            self._session.run(None, feeds, _run_options("memory.enable_memory_arena_shrinkage", "cpu:0"))
 
     def binding(self) -> "onnxruntime.IOBinding":
         """A new binding for `run_bound`: inputs and outputs in the caller's memory, on the device `memory`."""
@@ -130,7 +136,7 @@ class InferenceSession:
                     self._session.run_with_iobinding(binding, self._captured.get(key, self._uncaptured))
                 return
             with CAPTURES.capture() as alone:
-                options = _run_options(graph_id)
+                options = _run_options(GRAPH_ID, str(graph_id))
                 self._session.run_with_iobinding(binding, options if alone else self._uncaptured)
                 if alone:
                     self._captured[key] = options
@@ -179,6 +185,11 @@ class ElasticSession:
         """Run each session once: the first run of a size allocates its memory."""
         for session in {self._whole, self._share}:
             session.run(feeds)
+
+    def release_memory(self, feeds: Mapping[str, np.ndarray]) -> None:
+        """Of both sessions, as InferenceSession.release_memory."""
+        for session in {self._whole, self._share}:
+            session.release_memory(feeds)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Every output by name, as InferenceSession.run."""
@@ -263,9 +274,9 @@ def _size(feeds: Mapping[str, np.ndarray]) -> int:
     return int(feeds["input_ids"].size).bit_length()
 
 
-def _run_options(graph_id: int) -> "onnxruntime.RunOptions":
+def _run_options(key: str, value: str) -> "onnxruntime.RunOptions":
     import onnxruntime
 
     options = onnxruntime.RunOptions()
-    options.add_run_config_entry("gpu_graph_id", str(graph_id))
+    options.add_run_config_entry(key, value)
     return options

@@ -18,13 +18,13 @@ from typing import Generic, cast
 
 from pipelines.errors import ConfigurationError, GenerationError, InvalidInputError
 from pipelines.scheduling.batching import (
-    SATURATED,
     UNMEASURED,
     CostModel,
     FairClock,
     FairQueue,
     LearnedCost,
     Measurement,
+    Pace,
     cut,
 )
 from pipelines.scheduling.scheduler import (
@@ -45,7 +45,6 @@ from pipelines.scheduling.scheduler import (
 from pipelines.scheduling.workers import Workers
 
 BATCHES_AHEAD = 8  # the search for rows of similar length spans so many full batches
-DRIFT_MEMORY = 0.8  # weight of the past in the moving average of real over predicted seconds
 BULK_S = 0.2  # a request of several rows with more work is bulk
 BULK_TAG = 1e9  # seconds of work; added to the start tags of bulk requests: all others go before them
 LATER_ROW = 2**40  # added to the number of every row after the first: at equal tags, first rows go first
@@ -85,13 +84,14 @@ class _Waiting(Generic[RowT, OutputT]):
 
 @dataclass(eq=False, slots=True)
 class _Batch(Generic[RowT, OutputT]):
-    """Rows in a worker thread. `bulk`: its first row belongs to a bulk request; `crowded`: no worker was free after it.
-    `forward_s` is the time of the forward, 0.0 until it has ended without an error."""
+    """Rows in a worker thread. `bulk`: its first row belongs to a bulk request; `crowded`: no worker was free after it;
+    `full`: rows waited that it did not take. `forward_s` is 0.0 until the forward has ended without an error."""
 
     rows: list[_Waiting[RowT, OutputT]]
     predicted_s: float
     bulk: bool
     crowded: bool
+    full: bool
     started_at: float
     number: int
     forward_s: float = 0.0
@@ -128,9 +128,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         self._running: set[_Batch[RowT, OutputT]] = set()
         self._running_s = 0.0  # predicted for the batches in worker threads
         self._interactive_at = -math.inf
-        # Real over predicted seconds; None until a batch has ended.
-        self._drift: float | None = 1.0 if cost is not UNMEASURED else None
-        self._batch_s = 0.0  # moving average of the real seconds of a batch
+        self._pace = Pace(measured=cost is not UNMEASURED)
 
     @property
     def is_busy(self) -> bool:
@@ -147,28 +145,28 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         return self.now() - min(abandoned) if abandoned else 0.0
 
     def expected_wait_s(self, rows: Sequence[RowT] = (), *, bulk: bool = False) -> float:
-        """By the cost model, corrected by its past errors. Running batches count half: their mean remainder; of a list
+        """By the cost model, at the pace of the last batches. Running ones count half: their mean remainder; of a list
         that waits, the fair share that goes before the last of `rows`."""
-        if self._drift is None or not self.is_busy:
+        if not self.is_busy:
             return 0.0
         own_s = sum(self.cost.row_s(row.n_tokens) for row in rows)
         before_s = self._backlog.work_s + self._bulk_backlog.before_s(own_s) if bulk else self._backlog.before_s(own_s)
-        return self._drift * self._until_done_s(before_s, self._running_s)
+        return self._until_done_s(before_s, self._running_s)
 
     def expected_s(self, rows: Sequence[RowT] = (), *, bulk: bool = False) -> float:
         """The wait, and then the time of a batch as recent ones took it, or of all rows where those take longer."""
-        if self._drift is None or not self.is_busy:
+        if self._pace.drift is None or not self.is_busy:
             return 0.0
-        own_s = self._drift * sum(self.cost.row_s(row.n_tokens) for row in rows) / self.config.concurrency
-        return self.expected_wait_s(rows, bulk=bulk) + max(self._batch_s, own_s)
+        own_s = self._pace.drift * sum(self.cost.row_s(row.n_tokens) for row in rows) / self.config.concurrency
+        return self.expected_wait_s(rows, bulk=bulk) + max(self._pace.batch_s, own_s)
 
     @property
     def work_s(self) -> float:
-        return self.queued_s + (self._drift or 0.0) * self._until_done_s(self._bulk_backlog.work_s, self._running_s)
+        return self.queued_s + self._until_done_s(self._bulk_backlog.work_s, self._running_s)
 
     @property
     def queued_s(self) -> float:
-        return (self._drift or 0.0) * self._until_done_s(self._backlog.work_s, 0.0)
+        return self._until_done_s(self._backlog.work_s, 0.0)
 
     @property
     def row_s(self) -> float:
@@ -238,8 +236,8 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         request.unanswered = request.waiting = len(rows)
         request.backlog.put(request, len(rows), tokens, work_s)
         if not bulk:
-            self._ask((self._drift or 0.0) * self._until_done_s(work_s, 0.0))
-        request.bulk = bulk or (len(rows) > 1 and work_s * (self._drift or 1.0) > BULK_S)
+            self._ask(self._until_done_s(work_s, 0.0))
+        request.bulk = bulk or (len(rows) > 1 and work_s * (self._pace.drift or 1.0) > BULK_S)
         if not request.bulk:
             self._interactive_at = request.submitted_at
         self._waiting.put(request.rows)
@@ -287,7 +285,8 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             predicted_s = self.cost.batch_s(*self.cost.shape([one.n_tokens for one in rows]))
             self._clock.advance(sum(one.cost_s for one in rows))
             crowded = self.config.concurrency == len(self._running) + 1
-            batch = _Batch(rows, predicted_s, first.request.bulk, crowded, self.now(), next(self._batch_numbers))
+            left, number = bool(self._waiting), next(self._batch_numbers)
+            batch = _Batch(rows, predicted_s, first.request.bulk, crowded, left, self.now(), number)
             for one in rows:
                 one.request.batch_sizes.append(len(rows))
                 one.request.batches.append(batch.number)
@@ -309,8 +308,7 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
         return first
 
     def _until_done_s(self, waiting_s: float, running_s: float) -> float:
-        """Predicted for that much waiting work, and for running batches, which count half: their mean remainder."""
-        return (waiting_s / (1 - SATURATED) + running_s / 2) / self.config.concurrency
+        return self._pace.until_done_s(waiting_s, running_s) / self.config.concurrency
 
     def _company_s(self, rows: list[_Waiting[RowT, OutputT]]) -> float:
         """Seconds that a batch of all waiting rows, with room for more, still waits for further rows."""
@@ -374,14 +372,14 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             request.unanswered -= 1
             if not request.unanswered and not request.done.done():
                 request.done.set_result(None)
-        drift = inference_s / batch.predicted_s
-        self._drift = drift if self._drift is None else DRIFT_MEMORY * self._drift + (1 - DRIFT_MEMORY) * drift
-        self._batch_s = DRIFT_MEMORY * self._batch_s + (1 - DRIFT_MEMORY) * inference_s
+        work_s = sum([one.cost_s for one in batch.rows])
+        self._pace.note(inference_s, batch.predicted_s, work_s, is_full=batch.full and is_crowded)
         lengths = [one.n_tokens for one in batch.rows]
         # Only batches that share the machine with those of all other workers tell what a batch costs under load.
         learned, counts = self._learned, batch.crowded and is_crowded and batch.forward_s > 0
         if learned is not None and counts and learned.note(Measurement(*self.cost.shape(lengths), batch.forward_s)):
-            self.cost, self._drift = learned.model, 1.0
+            self.cost = learned.model
+            self._pace.refitted()
         queue_s = batch.started_at - batch.rows[0].request.submitted_at
         n_padded = self.cost.padded_tokens(lengths)
         self._on_batch(BatchReport(len(lengths), sum(lengths), 0, n_padded, queue_s, inference_s, batch.number))

@@ -78,6 +78,9 @@ class Pipeline(ABC, Generic[InputT, ParametersT, RowT, OutputT]):
         `costs`, a folder of this machine, knows it from before. A GPU's are always measured.
         """
 
+    def release_memory(self) -> None:
+        """Give back to the system what the largest batches took; the next ones take longer. Safe beside `forward`."""
+
     def stream(self, row: RowT, parameters: ParametersT) -> tuple[RowT, StepWriter]:
         """The row to decode for a stream, and the writer of its steps.
 
@@ -111,6 +114,9 @@ class EncoderPipeline(Pipeline[InputT, ParametersT, EncoderRow, OutputT]):
     @property
     def tokenizer(self) -> Tokenizer:
         return self._encoder.tokenizer
+
+    def release_memory(self) -> None:
+        self._encoder.release_memory()
 
     def scheduler(
         self,

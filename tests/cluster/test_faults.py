@@ -169,6 +169,17 @@ def test_what_dies_comes_back_and_what_has_begun_goes_on(
         serving.wait_for(f"applied {path}", times=2)
     assert set(asking.seen) == set(new.seen) == {200}
 
+    once = {"inputs": "a", "parameters": {"max_new_tokens": 1}}
+    before = replicas(serving, GENERATE)
+    with Asking(serving.url, "GET", "/ready") as ready, Asking(serving.url, "POST", f"/{GENERATE}", once) as asking:
+        change(path, limits={"max_inputs": 1})
+        serving.process.send_signal(signal.SIGUSR1)
+        serving.wait_for(f"applied {path}", times=3)
+        several = {**once, "inputs": ["a", "a"]}
+        assert httpx.post(f"{serving.url}/{GENERATE}", json=several, timeout=60).status_code == 413
+    assert replicas(serving, GENERATE) == before, "it is changed in place"
+    assert set(ready.seen) == set(asking.seen) == {200}
+
     (generator,) = replicas(serving, GENERATE)
     generator.kill()
     until(lambda: httpx.get(f"{serving.url}/ready", timeout=60).status_code == 503)

@@ -1,6 +1,7 @@
 """TaskServer over ASGI, without Ray: a tiny real model, real HTTP messages, statuses, headers, limits, deadlines."""
 
 import asyncio
+import gc
 import json
 import threading
 import time
@@ -625,3 +626,14 @@ def test_tokens_that_a_generator_read_and_wrote_are_told(exported: Callable[...,
 
     usage = response.json()["usage"]
     assert int(response.headers["x-compute-tokens"]) == usage["total_tokens"] < 20
+
+
+def test_a_crowd_of_requests_inside_is_seldom_searched_for_garbage(server: TaskServer) -> None:
+    async def crowd(client: httpx.AsyncClient) -> list[httpx.Response]:
+        return await asyncio.gather(*(client.post(f"/{TASK}", json={"inputs": "good"}) for _ in range(200)))
+
+    before = gc.get_stats()[0]["collections"]
+    answers = asking(server, crowd)
+
+    assert {answer.status_code for answer in answers} == {200}
+    assert gc.get_stats()[0]["collections"] - before < 20

@@ -58,7 +58,21 @@ def test_readiness_is_wrong_where_it_says_otherwise_than_the_answers() -> None:
     readiness = Readiness(port=0)
     ledger = Ledger(struck_at=10.0, closed_at=20.0, entries=[entry("200", 0.1 * tenth) for tenth in range(200)])
     ledger.entries = [one for one in ledger.entries if not 12.05 < one.ended_at < 15.95]  # from 12 to 16: a gap
-    said = [(9.0, True), (13.0, False), (17.0, True), (20.0, True)]
-    readiness.samples = [(at, at, is_ready) for at, is_ready in said]
+    said = [(9.0, "200"), (13.0, "503"), (17.0, "200"), (20.0, "200")]
+    readiness.samples = [(at, at, one) for at, one in said]
 
     assert readiness.false_s(ledger) == pytest.approx(2.0, abs=0.2)  # from 12 to 13, and from 16 to 17
+    assert [one for *_, one in readiness.wrong(ledger)] == ["200", "503"]
+
+
+def test_a_service_that_refuses_for_overload_is_ready() -> None:
+    readiness = Readiness(port=0)
+    entries = [entry("200" if second % 2 else "429", 10.0 + 0.25 * second) for second in range(40)]
+    ledger = Ledger(struck_at=10.0, closed_at=20.0, entries=entries)
+    readiness.samples = [(at, at, "200") for at in (9.0, 15.0, 20.0)]
+
+    assert ledger.gaps(0.3)  # between two of its answers with 200
+    assert readiness.wrong(ledger) == []
+
+    readiness.samples = [(at, at, "503") for at in (9.0, 15.0, 20.0)]
+    assert readiness.false_s(ledger) == pytest.approx(10.0)

@@ -9,17 +9,23 @@ from typing import Any, cast
 
 import numpy as np
 import onnxruntime
+import psutil
 import pytest
 
 from pipelines.errors import ArtifactError, ConfigurationError
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import InferenceSession
 from pipelines.runtime.session_config import Engine, SessionConfig, out_of_memory, parts, provider_options
+from pipelines.runtime.small_graph import Node, Port, small_graph
 
 
 @pytest.fixture(scope="module")
 def graph(exported: Callable[..., Path]) -> Path:
     return ModelArtifact.open(exported("bert", "text-classification")).graph("model")
+
+
+def resident_bytes() -> int:
+    return int(psutil.Process().memory_info().rss)
 
 
 def feeds(rows: int, tokens: int) -> dict[str, np.ndarray]:
@@ -162,3 +168,24 @@ def test_sessions_and_a_cache_share_one_bound(graph: Path, tmp_path: Path) -> No
 
 def bounded(limit: int) -> SessionConfig:
     return SessionConfig(device="cuda", gpu_mem_limit_bytes=limit)
+
+
+def test_what_a_large_run_took_goes_back_to_the_system() -> None:
+    """A MatMul whose output has `side` x `side` float32."""
+    matrix, number = np.dtype(np.float32), Port("largest", np.dtype(np.float32), 0)
+    nodes = [Node("MatMul", ["a", "b"], ["c"]), Node("ReduceMax", ["c"], ["largest"], {"keepdims": 0})]
+    graph = small_graph(nodes, [Port("a", matrix, 2), Port("b", matrix, 2)], [number])
+    session = InferenceSession(graph, SessionConfig())
+
+    def product(side: int) -> dict[str, np.ndarray]:
+        return {"a": np.ones((side, 1), np.float32), "b": np.ones((1, side), np.float32)}
+
+    session.run(product(2))
+    before = resident_bytes()
+    session.run(product(4000))
+    full = resident_bytes()
+    session.release_memory(product(2))
+
+    assert full - before > 2**25
+    assert resident_bytes() - before < 2**24
+    assert session.run(product(2))["largest"] == 1.0

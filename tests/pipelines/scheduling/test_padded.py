@@ -445,7 +445,7 @@ def test_the_time_of_a_row_is_the_mean_of_those_that_wait_now_and_not_of_those_t
             first = await held(model, scheduler)
             waiting = [asyncio.create_task(scheduler.submit([Line(tokens)])) for _ in range(3)]
             await until(lambda tokens=tokens: scheduler.waiting_tokens == 3 * tokens)  # type: ignore[misc]
-            times.append(scheduler.row_s / (scheduler._drift or 1.0))
+            times.append(scheduler.row_s / scheduler._pace.until_done_s(1.0, 0.0))
             model.gate.set()
             await asyncio.gather(first, *waiting)
             times.append(scheduler.row_s)
@@ -455,6 +455,27 @@ def test_the_time_of_a_row_is_the_mean_of_those_that_wait_now_and_not_of_those_t
     assert idle == idle_again == 0.0
     assert large == pytest.approx(1.0, rel=0.1)
     assert small == pytest.approx(0.01, rel=0.1)
+
+
+def test_a_batch_tells_the_pace_its_work_its_fixed_cost_and_whether_rows_were_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, told = Model(), list[tuple[float, float, bool]]()
+
+    def note(_real_s: float, predicted_s: float, work_s: float, *, is_full: bool) -> None:
+        told.append((round(predicted_s, 3), round(work_s, 3), is_full))
+
+    async def scenario() -> None:
+        scheduler = PaddedScheduler(model.forward, BatchingConfig(max_batch_size=2), CostModel(0.5, 0.001))
+        monkeypatch.setattr(scheduler._pace, "note", note)
+        first = await held(model, scheduler)
+        waiting = [asyncio.create_task(scheduler.submit([Line(1000)])) for _ in range(3)]
+        await until(lambda: scheduler.waiting_tokens == 3000)
+        model.gate.set()
+        await asyncio.gather(first, *waiting)
+
+    run(scenario)
+    assert told[1:] == [(2.5, 2.0, True), (1.5, 1.0, False)]
 
 
 @pytest.mark.parametrize("concurrency", [1, 2])

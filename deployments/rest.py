@@ -1,0 +1,69 @@
+"""Rest: a replica that has had nothing to do for a while gives back to the system what its peaks have taken.
+
+    largest batches         onnxruntime keeps the memory of the largest run so far, of each session
+    crowds, large bodies    glibc keeps freed memory, for each of a dozen threads
+
+Both are fast because they keep it, so nothing is given back while requests come. What was given back costs page faults
+when it is needed again: a process that has hardly grown keeps it. For the same reason Python searches for garbage in
+cycles seldom while requests come.
+"""
+
+import asyncio
+import gc
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from deployments.host import give_memory_back
+
+COLLECTED_AFTER = (20_000, 10, 10)  # objects; collections of the youngest; of the young
+QUIET_S = 5.0
+GROWN_BYTES = 32 * 2**20
+_PAGES = Path("/proc/self/statm")
+_PAGE_BYTES = 4096
+
+
+class Rest:
+    """Of one loaded model; on the event loop, every QUIET_S until `end`."""
+
+    def __init__(self, release: Callable[[], None], visits: Callable[[], tuple[int, int]]) -> None:
+        """`release` has the model give memory back, and runs in a thread. `visits`: how many requests have come so far,
+        and how many of them are inside.
+        """
+        collect_seldom()
+        self._release, self._visits = release, visits
+        self._kept_bytes = resident_bytes()
+        self._looked = visits()
+        self._timer = asyncio.get_running_loop().call_later(QUIET_S, self._look)
+
+    def end(self) -> None:
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        before, self._looked = self._looked, self._visits()
+        is_quiet = self._looked == before and not self._looked[1]
+        if is_quiet and resident_bytes() > self._kept_bytes + GROWN_BYTES:
+            threading.Thread(target=self._give_back, name="rest", daemon=True).start()
+        self._timer = asyncio.get_running_loop().call_later(QUIET_S, self._look)
+
+    def _give_back(self) -> None:
+        self._release()
+        give_memory_back()
+        self._kept_bytes = resident_bytes()
+
+
+def collect_seldom() -> None:
+    """Have Python look for garbage in cycles after so many more objects than its default of 700.
+
+    A collection looks at every object of the requests inside. With a thousand of them inside, a third of a core would
+    do nothing else, and hold everything up meanwhile.
+    """
+    gc.set_threshold(*COLLECTED_AFTER)
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in use; 0 where the system does not say."""
+    try:
+        return int(_PAGES.read_text(encoding="ascii").split()[1]) * _PAGE_BYTES
+    except OSError:
+        return 0
