@@ -100,6 +100,8 @@ def _run(args: BatchArgs, signals: Signals, say: Say) -> dict[str, Any]:
         _require_all(places, len(sources))
         if not progress.rows:
             raise InvalidInputError(f"{', '.join(args.inputs)}: no rows")
+        if progress.rows == progress.bad_rows:
+            raise BatchError(f"no row was answered: all {progress.rows:,} are bad, such as {progress.reason}")
         result = {
             "rows": progress.rows - progress.bad_rows,
             "bad_rows": progress.bad_rows,
@@ -124,8 +126,7 @@ def _keep(finished: Iterator[Finished], args: BatchArgs, ledger: Ledger, progres
         progress.note(part)
         if progress.bad_rows > args.max_bad_rows:
             raise BatchError(
-                f"{progress.bad_rows} bad rows ({part.reason or 'of earlier runs'}); allowed by --max-bad-rows: "
-                f"{args.max_bad_rows}"
+                f"{progress.bad_rows} bad rows ({progress.reason}); allowed by --max-bad-rows: {args.max_bad_rows}"
             )
     return places
 

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from benchmarks.load.tally import Tally
 from benchmarks.load.texts import Lengths, counter, synthetic
 from benchmarks.suites.cluster import CLASSIFY, CONFIGURATION, Running, measured_cluster, running
 from benchmarks.suites.generation import artifact_of
-from benchmarks.suites.scale.replica_watch import ReplicaWatch
+from benchmarks.suites.scale.replica_watch import ReplicaWatch, first_served, lives, mean_start_s, replica_seconds
 from benchmarks.suites.scale.slow import cached_in
 from benchmarks.suites.suite import Findings
 from pipelines.errors import SextetError
@@ -120,18 +121,21 @@ def _both(
             watch = ReplicaWatch(cluster.process_id)
             with watch:
                 tally = _send(cluster, ModelArtifact.open(artifact), phases)
-            trace = _log_of(cluster, folder / "trace.jsonl")
+            requests = _logged(cluster, "requests_*.jsonl*", watch.began_at)
+            found = lives(_logged(cluster, "controller_[0-9]*.log"), CLASSIFY.name)
+        trace = folder / "trace.jsonl"
+        trace.write_text(requests, encoding="utf-8")
         findings.keep_tally(tally, f"plan, {label}")
         answered, sent = tally.statuses["200"], tally.requests
         if answered < sent:
             raise PlanError(f"{label}: {sent - answered} of {sent} requests were not answered: {dict(tally.statuses)}")
         lasted_s = sum(one.lasts_s for one in phases)
-        start_s = watch.start_s(trace)
+        start_s = mean_start_s(found, first_served(requests), watch.began_at)
         given = ["--policy", "configured", "--trace", str(trace), "--start-s", f"{start_s:.2f}", "--slo-ms", "1000"]
         (plan,) = _planned(folder, given, say)["plans"]
     real = {name: tally.latency.percentile_ms(quantile) for name, quantile in (("p50_ms", 50), ("p99_ms", 99))}
-    real["replica_seconds"] = watch.seconds(lasted_s)
-    say(f"{label}: {sent} requests, {watch.count()} replicas, a start took {start_s:.1f} s")
+    real["replica_seconds"] = replica_seconds(found, watch.last_seen, watch.began_at, lasted_s)
+    say(f"{label}: {sent} requests, {len(found)} replicas, a start took {start_s:.1f} s")
     return real, {name: float(plan[name]) for name in real}
 
 
@@ -171,13 +175,18 @@ def _send(cluster: Running, artifact: ModelArtifact, phases: Sequence[Phase]) ->
     return whole
 
 
-def _log_of(cluster: Running, trace: Path) -> Path:
-    """The lines that all replicas have logged, in one file."""
+def _logged(cluster: Running, names: str, since: float = 0.0) -> str:
+    """The lines of the cluster's log files of such names; of requests, those that arrived after `since`."""
     (said,) = cluster.said("logs ")
     time.sleep(1.0)  # the threads that write them
-    files = sorted((Path(said.removeprefix("logs ")) / "serve").glob("requests_*.jsonl*"))
-    trace.write_text("".join(file.read_text(encoding="utf-8") for file in files), encoding="utf-8")
-    return trace
+    files = sorted((Path(said.removeprefix("logs ")) / "serve").glob(names))
+    lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    return "\n".join(line for line in lines if not since or _arrived_at(line) >= since)
+
+
+def _arrived_at(line: str) -> float:
+    entry = json.loads(line)
+    return float(datetime.fromisoformat(entry["time"]).timestamp() - entry["total_s"])
 
 
 def _planned(folder: Path, given: Sequence[str], say: Say) -> Mapping[str, Any]:
