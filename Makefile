@@ -108,9 +108,9 @@ lock: $(VENV)/dev.installed
 	$(COMPILE) --python-version 3.12 --python-platform x86_64-manylinux_2_28 --extra serve requirements/gpu-proof.in \
 		-c requirements/dev.lock -c requirements/gpu.lock -c requirements/torch.txt -o requirements/gpu-proof.lock
 
-# Half a gigabyte; deploy/gpu/wheels.py says what the folder holds.
+# Half a gigabyte; deploy/gpu/wheels.py says what the folder holds. `make wheels MIB=26` cuts it into smaller batches.
 wheels: $(VENV)/dev.installed
-	$(BIN)/python deploy/gpu/wheels.py make deploy/gpu/wheels
+	$(BIN)/python deploy/gpu/wheels.py make deploy/gpu/wheels $(MIB)
 
 clean:
 	rm -rf $(VENV) models

@@ -74,7 +74,7 @@ class Reading(msgspec.Struct, frozen=True):
                         columns[name] = _guessed(definition, name, row, where)
                 columns = {**{name: name for name in args.optional_fields if name in row}, **columns}
                 for column in (*columns.values(), *args.keep):
-                    _found(str(column), row, where)
+                    _require(str(column), row, where)
                 return cls(args.task, columns, args.keep, args.encoding, args.part_rows)
             problem = f"{where}: {row}"
             if number == LOOKED_AT:
@@ -126,7 +126,9 @@ class Reading(msgspec.Struct, frozen=True):
             if value is None and name not in fields:
                 continue
             if not isinstance(value, str):
-                return Given(number, where, None, kept, f"{column!r} is {shown(value)}; allowed: a text")
+                missing = f"no column {column!r}; the columns are {_listed(found)}"
+                problem = f"{column!r} is {shown(value)}; allowed: a text" if _has(str(column), found) else missing
+                return Given(number, where, None, kept, problem)
             given[name] = value
         return Given(number, where, given[fields[0]] if len(given) == 1 else given, kept)
 
@@ -150,10 +152,14 @@ def _value(name: str, row: Row) -> Any:
     return value.get(inner) if inner and isinstance(value, Mapping) else None
 
 
-def _found(name: str, row: Row, where: str) -> None:
-    """Raise InvalidInputError where a row has no such column."""
+def _has(name: str, row: Row) -> bool:
     outer, _, inner = name.partition(".")
-    if name not in row and not (inner and isinstance(row.get(outer), Mapping) and inner in row[outer]):
+    return name in row or bool(inner and isinstance(row.get(outer), Mapping) and inner in row[outer])
+
+
+def _require(name: str, row: Row, where: str) -> None:
+    """Raise InvalidInputError where a row has no such column."""
+    if not _has(name, row):
         near = nearest(name, map(str, row))
         raise InvalidInputError(f"{where}: no column {name!r}{near}; the columns are {_listed(row)}")
 
@@ -174,4 +180,4 @@ def _guessed(definition: Task, name: str, row: Row, where: str) -> str:
 
 
 def _listed(row: Row) -> str:
-    return ", ".join(map(str, row)) or "none"
+    return ", ".join(map(str, row))[:500] or "none"

@@ -18,6 +18,7 @@ class Progress:
         self._shares = [0.0] * sources
         self._say = say
         self.rows = self.bad_rows = self.new_rows = 0
+        self.reason = "as earlier runs found"  # of the last bad row
         self.began_at: float | None = None
         self._ended_at = 0.0
         self._said_at = time.monotonic()
@@ -27,11 +28,14 @@ class Progress:
         """A part is finished; its bad rows are counted apart."""
         self.rows += part.count
         self.bad_rows += part.n_bad
+        self.reason = part.reason or self.reason
         self._shares[part.source] = max(self._shares[part.source], part.share)
         if part.is_new:
             self.new_rows += part.count
             self.began_at = part.began_at if self.began_at is None else min(self.began_at, part.began_at)
             self._ended_at = max(self._ended_at, part.ended_at)
+        else:
+            self._recent.clear()  # what was finished before took no time
         now = time.monotonic()
         self._recent.append((now, self.share, self.new_rows))
         while now - self._recent[0][0] > RECENT_S:

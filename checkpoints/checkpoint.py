@@ -9,6 +9,7 @@ from typing import Any
 from checkpoints.gguf import GgufTokens
 from checkpoints.heads import auto_class
 from pipelines.errors import CheckpointError, first_line
+from pipelines.runtime.artifact import positions
 
 _UNSET_LENGTH = 1_000_000  # transformers writes 1e30 where a tokenizer knows no limit
 _DEFAULT_LENGTH = 512
@@ -116,11 +117,17 @@ def load_tokenizer(checkpoint: ResolvedCheckpoint) -> Any:
 def max_length(tokenizer: Any, model: Any) -> int:
     """The longest input in tokens, special tokens included, that both tokenizer and position embeddings allow."""
     limits = [tokenizer.model_max_length] if tokenizer.model_max_length < _UNSET_LENGTH else []
-    for name in ("max_encoder_position_embeddings", "max_position_embeddings", "n_positions"):
-        if positions := getattr(model.config, name, None):
-            limits.append(positions - _first_position(model))
-            break
+    if bound := source_positions(model.config):
+        limits.append(bound - _first_position(model))
     return int(min(limits, default=_DEFAULT_LENGTH))
+
+
+def source_positions(config: Any) -> int | None:
+    """The most positions of what a model reads; None for a model without a bound."""
+    names = ("max_encoder_position_embeddings", "max_position_embeddings", "n_positions")
+    # Not config.to_dict(): some names stand for others.
+    known = (*names, "original_max_position_embeddings", "rope_scaling")
+    return positions({name: getattr(config, name, None) for name in known}, names)
 
 
 def _first_position(model: Any) -> int:

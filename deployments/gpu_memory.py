@@ -10,7 +10,7 @@ CONTEXT_BYTES = 768 * 2**20
 
 
 def memory_limit(config: TaskConfig, reserved_gpus: float, total_bytes: int | None = None) -> int | None:
-    """The bound of a replica's arenas in bytes, or None for no bound.
+    """The bound of what a replica's model may take, its KV cache included, in bytes; None for no bound.
 
     A replica that reserves a part of a GPU (`num_gpus` below 1) may take that part of its memory, the context included.
     `total_bytes` is the GPU's memory; None asks the driver. Raises ConfigurationError for a bound that cannot hold.

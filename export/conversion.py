@@ -9,14 +9,15 @@ from typing import Any
 from checkpoints.checkpoint import ResolvedCheckpoint
 from checkpoints.frameworks import Progress, full_disk
 from export.args import ExportArgs
-from export.graphs.attention import fuse_attention
 from export.graphs.convert import Graphs, convert, map_to_unknown, merge, optimum_exports
+from export.graphs.encoders.attention import fault_of_attention, finish_attention, fuse_attention
+from export.graphs.encoders.packed import convert_to_packed
+from export.graphs.encoders.sequence_head import batched_head
+from export.graphs.encoders.stand_in import agrees
+from export.graphs.encoders.traced_attention import has_traced_attention, traced_attention
 from export.graphs.graph import share_weights
 from export.graphs.optimize import default_level, optimize, supports
-from export.graphs.packed import convert_to_packed
-from export.graphs.sequence_head import batched_head
 from export.graphs.slot_attention import ObstacleError
-from export.graphs.stand_in import agrees
 from export.parity.generation import fault_of_slots
 from export.parity.samples import TEXTS
 from export.quantization.outliers import outlier_matrices
@@ -114,7 +115,7 @@ def _convert(args: ExportArgs, model: Any, work: Path, progress: Progress) -> tu
     """
     if not TASKS[args.task].generates:
         _need_slots(args, f"{model.config.model_type} has none for {args.task}")
-        return convert(model, args.task, work), "plain"
+        return _convert_encoder(args, model, work, progress), "plain"
     reason = _obstacle(args, model)
     if reason is None:
         graphs, reason = _with_slots(args, model, work)
@@ -128,6 +129,23 @@ def _convert(args: ExportArgs, model: Any, work: Path, progress: Progress) -> tu
         )
     progress(f"answers will be decoded one by one: {reason}")
     return convert(model, args.task, work), "plain"
+
+
+def _convert_encoder(args: ExportArgs, model: Any, work: Path, progress: Progress) -> Graphs:
+    """The graph; for a CPU, attention is traced as operators where it can be and gives the same outputs."""
+    if args.device == "cpu" and has_traced_attention(model):
+        try:
+            with traced_attention(model) as traced:
+                graphs = convert(model, args.task, work)
+            finish_attention(graphs["model"], traced.window, model.config.hidden_size)
+            if (reason := fault_of_attention(graphs["model"], model)) is None:
+                return graphs
+        except Exception as error:  # of torch's exporter, of the model's own code, or of ONNX Runtime
+            if isinstance(error, OSError) or full_disk(error) is not None:
+                raise
+            reason = first_line(error)
+        progress(f"its attention is not fused: {reason}")
+    return convert(model, args.task, work)
 
 
 def _with_slots(args: ExportArgs, model: Any, work: Path) -> tuple[Graphs, str | None]:

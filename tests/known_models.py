@@ -32,27 +32,42 @@ class KnownModel:
     says: str = ""
     refused: bool = False
 
-    def write(self, folder: Path) -> Path:
-        """Write a checkpoint of this config with tiny random weights."""
-        import torch
+    @property
+    def generates(self) -> bool:
+        return self.task not in LABELS and self.task != ANSWER
+
+    def model_config(self, shape: Mapping[str, Any] | None = None) -> Any:
+        """The config of a tiny model, or of one of the sizes in `shape`."""
+        from transformers import AutoConfig
 
         tokenizer = tokenizer_of(self.tokenizer)
-        vocabulary = max(tokenizer.get_vocab().values()) + 1
-        special = {"vocab_size": vocabulary, "pad_token_id": tokenizer.pad_token_id}
-        special |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+        names = ("pad_token_id", "bos_token_id", "eos_token_id")
+        given = {"vocab_size": max(tokenizer.get_vocab().values()) + 1, **self.config}
+        given |= {name: getattr(tokenizer, name) for name in names}
         if self.task in LABELS:
-            special |= {"id2label": dict(enumerate(LABELS[self.task]))}
-            special |= {"label2id": {label: index for index, label in enumerate(LABELS[self.task])}}
-        config = tiny_config(self.architecture, **(dict(self.config) | special))
+            given |= {"id2label": dict(enumerate(LABELS[self.task]))}
+            given |= {"label2id": {label: index for index, label in enumerate(LABELS[self.task])}}
+        if shape is None:
+            config = tiny_config(self.architecture, **given)
+        else:
+            config = AutoConfig.for_model(self.architecture, **(given | dict(shape)))
         if config.is_encoder_decoder:
             config.decoder_start_token_id = tokenizer.pad_token_id
+        return config
+
+    def write(self, folder: Path, shape: Mapping[str, Any] | None = None) -> Path:
+        """Write a checkpoint of this config with random weights, tiny ones without `shape`."""
+        import torch
+
+        config = self.model_config(shape)
         torch.manual_seed(sum(map(ord, self.name)))
         model = model_class_of(config, self.task).from_config(config).eval()
         randomize(model)
         if model.can_generate():
-            model.generation_config.update(max_length=20, **{name: special[name] for name in list(special)[1:4]})
+            ids = {name: getattr(config, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+            model.generation_config.update(max_length=20, **ids)
         model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        tokenizer_of(self.tokenizer).save_pretrained(folder)
         return folder
 
 
@@ -62,6 +77,8 @@ def _llama(name: str, **config: Any) -> KnownModel:
 
 _LLAMA3 = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 _LLAMA3 |= {"original_max_position_embeddings": 64}
+_LONGROPE: dict[str, Any] = {"rope_scaling": {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [4.0] * 8}}
+_LONGROPE |= {"original_max_position_embeddings": 64, "max_position_embeddings": 2048}
 _WINDOWS = {"layer_types": ["sliding_attention", "full_attention", "full_attention"], "sliding_window": 16}
 _NOT_ALL = "attend in a way that is known"
 
@@ -146,6 +163,9 @@ DECODERS = (
                {"query_pre_attn_scalar": 16, "sliding_window": 16}),
     KnownModel("microsoft/phi-2", "phi", GENERATE, "gpt2", {"partial_rotary_factor": 0.5}),
     KnownModel("microsoft/Phi-3-mini-4k-instruct", "phi3", GENERATE, "llama"),
+    KnownModel("microsoft/Phi-3-mini-128k-instruct", "phi3", GENERATE, "llama", _LONGROPE),
+    KnownModel("microsoft/Phi-4-mini-instruct", "phi3", GENERATE, "gpt2",
+               _LONGROPE | {"num_key_value_heads": 2, "tie_word_embeddings": True}),
     KnownModel("HuggingFaceTB/SmolLM3-3B", "smollm3", GENERATE, "llama", {"no_rope_layers": [1, 1, 0]}),
     KnownModel("allenai/OLMo-2-0425-1B-Instruct", "olmo2", GENERATE, "gpt2"),
     KnownModel("ibm-granite/granite-3.3-2b-instruct", "granite", GENERATE, "gpt2",

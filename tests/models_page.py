@@ -1,10 +1,11 @@
 """Write docs/models.md: what each known checkpoint's architecture becomes, measured on tiny weights.
 
-python -m tests.models_page
+python -m tests.models_page             measures every checkpoint: minutes
+python -m tests.models_page NAME ...    those that are named; "" none; the others keep what the page says
 """
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,6 +14,7 @@ import torch
 from export.build import ExportArgs, export_checkpoint
 from pipelines.errors import SextetError, first_line
 from pipelines.runtime.artifact import Parity
+from tests import model_speeds
 from tests.known_models import DECODERS, ENCODER_DECODERS, ENCODERS, KnownModel
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
@@ -21,22 +23,36 @@ _HEAD = """# Models
 What `sextet export` makes of checkpoints that people run. `python -m tests.models_page` writes this page: each row was
 exported in every precision, from tiny random weights under the config and the kind of tokenizer that the checkpoint
 has, and compared with PyTorch. Each row is a test, which downloads such a checkpoint by its name from a Hub on loopback
-(tests/export/test_known_models.py). Speeds of real sizes are in [performance.md](performance.md).
+(tests/export/test_known_models.py).
 
 *slots*: requests are decoded together, each in its own KV cache slot. *plain*: one request after the other, on
 Optimum's graph; the export says why. The difference is the largest one of a logit, on unit scale, in fp32 and in int8;
 random weights round worse than trained ones. An architecture that is not in the tables goes the same way: what a model
 does decides, not its name.
+
+Size and speed are those of the real shape in int8 with random weights, where it was measured (`python -m
+tests.model_speeds`): weights and artifact; on two cores ({machine}) rows of 128 tokens a second, in batches of 8, or
+new tokens a second of one stream and of 16, after 32 tokens each. Above a billion weights, PyTorch's model and the
+graph do not fit beside each other into the memory of that machine. Served models are in
+[performance.md](performance.md).
 """
 _KINDS = {
     "Encoders": (ENCODERS, "Base checkpoints have no trained head: fine-tune them first (docs/finetuning.md)."),
     "Encoder-decoders": (ENCODER_DECODERS, "Slots are for CPUs, in fp32 and int8."),
     "Decoder-only models": (DECODERS, "In slots on CPUs and, with fp16 or int4, on CUDA."),
 }
+_MEASURED = 4  # cells: decoding, precisions, differences
 _TITLES = (
-    "| checkpoint | architecture | task | decoding | precisions | fp32 | int8 |\n|---|---|---|---|---|---:|---:|\n"
+    "| checkpoint | architecture | task | decoding | precisions | fp32 | int8 | size | speed |\n"
+    "|---|---|---|---|---|---:|---:|---:|---:|\n"
 )
 _TAIL = """
+## Texts beyond a first length
+
+Phi-3 of 128k and Phi-4 rotate positions in one way up to their first length (`original_max_position_embeddings`, 4,096
+tokens), and in another way beyond it (longrope). transformers begins anew with the whole text where an answer grows
+beyond it. A graph holds the first way, so prompt and answer together are refused beyond that length.
+
 ## Checkpoints with code of their own
 
 `auto_map` in a config asks transformers to run Python that came with the weights. It is never run here; such a
@@ -47,21 +63,32 @@ whether that matters for a fine-tuned one.
 """
 
 
-def page() -> str:
-    """The page, measured now."""
+def page(names: Collection[str]) -> str:
+    """The page; the named checkpoints, or all of them without names, are measured now."""
     torch.set_num_threads(1)  # of tiny models
-    parts = [_HEAD]
+    parts = [_HEAD.replace("{machine}", model_speeds.machine())]
     for title, (models, note) in _KINDS.items():
-        rows = "".join(_rows(models))
+        rows = "".join(_rows(models, names))
         parts.append(f"\n## {title}\n\n{note}\n\n{_TITLES}{rows}")
     return "".join([*parts, _TAIL])
 
 
-def _rows(models: Iterable[KnownModel]) -> Iterator[str]:
+def _rows(models: Iterable[KnownModel], names: Collection[str]) -> Iterator[str]:
+    kept = _kept() if names else {}
     for known in models:
-        with TemporaryDirectory() as folder:
-            yield f"| `{known.name}` | {known.architecture} | {known.task} | {_measured(known, Path(folder))} |\n"
-        print(known.name, file=sys.stderr)
+        if known.name in names or known.name not in kept:
+            with TemporaryDirectory() as folder:
+                kept[known.name] = _measured(known, Path(folder))
+            print(known.name, file=sys.stderr)
+        cells = [f"`{known.name}`", known.architecture, known.task, kept[known.name], *model_speeds.cells(known)]
+        yield f"| {' | '.join(cells)} |\n"
+
+
+def _kept() -> dict[str, str]:
+    """The cells of `_measured` on the page, by checkpoint."""
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| `")]
+    return {row[0].strip("`"): " | ".join(row[3 : 3 + _MEASURED]) for row in rows}
 
 
 def _measured(known: KnownModel, folder: Path) -> str:
@@ -84,4 +111,4 @@ def _measured(known: KnownModel, folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    PAGE.write_text(page(sys.argv[1:]), encoding="utf-8")

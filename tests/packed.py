@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from export.graphs.stand_in import write_stand_in
+from export.graphs.encoders.stand_in import write_stand_in
 from pipelines.runtime.artifact import MANIFEST_NAME, FileDigest
 
 

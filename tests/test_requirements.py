@@ -119,6 +119,12 @@ def test_the_proof_on_a_gpu_installs_the_versions_of_the_other_locks_for_one_pla
     assert not [entry for entry in entries("gpu-proof") if ";" in entry]
 
 
+def test_the_bill_of_materials_is_made_by_the_versions_of_the_tests() -> None:
+    wanted = [Requirement(line) for line in lines_of("sbom.in")]
+    assert not [str(one) for one in wanted if not fits(one, pins("sbom").get(canonicalize_name(one.name)))]
+    assert {name: pins("dev").get(name) for name in pins("sbom")} == pins("sbom")
+
+
 def test_pages_name_the_runtime_for_gpus_in_the_version_that_is_pinned() -> None:
     pages = [page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md")]
     named = {version for page in pages for version in re.findall(r"onnxruntime-gpu==([\d.]*\d)", page)}

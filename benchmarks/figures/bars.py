@@ -1,74 +1,10 @@
-"""Bars: what each figure means, the bar it is held to, and whether a result meets it."""
+"""Bars: what each figure means, and the bar it is held to."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from statistics import mean, median
-from typing import Any
 
-Result = Mapping[str, Any]
-"""A result file, decoded."""
-
-
-@dataclass(frozen=True)
-class Bar:
-    """At least, at most, or exactly a number."""
-
-    relation: str  # ">=", "<=" or "="
-    number: float
-
-    def __str__(self) -> str:
-        return f"{self.relation} {self.number:g}"
-
-    def met(self, value: float) -> bool:
-        if self.relation == ">=":
-            return value >= self.number
-        return value <= self.number if self.relation == "<=" else value == self.number
-
-
-@dataclass(frozen=True)
-class Figure:
-    """`what` is measured, in one line. `reason` says from a result what a missed bar comes from."""
-
-    what: str = ""
-    bar: Bar | None = None
-    reason: Callable[[Result], str] | None = None
-
-    def verdict(self, result: Result, values: Sequence[float]) -> str:
-        """Whether the median meets the bar, by how much, and for a missed one why; empty without a bar."""
-        if self.bar is None:
-            return ""
-        value, number = median(values), self.bar.number
-        margin = f" by {_difference(value / number)}" if number and value != number else ""
-        if self.bar.met(value):
-            return f"met{margin}"
-        found = self.reason(result) if self.reason else ""
-        reasons = [found or f"from {shown(min(values))} to {shown(max(values))}"]
-        if met := sum(map(self.bar.met, values)):
-            reasons.append(f"{met} of {len(values)} repetitions meet it")
-        return f"**missed**{margin}: {'; '.join(reasons)}"
-
-
-def shown(value: float) -> str:
-    """A number with three digits, or all of those before the decimal point."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def _difference(ratio: float) -> str:
-    """How far a ratio is from 1: as a percentage, or as a factor where that is easier to read."""
-    return f"{abs(ratio - 1):.0%}" if ratio < 2 else f"a factor of {shown(ratio)}"
-
-
-def at_least(number: float) -> Bar:
-    return Bar(">=", number)
-
-
-def at_most(number: float) -> Bar:
-    return Bar("<=", number)
-
-
-def exactly(number: float) -> Bar:
-    return Bar("=", number)
+from benchmarks.figures.bar import Figure, Result, at_least, at_most, exactly, shown
 
 
 def _against_the_fastest(result: Result, unit: str = "") -> str:
@@ -238,6 +174,10 @@ GENERATION_FIGURES = {
         "share of the time of rounds of 16 rows that is spent outside of ONNX Runtime", at_most(0.1)
     ),
     "guided_overhead": Figure("time of steps of 16 rows that are held to a JSON Schema over free ones", at_most(1.1)),
+    "guided_valid": Figure("of answers to random JSON Schemas that ended, how many are valid", exactly(1)),
+    "slots_over_plain": Figure(
+        "Qwen3-0.6B's shape in int8, 16 streams, tokens/s in slots over Optimum's graph, in turns", at_least(8)
+    ),
     "lookup_speedup": Figure("one stream that copies, tokens/s with `lookup_tokens: 8` over without", at_least(1.5)),
     "lookup_crowd": Figure("16 streams, tokens/s with `lookup_tokens: 8` over without", at_least(0.98)),
 }
@@ -379,10 +319,12 @@ SCALE_FIGURES = {
     "zero_first_answer_s": Figure("from sending these to the first answer", at_most(6)),
     "plan_error": Figure(
         "what `sextet plan` says of a log over what the cluster did, less 1: the worst of p50, p99 and seconds of "
-        "replicas, of two fixed replicas and of one to three that Ray Serve scales",
+        "replicas, of two fixed ones, and of one to three by Ray Serve's policy and by that for a service level",
         at_most(0.15),
     ),
     "plan_replicas": Figure("replicas at once of a simulated day, within five minutes", at_least(2000)),
+    "batch_over_raw": Figure("rows/s of `sextet batch` over the bare runtime's best, MiniLM, mixed", at_least(0.9)),
+    "batch_resume_lost": Figure("rows lost or twice after three kills of `sextet batch`", exactly(0)),
 }
 FIGURES = (
     FOOTPRINT_FIGURES

@@ -4,7 +4,8 @@ import json
 from statistics import median
 from typing import Any
 
-from benchmarks.figures.bars import FIGURES, GPU_FIGURES, Figure, shown
+from benchmarks.figures.bar import Figure, shown
+from benchmarks.figures.bars import FIGURES, GPU_FIGURES
 from benchmarks.figures.result import RESULTS, ROOT
 
 PAGE = ROOT / "docs" / "performance.md"

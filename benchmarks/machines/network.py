@@ -49,12 +49,20 @@ class Host:
         return [int(line) for line in said.stdout.split()]
 
     def kill(self) -> None:
-        """End every process at once, as a crash of the machine does; it may be started again."""
+        """End every process at once, as a crash of the machine does."""
         while found := self.processes():
             self._signal(signal.SIGKILL, found)
             for process in self._started:
                 process.wait()
+        for process in self._started:  # what had ended by itself
+            process.wait()
         self._started.clear()
+
+    def replace(self) -> None:
+        """Another machine comes under its address: nothing runs there, and its /tmp is empty."""
+        self.kill()
+        shutil.rmtree(self.tmp)
+        self.tmp.mkdir()
 
     def silence(self) -> None:
         """Stop every process: connections are accepted still, and nothing answers."""

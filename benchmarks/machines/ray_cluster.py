@@ -64,7 +64,8 @@ class RayCluster:
         return [f"{host.address}:{PORT}" for host in self.workers]
 
     def start_head(self) -> None:
-        """Also again, after its end: with a Redis it finds its cluster."""
+        """Also again, on a machine that takes its place: with a Redis it finds its cluster."""
+        self.head.replace()
         own = ["--head", f"--port={GCS_PORT}", "--dashboard-host=0.0.0.0", "--num-cpus=0"]
         environment = self.environment
         if self._redis is not None:

@@ -40,8 +40,9 @@ from benchmarks.suites.engines.contestants import Contestant, HttpSeat, Prompt, 
 from benchmarks.suites.engines.gguf_file import ensure_gguf
 from benchmarks.suites.engines.goodput import MIXTURES, Mixture, curve, goodput
 from benchmarks.suites.engines.local_engine import LocalEngine
-from benchmarks.suites.gpu.models import QWEN2, write_decoder
-from benchmarks.suites.shapes import ensure_export, packaged_gguf, starter
+from benchmarks.suites.engines.plain import slots_over_plain
+from benchmarks.suites.gpu.models import QWEN2, QWEN3, write_decoder
+from benchmarks.suites.shapes import ensure_export, ensure_without_slots, packaged_gguf, starter
 from benchmarks.suites.suite import SEXTET, Options, Rates, Repeated, main
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.runtime.artifact import ModelArtifact
@@ -59,6 +60,7 @@ MIXED = 256
 LONG_TOKENS, SHORT_TOKENS = 1000, 16
 SENTENCES = 512
 MOST_TRANSLATED = 48  # new tokens of a sentence
+PLAIN_PRECISION = "int8"  # int4 is for slots alone
 SMOLLM2, QWEN = "SmolLM2", "Qwen2-0.5B shape"
 RIVALS_ALONE = (OPENVINO_GENAI, GENAI, LLAMA_CPP)
 RIVALS = (*RIVALS_ALONE, VLLM)
@@ -79,6 +81,7 @@ class Pace(Repeated):
     open_s: float = 15.0
     warm_up_s: float = 3.0
     short_prompts: int = 20
+    plain_tokens: int = 32
 
 
 QUICK = Pace(
@@ -91,6 +94,7 @@ QUICK = Pace(
     open_s=3.0,
     warm_up_s=0.5,
     short_prompts=3,
+    plain_tokens=4,
 )
 
 
@@ -116,7 +120,7 @@ class GenerationRates(Rates):
         self.peers = self.entries()
 
 
-WAITING, SMALLER, LARGER, TRANSLATED = PARTS = ("waiting", "smollm2", "larger", TRANSLATE.name)
+WAITING, SMALLER, LARGER, PLAIN, TRANSLATED = PARTS = ("waiting", "smollm2", "larger", "plain", TRANSLATE.name)
 
 
 def run(options: Options, say: Say) -> Rates:
@@ -136,13 +140,15 @@ def run(options: Options, say: Say) -> Rates:
     for repetition in range(pace.repetitions if SMALLER in parts else 0):
         say(f"{SMOLLM2}, repetition {repetition + 1} of {pace.repetitions}")
         batch = _prompts(local.tokenizer, SLOTS.slots, SHORT, MIXED * repetition)
-        structured.measure(rates, written, SLOTS, THREADS, batch, NEW_TOKENS, say)
+        structured.measure(rates, written, SLOTS, THREADS, batch, NEW_TOKENS, say, repetition)
         _measure_model(rates, pace, first, repetition, local, say)
     if LARGER in parts:
         larger = _larger(options, rates, [one for one in rivals if one.name in RIVALS_ALONE], say)
         for repetition in range(pace.repetitions_larger):
             say(f"{QWEN}, repetition {repetition + 1} of {pace.repetitions_larger}")
             _measure_model(rates, pace, larger, repetition, None, say)
+    if PLAIN in parts:
+        _measure_plain(rates, pace, say)
     if TRANSLATED in parts:
         _measure_translations(rates, pace, options, translated, say)
     rates.finish()
@@ -264,6 +270,17 @@ def _measure_goodput(
     if not (rate := goodput(points)):
         raise PeerError("keeps the service level at no rate")
     _keep(rates, GOODPUT, {name: rate}, say)
+
+
+def _measure_plain(rates: Rates, pace: Pace, say: Say) -> None:
+    checkpoint, made = str(write_decoder(QWEN3)), MODELS / f"{QWEN3.name}-{PLAIN_PRECISION}"
+    slots = ensure_export(checkpoint, WRITE.name, PLAIN_PRECISION, made, say)
+    plain = ensure_without_slots(checkpoint, WRITE.name, PLAIN_PRECISION, Path(f"{made}-plain"), say)
+    tokenizer = Tokenizer(ModelArtifact.open(slots))
+    for repetition in range(pace.repetitions_larger):
+        prompts = _prompts(tokenizer, SLOTS.slots, SHORT, MIXED * repetition)
+        rates.note(slots_over_plain=slots_over_plain(slots, plain, SLOTS, THREADS, prompts, pace.plain_tokens))
+        say(f"{QWEN3.name}, slots over the plain graph: {rates.figures['slots_over_plain'][-1]:.1f}")
 
 
 def _translates_alike(artifact: Path, running: RunningWriter) -> float:

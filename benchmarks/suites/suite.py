@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any, TypeVar
 
 from benchmarks import Say
-from benchmarks.figures.bars import Figure
+from benchmarks.figures.bar import Figure
 from benchmarks.figures.front import write_front
 from benchmarks.figures.report import write_report
 from benchmarks.figures.result import IN_SOURCE_TREE, Result, default_path

@@ -140,6 +140,8 @@ def _serve_here(launch: Launch, signals: Signals) -> None:
                 launch.say(f"logs {folder}/ray/session_latest/logs")
                 launch.say(f"metrics http://{os.environ[ADDRESS_VARIABLE]}/metrics")
                 launch.say(f"Ray's own metrics {ray_metrics_url()}")
+                if ingress.grpc_port is not None:
+                    launch.say(f"gRPC {replace(address, port=ingress.grpc_port).text()}")
                 _introduce(config, reach)
                 while True:
                     ray.raise_if_dead()

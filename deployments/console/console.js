@@ -1,5 +1,6 @@
 // The page itself: it builds a task's form from tasks.json, sends what was written there to the public API, and shows the answer.
 import { make, shown } from "./answers.js";
+import { addCalls, areComplete, resultFields, shownCalls } from "./calls.js";
 import { showLive } from "./live.js";
 import { requestOf, snippets } from "./requests.js";
 import { WORDS } from "./words.js";
@@ -7,7 +8,7 @@ import { WORDS } from "./words.js";
 const $ = (id) => document.getElementById(id);
 const origin = new URL(".", location.href).href.replace(/\/$/, "");
 const TIMINGS = ["queue", "tokenization", "inference", "total"];
-const state = { language: chosenLanguage(), tasks: [], task: null, form: null, catalog: [], written: {}, dialect: "curl", history: [], running: null, declined: false };
+const state = { language: chosenLanguage(), tasks: [], task: null, form: null, catalog: [], written: {}, dialect: "curl", history: [], results: {}, running: null, declined: false };
 
 function chosenLanguage() {
   try {
@@ -135,13 +136,18 @@ function showModes() {
 
 function showFields() {
   const { texts } = written();
+  const calls = isChat() ? state.history.at(-1)?.tool_calls : null;
+  if (calls) return $("fields").replaceChildren(...resultFields(calls, state.results, word, showSnippet));
   $("fields").replaceChildren(
     ...state.form.fields.map((name) => {
       const longest = Math.max(...state.form.examples.map((example) => example.texts[name]?.length ?? 0));
       const rows = state.form.fields.length > 1 && longest < 60 ? 1 : Math.min(6, 2 + Math.floor(longest / 90));
       const area = make("textarea", { id: `field-${name}`, rows, value: texts[name] ?? "", spellcheck: false, required: true });
       area.oninput = () => ((texts[name] = area.value), showSnippet());
-      area.onkeydown = (event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && $("form").requestSubmit();
+      area.onkeydown = (event) => {
+        // It returns nothing: a handler that returns false swallows the key.
+        if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("form").requestSubmit();
+      };
       return make("label", {}, make("span", { textContent: word(name) }), area);
     }),
   );
@@ -161,12 +167,13 @@ function showParameters() {
     ...state.form.parameters.map((one) => {
       const path = one.name.split(".");
       const value = path.reduce((object, key) => object?.[key], parameters);
-      const input = one.kind === "choice" ? choiceOf(one, value) : inputOf(one, value);
+      const input = one.kind === "choice" ? choiceOf(one, value) : one.kind === "json" ? documentOf(value) : inputOf(one, value);
       input.oninput = () => {
         setAt(parameters, path, read(one, input));
         showSnippet();
       };
-      return make("label", {}, make("code", { textContent: path.at(-1) }), input);
+      const label = make("label", {}, make("code", { textContent: path.at(-1) }), input);
+      return one.kind === "json" ? make("div", { className: "document" }, label, exampleFor(one, input)) : label;
     }),
   );
 }
@@ -184,11 +191,38 @@ function inputOf(one, value) {
   return Object.assign(input, one.kind === "text" ? {} : { min: one.minimum ?? "", max: one.maximum ?? "", step: one.kind === "integer" ? 1 : "any" });
 }
 
+const documentOf = (value) => make("textarea", { rows: 3, spellcheck: false, oninvalid: () => ($("more").open = true), value: value === undefined ? "" : JSON.stringify(value, null, 2) });
+
+function exampleFor(one, area) {
+  const fill = () => {
+    area.value = JSON.stringify(one.example, null, 2);
+    area.oninput();
+    area.focus();
+  };
+  const button = make("button", { type: "button", className: "quiet", textContent: word("example"), onclick: fill });
+  button.setAttribute("aria-label", `${word("example")}: ${one.name}`);
+  return button;
+}
+
 /** The value of a control; undefined: the default. */
 function read(one, input) {
+  if (one.kind === "json") return readDocument(input);
   if (input.value === "") return undefined;
   if (one.kind === "choice") return one.choices.find((choice) => String(choice) === input.value);
   return one.kind === "text" ? input.value : Number(input.value);
+}
+
+/** The JSON in a control; what is none keeps the form from being sent, and says so. */
+function readDocument(area) {
+  area.setCustomValidity("");
+  area.removeAttribute("aria-invalid");
+  if (!area.value.trim()) return undefined;
+  try {
+    return JSON.parse(area.value);
+  } catch {
+    area.setCustomValidity(word("notJson"));
+    area.setAttribute("aria-invalid", "true");
+  }
 }
 
 /** Set what stands at a path of keys, or remove it; an object that becomes empty goes too. */
@@ -200,7 +234,7 @@ function setAt(object, [key, ...rest], value) {
 
 function given() {
   const { texts, parameters } = written();
-  return requestOf(state.form, texts, parameters, state.history);
+  return requestOf(state.form, texts, parameters, state.history, state.results);
 }
 
 function showSnippet() {
@@ -283,10 +317,13 @@ async function showStream(response, request, startedAt) {
   const grown = make("span", { className: "grown" });
   const cursor = make("span", { className: "cursor" });
   let text = "", firstAt = null, tokens = null;
+  const calls = [];
+  const called = make("div");
   if (isChat()) {
-    const turns = [...request.body.messages].map((one) => bubble(one.role, one.content));
+    const turns = [...request.body.messages].map((one) => bubble(one.role, one.content, one.tool_calls));
     const answer = bubble("assistant", "");
     answer.lastChild.append(grown, cursor);
+    answer.append(called);
     $("result").replaceChildren(make("div", { className: "chat" }, ...turns, answer));
   } else $("result").replaceChildren(make("p", { className: "prose" }, make("span", { className: "given", textContent: request.body.inputs }), grown, cursor));
   try {
@@ -298,25 +335,34 @@ async function showStream(response, request, startedAt) {
         firstAt ??= performance.now();
         grown.textContent = text += piece;
       }
+      const deltas = event.choices?.[0]?.delta?.tool_calls;
+      if (deltas) {
+        firstAt ??= performance.now();
+        addCalls(calls, deltas);
+        called.replaceChildren(shownCalls(calls, word));
+      }
     }
   } finally {
     cursor.remove();
   }
-  if (!text) grown.append(make("em", { textContent: word("empty") }));
+  if (!text && !calls.length) grown.append(make("em", { textContent: word("empty") }));
   const seconds = (performance.now() - startedAt) / 1000;
   const times = [["first", `${((firstAt ?? performance.now()) - startedAt).toFixed(0)} ms`], ["total", `${seconds.toFixed(1)} s`]];
   if (tokens) times.push(["rate", (tokens / seconds).toFixed(1)]);
   showTimings(times, tokens);
-  if (isChat() && text) {
-    state.history = [...request.body.messages, { role: "assistant", content: text }];
+  if (isChat() && (text || calls.length) && areComplete(calls)) {
+    state.history = [...request.body.messages, { role: "assistant", content: text || null, ...(calls.length ? { tool_calls: calls } : {}) }];
+    state.results = {};
     written().texts.message = "";
-    $("field-message").value = "";
+    showFields();
+    $("fields").querySelector("textarea").focus();
     showSnippet();
     $("result").append(make("button", { type: "button", className: "quiet", textContent: word("clear"), onclick: () => ((state.history = []), showAll()) }));
   }
 }
 
-const bubble = (role, content) => make("div", { className: `bubble ${role}` }, make("small", { textContent: word(role === "user" ? "you" : "model") }), make("p", { textContent: content }));
+const speaker = (role) => word({ user: "you", tool: "tool" }[role] ?? "model");
+const bubble = (role, content, calls) => make("div", { className: `bubble ${role}` }, make("small", { textContent: speaker(role) }), content === null ? null : make("p", { textContent: content }), calls ? shownCalls(calls, word) : null);
 
 // -------------------------------------------------------------------------------------------------- the start
 

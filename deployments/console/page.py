@@ -4,16 +4,16 @@
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from starlette.responses import Response
 
-from pipelines.schema import Parameters, components
+from deployments.protocols.openai.chat import ChatBody
+from pipelines.schema import Body, Parameters, components
 from pipelines.tasks import TASKS
-from pipelines.tasks.completion import CompletionParameters
 from pipelines.tasks.task import Example, Task
 
 MEDIA_TYPES = {
@@ -23,7 +23,26 @@ MEDIA_TYPES = {
 }
 FILES = {one.name: one for one in Path(__file__).parent.iterdir() if one.suffix in MEDIA_TYPES}
 TASKS_JSON = "tasks.json"
-CHAT_FORM = ("max_tokens", "temperature", "top_p", "seed")
+CHAT_FORM = ("max_tokens", "temperature", "top_p", "seed", "response_format", "tools", "tool_choice")
+_PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "born": {"type": "integer"}},
+    "required": ["name", "born"],
+    "additionalProperties": False,
+}
+_CITY = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+_WEATHER = {"name": "weather", "description": "The weather in a city.", "parameters": _CITY}
+DOCUMENTS: Mapping[str, Any] = {
+    "response_format": {"type": "json_schema", "json_schema": {"name": "person", "schema": _PERSON}},
+    "grammar": {"type": "json", "value": _PERSON},
+    "tools": [{"type": "function", "function": _WEATHER}],
+}
+"""Parameters that are JSON documents, each with an example."""
 HEADERS = {
     "cache-control": "no-cache",
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -78,7 +97,7 @@ def _chat(task: Task) -> list[dict[str, Any]]:
             "path": f"{task.name}/v1/chat/completions",
             "fields": ["message"],
             "examples": [_example(one, {"message": one.inputs}) for one in task.chats],
-            "parameters": _parameters(CompletionParameters, CHAT_FORM),
+            "parameters": _parameters(ChatBody, CHAT_FORM),
             "streams": True,
         }
     ]
@@ -88,20 +107,22 @@ def _example(example: Example, texts: dict[str, str]) -> dict[str, Any]:
     return {"language": example.language, "texts": texts, "parameters": dict(example.parameters)}
 
 
-def _parameters(parameters: type[Parameters], form: Sequence[str] | None) -> list[dict[str, Any]]:
+def _parameters(parameters: type[Parameters | Body], form: Sequence[str] | None) -> list[dict[str, Any]]:
     """The parameters of a form: name, kind, choices or bounds, default.
 
     A dotted name (`generate_parameters.max_new_tokens`) stands under another parameter.
     """
     schemas = components([parameters])[1][parameters.__name__]["properties"]
     names = list(schemas) if form is None else form
-    described = [{"name": name, **_control(schemas[name.rpartition(".")[2]])} for name in names]
+    described = [{"name": name, **_control(name, schemas[name.rpartition(".")[2]])} for name in names]
     return [one for one in described if one["kind"] is not None]
 
 
-def _control(schema: dict[str, Any]) -> dict[str, Any]:
+def _control(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     """What a form needs to know of a parameter, from its JSON Schema; `kind` None: no control holds such a value."""
-    options = [one for one in schema.get("anyOf", [schema]) if one.get("type") != "null"]
+    if name in DOCUMENTS:
+        return {"kind": "json", "default": None, "example": DOCUMENTS[name]}
+    options = [one for one in schema.get("anyOf", [schema]) if one.get("type") != "null" and "$ref" not in one]
     one = options[0] if len(options) == 1 else {}
     default = one.get("default", schema.get("default"))
     if "enum" in one:

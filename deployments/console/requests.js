@@ -1,10 +1,13 @@
 // The request that a form stands for, and the same request as code.
+import { resultMessages } from "./calls.js";
 
 /** Path and body of a request to `form`; `texts` are by field, `parameters` as the API takes them. */
-export function requestOf(form, texts, parameters, history) {
+export function requestOf(form, texts, parameters, history, results) {
   if (form.kind === "chat") {
     // While the next message is not written yet, the code shows the request that was sent last.
-    const messages = texts.message || !history.length ? [...history, { role: "user", content: texts.message }] : history.slice(0, -1);
+    const calls = history.at(-1)?.tool_calls;
+    const written = texts.message || !history.length ? [...history, { role: "user", content: texts.message }] : history.slice(0, -1);
+    const messages = calls ? [...history, ...resultMessages(calls, results)] : written;
     return { path: form.path, body: { model: "sextet", messages, stream: true, stream_options: { include_usage: true }, ...parameters } };
   }
   const values = form.fields.map((name) => texts[name]);

@@ -9,6 +9,7 @@ export const WORDS = {
     chat: "Chat", inputs: "Single request", you: "You", model: "Model", empty: "The answer is empty.",
     longest: "up to {n} tokens", clear: "New chat", key: "This server asks for a key:",
     text: "Text", question: "Question", context: "Context", message: "Message",
+    tool: "Tool", example: "Example", notJson: "This is no JSON.", calls: "Calls", resultOf: "Result of {name}", answerCalls: "Write the results of the calls, then run.",
     live: "All models, live", route: "Model", replicas: "Replicas", perSecond: "Requests/s", failed: "Failed", p50: "p50", p99: "p99", waiting: "Waiting", slots: "Slots",
   },
   ko: {
@@ -20,6 +21,7 @@ export const WORDS = {
     chat: "대화", inputs: "단일 요청", you: "나", model: "모델", empty: "답변이 비어 있습니다.",
     longest: "최대 {n} 토큰", clear: "새 대화", key: "이 서버에는 키가 필요합니다:",
     text: "글", question: "질문", context: "본문", message: "메시지",
+    tool: "도구", example: "예시 넣기", notJson: "JSON이 아닙니다.", calls: "호출", resultOf: "{name}의 결과", answerCalls: "호출 결과를 적은 뒤 실행하세요.",
     live: "모든 모델, 실시간", route: "모델", replicas: "레플리카", perSecond: "요청/초", failed: "실패", p50: "p50", p99: "p99", waiting: "대기 중", slots: "슬롯",
   },
 };

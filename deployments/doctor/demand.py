@@ -10,8 +10,8 @@ from deployments.doctor.machine import Capacity
 
 AUTO_REPLICAS = (1, 100)
 """What Ray Serve makes of `num_replicas: auto`."""
-SMALLEST_SHARE = 1e-4
-"""Of a GPU; Ray counts in these."""
+UNITS = 10_000
+"""Of a GPU: Ray counts in these, and rounds a share to the nearest. Six replicas of a sixth are more than a GPU."""
 
 
 @dataclass(frozen=True)
@@ -107,18 +107,23 @@ def placed(sizes: Sequence[float], gpus: int) -> list[list[int]]:
 
     Largest first packs densely; Ray, which places in its own order, may find no place where this does.
     """
-    free = [1.0] * gpus
+    free = [UNITS] * gpus
     places: list[list[int]] = [[] for _ in sizes]
     for number in sorted(range(len(sizes)), key=lambda one: -sizes[one]):
         size = sizes[number]
-        fitting = [index for index, room in enumerate(free) if room >= min(size, 1.0) - 1e-9]
-        needed = 1 if size < 1 else round(size)
+        of_each, needed = (_units(size), 1) if size < 1 else (UNITS, round(size))
+        fitting = [index for index, room in enumerate(free) if room >= of_each]
         if len(fitting) < needed:
             continue
         places[number] = sorted(fitting, key=lambda index: free[index])[:needed]  # the fullest first
         for index in places[number]:
-            free[index] -= min(size, 1.0)
+            free[index] -= of_each
     return places
+
+
+def equal_share(replicas: int) -> float:
+    """The largest share of a GPU that so many replicas can each have."""
+    return UNITS // replicas / UNITS
 
 
 def fitting_replicas(demand: Demand, gpus: int) -> int:
@@ -130,7 +135,12 @@ def _most(share: float, gpus: int) -> int:
     """Replicas with this share that `gpus` may have room for, at most."""
     if share >= 1:
         return gpus if share <= gpus else 0
-    return gpus * int(1 / max(share, SMALLEST_SHARE) + 1e-9)
+    return gpus * (UNITS // _units(share))
+
+
+def _units(share: float) -> int:
+    """A share below 1 as Ray counts it."""
+    return max(1, int(share * UNITS + 0.5))
 
 
 def _replicas(given: Mapping[str, Any]) -> tuple[int, int]:

@@ -91,6 +91,8 @@ class GrpcLines:
     """At last; MODELS are all of these names."""
     backend: tuple[str, ...] = ()
     """Before Ray's lines of each backend, as in Lines."""
+    nowhere: tuple[str, ...] = ()
+    """Of the backend of calls for an application that is not there."""
 
 
 @dataclass(frozen=True)

@@ -204,7 +204,8 @@ Conversation = Callable[[Request, Server, LimitsConfig], Response]
 class Mounted:
     """What one protocol answers: POSTs by path, pages of JSON that only a new model changes, and conversations.
 
-    `errors` words failures at any other path below `prefix`.
+    `errors` words failures at any other path below `prefix`. Who asks a path that does not exist is told of these,
+    unless only the ingress asks them (`listed` is false).
     """
 
     protocols: Mapping[str, Protocol] = field(default_factory=dict)
@@ -212,6 +213,7 @@ class Mounted:
     conversations: Mapping[str, Conversation] = field(default_factory=dict)
     prefix: str | None = None
     errors: Protocol | None = None
+    listed: bool = True
 
 
 @dataclass(frozen=True)
@@ -264,7 +266,8 @@ class Routes:
         self.protocols = {path: one for mounted in self._mounted for path, one in mounted.protocols.items()}
         self.pages = {path: page for mounted in self._mounted for path, page in mounted.pages.items()}
         self._conversations = {path: one for mounted in self._mounted for path, one in mounted.conversations.items()}
-        posts = [f"POST /{pipeline.task}{path.rstrip('/')}" for path in self.protocols]
+        public = [path for mounted in self._mounted if mounted.listed for path in mounted.protocols]
+        posts = [f"POST /{pipeline.task}{path.rstrip('/')}" for path in public]
         self._listed = [*posts, *(f"GET /{pipeline.task}{path}" for path in self.pages)]
 
     def find(self, request: Request) -> Endpoint:

@@ -6,6 +6,7 @@ from typing import Any
 
 from checkpoints.checkpoint import ResolvedCheckpoint, untrained
 from checkpoints.heads import ENCODER_DECODER, auto_class, fits
+from export.graphs.alibi import rounded_alibi
 from export.graphs.graph import save
 from export.graphs.seq2seq_slot_graph import convert_seq2seq_to_slots
 from export.graphs.slot_graph import convert_to_slots
@@ -89,7 +90,7 @@ def convert(model: Any, task: str, folder: Path, cache: str = "plain") -> Graphs
         return {"model": folder / "model.onnx"}
     from optimum.exporters.onnx import onnx_export_from_model
 
-    with unlogged():
+    with unlogged(), rounded_alibi(model):
         onnx_export_from_model(
             model,
             folder,

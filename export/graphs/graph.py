@@ -1,6 +1,6 @@
 """Graph: the nodes of an ONNX model, indexed by their outputs and inputs, for rewriting."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ class Graph:
         for node in reversed(self.nodes):
             if needed & set(node.output):
                 kept.append(node)
-                needed.update(_reads(node))
+                needed.update(reads(node))
         self.nodes = kept[::-1]
         self.weights = {name: one for name, one in self.weights.items() if name in needed}
         self._index()
@@ -106,13 +106,44 @@ class Graph:
                 self.readers.setdefault(name, []).append(node)
 
 
-def _reads(node: Any) -> Iterator[str]:
+def reads(node: Any) -> Iterator[str]:
     """Every name that a node reads, also inside its branches."""
     yield from node.input
+    for inner in _inside(node):
+        yield from reads(inner)
+
+
+def _inside(node: Any) -> Iterator[Any]:
+    """The nodes of its branches."""
     for attribute in node.attribute:
         if attribute.HasField("g"):
-            for inner in attribute.g.node:
-                yield from _reads(inner)
+            yield from attribute.g.node
+
+
+def _read_instead(node: Any, names: Mapping[str, str]) -> None:
+    """Let a node, and those inside its branches, read other names."""
+    node.input[:] = [names.get(name, name) for name in node.input]
+    for inner in _inside(node):
+        _read_instead(inner, names)
+
+
+def sort(model: Any) -> None:
+    """Let every node stand after those that make what it reads, also inside its branches; others keep their order."""
+    made = {name for node in model.graph.node for name in node.output if name}
+    waiting, ready, ordered = list(model.graph.node), set[str](), []
+    while waiting:
+        later = []
+        for node in waiting:
+            if all(name in ready for name in reads(node) if name in made):
+                ordered.append(node)
+                ready.update(node.output)
+            else:
+                later.append(node)
+        if len(later) == len(waiting):
+            raise ValueError("its nodes read each other")
+        waiting = later
+    del model.graph.node[:]
+    model.graph.node.extend(ordered)
 
 
 def name_weights_directly(model: Any) -> None:
@@ -127,7 +158,7 @@ def name_weights_directly(model: Any) -> None:
         else:
             kept.append(node)
     for node in kept:
-        node.input[:] = [behind.get(name, name) for name in node.input]
+        _read_instead(node, behind)
     del model.graph.node[:]
     model.graph.node.extend(kept)
 
@@ -173,7 +204,7 @@ def share_weights(graph: Path) -> None:
     if not renamed and not transposed:
         return
     for node in model.graph.node:
-        node.input[:] = [renamed.get(name, name) for name in node.input]
+        _read_instead(node, renamed)
     nodes = [*transposed, *model.graph.node]
     del model.graph.node[:], model.graph.initializer[:]
     model.graph.node.extend(nodes)

@@ -6,6 +6,7 @@ Gelu as well, and O4 is O3 in fp16 for CUDA.
 
 from export.args import DEVICES, LEVELS, PRECISIONS
 from export.graphs.convert import Graphs
+from export.graphs.graph import save, sort
 from pipelines.errors import CheckpointError, ConfigurationError, first_line
 
 
@@ -57,6 +58,7 @@ def default_level(precision: str, device: str, *, generates: bool) -> str | None
 
 def optimize(graphs: Graphs, level: str, architecture: str, device: str) -> None:
     """Rewrite the graphs in place; their folder holds the config.json. Raises CheckpointError where it fails."""
+    import onnx
     from optimum.onnxruntime import AutoOptimizationConfig, ORTOptimizer
     from optimum.onnxruntime.utils import ORTConfigManager
 
@@ -73,6 +75,10 @@ def optimize(graphs: Graphs, level: str, architecture: str, device: str) -> None
     try:
         optimizer = ORTOptimizer.from_pretrained(folder, file_names=[graph.name for graph in graphs.values()])
         optimizer.optimize(settings, save_dir=folder, file_suffix="")
+        for graph in graphs.values():  # its own sorting overlooks what branches read
+            model = onnx.load(graph)
+            sort(model)
+            save(model, graph)
     except Exception as error:  # fusions fail in onnx, in protobuf or in onnxruntime, each with types of its own
         raise CheckpointError(
             f"optimize {level} fails on this {architecture} graph ({first_line(error)}); choose another"

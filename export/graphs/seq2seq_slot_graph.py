@@ -36,8 +36,7 @@ from typing import Any
 
 from checkpoints.frameworks import exclusive
 from export.graphs.seq2seq_attention import Layer, Seq2SeqAttention, describe_seq2seq
-from export.graphs.slot_graph import contrib
-from export.graphs.trace import trace
+from export.graphs.trace import contrib, trace
 
 _RESHAPING = ("m2m_100", "mt5", "t5", "umt5")
 """Their decoders reshape ids by their own shape, which a device would ask of the host at every step."""

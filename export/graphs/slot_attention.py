@@ -23,10 +23,10 @@ from checkpoints.frameworks import exclusive
 from pipelines.errors import first_line
 
 NAME = "sextet_slots"
-_FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn")  # others depend on the length of the text
+_FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn", "longrope")  # within the positions of a graph
 WIDTH_OF_A_HEAD = 8
 """GroupQueryAttention takes heads of a multiple of this width."""
-_ROTATED_WIDTH = 16  # and rotates a multiple of this width
+_ROTATED_WIDTH = 16  # and rotates a multiple of this width, of heads of such a multiple
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _UNDERSTOOD = ("scaling", "scale", "sliding_window", "softcap")
 _WITHOUT_EFFECT = (
@@ -106,7 +106,8 @@ def _described(model: Any) -> Attention:
         raise ObstacleError("its keys and values have different widths")
     if width % WIDTH_OF_A_HEAD:
         raise ObstacleError(f"heads of width {width} are not a multiple of {WIDTH_OF_A_HEAD}")
-    return Attention(layers, heads, kv_heads, width, rotations if rotations.are_known else None)
+    by_operator = rotations.are_known and width % _ROTATED_WIDTH == 0
+    return Attention(layers, heads, kv_heads, width, rotations if by_operator else None)
 
 
 @contextmanager

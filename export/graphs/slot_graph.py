@@ -17,15 +17,16 @@ Several rows may read several tokens at once where all of them begin: `total_seq
 `input_ids`, and shorter rows are padded at their end. Rows that go on read one token each, or one row reads alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from checkpoints.checkpoint import source_positions
 from export.graphs.graph import save
 from export.graphs.slot_attention import Attention, Call, Rotation, attending, describe
 from export.graphs.slot_fusions import ROOT_MEAN_SQUARE, fuse
-from export.graphs.trace import trace
+from export.graphs.trace import contrib, trace
 
 
 def is_slot_graph(model: Any) -> bool:
@@ -79,7 +80,7 @@ def _slot_decoder(model: Any, attention: Attention) -> Any:
             self.rotated: dict[int, Rotation | None] = {} if rotations is None else rotations.layers
             for rotation in {one for one in self.rotated.values() if one is not None}:
                 assert rotations is not None
-                angles = rotations.tables(rotation, int(model.config.max_position_embeddings))
+                angles = rotations.tables(rotation, source_positions(model.config) or 0)
                 for name, table in zip(_tables(rotation), angles, strict=True):
                     self.register_buffer(name, table)
 
@@ -215,34 +216,3 @@ def _fuse(graph: Path) -> None:
     del model.graph.input[:]
     model.graph.input.extend(kept)
     save(model, graph)
-
-
-def contrib(operator: str, inputs: Sequence[Any], like: Sequence[Any], **attributes: float) -> tuple[Any, ...]:
-    """An operator of ONNX Runtime (domain com.microsoft) in a traced graph: one output for each tensor of `like`.
-
-    An output has the shape and dtype of its tensor. None in `inputs` leaves an optional input out. PyTorch computes
-    nothing and returns copies of `like`; only the graph runs the operator.
-    """
-    import torch
-
-    class Contrib(torch.autograd.Function):
-        @staticmethod
-        def forward(_context: Any, outputs: int, *tensors: Any) -> tuple[Any, ...]:
-            return tuple(one.clone() for one in tensors[:outputs])
-
-        @staticmethod
-        def symbolic(g: Any, outputs: int, *values: Any) -> Any:
-            from torch.onnx import symbolic_helper
-
-            left_out: Any = symbolic_helper._optional_input_placeholder_tensor
-            given = [left_out(g) if one is None else one for one in values[outputs:]]
-            names = {f"{name}_{'f' if isinstance(value, float) else 'i'}": value for name, value in attributes.items()}
-            made = g.op(f"com.microsoft::{operator}", *given, outputs=outputs, **names)
-            made = (made,) if outputs == 1 else made
-            for output, one in zip(made, values, strict=False):
-                output.setType(one.type())
-            return tuple(made)
-
-    traced: Any = Contrib
-    made: tuple[Any, ...] = traced.apply(len(like), *like, *inputs)
-    return made

@@ -1,4 +1,4 @@
-"""Trace: a PyTorch module becomes an ONNX graph by running it once on an example."""
+"""Trace: a PyTorch module becomes an ONNX graph by running it once on an example; operators of ONNX Runtime in it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -49,3 +49,34 @@ def unlogged() -> Iterator[None]:
             yield
         finally:
             functions._jit_onnx_log = log
+
+
+def contrib(operator: str, inputs: Sequence[Any], like: Sequence[Any], **attributes: float) -> tuple[Any, ...]:
+    """An operator of ONNX Runtime (domain com.microsoft) in a traced graph: one output for each tensor of `like`.
+
+    An output has the shape and dtype of its tensor. None in `inputs` leaves an optional input out. PyTorch computes
+    nothing and returns copies of `like`; only the graph runs the operator.
+    """
+    import torch
+
+    class Contrib(torch.autograd.Function):
+        @staticmethod
+        def forward(_context: Any, outputs: int, *tensors: Any) -> tuple[Any, ...]:
+            return tuple(one.clone() for one in tensors[:outputs])
+
+        @staticmethod
+        def symbolic(g: Any, outputs: int, *values: Any) -> Any:
+            from torch.onnx import symbolic_helper
+
+            left_out: Any = symbolic_helper._optional_input_placeholder_tensor
+            given = [left_out(g) if one is None else one for one in values[outputs:]]
+            names = {f"{name}_{'f' if isinstance(value, float) else 'i'}": value for name, value in attributes.items()}
+            made = g.op(f"com.microsoft::{operator}", *given, outputs=outputs, **names)
+            made = (made,) if outputs == 1 else made
+            for output, one in zip(made, values, strict=False):
+                output.setType(one.type())
+            return tuple(made)
+
+    traced: Any = Contrib
+    made: tuple[Any, ...] = traced.apply(len(like), *like, *inputs)
+    return made

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from export.graphs.packed import OPERATOR
-from export.graphs.stand_in import write_stand_in
+from export.graphs.encoders.packed import OPERATOR
+from export.graphs.encoders.stand_in import write_stand_in
 from export.parity.activations import Activations
 from pipelines.errors import ConfigurationError
 from pipelines.runtime.artifact import ModelArtifact

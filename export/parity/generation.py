@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from checkpoints.checkpoint import source_positions
 from pipelines.errors import first_line
 from pipelines.generation.decoding.logits import log_softmax
 from pipelines.generation.plain.decoder import open_decoder
@@ -214,8 +215,7 @@ def fault_of_slots(model: Any, graphs: Mapping[str, Path]) -> str | None:
 
 def _checked_lengths(config: Any) -> list[int]:
     """Of the texts to check with: beyond a sliding window that is not too long, within the model's positions."""
-    names = ("max_encoder_position_embeddings", "max_position_embeddings", "n_positions")
-    positions = next((size for name in names if (size := getattr(config, name, None))), _LONGEST_CHECK)
+    positions = source_positions(config) or _LONGEST_CHECK
     longest = _CHECKED_TOKENS[0]
     beyond = (getattr(config, "sliding_window", None) or 0) + _BEYOND_WINDOW
     if longest < beyond <= _LONGEST_CHECK:

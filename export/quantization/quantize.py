@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from export.graphs.convert import Graphs
-from export.graphs.graph import name_weights_directly, save
+from export.graphs.graph import name_weights_directly, reads, save
 from export.graphs.slot_graph import is_slot_graph
 from export.quantization.activations import OneScale, TokenScales
 from export.quantization.outliers import digest
@@ -140,7 +140,7 @@ class _Weights:
         self.tensors = {one.name: one for one in model.graph.initializer if len(one.dims) == 2 and one.data_type == 1}
         self.readers: dict[str, int] = {}
         for node in model.graph.node:
-            for name in node.input:
+            for name in reads(node):
                 self.readers[name] = self.readers.get(name, 0) + 1
         self.new: dict[str, np.ndarray] = {}
 

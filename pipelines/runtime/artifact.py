@@ -11,7 +11,7 @@ README.md               the model card
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
@@ -159,7 +159,7 @@ class Manifest:
     (export.graphs.slot_graph, export.graphs.seq2seq_slot_graph), `plain` where the graph concatenates its cache.
 
     `rows` is `packed` where the graph reads the tokens of all rows of a batch one after the other, without padding
-    (export.graphs.packed), and runs on `device` alone.
+    (export.graphs.encoders.packed), and runs on `device` alone.
 
     `quantization` says how int4 weights were made: `block_size` inputs of a channel share a scale, `accuracy_level` is
     MatMulNBits' (4: activations in int8).
@@ -303,6 +303,20 @@ class ModelArtifact:
         file = self.path / name
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         return content
+
+
+def positions(config: Mapping[str, Any], names: Sequence[str]) -> int | None:
+    """The most positions of a model, by the first of `names` that its config has; None for a model without a bound.
+
+    With longrope it is the first length: beyond it, transformers rotates all tokens of a text in another way, from the
+    first one on, and a graph holds one way.
+    """
+    found = next((int(config[name]) for name in names if config.get(name)), None)
+    scaling = config.get("rope_scaling") or {}
+    first = config.get("original_max_position_embeddings")
+    if found is None or not first or scaling.get("rope_type", scaling.get("type")) != "longrope":
+        return found
+    return min(found, int(first))
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """Rows: how the rows of a batch become the feeds of an encoder's graph, and its outputs become those of each row.
 
 RowLayout    what both have in common; PaddedRows, (rows, longest row) with a mask, is in encoder.py
-PackedRows   the tokens of all rows one after the other, with cumulative lengths (export.graphs.packed)
+PackedRows   the tokens of all rows one after the other, with cumulative lengths (export.graphs.encoders.packed)
 """
 
 from abc import ABC, abstractmethod

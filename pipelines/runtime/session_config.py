@@ -98,7 +98,8 @@ def provider_options(
     }
     if config.device == "cuda":
         # The flash and memory-efficient kernels, at all lengths. The kernel without either reads `token_offset` of
-        # packed rows, which export.graphs.packed leaves empty; an explicit choice also overrides the environment.
+        # packed rows, which export.graphs.encoders.packed leaves empty; an explicit choice also overrides the
+        # environment.
         options["sdpa_kernel"] = str(_FLASH | _MEMORY_EFFICIENT)
     bound = config.gpu_mem_limit_bytes if config.arena_bytes is None else config.arena_bytes
     if bound is not None:

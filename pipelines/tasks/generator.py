@@ -18,7 +18,7 @@ from pipelines.generation.open import open_engine
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.slots.engine import SlotEngine
 from pipelines.misfit import require
-from pipelines.runtime.artifact import ModelArtifact
+from pipelines.runtime.artifact import ModelArtifact, positions
 from pipelines.runtime.session_config import SessionConfig
 from pipelines.runtime.tokenizer import Tokenizer
 from pipelines.scheduling.scheduler import BatchingConfig, OnBatch, QueueConfig, unreported
@@ -144,8 +144,10 @@ class Generator:
         self.defaults = self.defaults_of(artifact.manifest.task)
         if self.encodes_source and self.decoder_start_token_id is None:
             raise ArtifactError(f"{artifact.path} has neither decoder_start_token_id nor bos_token_id; export it again")
-        positions = _positions(artifact.config(), decoder_only=not self.encodes_source)
-        self.window: int = positions or max(_UNBOUNDED_WINDOW, self.defaults.max_length or 0)
+        # T5 states `n_positions` and has none.
+        own = "max_decoder_position_embeddings" if self.encodes_source else "n_positions"
+        bound = positions(artifact.config(), ("max_position_embeddings", own))
+        self.window: int = bound or max(_UNBOUNDED_WINDOW, self.defaults.max_length or 0)
         self._vocabulary = int(artifact.config()["vocab_size"])
         # Slots longer than the window would never be full; on a device they would have memory all the same.
         slots = replace(slots, max_tokens=max(2, min(slots.max_tokens, self.window)))
@@ -264,9 +266,3 @@ class GeneratorPipeline(Pipeline[InputT, ParametersT, DecodeRequestT, Answer]):
     ) -> SlotScheduler:
         """Slots take no batches: `batching` has no effect, nor `costs`."""
         return self.generator.scheduler(queue, on_batch)
-
-
-def _positions(config: Mapping[str, Any], *, decoder_only: bool) -> int | None:
-    """The number of positions of a decoder; None for relative ones. (T5 states `n_positions` and has none.)"""
-    own = ("n_positions",) if decoder_only else ("max_decoder_position_embeddings",)
-    return next((int(config[name]) for name in ("max_position_embeddings", *own) if config.get(name)), None)

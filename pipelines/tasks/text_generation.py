@@ -312,7 +312,7 @@ TASK = Task(
     tensor="array_inputs",
     protocols=("openai",),
     client="text_generation",
-    form=("max_new_tokens", "do_sample", "temperature", "top_p", "seed"),
+    form=("max_new_tokens", "do_sample", "temperature", "top_p", "seed", "grammar"),
     chats=(
         Example("en", "Write a haiku about rivers.", {"max_tokens": 160, "temperature": 0.7}),
         Example("ko", "하늘이 왜 파란지 두 문장으로 설명해 주세요.", {"max_tokens": 160, "temperature": 0.7}),

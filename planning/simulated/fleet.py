@@ -3,6 +3,9 @@
     scale_to(n) ──> booting ──> starting ──> running ──> draining ──> gone
     submit(...) ──> LeastConnections ──> the replica's own scheduler ──> ended(latency, outcome)
 
+A request that comes to an idle replica is answered after the time of a batch of its own. Only where a second one comes
+meanwhile, the scheduler gets both, each at its time. In a large fleet most requests are alone, and cost little.
+
 A replica starts on a machine with room, else on a new one, which boots first. What starts is taken back first where
 fewer are wanted; a running one gets no further requests, and is gone once those inside have ended.
 """
@@ -55,12 +58,24 @@ Ended = Callable[[int, float, Outcome], None]
 """(number of the request, seconds since its arrival, what became of it)."""
 
 
+@dataclass(slots=True)
+class Lone:
+    """A request that its replica's scheduler does not know yet; `ending` is its end, if nothing else comes."""
+
+    number: int
+    rows: Any
+    arrived_s: float
+    began_s: float
+    bulk: bool
+    ending: Timer
+
+
 class Replica:
     """One replica; `inside` is the ingress's count. It said last that it is free at `free_at_s`. One that drains stays
     until `leaves_at` at least.
     """
 
-    __slots__ = ("free_at_s", "inside", "leaves_at", "name", "recorder", "row_s", "scheduler", "starting")
+    __slots__ = ("free_at_s", "inside", "leaves_at", "lone", "name", "recorder", "row_s", "scheduler", "starting")
 
     def __init__(self, name: str, scheduler: Scheduler[Any, Any], recorder: ReplicaRecorder | None) -> None:
         self.name, self.scheduler, self.recorder = name, scheduler, recorder
@@ -68,11 +83,12 @@ class Replica:
         self.leaves_at = math.inf
         self.free_at_s = self.row_s = 0.0
         self.starting: Timer | None = None
+        self.lone: Lone | None = None
 
 
 class Fleet:
     """`ended` is told of each request that has ended; `overhead_s` is what an answer takes beside queue and model.
-    `signals` is empty unless it `records`.
+    `signals` is empty unless it `records`. `mixed`: lists and bulk come beside short requests.
     """
 
     def __init__(
@@ -83,9 +99,12 @@ class Fleet:
         ended: Ended,
         overhead_s: float = 0.0,
         records: bool = False,
+        mixed: bool = False,
     ) -> None:
         self._loop, self._model, self._site, self._records = loop, model, site, records
         self._ended, self._overhead_s = ended, overhead_s
+        # A list leaves a worker free for short requests, of which the scheduler has to know.
+        self._skips_lone = not records and not (mixed and model.batching.concurrency > 1)
         self.ingress: LeastConnections[Replica] = LeastConnections()
         self.starting: list[Replica] = []
         self.draining: set[Replica] = set()
@@ -248,10 +267,33 @@ class Fleet:
         self._give(number, rows, now_s, now_s + left_s, bulk)
 
     def _give(self, number: int, rows: Any, arrived_s: float, deadline: float, bulk: bool) -> None:
-        replica = self.ingress.take()
+        replica, loop = self.ingress.take(), self._loop
         self._count_inside(1)
+        if self._skips_lone and replica.inside == 1 and math.isinf(deadline):
+            alone_s = self._model.undisturbed_s(rows)
+            if alone_s is not None:
+                ending = loop.call_later(alone_s / self._site.speed, self._undisturbed, replica)
+                replica.lone = Lone(number, rows, arrived_s, loop.now_s, bulk, ending)
+                return
+        elif (lone := replica.lone) is not None:
+            lone.ending.cancel()
+            replica.lone, now_s = None, loop.now_s
+            loop.now_s = lone.began_s
+            self._schedule(replica, lone.number, lone.rows, lone.arrived_s, math.inf, lone.bulk)
+            loop.now_s = now_s
+        self._schedule(replica, number, rows, arrived_s, deadline, bulk)
+
+    def _schedule(
+        self, replica: Replica, number: int, rows: Any, arrived_s: float, deadline: float, bulk: bool
+    ) -> None:
         submitted = replica.scheduler.submit(rows, None if math.isinf(deadline) else deadline, bulk=bulk)
         self._loop.run(submitted, partial(self._left, number, replica, rows, arrived_s))
+
+    def _undisturbed(self, replica: Replica) -> None:
+        """The only request of a replica is answered."""
+        lone, replica.lone = replica.lone, None
+        assert lone is not None
+        self._left(lone.number, replica, lone.rows, lone.arrived_s, None, None)
 
     def _left(
         self, number: int, replica: Replica, rows: Any, arrived_s: float, completed: Any, error: Exception | None

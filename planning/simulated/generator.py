@@ -62,6 +62,9 @@ class GeneratorModel:
     def answered_at(self, rows: Sequence[SizedPrompt], now_s: float) -> float:
         return now_s if self.cost.beams > 1 else min((one.first_token_at for one in rows), default=now_s)
 
+    def undisturbed_s(self, rows: Sequence[SizedPrompt]) -> None:
+        """The engine knows."""
+
 
 def measure_decoding(pipeline: Any, example: Any, slots: int) -> DecodeCost:
     """What prompts and rounds cost a loaded pipeline on this machine; takes some seconds. `example` is an input."""

@@ -35,6 +35,9 @@ class SimulatedModel(Protocol):
     def answered_at(self, rows: Sequence[Any], now_s: float) -> float:
         """When what counts of an answer was there, where it is complete now."""
 
+    def undisturbed_s(self, rows: Sequence[Any]) -> float | None:
+        """Seconds that a request takes in an idle replica, if no other comes; None where only a scheduler knows."""
+
 
 @dataclass(frozen=True)
 class EncoderModel:
@@ -62,6 +65,11 @@ class EncoderModel:
 
     def answered_at(self, rows: Sequence[SizedRow], now_s: float) -> float:
         return now_s
+
+    def undisturbed_s(self, rows: Sequence[SizedRow]) -> float | None:
+        if len(rows) != 1 or self.batching.batch_wait_timeout_s:
+            return None
+        return self.alone_s(1, rows[0].n_tokens, 0)
 
 
 @cache

@@ -105,13 +105,17 @@ class _Player:
         latencies, outcomes = np.full(len(trace), np.nan), np.zeros(len(trace), np.uint8)
         self.played = Played(policy.name, trace, setting.site, latencies, outcomes)
         self._latencies, self._outcomes = latencies, outcomes
-        self._fleet = Fleet(loop, setting.model, setting.site, self._ended, setting.overhead_s, policy.reads_signals)
+        mixed = bool(trace.bulk.any() or (trace.rows > 1).any())
+        self._fleet = Fleet(
+            loop, setting.model, setting.site, self._ended, setting.overhead_s, policy.reads_signals, mixed
+        )
         self._fleet.place(policy.first())
         self._left = len(trace)
         self._missed = 0
         slo_s, quantile = setting.hopeless or (np.inf, 0.0)
         self._slo_s, self._may_miss = slo_s, (1 - quantile) * len(trace)
         self._inside: deque[tuple[float, float]] = deque([(0.0, 0.0)])  # (time, seconds of requests inside)
+        self._running = self._fleet.running
         self._show_every_s = max(trace.duration_s / SHOWN, setting.tick_s)
         self._shown_at, self._shown_inside_s = -np.inf, 0.0
         self._tick_at = 0.0
@@ -156,13 +160,8 @@ class _Player:
         loop, fleet, played = self._loop, self._fleet, self.played
         loop.advance(self._tick_at)
         now_s = loop.now_s
-        inside_s = fleet.inside_s()
-        self._inside.append((now_s, inside_s))
-        while len(self._inside) > 2 and self._inside[1][0] <= now_s - self._setting.look_back_s:
-            self._inside.popleft()
-        since_s, before_s = self._inside[0]
-        ongoing = (inside_s - before_s) / (now_s - since_s) if now_s > since_s else float(fleet.inside)
-        view = View(self._trace.day_at_s + now_s, fleet.running, fleet.target, ongoing, len(fleet.held), fleet.signals)
+        at_s = self._trace.day_at_s + now_s
+        view = View(at_s, fleet.running, fleet.target, self._ongoing(), len(fleet.held), fleet.signals)
         wanted = self._policy.replicas(view)
         if wanted != fleet.target:
             fleet.scale_to(wanted)
@@ -172,6 +171,20 @@ class _Player:
         if now_s - self._shown_at >= self._show_every_s and now_s <= self._trace.duration_s:
             self._show()
         self._tick_at += self._setting.tick_s * (1 + fleet.running // BUSY_REPLICAS)
+
+    def _ongoing(self) -> float:
+        """The mean number of requests inside over the look-back period, or since the newest replica has been there: Ray
+        Serve averages over what all replicas have reported.
+        """
+        fleet, now_s, inside_s = self._fleet, self._loop.now_s, self._fleet.inside_s()
+        if 1 < fleet.running > self._running:
+            self._inside.clear()
+        self._running = fleet.running
+        self._inside.append((now_s, inside_s))
+        while len(self._inside) > 2 and self._inside[1][0] <= now_s - self._setting.look_back_s:
+            self._inside.popleft()
+        since_s, before_s = self._inside[0]
+        return (inside_s - before_s) / (now_s - since_s) if now_s > since_s else float(fleet.inside)
 
     def _show(self) -> None:
         fleet, now_s, inside_s = self._fleet, self._loop.now_s, self._fleet.inside_s()

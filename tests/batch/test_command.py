@@ -1,5 +1,6 @@
 """`sextet batch` as users run it: a process with a Ray of its own, killed and started again, and beside serving."""
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -15,7 +16,9 @@ from pyarrow import parquet
 
 import pipelines
 from deployments.cluster.guardian import of_cluster
-from tests.cluster.serving import Serving, clean_environment, left_over, write_cluster
+from deployments.cluster.ray_environment import spare_port
+from tests.cluster.ray_node import ADDRESS, RayNode, environment
+from tests.cluster.serving import Serving, clean_environment, is_listening, left_over, write_cluster
 
 pytestmark = pytest.mark.cluster
 
@@ -187,6 +190,7 @@ def test_shards_of_other_tasks_are_there_as_soon_as_they_are_finished(
         (("--parameters", "[1]"), "--parameters is '[1]'; allowed: a JSON object"),
         (("--column", "text"), "--column is 'text'; allowed: FIELD=COLUMN"),
         (("--max-bad-rows", "0", "--shard-rows", "2"), "1 bad rows (rows.jsonl:3: 'text' is 5; allowed: a text)"),
+        (("--parameters", '{"top_k": 1}', "--column", "text=number"), "no row was answered: all 3 are bad, such as "),
         (("--threads", "999"), "--threads is 999; allowed: at most "),
         (("--model", "nowhere"), "nowhere"),
     ],
@@ -195,7 +199,7 @@ def test_what_prevents_it_is_said_in_one_line(
     options: Sequence[str], says: str, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
-    rows_in(tmp_path, ["a", "b", {"text": 5}])
+    rows_in(tmp_path, [{"text": "a", "number": 1}, {"text": "b", "number": 2}, {"text": 5, "number": 3}])
     asked = command("--model", classifier, "--input", "rows.jsonl", "--output", "answers.jsonl", *options)
     done = subprocess.run(asked, capture_output=True, text=True, env=clean_environment(), cwd=tmp_path, check=False)
     assert done.returncode == 1
@@ -219,3 +223,56 @@ def test_a_cluster_that_serves_answers_behind_other_requests(classifier: Path, t
         (expected,) = oracle(given[line["row"] - 1], top_k=1)
         assert line["answer"][0]["label"] == expected["label"]
         assert line["answer"][0]["score"] == pytest.approx(expected["score"], abs=1e-4)
+
+
+def actors_of(process: psutil.Process) -> list[psutil.Process]:
+    """The processes of Ray Data's actors below a process."""
+    found = []
+    for one in process.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if " ".join(one.cmdline()).startswith("ray::MapWorker"):
+                found.append(one)
+    return found
+
+
+def test_parts_of_an_actor_that_dies_are_done_again(classifier: Path, tmp_path: Path) -> None:
+    output = tmp_path / "answers.jsonl"
+    options = ("--model", classifier, "--input", rows_in(tmp_path, texts(3000)), "--output", output, "--shard-rows", 10)
+    process = subprocess.Popen(command(*options), env=clean_environment(), stderr=subprocess.PIPE, text=True)
+    wait_until(process, lambda: finished_parts(output) > 5)
+
+    (actor,) = actors_of(psutil.Process(process.pid))
+    actor.kill()
+    _, said = process.communicate(timeout=WAIT_S)
+
+    assert process.returncode == 0, said
+    assert [line["row"] for line in lines(output)] == list(range(1, 3001))
+
+
+def test_a_running_ray_cluster_runs_the_actors_at_low_priority(classifier: Path, tmp_path: Path) -> None:
+    (tmp_path / "node").mkdir()
+    ports = {"--port": spare_port(), "--dashboard-port": spare_port()}
+    variables = environment(tmp_path / "node")
+    node = RayNode.start(
+        *(tmp_path / "node", variables, ADDRESS, "--head", "--num-cpus=2"),
+        *(f"{option}={port}" for option, port in ports.items()),
+    )
+    try:
+        output, address = tmp_path / "answers.jsonl", f"{ADDRESS}:{ports['--port']}"
+        give_up_at = time.monotonic() + WAIT_S
+        while not is_listening(f"http://{address}"):
+            assert time.monotonic() < give_up_at
+            time.sleep(0.1)
+        options = ("--model", classifier, "--input", rows_in(tmp_path, texts(3000)), "--output", output)
+        process = subprocess.Popen(
+            command(*options, "--shard-rows", 10, "--address", address, "--actors", 2), env=variables
+        )
+        wait_until(process, lambda: finished_parts(output) > 5)
+        actors = actors_of(psutil.Process(node.process.pid))
+        assert [one.nice() for one in actors] == [psutil.Process(node.process.pid).nice() + 10] * 2
+        assert process.wait(WAIT_S) == 0
+        assert [line["row"] for line in lines(output)] == list(range(1, 3001))
+        psutil.wait_procs(actors, timeout=WAIT_S)
+        assert actors_of(psutil.Process(node.process.pid)) == []
+    finally:
+        node.stop()

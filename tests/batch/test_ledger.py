@@ -12,6 +12,7 @@ from batch.ledger import Ledger
 from batch.scorer import Finished
 from batch.storage import Storage
 from pipelines.errors import ConfigurationError
+from tests.google_storage import GoogleStorage
 from tests.s3 import S3
 
 PLAN = {"task": "text-classification", "model": "abc"}
@@ -26,17 +27,17 @@ PARTS = [part(0, b"one\n"), part(1, b"two\n", bad=b"bad\n"), part(2, b"three\n")
 PLACES = [one.place for one in PARTS]
 
 
-@pytest.fixture(params=["file", "shards", "bucket"])
+@pytest.fixture(params=["file", "shards", "s3", "gs"])
 def output(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An output of each kind; `tmp_path/out` holds its files."""
-    if request.param != "bucket":
+    if request.param in ("file", "shards"):
         yield str(tmp_path / "out" / ("a.jsonl" if request.param == "file" else "a-*.jsonl"))
         return
     (tmp_path / "out").mkdir()
-    request.getfixturevalue("aws")
-    with S3(tmp_path) as s3:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", s3.url)
-        yield "s3://out/a.jsonl"
+    request.getfixturevalue("aws" if request.param == "s3" else "google")
+    with S3(tmp_path) if request.param == "s3" else GoogleStorage(tmp_path) as storage:
+        monkeypatch.setenv("AWS_ENDPOINT_URL" if request.param == "s3" else "STORAGE_EMULATOR_HOST", storage.url)
+        yield f"{request.param}://out/a.jsonl"
 
 
 def ledger(output: str) -> Ledger:

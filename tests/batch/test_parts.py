@@ -100,7 +100,11 @@ def test_rows_that_cannot_be_read_keep_their_number_and_say_why(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("row", "problem"),
-    [({"text": 5}, "'text' is 5; allowed: a text"), ({"text": None}, "'text' is null; allowed: a text"), ({}, "null")],
+    [
+        ({"text": 5}, "'text' is 5; allowed: a text"),
+        ({"text": None}, "'text' is null; allowed: a text"),
+        ({"id": 1}, "no column 'text'; the columns are id"),
+    ],
 )
 def test_a_row_without_a_text_is_bad(tmp_path: Path, row: dict[str, object], problem: str) -> None:
     file = tmp_path / "rows.jsonl"

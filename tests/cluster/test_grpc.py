@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
@@ -16,11 +17,13 @@ from tritonclient.utils import InferenceServerException
 
 import pipelines
 from deployments.cluster.ray_environment import spare_port
+from deployments.config import deployment_of
+from deployments.scaling.options import AUTOSCALER
 from tests.cluster.serving import Serving, left_over, write_cluster
 from tests.cluster.test_tasks import approximately
 
 pytestmark = pytest.mark.cluster
-ENCODER, GENERATOR = "text-classification", "text-generation"
+ENCODER, GENERATOR, RARE = "text-classification", "text-generation", "token-classification"
 TEXTS = ["what a film", "정말 좋았어요 😀"]
 STOPPED_S = 60.0
 
@@ -32,9 +35,12 @@ def port() -> int:
 
 @pytest.fixture(scope="module")
 def serving(models: dict[str, Path], port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    """Two tasks, and a port for gRPC; it ends cleanly while a stream is open that nobody uses."""
-    file = write_cluster(tmp_path_factory.mktemp("grpc"), {name: models[name] for name in (ENCODER, GENERATOR)})
+    """Three tasks, one of them asleep, and a port for gRPC; it ends cleanly while a stream is open that nobody uses."""
+    served = {name: models[name] for name in (ENCODER, GENERATOR, RARE)}
+    file = write_cluster(tmp_path_factory.mktemp("grpc"), served)
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    policy = {"policy_function": AUTOSCALER, "policy_kwargs": {"slo_ms": 2000, "zero_after_s": 600}}
+    deployment_of(RARE, content)["autoscaling_config"] = {"min_replicas": 0, "max_replicas": 1, "policy": policy}
     (gateway,) = next(one for one in content["applications"] if one["name"] == "gateway")["deployments"]
     gateway["user_config"] = {"ingress": {"grpc_port": port}}
     file.write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -112,7 +118,7 @@ def test_the_server_and_its_models_are_described(client: triton.InferenceServerC
     assert client.get_server_metadata().name == "sextet"
     assert client.get_model_metadata(GENERATOR).inputs[0].name == "array_inputs"
     index = client.get_model_repository_index()
-    assert {(one.name, one.state) for one in index.models} == {(ENCODER, "READY"), (GENERATOR, "READY")}
+    assert {(one.name, one.state) for one in index.models} == {(name, "READY") for name in (ENCODER, GENERATOR, RARE)}
     with pytest.raises(InferenceServerException, match="there is no model 'x'; allowed: text-classification"):
         client.is_model_ready("x")
     with pytest.raises(InferenceServerException, match=r"UNIMPLEMENTED.*'ModelConfig' is not served"):
@@ -139,8 +145,8 @@ def test_statistics_count_what_was_asked_over_grpc_and_over_http(
                 time.sleep(0.1)
             (one,) = http.get_inference_statistics(ENCODER)["model_stats"]
             assert (one["name"], one["inference_stats"]["success"]["count"] > 0) == (ENCODER, True)
-            assert {one["name"] for one in http.get_inference_statistics()["model_stats"]} == {ENCODER, GENERATOR}
-            assert {one["name"] for one in http.get_model_repository_index()} == {ENCODER, GENERATOR}
+            assert {one["name"] for one in http.get_inference_statistics()["model_stats"]} >= {ENCODER, GENERATOR}
+            assert {one["name"] for one in http.get_model_repository_index()} >= {ENCODER, GENERATOR}
             with pytest.raises(InferenceServerException, match="there is no model 'x'"):
                 http.get_inference_statistics("x")
     time.sleep(0.6)  # an answer is given again for half a second
@@ -148,3 +154,32 @@ def test_statistics_count_what_was_asked_over_grpc_and_over_http(
     assert after.inference_count - before.inference_count == 4
     assert after.inference_stats.success.count - before.inference_stats.success.count == 3
     assert after.inference_stats.compute_infer.ns > before.inference_stats.compute_infer.ns
+
+
+def test_the_console_is_told_what_the_replicas_do(serving: Serving, client: triton.InferenceServerClient) -> None:
+    """By the gateway, which asks all replicas."""
+    asked = 0
+    with httpx.stream("GET", f"{serving.url}/live", timeout=60) as response:
+        for line in response.iter_lines():
+            if line.startswith("data: "):
+                models = {one["route"]: one for one in json.loads(line.removeprefix("data: "))["models"]}
+                if models[f"/{ENCODER}"]["requests_per_s"] > 0:
+                    break
+                assert asked < 20
+            client.infer(ENCODER, [tensor(TEXTS)])
+            asked += 1
+
+    assert set(models) == {f"/{name}" for name in (ENCODER, GENERATOR, RARE)}
+    assert (models[f"/{ENCODER}"]["replicas"], models[f"/{ENCODER}"]["failed"]) == (1, 0)
+    assert models[f"/{ENCODER}"]["p50_ms"] > 0
+    assert models[f"/{GENERATOR}"]["slots"] > 0
+    assert models[f"/{RARE}"]["replicas"] == 0  # who watches wakes nobody
+
+
+def test_a_call_wakes_a_model_that_is_asleep(client: triton.InferenceServerClient, models: dict[str, Path]) -> None:
+    result = client.infer(RARE, [tensor(TEXTS[:1])], client_timeout=120)
+    again = client.infer(RARE, [tensor(TEXTS[:1])])
+
+    (answer,) = result.as_numpy("output").reshape(-1)
+    assert json.loads(answer) == approximately(pipelines.load(models[RARE])(TEXTS[0]))
+    assert again.as_numpy("output").reshape(-1).tolist() == [answer]

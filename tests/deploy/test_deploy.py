@@ -1,10 +1,12 @@
 """The files under deploy/, by the tools that read them; what needs a registry or Kubernetes is not tried here."""
 
+import json
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,23 @@ def test_the_image_installs_the_locks_and_the_extra_of_its_runtime(runtime: str,
     assert asked[1].split(",") == ["serve", runtime]
     assert {*asked[1].split(",")} <= extras.keys()
     assert defaults["RUNTIME"] == "cpu"
+
+
+def test_the_bill_of_materials_names_what_is_installed_with_its_licence(tmp_path: Path) -> None:
+    """As the Dockerfile makes it, of this environment."""
+    text = (DEPLOY / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    (made,) = re.findall(r"/sbom/bin/(cyclonedx-py environment .*)$", text, re.MULTILINE)
+    command = made.replace("/sbom/", f"{tmp_path}/").replace('"$(command -v python)"', sys.executable)
+    subprocess.run(f"{Path(sys.executable).parent}/{command}", shell=True, check=True, capture_output=True)
+    bill = json.loads((tmp_path / "sextet.cdx.json").read_text(encoding="utf-8"))
+    found = {one["name"]: one for one in bill["components"]}
+
+    assert bill["bomFormat"] == "CycloneDX"
+    for name in ("ray", "onnxruntime", "tokenizers", "msgspec"):
+        assert found[name]["version"] == version(name)
+        assert found[name]["purl"].startswith(f"pkg:pypi/{name}@")
+    # As their metadata declare them; that of Ray is no name that SPDX knows.
+    assert all(found[name]["licenses"] for name in ("onnxruntime", "tokenizers", "msgspec"))
 
 
 def test_rays_launcher_takes_its_file() -> None:

@@ -6,14 +6,16 @@ from pathlib import Path
 import pytest
 
 from deployments.console import page as console
-from deployments.console.page import page, tasks
+from deployments.console.page import DOCUMENTS, page, tasks
+from deployments.protocols.openai.chat import ChatBody
+from pipelines.schema import decode
 from pipelines.tasks import TASKS
 
 
 def test_no_script_of_the_page_names_a_task() -> None:
     scripts = {name: path.read_text(encoding="utf-8") for name, path in console.FILES.items() if name.endswith(".js")}
 
-    assert len(scripts) == 5
+    assert len(scripts) == 6
     assert not [(name, task) for name, script in scripts.items() for task in TASKS if f'"{task}"' in script]
 
 
@@ -56,4 +58,16 @@ def test_controls_follow_from_the_types_of_parameters() -> None:
     assert summary["parameters"][1]["name"] == "generate_parameters.max_new_tokens"
     chat, _ = shown["text-generation"]
     assert (chat["kind"], chat["path"]) == ("chat", "text-generation/v1/chat/completions")
-    assert [one["kind"] for one in chat["parameters"]] == ["integer", "number", "number", "integer"]
+    assert [one["kind"] for one in chat["parameters"]] == [*("integer", "number", "number", "integer"), *_DOCUMENTS]
+    assert chat["parameters"][-1]["choices"] == ["auto", "none", "required"]
+
+
+_DOCUMENTS = ("json", "json", "choice")
+
+
+def test_the_examples_of_documents_are_taken() -> None:
+    asked = {"messages": [{"role": "user", "content": "a"}], **DOCUMENTS}
+    grammar = asked.pop("grammar")
+
+    assert decode(json.dumps(asked).encode(), ChatBody).constraint is not None
+    assert TASKS["text-generation"].pipeline.parameters_type.from_mapping({"grammar": grammar})

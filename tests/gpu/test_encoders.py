@@ -18,8 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Encoding
 
 import pipelines
-from export.graphs.packed import OPERATOR
-from export.graphs.stand_in import write_stand_in
+from export.graphs.encoders.packed import OPERATOR
+from export.graphs.encoders.stand_in import write_stand_in
 from pipelines.runtime import session_config
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.nvidia.memory import gpu_memory_bytes, host_memory

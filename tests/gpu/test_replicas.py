@@ -19,6 +19,7 @@ TASK = "text-classification"
 BODY = {"inputs": ["good", "bad"]}
 LIMIT_BYTES = 512 * 2**20
 CONTEXT_BYTES = 2**30  # of CUDA and its libraries, in each process beside the arena
+OTHERS_S = 20.0  # how long other processes may have memory of the GPU
 
 
 @pytest.fixture
@@ -60,7 +61,11 @@ def test_two_replicas_share_a_gpu_within_their_bounds_and_one_that_dies_is_repla
 ) -> None:
     before = replicas(serving)
     assert len(before) == 2
-    assert used_bytes(device) - used_before <= 2 * (LIMIT_BYTES + CONTEXT_BYTES)
+    # The exports of proof.sh compute on the GPU meanwhile; arenas of replicas do not shrink.
+    give_up_at = time.monotonic() + OTHERS_S
+    while (used := used_bytes(device) - used_before) > 2 * (LIMIT_BYTES + CONTEXT_BYTES):
+        assert time.monotonic() < give_up_at, f"the replicas take {used} bytes"
+        time.sleep(0.5)
 
     give_up_at = time.monotonic() + READY_S
     with ThreadPoolExecutor(1) as pool:

@@ -1,6 +1,7 @@
 """A simulation agrees with what queueing theory knows, keeps every request, and never differs from itself."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from pipelines.scheduling.scheduler import BatchingConfig, QueueConfig
 from planning.deciding.policy import FixedReplicas, View
 from planning.simulated.fleet import DRAIN_S, Outcome, Site
 from planning.simulated.model import EncoderModel
+from planning.simulated.scheduler import SizedRow
 from planning.simulated.simulation import Played, play
 from planning.traces.trace import Sizes, named
 from tests.planning.simulating import PATIENT, constant, exponential, listed, servers, setting
@@ -159,6 +161,38 @@ def test_every_request_is_answered_refused_or_expired(
         assert np.nanmax(played.latencies_s, initial=0.0) <= deadline_s + 1e-9
     else:
         assert outcomes[Outcome.EXPIRED] == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    requests=st.lists(
+        st.tuples(st.floats(0, 30), st.integers(1, 3000), st.integers(1, 3), st.booleans()), min_size=1, max_size=60
+    ),
+    concurrency=st.integers(1, 3),
+    replicas=st.integers(1, 4),
+    speed=st.sampled_from([0.5, 1.0, 3.0]),
+)
+def test_a_request_that_is_alone_takes_what_its_scheduler_would_make_of_it(
+    requests: list[tuple[float, int, int, bool]], concurrency: int, replicas: int, speed: float
+) -> None:
+    """Against a simulation in which every request goes through a scheduler."""
+    requests.sort()
+    arrivals, tokens, rows, bulk = (np.asarray(column) for column in zip(*requests, strict=True))
+    trace = Sizes(lambda n, _: tokens).trace("drawn", 60.0, arrivals.astype(float), 0, rows=rows, bulk=bulk)
+    batching = BatchingConfig(max_batch_size=4, concurrency=concurrency)
+    cost = CostModel(start_s=0.2, token_s=0.001, pair_s=1e-7)
+    quick, thorough = EncoderModel(cost, batching, PATIENT), Thorough(cost, batching, PATIENT)
+    one, other = (
+        play(trace, FixedReplicas(replicas), setting(model, site=Site(speed=speed))) for model in (quick, thorough)
+    )
+    np.testing.assert_allclose(one.latencies_s, other.latencies_s, rtol=1e-9, atol=1e-9)
+
+
+class Thorough(EncoderModel):
+    """Its schedulers see every request."""
+
+    def undisturbed_s(self, rows: Sequence[SizedRow]) -> float | None:
+        return None
 
 
 def test_the_same_seed_gives_the_same_day_and_another_one_does_not() -> None:

@@ -71,6 +71,23 @@ QWEN2 = DecoderShape(
         "rms_norm_eps": 1e-6,
     },
 )
+QWEN3 = DecoderShape(
+    "qwen3-0.6b",
+    "qwen3",
+    "qwen3",
+    151_936,
+    {
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": 40_960,
+        "rope_theta": 1_000_000.0,
+        "rms_norm_eps": 1e-6,
+    },
+)
 LLAMA_TINY = DecoderShape(
     "llama-tiny",
     "tiny",

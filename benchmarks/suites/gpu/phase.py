@@ -11,6 +11,7 @@ from benchmarks.figures.bars import STREAMS
 from benchmarks.suites.cluster import measured_cluster
 from benchmarks.suites.gpu.models import Models
 from benchmarks.suites.suite import Repeated
+from deployments.doctor.demand import equal_share
 from deployments.doctor.devices import visible_gpus
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.runtime.providers import Device
@@ -82,7 +83,7 @@ class Setting:
             deployment["user_config"]["device"] = self.device
             if self.device != "cpu":
                 deployment["user_config"].pop("batching", None)  # what is shipped is for CPUs
-                deployment["ray_actor_options"] = {"num_cpus": 1, "num_gpus": 1 / replicas}
+                deployment["ray_actor_options"] = {"num_cpus": 1, "num_gpus": equal_share(replicas)}
         return configuration
 
 

@@ -16,7 +16,8 @@ from statistics import median
 from typing import Any
 from xml.etree import ElementTree
 
-from benchmarks.figures.bars import GPU_FIGURES, shown
+from benchmarks.figures.bar import shown
+from benchmarks.figures.bars import GPU_FIGURES
 from benchmarks.figures.report import PAGE, write_report
 from benchmarks.figures.result import Result, default_path, describe
 from benchmarks.scenarios import bottlenecks

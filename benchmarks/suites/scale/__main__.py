@@ -1,4 +1,4 @@
-"""Scale: what replicas that come and go hold, and what planning them says.
+"""Scale: what replicas that come and go hold, what planning them says, and data sets in bulk.
 
     python -m benchmarks.suites.scale                      what `make bench-scale` does, within 30 minutes
     python -m benchmarks.suites.scale --only plan_error    the parts of these names
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 from benchmarks import Say
 from benchmarks.figures.bars import SCALE_FIGURES
+from benchmarks.suites.scale.batch import measure_batch
 from benchmarks.suites.scale.level import measure_level
 from benchmarks.suites.scale.plan import measure_error, measure_replicas
 from benchmarks.suites.scale.zero import measure_zero
@@ -21,6 +22,7 @@ PARTS: Mapping[str, Callable[[Findings, bool, Say], None]] = {
     "zero": measure_zero,
     "plan_error": measure_error,
     "plan_replicas": measure_replicas,
+    "batch": measure_batch,
 }
 """By name; each takes the findings, whether to be quick, and whom to tell of its progress. Raises SextetError."""
 

@@ -1,7 +1,7 @@
 """Batch: how fast `sextet batch` is beside the bare runtime, and what three kills cost it.
 
-    python -m benchmarks.suites.scale.batch            both figures
-    python -m benchmarks.suites.scale.batch --quick    few rows: whether it works
+    python -m benchmarks.suites.scale --only batch            both figures
+    python -m benchmarks.suites.scale --only batch --quick    few rows: whether it works
 
     batch_over_raw      rows/s of `sextet batch`, from the first part to the last, over those of the bare runtime's best
                         way and batch size on the same texts, tokenized before: MiniLM-L6 shape, int8, mixed lengths
@@ -12,7 +12,6 @@ The command is a process as users start it: its own Ray, readers, tokenizing, JS
 its start is not. The bare runtime is measured before and after it, as the machine's speed changes.
 """
 
-import argparse
 import json
 import os
 import signal
@@ -29,26 +28,17 @@ from typing import Any
 
 from benchmarks import Say
 from benchmarks.bare import BareRuntime
-from benchmarks.figures.bars import Figure, at_least, exactly
 from benchmarks.figures.result import ROOT
 from benchmarks.load.texts import Lengths, counter, synthetic
 from benchmarks.suites.cluster import CLASSIFY
 from benchmarks.suites.shapes import MINILM_L6, ensure
-from benchmarks.suites.suite import Findings, Repeated, say
+from benchmarks.suites.suite import Findings, Repeated
 from pipelines.errors import SextetError
 from pipelines.runtime.artifact import ModelArtifact
 
 MIXED = "lognormal:24,200"
 KILLS, WRITTEN = 3, (1, 5, 20)  # parts that are finished when the command is killed
 START_S, POLL_S = 120.0, 0.02
-FIGURES = {
-    "batch_over_raw": Figure(
-        "rows/s of `sextet batch` over the bare runtime's best batch, MiniLM-L6 shape, mixed lengths", at_least(0.9)
-    ),
-    "batch_resume_lost": Figure("rows that are lost or there twice after three kills", exactly(0)),
-    "batch_rows_per_s": Figure("rows/s of `sextet batch`"),
-    "batch_seconds_to_first_part": Figure("seconds from the command to its first finished part"),
-}
 
 
 class BatchError(SextetError):
@@ -59,27 +49,26 @@ class BatchError(SextetError):
 class Pace(Repeated):
     """How many rows, and how long the bare runtime runs."""
 
-    repetitions: int = 3
     texts: int = 4096
     rows: int = 24_576
-    search_s: float = 6.0
+    search_s: float = 4.0
     bare_s: float = 6.0
     killed_rows: int = 8192
 
 
+PACE = Pace(repetitions=2)
 QUICK = Pace(repetitions=1, texts=512, rows=2048, search_s=0.5, bare_s=1.0, killed_rows=2048)
 
 
-def measure(findings: Findings, pace: Pace, say: Say) -> None:
+def measure_batch(findings: Findings, quick: bool, say: Say) -> None:
     """Note all figures; raises SextetError."""
-    artifact = ensure(MINILM_L6, say)
+    pace, artifact = QUICK if quick else PACE, ensure(MINILM_L6, say)
     opened = ModelArtifact.open(artifact)
     longest = opened.manifest.tokenizer.max_length
     texts = synthetic(Lengths.parse(MIXED), pace.texts, 0, counter(opened), longest)
     with tempfile.TemporaryDirectory(prefix="sextet-bench-") as name:
-        folder = Path(name)
-        _measure_speed(findings, pace, artifact, texts, folder, say)
-        _measure_kills(findings, pace, artifact, texts, folder, say)
+        _measure_speed(findings, pace, artifact, texts, Path(name), say)
+        _measure_kills(findings, pace, artifact, texts, Path(name), say)
 
 
 def _measure_speed(
@@ -97,12 +86,10 @@ def _measure_speed(
         after = bare.run(best.way, best.batch_size, pace.bare_s)
         result = _result(folder / f"answers-{repetition}.batch.json")
         raw_per_s = mean([before.rows_per_s, after.rows_per_s])
-        findings.raw.append({"measurement": "batch", "bare": [before.figures(), after.figures()], "batch": result})
-        findings.note(
-            batch_over_raw=result["rows_per_s"] / raw_per_s,
-            batch_rows_per_s=result["rows_per_s"],
-            batch_seconds_to_first_part=result["first_part_at"] - began_at,
-        )
+        start_s = result["first_part_at"] - began_at
+        bare_runs = [before.figures(), after.figures()]
+        findings.raw.append({"measurement": "batch", "bare": bare_runs, "batch": result, "start_s": start_s})
+        findings.note(batch_over_raw=result["rows_per_s"] / raw_per_s)
         say(f"batch: {result['rows_per_s']:.0f} rows/s, bare {before.rows_per_s:.0f} and {after.rows_per_s:.0f}")
 
 
@@ -163,20 +150,3 @@ def _environment() -> dict[str, str]:
 def _result(file: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["result"]
     return found
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--quick", action="store_true", help="few rows: whether it works")
-    parser.add_argument("--repetitions", type=int, default=Pace.repetitions)
-    args = parser.parse_args()
-    findings = Findings()
-    try:
-        measure(findings, QUICK if args.quick else Pace(repetitions=args.repetitions), say)
-    except SextetError as error:
-        sys.exit(f"batch: {error}")
-    print(json.dumps(findings.figures))
-
-
-if __name__ == "__main__":
-    main()

@@ -32,7 +32,7 @@ from deployments.ingress.access import (
 from deployments.ingress.config import IngressConfig
 from deployments.ingress.drain import REFUSING
 from deployments.ingress.grpc.sections import APPLICATION_VARIABLE
-from deployments.ingress.limits import PAGES, connections
+from deployments.ingress.limits import PAGES, UNAVAILABLE, connections
 from deployments.ingress.lines import APPLICATION, MODEL, MODELS, PREFIX, SECRET, TASK, GrpcLines
 from deployments.ingress.model_rules.rules import ASKED_TASK, CHOSEN, HEADER, SPLIT, shares
 from deployments.ingress.overload import IF_LATE, OVERLOADED, overload
@@ -85,6 +85,7 @@ def grpc(config: IngressConfig, folder: Path, bind_options: str) -> GrpcLines:
             f"http-request set-var({APPLICATION_VARIABLE}) str(gateway) if !{{ var({APPLICATION_VARIABLE}) -m found }}",
         ),
         backend=(*pages, *refusing.backend, *_translation()),
+        nowhere=tuple(refusal(UNAVAILABLE, "TRUE")),
     )
 
 

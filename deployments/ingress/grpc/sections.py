@@ -41,7 +41,7 @@ def with_grpc(text: str, settings: Settings) -> str:
     listed = sorted(found, key=lambda name: [*settings.order, *found].index(name))
     prefixes = {name: found[name] for name in listed if _is_ours(name, found[name])}
     added = {OWN_GRPC: _frontend(grpc, prefixes, _host(settings, sections[PUBLIC[0]]))}
-    added[f"backend {NOWHERE}"] = indented(["http-request deny deny_status 503"])
+    added[f"backend {NOWHERE}"] = indented(grpc.nowhere)
     for number, name in enumerate(found):
         if name in prefixes:
             lines = sections[f"backend http-{name}"]

@@ -18,7 +18,7 @@ from pipelines.tasks.task import Task
 
 def mount(pipeline: Pipeline[Any, Any, Any, Any], platform: Platform | None) -> Mounted:
     protocols = {"/grpc/ModelInfer": Infer(pipeline), ONE: Streamed(pipeline)}
-    return Mounted(protocols, conversations={"/grpc/ModelStreamInfer": Stream})
+    return Mounted(protocols, conversations={"/grpc/ModelStreamInfer": Stream}, listed=False)
 
 
 def operations(task: Task, platform: Platform | None) -> list[Operation]:

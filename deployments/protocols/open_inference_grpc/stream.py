@@ -8,6 +8,7 @@ replica ends. Its trailers say which.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -33,7 +34,7 @@ from pipelines.errors import InvalidInputError
 ONE = "/grpc/ModelStreamInfer/one"
 """Where a message goes inside the application."""
 MAX_INSIDE = 64
-"""Requests of one stream that are answered at once; further ones wait in their sockets."""
+"""Requests of one stream that are answered at once; further ones wait, up to the bytes that one body may have."""
 ENDING = "the replica ends; open the stream again"
 _EVENT, _END = len(b"data: "), len(b"\n\n")
 
@@ -46,65 +47,86 @@ class Stream(Response):
     def __init__(self, request: Request, server: Server, limits: LimitsConfig) -> None:
         super().__init__()
         del self.headers["content-length"]
-        self._prefix, self._server = request.scope.get("root_path", ""), server
-        self._max_bytes = limits.max_body_bytes
-        self._requests: set[asyncio.Task[None]] = set()
+        self._server, self._max_bytes = server, limits.max_body_bytes
+        self._scope = _of_one(request.scope)
+        self._send: Send = _nowhere
+        self._inside: set[asyncio.Task[None]] = set()
+        self._waiting: deque[bytes] = deque()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._send = send
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        reading = asyncio.create_task(self._read(scope, receive, send))
+        reading = asyncio.create_task(self._read(receive))
         helping: list[asyncio.Task[Any]] = [reading, asyncio.create_task(self._server.ending.wait())]
         try:
             await asyncio.wait(helping, return_when=asyncio.FIRST_COMPLETED)
-            status, message = reading.result() if reading.done() else (UNAVAILABLE, ENDING)
-            reading.cancel()
-            if self._requests:
-                helping += [asyncio.create_task(_left(receive)), asyncio.create_task(asyncio.wait(self._requests))]
-                await asyncio.wait(helping[-2:], return_when=asyncio.FIRST_COMPLETED)
-                if helping[-2].done():
-                    raise asyncio.CancelledError
-            await send(last(b"", status, message))
+            if reading.done():
+                end = reading.result()
+            else:
+                end = UNAVAILABLE, ENDING
+                reading.cancel()
+                self._waiting.clear()
+            left = asyncio.create_task(_left(receive))
+            helping += [left, asyncio.create_task(self._all_answered())]
+            await asyncio.wait(helping[-2:], return_when=asyncio.FIRST_COMPLETED)
+            if end is not None and not left.done():
+                await send(last(b"", *end))
         finally:
-            for one in (*helping, *self._requests):
+            self._waiting.clear()
+            for one in (*helping, *self._inside):
                 one.cancel()
 
-    async def _read(self, scope: Scope, receive: Receive, send: Send) -> tuple[int, str]:
-        """Start the request of each message; returns how the stream is to end. Raises CancelledError where the client
-        has left.
-        """
-        waiting, more = bytearray(), True
+    async def _read(self, receive: Receive) -> tuple[int, str] | None:
+        """Begin with each message as it comes; returns how the stream is to end, None where the client has left."""
+        buffer, more = bytearray(), True
         while more:
             received = await receive()
             if received["type"] == "http.disconnect":
-                raise asyncio.CancelledError
-            waiting += received.get("body", b"")
+                return None
+            buffer += received.get("body", b"")
             more = received.get("more_body", False)
             try:
-                while (found := first(waiting, self._max_bytes)) is not None:
+                while (found := first(buffer, self._max_bytes)) is not None:
                     message, end = found
-                    del waiting[:end]
-                    await self._begin(scope, message, send)
+                    del buffer[:end]
+                    self._waiting.append(message)
             except InvalidInputError as error:
                 return INVALID_ARGUMENT, str(error)
-        if waiting:
-            return INVALID_ARGUMENT, "the stream ends inside a message; allowed: whole messages"
-        return OK, ""
+            self._begin()
+            while sum(map(len, self._waiting)) > self._max_bytes:  # the rest waits in sockets
+                await asyncio.wait(self._inside, return_when=asyncio.FIRST_COMPLETED)
+        return (INVALID_ARGUMENT, "the stream ends inside a message; allowed: whole messages") if buffer else (OK, "")
 
-    async def _begin(self, scope: Scope, message: bytes, send: Send) -> None:
-        while len(self._requests) >= MAX_INSIDE:
-            await asyncio.wait(self._requests, return_when=asyncio.FIRST_COMPLETED)
-        answering = asyncio.create_task(self._answer(scope, message, send))
-        self._requests.add(answering)
-        answering.add_done_callback(self._requests.discard)
+    def _begin(self, _ended: object = None) -> None:
+        """Begin with messages that wait, as far as there is room."""
+        while self._waiting and len(self._inside) < MAX_INSIDE:
+            answering = asyncio.create_task(self._answer(self._waiting.popleft()))
+            self._inside.add(answering)
+            answering.add_done_callback(self._inside.discard)
+            answering.add_done_callback(self._begin)
 
-    async def _answer(self, scope: Scope, message: bytes, send: Send) -> None:
-        path = f"{self._prefix}{ONE}"
-        headers = [one for one in scope["headers"] if one[0] != b"content-length"]
-        alone: Scope = {**scope, "path": path, "raw_path": path.encode(), "headers": headers}
-        receive, unframed = _holding(message), _Unframed(message, send)
+    async def _all_answered(self) -> None:
+        while self._inside:
+            await asyncio.wait(self._inside)
+            await asyncio.sleep(0)  # what waited has begun then
+
+    async def _answer(self, message: bytes) -> None:
+        receive, send = _holding(message), _Unframed(message, self._send)
         with suppress(asyncio.CancelledError):
-            response = await self._server(Request(alone, receive))
-            await response(alone, receive, unframed)
+            scope = dict(self._scope)
+            response = await self._server(Request(scope, receive))
+            await response(scope, receive, send)
+
+
+def _of_one(scope: Scope) -> Scope:
+    """The scope of a message, by itself a request; its deadline is that of the stream."""
+    path = f"{scope.get('root_path', '')}{ONE}"
+    headers = [one for one in scope["headers"] if one[0] != b"content-length"]
+    return {**scope, "path": path, "raw_path": path.encode(), "headers": headers}
+
+
+async def _nowhere(message: Message) -> None:
+    """What is sent before the answer has begun."""
 
 
 class _Unframed:

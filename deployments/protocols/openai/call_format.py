@@ -2,7 +2,7 @@
 
 Hermes, Qwen   <tool_call>\\n{"name": "f", "arguments": {...}}\\n</tool_call>
 Llama 3        {"name": "f", "parameters": {...}}
-Mistral        [TOOL_CALLS] [{"name": "f", "arguments": {...}}]         or [TOOL_CALLS]f[ARGS]{...}
+Mistral        [TOOL_CALLS] [{"name": "f", "arguments": {...}}], Nemo without the space, or [TOOL_CALLS]f[ARGS]{...}
 Phi-4          <|tool_call|>[{"name": "f", "arguments": {...}}]<|/tool_call|>
 Functionary    <function=f>{...}</function>
 """
@@ -47,9 +47,9 @@ class CallFormat:
     @classmethod
     def of(cls, template: str) -> "CallFormat | None":
         """That of a chat template; None for one that teaches none of these."""
-        if "<parameter=" in template:  # Qwen3-Coder's XML
+        if any(mark in template for mark in _OTHERS):
             return None
-        return next((one for mark, one in _FORMATS if mark in template), None)
+        return next((one for *marks, one in _FORMATS if all(str(mark) in template for mark in marks)), None)
 
     @property
     def markers(self) -> tuple[str, ...]:
@@ -112,16 +112,20 @@ def _rule(document: Constraint) -> str:
 _HERMES = CallFormat("object", "<tool_call>", "\n</tool_call>", "\n", "\n")
 _LLAMA = CallFormat("object", arguments="parameters", also="<|python_tag|>", alone=True)
 _MISTRAL = CallFormat("list", "[TOOL_CALLS]", inside=" ")
+_NEMO = CallFormat("list", "[TOOL_CALLS]")
 _NAMED_MISTRAL = CallFormat("named", "[TOOL_CALLS]", between="[ARGS]")
 _PHI = CallFormat("list", "<|tool_call|>", "<|/tool_call|>")
 _FUNCTIONARY = CallFormat("named", "<function=", "</function>", between=">", separator="\n")
+_OTHERS = ("<parameter=", "<arg_key>", "<tool_call_begin", "tool_name")
+"""Of formats that are not known though they have a mark of one: Qwen3-Coder's and GLM's XML, Cohere's objects."""
 _FORMATS = (
     ("[ARGS]", _NAMED_MISTRAL),
+    ("[TOOL_CALLS][", _NEMO),
     ("[TOOL_CALLS]", _MISTRAL),
     ("<|tool_call|>", _PHI),
     ("<|tool|>", _PHI),
     ("<function=", _FUNCTIONARY),
     ("<tool_call>", _HERMES),
-    ('"parameters": ', _LLAMA),
+    ('{"name": ', '"parameters": ', _LLAMA),
 )
-"""What a template has in it, the surest first."""
+"""What a template has in it, all of it; the surest first."""

@@ -213,7 +213,7 @@ class ChatCompletions(OpenAi):
         assert isinstance(request, ChatRequest)
         (messages,) = request.inputs
         tools = None if request.use is None else request.use.for_template()
-        return [self._template.encode([message.for_template() for message in messages], tools)], request.parameters
+        return [self._template.encode(_for_template(messages), tools)], request.parameters
 
     def write(self, request: CompletionRequest, answers: Sequence[list[ChoiceDelta]]) -> Reply:
         if (parsers := self._parsers(request)) is not None:
@@ -264,6 +264,13 @@ class ChatCompletions(OpenAi):
             {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
             for delta, logprobs, reason in chunks
         ]
+
+
+def _for_template(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages as chat templates take them. A result has the name of its function, which Hermes' template wants."""
+    names = {call.id: call.function.name for message in messages for call in message.tool_calls or ()}
+    given = [message.for_template() for message in messages]
+    return [{"name": names[one["tool_call_id"]], **one} if "tool_call_id" in one else one for one in given]
 
 
 def _parsed(parser: CallParser, delta: ChoiceDelta) -> CallingDelta:

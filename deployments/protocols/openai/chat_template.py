@@ -83,7 +83,7 @@ class ChatTemplate:
             if isinstance(value, dict):
                 if any(self._special.search(key) for key in value):
                     raise InvalidInputError("has a special token in a name; allowed: in values only", ("messages",))
-                return {key: around(key, one) for key, one in value.items()}
+                return type(value)((key, around(key, one)) for key, one in value.items())
             return value
 
         return {name: around(name, value) for name, value in message.items()}
@@ -117,6 +117,9 @@ class ChatTemplate:
                 messages=messages, tools=tools, add_generation_prompt=True, **self._special_tokens
             )
         except Exception as error:  # whatever a template raises over messages that it was not written for
+            # Some need a description, others write whatever is there.
+            if any("description" not in tool["function"] for tool in tools or ()):
+                return self._rendered(messages, [_described(tool) for tool in tools or ()])
             reason = str(error) or type(error).__name__
             problem = f"cannot be put into the model's chat template: {reason}"
             raise InvalidInputError(problem, ("messages",)) from None
@@ -176,6 +179,12 @@ def _with_tools(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]])
     """The messages with the functions in that of the system, which may be a new one."""
     first, *others = messages if messages[0]["role"] == "system" else ({"role": "system", "content": ""}, *messages)
     return [{**first, "tools": _to_json([tool["function"] for tool in tools])}, *others]
+
+
+def _described(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A tool with a description, which may be empty."""
+    function = tool["function"]
+    return {**tool, "function": {"name": function["name"], "description": "", **function}}
 
 
 def _texts(value: Any) -> Iterator[str]:

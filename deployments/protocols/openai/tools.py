@@ -1,5 +1,6 @@
 """Tools as OpenAI's clients describe them, choose them, and send their calls and results back."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -59,6 +60,19 @@ class NamedTool(Body, frozen=True):
     function: FunctionName
 
 
+class Arguments(dict[str, Any]):
+    """The arguments of a call as chat templates take them: a mapping for most, JSON where Functionary's add them up."""
+
+    def __str__(self) -> str:
+        return json.dumps(self, ensure_ascii=False)
+
+    def __add__(self, text: str) -> str:
+        return f"{self}{text}"
+
+    def __radd__(self, text: str) -> str:
+        return f"{text}{self}"
+
+
 class CalledFunction(Body, frozen=True):
     """What an earlier answer called; `arguments` is the JSON of an object."""
 
@@ -90,7 +104,7 @@ class ToolCall(msgspec.Struct, frozen=True):
 
     def for_template(self) -> dict[str, Any]:
         """As chat templates take it."""
-        called = {"name": self.function.name, "arguments": self.function.parsed}
+        called = {"name": self.function.name, "arguments": Arguments(self.function.parsed)}
         return {"id": self.id, "type": self.type, "function": called}
 
 

@@ -1,7 +1,8 @@
 import json
 import re
 
-from benchmarks.figures.bars import FIGURES, Figure, at_least, at_most, exactly
+from benchmarks.figures.bar import Figure, at_least, at_most, exactly
+from benchmarks.figures.bars import FIGURES
 from benchmarks.figures.report import measured
 from benchmarks.figures.result import RESULTS
 

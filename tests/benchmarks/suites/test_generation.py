@@ -16,10 +16,13 @@ from benchmarks.suites.engines import structured
 from benchmarks.suites.engines.contestants import other
 from benchmarks.suites.engines.goodput import Mixture, Point, goodput
 from benchmarks.suites.engines.local_engine import LocalEngine
+from benchmarks.suites.engines.plain import slots_over_plain
 from benchmarks.suites.generation import SLOTS
+from benchmarks.suites.shapes import ensure_without_slots
 from benchmarks.suites.soak_generation import questions
 from benchmarks.suites.suite import Rates
 from pipelines.generation.slots.config import SlotsConfig
+from pipelines.runtime.artifact import ModelArtifact
 
 
 @pytest.mark.parametrize("writer", WRITERS, ids=lambda writer: writer.name)
@@ -193,5 +196,21 @@ def test_structured_output_and_prompt_lookup_have_figures(exported: Callable[...
 
     structured.measure(rates, exported("llama", "text-generation"), slots, 1, prompts, 40, said.append)
 
-    assert set(rates.figures) == {"guided_overhead", "lookup_speedup", "lookup_crowd"} <= set(GENERATION_FIGURES)
+    measured = {"guided_overhead", "guided_valid", "lookup_speedup", "lookup_crowd"}
+    assert set(rates.figures) == measured <= set(GENERATION_FIGURES)
+    assert rates.figures["guided_valid"] == [1.0]
     assert all(value > 0 for (value,) in rates.figures.values())
+
+
+def test_the_plain_graph_of_a_model_is_measured_beside_its_slots(
+    exported: Callable[..., Path], checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    task, output = "text-generation", tmp_path / "plain"
+
+    plain = ensure_without_slots(str(checkpoint("llama", task)), task, "fp32", output, lambda line: None)
+
+    assert ModelArtifact.open(plain).manifest.cache == "plain"
+    assert ensure_without_slots("nothing", task, "fp32", output, lambda line: None) == plain  # it is there
+    prompts = [[50 + row, 51, 52, 53] for row in range(6)]
+    assert slots_over_plain(exported("llama", task), plain, SLOTS, 1, prompts, 8) > 0
+    assert "slots_over_plain" in GENERATION_FIGURES

@@ -13,6 +13,7 @@ from benchmarks.suites.cluster import CLASSIFY, WRITE
 from benchmarks.suites.gpu.models import LLAMA_TINY, QWEN2, SMOLLM2, Models, write_decoder
 from benchmarks.suites.gpu.phase import QUICK, Journal, Pace, Setting, replicas_on_gpu
 from benchmarks.suites.gpu.verdict import all_met, ended, gpu, merged, parity_share, verdicts
+from deployments.doctor.demand import demands, gpu_shares
 from pipelines.generation.slots.config import SlotsConfig
 
 
@@ -97,6 +98,15 @@ def test_replicas_share_the_gpu_and_generators_have_it_alone(tmp_path: Path) -> 
     (deployment,) = decoder["deployments"]
     assert deployment["ray_actor_options"]["num_gpus"] == 1
     assert deployment["user_config"]["slots"]["slots"] == 64
+
+
+@pytest.mark.parametrize("replicas", [4, 6, 7, 30])
+def test_ray_has_room_for_all_replicas_of_a_gpu(replicas: int, tmp_path: Path) -> None:
+    """It rounds shares: six sixths are more than a GPU, and the last replica would wait for ever."""
+    cluster = setting(tmp_path, "cuda").cluster({CLASSIFY.name: tmp_path}, replicas)
+    (demand,) = demands({"applications": cluster["applications"][:1]})
+    (finding,) = gpu_shares([demand], 1)
+    assert (finding.level, demand.first_replicas) == ("ok", replicas)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import Say
 from benchmarks.figures import result
-from benchmarks.figures.bars import Figure
+from benchmarks.figures.bar import Figure
 from benchmarks.peers.peer import PeerError
 from benchmarks.suites import suite
 from benchmarks.suites.suite import Findings, Options, Rates, main

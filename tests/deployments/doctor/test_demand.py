@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from deployments.doctor.demand import Demand, cpus, demands, gpu_shares, unplaced
+from deployments.doctor.demand import Demand, cpus, demands, equal_share, gpu_shares, unplaced
 from deployments.doctor.machine import Capacity
 
 
@@ -39,10 +39,20 @@ def test_an_application_that_lists_nothing_has_one_replica_of_one_cpu() -> None:
         ([2, 0.5], 2, [0.5]),
         ([1, 0.5, 0.5], 2, []),
         ([0.1], 0, [0.1]),
+        ([1 / 3] * 3, 1, []),
+        ([1 / 6] * 6, 1, [1 / 6]),  # Ray rounds a sixth up to 0.1667
+        ([1 / 6] * 12, 2, [1 / 6] * 2),
     ],
 )
 def test_shares_of_gpus_find_a_place_or_are_left(sizes: list[float], gpus: int, left: list[float]) -> None:
     assert unplaced(sizes, gpus) == left
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3, 4, 6, 7, 12, 30, 10_000])
+def test_replicas_of_equal_shares_find_a_place_on_one_gpu(replicas: int) -> None:
+    assert unplaced([equal_share(replicas)] * replicas, 1) == []
+    (finding,) = gpu_shares([Demand("a", "b", replicas, replicas, num_gpus=equal_share(replicas))], 1)
+    assert finding.level == "ok"
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from deployments.ingress.overload import OVERLOADED
 from pipelines.errors import ConfigurationError
 from tests.certificates import Authority
 from tests.deployments.grpc.served import Served, served, tensor
+from tests.deployments.ingress.running import running as running_alone
 
 TASK, OTHER = "text-classification", "text-generation"
 
@@ -155,6 +156,24 @@ def test_where_the_cluster_ends_calls_are_refused(model: dict[str, Path], tmp_pa
         drain(tmp_path, 1.0)
         with pytest.raises(InferenceServerException, match="the cluster is shutting down"):
             client.infer(TASK, [tensor(["a film"])])
+
+
+def test_before_the_first_application_is_there_calls_are_unavailable(tmp_path: Path) -> None:
+    config = IngressConfig(grpc_port=spare_port())
+    address = f"127.0.0.1:{config.grpc_port}"
+    with running_alone(tmp_path, config, applications={}), triton.InferenceServerClient(address) as client:
+        with pytest.raises(InferenceServerException, match=f"NOT_FOUND.*there is no model {TASK}; allowed: none"):
+            client.infer(TASK, [tensor(["a"])])
+        with pytest.raises(InferenceServerException, match="UNAVAILABLE.*no replica of this task answers now"):
+            client.is_server_live()
+
+
+def test_a_body_above_the_limit_is_refused(model: dict[str, Path], tmp_path: Path) -> None:
+    limits = {"max_body_bytes": 1000}
+    with served(tmp_path, model, threads=1, limits=limits) as one, triton.InferenceServerClient(one.address) as client:
+        with pytest.raises(InferenceServerException, match="INVALID_ARGUMENT.*more than 1000 bytes"):
+            client.infer(TASK, [tensor(["x" * 2000])])
+        assert len(client.infer(TASK, [tensor(["x"])]).as_numpy("output")) == 1
 
 
 def test_http_is_as_it_was(model: dict[str, Path], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 import pipelines
+from deployments.cluster.ray_environment import spare_port
+from deployments.ingress.config import IngressConfig
 from tests.deployments.grpc.served import Served, served, tensor
 
 TASK, QA = "text-classification", "question-answering"
@@ -112,6 +115,24 @@ def test_another_model_of_a_task_is_chosen_by_its_name_or_by_metadata(client: Cl
         assert result.get_response().model_name == "large"
     with pytest.raises(InferenceServerException, match=f"no model of this name; allowed: {TASK} large"):
         client.infer(TASK, [tensor(TEXTS)], headers={"x-model": "larger"})
+
+
+def test_shares_of_the_traffic_hold_here_too(models: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "shares").write_text(f"{TASK} large 25\n", encoding="ascii")
+    (tmp_path / "node").mkdir()
+    config = IngressConfig(grpc_port=spare_port(), traffic=str(tmp_path / "shares"))
+    two = {name: models[name] for name in (TASK, f"{TASK}.large")}
+    with (
+        served(tmp_path / "node", two, config, threads=1) as cluster,
+        triton.InferenceServerClient(cluster.address) as client,
+    ):
+        answered = Counter(client.infer(TASK, [tensor(TEXTS)]).get_response().model_name for _ in range(40))
+        chosen = {
+            client.infer(TASK, [tensor(TEXTS)], headers={"x-model": TASK}).get_response().model_name for _ in range(8)
+        }
+
+    assert answered == {TASK: 30, "large": 10}
+    assert chosen == {TASK}
 
 
 @pytest.mark.parametrize(

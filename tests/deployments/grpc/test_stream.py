@@ -138,6 +138,31 @@ def test_a_message_above_the_limit_ends_the_stream_before_it_is_kept(models: dic
     assert "bytes; allowed: at most 1000 bytes" in error.details()
 
 
+def test_more_requests_than_a_stream_may_have_inside_are_all_answered(
+    cluster: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deployments.protocols.open_inference_grpc.stream.MAX_INSIDE", 2)
+    with grpc.insecure_channel(cluster.address) as channel:
+        call = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer
+        answers = list(call(iter([message(str(n), model=ENCODER) for n in range(50)])))
+
+    assert sorted(int(one.infer_response.id) for one in answers) == list(range(50))
+    assert {one.error_message for one in answers} == {""}
+
+
+def test_a_client_that_leaves_while_requests_wait_frees_the_model(
+    cluster: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deployments.protocols.open_inference_grpc.stream.MAX_INSIDE", 1)
+    server = cluster.replicas[TASK].handler
+    with grpc.insecure_channel(cluster.address) as channel:
+        call = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer
+        answers = call(iter([message(str(n), max_new_tokens=200) for n in range(8)]))
+        next(iter(answers))
+        answers.cancel()
+        wait_until(lambda: server._serving.inside == 0)
+
+
 def test_a_client_that_leaves_frees_its_slots(cluster: Served) -> None:
     server = cluster.replicas[TASK].handler
     with grpc.insecure_channel(cluster.address) as channel:

@@ -13,13 +13,13 @@ from typing import Any
 import httpx
 import pytest
 
+from benchmarks.load.schemas import document, misfit
 from deployments.guidance.compiler import LlGuidance
 from deployments.task_server import TaskServer
 from pipelines.errors import InvalidInputError
 from pipelines.generation.decoding.guide import Constraint
 from pipelines.runtime.artifact import FileDigest, ModelArtifact
 from tests.deployments.asking import asking, post
-from tests.deployments.guidance.schemas import document, misfit
 from tests.deployments.test_task_server import started
 
 TASK = "text-generation"

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI
 
+from benchmarks.load.schemas import misfit
 from deployments.protocols.openai.call_format import CallFormat
 from deployments.protocols.openai.tools import Function, Tool, ToolUse
 from deployments.task_server import TaskServer
 from tests.deployments.asking import post
-from tests.deployments.guidance.schemas import misfit
 from tests.deployments.protocols.test_call_parser import MARKS
 from tests.deployments.protocols.test_openai import CHAT, TASK, client_of
 from tests.deployments.test_task_server import started

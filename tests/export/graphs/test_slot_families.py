@@ -11,12 +11,14 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+import pipelines
 from export.build import ExportArgs, export_checkpoint
 from export.graphs.convert import convert
 from export.graphs.slot_attention import ObstacleError, describe
 from export.graphs.slot_graph import convert_to_slots
 from export.parity.generation import PromptSlots, fault_of_slots, torch_answer
 from export.quantization.quantize import to_int4, to_int8
+from pipelines.errors import SextetError
 from pipelines.runtime.session import InferenceSession
 from pipelines.runtime.session_config import SessionConfig
 from tests.tiny_checkpoints import randomize, tokenizer_of
@@ -29,6 +31,11 @@ GROUPED = WIDE | {"num_key_value_heads": 2}
 WINDOWED = GROUPED | {"sliding_window": 16}
 GPT = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512}
 GEMMA = WINDOWED | {"head_dim": 32, "query_pre_attn_scalar": 16}
+# Phi-3's and Phi-4's: as trained up to a first length, and rotated in another way beyond it.
+LONGROPE = {"original_max_position_embeddings": 384, "max_position_embeddings": 3072} | {
+    "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.1, 1.3, 1.4, 2.0, 2.1, 3.0, 3.5]}
+    | {"long_factor": [1.0, 1.5, 2.5, 4.0, 5.0, 7.0, 7.5, 8.0]}
+}
 FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "arcee": GROUPED,
     "cohere": GROUPED,
@@ -58,14 +65,18 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
     | {"max_position_embeddings": 512, "word_embed_proj_dim": 64},
     "phi": WIDE,
     "phi3": GROUPED,
+    "phi3 128k": GROUPED | LONGROPE,
     "qwen2": GROUPED,
     "qwen3": GROUPED | {"head_dim": 16},
+    "qwen3 of 24": GROUPED | {"head_dim": 24},
+    "phi of 40": WIDE | {"hidden_size": 160, "partial_rotary_factor": 0.4, "qk_layernorm": True},
     "seed_oss": GROUPED | {"head_dim": 16},
     "smollm3": GROUPED | {"no_rope_layers": [1, 0]},
     "stablelm": GROUPED | {"hidden_size": 128, "partial_rotary_factor": 0.5},
     "starcoder2": WINDOWED,
 }  # fmt: skip
-ROTATED_BY_THE_MODEL = ("gpt_neox", "phi", "hunyuan_v1_dense")
+ROTATED_BY_THE_MODEL = ("gpt_neox", "phi", "hunyuan_v1_dense", "qwen3 of 24", "phi of 40")
+"""Heads that the operator does not rotate: of another order, or of a width that is no multiple of 16."""
 
 
 def tiny(architecture: str, **changes: Any) -> Any:
@@ -75,7 +86,8 @@ def tiny(architecture: str, **changes: Any) -> Any:
     torch.manual_seed(sum(map(ord, architecture)))
     # transformers' other implementations leave Gemma 2's softcap out.
     options = {"attn_implementation": "eager"} if architecture == "gemma2" else {}
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **settings), **options).eval()
+    config = AutoConfig.for_model(architecture.split()[0], **settings)
+    model = AutoModelForCausalLM.from_config(config, **options).eval()
     randomize(model)
     return model
 
@@ -210,6 +222,36 @@ def test_a_model_of_few_positions_has_slots(tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path / "checkpoint")
     args = ExportArgs(str(tmp_path / "checkpoint"), "text-generation", tmp_path / "artifact")
     assert export_checkpoint(args).manifest.cache == "slots"
+
+
+@pytest.mark.parametrize("decoding", ["slots", "plain"])
+def test_what_longrope_rotates_in_another_way_is_refused(
+    decoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers begins anew with other rotations where a text grows beyond the first length."""
+    tokenizer = tokenizer_of("llama")
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": None}
+    model = tiny("phi3 128k", vocab_size=len(tokenizer), original_max_position_embeddings=48, **ids)
+    model.generation_config.update(eos_token_id=None, pad_token_id=0)
+    model.save_pretrained(tmp_path / "checkpoint")
+    tokenizer.save_pretrained(tmp_path / "checkpoint")
+    if decoding == "plain":
+        monkeypatch.setattr("export.conversion._obstacle", lambda *_given: "it is tested without slots")
+    args = ExportArgs(str(tmp_path / "checkpoint"), "text-generation", tmp_path / "artifact")
+    artifact = export_checkpoint(args)
+    assert artifact.manifest.cache == decoding
+    assert artifact.manifest.tokenizer.max_length == 48
+    pipeline, prompt = pipelines.load(artifact.path), "a text about the sea"
+    given = tokenizer(prompt, return_tensors="pt").input_ids
+    room = 48 - given.shape[1]
+
+    answer = pipeline(prompt, max_new_tokens=room, return_full_text=False, do_sample=False)[0]["generated_text"]
+
+    expected = model.generate(given, max_new_tokens=room, do_sample=False)[0, given.shape[1] :]
+    assert answer == tokenizer.decode(expected, skip_special_tokens=True)
+    with pytest.raises(SextetError, match="48") as refused:
+        pipeline(prompt, max_new_tokens=room + 1)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_graph_is_checked_beyond_the_window_of_its_model(tmp_path: Path) -> None:

@@ -46,11 +46,11 @@ def test_what_is_given_and_read_counts_and_masks_do_not() -> None:
     class Gate(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.down = torch.nn.Linear(2, 2, bias=False)
+            self.down, self.softmax = torch.nn.Linear(2, 2, bias=False), torch.nn.Softmax(-1)
 
         def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-            given: torch.Tensor = self.down(hidden * hidden)
-            return 0.0 * given + mask.clamp(min=-1)
+            given: torch.Tensor = self.softmax(mask)
+            return torch.add(given, self.down(hidden * hidden), alpha=0.0)
 
     seen = Activations()
     model, least = Gate(), torch.full((1, 2), torch.finfo(torch.float32).min)

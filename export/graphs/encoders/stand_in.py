@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from tokenizers import Encoding
 
-from export.graphs.attention import TOLERANCE
+from export.graphs.encoders.attention import TOLERANCE
+from export.graphs.encoders.packed import OPERATOR
 from export.graphs.graph import save
-from export.graphs.packed import OPERATOR
 from pipelines.runtime.rows import EncoderRow, PackedRows
 from pipelines.runtime.session import InferenceSession
 from pipelines.runtime.session_config import SessionConfig

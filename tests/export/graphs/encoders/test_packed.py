@@ -24,8 +24,8 @@ from transformers import (
 
 from checkpoints.frameworks import quiet
 from export.build import ExportArgs, export_checkpoint
-from export.graphs.packed import OPERATOR, convert_to_packed
-from export.graphs.stand_in import agrees, write_stand_in
+from export.graphs.encoders.packed import OPERATOR, convert_to_packed
+from export.graphs.encoders.stand_in import agrees, write_stand_in
 from pipelines.errors import CheckpointError, ConfigurationError
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.rows import Capacity, EncoderRow, PackedRows

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from export.graphs.attention import fuse_attention
+from export.graphs.encoders.attention import fuse_attention
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import InferenceSession
 from pipelines.runtime.session_config import SessionConfig

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from checkpoints.frameworks import exclusive
-from export.graphs.attention import match
+from export.graphs.encoders.attention import match
 from export.graphs.graph import Graph, name_weights_directly, save
 from export.graphs.trace import trace
 

@@ -1,0 +1,95 @@
+"""A Ray cluster over machines with addresses of their own, its head's state in Redis: what it shows, what it survives.
+
+docs/nodes.md says what is lost with what.
+"""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from benchmarks.figures.result import ROOT
+from benchmarks.machines.network import Network, NetworkError
+from benchmarks.machines.ray_cluster import DASHBOARD_PORT, GCS_PORT, PORT, TOOLS, RayCluster, ray_cluster
+from benchmarks.machines.redis import redis
+from deployments.cluster.ray_environment import DRAIN_VARIABLE, METRICS_PORT
+from tests.cluster.serving import write_cluster
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed"),
+]
+
+TASK = "text-classification"
+BODY = {"inputs": ["good", "bad"]}
+SOON = {DRAIN_VARIABLE: "60"}
+
+
+@pytest.fixture(scope="module")
+def machines(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+    """A head, and two workers that fetch the artifact by its URL, each a replica."""
+    file = write_cluster(tmp_path_factory.mktemp("machines"), {TASK: models[TASK]})
+    content = yaml.safe_load(file.read_text(encoding="utf-8")) | {"http_options": {"host": "0.0.0.0", "port": PORT}}
+    (deployment,) = next(one for one in content["applications"] if one["name"] == TASK)["deployments"]
+    del deployment["autoscaling_config"]
+    deployment |= {"num_replicas": 2, "max_replicas_per_node": 1, "ray_actor_options": {"num_cpus": 0.5}}
+    del deployment["user_config"]["source"]
+    deployment["user_config"]["model"] = models[TASK].resolve().as_uri()
+    try:
+        with (
+            Network(3) as network,
+            redis(network.address, network.folder) as state,
+            ray_cluster(network, content, state, SOON) as made,
+        ):
+            yield made
+    except NetworkError as error:
+        pytest.skip(str(error))
+
+
+def ask(machines: RayCluster, number: int) -> int:
+    """The status of a request to the ingress of a worker."""
+    url = f"http://{machines.ingresses[number]}/{TASK}"
+    return httpx.post(url, json=BODY, timeout=60).status_code
+
+
+def test_every_node_answers_and_holds_the_artifact_once(machines: RayCluster) -> None:
+    assert [ask(machines, 0), ask(machines, 1)] == [200, 200]
+    for host in machines.workers:
+        assert len(machines.replicas(host, TASK)) == 1
+        assert len(list((host.tmp / "cache" / "artifacts").glob("[0-9a-f]*/artifact.json"))) == 1
+
+
+def test_nobody_joins_or_deploys_without_the_token(machines: RayCluster) -> None:
+    """From another address than the nodes' own."""
+    dashboard = f"http://{machines.head.address}:{DASHBOARD_PORT}/api/serve/applications/"
+    stranger = machines.environment | {"RAY_AUTH_TOKEN": "guessed"}
+    joining = [str(TOOLS / "ray"), "health-check", f"--address={machines.head.address}:{GCS_PORT}"]
+
+    assert httpx.get(dashboard).status_code == 401
+    assert subprocess.run(joining, env=stranger, capture_output=True, timeout=60).returncode != 0
+    assert subprocess.run(joining, env=machines.environment, capture_output=True, timeout=60).returncode == 0
+
+
+def test_one_list_of_targets_scrapes_the_replicas_of_all_nodes(machines: RayCluster) -> None:
+    """nodes.yaml of deploy/observability, with a line for each node: no series is missing, none is there twice."""
+    shipped = (ROOT / "deploy" / "observability" / "nodes.yaml").read_text(encoding="utf-8")
+    here = [f"{host.address}:{METRICS_PORT}" for host in machines.workers]
+    (listed,) = yaml.safe_load(shipped.replace(f'["127.0.0.1:{METRICS_PORT}"]', str(here)))
+    assert listed["targets"] == here
+    seen = []
+    for target in listed["targets"]:
+        lines = httpx.get(f"http://{target}/metrics", timeout=60).text.splitlines()
+        seen += [line for line in lines if line.startswith("sextet_artifact_info{")]
+    replicas = {line.partition('replica="')[2].partition('"')[0] for line in seen}
+
+    assert len(seen) == len(replicas) == 2
+
+
+def test_without_the_head_requests_are_answered(machines: RayCluster) -> None:
+    machines.head.kill()
+
+    assert [ask(machines, number) for number in (0, 1, 0, 1)] == [200] * 4
