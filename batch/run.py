@@ -7,9 +7,10 @@ Ray Data moves the parts, restarts actors that die and holds readers back where 
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -85,7 +86,6 @@ def _run(args: BatchArgs, signals: Signals, say: Say) -> dict[str, Any]:
             return result
         if ledger.finished:
             say(f"going on: {len(ledger.finished):,} parts are finished already")
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what Ray logs in C++ would come between our lines
         with ExitStack() as stack:
             if args.address is not None:
                 stack.enter_context(connected(args.address))
@@ -174,9 +174,13 @@ def _finished(
         max_restarts=RESTARTS,
         max_task_retries=RESTARTS,
     )
+    tables = iter(parts.iter_batches(batch_size=1, batch_format="pyarrow"))
     try:
-        for table in parts.iter_batches(batch_size=1, batch_format="pyarrow"):
+        with _without_stderr():
+            table = next(tables, None)
+        while table is not None:
             yield finished_of(table)
+            table = next(tables, None)
     except SextetError:
         raise
     except Exception as error:
@@ -249,6 +253,20 @@ def _worded(error: BaseException) -> SextetError:
 
 def _stopped() -> BatchStoppedError:
     return BatchStoppedError("stopped; the same command goes on where this ended")
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """While actors start: Ray's C++ code writes there that their arguments might be lost, which nobody can change."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _quieten() -> None:

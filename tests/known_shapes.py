@@ -70,15 +70,23 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
         "vocab_size": 50_272, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
         "ffn_dim": 3072, "word_embed_proj_dim": 768, "max_position_embeddings": 2048,
     },
-    "HuggingFaceTB/SmolLM2-135M-Instruct": _decoder(49_152, 576, 30, 9, 1536, num_key_value_heads=3, head_dim=64),
-    "Qwen/Qwen2.5-0.5B-Instruct": _decoder(151_936, 896, 24, 14, 4864, num_key_value_heads=2),
-    "Qwen/Qwen3-0.6B": _decoder(151_936, 1024, 28, 16, 3072, num_key_value_heads=8, head_dim=128),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": _decoder(
+        49_152, 576, 30, 9, 1536, num_key_value_heads=3, head_dim=64, tie_word_embeddings=True
+    ),
+    "Qwen/Qwen2.5-0.5B-Instruct": _decoder(151_936, 896, 24, 14, 4864, num_key_value_heads=2, tie_word_embeddings=True),
+    "Qwen/Qwen3-0.6B": _decoder(
+        151_936, 1024, 28, 16, 3072, num_key_value_heads=8, head_dim=128, tie_word_embeddings=True
+    ),
     "google/gemma-3-1b-it": _decoder(
         262_144, 1152, 26, 4, 6912, num_key_value_heads=1, head_dim=256, sliding_window=512, layer_types=None
     ),
-    "meta-llama/Llama-3.2-1B-Instruct": _decoder(128_256, 2048, 16, 32, 8192, num_key_value_heads=8),
+    "meta-llama/Llama-3.2-1B-Instruct": _decoder(
+        128_256, 2048, 16, 32, 8192, num_key_value_heads=8, tie_word_embeddings=True
+    ),
     "EleutherAI/polyglot-ko-1.3b": _decoder(30_080, 2048, 24, 16, 8192),
-    "LGAI-EXAONE/EXAONE-4.0-1.2B": _decoder(102_400, 2048, 30, 32, 4096, num_key_value_heads=8, layer_types=None),
-    "microsoft/Phi-4-mini-instruct": _decoder(200_064, 3072, 32, 24, 8192, num_key_value_heads=8),
+    "LGAI-EXAONE/EXAONE-4.0-1.2B": _decoder(
+        102_400, 2048, 30, 32, 4096, num_key_value_heads=8, layer_types=None, tie_word_embeddings=True
+    ),
+    "microsoft/Phi-4-mini-instruct": _decoder(200_064, 3072, 32, 24, 8192, num_key_value_heads=8, rope_scaling=None),
 }  # fmt: skip
 """By the checkpoint's name."""

@@ -319,7 +319,7 @@ SCALE_FIGURES = {
     "zero_first_answer_s": Figure("from sending these to the first answer", at_most(6)),
     "plan_error": Figure(
         "what `sextet plan` says of a log over what the cluster did, less 1: the worst of p50, p99 and seconds of "
-        "replicas, of two fixed replicas and of one to three that Ray Serve scales",
+        "replicas, of two fixed ones, and of one to three by Ray Serve's policy and by that for a service level",
         at_most(0.15),
     ),
     "plan_replicas": Figure("replicas at once of a simulated day, within five minutes", at_least(2000)),

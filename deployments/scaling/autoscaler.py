@@ -26,8 +26,15 @@ class ServiceLevelAutoscaler:
     """A `policy_function` of `autoscaling_config.policy`."""
 
     def __init__(self, **policy_kwargs: Any) -> None:
-        """The fields of ServiceLevel; raises ConfigurationError."""
-        self._level = ServiceLevel.from_policy_kwargs(policy_kwargs)
+        """The fields of ServiceLevel. `sextet serve` refuses wrong ones before it starts anything. Where others deploy
+        them, the log says so and replicas stay as many as they are: an error here would stop the controller's loop, for
+        all applications.
+        """
+        self._level: ServiceLevel | None = None
+        try:
+            self._level = ServiceLevel.from_policy_kwargs(policy_kwargs)
+        except ConfigurationError as error:
+            logger.error("replicas stay as many as they are: %s", error)
         self._policy: ServiceLevelPolicy | None = None
         self._file: Path | None = None
         self._kept = 0
@@ -35,29 +42,35 @@ class ServiceLevelAutoscaler:
 
     def __call__(self, ctx: Any) -> tuple[int, dict[str, Any]]:
         """Ray's AutoscalingContext -> the replicas that are wanted, and the state that Ray keeps for its own delays."""
+        if self._level is None:
+            return ctx.target_num_replicas, dict(ctx.policy_state or {})
         name = f"{ctx.app_name}:{ctx.deployment_name}"
         if self._policy is None:
-            self._policy = ServiceLevelPolicy(self._level, self._pattern(name))
-        decision = self._policy.decide(observed(ctx, self._level.stale_s))
+            self._policy = ServiceLevelPolicy(self._level, self._pattern(name, self._level))
+        try:
+            decision = self._policy.decide(observed(ctx, self._level.stale_s))
+        except Exception:  # as above: no error may reach the controller's loop
+            logger.exception("%s: replicas stay as many as they are", name)
+            return ctx.target_num_replicas, dict(ctx.policy_state or {})
         if decision.replicas not in (self._said, ctx.target_num_replicas):
             logger.info("%s: %d -> %d replicas: %s", name, ctx.target_num_replicas, decision.replicas, decision.reason)
         self._said = decision.replicas
         self._keep()
         return decision.replicas, dict(ctx.policy_state or {})
 
-    def _pattern(self, name: str) -> DailyPattern | None:
+    def _pattern(self, name: str, level: ServiceLevel) -> DailyPattern | None:
         """What earlier days took, from this deployment's file in the folder `pattern`."""
-        if self._level.pattern is None:
+        if level.pattern is None:
             return None
-        self._file = Path(self._level.pattern) / f"{name.replace('/', '_').replace(':', '_')}.json"
+        self._file = Path(level.pattern) / f"{name.replace('/', '_').replace(':', '_')}.json"
         try:
             pattern = DailyPattern.of_text(self._file.read_bytes())
         except FileNotFoundError:
-            return DailyPattern(self._level.day_s)
+            return DailyPattern(level.day_s)
         except (OSError, ConfigurationError) as error:
             logger.warning("%s: %s: the days before are not known", self._file, error)
-            return DailyPattern(self._level.day_s)
-        return pattern if pattern.day_s == self._level.day_s else DailyPattern(self._level.day_s)
+            return DailyPattern(level.day_s)
+        return pattern if pattern.day_s == level.day_s else DailyPattern(level.day_s)
 
     def _keep(self) -> None:
         """Write the file whenever a part of the day has ended."""

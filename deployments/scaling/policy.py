@@ -175,7 +175,8 @@ class ServiceLevelPolicy:
         load = self._lasting_load(seen.now_s, asked)
         budget_s = max(LEAST_BUDGET * level.slo_s, level.slo_s - asked.own_s)
         late = 1 - level.quantile
-        wanted = replicas_for(self.margin * load, asked.servers, asked.service_s, budget_s, late)
+        offered = min(self.margin * load, seen.most + 1)  # the time of the search grows with it
+        wanted = replicas_for(offered, asked.servers, asked.service_s, budget_s, late)
         wanted = max(wanted, math.ceil(load / level.max_utilization - 1e-9))
         reason = f"load {load:.2f} with margin {self.margin:.2f}"
         more_s = max(0.0, load - seen.running) * self._start_s

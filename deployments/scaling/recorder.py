@@ -18,7 +18,7 @@ from deployments.scaling.signals import QUANTILES, WINDOW_S, Quantiles, ReplicaS
 from pipelines.scheduling.scheduler import BatchReport, Scheduler
 
 OVERLOADED = 429
-MOST = 4096  # requests and tokens that quantiles are taken of, at most
+MOST = 1024  # requests and tokens that quantiles are taken of, at most
 
 
 @dataclass(frozen=True)

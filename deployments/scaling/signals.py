@@ -4,6 +4,7 @@ Ray Serve carries numbers by name (`record_autoscaling_stats`), so `metrics` and
 a replica has no sample of is missing there, and None here.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
@@ -60,7 +61,9 @@ class ReplicaSignals:
 
     @classmethod
     def of_metrics(cls, given: Mapping[str, float]) -> "ReplicaSignals | None":
-        """What `metrics` made; None where a number is missing that every replica says."""
+        """What `metrics` made; None where a number is missing that every replica says, or is none."""
+        if not all(map(math.isfinite, given.values())):
+            return None
         found: dict[str, float | Quantiles] = {}
         for one in fields(cls):
             if one.name in DISTRIBUTIONS:

@@ -1,6 +1,7 @@
 """A model that nobody asks has no replica and no memory; whoever asks it next gets an answer."""
 
 import asyncio
+import json
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -10,12 +11,15 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+import tritonclient.grpc as triton
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from deployments.cluster.ray_environment import spare_port
 from deployments.config import deployment_of
 from deployments.scaling.options import AUTOSCALER
 from tests.cluster.serving import Serving, write_cluster
+from tests.cluster.test_grpc import tensor
 
 pytestmark = pytest.mark.cluster
 RARE, WARM = "text-classification", "token-classification"
@@ -25,7 +29,12 @@ PATIENCE_S = 90.0
 
 
 @pytest.fixture(scope="module")
-def serving(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def grpc_port() -> int:
+    return spare_port()
+
+
+@pytest.fixture(scope="module")
+def serving(models: dict[str, Path], grpc_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     """RARE may sleep, WARM may not; both scale on a service level."""
     file = write_cluster(tmp_path_factory.mktemp("asleep"), {task: models[task] for task in (RARE, WARM)})
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -34,6 +43,8 @@ def serving(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
         policy = {"policy_function": AUTOSCALER, "policy_kwargs": kwargs}
         scaling = {"min_replicas": least, "max_replicas": 2, "policy": policy}
         deployment_of(task, content)["autoscaling_config"] = scaling
+    (gateway,) = next(one for one in content["applications"] if one["name"] == "gateway")["deployments"]
+    gateway["user_config"] = {"ingress": {"grpc_port": grpc_port}}
     file.write_text(yaml.safe_dump(content), encoding="utf-8")
     serving = Serving.start(file)
     try:
@@ -110,6 +121,15 @@ def test_its_memory_is_given_back_once_nobody_asks_and_the_next_one_is_answered(
     (answer,) = asyncio.run(ask_at_once(serving.url, 1))
     assert answer.status_code == 200
     assert entry(serving, WARM)["replicas"] == 1
+
+
+def test_a_call_of_grpc_wakes_it_too(serving: Serving, grpc_port: int) -> None:
+    wait_until_asleep(serving)
+    with triton.InferenceServerClient(f"127.0.0.1:{grpc_port}") as client:
+        assert client.is_model_ready(RARE)
+        assert replicas(serving, RARE) == [], "asking whether it is ready does not wake it"
+        answer = client.infer(RARE, [tensor(["what a film"])], client_timeout=PATIENCE_S)
+    assert json.loads(answer.as_numpy("output").reshape(-1)[0])
 
 
 def test_a_deadline_holds_while_it_starts(serving: Serving) -> None:

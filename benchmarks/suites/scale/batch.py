@@ -50,13 +50,13 @@ class Pace(Repeated):
     """How many rows, and how long the bare runtime runs."""
 
     texts: int = 4096
-    rows: int = 12_288
+    rows: int = 24_576
     search_s: float = 4.0
     bare_s: float = 6.0
     killed_rows: int = 8192
 
 
-PACE = Pace(repetitions=3)
+PACE = Pace(repetitions=2)
 QUICK = Pace(repetitions=1, texts=512, rows=2048, search_s=0.5, bare_s=1.0, killed_rows=2048)
 
 

@@ -1,8 +1,8 @@
 """Plan: whether `sextet plan` says what a real cluster does, and how much of one it can simulate.
 
-A slow model is served by the real `sextet serve`, and a load of changing rate is sent: once to a fixed number of
-replicas, once with the policy of the file. Replicas log every request. `sextet plan` replays that log, with the costs
-that the replicas have learned.
+A slow model is served by the real `sextet serve`, and a load of changing rate is sent: to a fixed number of replicas,
+to those that Ray Serve's default policy starts, and to those of the policy that scales on a service level. Replicas log
+every request. `sextet plan` replays that log, with the costs that the replicas have learned.
 
     plan_error       simulated over real, less 1, without its sign: the worst of p50 and p99 of what clients saw, and of
                      the seconds of replicas
@@ -35,6 +35,7 @@ from benchmarks.suites.generation import artifact_of
 from benchmarks.suites.scale.replica_watch import ReplicaWatch, first_served, lives, mean_start_s, replica_seconds
 from benchmarks.suites.scale.slow import cached_in
 from benchmarks.suites.suite import Findings
+from deployments.scaling.options import AUTOSCALER
 from pipelines.errors import SextetError
 from pipelines.runtime.artifact import ModelArtifact
 
@@ -49,6 +50,11 @@ AUTOSCALING = {
     "look_back_period_s": 4,
     "upscale_delay_s": 2,
     "downscale_delay_s": 15,
+}
+LEVEL = {
+    "min_replicas": 1,
+    "max_replicas": 3,
+    "policy": {"policy_function": AUTOSCALER, "policy_kwargs": {"slo_ms": 600, "down_after_s": 15}},
 }
 DAY = {"rate": "day:17-50", "tokens": 128, "seconds": 30.0, "target": 0.75}
 """A fleet whose requests take half a minute each, as long documents do."""
@@ -66,16 +72,29 @@ class Phase:
     lasts_s: float
 
 
-STATIC = (Phase(9, 40), Phase(12, 30))
-SCALED = (Phase(3, 25), Phase(14, 45), Phase(4, 35))
+@dataclass(frozen=True)
+class Case:
+    """What a deployment says of its replicas, and the load that they get."""
+
+    deployment: Mapping[str, Any]
+    phases: Sequence[Phase]
+
+
+CHANGING = (Phase(3, 25), Phase(14, 45), Phase(4, 35))
+CASES = {
+    "static": Case({"num_replicas": 2}, (Phase(9, 40), Phase(12, 30))),
+    "ray": Case({"autoscaling_config": AUTOSCALING}, CHANGING),
+    "level": Case({"autoscaling_config": LEVEL}, CHANGING),
+}
 
 
 def measure_error(findings: Findings, quick: bool, say: Say) -> None:
     """Note `plan_error`; raises SextetError."""
     artifact = artifact_of(CLASSIFY, say)
-    for label, replicas, phases in (("static", 2, STATIC), ("scaled", None, SCALED)):
-        some = [Phase(one.rate_per_s, one.lasts_s / 4) for one in phases] if quick else phases
-        real, simulated = _both(artifact, label, replicas, some, findings, say)
+    for label, case in CASES.items():
+        if quick:
+            case = Case(case.deployment, [Phase(one.rate_per_s, one.lasts_s / 4) for one in case.phases])
+        real, simulated = _both(artifact, label, case, findings, say)
         errors = {name: abs(simulated[name] / real[name] - 1) for name in real}
         for name, error in errors.items():
             say(f"{label}: {name} {real[name]:.1f}, simulated {simulated[name]:.1f}: {error:.1%}")
@@ -112,15 +131,15 @@ def measure_replicas(findings: Findings, quick: bool, say: Say) -> None:
 
 
 def _both(
-    artifact: Path, label: str, replicas: int | None, phases: Sequence[Phase], findings: Findings, say: Say
+    artifact: Path, label: str, case: Case, findings: Findings, say: Say
 ) -> tuple[dict[str, float], dict[str, float]]:
     """What the cluster did, and what `sextet plan` says it does."""
     with tempfile.TemporaryDirectory(prefix="sextet-plan-") as name, cached_in(Path(name) / "cache"):
         folder = Path(name)
-        with running(_cluster(artifact, replicas), folder) as cluster:
+        with running(_cluster(artifact, case.deployment), folder) as cluster:
             watch = ReplicaWatch(cluster.process_id)
             with watch:
-                tally = _send(cluster, ModelArtifact.open(artifact), phases)
+                tally = _send(cluster, ModelArtifact.open(artifact), case.phases)
             requests = _logged(cluster, "requests_*.jsonl*", watch.began_at)
             found = lives(_logged(cluster, "controller_[0-9]*.log"), CLASSIFY.name)
         trace = folder / "trace.jsonl"
@@ -129,7 +148,7 @@ def _both(
         answered, sent = tally.statuses["200"], tally.requests
         if answered < sent:
             raise PlanError(f"{label}: {sent - answered} of {sent} requests were not answered: {dict(tally.statuses)}")
-        lasted_s = sum(one.lasts_s for one in phases)
+        lasted_s = sum(one.lasts_s for one in case.phases)
         start_s = mean_start_s(found, first_served(requests), watch.began_at)
         given = ["--policy", "configured", "--trace", str(trace), "--start-s", f"{start_s:.2f}", "--slo-ms", "1000"]
         (plan,) = _planned(folder, given, say)["plans"]
@@ -139,17 +158,14 @@ def _both(
     return real, {name: float(plan[name]) for name in real}
 
 
-def _cluster(artifact: Path, replicas: int | None) -> dict[str, Any]:
-    """The slow model in a fixed number of replicas, or scaled by AUTOSCALING; every request is logged."""
+def _cluster(artifact: Path, replicas: Mapping[str, Any]) -> dict[str, Any]:
+    """The slow model in as many replicas as `replicas` says; every request is logged."""
     cluster = measured_cluster({CLASSIFY.name: artifact})
     (application,) = cluster["applications"]
     application["import_path"] = "benchmarks.suites.scale.slow:build"
     (deployment,) = application["deployments"]
-    if replicas is None:
-        del deployment["num_replicas"]
-        deployment["autoscaling_config"] = AUTOSCALING
-    else:
-        deployment["num_replicas"] = replicas
+    del deployment["num_replicas"]
+    deployment |= replicas
     deployment["user_config"] |= {
         "threads": 1,
         "batching": {"max_batch_size": 8, "concurrency": 1},

@@ -17,7 +17,7 @@ import sys, time
 from pathlib import Path
 from deployments.cluster import local_ray
 local_ray.FOLDERS = Path(sys.argv[1])
-with local_ray._own_folder() as folder:
+with local_ray.own_folder() as folder:
     print(folder, flush=True)
     sys.stdin.read()
 """

@@ -1,6 +1,7 @@
 """The policy as Ray Serve's controller holds it: its own context, its own wrapper, what it pickles and keeps."""
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from deployments.scaling.autoscaler import ServiceLevelAutoscaler, observed
 from deployments.scaling.level import DAY_S
 from deployments.scaling.options import AUTOSCALER, DEFAULTS
 from deployments.scaling.signals import ReplicaSignals
-from pipelines.errors import ConfigurationError
 
 DEPLOYMENT = DeploymentID("text-classification", "text-classification")
 FLOOD = ReplicaSignals(requests_per_s=300.0, load=3.0, service_s=0.01, own_s=0.01, inside=30.0, queued_s=20.0)
@@ -88,18 +88,40 @@ def test_replicas_that_said_no_numbers_yet_are_missing() -> None:
     assert observed(context(1000.0, None, raw_metrics=raw), stale_s=15).replicas == {}
 
 
-def test_a_change_is_logged_once_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
-    autoscaler = ServiceLevelAutoscaler(slo_ms=500)
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """What Ray Serve's logger, which hands nothing on, is told."""
     ray_serve = logging.getLogger("ray.serve")
     ray_serve.addHandler(caplog.handler)
     caplog.set_level(logging.INFO, "ray.serve")
-    try:
-        for now_s in range(1000, 1005):
-            replicas, _ = autoscaler(context(float(now_s), FLOOD))
-    finally:
-        ray_serve.removeHandler(caplog.handler)
-    (line,) = [record.getMessage() for record in caplog.records]
+    yield caplog
+    ray_serve.removeHandler(caplog.handler)
+
+
+def test_a_change_is_logged_once_with_its_reason(logged: pytest.LogCaptureFixture) -> None:
+    autoscaler = ServiceLevelAutoscaler(slo_ms=500)
+    for now_s in range(1000, 1005):
+        replicas, _ = autoscaler(context(float(now_s), FLOOD))
+    (line,) = [record.getMessage() for record in logged.records]
     assert line.startswith(f"text-classification:text-classification: 1 -> {replicas} replicas: 20.0 s of work wait")
+
+
+def test_wrong_policy_kwargs_are_logged_and_hold_what_there_is(logged: pytest.LogCaptureFixture) -> None:
+    """An error would stop the loop of Ray Serve's controller, and with it every application."""
+    policy = _apply_autoscaling_config(_resolve_policy_callable(config(slo=1).policy))
+    assert policy(context(1000.0, FLOOD, FLOOD, FLOOD))[0] == 3
+    assert policy(context(1001.0, ReplicaSignals()))[0] == 1
+    (line,) = [one.getMessage() for one in logged.records if one.levelno == logging.ERROR]
+    assert line.startswith("replicas stay as many as they are: policy_kwargs has no key 'slo'")
+
+
+def test_signals_that_make_no_sense_hold_what_there_is(logged: pytest.LogCaptureFixture) -> None:
+    """Another version of a replica may say anything."""
+    autoscaler = ServiceLevelAutoscaler(slo_ms=500)
+    assert autoscaler(context(1000.0, ReplicaSignals(load=float("nan")), ReplicaSignals()))[0] == 2
+    assert autoscaler(context(1001.0, ReplicaSignals(load=float("inf")), ReplicaSignals()))[0] == 2
+    assert autoscaler(context(1002.0, ReplicaSignals(load=1e300, requests_per_s=1e9), FLOOD))[0] == 8
+    assert observed(context(1003.0, ReplicaSignals(load=float("nan"))), stale_s=15).replicas == {}
 
 
 def test_what_the_work_took_is_kept_from_one_controller_to_the_next(tmp_path: Path) -> None:
@@ -112,8 +134,3 @@ def test_what_the_work_took_is_kept_from_one_controller_to_the_next(tmp_path: Pa
     assert second(context(DAY_S + 9 * 3600.0, ReplicaSignals()))[0] >= 5
     file.write_text("{")
     assert ServiceLevelAutoscaler(**level)(context(DAY_S + 9 * 3600.0, ReplicaSignals()))[0] == 1
-
-
-def test_wrong_policy_kwargs_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match="policy_kwargs has no key 'slo'"):
-        ServiceLevelAutoscaler(slo=1)

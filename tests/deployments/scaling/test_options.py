@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+import sextet
 from deployments.cluster.launch import Launch
 from deployments.cluster.rollout import validated
 from deployments.config import cut_down, deployment_of, read_yaml
+from deployments.ingress.lines import Settings
 from deployments.scaling.options import AUTOSCALER, DEFAULTS, may_sleep, set_scaling, start_asleep
 from pipelines.errors import ConfigurationError
 
@@ -84,9 +87,14 @@ def test_models_that_may_have_no_replica_are_known() -> None:
 
 
 def test_the_launcher_reads_it(tmp_path: Path) -> None:
-    import yaml
-
     file = tmp_path / "cluster.yaml"
     file.write_text(yaml.safe_dump(cluster({"policy_function": AUTOSCALER, "policy_kwargs": {"slo_ms": -1}})))
     with pytest.raises(ConfigurationError, match="translation: policy_kwargs: slo_ms is -1"):
         Launch(file, None, None, lambda _line: None).content()
+
+
+def test_sextet_environment_tells_the_nodes_which_models_may_be_asleep(tmp_path: Path) -> None:
+    content = cluster(min_replicas=0)
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(content))
+    sextet.environment(tmp_path / "haproxy", tmp_path / "cluster.yaml")
+    assert Settings.read(tmp_path / "haproxy" / "settings.json").sleeping == (TASK,)

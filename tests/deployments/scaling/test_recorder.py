@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from deployments.http.request import BULK, CLASS_HEADER
 from deployments.scaling.recorder import Recorder
 from deployments.scaling.signals import QUANTILES, ReplicaSignals
 from deployments.task_server import TaskServer
@@ -97,6 +98,24 @@ def test_refused_requests_are_load_too(model: Path) -> None:
     assert refused > 0
     over_s = (12 - refused) / (signals.load / signals.service_s - refused / 12 * signals.requests_per_s)
     assert signals.requests_per_s * over_s == pytest.approx(12, rel=0.01)
+
+
+def test_bulk_requests_ask_for_no_replicas_and_keep_the_one_they_are_in(model: Path) -> None:
+    server = started(CLASSIFY, model, batching={"max_batch_size": 1})
+
+    async def ask(client: httpx.AsyncClient) -> ReplicaSignals:
+        asked = client.post(f"/{CLASSIFY}", json={"inputs": ["text"] * 200}, headers={CLASS_HEADER: BULK})
+        waiting, most = asyncio.ensure_future(asked), ReplicaSignals()
+        while not waiting.done():
+            most = max(most, await said(server), key=lambda one: one.inside)
+            await asyncio.sleep(0)
+        assert (await waiting).status_code == 200
+        return most
+
+    most = asking(server, ask)
+
+    assert (most.inside, most.queued_s, most.load, most.requests_per_s) == (1, 0, 0, 0)
+    assert asyncio.run(said(server)).load == 0
 
 
 def test_streams_have_times_of_tokens_and_are_not_counted_once_they_ended(exported: Callable[..., Path]) -> None:

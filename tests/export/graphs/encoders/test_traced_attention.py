@@ -31,8 +31,6 @@ FAMILIES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "modernbert of narrow windows": ("modernbert", MODERN | {"local_attention": 8, "global_attn_every_n_layers": 2}),
     "modernbert of wide windows": ("modernbert", MODERN | {"local_attention": 96, "classifier_pooling": "mean"}),
     "modernbert without windows": ("modernbert", MODERN | {"global_attn_every_n_layers": 1}),
-    "roformer": ("roformer", SIZES),
-    "roformer that rotates values": ("roformer", SIZES | {"rotary_value": True}),
     "deberta": ("deberta", FAR),
     "deberta of few distances": ("deberta", FAR | {"max_relative_positions": 32}),
     "deberta with absolute positions": ("deberta", SIZES),
@@ -102,7 +100,7 @@ def test_no_layer_keeps_scores_of_its_own_or_looks_distances_up(family: str, tmp
 
 
 def test_tracing_leaves_a_model_as_it_was(tmp_path: Path) -> None:
-    for family in ("modernbert", "roformer", "deberta-v3"):
+    for family in ("modernbert", "deberta", "deberta-v3"):
         model, ids = tiny(family), torch.arange(3, 90)[None]
         before = model(ids, attention_mask=torch.ones_like(ids)).logits
         traced(model, tmp_path)
@@ -121,7 +119,7 @@ def test_a_graph_that_reads_too_far_is_found(tmp_path: Path) -> None:
     assert "differs from PyTorch" in fault
 
 
-@pytest.mark.parametrize("architecture", ["modernbert", "roformer", "deberta", "deberta-v2"])
+@pytest.mark.parametrize("architecture", ["modernbert", "deberta", "deberta-v2"])
 def test_an_export_has_the_operators_in_every_precision(architecture: str, tmp_path: Path) -> None:
     known = next(one for one in ENCODERS if one.architecture == architecture)
     checkpoint = known.write(tmp_path / "checkpoint")
