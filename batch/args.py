@@ -22,7 +22,7 @@ MAX_SHARD_ROWS = 100_000
 MAX_INPUTS = 100_000
 MAX_ACTORS = 4096
 MAX_THREADS = 1024
-ENCODER_ROWS, GENERATOR_ROWS = 1024, 64  # of a part: what a kill costs is a few seconds of work, or a few minutes
+ENCODER_ROWS, GENERATOR_ROWS = 2048, 64  # of a part: what a kill costs is a few seconds of work, or a few minutes
 
 
 @dataclass(frozen=True)

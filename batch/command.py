@@ -46,7 +46,7 @@ def batch(
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or tensorrt; a GPU for each actor.")] = "cpu",
     shard_rows: Annotated[
-        int | None, typer.Option(help="Rows of a part: what is written at once; 1,024, of texts to generate 64.")
+        int | None, typer.Option(help="Rows of a part: what is written at once; 2,048, of texts to generate 64.")
     ] = None,
     max_bad_rows: Annotated[int, typer.Option(help="Rows that may be reported and left out.")] = 1000,
     encoding: Annotated[str, typer.Option(help="Of the inputs, such as cp949.")] = "utf-8",

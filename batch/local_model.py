@@ -87,7 +87,6 @@ class OpenedModel:
         self._sorts = not TASKS[pipeline.task].generates
         self._scheduler: Scheduler[Any, Any] = pipeline.scheduler(batching, UNBOUNDED, self._on_batch, _costs())
         self._enough = AHEAD * batching.max_batch_size if self._sorts else SEQUENCES
-        self._tokenizing = threading.Lock()
         self._turn = asyncio.Lock()
         self._moved = asyncio.Event()
         self._loop = asyncio.new_event_loop()
@@ -95,9 +94,8 @@ class OpenedModel:
 
     def answers(self, inputs: Sequence[Any]) -> list[Any]:
         """An answer for each input, in order, or Refused."""
-        with self._tokenizing:  # one part after the other: the first of them is ready soonest
-            parsed = [_tried(partial(self._parsed, one)) for one in inputs]
-            prepared = self._prepared(parsed)
+        parsed = [_tried(partial(self._parsed, one)) for one in inputs]
+        prepared = self._prepared(parsed)
         sound = [rows for rows in prepared if not isinstance(rows, Refused)]
         outputs = iter(asyncio.run_coroutine_threadsafe(self._outputs(sound), self._loop).result())
         answers = []

@@ -18,7 +18,7 @@ from deployments.host import give_memory_back
 
 COLLECTED_AFTER = (20_000, 10, 10)  # objects; collections of the youngest; of the young
 QUIET_S = 5.0
-GROWN_BYTES = 32 * 2**20
+GROWN_BYTES = 4 * 2**20
 _PAGES = Path("/proc/self/statm")
 _PAGE_BYTES = 4096
 

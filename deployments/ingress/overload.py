@@ -17,7 +17,7 @@ from deployments.http.request import DEADLINE_HEADER, LOAD_HEADER, START_HEADER
 from deployments.ingress.lines import BACKEND, BACKEND_NUMBER, CLOCK, SERVER, SERVER_NUMBER, Lines
 
 LONGEST_MS = 86_400_000
-SURE_PERCENT = 60
+SURE_PERCENT = 50
 """Of the time that a deadline leaves. A replica's own share (SURE_SHARE) is larger: what was let through while a
 prediction grew is answered, not refused after all by a busy event loop.
 """

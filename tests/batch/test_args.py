@@ -41,6 +41,6 @@ def test_an_option_that_cannot_be_is_refused_in_one_line(changes: dict[str, obje
 
 
 def test_parts_of_generators_are_smaller() -> None:
-    assert BatchArgs(**SOUND).part_rows == 1024  # type: ignore[arg-type]
+    assert BatchArgs(**SOUND).part_rows == 2048  # type: ignore[arg-type]
     assert BatchArgs(**{**SOUND, "task": "translation"}).part_rows == 64  # type: ignore[arg-type]
     assert BatchArgs(**{**SOUND, "shard_rows": 7}).part_rows == 7  # type: ignore[arg-type]

@@ -4,15 +4,20 @@ docs/nodes.md says what is lost with what.
 """
 
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from time import sleep
 
 import httpx
+import psutil
 import pytest
 import yaml
 
+from benchmarks.faults.traffic import Traffic
 from benchmarks.figures.result import ROOT
+from benchmarks.machines.balancer import balanced
 from benchmarks.machines.network import Network, NetworkError
 from benchmarks.machines.ray_cluster import DASHBOARD_PORT, GCS_PORT, PORT, TOOLS, RayCluster, ray_cluster
 from benchmarks.machines.redis import redis
@@ -89,7 +94,32 @@ def test_one_list_of_targets_scrapes_the_replicas_of_all_nodes(machines: RayClus
     assert len(seen) == len(replicas) == 2
 
 
-def test_without_the_head_requests_are_answered(machines: RayCluster) -> None:
+def test_the_head_dies_and_comes_back_with_its_state(machines: RayCluster) -> None:
+    before = [machines.replicas(host, TASK)[0].pid for host in machines.workers]
     machines.head.kill()
-
     assert [ask(machines, number) for number in (0, 1, 0, 1)] == [200] * 4
+    machines.start_head()
+    assert [machines.replicas(host, TASK)[0].pid for host in machines.workers] == before
+
+    # The controller is back, too: it replaces a replica, though nobody deployed anything.
+    psutil.Process(before[0]).kill()
+    machines.wait(
+        lambda: [one.pid for one in machines.replicas(machines.workers[0], TASK)] not in ([], before[:1]), "none"
+    )
+    machines.wait_until_ready(machines.workers[0])
+    assert [ask(machines, 0), ask(machines, 1)] == [200, 200]
+
+
+def test_a_node_that_is_told_to_end_loses_no_request_behind_the_balancer(machines: RayCluster) -> None:
+    """As Kubernetes ends a pod: SIGTERM to `ray start --block`."""
+    with balanced(machines.ingresses, machines.folder) as port, Traffic(port, f"/{TASK}", "good", 20.0) as traffic:
+        sleep(3.0)
+        traffic.strike()
+        leaving = machines.ray_start(machines.workers[0])
+        leaving.send_signal(signal.SIGTERM)
+        leaving.wait(60)
+        sleep(1.0)
+    outcomes = {entry.outcome for entry in traffic.ledger.entries}
+
+    assert outcomes == {"200"}
+    assert len(traffic.ledger.entries) > 60

@@ -47,7 +47,7 @@ def test_a_replica_that_has_grown_gives_memory_back_once_it_is_quiet(monkeypatch
 
 
 def test_one_that_has_hardly_grown_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert released(monkeypatch, 100, 120) == []
+    assert released(monkeypatch, 100, 103) == []
 
 
 def test_nothing_is_given_back_while_a_request_is_inside_or_others_come(monkeypatch: pytest.MonkeyPatch) -> None:
