@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deployments.guidance.checker import Checker
+from deployments.guidance.formats import exact
 from pipelines.errors import GenerationError, InvalidInputError, first_line
 from pipelines.generation.decoding.guide import Constraint, Guide
 from pipelines.runtime.artifact import ModelArtifact
@@ -142,7 +143,7 @@ def _source(constraint: Constraint) -> str:
     from llguidance import LLMatcher
 
     if constraint.kind == "json_schema":
-        return LLMatcher.grammar_from_json_schema(constraint.text, overrides=JSON_OPTIONS)  # type: ignore[arg-type]
+        return LLMatcher.grammar_from_json_schema(exact(constraint.text), overrides=JSON_OPTIONS)  # type: ignore[arg-type]
     if constraint.kind == "regex":
         return LLMatcher.grammar_from_regex(constraint.text)
     return LLMatcher.grammar_from_lark(constraint.text)
