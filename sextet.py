@@ -16,8 +16,8 @@ from batch.command import batch
 from benchmarks.args import SCENARIO_HELP, BenchArgs
 from deployments.ask import ask as send
 from deployments.ask import post, usage
-from deployments.key_command import keys
-from deployments.watch_command import models, top
+from deployments.commands.keys import keys
+from deployments.commands.watch import models, top
 from evaluation.args import EvaluateArgs
 from export.args import ExportArgs
 from pipelines.errors import ConfigurationError, SextetError

@@ -88,7 +88,7 @@ class TaskConfig:
     """A task's `user_config`. `model` is the artifact's address (stores.address); `threads` are those of a forward, or
     shared by an encoder's `batching.concurrency` forwards at once: as many as the replica has CPUs if absent. Where
     `gpu_mem_limit_bytes` is absent, a replica that reserves a part of a GPU may take that part of its memory. With
-    `pin_cores` a replica has `threads` cores of the machine for itself (deployments/cluster/cores.py). `slots` is for
+    `pin_cores` a replica has `threads` cores of the machine for itself (deployments/cores.py). `slots` is for
     models that write text.
     """
 

@@ -13,9 +13,9 @@ POST /grpc/<call>                             calls of gRPC that belong to no mo
 GET /catalog/<task>/v1/models[/<name>]        the models of a task with several, as OpenAI lists them; clients ask
                                               /<task>/v1/models
 
-HAProxy rewrites the aliases at the root (deployments/ingress/aliases.py), so they do not come here. Two kinds do, and
-get a redirect to the task's own path: /models/<model id>/..., whose ids only the replicas know, and every alias where
-Ray Serve's Python proxy serves.
+HAProxy rewrites the aliases at the root (deployments/ingress/model_rules/aliases.py), so they do not come here. Two
+kinds do, and get a redirect to the task's own path: /models/<model id>/..., whose ids only the replicas know, and every
+alias where Ray Serve's Python proxy serves.
 """
 
 import asyncio
@@ -35,8 +35,8 @@ from deployments.console.live import LiveView
 from deployments.console.page import page
 from deployments.http.errors import Failure, RouteNotFoundError
 from deployments.http.request import Route, Timings
-from deployments.ingress.aliases import of_path
 from deployments.ingress.config import IngressConfig
+from deployments.ingress.model_rules.aliases import of_path
 from deployments.protocols.open_inference import index_entry, server_metadata
 from deployments.protocols.open_inference_grpc.server import PREFIX, ServerCalls, application_of
 from deployments.protocols.openai.errors import failure_body

@@ -12,15 +12,13 @@ import asyncio
 import gc
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
+from deployments.cluster.processes import resident_bytes
 from deployments.host import give_memory_back
 
 COLLECTED_AFTER = (20_000, 10, 10)  # objects; collections of the youngest; of the young
 QUIET_S = 5.0
 GROWN_BYTES = 4 * 2**20
-_PAGES = Path("/proc/self/statm")
-_PAGE_BYTES = 4096
 
 
 class Rest:
@@ -59,11 +57,3 @@ def collect_seldom() -> None:
     do nothing else, and hold everything up meanwhile.
     """
     gc.set_threshold(*COLLECTED_AFTER)
-
-
-def resident_bytes() -> int:
-    """Memory of this process that is in use; 0 where the system does not say."""
-    try:
-        return int(_PAGES.read_text(encoding="ascii").split()[1]) * _PAGE_BYTES
-    except OSError:
-        return 0

@@ -23,10 +23,10 @@ from starlette.responses import Response
 
 import pipelines
 from deployments.background import in_background
-from deployments.cluster.cores import OWN_CORES
 from deployments.cluster.platform import Platform
 from deployments.cluster.processes import alive_s, assigned_cpus
 from deployments.config import CUT_S, LimitsConfig, TaskConfig
+from deployments.cores import OWN_CORES
 from deployments.gpu_memory import memory_limit
 from deployments.guidance.compiler import LlGuidance
 from deployments.host import SMALL_ANSWER_TOKENS, SMALL_BODY_BYTES, HostThreads, give_memory_back

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
-from benchmarks.figures.page import STYLE as PAGE_STYLE
+from benchmarks.figures.page import framed
 from benchmarks.figures.plots import STYLE, Plain, svg, write_png
 from planning.report import table
 from planning.search import Plan
@@ -87,15 +87,4 @@ def _over_time(played: Played, quantile: float) -> np.ndarray:
 def _page(plans: Sequence[Plan], drawn: str) -> str:
     trace, level = plans[0].played.trace, plans[0].level
     asked = f"{level.quantile:.0%} of the requests within {1000 * level.slo_s:g} ms"
-    return f"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(trace.name)}</title>
-<style>{PAGE_STYLE}</style>
-<h1>{escape(trace.name)}</h1>
-<p class="sub">{escape(asked)}</p>
-<figure>{drawn}</figure>
-<pre>{escape(table(plans))}</pre>
-</html>
-"""
+    return framed(trace.name, asked, f"<figure>{drawn}</figure>\n<pre>{escape(table(plans))}</pre>")

@@ -6,6 +6,16 @@ from typing import Any
 
 from pipelines.runtime.artifact import MANIFEST_NAME, FileDigest, Manifest, Parity, Source, TokenizerSettings
 
+ARCHITECTURES = {
+    "text-classification": "bert",
+    "question-answering": "distilbert",
+    "token-classification": "bert",
+    "translation": "marian",
+    "summarization": "bart",
+    "text-generation": "qwen2",
+}
+"""A small model of each task."""
+
 MANIFEST = Manifest(
     task="text-classification",
     source=Source("starter:sentiment", "abc", "apache-2.0"),

@@ -94,21 +94,28 @@ def _page(result: Result, figures: str) -> str:
         for name, value in result.load.items()
         if value not in (None, "", False)
     )
-    return f"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(result.name)}</title>
-<style>{STYLE}</style>
-<h1>{escape(result.name)}</h1>
-<p class="sub">{escape(result.machine["cpu"])}, {escape(result.machine["cores"])} cores</p>
-{warnings}
+    below = f"{result.machine['cpu']}, {result.machine['cores']} cores"
+    body = f"""{warnings}
 {figures}
 <h2>Measurements</h2>
 <pre>{escape(table(result))}</pre>
 <h2>Load</h2>
 <dl>{load}</dl>
 <h2>Machine and command</h2>
-<dl>{listed}</dl>
+<dl>{listed}</dl>"""
+    return framed(result.name, below, body)
+
+
+def framed(title: str, below: str, body: str) -> str:
+    """A whole page; `below` stands under its title, `body` is HTML."""
+    return f"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<style>{STYLE}</style>
+<h1>{escape(title)}</h1>
+<p class="sub">{escape(below)}</p>
+{body}
 </html>
 """

@@ -18,6 +18,7 @@ import yaml
 from benchmarks.figures.result import ROOT
 from deployments.cluster.ray_environment import spare_port
 from deployments.config import cut_down, located, read_yaml, user_configs
+from deployments.ingress.config import GATEWAY
 from pipelines.errors import SextetError
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.tasks import text_classification, text_generation, translation
@@ -28,11 +29,11 @@ CLASSIFY, TRANSLATE, WRITE = text_classification.TASK, translation.TASK, text_ge
 SHIPPED = ROOT / "cluster.yaml"
 CONFIGURATION = "cluster.yaml"
 STOP_S = 60.0
-GATEWAY, NOOP = "gateway", "noop"
+NOOP = "noop"
 NOOP_APPLICATION = {
     "name": NOOP,
     "route_prefix": f"/{NOOP}",
-    "import_path": "benchmarks.suites.noop:app",
+    "import_path": "benchmarks.noop:app",
     "deployments": [
         {
             "name": NOOP,

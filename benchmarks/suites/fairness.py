@@ -42,10 +42,10 @@ from benchmarks.load.client import request_bytes
 from benchmarks.load.crowd import Crowd
 from benchmarks.load.generator import Call, Load, measure
 from benchmarks.load.texts import Lengths, counter, sentences, synthetic
+from benchmarks.noop import WAIT_HEADER
 from benchmarks.replicas import find
 from benchmarks.suites.cluster import CLASSIFY, NOOP, WRITE, Running, measured_cluster, running
 from benchmarks.suites.generation import artifact_of
-from benchmarks.suites.noop import WAIT_HEADER
 from benchmarks.suites.suite import Findings, Options, Repeated, main
 from pipelines.errors import SextetError
 from pipelines.runtime.artifact import ModelArtifact

@@ -28,7 +28,6 @@ from benchmarks.load.client import request_bytes
 from benchmarks.load.generator import Call, Load, measure
 from benchmarks.suites.cluster import (
     CLASSIFY,
-    GATEWAY,
     NOOP,
     SHIPPED,
     WRITE,
@@ -38,6 +37,7 @@ from benchmarks.suites.cluster import (
 )
 from benchmarks.suites.suite import Findings, Options, Repeated, main
 from deployments.config import cut_down, located, user_configs
+from deployments.ingress.config import GATEWAY
 from deployments.ingress.keys import Key, add, new_key
 from deployments.rest import QUIET_S
 

@@ -37,10 +37,11 @@ from benchmarks.load.asker import Asker
 from benchmarks.load.client import request_bytes
 from benchmarks.load.generator import Call, Load, measure
 from benchmarks.load.texts import sentences
-from benchmarks.suites.cluster import CLASSIFY, GATEWAY, TRANSLATE, WRITE, Running, measured_cluster, running
+from benchmarks.suites.cluster import CLASSIFY, TRANSLATE, WRITE, Running, measured_cluster, running
 from benchmarks.suites.generation import artifact_of
 from benchmarks.suites.suite import Findings, Options, Repeated, main
 from deployments.cluster.ray_environment import spare_port
+from deployments.ingress.config import GATEWAY
 from pipelines.errors import SextetError
 
 OBSERVED, BARE, OTHER = "observed", "bare", "other"
@@ -102,7 +103,7 @@ def configuration(model: Path, grpc_port: int) -> dict[str, Any]:
     gateway["deployments"][0]["user_config"] = {"ingress": {"grpc_port": grpc_port, "traffic": "shares"}}
     for name, builder, more in (
         (OBSERVED, "deployments.app:build", log),
-        (BARE, "benchmarks.suites.noop:unobserved", {}),
+        (BARE, "benchmarks.noop:unobserved", {}),
     ):
         (deployment,) = default["deployments"]
         copy = deployment | {"user_config": deployment["user_config"] | more}
@@ -129,7 +130,7 @@ def _named(application: str, answer: str) -> dict[str, Any]:
     return {
         "name": application,
         "route_prefix": f"/{application.replace('.', '/')}",
-        "import_path": "benchmarks.suites.noop:named",
+        "import_path": "benchmarks.noop:named",
         "args": {"answer": answer},
         "deployments": [
             {

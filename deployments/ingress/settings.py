@@ -4,12 +4,12 @@ import os
 from pathlib import Path
 
 from deployments.ingress.access import access
-from deployments.ingress.aliases import aliases, of_the_gateway
 from deployments.ingress.config import IngressConfig, TlsConfig
 from deployments.ingress.drain import draining
 from deployments.ingress.grpc.rules import grpc
 from deployments.ingress.limits import connections, limits
 from deployments.ingress.lines import NO_LOG, Lines, Settings
+from deployments.ingress.model_rules.aliases import aliases, of_the_gateway
 from deployments.ingress.model_rules.rules import models
 from deployments.ingress.node import CERTIFICATE
 from deployments.ingress.overload import overload

@@ -16,15 +16,8 @@ from batch.local_model import LocalModel, Refused
 from batch.parts import Given, Part
 from batch.scorer import Finished, Scorer, finished_of, table_of
 from pipelines.errors import GenerationError
+from tests.artifacts import ARCHITECTURES
 
-ARCHITECTURES = {
-    "text-classification": "bert",
-    "question-answering": "distilbert",
-    "token-classification": "bert",
-    "translation": "marian",
-    "summarization": "bart",
-    "text-generation": "qwen2",
-}
 PARAMETERS: dict[str, dict[str, Any]] = {
     "text-classification": {"top_k": 2},
     "question-answering": {"top_k": 1},

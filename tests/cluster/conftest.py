@@ -6,16 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.artifacts import ARCHITECTURES
 from tests.cluster.serving import Serving, left_over, write_cluster
-
-ARCHITECTURES = {
-    "text-classification": "bert",
-    "question-answering": "distilbert",
-    "token-classification": "bert",
-    "translation": "marian",
-    "summarization": "bart",
-    "text-generation": "qwen2",
-}
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ import yaml
 
 from deployments.cluster.ray_environment import spare_port
 from deployments.config import cut_down, read_yaml, user_configs
+from deployments.ingress.config import GATEWAY
 
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 READY_S = 180.0
@@ -28,13 +29,19 @@ SHIPPED = Path(__file__).parents[2] / "cluster.yaml"
 
 def write_cluster(folder: Path, models: Mapping[str, Path], **changes: Mapping[str, Any]) -> Path:
     """The shipped cluster.yaml cut down to `models`, whose paths become relative to the file; changes by task."""
-    cluster = cut_down(read_yaml(SHIPPED), [*models, "gateway"])
+    cluster = cut_down(read_yaml(SHIPPED), [*models, GATEWAY])
     for name, user_config in user_configs(cluster).items():
         (folder / name).symlink_to(models[name])
         user_config |= {"model": name, "threads": 1, **changes.get(name.replace("-", "_"), {})}
     path = folder / "cluster.yaml"
     path.write_text(yaml.safe_dump(cluster), encoding="utf-8")
     return path
+
+
+def set_ingress(content: Mapping[str, Any], **settings: object) -> None:
+    """Write the ingress of a cluster.yaml, which `write_cluster` leaves as it is shipped, in place."""
+    (gateway,) = next(one for one in content["applications"] if one["name"] == GATEWAY)["deployments"]
+    gateway["user_config"] = {"ingress": settings}
 
 
 @dataclass

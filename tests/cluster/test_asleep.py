@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from deployments.cluster.ray_environment import spare_port
 from deployments.config import deployment_of
 from deployments.scaling.options import AUTOSCALER
-from tests.cluster.serving import Serving, write_cluster
+from tests.cluster.serving import Serving, set_ingress, write_cluster
 from tests.cluster.test_grpc import tensor
 
 pytestmark = pytest.mark.cluster
@@ -43,8 +43,7 @@ def serving(models: dict[str, Path], grpc_port: int, tmp_path_factory: pytest.Te
         policy = {"policy_function": AUTOSCALER, "policy_kwargs": kwargs}
         scaling = {"min_replicas": least, "max_replicas": 2, "policy": policy}
         deployment_of(task, content)["autoscaling_config"] = scaling
-    (gateway,) = next(one for one in content["applications"] if one["name"] == "gateway")["deployments"]
-    gateway["user_config"] = {"ingress": {"grpc_port": grpc_port}}
+    set_ingress(content, grpc_port=grpc_port)
     file.write_text(yaml.safe_dump(content), encoding="utf-8")
     serving = Serving.start(file)
     try:

@@ -19,7 +19,7 @@ import pipelines
 from deployments.cluster.ray_environment import spare_port
 from deployments.config import deployment_of
 from deployments.scaling.options import AUTOSCALER
-from tests.cluster.serving import Serving, left_over, write_cluster
+from tests.cluster.serving import Serving, left_over, set_ingress, write_cluster
 from tests.cluster.test_tasks import approximately
 
 pytestmark = pytest.mark.cluster
@@ -41,8 +41,7 @@ def serving(models: dict[str, Path], port: int, tmp_path_factory: pytest.TempPat
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     policy = {"policy_function": AUTOSCALER, "policy_kwargs": {"slo_ms": 2000, "zero_after_s": 600}}
     deployment_of(RARE, content)["autoscaling_config"] = {"min_replicas": 0, "max_replicas": 1, "policy": policy}
-    (gateway,) = next(one for one in content["applications"] if one["name"] == "gateway")["deployments"]
-    gateway["user_config"] = {"ingress": {"grpc_port": port}}
+    set_ingress(content, grpc_port=port)
     file.write_text(yaml.safe_dump(content), encoding="utf-8")
     serving = Serving.start(file)
     try:

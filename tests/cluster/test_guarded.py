@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.certificates import Authority
-from tests.cluster.serving import LOOPBACK, Serving, clean_environment, kinds, listeners, write_cluster
+from tests.cluster.serving import LOOPBACK, Serving, clean_environment, kinds, listeners, set_ingress, write_cluster
 
 pytestmark = pytest.mark.cluster
 
@@ -35,9 +35,8 @@ def folder(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("guarded")
     file = write_cluster(folder, {TASK: models[TASK]})
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    (gateway,) = next(one for one in content["applications"] if one["name"] == "gateway")["deployments"]
     tls = {"certificate": "site.pem", "key": "site.key"}
-    gateway["user_config"] = {"ingress": {"keys": "keys", "tls": tls}}
+    set_ingress(content, keys="keys", tls=tls)
     file.write_text(yaml.safe_dump(content), encoding="utf-8")
     Authority.make(folder).issue("site", "localhost")
     return folder

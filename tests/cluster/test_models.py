@@ -16,7 +16,7 @@ import yaml
 from openai import NotFoundError, OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.cluster.serving import Serving, clean_environment, write_cluster
+from tests.cluster.serving import Serving, clean_environment, set_ingress, write_cluster
 
 pytestmark = pytest.mark.cluster
 TASK, LARGE = "text-generation", "large"
@@ -34,8 +34,7 @@ def folder(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, ex
     other |= {"name": f"{TASK}.{LARGE}", "route_prefix": f"/{TASK}/{LARGE}", "args": {"task": TASK, "model": LARGE}}
     other["deployments"][0]["user_config"]["model"] = str(exported("gpt2", TASK))
     content["applications"].append(other)
-    (gateway,) = next(one for one in content["applications"] if one["name"] == "gateway")["deployments"]
-    gateway["user_config"] = {"ingress": {"traffic": "traffic"}}
+    set_ingress(content, traffic="traffic")
     (folder / "traffic").write_text("")
     file.write_text(yaml.safe_dump(content), encoding="utf-8")
     return folder

@@ -150,28 +150,29 @@ def test_more_requests_than_a_stream_may_have_inside_are_all_answered(
     assert {one.error_message for one in answers} == {""}
 
 
+def leave(cluster: Served, requests: int) -> None:
+    """Cancel a stream of so many after its first answer; returns once none of them is inside."""
+    server = cluster.replicas[TASK].handler
+    with grpc.insecure_channel(cluster.address) as channel:
+        call = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer
+        answers = call(iter([message(str(n), max_new_tokens=200) for n in range(requests)]))
+        next(iter(answers))
+        answers.cancel()
+        wait_until(lambda: server._serving.inside == 0)
+
+
 def test_a_client_that_leaves_while_requests_wait_frees_the_model(
     cluster: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("deployments.protocols.open_inference_grpc.stream.MAX_INSIDE", 1)
-    server = cluster.replicas[TASK].handler
-    with grpc.insecure_channel(cluster.address) as channel:
-        call = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer
-        answers = call(iter([message(str(n), max_new_tokens=200) for n in range(8)]))
-        next(iter(answers))
-        answers.cancel()
-        wait_until(lambda: server._serving.inside == 0)
+    leave(cluster, requests=8)
 
 
 def test_a_client_that_leaves_frees_its_slots(cluster: Served) -> None:
-    server = cluster.replicas[TASK].handler
-    with grpc.insecure_channel(cluster.address) as channel:
-        call = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer
-        answers = call(iter([message(str(n), max_new_tokens=200) for n in range(12)]))
-        next(iter(answers))
-        answers.cancel()
-        wait_until(lambda: server._serving.inside == 0)
-        wait_until(lambda: server._serving.scheduler.cache.taken_slots == 0)
+    leave(cluster, requests=12)
+
+    cache = cluster.replicas[TASK].handler._serving.scheduler.cache
+    wait_until(lambda: cache.taken_slots == 0)
 
 
 def test_a_replica_that_ends_answers_what_is_inside_and_ends_its_streams(

@@ -15,9 +15,9 @@ from ray.serve.config import HTTPOptions, gRPCOptions
 
 from deployments.cluster.ray_environment import spare_port
 from deployments.ingress import haproxy
-from deployments.ingress.aliases import aliases
 from deployments.ingress.config import IngressConfig
 from deployments.ingress.lines import Alias, Lines, Settings
+from deployments.ingress.model_rules.aliases import aliases
 from deployments.ingress.rewrite import RewriteError, rewrite
 from deployments.ingress.settings import settings
 from tests.deployments.ingress.running import APPLICATIONS, command, ray_file, running

@@ -1,4 +1,4 @@
-"""ModelArtifact: the folder that export writes and pipelines read.
+"""ModelArtifact as commit 9553641 has it, but for the list of tasks: it reads artifacts where that release runs.
 
 artifact.json           the manifest below; written last, so a folder without it is not an artifact
 tokenizer.json          the fast tokenizer, complete (normalizer to decoder)

@@ -1,8 +1,7 @@
 """Attention in one operator: which encoders get it, and that neither padding nor its absence changes an answer."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -14,18 +13,11 @@ from export.graphs.encoders.attention import fuse_attention
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.session import InferenceSession
 from pipelines.runtime.session_config import SessionConfig
+from tests.export.graphs.encoders.operators import operators
 
 Make = Callable[..., Path]
 TASK = "text-classification"
 RULED_OUT = {"deberta-v2"}  # its attention is disentangled: products of positions and contents
-
-
-def operators(graph: Any) -> Iterator[str]:
-    for node in graph.node:
-        yield node.op_type
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from operators(attribute.g)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])

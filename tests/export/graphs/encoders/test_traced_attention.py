@@ -1,7 +1,7 @@
 """Encoders whose attention is traced as operators: which, that they answer as PyTorch does, and what a fault does."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from export.graphs.encoders.attention import fault_of_attention, finish_attentio
 from export.graphs.encoders.traced_attention import has_traced_attention, traced_attention
 from pipelines.runtime.session import InferenceSession
 from pipelines.runtime.session_config import SessionConfig
+from tests.export.graphs.encoders.operators import operators
 from tests.known_models import ENCODERS
 from tests.tiny_checkpoints import randomize
 
@@ -55,14 +56,6 @@ def traced(model: Any, folder: Path, task: str = "text-classification") -> Path:
         (graph,) = convert(model, task, folder).values()
     finish_attention(graph, found.window, model.config.hidden_size)
     return graph
-
-
-def operators(graph: Any) -> Iterator[str]:
-    for node in graph.node:
-        yield node.op_type
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from operators(attribute.g)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from deployments.cluster import cores as module
-from deployments.cluster.cores import Core, OwnCores, choose, cores
+from deployments import cores as module
+from deployments.cores import Core, OwnCores, choose, cores
 from deployments.task_server import TaskServer
 from tests.deployments.asking import post
 
@@ -19,7 +19,7 @@ TWO_NODES = [Core(0, (0, 8)), Core(0, (1, 9)), Core(0, (2, 10)), Core(1, (4, 12)
 CHILD = """
 import os, sys
 from pathlib import Path
-from deployments.cluster.cores import OwnCores
+from deployments.cores import OwnCores
 own = OwnCores(Path(sys.argv[1]))
 own.ensure(int(sys.argv[2]))
 print(len(own._held), *sorted(os.sched_getaffinity(0)), flush=True)
