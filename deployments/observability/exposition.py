@@ -52,7 +52,9 @@ class Exposition:
         self._file = folder / f"{os.getpid()}.sock"
         self._socket = socket.socket(socket.AF_UNIX)
         self._server: HTTPServer | None = None
-        self._is_closed = False
+        self._closed = threading.Event()
+        self._lock = threading.Lock()  # either `close` sees the server, or the thread sees that it is closed
+        self._serving = threading.Thread(target=self._serve, name="metrics", daemon=True)
 
     def start(self) -> None:
         """Listen, in threads of their own; raises OSError."""
@@ -60,20 +62,24 @@ class Exposition:
         self._file.unlink(missing_ok=True)  # of a process that had this id
         self._socket.bind(str(self._file))
         self._socket.listen()
-        for run in (self._hand_out, self._serve):
-            threading.Thread(target=run, name="metrics", daemon=True).start()
+        threading.Thread(target=self._hand_out, name="metrics", daemon=True).start()
+        self._serving.start()
 
     def close(self) -> None:
-        self._is_closed = True
+        """Stop listening; the address is free when this returns."""
+        with self._lock:
+            self._closed.set()
         self._file.unlink(missing_ok=True)
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
         self._socket.close()
         if self._server is not None:
             self._server.shutdown()
+        if self._serving.is_alive():
+            self._serving.join()
 
     def _hand_out(self) -> None:
-        while not self._is_closed:
+        while not self._closed.is_set():
             try:
                 connection, _ = self._socket.accept()
             except OSError:
@@ -89,14 +95,17 @@ class Exposition:
 
     def _serve(self) -> None:
         """Serve the node's address once it is free."""
-        while not self._is_closed:
+        while not self._closed.is_set():
             try:
                 server = _Server(self._at, self._folder)
             except OSError:
-                time.sleep(RETRY_S)
+                self._closed.wait(RETRY_S)
                 continue
-            self._server = server
             with server:
+                with self._lock:
+                    if self._closed.is_set():
+                        return
+                    self._server = server
                 server.serve_forever()
 
 

@@ -132,7 +132,8 @@ def test_the_command_fails_in_one_line(tmp_path: Path, arguments: list[str], lin
 
 def test_make_passes_the_size_of_a_batch_on() -> None:
     root = Path(wheels.__file__).parents[2]
-    said = subprocess.run(["make", "-n", "wheels", "MIB=26"], cwd=root, capture_output=True, text=True, check=True)
+    command = ["make", "--no-print-directory", "-n", "wheels", "MIB=26"]
+    said = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     assert said.stdout.splitlines()[-1].endswith("deploy/gpu/wheels.py make deploy/gpu/wheels 26")
 
 
