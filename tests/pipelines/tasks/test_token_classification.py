@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from export.parity.comparison import TOLERANCE
@@ -15,6 +15,7 @@ from tests.pipelines.texts import texts
 
 TASK = "token-classification"
 TOKENIZERS = ("bert", "roberta", "albert", "xlm-roberta")
+TIE = 1e-5  # between two logits: what the runtimes differ by
 STRATEGIES = ("none", "simple", "first", "average", "max")
 TEXT = (
     "Anna Smith met 김민수 in Genève 👨‍👩‍👧; Zoe\u0308 stayed in Paris [SEP] <unk> last winter. 서울은 한강이 흐른다."
@@ -22,6 +23,14 @@ TEXT = (
 
 Pipelines = Callable[..., Any]
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # ours and theirs, about tokenizers without words
+
+
+def is_decided(pipeline: Any, inputs: str | list[str], **asked: Any) -> bool:
+    """Whether each token's best label leads by more than the rounding of two runtimes: random weights tie."""
+    several = [inputs] if isinstance(inputs, str) else inputs
+    rows = [row for of_one in pipeline.preprocess(several, pipeline.parameters(asked)) for row in of_one]
+    best_two = [np.sort(logits, axis=-1)[:, -2:] for logits in pipeline.forward(rows)]
+    return all((best[:, 1] - best[:, 0]).min(initial=np.inf) > TIE for best in best_two)
 
 
 @pytest.mark.parametrize("architecture", TOKENIZERS)
@@ -39,6 +48,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # ours and their
 def test_any_text_gets_the_entities_of_transformers(
     architecture: str, inputs: Any, asked: dict[str, Any], loaded: Pipelines, oracle: Pipelines
 ) -> None:
+    assume(is_decided(loaded(architecture, TASK), inputs, **asked))
     assert_same(loaded(architecture, TASK)(inputs, **asked), oracle(architecture, TASK)(inputs, **asked))
 
 
@@ -64,6 +74,7 @@ def test_any_stride_resolves_the_overlaps_of_windows_as_transformers(
     asked: dict[str, Any] = {"stride": stride, "ignore_labels": ignore_labels}
     if strategy is not None:
         asked["aggregation_strategy"] = strategy
+    assume(is_decided(loaded(architecture, TASK), text, **asked))
     assert_same(loaded(architecture, TASK)(text, **asked), oracle(architecture, TASK)(text, **asked))
 
 
