@@ -18,7 +18,7 @@ from benchmarks.replicas import find, resident_bytes
 from benchmarks.suites.cluster import CONFIGURATION, Running, running
 from pipelines.errors import SextetError
 
-APPLIED_S = 180.0
+APPLIED_S = 360.0  # a replica that ends may have five minutes for the requests inside
 SETTLED_ANSWERS = 20
 SETTLED_S = 120.0
 POLL_S = 0.05

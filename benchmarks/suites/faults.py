@@ -48,7 +48,8 @@ REST_S = 3 * QUIET_S  # replicas then have given back what their peaks took
 SHARE = 0.7  # of the capacity that the load takes
 CAPACITY_CLIENTS = 32
 BEFORE_S, AFTER_S = 2.0, 3.0  # of load before a fault, and after the cluster has recovered from it
-STREAMS = 16  # they share 8 slots: each lasts about three minutes
+STREAMS = 16
+TRIAL_TOKENS, MAX_STREAM_TOKENS = 150, 4000  # of a stream by which the pace of all is measured; of one that fits a slot
 OVERLOAD, OVERLOAD_DEADLINE_S, CONNECTIONS = 5, 2.0, 16_000
 PATH, TEXT = f"/{CLASSIFY.name}", "The film was better than I had expected"
 BODY = json.dumps({"inputs": TEXT}).encode()
@@ -58,14 +59,15 @@ BODY = json.dumps({"inputs": TEXT}).encode()
 class Pace(Repeated):
     """`capacity_s` measures the capacity, `overload_s` is how long it is exceeded; `repeats` is how often a reload or a
     change of scale is made; `controller_s` is how long the cluster is watched after what serves no requests was killed.
-    Of the `fuzz_requests` schemathesis draws `fuzz_described`; `fuzz_warm_up` more go before memory is measured.
+    `stream_s` is how long a stream lasts. Of the `fuzz_requests` schemathesis draws `fuzz_described`; `fuzz_warm_up`
+    more go before memory is measured.
     """
 
     capacity_s: float
     overload_s: float
     repeats: int
     controller_s: float
-    stream_tokens: int
+    stream_s: float
     fuzz_requests: int
     fuzz_described: int
     fuzz_warm_up: int
@@ -78,7 +80,7 @@ USUAL, QUICK = (
         overload_s=60.0,
         repeats=20,
         controller_s=10.0,
-        stream_tokens=3000,
+        stream_s=180.0,
         fuzz_requests=100_000,
         fuzz_described=2000,
         fuzz_warm_up=5000,
@@ -89,7 +91,7 @@ USUAL, QUICK = (
         overload_s=12.0,
         repeats=2,
         controller_s=5.0,
-        stream_tokens=300,
+        stream_s=20.0,
         fuzz_requests=3000,
         fuzz_described=200,
         fuzz_warm_up=500,
@@ -279,9 +281,14 @@ def _run_long(findings: Findings, pace: Pace, say: Say) -> None:
     """Streams through a change of configuration, a downscale, a rolling update and the end of the cluster."""
     model = Path(shipped_user_config(WRITE)["model"])
     configuration = measured_cluster({WRITE.name: model}, gateway=True)
-    path, tokens = f"/{WRITE.name}", pace.stream_tokens
+    path = f"/{WRITE.name}"
     with tempfile.TemporaryDirectory() as folder, Subject.serving(configuration, Path(folder)) as subject:
         subject.scale(WRITE.name, 2)
+        with Streams(subject.port, path, STREAMS, TRIAL_TOKENS) as trial:
+            pass
+        slowest_s = max(stream.lasted_s for stream in trial.all)
+        tokens = min(int(TRIAL_TOKENS * pace.stream_s / slowest_s), MAX_STREAM_TOKENS)
+        say(f"{STREAMS} streams of {tokens} tokens, for {pace.stream_s:.0f} s")
         with Streams(subject.port, path, STREAMS, tokens) as first:
             sleep(BEFORE_S)
             subject.change(WRITE.name, lambda deployment: deployment["user_config"].update(limits={"max_inputs": 8}))
