@@ -1,8 +1,10 @@
 """Streams: long generations under way while something changes, each read to its end or to where it is cut."""
 
 import json
+import math
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from time import perf_counter
@@ -81,3 +83,14 @@ class Streams:
             stream.outcome = f"{type(error).__name__}: {error}"
         stream.ended_at = perf_counter()
         asker.close()
+
+
+def tokens_within(duration_s: float, tokens: Sequence[int], lasted_s: Sequence[float]) -> int:
+    """How many tokens take `duration_s`, from two measurements: of so many tokens, and how long they took.
+
+    A token takes longer the more are before it, by the same time for each of them.
+    """
+    (few, many), (few_s, many_s) = tokens, lasted_s
+    more_s = max(0.0, (many_s / many - few_s / few) / (many - few))  # n tokens take first_s * n + more_s * n^2
+    first_s = max(0.0, many_s / many - more_s * many)
+    return int(2 * duration_s / (first_s + math.sqrt(first_s**2 + 4 * more_s * duration_s)))

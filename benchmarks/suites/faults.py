@@ -19,7 +19,7 @@ from benchmarks.faults.fuzz import RAW, bodies_of, described, fuzz, mutated
 from benchmarks.faults.ledger import Ledger
 from benchmarks.faults.overload import Flood, percentile_ms
 from benchmarks.faults.readiness import Readiness
-from benchmarks.faults.streams import Streams
+from benchmarks.faults.streams import Streams, tokens_within
 from benchmarks.faults.subject import CONTROLLER, INGRESS, Subject
 from benchmarks.faults.traffic import HOST, Traffic
 from benchmarks.figures.bars import FAULT_FIGURES
@@ -49,7 +49,7 @@ SHARE = 0.7  # of the capacity that the load takes
 CAPACITY_CLIENTS = 32
 BEFORE_S, AFTER_S = 2.0, 3.0  # of load before a fault, and after the cluster has recovered from it
 STREAMS = 16
-TRIAL_TOKENS, MAX_STREAM_TOKENS = 150, 4000  # of a stream by which the pace of all is measured; of one that fits a slot
+TRIALS, MAX_STREAM_TOKENS = (200, 800), 4000  # tokens of streams by which the pace is measured; of one that fits a slot
 OVERLOAD, OVERLOAD_DEADLINE_S, CONNECTIONS = 5, 2.0, 16_000
 PATH, TEXT = f"/{CLASSIFY.name}", "The film was better than I had expected"
 BODY = json.dumps({"inputs": TEXT}).encode()
@@ -284,10 +284,12 @@ def _run_long(findings: Findings, pace: Pace, say: Say) -> None:
     path = f"/{WRITE.name}"
     with tempfile.TemporaryDirectory() as folder, Subject.serving(configuration, Path(folder)) as subject:
         subject.scale(WRITE.name, 2)
-        with Streams(subject.port, path, STREAMS, TRIAL_TOKENS) as trial:
-            pass
-        slowest_s = max(stream.lasted_s for stream in trial.all)
-        tokens = min(int(TRIAL_TOKENS * pace.stream_s / slowest_s), MAX_STREAM_TOKENS)
+        lasted_s = []
+        for tokens in TRIALS:
+            with Streams(subject.port, path, STREAMS, tokens) as trial:
+                pass
+            lasted_s.append(max(stream.lasted_s for stream in trial.all))
+        tokens = min(tokens_within(pace.stream_s, TRIALS, lasted_s), MAX_STREAM_TOKENS)
         say(f"{STREAMS} streams of {tokens} tokens, for {pace.stream_s:.0f} s")
         with Streams(subject.port, path, STREAMS, tokens) as first:
             sleep(BEFORE_S)

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.faults.fuzz import RAW, bodies_of, fuzz, mutated
 from benchmarks.faults.overload import Flood
-from benchmarks.faults.streams import Streams
+from benchmarks.faults.streams import Streams, tokens_within
 from benchmarks.faults.traffic import Traffic
 from benchmarks.load.client import CLOSED
 from deployments.openapi import document
@@ -91,6 +91,18 @@ def test_a_stream_is_whole_or_says_how_it_was_cut(events: int, outcome: str) -> 
 
     assert {one.outcome for one in streams.all} == {outcome}
     assert len(streams.cut) == (0 if outcome == "whole" else 2)
+
+
+@pytest.mark.parametrize(("first_s", "more_s"), [(0.04, 2.6e-5), (0.04, 0.0)])
+def test_the_length_of_a_stream_follows_from_two_shorter_ones_whose_tokens_took_longer_and_longer(
+    first_s: float, more_s: float
+) -> None:
+    def took_s(tokens: int) -> float:
+        return first_s * tokens + more_s * tokens**2
+
+    tokens = tokens_within(180.0, (200, 800), (took_s(200), took_s(800)))
+
+    assert took_s(tokens) <= 180.0 < took_s(tokens + 2)
 
 
 def test_hostile_requests_are_the_same_each_time_and_go_to_every_path() -> None:
