@@ -93,7 +93,7 @@ function showModel() {
 
 // ------------------------------------------------------------------------------------------------ what is shown
 
-/** The hash is a task's name, or the route of a model, such as /text-generation/large. */
+/** The hash is a task's name, or the route of a model, /TASK or /TASK/NAME. */
 function follow() {
   const place = location.hash.slice(1);
   const task = state.tasks.find((one) => one.name === place.split("/")[place.startsWith("/") ? 1 : 0]) ?? state.task ?? state.tasks[0];
@@ -375,6 +375,7 @@ for (const button of document.querySelectorAll("[data-language]")) {
     try {
       localStorage.setItem("language", state.language);
     } catch {} // private windows may forbid it; the choice then lasts as long as the page
+    if (!state.task) return; // the tasks have not come yet
     showAll();
     if (state.route) view.draw();
   };

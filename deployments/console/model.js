@@ -15,7 +15,7 @@ const AGAIN_MS = 10_000; // another version may have taken over
 export function modelView(root, { base, ask, watch, number, word, changed }) {
   let route = null, page = null, fault = null, numbers = null, known = "", drawn = "", stop = null, timer = null;
 
-  /** Show the model at a route, such as /text-generation/large. */
+  /** Show the model at a route, /TASK or /TASK/NAME. */
   function open(wanted) {
     close();
     route = wanted;

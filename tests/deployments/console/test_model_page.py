@@ -1,5 +1,6 @@
 """The page of a model in a real browser: what it shows, live, by keyboard, of hostile names, and when a model goes."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ WIDTH = "document.documentElement.scrollWidth - document.documentElement.clientW
 def show(tab: Page, served: Cluster, place: str, language: str = "en") -> None:
     """Open a page at a hash, in a language."""
     tab.open(f"{served.url}/#{place}")
-    tab.wait_for(f"document.querySelector('[data-language={language}]')?.onclick")
+    tab.wait_for("Boolean(document.querySelector('#tasks button') ?? document.querySelector('#page [role=alert]'))")
     tab.run(f"document.querySelector('[data-language={language}]').click()")
 
 
@@ -30,7 +31,7 @@ def opened(tab: Page, served: Cluster, route: str, language: str = "en") -> None
 
 
 def fact(tab: Page, name: str) -> Any:
-    return tab.run(f"({FACT})('{name}')")
+    return tab.run(f"({FACT})({json.dumps(name)})")
 
 
 def test_it_shows_what_the_model_is_and_what_that_model_does(
@@ -96,7 +97,7 @@ def test_an_unknown_model_is_told_and_the_way_back_works(tab: Page, served: Clus
     show(tab, served, TASK)
     tab.wait_for("document.querySelectorAll('#models a').length === 2")
     tab.run(f"location.hash = '/{TASK}/nobody'")
-    tab.wait_for("document.querySelector('#page [role=alert]')")
+    tab.wait_for("document.querySelector('#page [role=alert]') !== null")
 
     said = tab.run("document.querySelector('#page [role=alert]').textContent")
     assert said == f"404 · there is no model '{TASK}/nobody'; allowed: {TASK}, {TASK}/large, {GENERATION}"

@@ -131,7 +131,9 @@ def test_a_card_that_is_not_of_the_artifact_that_was_loaded_is_not_shown(opened:
 
 
 def test_an_artifact_may_have_no_card(opened: Callable[..., ModelArtifact]) -> None:
-    assert (details(opened(None), "cpu")["card"], details(opened(None), "cpu")["card_bytes"]) == ("", 0)
+    said = details(opened(None), "cpu")
+
+    assert (said["card"], said["card_bytes"]) == ("", 0)
 
 
 class Tags(HTMLParser):
