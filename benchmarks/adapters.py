@@ -23,6 +23,7 @@ from time import perf_counter
 import numpy as np
 
 from deployments.cluster.processes import resident_bytes
+from deployments.host import give_memory_back
 from pipelines.errors import SextetError
 from pipelines.generation.adapters.graph import points_of
 from pipelines.generation.adapters.lora import Lora
@@ -84,8 +85,10 @@ def measured(args: argparse.Namespace) -> dict[str, float]:
     """Tokens/s by rows and kind, and MiB."""
     artifact, config = ModelArtifact.open(args.artifact), SessionConfig(threads=args.threads)
     slots = SlotsConfig(max(args.rows), WINDOW, prefix_cache=False)
+    give_memory_back()
     before = resident_bytes()
     plain = open_engine(artifact, config, slots)
+    give_memory_back()
     plain_bytes = resident_bytes() - before
     graph = artifact.graph("model")
     points = points_of(graph)
@@ -93,8 +96,10 @@ def measured(args: argparse.Namespace) -> dict[str, float]:
     loras = [random_adapter(points, f"a{n}", args.rank, n, everywhere=everywhere) for n in range(args.adapters)]
     stack = AdapterStack(str(graph.parent), points, loras)
     del loras
+    give_memory_back()
     before = resident_bytes()
     adapted = open_engine(artifact, config, slots, stack)
+    give_memory_back()
     adapted_bytes = resident_bytes() - before
     every = tuple(range(args.adapters + 1))
     kinds = {"plain": (plain, (0,)), "base": (adapted, (0,)), "one": (adapted, (1,)), "mixed": (adapted, every)}

@@ -14,8 +14,9 @@ from export.graphs.graph import Graph
 from export.quantization.outliers import digest
 from pipelines.generation.adapters.point import METADATA, Part, Point, as_json
 
-_AXES = {"MatMul": 3, "Gemm": 2}
-"""The axes of what such a node makes of all tokens: (rows, tokens, width), or (rows x tokens, width)."""
+_PRODUCTS = ("MatMul", "Gemm")
+_Layers = dict[tuple[int, str], tuple[Part, int]]
+"""Linear layers, each with the axes of what it reads, by the width of that and the `digest` of its weight."""
 
 
 def note_points(onnx_model: Any, model: Any) -> None:
@@ -25,30 +26,31 @@ def note_points(onnx_model: Any, model: Any) -> None:
     onnx_model.metadata_props.add(key=METADATA, value=as_json(points))
 
 
-def _point(graph: Graph, node: Any, layers: "dict[tuple[int, str], Part]") -> Point | None:
+def _point(graph: Graph, node: Any, layers: _Layers) -> Point | None:
     """The point at a product with the weights of layers; None for any other node."""
     from onnx import helper
 
-    if node.op_type not in _AXES or node.input[1] not in graph.weights or len(node.output) != 1:
+    if node.op_type not in _PRODUCTS or node.input[1] not in graph.weights or len(node.output) != 1:
         return None
     attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}
     weight = graph.values(node.input[1])
     matrix = weight if attributes.get("transB") else weight.T  # (out, in)
-    parts = list(_parts(matrix, layers)) if matrix.ndim == 2 else []
-    if not parts:
+    found = list(_parts(matrix, layers)) if matrix.ndim == 2 else []
+    if not found:
         return None
-    return Point(node.input[0], _biased(graph, node), matrix.shape[1], _AXES[node.op_type], tuple(parts))
+    axes = 2 if node.op_type == "Gemm" else found[0][1]
+    return Point(node.input[0], _biased(graph, node), matrix.shape[1], axes, tuple(part for part, _ in found))
 
 
-def _parts(matrix: np.ndarray, layers: "dict[tuple[int, str], Part]") -> Iterator[Part]:
+def _parts(matrix: np.ndarray, layers: _Layers) -> Iterator[tuple[Part, int]]:
     """The layers whose weights are side by side in (out, in), all of them; none where one is unknown."""
     found, start = [], 0
     while start < len(matrix):
-        part = layers.get((matrix.shape[1], digest(matrix[start:])))
-        if part is None:
+        layer = layers.get((matrix.shape[1], digest(matrix[start:])))
+        if layer is None:
             return
-        found.append(part)
-        start += part.width
+        found.append(layer)
+        start += layer[0].width
     yield from found if start == len(matrix) else ()
 
 
@@ -61,8 +63,8 @@ def _biased(graph: Graph, node: Any) -> str:
     return output
 
 
-def _layers(model: Any) -> "dict[tuple[int, str], Part]":
-    """The linear layers that read all tokens, by the width of their input and the `digest` of their weight.
+def _layers(model: Any) -> _Layers:
+    """The linear layers that read all tokens, as (rows, tokens, width) or (rows x tokens, width).
 
     Experts read some of the tokens, and the output layer may read some: an adapter's rows would be others. Layers with
     equal weights cannot be told apart in a graph.
@@ -70,7 +72,7 @@ def _layers(model: Any) -> "dict[tuple[int, str], Part]":
     import torch
     from transformers.pytorch_utils import Conv1D
 
-    rows, tokens = 2, 3
+    rows, tokens = 2, 7
     names = {module: name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear | Conv1D)}
     names.pop(model.get_output_embeddings(), None)
     read: dict[Any, list[tuple[int, ...]]] = {}
@@ -84,13 +86,14 @@ def _layers(model: Any) -> "dict[tuple[int, str], Part]":
     finally:
         for hook in hooks:
             hook.remove()
-    found: dict[tuple[int, str], Part] = {}
+    found: _Layers = {}
     twice = set()
     for module, shapes in read.items():
         weight = module.weight.detach().numpy()
         weight = weight.T if isinstance(module, Conv1D) else weight
         key = (weight.shape[1], digest(weight))
-        if [tuple(shape) for shape in shapes] == [(rows, tokens, weight.shape[1])]:
+        every = [(rows, tokens, weight.shape[1]), (rows * tokens, weight.shape[1])]
+        if len(shapes) == 1 and tuple(shapes[0]) in every:
             twice |= {key} & found.keys()
-            found[key] = Part(names[module], weight.shape[0])
-    return {key: part for key, part in found.items() if key not in twice}
+            found[key] = Part(names[module], weight.shape[0]), len(shapes[0])
+    return {key: layer for key, layer in found.items() if key not in twice}
