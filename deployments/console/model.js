@@ -4,7 +4,7 @@ import { make, refill } from "./answers.js";
 import { reason } from "./client.js";
 import { numbersOf } from "./live.js";
 
-const ROUTE = /^\/[a-z0-9-]+(\/[a-z0-9-]+)?$/;
+const ROUTE = /^(\/[a-z0-9-]+){1,3}$/;
 const SHOWN = 100; // labels, answers that differ and measurements: further ones are counted
 const LIVE = ["perSecond", "p50", "p99", "waiting", "failed", "slots"];
 const MIB = 2 ** 20;
@@ -115,7 +115,7 @@ export function modelView(root, { base, ask, watch, number, word, changed }) {
     const { model } = page;
     const share = page.share === null ? "?" : `${number(page.share, page.share % 1 ? 2 : 0)} %${page.sticky ? ` (${word("sticky")})` : ""}`;
     const known = model && [
-      ["name", model.id], ["checkpoint", model.checkpoint], ["revision", code(model.revision)], ["base", model.base], ["digest", code(model.digest)], ["licence", model.licence],
+      ["name", model.id], ["checkpoint", model.checkpoint], ["revision", code(model.revision)], ["base", model.adapter_of ?? model.base], ["digest", code(model.digest)], ["licence", model.licence],
       ["architecture", model.architecture], ["precision", model.precision], ["device", model.device], ["longestInput", word("longest").replace("{n}", number(model.max_length, 0))],
     ];
     const rows = [["path", code(page.route)], ["share", share], ...(known || [])].filter(([, value]) => value);

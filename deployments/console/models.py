@@ -1,7 +1,7 @@
 """Models: what the gateway answers about one model, and what the console's page of it shows.
 
     GET /catalog/<task>           the default model of a task
-    GET /catalog/<task>/<model>   another one
+    GET /catalog/<task>/<model>   another one; an adapter is at the path of its base and its name
 
 The artifact's card is Markdown that others wrote. It becomes HTML here: without raw HTML, without images, and with
 links to http and https alone.
@@ -18,6 +18,7 @@ from markdown_it import MarkdownIt
 from deployments.cluster.catalog import Standing
 from deployments.config import SEPARATOR, model_of, task_of
 from deployments.ingress.model_rules.traffic import PARTS, Split
+from deployments.served import with_adapter
 from pipelines.runtime.artifact import Parity
 
 CARD_LEVEL = 2
@@ -31,7 +32,8 @@ _METADATA = re.compile(r"\A---\r?\n.*?^---\r?$\n?", re.DOTALL | re.MULTILINE)
 
 class ServedModel(msgspec.Struct):
     """What a replica says of its model. `digest` is the sha256 of the manifest, `memory_bytes` is of one replica,
-    `metrics` what `sextet evaluate` measured. `card` is Markdown, at most 64 KiB of `card_bytes`.
+    `metrics` what `sextet evaluate` measured. `card` is Markdown, at most 64 KiB of `card_bytes`. An adapter has the
+    id of its base as `adapter_of`, and as digest its version; parity, metrics and card are the base's.
     """
 
     id: str
@@ -52,6 +54,8 @@ class ServedModel(msgspec.Struct):
     card: str
     card_bytes: int
     card_html: str = ""
+    adapter_of: str | None = None
+    rank: int | None = None
 
 
 class ModelPage(msgspec.Struct):
@@ -71,23 +75,34 @@ class ModelPage(msgspec.Struct):
 
 
 def model_page(
-    application: str, standing: Standing, said: Mapping[str, Any] | None, split: Split | None, others: set[str]
+    application: str,
+    standing: Standing,
+    said: Mapping[str, Any] | None,
+    split: Split | None,
+    others: set[str],
+    adapter: Mapping[str, Any] | None = None,
 ) -> ModelPage:
-    """The page of a deployed application. `others` are the names of its task's models beside the default."""
+    """The page of a deployed application. `others` are the names of its task's models beside the default.
+
+    With `adapter`, what the replica says of one of its adapters: the page of that.
+    """
+    if said is not None and adapter is not None:
+        said = with_adapter(said, adapter) | {"digest": adapter["version"]}
     try:
         model = None if said is None else msgspec.convert(said, ServedModel)
     except msgspec.ValidationError:  # a replica of another release
         model = None
     if model is not None:
         model.card_html = html(model.card)
+    name = adapter["name"] if adapter is not None else model_of(application) or application
     return ModelPage(
         task=task_of(application),
-        name=model_of(application) or application,
-        route=f"/{application.replace(SEPARATOR, '/')}",
+        name=name,
+        route=f"/{application.replace(SEPARATOR, '/')}" + (f"/{name}" if adapter is not None else ""),
         ready=standing.is_ready,
         asleep=standing.asleep,
         replicas=standing.replicas,
-        share=None if split is None else _share(model_of(application), split, others),
+        share=None if split is None else 0.0 if adapter is not None else _share(model_of(application), split, others),
         sticky=split is not None and split.sticky,
         model=model,
     )

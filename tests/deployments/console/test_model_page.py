@@ -84,7 +84,7 @@ def test_hostile_names_and_cards_are_text(tab: Page, served: Cluster) -> None:
 
 
 def test_a_place_that_is_none_asks_nobody(tab: Page, served: Cluster) -> None:
-    for place in ("/../live", "//example.com", f"/{TASK}/a/b", "/<img src=x onerror=window.hacked=1>", f"/{TASK}%2e"):
+    for place in ("/../live", "//example.com", f"/{TASK}/a/b/c", "/<img src=x onerror=window.hacked=1>", f"/{TASK}%2e"):
         show(tab, served, place)
         tab.wait_for("document.querySelector('#page [role=alert]')?.textContent === 'There is no such model.'")
     assert (

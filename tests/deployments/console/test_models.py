@@ -1,5 +1,6 @@
 """GET /catalog/<task>[/<model>]: what the gateway tells of one model, and the HTML of its card."""
 
+import asyncio
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,11 +10,12 @@ import httpx
 import msgspec
 import pytest
 
-from deployments.cluster.catalog import Standing
+import pipelines
+from deployments.cluster.catalog import FRESH_S, Standing
 from deployments.console.models import ModelPage, html, model_page
 from deployments.ingress.model_rules.traffic import Split
 from deployments.served import MAX_CARD_BYTES, details
-from pipelines.runtime.artifact import MANIFEST_NAME, FileDigest, ModelArtifact
+from pipelines.runtime.artifact import MANIFEST_NAME, FileDigest
 from tests.deployments.console.conftest import GENERATION, HOSTILE, LABELS, LARGE, METRICS, TASK
 from tests.deployments.console.served import Cluster, with_card
 
@@ -103,15 +105,38 @@ def test_what_a_replica_of_another_release_says_is_left_out() -> None:
     assert model_page(TASK, Standing(1), {"id": "a"}, Split(), OTHERS).model is None
 
 
+def test_an_adapter_has_the_page_of_its_base_under_its_own_name(served: Cluster) -> None:
+    server = served.servers[TASK]
+    plain = server.details
+    adapter = {"name": "polite", "version": "0123456789ab", "memory_bytes": 1000, "rank": 8}
+    server.details = lambda: plain() | {"adapters": [adapter]}  # type: ignore[method-assign]
+    try:
+        served.call(lambda: asyncio.sleep(FRESH_S))
+        page = asked(served, f"/catalog/{TASK}/polite").json()
+    finally:
+        del server.details  # type: ignore[method-assign]
+
+    assert (page["name"], page["route"], page["share"]) == ("polite", f"/{TASK}/polite", 0.0)
+    found = {key: page["model"][key] for key in ("id", "version", "digest", "memory_bytes", "rank", "adapter_of")}
+    assert found == {
+        "id": "polite",
+        "version": "0123456789ab",
+        "digest": "0123456789ab",
+        "memory_bytes": 1000,
+        "rank": 8,
+        "adapter_of": server.describe()["id"],
+    }
+
+
 @pytest.fixture
-def opened(exported: Callable[..., Path], tmp_path: Path) -> Callable[[str | None], ModelArtifact]:
-    def make(card: str | None) -> ModelArtifact:
-        return ModelArtifact.open(with_card(exported("bert", TASK), tmp_path / "artifact", card))
+def opened(exported: Callable[..., Path], tmp_path: Path) -> Callable[[str | None], Any]:
+    def make(card: str | None) -> Any:
+        return pipelines.load(with_card(exported("bert", TASK), tmp_path / "artifact", card))
 
     return make
 
 
-def test_a_huge_card_is_cut_between_characters_and_its_size_is_told(opened: Callable[..., ModelArtifact]) -> None:
+def test_a_huge_card_is_cut_between_characters_and_its_size_is_told(opened: Callable[..., Any]) -> None:
     card = "한" * MAX_CARD_BYTES
 
     said = details(opened(card), "cpu")
@@ -120,17 +145,17 @@ def test_a_huge_card_is_cut_between_characters_and_its_size_is_told(opened: Call
     assert said["card_bytes"] == 3 * MAX_CARD_BYTES
 
 
-def test_a_card_that_is_not_of_the_artifact_that_was_loaded_is_not_shown(opened: Callable[..., ModelArtifact]) -> None:
-    artifact = opened("# Mine")
-    assert details(artifact, "cpu")["card"] == "# Mine"
-    (artifact.path / "README.md").write_text("# Another one's", encoding="utf-8")
+def test_a_card_that_is_not_of_the_artifact_that_was_loaded_is_not_shown(opened: Callable[..., Any]) -> None:
+    pipeline = opened("# Mine")
+    assert details(pipeline, "cpu")["card"] == "# Mine"
+    (pipeline.artifact.path / "README.md").write_text("# Another one's", encoding="utf-8")
 
-    assert (details(artifact, "cpu")["card"], details(artifact, "cpu")["card_bytes"]) == ("", 0)
-    (artifact.path / "README.md").unlink()
-    assert details(artifact, "cpu")["card"] == ""
+    assert (details(pipeline, "cpu")["card"], details(pipeline, "cpu")["card_bytes"]) == ("", 0)
+    (pipeline.artifact.path / "README.md").unlink()
+    assert details(pipeline, "cpu")["card"] == ""
 
 
-def test_an_artifact_may_have_no_card(opened: Callable[..., ModelArtifact]) -> None:
+def test_an_artifact_may_have_no_card(opened: Callable[..., Any]) -> None:
     said = details(opened(None), "cpu")
 
     assert (said["card"], said["card_bytes"]) == ("", 0)
