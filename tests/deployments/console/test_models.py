@@ -114,7 +114,7 @@ def test_an_adapter_has_the_page_of_its_base_under_its_own_name(served: Cluster)
         served.call(lambda: asyncio.sleep(FRESH_S))
         page = asked(served, f"/catalog/{TASK}/polite").json()
     finally:
-        del server.details  # type: ignore[method-assign]
+        del server.details
 
     assert (page["name"], page["route"], page["share"]) == ("polite", f"/{TASK}/polite", 0.0)
     found = {key: page["model"][key] for key in ("id", "version", "digest", "memory_bytes", "rank", "adapter_of")}
