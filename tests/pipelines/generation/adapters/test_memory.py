@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -11,6 +12,7 @@ from export.graphs.slot_graph import convert_to_slots
 from pipelines.generation.adapters.graph import points_of
 from tests.pipelines.generation.adapters.test_lora import of_layer, write
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the exporter
 MIB = 2**20
 PROGRAM = """
 import sys
