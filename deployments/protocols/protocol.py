@@ -223,7 +223,7 @@ class Mounted:
 
 @dataclass(frozen=True)
 class Operation:
-    """A path as OpenAPI describes it; a GET where there is no body.
+    """A path as OpenAPI describes it, with its parameters in braces; a GET where there is no body.
 
     `answers` are the types that an answer may have; none where another specification describes it.
     """
@@ -234,7 +234,6 @@ class Operation:
     answers: tuple[Any, ...] = ()
     example: Any = None
     streams: bool = False
-    parameter: str | None = None
 
 
 @dataclass(frozen=True)
