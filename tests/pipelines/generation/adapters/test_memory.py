@@ -51,7 +51,11 @@ def test_adapters_take_no_second_copy_of_the_base(tmp_path: Path) -> None:
     weights = graph.stat().st_size
     assert weights > 90 * MIB
     layers = [(part.layer, point.width, part.width) for point in points_of(graph) for part in point.parts]
-    tensors = {k: v for name, *widths in layers for k, v in of_layer(f"base_model.model.{name}", *widths, 4).items()}
+    tensors = {
+        name: values
+        for layer, reads, makes in layers
+        for name, values in of_layer(f"base_model.model.{layer}", reads, makes, 4).items()
+    }
     adapters = [write(tmp_path / f"a{n}", tensors) for n in range(2)]
 
     plain, adapted = grown_bytes(graph), grown_bytes(graph, *adapters)
