@@ -10,6 +10,7 @@ GET /v2, /v2/health/live, /v2/health/ready    the server, as the Open Inference 
 GET, POST /v2/repository/index                the models, as Triton lists them
 GET /v2/models/[<model>/]stats                what they have done, as Triton counts it; HAProxy: /v2/repository/...
 POST /grpc/<call>                             calls of gRPC that belong to no model's replica
+GET /catalog/<task>[/<model>][/<adapter>]     one model: its card, parity, labels, replicas (console/models.py)
 GET /catalog/<task>/v1/models[/<name>]        the models of a task with several, as OpenAI lists them; clients ask
                                               /<task>/v1/models
 
@@ -21,7 +22,8 @@ alias where Ray Serve's Python proxy serves.
 import asyncio
 import posixpath
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import quote
@@ -32,15 +34,18 @@ from starlette.responses import Response
 from deployments.cluster.catalog import Catalog
 from deployments.config import SEPARATOR, model_of, task_of
 from deployments.console.live import LiveView
+from deployments.console.models import model_page
 from deployments.console.page import page
 from deployments.http.errors import Failure, RouteNotFoundError
 from deployments.http.request import Route, Timings
 from deployments.ingress.config import IngressConfig
 from deployments.ingress.model_rules.aliases import of_path
+from deployments.ingress.model_rules.shares import split_of
 from deployments.protocols.open_inference import index_entry, server_metadata
 from deployments.protocols.open_inference_grpc.server import PREFIX, ServerCalls, application_of
 from deployments.protocols.openai.errors import failure_body
 from deployments.protocols.openai.protocol import model_card
+from deployments.served import with_adapter
 from pipelines.misfit import shown
 from pipelines.schema import encode
 from pipelines.tasks import TASKS
@@ -48,7 +53,7 @@ from pipelines.tasks import TASKS
 METHODS = "GET, HEAD"
 INDEX = "/v2/repository/index"
 OnEnding = Callable[[Callable[[float], None]], None]
-OF_OPENAI = ("/v1/", "/catalog/")
+OF_OPENAI = re.compile(r"(/catalog/[^/]+)?/v1/")
 ALIASES = ("/v2/models/<task>/...", "/models/<id>/...")
 
 
@@ -84,7 +89,7 @@ class Gateway:
             response = await self._answer(request, route)
         except Exception as error:
             failure = Failure.of(error)
-            response = failure.response(failure_body(failure) if route.path.startswith(OF_OPENAI) else None)
+            response = failure.response(failure_body(failure) if OF_OPENAI.match(route.path) else None)
         response.raw_headers += timings.headers()
         return response
 
@@ -103,6 +108,9 @@ class Gateway:
         if found := re.fullmatch(r"/catalog/([^/]+)/v1/models(?:/(.+))?", route.path):
             route.require_method(METHODS)
             return await self._models_of(found[1], found[2])
+        if found := re.fullmatch(r"/catalog((?:/[^/]+){1,3})", route.path):
+            route.require_method(METHODS)
+            return await self._model(found[1])
         if route.path not in self._pages:
             raise RouteNotFoundError(f"{route.url_path} does not exist; routes: {', '.join(self._listed())}")
         route.require_method(f"{METHODS}, POST" if route.path == INDEX else METHODS)
@@ -123,9 +131,11 @@ class Gateway:
             return path
         if route.path.startswith("/v2/models/"):
             name = route.path.removeprefix("/v2/models/").partition("/")[0]
-            models = {model_of(one) or one: one for one in await self._catalog.readiness()}
+            models = {model_of(one) or one: _route(one) for one in await self._catalog.readiness()}
+            if name not in models:
+                models |= {name: f"{_route(base)}/{name}" for base, name in await self._adapters()}
             if name in models:
-                return f"{_route(models[name])}{route.path}"
+                return f"{models[name]}{route.path}"
             raise RouteNotFoundError(f"there is no model {shown(name)}; allowed: {', '.join(models)}")
         if route.path.startswith("/models/"):
             return await self._model_path(route.path.removeprefix("/models/"))
@@ -134,11 +144,19 @@ class Gateway:
     async def _model_path(self, path: str) -> str:
         """The path of the task that serves the model whose id `path` begins with; ids may contain slashes."""
         # A model that serves several tasks answers for the last of them: the one that generates text.
-        tasks = {model["id"]: name for name, model in (await self._catalog.models()).items() if model}
+        tasks = {model["id"]: _route(name) for name, model in (await self._catalog.models()).items() if model}
+        tasks |= {name: f"{_route(base)}/{name}" for base, name in await self._adapters()}
         for name in sorted(tasks, key=len, reverse=True):
             if path == name or path.startswith(f"{name}/"):
-                return f"{_route(tasks[name])}{path[len(name) :]}"
+                return f"{tasks[name]}{path[len(name) :]}"
         raise RouteNotFoundError(f"there is no model {shown(path)}; allowed: {', '.join([*TASKS, *tasks])}")
+
+    async def _adapters(self) -> list[tuple[str, str]]:
+        """Each adapter with the application of its base, as far as replicas say."""
+        models = (await self._catalog.models()).items()
+        return [
+            (application, one["name"]) for application, model in models for one in (model or {}).get("adapters", ())
+        ]
 
     async def _live(self, request: Request) -> Response:
         return _json({"live": True})
@@ -178,12 +196,15 @@ class Gateway:
         for task in [name for name in replicas if model_of(name) is None]:
             others = [name for name in replicas if task_of(name) == task != name]
             listed = [{"name": model_of(name), **entry(name)} for name in others]
+            listed += [one for name in (task, *others) for one in _adapter_entries(entry(name))]
             tasks.append({"task": task, **entry(task), "others": listed})
         return _json({"name": "sextet", "version": version("sextet"), "tasks": tasks})
 
     async def _index(self, request: Request) -> Response:
         ready = await self._catalog.readiness()
-        return _json([index_entry(model_of(name) or name, is_ready) for name, is_ready in ready.items()])
+        entries = [index_entry(model_of(name) or name, is_ready) for name, is_ready in ready.items()]
+        entries += [index_entry(name, ready.get(base, False)) for base, name in await self._adapters()]
+        return _json(entries)
 
     async def _statistics(self, name: str | None, version: str | None) -> Response:
         """As Triton has them, of one model or of all."""
@@ -196,6 +217,7 @@ class Gateway:
         described = (await self._catalog.models()).items()
         found = {application: model for application, model in described if task_of(application) == task}
         names = [model["id"] for model in found.values() if model] + [one for one in found if one == task]
+        names += [one["name"] for model in found.values() if model for one in model.get("adapters", ())]
         cards = {one: model_card(one) for one in names}
         if name is None:
             return _json({"object": "list", "data": list(cards.values())})
@@ -203,10 +225,36 @@ class Gateway:
             raise RouteNotFoundError(f"there is no model {shown(name)}; allowed: {', '.join(cards)}")
         return _json(cards[name])
 
+    async def _model(self, route: str) -> Response:
+        """The page of the model, or of the adapter, that clients ask at `route`."""
+        standings = await self._catalog.standings()
+        applications = {_route(one): one for one in standings}
+        base, _, name = route.rpartition("/")
+        application = applications.get(route) or applications.get(base)
+        said = await self._catalog.details(application) if application else None
+        adapters = {one["name"]: one for one in (said or {}).get("adapters", ())}
+        if application is None or (route not in applications and name not in adapters):
+            routes = [*applications, *(f"{_route(one)}/{adapter}" for one, adapter in await self._adapters())]
+            allowed = ", ".join(one[1:] for one in routes) or "none"
+            raise RouteNotFoundError(f"there is no model {shown(route[1:])}; allowed: {allowed}")
+        task = task_of(application)
+        others = {other for one in standings if task_of(one) == task and (other := model_of(one)) is not None}
+        adapter = None if route in applications else adapters[name]
+        page = partial(model_page, application, standings[application], said, split_of(task), others, adapter)
+        return _json(await asyncio.to_thread(page))  # a large card takes a while
+
     async def _openapi(self, request: Request) -> Response:
         from deployments.openapi import document  # imports every pipeline: only for those who ask
 
         return _json(await asyncio.to_thread(document, version("sextet")))
+
+
+def _adapter_entries(entry: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The entries of a model's adapters: all replicas of the model answer for them."""
+    model = entry["model"] or {}
+    for one in model.get("adapters", ()):
+        route = f"{entry['route']}/{one['name']}"
+        yield {**entry, "name": one["name"], "route": route, "model": with_adapter(model, one)}
 
 
 def _route(application: str) -> str:

@@ -1,19 +1,24 @@
 """Served: what a replica says of its model, and the table of `sextet models`, of what a running cluster serves."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from deployments.ask import get
 from deployments.cluster.processes import resident_bytes
-from pipelines.runtime.artifact import ModelArtifact
+from pipelines.runtime.artifact import FileDigest, ModelArtifact
+from pipelines.tasks.pipeline import Pipeline
 
 COLUMNS = ("route", "model", "version", "precision", "parity", "memory", "replicas")
 MIB = 2**20
+CARD = "README.md"
+MAX_CARD_BYTES = 65_536
 
 
-def description(artifact: ModelArtifact, device: str) -> dict[str, Any]:
-    """The model of this process."""
-    manifest = artifact.manifest
+def description(pipeline: Pipeline[Any, Any, Any, Any], device: str) -> dict[str, Any]:
+    """The model of this process, and its adapters."""
+    artifact, manifest = pipeline.artifact, pipeline.artifact.manifest
+    adapters = [asdict(facts) for one in pipeline.adapted().values() if (facts := one.artifact.adapter) is not None]
     return {
         "id": artifact.name,
         "version": artifact.version,
@@ -27,7 +32,43 @@ def description(artifact: ModelArtifact, device: str) -> dict[str, Any]:
         "max_length": manifest.tokenizer.max_length,
         "labels": list(manifest.labels),
         "parity": {"passed": manifest.parity.passed, "agreement": manifest.parity.agreement},
+        **({"adapters": adapters} if adapters else {}),
     }
+
+
+def details(pipeline: Pipeline[Any, Any, Any, Any], device: str) -> dict[str, Any]:
+    """The description with the whole digest, all of the parity, what was measured, and the card: at most
+    MAX_CARD_BYTES of it, which has `card_bytes` in all. Without a card it is empty.
+    """
+    artifact, manifest = pipeline.artifact, pipeline.artifact.manifest
+    card, card_bytes = _card(artifact)
+    return description(pipeline, device) | {
+        "digest": artifact.digest,
+        "base": manifest.source.base,
+        "parity": asdict(manifest.parity),
+        "metrics": dict(manifest.metrics),
+        "card": card,
+        "card_bytes": card_bytes,
+    }
+
+
+def _card(artifact: ModelArtifact) -> tuple[str, int]:
+    """That of the artifact which was loaded: its folder may hold another one by now."""
+    file, expected = artifact.path / CARD, artifact.manifest.files.get(CARD)
+    try:
+        if expected is None or FileDigest.of(file) != expected:
+            return "", 0
+        with file.open("rb") as opened:
+            content = opened.read(MAX_CARD_BYTES)
+    except OSError:
+        return "", 0
+    return content.decode(errors="ignore"), expected.size
+
+
+def with_adapter(model: Mapping[str, Any], adapter: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of one of a model's adapters; parity is the base's."""
+    own = {"id": adapter["name"], "version": adapter["version"], "memory_bytes": adapter["memory_bytes"]}
+    return {**model, **own, "adapter_of": model["id"], "rank": adapter["rank"], "adapters": []}
 
 
 def served(url: str, key: str | None = None) -> list[dict[str, Any]]:

@@ -224,6 +224,21 @@ class Manifest:
 
 
 @dataclass(frozen=True)
+class AdapterFacts:
+    """What is said of an adapter that is loaded beside a model.
+
+    `base` is what it calls its base; `version` is twelve digits of the sha256 of its weights, `rank` the largest of its
+    layers, `memory_bytes` what its weights take.
+    """
+
+    name: str
+    base: str
+    version: str
+    rank: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
 class ModelArtifact:
     """An artifact on disk whose manifest was read and whose files were checked."""
 
@@ -231,6 +246,8 @@ class ModelArtifact:
     manifest: Manifest
     served_as: str | None = None
     """The name that it is served by beside others of its task."""
+    adapter: AdapterFacts | None = None
+    """The adapter that changes its answers."""
 
     @property
     def name(self) -> str:
@@ -273,9 +290,14 @@ class ModelArtifact:
         return cls(path, manifest)
 
     @cached_property
+    def digest(self) -> str:
+        """The sha256 of the manifest, which holds those of all files."""
+        return FileDigest.of(self.path / MANIFEST_NAME).sha256
+
+    @property
     def version(self) -> str:
-        """Twelve digits of the sha256 of the manifest, which holds those of all files."""
-        return FileDigest.of(self.path / MANIFEST_NAME).sha256[:VERSION_DIGITS]
+        """Twelve digits of the digest."""
+        return self.digest[:VERSION_DIGITS]
 
     def graph(self, role: str) -> Path:
         """The ONNX file of a role: `model`, `encoder` or `decoder`."""
