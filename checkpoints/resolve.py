@@ -17,6 +17,7 @@ from checkpoints.adapter import Adapter
 from checkpoints.cache import made_once
 from checkpoints.checkpoint import ResolvedCheckpoint, weight_files
 from checkpoints.frameworks import Progress, quiet
+from checkpoints.generations import other_generation
 from checkpoints.gguf import metadata
 from pipelines.errors import CheckpointError, first_line
 from stores.address import HubAddress, remote
@@ -151,7 +152,9 @@ def _config(name: str, path: Path) -> Any:
         if config.is_file() and b'"auto_map"' in config.read_bytes():
             raise CheckpointError(f"{name} needs code of its own (auto_map in {config.name}), which is never run here")
     if model_type not in CONFIG_MAPPING:
-        raise CheckpointError(f"{name} is a {model_type!r} model, which transformers {__version__} does not know")
+        other = other_generation(model_type)
+        why = f"needs {other}" if other else f"transformers {__version__} does not know"
+        raise CheckpointError(f"{name} is a {model_type!r} model, which {why}")
     try:
         return AutoConfig.from_pretrained(path, local_files_only=True)
     except Exception as error:  # each config class checks its values in its own way

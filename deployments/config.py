@@ -25,7 +25,7 @@ from msgspec import Meta
 from pipelines.errors import ConfigurationError, InvalidInputError, UnknownKeyError, first_line
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.misfit import nearest, shown
-from pipelines.runtime.artifact import Optimization, Precision
+from pipelines.runtime.artifact import Exporter, Optimization, Precision
 from pipelines.scheduling.scheduler import GPU_BATCHING, BatchingConfig, QueueConfig
 from pipelines.schema import Positive, Text, convert
 from pipelines.tasks import TASKS
@@ -54,6 +54,7 @@ class SourceConfig:
     revision: str | None = None
     precision: Precision = "fp32"
     optimize: Optimization | None = None
+    exporter: Exporter = "optimum"
     allow_pickle: bool = False
 
 

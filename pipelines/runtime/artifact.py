@@ -24,6 +24,8 @@ MANIFEST_NAME = "artifact.json"
 Precision = Literal["fp32", "fp16", "int8", "int4"]
 Optimization = Literal["O1", "O2", "O3", "O4"]
 """The levels of Optimum's ORTOptimizer."""
+Exporter = Literal["optimum", "transformers5"]
+"""What makes artifacts: Optimum beside transformers 4, or Sextet alone beside transformers 5."""
 SCHEMA_VERSION = 2
 READABLE = (1, 2)
 """Schema 1 has no `chat_template`: its text-generation models answer no chats."""
