@@ -8,16 +8,12 @@ A request is {"architecture", "task", "tokenizer": a folder, "folder": where the
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 ROOT = Path(__file__).parents[1]
 PYTHON = ROOT / ".venv" / "transformers5" / "bin" / "python"
@@ -30,7 +26,8 @@ def answered(requests: Sequence[dict[str, Any]]) -> list[Any]:
         input=json.dumps(list(requests)), capture_output=True, text=True, cwd=ROOT, check=False,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr[-3000:]
-    return json.loads(process.stdout.splitlines()[-1])
+    answers: list[Any] = json.loads(process.stdout.splitlines()[-1])
+    return answers
 
 
 def _answer(request: dict[str, Any]) -> Any:

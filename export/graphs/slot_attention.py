@@ -21,6 +21,7 @@ from typing import Any
 
 from checkpoints.frameworks import exclusive
 from pipelines.errors import first_line
+from pipelines.runtime.artifact import rotations
 
 NAME = "sextet_slots"
 _FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn", "longrope")  # within the positions of a graph
@@ -147,10 +148,11 @@ def _check_config(config: Any) -> None:
     check_experts(config)
     if getattr(config, "alibi", False):
         raise ObstacleError("its attention adds a bias by distance (ALiBi)")
-    rope: dict[str, Any] = getattr(config, "rope_scaling", None) or {}
-    rotation = rope.get("rope_type", rope.get("type", "default"))
-    if rotation not in _FIXED_ROTATIONS:
-        raise ObstacleError(f"rope_type {rotation} depends on the length of the text")
+    given = {name: getattr(config, name, None) for name in ("rope_scaling", "rope_parameters")}
+    for rope in rotations(given):
+        rotation = rope.get("rope_type", rope.get("type", "default"))
+        if rotation not in _FIXED_ROTATIONS:
+            raise ObstacleError(f"rope_type {rotation} depends on the length of the text")
     if getattr(config, "scale_attn_by_inverse_layer_idx", False) or not getattr(config, "scale_attn_weights", True):
         raise ObstacleError("its attention is scaled in a way of its own")
 
