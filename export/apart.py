@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from checkpoints.frameworks import Progress
 from checkpoints.generations import OPTIMUM
 from export.args import ExportArgs
 from pipelines import errors
-from pipelines.errors import ConfigurationError, SextetError
+from pipelines.errors import CheckpointError, ConfigurationError, SextetError
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.package import SOURCE_TREE, install_command
 
@@ -38,41 +39,51 @@ def export_apart(
     Raises ConfigurationError where its environment is not installed, and whatever an export raises here.
     """
     request = json.dumps({"keep": keep, "exporter": exporter, "exports": [_plain(args) for args in exports]})
+    python, debug = _python(exporter), bool(os.environ.get("SEXTET_DEBUG"))
     folders: list[Path] = []
-    with tempfile.TemporaryFile("w+") as complaints:
-        debug = bool(os.environ.get("SEXTET_DEBUG"))
-        process = subprocess.Popen(
-            [str(_python(exporter)), "-m", "export.child"],
+    with (
+        tempfile.TemporaryFile("w+") as complaints,
+        subprocess.Popen(
+            [str(python), "-m", "export.child"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=None if debug else complaints,
             text=True,
             env=_environment(),
-        )
+        ) as process,
+    ):
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            process.stdin.write(request)
-            process.stdin.close()
+            with suppress(BrokenPipeError):  # of a process that has ended: its code says so
+                process.stdin.write(request)
+                process.stdin.close()
             for line in process.stdout:
-                event = json.loads(line)
+                event = _event(line, python)
                 if "said" in event:
                     progress(event["said"])
                 elif "wrote" in event:
                     folders.append(Path(event["wrote"]))
                 else:
                     raise _error(event["failed"], event["why"])
-            code = process.wait()
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-        if code != 0 or len(folders) != len(exports):
+        except BaseException:
+            process.kill()
+            raise
+        if (code := process.wait()) != 0 or len(folders) != len(exports):
             complaints.seek(0)
             last = " ".join(complaints.read().split())[-_LAST_LINES:]
             ended = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
-            raise errors.CheckpointError(f"the process of exporter {exporter} {ended}: {last or 'it said nothing'}")
+            raise CheckpointError(f"the process of exporter {exporter} {ended}: {last or 'it said nothing'}")
     return [ModelArtifact.open(folder, task=args.task) for folder, args in zip(folders, exports, strict=True)]
+
+
+def _event(line: str, python: Path) -> dict[str, str]:
+    try:
+        event: dict[str, str] = json.loads(line)
+    except ValueError:
+        said = line.strip()[:_LAST_LINES]
+        raise ConfigurationError(f"{python} says {said!r}; {PYTHON} must name the Python of an environment") from None
+    return event
 
 
 def _plain(args: ExportArgs) -> dict[str, Any]:
@@ -80,7 +91,7 @@ def _plain(args: ExportArgs) -> dict[str, Any]:
 
 
 def _error(kind: str, why: str) -> SextetError:
-    found: type[SextetError] = getattr(errors, kind, errors.CheckpointError)
+    found: type[SextetError] = getattr(errors, kind, CheckpointError)
     return found(why)
 
 

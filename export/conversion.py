@@ -123,10 +123,7 @@ def _convert(args: ExportArgs, model: Any, work: Path, progress: Progress) -> tu
             return graphs, "slots"
     _need_slots(args, reason)
     if not (plain := plain_exporter()).can(args.task, model.config):
-        raise CheckpointError(
-            f"{args.checkpoint} cannot be exported: {plain.name} does not know the architecture "
-            f"{model.config.model_type!r}, and it cannot have KV cache slots: {reason}"
-        )
+        raise CheckpointError(f"{args.checkpoint} cannot be exported: {plain.lacks(model.config)}: {reason}")
     progress(f"answers will be decoded one by one: {reason}")
     return convert(model, args.task, work), "plain"
 

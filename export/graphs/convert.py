@@ -24,6 +24,9 @@ class PlainExporter(Protocol):
 
     name: str
 
+    def lacks(self, config: Any) -> str:
+        """The beginning of why a generator cannot be exported that it cannot export, and that cannot have slots."""
+
     def can(self, task: str, config: Any) -> bool | None:
         """Whether it knows the architecture with the head of a task; None where it does not know it at all."""
 

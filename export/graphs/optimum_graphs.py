@@ -15,6 +15,9 @@ from pipelines.tasks import TASKS
 class OptimumGraphs:
     name = "Optimum"
 
+    def lacks(self, config: Any) -> str:
+        return f"Optimum does not know the architecture {config.model_type!r}, and it cannot have KV cache slots"
+
     def can(self, task: str, config: Any) -> bool | None:
         import optimum.exporters.onnx.model_configs  # noqa: F401  (importing it registers the architectures)
         from optimum.exporters.tasks import TasksManager

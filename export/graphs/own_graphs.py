@@ -11,6 +11,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+from checkpoints.generations import ONLY_5
 from export.graphs.graph import Graphs
 from export.graphs.trace import trace
 from pipelines.tasks import TASKS
@@ -20,6 +21,10 @@ _ROWS, _TOKENS, _PADDING = 2, 7, 2  # of the example
 
 class OwnGraphs:
     name = "the exporter transformers5"
+
+    def lacks(self, config: Any) -> str:
+        elsewhere = "" if config.model_type in ONLY_5.split() else " (the exporter optimum may do without)"
+        return f"{self.name} decodes in KV cache slots{elsewhere}, which {config.model_type} cannot have"
 
     def can(self, task: str, config: Any) -> bool | None:
         return None if TASKS[task].generates else True
