@@ -88,7 +88,7 @@ def test_a_lock_holds_one_runtime_or_none(lock: str) -> None:
 def test_a_runtime_may_be_installed_beside_each_lock() -> None:
     """Its lock names packages that the others name, too, in the same versions."""
     for runtime in ("cpu", "gpu"):
-        for lock in ("serve", "export", "dev", "transformers5"):
+        for lock in ("serve", "export", "dev"):
             shared = pins(runtime).keys() & pins(lock).keys()
             assert {name: pins(runtime)[name] for name in shared} == {name: pins(lock)[name] for name in shared}
 
