@@ -10,10 +10,10 @@ from typing import Any
 import ray
 from ray import serve
 from ray.serve import Application
+from ray.serve._private.constants import HEALTHY_MESSAGE
 
 from deployments.cluster.platform import Platform
 from deployments.config import CUT_S, DRAIN_S, check_model, check_task, unknown_key
-from deployments.gateway import Gateway
 from deployments.observability import replica
 from deployments.task_server import TaskServer
 from pipelines.errors import ConfigurationError
@@ -66,16 +66,26 @@ def gateway(args: dict[str, Any]) -> Application:
     """The application at `/`; it takes no args."""
     for key in args:
         raise unknown_key(key, (), "args")
+    from deployments.gateway import Gateway  # whose pages no replica of a model needs
+
     return serve.deployment(Gateway, name="gateway", **LIFE).bind(replica.watch_replicas, on_ending)
 
 
 def on_ending(begin: Callable[[float], None]) -> None:
-    """Call `begin`, once Ray Serve ends the replica of this process, with the seconds until it kills it."""
+    """Call `begin`, once Ray Serve ends the replica of this process, with the seconds until it kills it.
+
+    From then on a replica fails health checks though it answers for some seconds more. HAProxy would take it out before
+    it knows the one that replaces it: here a replica passes them until it refuses connections.
+    """
     worker = ray._private.worker.global_worker  # no public API says it before the requests inside have ended
     ending = worker.actors[worker.actor_id]._replica_impl
     end = ending._perform_graceful_shutdown
 
+    async def health() -> tuple[bool, str]:
+        return ending._healthy, HEALTHY_MESSAGE if ending._healthy else "UNHEALTHY"
+
     async def told() -> None:
+        ending._dataplane_health_check = health
         begin(ending._deployment_config.graceful_shutdown_timeout_s)
         await end()
 

@@ -23,6 +23,7 @@ import yaml
 from msgspec import Meta
 
 from pipelines.errors import ConfigurationError, InvalidInputError, UnknownKeyError, first_line
+from pipelines.generation.adapters.stack import MAX_ADAPTERS
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.misfit import nearest, shown
 from pipelines.runtime.artifact import Exporter, Optimization, Precision
@@ -90,10 +91,12 @@ class TaskConfig:
     shared by an encoder's `batching.concurrency` forwards at once: as many as the replica has CPUs if absent. Where
     `gpu_mem_limit_bytes` is absent, a replica that reserves a part of a GPU may take that part of its memory. With
     `pin_cores` a replica has `threads` cores of the machine for itself (deployments/cores.py). `slots` is for
-    models that write text.
+    models that write text. `adapters` are folders of LoRA adapters by name: each is a model of its own at
+    /<task>/<name>, which shares the weights of `model`.
     """
 
     model: Text
+    adapters: Annotated[dict[str, Text], Meta(max_length=MAX_ADAPTERS)] = field(default_factory=dict)
     source: SourceConfig | None = None
     device: Literal["cpu", "cuda", "tensorrt"] = "cpu"
     threads: Annotated[int, Meta(ge=1, le=MAX_THREADS)] | None = None
@@ -111,6 +114,12 @@ class TaskConfig:
     def __post_init__(self) -> None:
         if remote(self.model) is not None and self.source is not None:
             raise ConfigurationError(f"source is set, but model is {self.model!r}; allowed with source: a folder")
+        for name in self.adapters:
+            check_model(name, "adapters")
+
+    @property
+    def adapter_folders(self) -> dict[str, Path]:
+        return {name: Path(folder) for name, folder in self.adapters.items()}
 
     @property
     def of_model(self) -> "TaskConfig":
@@ -162,7 +171,14 @@ def read_tasks(path: Path) -> dict[str, TaskConfig]:
 
 def task_configs(content: Mapping[str, Any]) -> dict[str, TaskConfig]:
     """The models of a cluster.yaml's content in its order, by application; raises ConfigurationError."""
-    return {name: TaskConfig.from_user_config(given, name) for name, given in user_configs(content).items()}
+    configs = {name: TaskConfig.from_user_config(given, name) for name, given in user_configs(content).items()}
+    owners = {model: name for name in configs if (model := model_of(name)) is not None}
+    for name, config in configs.items():
+        for adapter in config.adapters:
+            if adapter in owners:
+                raise ConfigurationError(f"{name}: the adapter {adapter} has the name of a model of {owners[adapter]}")
+            owners[adapter] = name
+    return configs
 
 
 def application_of(task: str, model: str | None) -> str:
@@ -180,12 +196,17 @@ def model_of(application: str) -> str | None:
 
 
 def located(path: Path) -> dict[str, Any]:
-    """A cluster.yaml whose relative `model` folders have become absolute."""
-    content = read_yaml(path)
+    """A cluster.yaml whose relative folders of models and adapters have become absolute."""
+    content, folder = read_yaml(path), path.resolve().parent
     for user_config in user_configs(content).values():
-        model = user_config.get("model") if isinstance(user_config, dict) else None
+        given: dict[str, Any] = user_config if isinstance(user_config, dict) else {}
+        model, adapters = given.get("model"), given.get("adapters")
         if isinstance(model, str) and remote(model) is None:
-            user_config["model"] = str(path.resolve().parent / model)
+            given["model"] = str(folder / model)
+        if isinstance(adapters, dict):
+            given["adapters"] = {
+                name: str(folder / one) if isinstance(one, str) else one for name, one in adapters.items()
+            }
     return content
 
 
@@ -272,13 +293,13 @@ def check_task(task: Any) -> None:
         raise ConfigurationError(f"args.task is {shown(task)}{nearest(task, TASKS)}; tasks: {', '.join(TASKS)}")
 
 
-def check_model(model: Any) -> None:
+def check_model(model: Any, where: str = "args.model") -> None:
     """Raise ConfigurationError for what cannot be the name of a model, which is a part of paths."""
     if not isinstance(model, str) or not re.fullmatch(MODEL_NAME, model):
         allowed = "small letters, digits and -, a letter or digit first, at most 63"
-        raise ConfigurationError(f"args.model is {shown(model)}; allowed: {allowed}")
+        raise ConfigurationError(f"{where} is {shown(model)}; allowed: {allowed}")
     if model in TASKS or model in RESERVED:
-        raise ConfigurationError(f"args.model is {model!r}; allowed: no task, and none of {', '.join(RESERVED)}")
+        raise ConfigurationError(f"{where} is {model!r}; allowed: no task, and none of {', '.join(RESERVED)}")
 
 
 def model_sources(path: Path) -> list[dict[str, Any]]:

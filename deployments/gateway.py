@@ -21,7 +21,7 @@ alias where Ray Serve's Python proxy serves.
 import asyncio
 import posixpath
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import quote
@@ -41,6 +41,7 @@ from deployments.protocols.open_inference import index_entry, server_metadata
 from deployments.protocols.open_inference_grpc.server import PREFIX, ServerCalls, application_of
 from deployments.protocols.openai.errors import failure_body
 from deployments.protocols.openai.protocol import model_card
+from deployments.served import with_adapter
 from pipelines.misfit import shown
 from pipelines.schema import encode
 from pipelines.tasks import TASKS
@@ -123,9 +124,11 @@ class Gateway:
             return path
         if route.path.startswith("/v2/models/"):
             name = route.path.removeprefix("/v2/models/").partition("/")[0]
-            models = {model_of(one) or one: one for one in await self._catalog.readiness()}
+            models = {model_of(one) or one: _route(one) for one in await self._catalog.readiness()}
+            if name not in models:
+                models |= {name: f"{_route(base)}/{name}" for base, name in await self._adapters()}
             if name in models:
-                return f"{_route(models[name])}{route.path}"
+                return f"{models[name]}{route.path}"
             raise RouteNotFoundError(f"there is no model {shown(name)}; allowed: {', '.join(models)}")
         if route.path.startswith("/models/"):
             return await self._model_path(route.path.removeprefix("/models/"))
@@ -134,11 +137,19 @@ class Gateway:
     async def _model_path(self, path: str) -> str:
         """The path of the task that serves the model whose id `path` begins with; ids may contain slashes."""
         # A model that serves several tasks answers for the last of them: the one that generates text.
-        tasks = {model["id"]: name for name, model in (await self._catalog.models()).items() if model}
+        tasks = {model["id"]: _route(name) for name, model in (await self._catalog.models()).items() if model}
+        tasks |= {name: f"{_route(base)}/{name}" for base, name in await self._adapters()}
         for name in sorted(tasks, key=len, reverse=True):
             if path == name or path.startswith(f"{name}/"):
-                return f"{_route(tasks[name])}{path[len(name) :]}"
+                return f"{tasks[name]}{path[len(name) :]}"
         raise RouteNotFoundError(f"there is no model {shown(path)}; allowed: {', '.join([*TASKS, *tasks])}")
+
+    async def _adapters(self) -> list[tuple[str, str]]:
+        """Each adapter with the application of its base, as far as replicas say."""
+        models = (await self._catalog.models()).items()
+        return [
+            (application, one["name"]) for application, model in models for one in (model or {}).get("adapters", ())
+        ]
 
     async def _live(self, request: Request) -> Response:
         return _json({"live": True})
@@ -178,12 +189,15 @@ class Gateway:
         for task in [name for name in replicas if model_of(name) is None]:
             others = [name for name in replicas if task_of(name) == task != name]
             listed = [{"name": model_of(name), **entry(name)} for name in others]
+            listed += [one for name in (task, *others) for one in _adapter_entries(entry(name))]
             tasks.append({"task": task, **entry(task), "others": listed})
         return _json({"name": "sextet", "version": version("sextet"), "tasks": tasks})
 
     async def _index(self, request: Request) -> Response:
         ready = await self._catalog.readiness()
-        return _json([index_entry(model_of(name) or name, is_ready) for name, is_ready in ready.items()])
+        entries = [index_entry(model_of(name) or name, is_ready) for name, is_ready in ready.items()]
+        entries += [index_entry(name, ready.get(base, False)) for base, name in await self._adapters()]
+        return _json(entries)
 
     async def _statistics(self, name: str | None, version: str | None) -> Response:
         """As Triton has them, of one model or of all."""
@@ -196,6 +210,7 @@ class Gateway:
         described = (await self._catalog.models()).items()
         found = {application: model for application, model in described if task_of(application) == task}
         names = [model["id"] for model in found.values() if model] + [one for one in found if one == task]
+        names += [one["name"] for model in found.values() if model for one in model.get("adapters", ())]
         cards = {one: model_card(one) for one in names}
         if name is None:
             return _json({"object": "list", "data": list(cards.values())})
@@ -207,6 +222,14 @@ class Gateway:
         from deployments.openapi import document  # imports every pipeline: only for those who ask
 
         return _json(await asyncio.to_thread(document, version("sextet")))
+
+
+def _adapter_entries(entry: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The entries of a model's adapters: all replicas of the model answer for them."""
+    model = entry["model"] or {}
+    for one in model.get("adapters", ()):
+        route = f"{entry['route']}/{one['name']}"
+        yield {**entry, "name": one["name"], "route": route, "model": with_adapter(model, one)}
 
 
 def _route(application: str) -> str:

@@ -1,19 +1,21 @@
 """Served: what a replica says of its model, and the table of `sextet models`, of what a running cluster serves."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from deployments.ask import get
 from deployments.cluster.processes import resident_bytes
-from pipelines.runtime.artifact import ModelArtifact
+from pipelines.tasks.pipeline import Pipeline
 
 COLUMNS = ("route", "model", "version", "precision", "parity", "memory", "replicas")
 MIB = 2**20
 
 
-def description(artifact: ModelArtifact, device: str) -> dict[str, Any]:
-    """The model of this process."""
-    manifest = artifact.manifest
+def description(pipeline: Pipeline[Any, Any, Any, Any], device: str) -> dict[str, Any]:
+    """The model of this process, and its adapters."""
+    artifact, manifest = pipeline.artifact, pipeline.artifact.manifest
+    adapters = [asdict(facts) for one in pipeline.adapted().values() if (facts := one.artifact.adapter) is not None]
     return {
         "id": artifact.name,
         "version": artifact.version,
@@ -27,7 +29,14 @@ def description(artifact: ModelArtifact, device: str) -> dict[str, Any]:
         "max_length": manifest.tokenizer.max_length,
         "labels": list(manifest.labels),
         "parity": {"passed": manifest.parity.passed, "agreement": manifest.parity.agreement},
+        **({"adapters": adapters} if adapters else {}),
     }
+
+
+def with_adapter(model: Mapping[str, Any], adapter: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of one of a model's adapters; parity is the base's."""
+    own = {"id": adapter["name"], "version": adapter["version"], "memory_bytes": adapter["memory_bytes"]}
+    return {**model, **own, "adapter_of": model["id"], "rank": adapter["rank"], "adapters": []}
 
 
 def served(url: str, key: str | None = None) -> list[dict[str, Any]]:

@@ -32,15 +32,7 @@ from deployments.guidance.compiler import LlGuidance
 from deployments.host import SMALL_ANSWER_TOKENS, SMALL_BODY_BYTES, HostThreads, give_memory_back
 from deployments.http.errors import CLIENT_LEFT, Failure, logger
 from deployments.http.event_stream import EventStream, begun
-from deployments.http.request import (
-    Observer,
-    Timings,
-    cache_salt,
-    deadline_of,
-    is_bulk,
-    load_header,
-    read_body,
-)
+from deployments.http.request import Observer, Timings, cache_salt, deadline_of, is_bulk, load_header, read_body
 from deployments.protocols.protocol import Protocol, Reply, Routes, TaskRequest
 from deployments.rest import Rest
 from deployments.served import description
@@ -219,7 +211,7 @@ class TaskServer:
 
     def describe(self) -> dict[str, Any]:
         """What the catalog says of this replica's model."""
-        return description(self._now.pipeline.artifact, self._now.config.device)
+        return description(self._now.pipeline, self._now.config.device)
 
     async def statistics(self) -> dict[str, float]:
         """What this replica's model has done: observability/statistics.py."""
@@ -253,7 +245,7 @@ class TaskServer:
         protocol = endpoint.protocol
         if protocol is None:
             return endpoint.reply(request, self, serving.config.limits)
-        deadline, timings.protocol = deadline_of(request), protocol
+        deadline, timings.protocol, timings.model = deadline_of(request), protocol, endpoint.model
         visit, is_streaming = serving.enter(), False
         try:
             async with asyncio.timeout_at(deadline):
@@ -312,6 +304,8 @@ class TaskServer:
     def _tokenized(
         self, limits: LimitsConfig, protocol: Protocol, request: TaskRequest, timings: Timings, salt: str
     ) -> Prepared:
+        if request.model is not None and request.model in protocol.adapted:
+            protocol, timings.model = protocol.adapted[request.model], request.model
         inputs, parameters = protocol.parse(request)
         started_at = time.perf_counter()
         rows: list[list[Any]] = protocol.rows(inputs, parameters, limits)
@@ -389,6 +383,7 @@ class TaskServer:
             allow_unverified=config.allow_unverified,
             slots=config.slots,
             compiler=LlGuidance,
+            adapters=config.adapter_folders,
         )
         times.append(time.perf_counter())
         pipeline.artifact = replace(pipeline.artifact, served_as=self.model)

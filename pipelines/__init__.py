@@ -7,6 +7,7 @@
 Needs numpy, tokenizers, onnxruntime and msgspec; never torch, transformers or ray.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ def load(
     allow_unverified: bool = False,
     slots: "SlotsConfig | None" = None,
     compiler: "CompilerOf | None" = None,
+    adapters: Mapping[str, Path] | None = None,
 ) -> Any:
     """The pipeline of an artifact: a `pipelines.tasks.pipeline.Pipeline` for the task it was exported for.
 
@@ -40,8 +42,9 @@ def load(
     run at once; `slots` is for models that write text. On a GPU `gpu_mem_limit_bytes` bounds the memory of all sessions
     together, `cuda_graphs` lets them replay captured runs, and `max_batch_size` is the most rows that an encoder's
     TensorRT engine is built for. `compiler` makes the grammar compiler of a task
-    that is guided. `task` refuses an artifact of another task. Raises ArtifactError for a folder that must not be
-    served, ConfigurationError for a device that this machine does not have.
+    that is guided. `adapters` are folders of LoRA adapters by name, beside a decoder-only model with KV cache slots:
+    `adapted()` of the pipeline has one for each. `task` refuses an artifact of another task. Raises ArtifactError for a
+    folder that must not be served, ConfigurationError for a device that this machine does not have.
     """
     from pipelines.runtime.session_config import SessionConfig
     from pipelines.tasks import TASKS
@@ -52,10 +55,17 @@ def load(
     if max_batch_size is not None:
         config = replace(config, max_rows=max_batch_size)
     found = TASKS[artifact.manifest.task]
-    guided = {"compiler": compiler} if found.guided else {}
+    more: dict[str, Any] = {"compiler": compiler} if found.guided else {}
+    if adapters:
+        if not found.generates:
+            raise ConfigurationError(f"adapters is set for {found.name}; allowed for: {_generating(TASKS)}")
+        more["adapters"] = adapters
     if slots is None:
-        return found.pipeline(artifact, config, **guided)
+        return found.pipeline(artifact, config, **more)
     if not found.generates:
-        generating = ", ".join(name for name, other in TASKS.items() if other.generates)
-        raise ConfigurationError(f"slots is set for {found.name}; allowed for: {generating}")
-    return found.pipeline(artifact, config, slots, **guided)
+        raise ConfigurationError(f"slots is set for {found.name}; allowed for: {_generating(TASKS)}")
+    return found.pipeline(artifact, config, slots, **more)
+
+
+def _generating(tasks: Mapping[str, Any]) -> str:
+    return ", ".join(name for name, task in tasks.items() if task.generates)

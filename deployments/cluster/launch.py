@@ -31,9 +31,11 @@ from deployments.ingress.config import EVERY_NAME, Address, IngressConfig
 from deployments.ingress.haproxy import set_sleeping
 from deployments.scaling.options import may_sleep, set_scaling, start_asleep
 from pipelines.errors import ArtifactError, ConfigurationError, SextetError
+from pipelines.generation.open import open_stack
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.runtime.probe import probe
 from pipelines.runtime.providers import Device
+from pipelines.runtime.session_config import SessionConfig
 from pipelines.tasks import TASKS
 from stores.fetch import fetch
 
@@ -291,6 +293,8 @@ def _fetch_artifacts(content: dict[str, Any], say: Say) -> None:
                 fetched, task = fetch(config.model, say), task_of(name)
                 artifact = ModelArtifact.open(fetched.folder, task=task, allow_unverified=config.allow_unverified)
                 artifact.check_device(config.device)
+                if config.adapters:
+                    open_stack(artifact, SessionConfig(config.device), config.adapter_folders)
                 given[name]["model"] = fetched.pinned
             except ArtifactError as error:
                 errors.append(error)

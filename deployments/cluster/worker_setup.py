@@ -12,12 +12,15 @@ HAProxy: the process that runs it starts it again when it dies.
 
 Changes in place: while a replica applies another `user_config`, Ray Serve's controller takes it out of HAProxy's
 servers, and its requests go through the fallback proxy. Here it stays: a TaskServer answers meanwhile.
+
+Starts: the controller looks more often while replicas start (scaling/pace.py).
 """
 
 import sys
 from typing import Any
 
 from deployments.cluster.restart import keep_haproxy_running
+from deployments.scaling.pace import hurry_starts
 
 UNNEEDED = ("pandas", "pyarrow")
 
@@ -28,6 +31,7 @@ def set_up() -> None:
     _import_serve_alone()
     keep_haproxy_running()
     _keep_what_is_updated()
+    hurry_starts()
 
 
 def bind_to_loopback() -> None:

@@ -20,8 +20,10 @@ from deployments.doctor.memory import memory, weights_bytes
 from deployments.ingress.access import OPEN_VARIABLE
 from deployments.ingress.config import ConnectionLimits, IngressConfig
 from pipelines.errors import SextetError
+from pipelines.generation.open import open_stack
 from pipelines.runtime.artifact import MANIFEST_NAME, ModelArtifact
 from pipelines.runtime.nvidia.driver import Gpu
+from pipelines.runtime.session_config import SessionConfig
 from stores.address import HubAddress, UrlAddress, remote
 
 GRPC_PORT = 9000  # Ray Serve's default
@@ -116,6 +118,8 @@ class Cluster:
         try:
             artifact = ModelArtifact.open(config.model, task=task_of(task), allow_unverified=config.allow_unverified)
             artifact.check_device(config.device)
+            if config.adapters:
+                open_stack(artifact, SessionConfig(config.device), config.adapter_folders)
         except SextetError as error:
             return Finding(CLUSTER, task, str(error), "error", facts=facts)
         artifacts[task] = artifact

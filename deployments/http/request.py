@@ -55,6 +55,8 @@ BACKGROUND = "u=7"
 """The lowest urgency of the header `priority` (RFC 9218): a client gives way of its own accord."""
 OTHERS_HEADER = "x-sextet-models"
 """The names of a task's other models, for its default: deployments/ingress/model_rules."""
+MODEL_HEADER = "x-model"
+"""The name of the model that a client wants, of several of a task."""
 SECRET_HEADER = "x-sextet-ingress"
 """What replicas know an ingress of their own cluster by."""
 _PUBLIC, _HIDDEN = DEADLINE_HEADER.encode(), HIDDEN_DEADLINE_HEADER.encode()
@@ -107,9 +109,9 @@ class Route:
 class Timings:
     """Where the time of one request went, which tokens the model read and wrote, without padding, and what came of it.
 
-    `protocol` is that of its path, `failure` None for an answer. `batches` are the numbers of those that its rows were
-    in, `trace` is what traces keep of it. Of a stream, `first_token_s` is the time to its first token, and `gaps_s`
-    those between two tokens of one row.
+    `protocol` is that of its path, `failure` None for an answer, `model` the adapter that answers, "" for none.
+    `batches` are the numbers of those that its rows were in, `trace` is what traces keep of it. Of a stream,
+    `first_token_s` is the time to its first token, and `gaps_s` those between two tokens of one row.
     """
 
     started_at: float = field(default_factory=time.perf_counter)
@@ -122,6 +124,7 @@ class Timings:
     first_token_s: float | None = None
     gaps_s: list[float] = field(default_factory=list)
     protocol: object = None
+    model: str = ""
     failure: Failure | None = None
     batches: tuple[int, ...] = ()
     trace: Any = None

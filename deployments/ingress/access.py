@@ -17,7 +17,7 @@ from deployments.http.errors import (
 from deployments.http.request import CLASS_HEADER, CLIENT_HEADER, OWN_HEADERS, SECRET_HEADER
 from deployments.ingress.config import EVERY_NAME, IngressConfig
 from deployments.ingress.lines import NODE, OWN_SOCKET, PREFIX, SECRET, SEPARATOR, TASK, Lines
-from deployments.ingress.node import KEYS
+from deployments.ingress.node import KEYS, PEER, PEERS, TEACHER
 from deployments.protocols.openai.errors import failure_body
 from pipelines.errors import InvalidInputError, OverloadedError, SextetError
 from pipelines.tasks import TASKS
@@ -31,7 +31,7 @@ LOOPBACK = "127.0.0.0/8 ::1"
 LOCAL_NAMES = ("localhost",)
 ADDRESS = r"^([0-9.]+|\[[0-9a-f:.]+\])$"
 """A page can make its own name lead to this machine (DNS rebinding), but it cannot make an address its name."""
-TABLE, PEER = "sextet_keys", "sextet"
+TABLE = "sextet_keys"
 TEMPORARY = "txn.sextet_"
 FROM_ELSEWHERE = f"!{{ dst {LOOPBACK} }} !{{ env({OPEN_VARIABLE}) -m str 1 }}"
 """A condition: what is closed is closed to such requests."""
@@ -81,11 +81,12 @@ CLOSED = ForbiddenError(
     "this ingress listens beyond loopback and knows no keys: set `ingress: {keys: FILE}`, or in words "
     "`open_to_everybody: true`, under user_config of the gateway"
 )
-# At a reload the process that ends hands its counts to the new one, which listens on the peer's socket. A process that
-# nobody taught does so from the tenth second of its life on.
+# At a reload the process that ends hands its counts to the new one, which listens on the peers' socket. A process does
+# so once it was taught itself: the first one by node.py, under the name of a peer that listens nowhere.
 _TABLE_SECTION = f"""peers {PEER}
-    bind unix@{NODE}/peers.sock mode 600
+    bind unix@{PEERS} mode 600
     server {PEER}
+    server {TEACHER} unix@{NODE}/{TEACHER}.sock
 backend {TABLE}
     stick-table type string len 64 size 10k expire 2m store gpc0,gpc0_rate(60s) peers {PEER}"""
 

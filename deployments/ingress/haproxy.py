@@ -23,12 +23,14 @@ WRAPPER = """\
 for argument; do
     [ "$previous" = -f ] && config=$argument
     [ "$argument" = -c ] && checks=1
+    [ "$argument" = -sf ] && replaces=1
     previous=$argument
 done
 if [ -n "$config" ]; then
     NODE prepare SETTINGS "$config" || exit 1
     if [ -z "$checks" ] && [ -n "WATCHES" ]; then
-        NODE watch SETTINGS "$config" $$ &  # $$ becomes HAProxy, which reaps no child: start none that ends before it
+        # $$ becomes HAProxy, which reaps no child: start none that ends before it
+        NODE watch SETTINGS "$config" $$ $replaces &
     fi
 fi
 # HAProxy must not outlive the actor that started it.

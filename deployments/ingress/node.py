@@ -1,7 +1,8 @@
 """Node: what runs beside the HAProxy of one node, outside Ray. A script of the standard library alone.
 
     prepare SETTINGS CONFIG   before HAProxy reads CONFIG: rewrite it, and copy keys and certificate beside it
-    watch SETTINGS CONFIG PID while it runs: what changes in the files of the operator goes to HAProxy within a second
+    watch SETTINGS CONFIG PID while it runs: what changes in the files of the operator goes to HAProxy within a second.
+                              With one more argument where the process takes over from another one
 
 HAProxy reads the copies, which are always whole: a file that is half written, or a certificate whose key has not come
 yet, would otherwise end a reload. A copy that is wrong is not made; the one before stays.
@@ -9,6 +10,7 @@ yet, would otherwise end a reload. A copy that is wrong is not made; the one bef
 
 import os
 import re
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -25,6 +27,10 @@ from deployments.ingress.secret import shared_secret, write_private
 KEYS = f"{NODE}/keys.map"
 CERTIFICATE = f"{NODE}/site.pem"
 TRAFFIC = f"{NODE}/traffic.map"
+PEERS = f"{NODE}/peers.sock"
+PEER, TEACHER = "sextet", "teacher"  # names of peers: HAProxy's own, and this script's
+HELLO = f"HAProxyS 2.1\n{PEER}\n{TEACHER} 1 1\n".encode()
+WELCOME, TEACH_ME, ALL_TAUGHT = b"200\n", b"\0\0", b"\0\1"  # of the peers protocol
 TICK_S = 0.25
 LINES_AT_ONCE = 100  # that fit into one command
 
@@ -84,7 +90,7 @@ def prepare(settings_file: str, config: str) -> None:
         write_private(file, text.encode())
 
 
-def watch(settings_file: str, config: str, haproxy: str) -> None:
+def watch(settings_file: str, config: str, haproxy: str, replaces: str = "") -> None:
     """Run until the process `haproxy`, which started this one, has ended: perhaps before this one looks first.
 
     Each HAProxy has its own: after a reload several write to the admin socket, which belongs to the newest.
@@ -94,8 +100,9 @@ def watch(settings_file: str, config: str, haproxy: str) -> None:
     assert found is not None
     admin = Path(found[1])
     keys, certificate, traffic = copies(settings, file.parent)
-    told = ""
+    told, is_taught = "", keys is None or bool(replaces)
     while os.getppid() == int(haproxy):
+        is_taught = is_taught or _teach(_in(file.parent, PEERS))
         changed = [one.update() for one in (keys, certificate, traffic) if one is not None]
         answering = _pid(admin)
         if answering and (any(changed) or answering != told):
@@ -107,6 +114,27 @@ def watch(settings_file: str, config: str, haproxy: str) -> None:
             )
             told = answering if done else ""
         time.sleep(TICK_S)
+
+
+def _teach(peers: Path) -> bool:
+    """Tell HAProxy that no peer has counts for it; whether it listened.
+
+    It would wait five seconds for some, and a process that takes over meanwhile ten: until then neither hands its own
+    counts on.
+    """
+    said = b""
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(1.0)
+            connection.connect(str(peers))
+            connection.sendall(HELLO)
+            while TEACH_ME not in said and (more := connection.recv(64)):
+                said += more
+            connection.sendall(ALL_TAUGHT)
+            connection.recv(64)  # it confirms
+    except OSError:  # it does not run yet, or waits for nothing any more
+        pass
+    return said.startswith(WELCOME)
 
 
 def _tell_map(admin: Path, copy: Path) -> bool:

@@ -83,8 +83,8 @@ class ModelMetrics(Observer):
         self._generated_tokens = metrics.generated_tokens.at(*self._labels)
         self._scheduler: Scheduler[Any, Any] | None = None
         self._last_at = 0.0
-        self._counters: dict[tuple[str, str, str], Value] = {}
-        self._histograms: dict[str, tuple[Distribution, ...]] = {}
+        self._counters: dict[tuple[str, str, str, str], Value] = {}
+        self._histograms: dict[tuple[str, str], tuple[Distribution, ...]] = {}  # by adapter and protocol
 
     def started(self, scheduler: Scheduler[Any, Any], seconds: Mapping[str, float]) -> None:
         for part, took_s in seconds.items():
@@ -109,7 +109,7 @@ class ModelMetrics(Observer):
 
     def statistics(self) -> dict[str, float]:
         found = dict.fromkeys(NUMBERS, 0.0)
-        for (protocol, status, _), count in list(self._counters.items()):
+        for (_, protocol, status, _), count in list(self._counters.items()):
             if protocol != NO_PROTOCOL:
                 found["answered" if status == OK else "failed"] += count.value
         for families in list(self._histograms.values()):
@@ -127,15 +127,16 @@ class ModelMetrics(Observer):
     def request(self, request: Request, timings: Timings) -> None:
         protocol, failure = protocol_name(type(timings.protocol).__module__), timings.failure
         status, reason = (OK, "") if failure is None else (str(failure.status), failure.reason)
-        outcome = protocol, status, reason
+        outcome = timings.model, protocol, status, reason
         if outcome not in self._counters:
-            self._counters[outcome] = self._metrics.requests.at(*self._labels, *outcome)
+            self._counters[outcome] = self._metrics.requests.at(*self._labels_of(timings.model), *outcome[1:])
         self._counters[outcome].value += 1
         if failure is not None or timings.protocol is None:
             return
-        if protocol not in self._histograms:
-            self._histograms[protocol] = self._of_protocol(protocol)
-        total, queue, tokenization, inference, first_token, inter_token = self._histograms[protocol]
+        key = timings.model, protocol
+        if key not in self._histograms:
+            self._histograms[key] = self._of_protocol(*key)
+        total, queue, tokenization, inference, first_token, inter_token = self._histograms[key]
         total.observe(timings.total_s())
         queue.observe(timings.queue_s)
         tokenization.observe(timings.tokenization_s)
@@ -145,12 +146,17 @@ class ModelMetrics(Observer):
         for gap_s in timings.gaps_s:
             inter_token.observe(gap_s)
 
-    def _of_protocol(self, protocol: str) -> tuple[Distribution, ...]:
-        metrics = self._metrics
+    def _of_protocol(self, adapter: str, protocol: str) -> tuple[Distribution, ...]:
+        metrics, labels = self._metrics, self._labels_of(adapter)
         families = (metrics.request_s, metrics.queue_s, metrics.tokenization_s, metrics.inference_s)
         return tuple(
-            family.at(*self._labels, protocol) for family in (*families, metrics.first_token_s, metrics.inter_token_s)
+            family.at(*labels, protocol) for family in (*families, metrics.first_token_s, metrics.inter_token_s)
         )
+
+    def _labels_of(self, adapter: str) -> tuple[str, ...]:
+        """A request to an adapter is one of the model of its name."""
+        task, model, *others = self._labels
+        return task, adapter or model, *others
 
 
 class Queues:

@@ -62,6 +62,7 @@ class RequestLog(Observer):
             "time": datetime.now(UTC).isoformat(),
             "id": request.headers.get(ID_HEADER, "")[:MAX_ID_CHARACTERS],
             **self._model,
+            **({"model": timings.model} if timings.model else {}),
             "protocol": protocol_name(type(timings.protocol).__module__),
             "client": request.headers.get(CLIENT_HEADER, ""),
             "status": OK if failure is None else failure.status,

@@ -118,6 +118,7 @@ class Tracing(Observer):
         if span.is_recording():
             span.set_attributes(
                 self._model
+                | ({"sextet.model": timings.model} if timings.model else {})
                 | {
                     "sextet.protocol": protocol_name(type(timings.protocol).__module__),
                     "sextet.request_id": request.headers.get("x-request-id", ""),

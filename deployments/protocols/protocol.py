@@ -39,7 +39,7 @@ from deployments import protocols
 from deployments.cluster.platform import Platform
 from deployments.config import LimitsConfig
 from deployments.http.errors import BodyTooLargeError, Failure, RouteNotFoundError
-from deployments.http.request import Route
+from deployments.http.request import MODEL_HEADER, Route
 from pipelines.errors import InputTooLongError, InvalidInputError, Path
 from pipelines.schema import encode
 from pipelines.tasks.pipeline import Pipeline
@@ -55,7 +55,8 @@ _CHUNK = 1024  # characters that are normalized at once: a count stops soon afte
 class TaskRequest:
     """What a body asks for: `inputs` are of the task's input type, `parameters` of the pipeline's parameters type.
 
-    `is_list` tells an input by itself from a list of one. `input_path` is where the inputs stand in the body.
+    `is_list` tells an input by itself from a list of one. `input_path` is where the inputs stand in the body. `model`
+    is the name in the body, of protocols that have one.
     """
 
     inputs: Sequence[Any]
@@ -63,6 +64,7 @@ class TaskRequest:
     is_list: bool = False
     stream: bool = False
     input_path: Path = ("inputs",)
+    model: str | None = None
 
     def place(self, index: int, *fields: str | int) -> Path:
         """Where an input, or a part of it, stands in the body."""
@@ -131,6 +133,8 @@ class Protocol(ABC):
 
     def __init__(self, pipeline: Pipeline[Any, Any, Any, Any]) -> None:
         self.pipeline = pipeline
+        self.adapted: Mapping[str, Protocol] = {}
+        """The same protocol of each adapter beside the model, by name: it answers requests that name it."""
 
     @abstractmethod
     def read(self, body: bytes, headers: Mapping[str, str]) -> TaskRequest:
@@ -244,6 +248,8 @@ class Endpoint:
     errors: Protocol
     others: Sequence[str]
     conversation: Conversation | None
+    model: str = ""
+    """The adapter whose path it is."""
 
     def require(self) -> None:
         """Raise RouteNotFoundError where there is nothing, MethodNotAllowedError for a method that has no answer."""
@@ -259,9 +265,11 @@ class Endpoint:
 
 
 class Routes:
-    """The routes of one pipeline."""
+    """The routes of one pipeline; those of its adapters begin with their names, or a header has the name."""
 
     def __init__(self, pipeline: Pipeline[Any, Any, Any, Any], platform: Platform | None = None) -> None:
+        self._name = pipeline.artifact.name
+        self._adapters = {name: Routes(one) for name, one in pipeline.adapted().items()}
         self._mounted: list[Mounted] = [module.mount(pipeline, platform) for module in modules()]
         self.protocols = {path: one for mounted in self._mounted for path, one in mounted.protocols.items()}
         self.pages = {path: page for mounted in self._mounted for path, page in mounted.pages.items()}
@@ -269,10 +277,28 @@ class Routes:
         public = [path for mounted in self._mounted if mounted.listed for path in mounted.protocols]
         posts = [f"POST /{pipeline.task}{path.rstrip('/')}" for path in public]
         self._listed = [*posts, *(f"GET /{pipeline.task}{path}" for path in self.pages)]
+        for path, one in self.protocols.items() if self._adapters else ():
+            same = {name: routes.protocols.get(path) for name, routes in self._adapters.items()}
+            one.adapted = {name: protocol for name, protocol in same.items() if protocol is not None}
 
     def find(self, request: Request) -> Endpoint:
         """The endpoint of a request, once for all that is asked of it; it may be that of a path without one."""
         route = Route.of(request)
+        return self._adapted(route, request) if self._adapters else self._at(route)
+
+    def _adapted(self, route: Route, request: Request) -> Endpoint:
+        """That of the adapter that a path or a header names, else the model's own."""
+        name, _, below = route.path[1:].partition("/")
+        if name in self._adapters:
+            route = replace(route, path=f"/{below}")
+        elif route.path.startswith("/v2/models/"):
+            name = route.path.split("/")[3]
+        else:
+            name = request.headers.get(MODEL_HEADER, "")
+        routes = self._adapters.get(name)
+        return self._at(route) if routes is None else replace(routes._at(route), model=name)
+
+    def _at(self, route: Route) -> Endpoint:
         protocol = self.protocols.get(route.path)
         errors = protocol or self._errors_at(route.path)
         page, conversation = self.pages.get(route.path), self._conversations.get(route.path)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.checkpoint import source_positions
+from export.graphs.adapter_points import note_points
 from export.graphs.graph import save
 from export.graphs.slot_attention import Attention, Call, Rotation, attending, describe
 from export.graphs.slot_fusions import ROOT_MEAN_SQUARE, fuse
@@ -62,7 +63,7 @@ def convert_to_slots(model: Any, graph: Path) -> None:
     outputs = {name: axes[name] for name in ("logits", *ports[1])}
     with _traced(model, decoder, attention) as decoder.new_cache:
         trace(decoder, example, graph, inputs, outputs)
-    _fuse(graph)
+    _fuse(graph, model)
 
 
 def _slot_decoder(model: Any, attention: Attention) -> Any:
@@ -205,14 +206,18 @@ def _epsilon(norm: Any) -> Any:
     return getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
 
 
-def _fuse(graph: Path) -> None:
-    """Fuse nodes and drop unread inputs: the exporter keeps position_ids where the attention operator rotates."""
+def _fuse(graph: Path, model: Any) -> None:
+    """Fuse nodes and drop unread inputs: the exporter keeps position_ids where the attention operator rotates.
+
+    Notes where the graph takes adapters of `model`.
+    """
     import onnx
 
-    model = onnx.load(graph)
-    fuse(model)
-    read = {name for node in model.graph.node for name in node.input}
-    kept = [one for one in model.graph.input if one.name in read]
-    del model.graph.input[:]
-    model.graph.input.extend(kept)
-    save(model, graph)
+    fused = onnx.load(graph)
+    fuse(fused)
+    read = {name for node in fused.graph.node for name in node.input}
+    kept = [one for one in fused.graph.input if one.name in read]
+    del fused.graph.input[:]
+    fused.graph.input.extend(kept)
+    note_points(fused, model)
+    save(fused, graph)

@@ -1,10 +1,12 @@
 """Opens the engine that the graphs of an artifact allow."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from pipelines.errors import ArtifactError, first_line
+from pipelines.errors import ArtifactError, ConfigurationError, first_line
+from pipelines.generation.adapters.stack import AdapterStack
 from pipelines.generation.plain.decoder import open_decoder
 from pipelines.generation.plain.engine import PlainEngine
 from pipelines.generation.slots.causal import CausalSlots
@@ -20,8 +22,10 @@ from pipelines.runtime.session_config import SessionConfig, parts
 _logger = logging.getLogger(__name__)
 
 
-def open_engine(artifact: ModelArtifact, config: SessionConfig, slots: SlotsConfig) -> PlainEngine | SlotEngine:
-    """The engine of an artifact; raises ArtifactError for graphs that are no decoder."""
+def open_engine(
+    artifact: ModelArtifact, config: SessionConfig, slots: SlotsConfig, stack: AdapterStack | None = None
+) -> PlainEngine | SlotEngine:
+    """The engine of an artifact, with the adapters of a stack; raises ArtifactError for graphs that are no decoder."""
     if artifact.manifest.cache != "slots":
         return PlainEngine(open_decoder(artifact, config), config.concurrency)
     captures = slots.cuda_graphs and config.device == "cuda"
@@ -36,8 +40,33 @@ def open_engine(artifact: ModelArtifact, config: SessionConfig, slots: SlotsConf
     else:
         graph = artifact.graph("model")
         (of_model,) = parts(replace(config, spins=True), [graph], cache_bytes)
-        model = CausalSlots(_session(graph, of_model, captures=captures), slots.slots, slots.max_tokens)
+        if stack is not None:
+            session = InferenceSession(stack.graph(graph), of_model, folder=graph.parent)
+        else:
+            session = _session(graph, of_model, captures=captures)
+        model = CausalSlots(session, slots.slots, slots.max_tokens, stack=stack)
     return SlotEngine(model, slots.prefill_chunk_tokens, slots)
+
+
+def open_stack(artifact: ModelArtifact, config: SessionConfig, adapters: Mapping[str, Path]) -> AdapterStack:
+    """The adapters in some folders, by name, to be served beside an artifact.
+
+    Raises ConfigurationError where that cannot be, or an adapter cannot be read or does not fit.
+    """
+    if artifact.manifest.cache != "slots" or "model" not in artifact.manifest.graphs:
+        raise ConfigurationError(
+            f"adapters is set, but {artifact.path} is no decoder-only model with KV cache slots; "
+            "export each adapter merged into its base"
+        )
+    if config.device != "cpu":
+        raise ConfigurationError(f"adapters is set with device {config.device!r}; allowed: cpu")
+    stack, source = AdapterStack.open(artifact.graph("model"), adapters), artifact.manifest.source
+    for one in stack.adapters:
+        if one.base.rstrip("/").rpartition("/")[2] != source.name.rpartition("/")[2]:
+            _logger.warning(
+                "the adapter %s says that its base is %s; it is served on %s", one.name, one.base, source.name
+            )
+    return stack
 
 
 def _session(graph: Path, config: SessionConfig, *, captures: bool) -> InferenceSession:

@@ -226,6 +226,21 @@ class Manifest:
 
 
 @dataclass(frozen=True)
+class AdapterFacts:
+    """What is said of an adapter that is loaded beside a model.
+
+    `base` is what it calls its base; `version` is twelve digits of the sha256 of its weights, `rank` the largest of its
+    layers, `memory_bytes` what its weights take.
+    """
+
+    name: str
+    base: str
+    version: str
+    rank: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
 class ModelArtifact:
     """An artifact on disk whose manifest was read and whose files were checked."""
 
@@ -233,6 +248,8 @@ class ModelArtifact:
     manifest: Manifest
     served_as: str | None = None
     """The name that it is served by beside others of its task."""
+    adapter: AdapterFacts | None = None
+    """The adapter that changes its answers."""
 
     @property
     def name(self) -> str:

@@ -48,14 +48,17 @@ NOT_CAPTURED = -1
 class InferenceSession:
     """A loaded graph; `run` may be called from several threads at once and releases the GIL.
 
-    `graph` is its file or the content of one. `input_shapes` hold an int for a fixed dimension and its symbolic name
-    for a dynamic one. `captures`: runs on bound memory can be captured as CUDA graphs (`run_bound`); such a session has
-    one stream, so its runs do not overlap. What a caller copies to or from a device, or allocates there, belongs into a
-    block of `share`, within which nothing is captured; binding an input from the host copies it. Raises ArtifactError
-    for a file that is not a graph, ConfigurationError for a device that this machine or this onnxruntime does not have.
+    `graph` is its file or the content of one, whose large weights may lie in `folder`. `input_shapes` hold an int for a
+    fixed dimension and its symbolic name for a dynamic one. `captures`: runs on bound memory can be captured as CUDA
+    graphs (`run_bound`); such a session has one stream, so its runs do not overlap. What a caller copies to or from a
+    device, or allocates there, belongs into a block of `share`, within which nothing is captured; binding an input from
+    the host copies it. Raises ArtifactError for a file that is not a graph, ConfigurationError for a device that this
+    machine or this onnxruntime does not have.
     """
 
-    def __init__(self, graph: Path | bytes, config: SessionConfig, *, captures: bool = False) -> None:
+    def __init__(
+        self, graph: Path | bytes, config: SessionConfig, *, captures: bool = False, folder: Path | None = None
+    ) -> None:
         if config.threads < 1:
             raise ConfigurationError(f"threads is {config.threads}; allowed: 1 and above")
         providers = require(config.device)
@@ -70,6 +73,8 @@ class InferenceSession:
         # Idle threads that spin take cores from the tokenizer, the server and neighbouring replicas.
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(config.spins)))
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        if folder is not None:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
         try:
             # No silent fallback to another provider: a GPU replica on the CPU is a failure.
             with CAPTURES.load():

@@ -168,6 +168,7 @@ class CompletionPipeline(GeneratorPipeline[Prompt, CompletionParameters, PromptR
 
     def __init__(self, model: TextGenerationPipeline) -> None:
         super().__init__(model.artifact, model.generator)
+        self.adapter = model.adapter
         self._vocab_size = int(model.artifact.config()["vocab_size"])
         self._clean_up = clean_up_spaces if self.tokenizer.settings.clean_up_tokenization_spaces else None
 
@@ -255,6 +256,7 @@ class CompletionPipeline(GeneratorPipeline[Prompt, CompletionParameters, PromptR
             prompt_top=parameters.prompt_logprobs,
             grammar=grammar,
             cache_salt=parameters.cache_salt or "",
+            adapter=self.adapter,
             text=given if isinstance(given, str) else self._decode(given),
         )
         seed = secrets.randbits(SEED_BITS) if parameters.seed is None else parameters.seed

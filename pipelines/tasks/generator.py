@@ -4,9 +4,10 @@
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from msgspec import Meta
 
@@ -14,7 +15,7 @@ from pipelines.errors import ArtifactError, ConfigurationError, InputTooLongErro
 from pipelines.generation.decoding.config import MAX_SEQUENCES, GenerationConfig
 from pipelines.generation.decoding.guide import Constraint, Grammar, GrammarCompiler
 from pipelines.generation.decoding.request import Answer, DecodeRequest
-from pipelines.generation.open import open_engine
+from pipelines.generation.open import open_engine, open_stack
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.slots.engine import SlotEngine
 from pipelines.misfit import require
@@ -125,7 +126,8 @@ class Generator:
     """A loaded generative model; thread-safe.
 
     `defaults` is the config that `transformers.pipeline` decodes with for this checkpoint and task. `window` is the
-    most tokens that a decoder's prompt and answer have together, at most a slot's `max_tokens`.
+    most tokens that a decoder's prompt and answer have together, at most a slot's `max_tokens`. `adapters` are
+    those that may change an answer: row's `adapter` is a place in them, from 1 on.
     """
 
     def __init__(
@@ -135,6 +137,7 @@ class Generator:
         slots: SlotsConfig,
         task_defaults: Mapping[str, Any],
         compiler: CompilerOf | None = None,
+        adapters: Mapping[str, Path] | None = None,
     ) -> None:
         self.tokenizer = Tokenizer(artifact)
         self._model = artifact.generation_config()
@@ -151,7 +154,9 @@ class Generator:
         self._vocabulary = int(artifact.config()["vocab_size"])
         # Slots longer than the window would never be full; on a device they would have memory all the same.
         slots = replace(slots, max_tokens=max(2, min(slots.max_tokens, self.window)))
-        self._engine = open_engine(artifact, session, slots)
+        stack = open_stack(artifact, session, adapters) if adapters else None
+        self.adapters = () if stack is None else stack.adapters
+        self._engine = open_engine(artifact, session, slots, stack)
         self._turn_tokens = slots.turn_tokens
         self._compiler = None if compiler is None else compiler(artifact, self.defaults.eos_token_id)
         if isinstance(self._engine, SlotEngine):
@@ -248,11 +253,19 @@ class GeneratorPipeline(Pipeline[InputT, ParametersT, DecodeRequestT, Answer]):
 
     def __init__(self, artifact: ModelArtifact, generator: Generator) -> None:
         super().__init__(artifact)
-        self.generator = generator
+        self.generator, self.adapter = generator, 0
 
     @property
     def tokenizer(self) -> Tokenizer:
         return self.generator.tokenizer
+
+    def adapted(self) -> dict[str, Self]:
+        """They share everything with this one; a pipeline of an adapter has none."""
+        found: dict[str, Self] = {}
+        for number, described in enumerate(() if self.adapter else self.generator.adapters, start=1):
+            found[described.name] = one = copy(self)
+            one.adapter, one.artifact = number, replace(self.artifact, served_as=described.name, adapter=described)
+        return found
 
     def forward(self, rows: Sequence[DecodeRequestT]) -> list[Answer]:
         return self.generator.run(rows)

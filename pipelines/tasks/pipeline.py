@@ -88,6 +88,10 @@ class Pipeline(ABC, Generic[InputT, ParametersT, RowT, OutputT]):
         """
         raise InvalidInputError(f"stream is true; {self.task} answers at once: allowed is false")
 
+    def adapted(self) -> "Mapping[str, Pipeline[Any, Any, Any, Any]]":
+        """For each adapter that is loaded beside the model, by name, a pipeline that answers with it."""
+        return {}
+
     def parameters(self, given: Mapping[str, Any]) -> ParametersT:
         """The task's parameters from a mapping; raises InvalidInputError or UnusedParametersError."""
         return self.parameters_type.from_mapping(given)

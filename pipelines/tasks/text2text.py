@@ -7,6 +7,7 @@ import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 from msgspec.structs import force_setattr
@@ -97,10 +98,16 @@ class Text2TextPipeline(GeneratorPipeline[str, ParametersT, DecodeRequest]):
 
     answer_key: ClassVar[str]
 
-    def __init__(self, artifact: ModelArtifact, config: SessionConfig, slots: SlotsConfig | None = None) -> None:
+    def __init__(
+        self,
+        artifact: ModelArtifact,
+        config: SessionConfig,
+        slots: SlotsConfig | None = None,
+        adapters: Mapping[str, Path] | None = None,
+    ) -> None:
         template = artifact.manifest.prompt_template
         defaults = _DEFAULTS if template is None else _INSTRUCT_DEFAULTS
-        super().__init__(artifact, Generator(artifact, config, slots or SlotsConfig(), defaults))
+        super().__init__(artifact, Generator(artifact, config, slots or SlotsConfig(), defaults, adapters=adapters))
         if template is None and not self.generator.encodes_source:
             raise ArtifactError(f"{artifact.path} is a decoder-only model without a prompt template; export it again")
         self._template = None if template is None else PromptTemplate(template, self.tokenizer)
@@ -200,7 +207,8 @@ class Text2TextPipeline(GeneratorPipeline[str, ParametersT, DecodeRequest]):
         ids = self._template.encode({**task.fields, "text": text}, window - answer if cut else None)
         remedy = "" if cut else ", or parameters.truncation: longest_first"
         resolved = self.generator.resolved(config, len(ids), asked, remedy)
-        return DecodeRequest(tuple(ids), resolved, seed=_seed(search), stop=self._ends_at(len(ids), resolved))
+        stop = self._ends_at(len(ids), resolved)
+        return DecodeRequest(tuple(ids), resolved, seed=_seed(search), stop=stop, adapter=self.adapter)
 
     def _ends_at(self, prompt_tokens: int, config: GenerationConfig) -> StopCriterion | None:
         """A criterion that ends an instruct model's answer before its end of sequence; None: no criterion."""

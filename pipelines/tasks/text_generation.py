@@ -1,8 +1,9 @@
 """Text generation: the model continues a prompt; the answer comes at once or token by token."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
 
 from msgspec import Meta
@@ -114,8 +115,10 @@ class TextGenerationPipeline(GeneratorPipeline[str, TextGenerationParameters, Pr
         config: SessionConfig,
         slots: SlotsConfig | None = None,
         compiler: CompilerOf | None = None,
+        adapters: Mapping[str, Path] | None = None,
     ) -> None:
-        super().__init__(artifact, Generator(artifact, config, slots or SlotsConfig(), _DEFAULTS, compiler))
+        slots = slots or SlotsConfig()
+        super().__init__(artifact, Generator(artifact, config, slots, _DEFAULTS, compiler, adapters))
         if self.generator.defaults.num_beams > 1:
             raise ArtifactError(f"{artifact.path}: generation_config.json sets num_beams, which cannot be streamed")
         if artifact.config().get("prefix") or self.generator.prefix_of(self.task):
@@ -208,6 +211,7 @@ class TextGenerationPipeline(GeneratorPipeline[str, TextGenerationParameters, Pr
             logprobs=parameters.wants_details or parameters.best_of > 1,
             top_tokens=parameters.top_n_tokens,
             prompt_logprobs=parameters.decoder_input_details,
+            adapter=self.adapter,
             text=text,
         )
 

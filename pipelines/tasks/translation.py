@@ -1,6 +1,8 @@
 """Translation: a text becomes the same text in another language."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, TypedDict
 
 from msgspec import Meta
@@ -49,8 +51,14 @@ class TranslationPipeline(Text2TextPipeline[TranslationParameters]):
     parameters_type = TranslationParameters
     answer_key = "translation_text"
 
-    def __init__(self, artifact: ModelArtifact, config: SessionConfig, slots: SlotsConfig | None = None) -> None:
-        super().__init__(artifact, config, slots)
+    def __init__(
+        self,
+        artifact: ModelArtifact,
+        config: SessionConfig,
+        slots: SlotsConfig | None = None,
+        adapters: Mapping[str, Path] | None = None,
+    ) -> None:
+        super().__init__(artifact, config, slots, adapters)
         self._directions = {
             task: Framing(self.generator.defaults_of(task), self._prefix(task))
             for task in self.generator.tasks

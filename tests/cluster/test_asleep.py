@@ -5,6 +5,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ RARE, WARM = "text-classification", "token-classification"
 N_REQUESTS = 100
 IDLE_S = 4
 PATIENCE_S = 90.0
+LOOK_S = 8
 
 
 @pytest.fixture(scope="module")
@@ -33,16 +35,23 @@ def grpc_port() -> int:
     return spare_port()
 
 
-@pytest.fixture(scope="module")
-def serving(models: dict[str, Path], grpc_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def write(folder: Path, models: dict[str, Path], **scaling: Any) -> Path:
     """RARE may sleep, WARM may not; both scale on a service level."""
-    file = write_cluster(tmp_path_factory.mktemp("asleep"), {task: models[task] for task in (RARE, WARM)})
+    file = write_cluster(folder, {task: models[task] for task in (RARE, WARM)})
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     for task, least in ((RARE, 0), (WARM, 1)):
         kwargs = {"slo_ms": 2000, "zero_after_s": IDLE_S, "down_after_s": IDLE_S}
         policy = {"policy_function": AUTOSCALER, "policy_kwargs": kwargs}
-        scaling = {"min_replicas": least, "max_replicas": 2, "policy": policy}
-        deployment_of(task, content)["autoscaling_config"] = scaling
+        of_task = {"min_replicas": least, "max_replicas": 2, "policy": policy, **scaling}
+        deployment_of(task, content)["autoscaling_config"] = of_task
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def serving(models: dict[str, Path], grpc_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    file = write(tmp_path_factory.mktemp("asleep"), models)
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
     set_ingress(content, grpc_port=grpc_port)
     file.write_text(yaml.safe_dump(content), encoding="utf-8")
     serving = Serving.start(file)
@@ -137,3 +146,21 @@ def test_a_deadline_holds_while_it_starts(serving: Serving) -> None:
         f"{serving.url}/{RARE}", json={"inputs": "a"}, headers={"x-request-timeout-seconds": "0.5"}, timeout=30
     )
     assert (late.status_code, late.json()["error_type"]) == (408, "timeout")
+
+
+def test_a_request_wakes_it_at_once_however_seldom_ray_serve_looks_and_reports(
+    models: dict[str, Path], tmp_path: Path, closing: ExitStack
+) -> None:
+    """By itself its controller would look three times until a replica answers, and learn of the request after a report
+    that has not counted it.
+    """
+    file = write(tmp_path, models, metrics_interval_s=60.0)
+    seldom = closing.enter_context(Serving.start(file, RAY_SERVE_CONTROL_LOOP_INTERVAL_S=str(LOOK_S)))
+    seldom.wait_until_ready()
+    time.sleep(2)  # the proxy counts no request meanwhile
+
+    deadline = {"x-request-timeout-seconds": str(2 * LOOK_S)}
+    answer = httpx.post(f"{seldom.url}/{RARE}", json={"inputs": "a"}, headers=deadline, timeout=PATIENCE_S)
+
+    assert answer.status_code == 200
+    assert seldom.stop() == 0, "\n".join(seldom.lines)

@@ -23,6 +23,7 @@ from tests.cluster.serving import READY_S, STOP_S, Serving, left_over, write_clu
 
 pytestmark = pytest.mark.cluster
 CLASSIFY, GENERATE = "text-classification", "text-generation"
+REPLICA_PORTS = range(30_000, 31_000)
 TOKENS = 200
 """Of an answer of the generator."""
 
@@ -158,7 +159,16 @@ def test_what_dies_comes_back_and_what_has_begun_goes_on(
 
     (generator,) = replicas(serving, GENERATE)
     inside = Inside(serving)
-    with Asking(serving.url, "POST", f"/{CLASSIFY}", classify) as asking:
+    (own_url,) = [
+        f"http://127.0.0.1:{one.laddr.port}"
+        for one in generator.net_connections("tcp")
+        if one.status == psutil.CONN_LISTEN and one.laddr.port in REPLICA_PORTS
+    ]
+    with (
+        Asking(serving.url, "POST", f"/{CLASSIFY}", classify) as asking,
+        Asking(serving.url, "GET", "/ready") as ready,
+        Asking(own_url, "GET", "/-/healthz") as health,
+    ):
         change(path, threads=2)  # another session: as another model
         serving.process.send_signal(signal.SIGUSR1)
         until(lambda: len(replicas(serving, GENERATE)) == 2)
@@ -167,7 +177,8 @@ def test_what_dies_comes_back_and_what_has_begun_goes_on(
         assert generator.is_running()
         assert is_whole(inside.answer())
         serving.wait_for(f"applied {path}", times=2)
-    assert set(asking.seen) == set(new.seen) == {200}
+    assert set(asking.seen) == set(new.seen) == set(ready.seen) == {200}
+    assert 503 not in health.seen, "HAProxy keeps the old replica until it knows the new one"
 
     once = {"inputs": "a", "parameters": {"max_new_tokens": 1}}
     before = replicas(serving, GENERATE)

@@ -66,7 +66,7 @@ def test_a_source_becomes_the_arguments_of_its_export(tmp_path: Path) -> None:
     [
         (
             {"modle": "m"},
-            "user_config of translation has no key 'modle' (did you mean 'model'?); allowed: allow_unverified,",
+            "user_config of translation has no key 'modle' (did you mean 'model'?); allowed: adapters, allow_",
         ),
         ({}, "user_config of translation: model is missing; allowed: a text"),
         (None, "user_config of translation is null; allowed: a mapping"),

@@ -31,6 +31,7 @@ class Serve:
         self.answering.set()
         self.describing = True
         self.without_replicas = "UNHEALTHY"
+        self.adapters: dict[str, list[dict[str, Any]]] = {}
         self.error: Exception | None = None
         self._inside = threading.Lock()
 
@@ -64,7 +65,8 @@ class Serve:
         self.describe_calls += 1
         while not self.describing:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        return {"id": task.partition(".")[2] or f"someone/{task}"}
+        adapters = {"adapters": self.adapters[task]} if task in self.adapters else {}
+        return {"id": task.partition(".")[2] or f"someone/{task}", **adapters}
 
 
 def application(task: str, replicas: int, status: str = "UNHEALTHY") -> Any:
@@ -398,3 +400,28 @@ def test_the_calls_of_grpc_that_belong_to_no_replica(serve: Serve) -> None:
     assert "has no version '2'" in call("ModelMetadata", 404, name="text-generation", version="2")["error"]
     unknown = asyncio.run(Client().post("/grpc/ModelConfig", content_type="application/grpc"))
     assert (unknown.status_code, "'ModelConfig' is not served; allowed: ServerLive" in unknown.text) == (405, True)
+
+
+def test_an_adapter_is_listed_and_found_by_its_name_wherever_models_are(serve: Serve) -> None:
+    pirate = {"name": "pirate", "base": "b", "version": "0123456789ab", "rank": 16, "memory_bytes": 2**20}
+    serve.adapters = {"text-generation": [pirate]}
+    client = Client()
+
+    async def scenario() -> list[httpx.Response]:
+        listed = ("/", "/catalog/text-generation/v1/models", "/v2/repository/index")
+        found = ("/v2/models/pirate/infer", "/models/pirate/v1/completions", "/v2/models/nobody")
+        return [await client.get(path) for path in (*listed, *found)]
+
+    catalog, cards, index, inference, completion, nobody = asyncio.run(scenario())
+    (entry,) = catalog.json()["tasks"][1]["others"]
+    assert (entry["name"], entry["route"], entry["replicas"]) == ("pirate", "/text-generation/pirate", 1)
+    own = {"id": "pirate", "version": "0123456789ab", "memory_bytes": 2**20, "rank": 16}
+    assert entry["model"] == {**own, "adapter_of": "someone/text-generation", "adapters": []}
+    assert [card["id"] for card in cards.json()["data"]] == ["someone/text-generation", "text-generation", "pirate"]
+    assert {one["name"]: one["state"] for one in index.json()}["pirate"] == "READY"
+    for response, location in (
+        (inference, "/text-generation/pirate/v2/models/pirate/infer"),
+        (completion, "/text-generation/pirate/v1/completions"),
+    ):
+        assert str(response.url.join(response.headers["location"])) == f"http://gateway{location}"
+    assert "allowed: text-classification, text-generation, pirate" in nobody.json()["error"]

@@ -13,12 +13,12 @@ only its replicas know. They get the others' with each request, and answer 404 o
 
 import json
 
-from deployments.http.request import OTHERS_HEADER
+from deployments.http.request import MODEL_HEADER, OTHERS_HEADER
 from deployments.ingress.lines import MODEL, MODEL_PREFIX, MODELS, PREFIX, TASK, Lines
 from deployments.ingress.model_rules.traffic import PARTS
 from deployments.ingress.node import TRAFFIC
 
-HEADER = "x-model"
+HEADER = MODEL_HEADER
 ASKED_TASK, CHOSEN, SPLIT, _DRAW, _BOUND, _CLIENT = (
     f"txn.sextet_{name}" for name in ("several", "model", "split", "draw", "bound", "stays")
 )

@@ -25,10 +25,12 @@ def mount(pipeline: Pipeline[Any, Any, Any, Any], platform: Platform | None) -> 
     manifest = pipeline.artifact.manifest
     template = ChatTemplate(manifest.chat_template, completion.tokenizer) if manifest.chat_template else None
     format = CallFormat.of(manifest.chat_template or "") if template is not None and template.knows_tools else None
-    card, completions = model_card(pipeline.artifact.name), Completions(completion)
+    completions = Completions(completion)
+    cards = {name: model_card(name) for name in (pipeline.artifact.name, *pipeline.adapted())}
     return Mounted(
         {CHAT: ChatCompletions(completion, template, format), COMPLETIONS: completions},
-        {MODELS: {"object": "list", "data": [card]}, f"{MODELS}/{card['id']}": card},
+        {MODELS: {"object": "list", "data": list(cards.values())}}
+        | {f"{MODELS}/{name}": card for name, card in cards.items()},
         prefix="/v1/",
         errors=completions,
     )

@@ -108,17 +108,19 @@ class OpenAi(Protocol):
         self.model = pipeline.artifact.name
 
     def check_model(self, name: str | None, headers: Mapping[str, str]) -> None:
-        """Raise RouteNotFoundError for a model that the task does not have, where the ingress says that it has others.
+        """Raise RouteNotFoundError for a model that the task does not have, where it has adapters, or the ingress says
+        that it has others.
 
         It has sent a request for one of those there, unless the body is larger than what it looks at: MovedError.
         """
         listed = headers.get(OTHERS_HEADER)
-        if listed is None or name is None or name in (self.model, self.pipeline.task):
+        named = (self.model, self.pipeline.task, *self.adapted)
+        if (listed is None and not self.adapted) or name is None or name in named:
             return
-        others = listed.split()
+        others = [] if listed is None else listed.split()
         if name in others:
             raise MovedError(f"the model {name} is elsewhere", f"/{self.pipeline.task}/{name}{self.path}")
-        allowed = ", ".join((self.model, self.pipeline.task, *others))
+        allowed = ", ".join((*named, *others))
         raise RouteNotFoundError(f"there is no model {shown(name)}; allowed: {allowed}")
 
     def request(
@@ -130,6 +132,7 @@ class OpenAi(Protocol):
             is_list,
             body.stream,
             self.renamed["inputs"],
+            model=body.model,
             id=self.prefix + secrets.token_hex(12),
             include_usage=body.stream_options is not None and body.stream_options.include_usage,
         )

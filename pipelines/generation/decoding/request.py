@@ -1,7 +1,8 @@
 """DecodeRequest: a prompt in token ids with its decoding parameters; Step, Generation and Answer: its result."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pipelines.generation.decoding.config import GenerationConfig
 from pipelines.generation.decoding.guide import Grammar
@@ -16,6 +17,14 @@ def not_cancelled() -> bool:
     return False
 
 
+class CacheKey(NamedTuple):
+    """What two requests must have in common before they share the cache of a prefix."""
+
+    source: tuple[int, ...] = ()
+    salt: str = ""
+    adapter: int = 0
+
+
 @dataclass(frozen=True)
 class DecodeRequest:
     """One prompt and all that decides its answer; a row of a batch.
@@ -24,7 +33,7 @@ class DecodeRequest:
     `top_tokens` is the number of most likely tokens to report at each step; it and `prompt_logprobs` need `logprobs`.
     `prompt_top` is the number of most likely tokens to report beside each prompt token, with its rank; None: neither.
     `grammar` is what each sequence of the answer is held to. The prefix cache is shared with requests of the same
-    `cache_salt` only.
+    `cache_salt` only. `adapter` is the number of the adapter that changes the model, 0 for none.
     """
 
     prompt: tuple[int, ...]
@@ -38,11 +47,11 @@ class DecodeRequest:
     prompt_top: int | None = None
     grammar: Grammar | None = None
     cache_salt: str = ""
+    adapter: int = 0
 
     @property
-    def cache_key(self) -> Hashable:
-        """What two requests must have in common before they share the cache of a prefix."""
-        return self.source, self.cache_salt
+    def cache_key(self) -> CacheKey:
+        return CacheKey(self.source, self.cache_salt, self.adapter)
 
     @property
     def n_tokens(self) -> int:

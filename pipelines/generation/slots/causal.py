@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import onnxruntime
 
 from pipelines.errors import ArtifactError
+from pipelines.generation.adapters.graph import PREFIX
+from pipelines.generation.adapters.stack import AdapterStack
 from pipelines.generation.decoding.step_logits import HostLogits, StepLogits
 from pipelines.generation.slots.device.captured_steps import CapturedSteps
 from pipelines.generation.slots.device.logits import DeviceLogits, LogitsReader
@@ -27,14 +29,23 @@ class CausalSlots:
     """Raises ArtifactError for a graph that is no slot graph. Not thread-safe: one thread may read at a time.
 
     `on_device` keeps cache and logits where ONNX Runtime alone reaches them; None: where they are not in CPU memory.
-    Where the session `captures`, so are steps of one token (see slots.device.captured_steps).
+    Where the session `captures`, so are steps of one token (see slots.device.captured_steps). `stack` feeds a graph
+    with adapters, in CPU memory.
     """
 
-    def __init__(self, session: InferenceSession, slots: int, max_tokens: int, on_device: bool | None = None) -> None:
+    def __init__(
+        self,
+        session: InferenceSession,
+        slots: int,
+        max_tokens: int,
+        on_device: bool | None = None,
+        stack: AdapterStack | None = None,
+    ) -> None:
         self.slots, self.max_tokens, self.reads_ahead = slots, max_tokens, True
+        self.adapters, self._stack = np.zeros(slots, np.int64), stack
         self._session = session
         *axes, vocab = session.output_shapes["logits"]
-        caches = [name for name in session.input_names if name not in _FED]
+        caches = [name for name in session.input_names if name not in _FED and not name.startswith(PREFIX)]
         if not isinstance(vocab, int) or not caches or "seqlens_k" not in session.input_names:
             raise ArtifactError(f"{session.name} does not keep its cache in slots; export it again")
         self.vocab = vocab
@@ -91,6 +102,8 @@ class CausalSlots:
         feeds |= {name: np.asarray(length, np.int32) for name, length in longest.items()}
         feeds["logits_at"] = logits_at if columns is None else columns
         binding = self._binding(first, rows)
+        if self._stack is not None:
+            self._stack.bind(binding, self.adapters[first : first + rows], tokens)
         for name in _FED:
             if name in self._session.input_names:
                 binding.bind_cpu_input(name, feeds[name])
@@ -125,7 +138,7 @@ class CausalSlots:
     def _bind_caches(self, first: int, rows: int) -> "onnxruntime.IOBinding":
         binding = self._session.binding()
         for name in self._session.input_names:
-            if name not in _FED:
+            if name in self._cache.dtypes:
                 place = self._cache.place(name, first, rows)
                 binding.bind_input(name, *place)
                 binding.bind_output(name.replace("past_key_values", "present", 1), *place)

@@ -44,7 +44,7 @@ class SlotEngine(DecodeEngine[Decoding]):
         self._model, self._chunk_tokens = model, prefill_chunk_tokens
         self._prefix_cache = turns.prefix_cache
         self._turns = Turns(turns.turn_tokens, model.slots if turns.max_paused is None else turns.max_paused)
-        self._table = SlotTable(model.slots, model.max_tokens)
+        self._table = SlotTable(model.slots, model.max_tokens, model.adapters)
         self.cache = self._table.state
         self._prefilling: deque[Decoding] = deque()
         self._decoding: list[Decoding] = []

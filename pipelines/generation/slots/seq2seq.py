@@ -85,6 +85,7 @@ class Seq2SeqSlots:
         on_device: bool | None = None,
     ) -> None:
         self.slots, self.max_tokens, self.vocab = slots, max_tokens, sessions.vocab
+        self.adapters = np.zeros(slots, np.int64)
         self.reads_ahead = False  # a read of several tokens is one run for each of them
         self._sessions, self._decoder, self._longest = sessions, sessions.decoder, max_source_tokens
         self.run_tokens = RUN_TOKENS[self._decoder.memory]

@@ -36,6 +36,10 @@ class SlotModel(Protocol):
         """As many padding tokens cost as much as a read of its own."""
 
     @property
+    def adapters(self) -> np.ndarray:
+        """(slots,) int64: the number of the adapter by which each slot is read, 0 for none. The engine writes it."""
+
+    @property
     def reads_ahead(self) -> bool:
         """Whether a read of several tokens of one row costs little more than one of a single token."""
 

@@ -8,11 +8,12 @@ a token that was read alone, as those of answers are, differ in their last bits.
 argmax, and an answer would depend on earlier requests.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from pipelines.generation.decoding.request import CacheKey
 from pipelines.generation.engine import CacheState
 
 
@@ -22,20 +23,22 @@ class Held:
 
     ids: np.ndarray
     chunked: int
-    key: Hashable
+    key: CacheKey | None
 
 
 class SlotTable:
     """The slots and their contents, as far as a later sequence can reuse them.
 
     Sequences with the same key (`DecodeRequest.cache_key`) share prefixes. None is nobody's key: nothing to reuse.
+    In `adapters`, (slots,) int64, it says by which adapter each taken slot is read, and 0 of free ones.
     """
 
-    def __init__(self, slots: int, max_tokens: int) -> None:
+    def __init__(self, slots: int, max_tokens: int, adapters: np.ndarray | None = None) -> None:
         self.lengths = np.zeros(slots, np.int64)  # tokens that each slot holds
         self._chunked = np.zeros(slots, np.int64)  # how many of them, from the first on, were read in prefill chunks
         self._ids = np.zeros((slots, max_tokens), np.int64)  # their ids
-        self._keys: list[Hashable] = [None] * slots
+        self._keys: list[CacheKey | None] = [None] * slots
+        self._adapters = np.zeros(slots, np.int64) if adapters is None else adapters
         self._taken: set[int] = set()
         self._used = np.zeros(slots, np.int64)  # when each was given back: the count of returns then
         self._given_back = 0
@@ -59,7 +62,7 @@ class SlotTable:
         self._reused_tokens += reused
         return reused
 
-    def shared(self, key: Hashable, ids: Sequence[int]) -> np.ndarray:
+    def shared(self, key: CacheKey, ids: Sequence[int]) -> np.ndarray:
         """The length of the prefix of the prompt `ids` that each slot holds, in tokens: (slots,) int64."""
         wanted = np.asarray(ids, np.int64)
         differs = self._ids[:, : len(wanted)] != wanted
@@ -68,7 +71,7 @@ class SlotTable:
         counts[[held != key for held in self._keys]] = 0
         return counts
 
-    def key(self, slot: int) -> Hashable:
+    def key(self, slot: int) -> CacheKey | None:
         """The key of the content of a slot; None where `open` must come first."""
         return self._keys[slot]
 
@@ -86,6 +89,7 @@ class SlotTable:
 
         chosen = min(set(range(len(self.lengths))) - self._taken, key=cost)
         self._taken.add(chosen)
+        self._set_key(chosen, self._keys[chosen])
         return chosen
 
     def hole(self) -> tuple[int, int] | None:
@@ -100,10 +104,12 @@ class SlotTable:
     def move(self, source: int, target: int) -> None:
         """Exchange a taken slot for a free one."""
         self._taken.add(target)
+        self._set_key(target, self._keys[target])
         self.give_back(source)
 
     def give_back(self, slot: int) -> None:
         self._taken.remove(slot)
+        self._adapters[slot] = 0
         self._given_back += 1
         self._used[slot] = self._given_back
 
@@ -116,16 +122,17 @@ class SlotTable:
         """Set the content of a slot to a saved one."""
         length = len(held.ids)
         self._ids[slot, :length] = held.ids
-        self.lengths[slot], self._chunked[slot], self._keys[slot] = length, held.chunked, held.key
+        self.lengths[slot], self._chunked[slot] = length, held.chunked
+        self._set_key(slot, held.key)
 
-    def open(self, slot: int, key: Hashable) -> None:
+    def open(self, slot: int, key: CacheKey) -> None:
         """Set the key of a slot, which holds no tokens then."""
-        self._keys[slot] = key
+        self._set_key(slot, key)
         self.cut(slot, 0)
 
     def forget(self, slot: int) -> None:
         """Clear a slot: no sequence may reuse its content."""
-        self._keys[slot] = None
+        self._set_key(slot, None)
         self.cut(slot, 0)
 
     def cut(self, slot: int, length: int) -> None:
@@ -160,4 +167,9 @@ class SlotTable:
         self._chunked[targets] = np.minimum(self._chunked[sources], tokens)
         held = [self._keys[source] for source in sources]
         for target, key in zip(targets, held, strict=True):
-            self._keys[target], self.lengths[target] = key, tokens
+            self._set_key(target, key)
+            self.lengths[target] = tokens
+
+    def _set_key(self, slot: int, key: CacheKey | None) -> None:
+        self._keys[slot] = key
+        self._adapters[slot] = key.adapter if key is not None and slot in self._taken else 0

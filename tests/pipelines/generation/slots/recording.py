@@ -43,7 +43,7 @@ class RecordingDecoder:
         self._decoder = decoder
         self.slots, self.max_tokens, self.vocab = decoder.slots, decoder.max_tokens, decoder.vocab
         self.run_tokens, self._prompt_tokens = decoder.run_tokens, 0
-        self.reads_ahead = decoder.reads_ahead
+        self.reads_ahead, self.adapters = decoder.reads_ahead, decoder.adapters
         self.reads: list[tuple[int, int]] = []
         self.copies: list[tuple[int, int]] = []
         self.opened: list[tuple[int, int]] = []

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipelines.errors import InvalidInputError
 from pipelines.generation.decoding.config import GenerationConfig
-from pipelines.generation.decoding.request import DecodeRequest
+from pipelines.generation.decoding.request import CacheKey, DecodeRequest
 from pipelines.generation.plain.engine import PlainEngine
 from pipelines.generation.slots.causal import CausalSlots
 from pipelines.generation.slots.engine import SlotEngine
@@ -184,7 +184,7 @@ def test_a_slot_is_taken_once_and_is_said_to_hold_what_it_holds(data: st.DataObj
     taken: list[int] = []
     for _ in range(data.draw(st.integers(1, 12))):
         wanted = data.draw(st.lists(st.integers(0, 1), min_size=1, max_size=8))
-        shared = table.shared((), wanted)
+        shared = table.shared(CacheKey(), wanted)
         for slot, ids in lists.items():
             common = 0
             while ids is not None and common < min(len(ids), len(wanted)) and ids[common] == wanted[common]:
@@ -195,7 +195,7 @@ def test_a_slot_is_taken_once_and_is_said_to_hold_what_it_holds(data: st.DataObj
             assert slot not in taken
             taken.append(slot)
             if lists[slot] is None:
-                table.open(slot, ())
+                table.open(slot, CacheKey())
             table.cut(slot, int(shared[slot]))
             table.append(slot, np.asarray(wanted[shared[slot] :], np.int64))
             lists[slot] = wanted
