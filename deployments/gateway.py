@@ -10,6 +10,7 @@ GET /v2, /v2/health/live, /v2/health/ready    the server, as the Open Inference 
 GET, POST /v2/repository/index                the models, as Triton lists them
 GET /v2/models/[<model>/]stats                what they have done, as Triton counts it; HAProxy: /v2/repository/...
 POST /grpc/<call>                             calls of gRPC that belong to no model's replica
+GET /catalog/<task>[/<model>][/<adapter>]     one model: its card, parity, labels, replicas (console/models.py)
 GET /catalog/<task>/v1/models[/<name>]        the models of a task with several, as OpenAI lists them; clients ask
                                               /<task>/v1/models
 
@@ -22,6 +23,7 @@ import asyncio
 import posixpath
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import quote
@@ -32,11 +34,13 @@ from starlette.responses import Response
 from deployments.cluster.catalog import Catalog
 from deployments.config import SEPARATOR, model_of, task_of
 from deployments.console.live import LiveView
+from deployments.console.models import model_page
 from deployments.console.page import page
 from deployments.http.errors import Failure, RouteNotFoundError
 from deployments.http.request import Route, Timings
 from deployments.ingress.config import IngressConfig
 from deployments.ingress.model_rules.aliases import of_path
+from deployments.ingress.model_rules.shares import split_of
 from deployments.protocols.open_inference import index_entry, server_metadata
 from deployments.protocols.open_inference_grpc.server import PREFIX, ServerCalls, application_of
 from deployments.protocols.openai.errors import failure_body
@@ -49,7 +53,7 @@ from pipelines.tasks import TASKS
 METHODS = "GET, HEAD"
 INDEX = "/v2/repository/index"
 OnEnding = Callable[[Callable[[float], None]], None]
-OF_OPENAI = ("/v1/", "/catalog/")
+OF_OPENAI = re.compile(r"(/catalog/[^/]+)?/v1/")
 ALIASES = ("/v2/models/<task>/...", "/models/<id>/...")
 
 
@@ -85,7 +89,7 @@ class Gateway:
             response = await self._answer(request, route)
         except Exception as error:
             failure = Failure.of(error)
-            response = failure.response(failure_body(failure) if route.path.startswith(OF_OPENAI) else None)
+            response = failure.response(failure_body(failure) if OF_OPENAI.match(route.path) else None)
         response.raw_headers += timings.headers()
         return response
 
@@ -104,6 +108,9 @@ class Gateway:
         if found := re.fullmatch(r"/catalog/([^/]+)/v1/models(?:/(.+))?", route.path):
             route.require_method(METHODS)
             return await self._models_of(found[1], found[2])
+        if found := re.fullmatch(r"/catalog((?:/[^/]+){1,3})", route.path):
+            route.require_method(METHODS)
+            return await self._model(found[1])
         if route.path not in self._pages:
             raise RouteNotFoundError(f"{route.url_path} does not exist; routes: {', '.join(self._listed())}")
         route.require_method(f"{METHODS}, POST" if route.path == INDEX else METHODS)
@@ -217,6 +224,24 @@ class Gateway:
         if name not in cards:
             raise RouteNotFoundError(f"there is no model {shown(name)}; allowed: {', '.join(cards)}")
         return _json(cards[name])
+
+    async def _model(self, route: str) -> Response:
+        """The page of the model, or of the adapter, that clients ask at `route`."""
+        standings = await self._catalog.standings()
+        applications = {_route(one): one for one in standings}
+        base, _, name = route.rpartition("/")
+        application = applications.get(route) or applications.get(base)
+        said = await self._catalog.details(application) if application else None
+        adapters = {one["name"]: one for one in (said or {}).get("adapters", ())}
+        if application is None or (route not in applications and name not in adapters):
+            routes = [*applications, *(f"{_route(one)}/{adapter}" for one, adapter in await self._adapters())]
+            allowed = ", ".join(one[1:] for one in routes) or "none"
+            raise RouteNotFoundError(f"there is no model {shown(route[1:])}; allowed: {allowed}")
+        task = task_of(application)
+        others = {other for one in standings if task_of(one) == task and (other := model_of(one)) is not None}
+        adapter = None if route in applications else adapters[name]
+        page = partial(model_page, application, standings[application], said, split_of(task), others, adapter)
+        return _json(await asyncio.to_thread(page))  # a large card takes a while
 
     async def _openapi(self, request: Request) -> Response:
         from deployments.openapi import document  # imports every pipeline: only for those who ask

@@ -1,5 +1,6 @@
 """The OpenAPI 3.1 document of the HTTP API, derived from the classes that parse requests and from the tasks."""
 
+import re
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Annotated
@@ -8,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from deployments.cluster.platform import Platform
+from deployments.console.models import ModelPage
 from deployments.http.errors import STATUSES
 from deployments.protocols.protocol import Operation, modules
 from pipelines.schema import Schema, components
@@ -18,6 +20,9 @@ PAGES = (
     Operation("/", "The tasks, their models, and whether they are ready; the console for browsers."),
     Operation("/health", "200 as long as the process is up."),
     Operation("/ready", "200 when every task has a ready replica, else 503 with those that have not."),
+    Operation("/live", "What each model does, as server-sent events."),
+    Operation("/catalog/{task}", "The default model of a task, its card among the rest.", answers=(ModelPage,)),
+    Operation("/catalog/{task}/{model}", "The same of another model of the task.", answers=(ModelPage,)),
     Operation("/openapi.json", "This document."),
 )
 ERROR_TYPES = sorted({kind for _, kind in STATUSES.values()} | {"internal"})
@@ -54,11 +59,14 @@ def document(version: str, platform: Platform | None = None) -> Schema:
 def _path(same: Sequence[Operation], schema_of: dict[str, Schema]) -> Schema:
     """One path; several tasks may share it, and each brings its own body."""
     first = same[0]
-    values: Schema = {"enum": list(TASKS)} if first.parameter == "task" else {"type": "string"}
-    in_path = [{"name": first.parameter, "in": "path", "required": True, "schema": values}]
-    parameters = {"parameters": in_path} if first.parameter else {}
+    named: dict[str, Schema] = {"task": {"enum": list(TASKS)}}
+    in_path = [
+        {"name": name, "in": "path", "required": True, "schema": named.get(name, {"type": "string"})}
+        for name in re.findall(r"{(\w+)}", first.path)
+    ]
+    parameters = {"parameters": in_path} if in_path else {}
     if first.body is None:
-        return {"get": {"summary": first.summary, "responses": {"200": {"description": "OK"}}, **parameters}}
+        return {"get": {"summary": first.summary, "responses": _page_responses(first, schema_of), **parameters}}
     content: Schema = {"schema": _any([schema_of[repr(one.body)] for one in same])}
     if first.example is not None and len(same) == 1:
         content["example"] = first.example
@@ -69,6 +77,13 @@ def _path(same: Sequence[Operation], schema_of: dict[str, Schema]) -> Schema:
         "responses": _responses(same, schema_of),
     }
     return {"post": operation | parameters}
+
+
+def _page_responses(page: Operation, schema_of: dict[str, Schema]) -> Schema:
+    if not page.answers:
+        return {"200": {"description": "OK"}}
+    content = {"application/json": {"schema": _any([schema_of[repr(kind)] for kind in page.answers])}}
+    return {"200": {"description": "OK", "content": content}, "404": _failure(404), "503": _failure(503)}
 
 
 def _responses(same: Sequence[Operation], schema_of: dict[str, Schema]) -> Schema:

@@ -6,10 +6,13 @@ from typing import Any
 
 from deployments.ask import get
 from deployments.cluster.processes import resident_bytes
+from pipelines.runtime.artifact import FileDigest, ModelArtifact
 from pipelines.tasks.pipeline import Pipeline
 
 COLUMNS = ("route", "model", "version", "precision", "parity", "memory", "replicas")
 MIB = 2**20
+CARD = "README.md"
+MAX_CARD_BYTES = 65_536
 
 
 def description(pipeline: Pipeline[Any, Any, Any, Any], device: str) -> dict[str, Any]:
@@ -31,6 +34,35 @@ def description(pipeline: Pipeline[Any, Any, Any, Any], device: str) -> dict[str
         "parity": {"passed": manifest.parity.passed, "agreement": manifest.parity.agreement},
         **({"adapters": adapters} if adapters else {}),
     }
+
+
+def details(pipeline: Pipeline[Any, Any, Any, Any], device: str) -> dict[str, Any]:
+    """The description with the whole digest, all of the parity, what was measured, and the card: at most
+    MAX_CARD_BYTES of it, which has `card_bytes` in all. Without a card it is empty.
+    """
+    artifact, manifest = pipeline.artifact, pipeline.artifact.manifest
+    card, card_bytes = _card(artifact)
+    return description(pipeline, device) | {
+        "digest": artifact.digest,
+        "base": manifest.source.base,
+        "parity": asdict(manifest.parity),
+        "metrics": dict(manifest.metrics),
+        "card": card,
+        "card_bytes": card_bytes,
+    }
+
+
+def _card(artifact: ModelArtifact) -> tuple[str, int]:
+    """That of the artifact which was loaded: its folder may hold another one by now."""
+    file, expected = artifact.path / CARD, artifact.manifest.files.get(CARD)
+    try:
+        if expected is None or FileDigest.of(file) != expected:
+            return "", 0
+        with file.open("rb") as opened:
+            content = opened.read(MAX_CARD_BYTES)
+    except OSError:
+        return "", 0
+    return content.decode(errors="ignore"), expected.size
 
 
 def with_adapter(model: Mapping[str, Any], adapter: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from deployments.http.event_stream import EventStream, begun
 from deployments.http.request import Observer, Timings, cache_salt, deadline_of, is_bulk, load_header, read_body
 from deployments.protocols.protocol import Protocol, Reply, Routes, TaskRequest
 from deployments.rest import Rest
-from deployments.served import description
+from deployments.served import description, details
 from pipelines.errors import ConfigurationError, DeadlineExceededError, GenerationError
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.scheduling.scheduler import Row, Scheduler
@@ -212,6 +212,10 @@ class TaskServer:
     def describe(self) -> dict[str, Any]:
         """What the catalog says of this replica's model."""
         return description(self._now.pipeline, self._now.config.device)
+
+    def details(self) -> dict[str, Any]:
+        """What the page of this replica's model shows."""
+        return details(self._now.pipeline, self._now.config.device)
 
     async def statistics(self) -> dict[str, float]:
         """What this replica's model has done: observability/statistics.py."""

@@ -49,7 +49,7 @@ def _listens(port: int) -> bool:
 
 
 def _configuration(nodes: Sequence[str], port: int) -> str:
-    """That file with these nodes, listening on `port` of loopback."""
+    """That file with these nodes, listening on `port` of loopback, without gRPC."""
     before, _, _ = FILE.read_text(encoding="utf-8").partition("    server node1 ")
     servers = "".join(f"    server node{number} {node}\n" for number, node in enumerate(nodes, start=1))
     return re.sub(r"^    bind .*$", f"    bind 127.0.0.1:{port}", before, flags=re.MULTILINE) + servers

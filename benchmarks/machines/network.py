@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from benchmarks.figures.result import ROOT
 from pipelines.errors import SextetError
 
 FOLDERS = Path("/run")  # not below /tmp, which each host has for itself
@@ -96,6 +98,8 @@ class Network:
     def __enter__(self) -> Self:
         if os.geteuid() != 0 or shutil.which("ip") is None:
             raise NetworkError("hosts with addresses of their own need root, and `ip` (Debian's iproute2)")
+        if ROOT.is_relative_to("/tmp") or Path(sys.prefix).is_relative_to("/tmp"):
+            raise NetworkError(f"hosts have a /tmp of their own, and see no program below that of this machine: {ROOT}")
         self.folder = Path(tempfile.mkdtemp(prefix="sextet-", dir=FOLDERS))
         try:
             _ip("link", "add", self._bridge, "type", "bridge")

@@ -82,8 +82,8 @@ class Catalog:
 
     def __init__(self) -> None:
         self._standings = SingleFlight(_standings)
-        self._descriptions: dict[str, SingleFlight[dict[str, Any]]] = {}
-        self._known: dict[str, dict[str, Any]] = {}
+        self._saying: dict[tuple[str, str], SingleFlight[dict[str, Any]]] = {}
+        self._said: dict[tuple[str, str], dict[str, Any]] = {}
         self._counts: dict[str, SingleFlight[list[dict[str, float]]]] = {}
 
     async def readiness(self) -> dict[str, bool]:
@@ -109,8 +109,16 @@ class Catalog:
         Of a model that is asleep, what a replica said last: nobody wakes it to ask.
         """
         ready = {name: one for name, one in (await self.standings()).items() if one.is_ready}
-        described = await asyncio.gather(*(self._description(name, one.asleep) for name, one in ready.items()))
+        described = await asyncio.gather(*(self._says(name, "describe", one.asleep) for name, one in ready.items()))
         return dict(zip(ready, described, strict=True))
+
+    async def details(self, application: str) -> dict[str, Any] | None:
+        """What a replica of an application says for its model's page; None and asleep as in `models`.
+
+        Raises KeyError where there is no such application.
+        """
+        standing = (await self.standings())[application]
+        return await self._says(application, "details", standing.asleep) if standing.is_ready else None
 
     async def statistics(self, applications: Sequence[str]) -> list[dict[str, Any]]:
         """What the replicas of these have done, as Triton's `model_stats`."""
@@ -130,16 +138,18 @@ class Catalog:
         except Exception:  # whatever a replica fails with while it starts or ends
             return []
 
-    async def _description(self, application: str, asleep: bool) -> dict[str, Any] | None:
+    async def _says(self, application: str, what: str, asleep: bool) -> dict[str, Any] | None:
+        """What a replica answers when its method `what` is called."""
+        key = application, what
         if asleep:
-            return self._known.get(application)
-        if application not in self._descriptions:
-            self._descriptions[application] = SingleFlight(partial(_describe, application))
+            return self._said.get(key)
+        if key not in self._saying:
+            self._saying[key] = SingleFlight(partial(_say, application, what))
         try:
-            self._known[application] = await self._descriptions[application].answer(DESCRIBE_TIMEOUT_S)
+            self._said[key] = await self._saying[key].answer(DESCRIBE_TIMEOUT_S)
         except Exception:  # whatever a replica fails with while it starts or ends
             return None
-        return self._known[application]
+        return self._said[key]
 
 
 def _retrieve(call: "asyncio.Future[Any]") -> None:
@@ -160,10 +170,10 @@ async def _standings() -> dict[str, Standing]:
     return found
 
 
-async def _describe(application: str) -> dict[str, Any]:
+async def _say(application: str, what: str) -> dict[str, Any]:
     async with asyncio.timeout(DESCRIBE_TIMEOUT_S):  # a call that hangs must not be the last one
-        described: dict[str, Any] = await serve.get_app_handle(application).describe.remote()
-        return described
+        said: dict[str, Any] = await getattr(serve.get_app_handle(application), what).remote()
+        return said
 
 
 async def _count(application: str) -> list[dict[str, float]]:

@@ -73,7 +73,7 @@ def deploy(config: ServeDeploySchema) -> None:
         )
         client.deploy_apps(config)
     except (RayError, RayServeException, TimeoutError) as error:
-        raise RolloutError(f"Ray Serve did not start: {_reason([str(error)])}") from error
+        raise RolloutError(f"Ray Serve did not start: {reason([str(error)])}") from error
 
 
 def wait(config: ServeDeploySchema, say: Say, raise_if_dead: Callable[[], None]) -> None:
@@ -168,12 +168,17 @@ def _raise_failure(name: str, application: Any, unhealthy_s: float) -> None:
     messages = [application.message, *(one.message for one in application.deployments.values())]
     failed = application.status == "DEPLOY_FAILED" or any("failed to start" in message for message in messages)
     if failed or unhealthy_s > RECOVERY_S:
-        raise RolloutError(f"{name} did not start: {_reason(messages)}")
+        raise RolloutError(f"{name} did not start: {reason(messages)}")
 
 
-def _reason(messages: list[str]) -> str:
-    """The exception in the last line of a traceback in Serve's messages, without its module."""
+def reason(messages: list[str]) -> str:
+    """The exception in the last line of a traceback in Serve's messages, without its module; HAProxy's own alert, where
+    it is HAProxy that did not start.
+    """
     lines = [line.strip() for message in messages for line in message.splitlines() if line.strip()]
+    for line in lines:
+        if alert := re.match(r"\[ALERT\]\s+\(\d+\) : (.*)", line):
+            return f"HAProxy: {alert[1]}"
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit|Interrupt)\b.*:", line)]
     last = errors[-1] if errors else (lines[-1] if lines else "Serve gives no reason")
     return re.sub(r"^[\w.]*\.", "", last)

@@ -7,6 +7,14 @@ export function make(tag, properties = {}, ...children) {
   return element;
 }
 
+/** Put other children in place of those there; where a control of them has the focus, the one at its place gets it. */
+export function refill(place, ...children) {
+  const controls = () => [...place.querySelectorAll("a, button, summary, [tabindex]")];
+  const focused = controls().indexOf(document.activeElement);
+  place.replaceChildren(...children);
+  if (focused >= 0) controls()[focused]?.focus({ preventScroll: true });
+}
+
 /** The elements of `answer`; spans count characters of `text`, and `word` gives the page's words. */
 export function shown(answer, text, word) {
   const items = [answer].flat(Infinity);

@@ -1,14 +1,16 @@
 // The page itself: it builds a task's form from tasks.json, sends what was written there to the public API, and shows the answer.
-import { make, shown } from "./answers.js";
+import { make, refill, shown } from "./answers.js";
 import { addCalls, areComplete, resultFields, shownCalls } from "./calls.js";
-import { showLive } from "./live.js";
+import { client, events, reason } from "./client.js";
+import { liveModels, showLive } from "./live.js";
+import { modelView } from "./model.js";
 import { requestOf, snippets } from "./requests.js";
 import { WORDS } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const origin = new URL(".", location.href).href.replace(/\/$/, "");
 const TIMINGS = ["queue", "tokenization", "inference", "total"];
-const state = { language: chosenLanguage(), tasks: [], task: null, form: null, catalog: [], written: {}, dialect: "curl", history: [], results: {}, running: null, declined: false };
+const state = { language: chosenLanguage(), tasks: [], task: null, form: null, catalog: [], written: {}, dialect: "curl", history: [], results: {}, running: null, route: null, page: null };
 
 function chosenLanguage() {
   try {
@@ -20,6 +22,11 @@ function chosenLanguage() {
 
 const word = (name) => WORDS[state.language][name] ?? name;
 const inLanguage = (texts) => texts[state.language] ?? Object.values(texts)[0];
+const number = (value, digits) => value.toLocaleString(state.language, { minimumFractionDigits: digits, maximumFractionDigits: digits });
+const { send, ask } = client(word);
+const watch = liveModels((signal) => ask(`${origin}/live`, { signal }));
+const changed = (page) => ((state.page = page), showHeading());
+const view = modelView($("page"), { base: origin, ask, watch, number, word, changed });
 const isChat = () => state.form.kind === "chat";
 
 /** What stands in the form: texts by field, and parameters; at first those of its first example. */
@@ -30,29 +37,11 @@ function written() {
 
 const copyOf = (example) => structuredClone({ texts: example.texts, parameters: example.parameters });
 
-// ------------------------------------------------------------------------------------------------ the key
-
-/** A request with the key of this tab, which is asked for where the ingress wants one; `asks` is false once it was declined. */
-async function send(url, options = {}, asks = true) {
-  for (;;) {
-    const key = sessionStorage.getItem("key");
-    const response = await fetch(url, { ...options, headers: { ...options.headers, ...(key ? { authorization: `Bearer ${key}` } : {}) } });
-    if (response.status !== 401) return response;
-    sessionStorage.removeItem("key");
-    const given = asks ? prompt(word("key"))?.trim() : null;
-    if (!given) {
-      state.declined = true;
-      return response;
-    }
-    sessionStorage.setItem("key", given);
-  }
-}
-
 // ------------------------------------------------------------------------------------------------ the catalog
 
 async function loadCatalog() {
   try {
-    const response = await send(`${origin}/`, { headers: { accept: "application/json" } }, !state.declined);
+    const response = await ask(`${origin}/`, { headers: { accept: "application/json" } });
     const catalog = await response.json();
     state.catalog = catalog.tasks;
     $("version").textContent = catalog.version;
@@ -74,13 +63,14 @@ function showState() {
 }
 
 function showTasks() {
-  $("tasks").replaceChildren(
+  refill(
+    $("tasks"),
     ...state.tasks.map((task) => {
       const entry = state.catalog.find((one) => one.task === task.name);
       const status = !entry ? "missing" : entry.asleep ? "asleep" : entry.ready ? "ready" : "starting";
       const button = make("button", { type: "button" }, make("i", { className: status, title: word(status) }), make("b", { textContent: inLanguage(task.title) }), make("code", { textContent: `/${task.name}` }));
-      if (task === state.task) button.setAttribute("aria-current", "page");
-      button.onclick = () => openTask(task);
+      if (task === state.task) button.setAttribute("aria-current", state.route ? "true" : "page");
+      button.onclick = () => go(task.name);
       return button;
     }),
   );
@@ -88,29 +78,65 @@ function showTasks() {
 
 function showModel() {
   const entry = state.catalog.find((one) => one.task === state.task.name);
-  const model = entry?.model;
+  const model = state.route ? null : entry?.model;
+  $("model").hidden = Boolean(state.route);
   $("model").replaceChildren(
-    ...(model ? [model.id, model.architecture, model.precision, model.device, word("longest").replace("{n}", model.max_length.toLocaleString(state.language)), ...entry.others.map((one) => one.route)] : []).map((text) => make("span", { textContent: text })),
+    ...(model ? [model.id, model.architecture, model.precision, model.device, word("longest").replace("{n}", number(model.max_length, 0))] : []).map((text) => make("span", { textContent: text })),
   );
+  const links = [entry, ...(entry?.others ?? [])].filter(Boolean).map((one) => {
+    const link = make("a", { href: `#${one.route}`, textContent: one.route });
+    if (one.route === state.route) link.setAttribute("aria-current", "page");
+    return link;
+  });
+  refill($("models"), ...(links.length ? [make("small", { textContent: word("pages") })] : []), ...links);
+}
+
+// ------------------------------------------------------------------------------------------------ what is shown
+
+/** The hash is a task's name, or the route of a model, /TASK or /TASK/NAME. */
+function follow() {
+  const place = location.hash.slice(1);
+  const task = state.tasks.find((one) => one.name === place.split("/")[place.startsWith("/") ? 1 : 0]) ?? state.task ?? state.tasks[0];
+  if (place.startsWith("/")) openModel(place, task);
+  else openTask(task);
+}
+
+function go(place) {
+  history.pushState(null, "", `#${place}`);
+  follow();
+}
+
+function openModel(route, task) {
+  state.running?.abort();
+  Object.assign(state, { route, task, form: task.forms[0], history: [] });
+  view.open(route);
+  showAll();
+  $("title").focus();
+}
+
+function showHeading() {
+  const title = inLanguage(state.task.title);
+  $("title").textContent = state.route ? (state.page?.model?.id ?? state.route) : title;
+  $("about").textContent = state.route ? title : inLanguage(state.task.summary);
+  document.title = `${$("title").textContent} · Sextet`;
 }
 
 // --------------------------------------------------------------------------------------------------- the form
 
 function openTask(task) {
   state.running?.abort();
-  state.task = task;
-  state.form = task.forms[0];
-  state.history = [];
-  history.replaceState(null, "", `#${task.name}`);
+  Object.assign(state, { route: null, task, form: task.forms[0], history: [] });
+  view.close();
   showAll();
 }
 
 function showAll() {
   document.documentElement.lang = state.language;
   for (const element of document.querySelectorAll("[data-word]")) element.textContent = word(element.dataset.word);
+  for (const element of document.querySelectorAll("[data-label]")) element.ariaLabel = word(element.dataset.label);
   for (const button of document.querySelectorAll("[data-language]")) button.setAttribute("aria-pressed", button.dataset.language === state.language);
-  $("title").textContent = inLanguage(state.task.title);
-  $("about").textContent = inLanguage(state.task.summary);
+  showHeading();
+  for (const element of document.querySelectorAll("#form, .code")) element.hidden = Boolean(state.route);
   $("run").textContent = word("run");
   $("answer").hidden = true;
   $("result").replaceChildren();
@@ -286,31 +312,8 @@ $("form").onsubmit = async (event) => {
 };
 $("stop").onclick = () => state.running?.abort();
 
-async function reason(response) {
-  const text = await response.text();
-  try {
-    const { error } = JSON.parse(text);
-    return `${response.status} · ${error.message ?? error}`;
-  } catch {
-    return `${response.status} · ${text.slice(0, 300)}`;
-  }
-}
-
 function showTimings(pairs, tokens) {
   $("timings").replaceChildren(...pairs.map(([name, value]) => make("span", {}, make("em", { textContent: word(name) }), value)), ...(tokens ? [make("span", {}, make("em", { textContent: word("tokens") }), tokens)] : []));
-}
-
-/** The server-sent events of a response, one decoded payload after the other. */
-async function* events(response) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    const blocks = (rest + value).split("\n\n");
-    rest = blocks.pop();
-    for (const block of blocks) if (block.startsWith("data: ") && block !== "data: [DONE]") yield JSON.parse(block.slice(6));
-  }
 }
 
 async function showStream(response, request, startedAt) {
@@ -372,7 +375,9 @@ for (const button of document.querySelectorAll("[data-language]")) {
     try {
       localStorage.setItem("language", state.language);
     } catch {} // private windows may forbid it; the choice then lasts as long as the page
+    if (!state.task) return; // the tasks have not come yet
     showAll();
+    if (state.route) view.draw();
   };
 }
 $("copy").onclick = async () => {
@@ -380,11 +385,10 @@ $("copy").onclick = async () => {
   $("copy").textContent = word("copied");
   setTimeout(() => ($("copy").textContent = word("copy")), 1500);
 };
-const number = (value, digits) => value.toLocaleString(state.language, { minimumFractionDigits: digits, maximumFractionDigits: digits });
-const open = (signal) => send(`${origin}/live`, { signal }, !state.declined);
-showLive($("live"), $("live-table"), { open, events, number, word });
+showLive($("live"), $("live-table"), { watch, number, word });
 if (location.hash === "#live") $("live").open = true;
 const loaded = await fetch(`${origin}/console/tasks.json`);
 state.tasks = await loaded.json();
-openTask(state.tasks.find((task) => task.name === location.hash.slice(1)) ?? state.tasks[0]);
+addEventListener("hashchange", follow);
+follow();
 loadCatalog();

@@ -11,6 +11,11 @@ export const WORDS = {
     text: "Text", question: "Question", context: "Context", message: "Message",
     tool: "Tool", example: "Example", notJson: "This is no JSON.", calls: "Calls", resultOf: "Result of {name}", answerCalls: "Write the results of the calls, then run.",
     live: "All models, live", route: "Model", replicas: "Replicas", perSecond: "Requests/s", failed: "Failed", p50: "p50", p99: "p99", waiting: "Waiting", slots: "Slots",
+    tasks: "Tasks", language: "Language", pages: "Model pages", modelsOf: "Models of this task", facts: "About this model", now: "Now", path: "Path", name: "Name", share: "Share of the task's requests", sticky: "by client",
+    memory: "Memory of a replica", digest: "Digest", checkpoint: "Checkpoint", revision: "Revision", base: "Adapter of", licence: "Licence", architecture: "Architecture", precision: "Precision", device: "Device", longestInput: "Longest input",
+    parity: "Compared with PyTorch", verdict: "Verdict", passed: "passed", didNotPass: "failed", agreement: "Agreement", required: "Required", compared: "Inputs", comparedOn: "Compared on", largest: "Largest difference of a logit", perplexity: "Perplexity", differing: "Answers that differ",
+    labels: "Labels", more: "and {n} more", measured: "Measured", rows: "{n} rows", card: "Model card", table: "table", noCard: "This model has no card.", cut: "The first {n} of {all} bytes.",
+    noModel: "There is no such model.", asleepModel: "No replica runs. The first request starts one, which then says more.", silentModel: "No replica says more about this model now.",
   },
   ko: {
     readiness: "준비 상태", parameters: "매개변수", stop: "중지", examples: "예시", answer: "답변", code: "코드로 똑같이",
@@ -23,5 +28,10 @@ export const WORDS = {
     text: "글", question: "질문", context: "본문", message: "메시지",
     tool: "도구", example: "예시 넣기", notJson: "JSON이 아닙니다.", calls: "호출", resultOf: "{name}의 결과", answerCalls: "호출 결과를 적은 뒤 실행하세요.",
     live: "모든 모델, 실시간", route: "모델", replicas: "레플리카", perSecond: "요청/초", failed: "실패", p50: "p50", p99: "p99", waiting: "대기 중", slots: "슬롯",
+    tasks: "태스크", language: "언어", pages: "모델 페이지", modelsOf: "이 태스크의 모델", facts: "모델 정보", now: "현재 상태", path: "경로", name: "이름", share: "태스크 요청 중 비율", sticky: "클라이언트별",
+    memory: "레플리카당 메모리", digest: "다이제스트", checkpoint: "체크포인트", revision: "리비전", base: "어댑터의 원본", licence: "라이선스", architecture: "아키텍처", precision: "정밀도", device: "장치", longestInput: "최대 입력 길이",
+    parity: "PyTorch와 비교", verdict: "판정", passed: "통과", didNotPass: "실패", agreement: "일치도", required: "기준", compared: "입력 수", comparedOn: "비교한 장치", largest: "로짓의 최대 차이", perplexity: "퍼플렉시티", differing: "서로 다른 답",
+    labels: "라벨", more: "외 {n}개", measured: "측정 결과", rows: "{n}행", card: "모델 카드", table: "표", noCard: "이 모델에는 카드가 없습니다.", cut: "전체 {all}바이트 중 처음 {n}바이트입니다.",
+    noModel: "그런 모델이 없습니다.", asleepModel: "실행 중인 레플리카가 없습니다. 첫 요청이 오면 시작되며, 그때부터 자세한 정보를 볼 수 있습니다.", silentModel: "지금은 이 모델에 대해 더 알려 주는 레플리카가 없습니다.",
   },
 };

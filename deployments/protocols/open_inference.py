@@ -184,8 +184,8 @@ def operations(task: Task, platform: Platform | None) -> list[Operation]:
         Operation("/v2", "The server, in the words of the Open Inference Protocol."),
         Operation("/v2/health/live", "200 as long as the process is up."),
         Operation("/v2/health/ready", "200 when every task has a ready replica, else 503."),
-        Operation("/v2/models/{task}", "What the model takes and gives.", parameter="task"),
-        Operation("/v2/models/{task}/ready", "200 when the task answers.", parameter="task"),
+        Operation("/v2/models/{task}", "What the model takes and gives."),
+        Operation("/v2/models/{task}/ready", "200 when the task answers."),
         Operation(f"/v2/models/{task.name}/infer", f"{task.name}, in the Open Inference Protocol", body_type(task)),
     ]
 

@@ -41,6 +41,7 @@ from deployments.config import LimitsConfig
 from deployments.http.errors import BodyTooLargeError, Failure, RouteNotFoundError
 from deployments.http.request import MODEL_HEADER, Route
 from pipelines.errors import InputTooLongError, InvalidInputError, Path
+from pipelines.misfit import shown
 from pipelines.schema import encode
 from pipelines.tasks.pipeline import Pipeline
 from pipelines.tasks.task import Task
@@ -222,7 +223,7 @@ class Mounted:
 
 @dataclass(frozen=True)
 class Operation:
-    """A path as OpenAPI describes it; a GET where there is no body.
+    """A path as OpenAPI describes it, with its parameters in braces; a GET where there is no body.
 
     `answers` are the types that an answer may have; none where another specification describes it.
     """
@@ -233,7 +234,6 @@ class Operation:
     answers: tuple[Any, ...] = ()
     example: Any = None
     streams: bool = False
-    parameter: str | None = None
 
 
 @dataclass(frozen=True)
@@ -249,10 +249,14 @@ class Endpoint:
     others: Sequence[str]
     conversation: Conversation | None
     model: str = ""
-    """The adapter whose path it is."""
+    """The adapter that answers."""
+    unknown: str = ""
+    """What is wrong with the name of a model in a header."""
 
     def require(self) -> None:
         """Raise RouteNotFoundError where there is nothing, MethodNotAllowedError for a method that has no answer."""
+        if self.unknown:
+            raise RouteNotFoundError(self.unknown)
         if self.protocol is None and self.page is None and self.conversation is None:
             raise RouteNotFoundError(f"{self.route.url_path} does not exist; allowed: {', '.join(self.others)}")
         self.route.require_method("POST" if self.page is None else READING)
@@ -268,15 +272,17 @@ class Routes:
     """The routes of one pipeline; those of its adapters begin with their names, or a header has the name."""
 
     def __init__(self, pipeline: Pipeline[Any, Any, Any, Any], platform: Platform | None = None) -> None:
-        self._name = pipeline.artifact.name
+        artifact = pipeline.artifact
+        self._names = (artifact.name, pipeline.task)
         self._adapters = {name: Routes(one) for name, one in pipeline.adapted().items()}
         self._mounted: list[Mounted] = [module.mount(pipeline, platform) for module in modules()]
         self.protocols = {path: one for mounted in self._mounted for path, one in mounted.protocols.items()}
         self.pages = {path: page for mounted in self._mounted for path, page in mounted.pages.items()}
         self._conversations = {path: one for mounted in self._mounted for path, one in mounted.conversations.items()}
         public = [path for mounted in self._mounted if mounted.listed for path in mounted.protocols]
-        posts = [f"POST /{pipeline.task}{path.rstrip('/')}" for path in public]
-        self._listed = [*posts, *(f"GET /{pipeline.task}{path}" for path in self.pages)]
+        below = pipeline.task if artifact.adapter is None else f"{pipeline.task}/{artifact.name}"
+        posts = [f"POST /{below}{path.rstrip('/')}" for path in public]
+        self._listed = [*posts, *(f"GET /{below}{path}" for path in self.pages)]
         for path, one in self.protocols.items() if self._adapters else ():
             same = {name: routes.protocols.get(path) for name, routes in self._adapters.items()}
             one.adapted = {name: protocol for name, protocol in same.items() if protocol is not None}
@@ -293,8 +299,9 @@ class Routes:
             route = replace(route, path=f"/{below}")
         elif route.path.startswith("/v2/models/"):
             name = route.path.split("/")[3]
-        else:
-            name = request.headers.get(MODEL_HEADER, "")
+        elif (name := request.headers.get(MODEL_HEADER, "")) and name not in (*self._names, *self._adapters):
+            allowed = ", ".join((*self._names, *self._adapters))
+            return replace(self._at(route), unknown=f"there is no model {shown(name)}; allowed: {allowed}")
         routes = self._adapters.get(name)
         return self._at(route) if routes is None else replace(routes._at(route), model=name)
 

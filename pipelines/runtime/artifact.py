@@ -292,9 +292,14 @@ class ModelArtifact:
         return cls(path, manifest)
 
     @cached_property
+    def digest(self) -> str:
+        """The sha256 of the manifest, which holds those of all files."""
+        return FileDigest.of(self.path / MANIFEST_NAME).sha256
+
+    @property
     def version(self) -> str:
-        """Twelve digits of the sha256 of the manifest, which holds those of all files."""
-        return FileDigest.of(self.path / MANIFEST_NAME).sha256[:VERSION_DIGITS]
+        """Twelve digits of the digest."""
+        return self.digest[:VERSION_DIGITS]
 
     def graph(self, role: str) -> Path:
         """The ONNX file of a role: `model`, `encoder` or `decoder`."""

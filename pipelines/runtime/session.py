@@ -89,6 +89,7 @@ class InferenceSession:
                 raise ConfigurationError(f"device is {config.device!r}, but CUDA fails ({failure[0]})") from None
             what = "a graph in memory" if isinstance(graph, bytes) else graph
             raise ArtifactError(f"{what} cannot be loaded by onnxruntime: {first_line(error)}") from None
+        self._session._model_bytes = None  # it would hold a graph in memory, to load it again for another provider
         if providers[0] not in self._session.get_providers():
             raise ConfigurationError(f"device is {config.device!r}, but {providers[0]} cannot start on this machine")
         self.name = "a graph in memory" if isinstance(graph, bytes) else graph.name

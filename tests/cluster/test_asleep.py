@@ -5,7 +5,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,12 @@ def serving(models: dict[str, Path], grpc_port: int, tmp_path_factory: pytest.Te
 
 
 def replicas(serving: Serving, task: str) -> list[psutil.Process]:
-    return [one for one in serving.tree() if " ".join(one.cmdline()).startswith(f"ray::ServeReplica:{task}:")]
+    found = []
+    for one in serving.tree():
+        with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            if " ".join(one.cmdline()).startswith(f"ray::ServeReplica:{task}:"):
+                found.append(one)
+    return found
 
 
 def entry(serving: Serving, task: str) -> dict[str, Any]:

@@ -140,6 +140,14 @@ def test_a_supervisor_starts_again_after_ray_died_and_waits_as_long_as_requests_
     assert len(waits_s) == 2
 
 
+def test_both_ports_of_the_ingress_leave_the_container_on_loopback_alone() -> None:
+    published = loaded("compose.yaml")["services"]["sextet"]["ports"]
+    exposed = re.findall(r"^EXPOSE (.*)$", (DEPLOY / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+
+    assert published == ["127.0.0.1:8000:8000", "127.0.0.1:8001:8001"]
+    assert exposed == ["8000 8001"]
+
+
 def test_compose_takes_its_file() -> None:
     compose = subprocess.run(["docker", "compose", "version"], capture_output=True) if shutil.which("docker") else None
     if compose is None or compose.returncode:

@@ -60,6 +60,12 @@ def test_each_is_asked_at_its_path_by_its_name_or_by_a_header(server: TaskServer
     assert f"{ASKED['prompt']}{base_again}" == base
     named = post(server, ASKED | {"model": NAME}, completions)
     assert (text(named), named.json()["model"]) == (by_path, NAME)
+    unknown = post(server, BODY, x_model="nobody")
+    assert unknown.status_code == 404
+    assert unknown.json()["error"].startswith("there is no model 'nobody'; allowed: ")
+    assert unknown.json()["error"].endswith(f", {TASK}, {NAME}, {OTHER}")
+    assert text(post(server, BODY, x_model=TASK)) == base
+    assert f"POST /{TASK}/{NAME}/v1/completions" in post(server, BODY, f"/{NAME}/nowhere").json()["error"]
     infer = {"inputs": [{"name": "array_inputs", "datatype": "BYTES", "shape": [1], "data": [BODY["inputs"]]}]}
     infer |= {"parameters": BODY["parameters"]}
     for path in (f"/{NAME}/v2/models/{NAME}/infer", f"/v2/models/{NAME}/infer"):

@@ -39,6 +39,20 @@ def test_every_status_that_an_error_can_have_is_documented() -> None:
         assert set(responses) == {"200", *(str(status) for status, _ in STATUSES.values())}
 
 
+def test_the_page_of_a_model_has_its_parameters_and_the_type_of_its_answer() -> None:
+    found = document("1.0")
+    page = found["paths"]["/catalog/{task}/{model}"]["get"]
+
+    assert {one["name"]: one["schema"] for one in page["parameters"]} == {
+        "task": {"enum": list(TASKS)},
+        "model": {"type": "string"},
+    }
+    answer = resolved(found, page["responses"]["200"]["content"]["application/json"]["schema"])
+    assert {"share", "replicas", "model"} <= answer["properties"].keys()
+    assert {"200", "404", "503"} == page["responses"].keys()
+    assert "parameters" not in found["paths"]["/live"]["get"]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_predict_route_is_documented_where_its_platform_is_served_and_only_there(name: str) -> None:
     platform = Platform.of(name, {"AIP_PREDICT_ROUTE": "/asked"})

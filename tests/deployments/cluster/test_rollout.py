@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from deployments.cluster.rollout import validated
+from deployments.cluster.rollout import reason, validated
 from deployments.config import read_yaml
 from pipelines.errors import ConfigurationError
 
@@ -52,3 +52,13 @@ def test_a_wrong_key_or_value_is_refused_by_name(changes: dict[str, Any], messag
 
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_where_haproxy_does_not_start_its_alert_is_the_reason() -> None:
+    said = """RayTaskError: Traceback (most recent call last):
+RuntimeError: HAProxy crashed during startup: [NOTICE]   (2068) : haproxy version is 2.8.25-5cf5d0683
+[ALERT]    (2068) : Starting frontend stats: cannot bind socket (Address already in use) for [127.0.0.1:8404]
+"""
+    expected = "HAProxy: Starting frontend stats: cannot bind socket (Address already in use) for [127.0.0.1:8404]"
+    assert reason([said]) == expected
+    assert reason([said.partition("[ALERT]")[0]]).startswith("RuntimeError: HAProxy crashed during startup")

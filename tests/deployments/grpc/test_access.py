@@ -1,5 +1,6 @@
 """Who is answered at the port for gRPC: keys, their tasks and rates, TLS, interfaces; overload and ends as on HTTP."""
 
+import queue
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -39,6 +40,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]
         "all": {"kind": "bulk"},
         "other": {"tasks": (OTHER,)},
         "few": {"per_minute": 2},
+        "chat": {},
     }
     for name, options in allowed.items():
         found[name], digest = new_key()
@@ -64,6 +66,17 @@ def ask(served: Served, **options: Any) -> str:
         except InferenceServerException as error:
             return f"{error.status().removeprefix('StatusCode.')} {error.message()}"
     return "OK"
+
+
+def ask_in_stream(served: Served, headers: dict[str, str]) -> str:
+    """The same of a request on a stream."""
+    answers: queue.Queue[Any] = queue.Queue()
+    with triton.InferenceServerClient(served.address) as client:
+        client.start_stream(lambda result, error: answers.put(error), headers=headers)
+        client.async_stream_infer(TASK, [tensor(["a film"])])
+        error = answers.get(timeout=60)
+        client.stop_stream()
+    return "OK" if error is None else str(error)
 
 
 def test_a_key_comes_as_authorization_or_as_x_api_key(guarded: Served, keys: tuple[Path, dict[str, str]]) -> None:
@@ -104,6 +117,30 @@ def test_a_replica_learns_the_keys_name_its_class_and_the_deadline_and_never_the
     assert (asked[CLIENT_HEADER], asked[CLASS_HEADER], asked["x-request-id"]) == ("all", "bulk", "r-1")
     assert 19 < float(asked[HIDDEN_DEADLINE_HEADER]) < 21
     assert key["all"] not in str(asked)
+
+
+def test_calls_of_a_bulk_key_are_bulk_alone_and_in_streams_and_others_may_say_so(
+    guarded: Served, keys: tuple[Path, dict[str, str]]
+) -> None:
+    _, key = keys
+    scheduler = guarded.replicas[TASK].handler._serving.scheduler
+    submit, classes = scheduler.submit, []
+
+    def watching(rows: Any, deadline: Any, *, bulk: bool = False) -> Any:
+        classes.append(bulk)
+        return submit(rows, deadline, bulk=bulk)
+
+    scheduler.submit = watching
+    try:
+        for headers in ({"x-api-key": key["all"]}, {"x-api-key": key["chat"]}):
+            assert ask(guarded, headers=headers) == "OK"
+            assert ask_in_stream(guarded, headers) == "OK"
+        assert ask(guarded, headers={"x-api-key": key["chat"], "priority": "u=7"}) == "OK"
+        assert ask(guarded, headers={"x-api-key": key["chat"], CLASS_HEADER: "bulk"}) == "OK"  # the ingress decides
+    finally:
+        scheduler.submit = submit
+
+    assert classes == [True, True, False, False, True, False]
 
 
 def test_over_tls_the_certificate_of_http_holds(
