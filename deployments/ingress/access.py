@@ -193,6 +193,7 @@ def _grpc_rules(config: IngressConfig) -> Iterator[str]:
         may_not = f"if {_found(tasks)} !{{ var({tasks}) -m str * }} {{ var({asked}) -m str = }}"
         yield f"{refused} 7 hdr grpc-message 'this key needs the metadata application' {may_not}"
         yield f"http-request set-header {CLIENT_HEADER} %[var({key}),field(1,:)] if {_found(key)}"
+        yield f"http-request set-header {CLASS_HEADER} %[var({key}),field(3,:)] if {_found(key)}"
     elif not config.open_to_everybody:
         waived = f"{{ env({OPEN_VARIABLE}) -m str 1 }}"
         yield f"{refused} 7 hdr grpc-message 'keys or a waiver first' if !{{ dst {LOOPBACK} }} !{probe} !{waived}"

@@ -14,6 +14,7 @@ import pytest
 from ray.serve.config import HTTPOptions, gRPCOptions
 
 from deployments.cluster.ray_environment import spare_port
+from deployments.http.request import CLASS_HEADER, CLIENT_HEADER
 from deployments.ingress import haproxy
 from deployments.ingress.config import IngressConfig
 from deployments.ingress.lines import Alias, Lines, Settings
@@ -157,6 +158,9 @@ def test_haproxy_takes_the_rewritten_file_whatever_ray_was_told(
     checked = subprocess.run([*command(tmp_path, file, guarded), "-c"], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
     assert ("grpc-status 16 hdr grpc-message 'no key" in text_of(file)) == ("grpc_options" in options)
+    frontends = 2 if "grpc_options" in options else 1  # each says whose key it is, and of which class
+    for header in (CLIENT_HEADER, CLASS_HEADER):
+        assert text_of(file).count(f"http-request set-header {header} ") == frontends
     assert text_of(file).count("timeout http-request") == 1
 
 
