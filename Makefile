@@ -11,6 +11,7 @@
 # make faults   what clients see while something fails or changes, within 30 minutes: docs/performance.md
 # make soak     ten minutes under load: memory and errors
 # make soak-generation  ten minutes of random joins, cancels, stops and seeds
+# make transformers5    what `sextet export --exporter transformers5` runs in, beside this environment
 # make lock     resolve requirements/*.lock anew after a change of pyproject.toml
 # make wheels   the folder that deploy/gpu/install.sh installs from
 # make clean    remove the environment and the artifacts
@@ -26,7 +27,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: serve test models check measure bench-encoders bench-generation bench-fairness bench-scale bench-service faults soak soak-generation lock wheels clean
+.PHONY: serve test models check measure bench-encoders bench-generation bench-fairness bench-scale bench-service faults soak soak-generation transformers5 lock wheels clean
 
 serve: models
 	@exec $(BIN)/sextet serve cluster.yaml
@@ -35,7 +36,7 @@ models: $(VENV)/serve-$(RUNTIME).installed
 	@$(BIN)/sextet export --all cluster.yaml
 
 # What starts a Ray cluster measures time, and Ray has ports of its own: it goes after the rest, one test after another.
-test: check
+test: check $(VENV)/transformers5.installed
 	$(BIN)/python -m pytest -m "not cluster"
 	$(BIN)/python -m pytest -m cluster
 
@@ -91,6 +92,19 @@ $(VENV)/dev.installed: $(VENV)/serve-$(RUNTIME).installed requirements/dev.lock
 	@$(PIP) install --progress-bar on --no-compile --no-deps --require-hashes -r requirements/dev.lock
 	@touch $@
 
+# An environment inside the other one, whose packages it takes where the lock names no other version: torch is there once.
+transformers5: $(VENV)/transformers5.installed
+
+$(VENV)/transformers5.installed: $(VENV)/serve-$(RUNTIME).installed requirements/transformers5.lock
+	@echo "installing transformers 5 into $(VENV)/transformers5"
+	@rm -rf $(VENV)/transformers5
+	@$(BIN)/python -m venv --without-pip $(VENV)/transformers5
+	@$(BIN)/python -c "import sysconfig; print(f'import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})')" \
+		> $$($(VENV)/transformers5/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/outer.pth
+	@$(PIP) --python $(VENV)/transformers5/bin/python install --progress-bar on --no-compile --no-deps --require-hashes \
+		-r requirements/transformers5.lock
+	@touch $@
+
 # Versions stay where pyproject.toml allows them; `make lock UPGRADE=--upgrade` takes the newest. dev.lock is the largest,
 # and the others take their versions from it. A runtime is in cpu.lock and gpu.lock alone, with what it needs.
 RESOLVE := $(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --custom-compile-command "make lock"
@@ -104,6 +118,7 @@ lock: $(VENV)/dev.installed
 	$(LOCK) --extra serve -c requirements/dev.lock -o requirements/serve.lock
 	$(LOCK) $(UPGRADE) --extra cpu -c requirements/dev.lock -o requirements/cpu.lock
 	$(LOCK) $(UPGRADE) --extra gpu -c requirements/dev.lock -o requirements/gpu.lock
+	$(LOCK) $(UPGRADE) --extra transformers5 -o requirements/transformers5.lock
 	$(RESOLVE) $(UNIVERSAL) requirements/sbom.in -c requirements/dev.lock -o requirements/sbom.lock
 	$(COMPILE) --python-version 3.12 --python-platform x86_64-manylinux_2_28 --extra serve requirements/gpu-proof.in \
 		-c requirements/dev.lock -c requirements/gpu.lock -c requirements/torch.txt -o requirements/gpu-proof.lock

@@ -55,12 +55,12 @@ def load_model(checkpoint: ResolvedCheckpoint, task: str, *, allow_untrained_hea
     import transformers
 
     loader = getattr(transformers, auto_class(task, checkpoint.config))
-    options = dict(checkpoint.loading)
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False, **checkpoint.loading}
     if getattr(checkpoint.config, "attn_logit_softcapping", None):
         options["attn_implementation"] = "eager"  # transformers' others leave the softcap out, and answer otherwise
     try:
         model, loading = loader.from_pretrained(
-            checkpoint.path, dtype=torch.float32, output_loading_info=True, local_files_only=True, **options
+            checkpoint.path, dtype=torch.float32, output_loading_info=True, **options
         )
     except Exception as error:  # of safetensors, pickle, zip, the OS or transformers, by the file
         raise CheckpointError(f"the weights of {checkpoint.name} cannot be loaded: {first_line(error)}") from error
@@ -126,7 +126,7 @@ def source_positions(config: Any) -> int | None:
     """The most positions of what a model reads; None for a model without a bound."""
     names = ("max_encoder_position_embeddings", "max_position_embeddings", "n_positions")
     # Not config.to_dict(): some names stand for others.
-    known = (*names, "original_max_position_embeddings", "rope_scaling")
+    known = (*names, "original_max_position_embeddings", "rope_scaling", "rope_parameters")
     return positions({name: getattr(config, name, None) for name in known}, names)
 
 

@@ -60,9 +60,8 @@ def download(model: str, revision: str | None, *, allow_pickle: bool, progress: 
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
-    from requests.exceptions import RequestException
 
-    from stores.time_limit import time_limit
+    from stores.time_limit import NETWORK_ERROR, time_limit
 
     where = endpoint()
     at = f"{model}@{revision}" if revision else model
@@ -75,7 +74,7 @@ def download(model: str, revision: str | None, *, allow_pickle: bool, progress: 
             return _snapshot(model, revision=revision, endpoint=where, allow_patterns=list(files))
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:  # a gated one among the first
         raise CheckpointError(explained(error, model, revision)) from None
-    except (OfflineModeIsEnabled, LocalEntryNotFoundError, RequestException) as error:  # HTTP errors among the last
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError, NETWORK_ERROR) as error:  # HTTP errors among the last
         try:
             return _snapshot(model, revision=revision, local_files_only=True)
         except FileNotFoundError:  # LocalEntryNotFoundError

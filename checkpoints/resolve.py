@@ -17,11 +17,13 @@ from checkpoints.adapter import Adapter
 from checkpoints.cache import made_once
 from checkpoints.checkpoint import ResolvedCheckpoint, weight_files
 from checkpoints.frameworks import Progress, quiet
+from checkpoints.generations import other_generation
 from checkpoints.gguf import metadata
 from pipelines.errors import CheckpointError, first_line
 from stores.address import HubAddress, remote
 
 _STARTER = "starter:"
+_AUTO_MAP = b'"auto_map"'
 
 
 def resolve(
@@ -84,7 +86,7 @@ def _folder(
     if (adapter := Adapter.read(name, path)) is not None:
         _check_trusted(name, adapter.weights, allow_pickle)
         return _merged(adapter, allow_pickle, progress, above)
-    config = _config(name, path)
+    config = _config(name, path, progress)
     weights = weight_files(path)
     if not weights:
         raise CheckpointError(
@@ -135,8 +137,8 @@ def _merged(adapter: Adapter, allow_pickle: bool, progress: Progress, above: tup
     return replace(merged, licence=_licence(adapter.path) or base.licence, base=f"{base.name}@{base.revision}")
 
 
-def _config(name: str, path: Path) -> Any:
-    """The transformers config of a folder, refused where it asks for code of its own."""
+def _config(name: str, path: Path, progress: Progress) -> Any:
+    """The transformers config of a folder, refused where it asks for code of its own that transformers has not."""
     from transformers import CONFIG_MAPPING, AutoConfig, __version__
 
     file = path / "config.json"
@@ -147,13 +149,18 @@ def _config(name: str, path: Path) -> Any:
         raise CheckpointError(f"{name} is not a checkpoint: it has no config.json") from None
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"config.json of {name} cannot be read ({type(error).__name__}: {error})") from None
-    for config in (file, path / "tokenizer_config.json"):
-        if config.is_file() and b'"auto_map"' in config.read_bytes():
+    if model_type not in CONFIG_MAPPING and (other := other_generation(model_type)):
+        raise CheckpointError(f"{name} is a {model_type!r} model, which needs {other}")
+    asking = [one for one in (file, path / "tokenizer_config.json") if one.is_file() and _AUTO_MAP in one.read_bytes()]
+    for config in asking:
+        if config != file or model_type not in CONFIG_MAPPING:
             raise CheckpointError(f"{name} needs code of its own (auto_map in {config.name}), which is never run here")
     if model_type not in CONFIG_MAPPING:
         raise CheckpointError(f"{name} is a {model_type!r} model, which transformers {__version__} does not know")
+    if asking:
+        progress(f"{name} names code of its own, which is not run: transformers' {model_type!r} is taken")
     try:
-        return AutoConfig.from_pretrained(path, local_files_only=True)
+        return AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # each config class checks its values in its own way
         raise CheckpointError(f"config.json of {name} cannot be read: {first_line(error)}") from error
 

@@ -26,7 +26,7 @@ from pipelines.errors import ConfigurationError, InvalidInputError, UnknownKeyEr
 from pipelines.generation.adapters.stack import MAX_ADAPTERS
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.misfit import nearest, shown
-from pipelines.runtime.artifact import Optimization, Precision
+from pipelines.runtime.artifact import Exporter, Optimization, Precision
 from pipelines.scheduling.scheduler import GPU_BATCHING, BatchingConfig, QueueConfig
 from pipelines.schema import Positive, Text, convert
 from pipelines.tasks import TASKS
@@ -55,6 +55,7 @@ class SourceConfig:
     revision: str | None = None
     precision: Precision = "fp32"
     optimize: Optimization | None = None
+    exporter: Exporter = "optimum"
     allow_pickle: bool = False
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, get_args
 
+from checkpoints.generations import EXPORTERS, OPTIMUM
 from pipelines.runtime.artifact import Optimization, Precision
 from pipelines.tasks import TASKS
 
@@ -23,5 +24,6 @@ class ExportArgs:
     precision: Annotated[str, "fp32, int8 (CPU), fp16 (GPU), or int4 for decoder-only models."] = "fp32"
     optimize: Annotated[str | None, f"{', '.join(LEVELS[:-1])} or {LEVELS[-1]}; chosen per device if absent."] = None
     device: Annotated[str, f"{', '.join(DEVICES[:-1])} or {DEVICES[-1]}."] = "cpu"
+    exporter: Annotated[str, f"{' or '.join(EXPORTERS)}: docs/models.md says what each reaches."] = OPTIMUM
     allow_untrained_head: Annotated[bool, "Export a head that was never trained."] = False
     allow_pickle: Annotated[bool, "Load pickled weights: they can run code."] = False

@@ -5,7 +5,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
@@ -15,7 +15,9 @@ from typing import Any
 import checkpoints
 from checkpoints.checkpoint import ResolvedCheckpoint, load_model, load_tokenizer
 from checkpoints.frameworks import Progress, full_disk, quiet
+from checkpoints.generations import OPTIMUM, exporter_here
 from checkpoints.resolve import resolve
+from export.apart import export_apart
 from export.args import ExportArgs
 from export.card import model_card
 from export.conversion import converted, level_of, taken
@@ -32,7 +34,8 @@ from pipelines.tasks import TASKS
 
 __all__ = ["ExportArgs", "export_all", "export_checkpoint"]
 
-_TOOLS = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "tokenizers")
+_TOOLS = ("torch", "transformers", "onnx", "tokenizers")
+_OPTIMUM = ("optimum", "optimum-onnx")
 _CODE = (Path(__file__).parent, Path(checkpoints.__file__).parent)  # what an export runs
 _COPIES = 4  # of the weights on the disk at once: exported decoders, rewritten ones, the merged one
 _NOT_COMPARED = Parity(False, 0, float("inf"), 0.0, "not compared yet")
@@ -51,9 +54,11 @@ def export_checkpoint(
     """
     if args.task not in TASKS:
         raise ConfigurationError(f"task is {args.task!r}; allowed: {', '.join(TASKS)}")
-    check_options(args.precision, args.optimize, args.device)
+    check_options(args.precision, args.optimize, args.device, args.exporter)
     output = args.output.expanduser()
     check_output(output)
+    if args.exporter != exporter_here():
+        return export_apart([args], progress, keep=False, exporter=args.exporter)[0]
     started = time.monotonic()
     try:
         with quiet(progress) as progress:
@@ -81,8 +86,13 @@ def export_all(exports: Iterable[ExportArgs], progress: Progress = lambda _line:
 
     The other artifacts are kept. Two tasks that generate with one model have the same graphs: they are made once.
     """
+    exports = list(exports)
     artifacts: list[ModelArtifact] = []
+    apart = _all_apart(exports, progress)
     for args in exports:
+        if args.output in apart:
+            artifacts.append(apart[args.output])
+            continue
         if args.output.exists():  # digests of its files, and of those of a local checkpoint, take seconds
             progress(f"checking {args.output}")
         current = _current(args, progress)
@@ -92,6 +102,15 @@ def export_all(exports: Iterable[ExportArgs], progress: Progress = lambda _line:
             current = export_checkpoint(args, progress, alike)
         artifacts.append(current)
     return artifacts
+
+
+def _all_apart(exports: Sequence[ExportArgs], progress: Progress) -> dict[Path, ModelArtifact]:
+    """By their folders, the artifacts whose exporter needs another environment; one process makes all of them."""
+    others = [args for args in exports if args.exporter != exporter_here()]
+    if not others:
+        return {}
+    made = export_apart(others, progress, keep=True, exporter=others[0].exporter)
+    return {args.output: artifact for args, artifact in zip(others, made, strict=True)}
 
 
 @cache
@@ -104,7 +123,7 @@ def made_with() -> dict[str, str]:
     for folder in _CODE:
         for file in sorted(folder.rglob("*.py")):
             digest.update(f"{file.relative_to(folder.parent)} {FileDigest.of(file).sha256}\n".encode())
-    tools = {name: version(name) for name in _TOOLS}
+    tools = {name: version(name) for name in (*_TOOLS, *(_OPTIMUM if exporter_here() == OPTIMUM else ()))}
     return tools | {"onnxruntime": runtime_package()[1], "exporter": f"sha256:{digest.hexdigest()}"}
 
 

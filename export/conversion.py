@@ -9,13 +9,13 @@ from typing import Any
 from checkpoints.checkpoint import ResolvedCheckpoint
 from checkpoints.frameworks import Progress, full_disk
 from export.args import ExportArgs
-from export.graphs.convert import Graphs, convert, map_to_unknown, merge, optimum_exports
+from export.graphs.convert import convert, map_to_unknown, merge, plain_exporter
 from export.graphs.encoders.attention import fault_of_attention, finish_attention, fuse_attention
 from export.graphs.encoders.packed import convert_to_packed
 from export.graphs.encoders.sequence_head import batched_head
 from export.graphs.encoders.stand_in import agrees
 from export.graphs.encoders.traced_attention import has_traced_attention, traced_attention
-from export.graphs.graph import share_weights
+from export.graphs.graph import Graphs, share_weights
 from export.graphs.optimize import default_level, optimize, supports
 from export.graphs.slot_attention import ObstacleError
 from export.parity.generation import fault_of_slots
@@ -122,11 +122,8 @@ def _convert(args: ExportArgs, model: Any, work: Path, progress: Progress) -> tu
         if reason is None:
             return graphs, "slots"
     _need_slots(args, reason)
-    if not optimum_exports(model.config, args.task):
-        raise CheckpointError(
-            f"{args.checkpoint} cannot be exported: Optimum does not know the architecture "
-            f"{model.config.model_type!r}, and it cannot have KV cache slots: {reason}"
-        )
+    if not (plain := plain_exporter()).can(args.task, model.config):
+        raise CheckpointError(f"{args.checkpoint} cannot be exported: {plain.lacks(model.config)}: {reason}")
     progress(f"answers will be decoded one by one: {reason}")
     return convert(model, args.task, work), "plain"
 

@@ -1,8 +1,7 @@
 """Time limit: huggingface_hub downloads with one, but asks and uploads without, and would wait for an answer for ever.
 
-The client makes its sessions by a function that `configure_http_backend` sets. Inside `time_limit()` a request that has
-no limit gets one. The client has no public way to ask for the former function, hence the private name. Large files go
-through hf-xet where a Hub offers it, which has limits of its own: HF_XET_CLIENT_READ_TIMEOUT,
+The client makes its sessions by a function that can be set. Inside `time_limit()` a request that has no limit gets one.
+Large files go through hf-xet where a Hub offers it, which has limits of its own: HF_XET_CLIENT_READ_TIMEOUT,
 HF_XET_CLIENT_RETRY_MAX_ATTEMPTS.
 """
 
@@ -10,17 +9,20 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from typing import Any
 
-import requests
-from huggingface_hub import configure_http_backend, constants
-from huggingface_hub.utils import _http
-from requests.adapters import BaseAdapter
+import huggingface_hub
+from huggingface_hub import constants
 
 LIMIT_S = 60.0
 """The longest wait for an answer of the Hub, and for the next bytes of a request or of an answer."""
+_by_requests = huggingface_hub.__version__.startswith("0.")
+_client: Any = import_module(f"stores.{'requests' if _by_requests else 'httpx2'}_client")
+NETWORK_ERROR: type[Exception] = _client.ERROR
+"""What the client raises where the Hub cannot be reached, or answers with an error."""
 _lock = threading.Lock()
-_former: list[Callable[[], requests.Session]] = []
+_former: list[Callable[[], Any]] = []
 """The former setting, once for each thread that is inside."""
 
 
@@ -31,7 +33,7 @@ def limit_s() -> float:
 
 @contextmanager
 def time_limit() -> Iterator[None]:
-    """Ends each request of the client that stalls: it raises requests' Timeout or ConnectionError.
+    """Ends each request of the client that stalls: it raises NETWORK_ERROR.
 
     The client's setting belongs to the whole process. The first thread that enters sets it, the last one that leaves
     puts the former setting back. Sessions are otherwise what the former setting makes: somebody's own, or such as
@@ -39,8 +41,8 @@ def time_limit() -> Iterator[None]:
     """
     with _lock:
         if not _former:
-            _former.append(_http._GLOBAL_BACKEND_FACTORY)
-            configure_http_backend(partial(_limited, _former[0]))
+            _former.append(_client.factory())
+            _client.set_factory(partial(_client.limited, _former[0], limit_s))
         else:
             _former.append(_former[0])
     try:
@@ -49,31 +51,4 @@ def time_limit() -> Iterator[None]:
         with _lock:
             factory = _former.pop()
             if not _former:
-                configure_http_backend(factory)
-
-
-def _limited(factory: Callable[[], requests.Session]) -> requests.Session:
-    session = factory()
-    for prefix, adapter in list(session.adapters.items()):
-        session.mount(prefix, _Limited(adapter))
-    return session
-
-
-class _Limited(BaseAdapter):
-    def __init__(self, adapter: BaseAdapter) -> None:
-        super().__init__()
-        self._adapter = adapter
-
-    def send(
-        self,
-        request: requests.PreparedRequest,
-        stream: bool = False,
-        timeout: float | tuple[float | None, float | None] | None = None,
-        verify: bool | str = True,
-        cert: Any = None,
-        proxies: dict[str, str] | None = None,
-    ) -> requests.Response:
-        return self._adapter.send(request, stream, timeout or limit_s(), verify, cert, proxies)
-
-    def close(self) -> None:
-        self._adapter.close()
+                _client.set_factory(factory)

@@ -40,20 +40,24 @@ class KnownModel:
         """The config of a tiny model, or of one of the sizes in `shape`."""
         from transformers import AutoConfig
 
-        tokenizer = tokenizer_of(self.tokenizer)
+        given = self.settings(tokenizer_of(self.tokenizer))
+        if shape is None:
+            config = tiny_config(self.architecture, **given)
+        else:
+            config = AutoConfig.for_model(self.architecture, **(given | dict(shape)))
+        if config.is_encoder_decoder:
+            config.decoder_start_token_id = given["pad_token_id"]
+        return config
+
+    def settings(self, tokenizer: Any) -> dict[str, Any]:
+        """What the config of a model with this tokenizer says beside sizes."""
         names = ("pad_token_id", "bos_token_id", "eos_token_id")
         given = {"vocab_size": max(tokenizer.get_vocab().values()) + 1, **self.config}
         given |= {name: getattr(tokenizer, name) for name in names}
         if self.task in LABELS:
             given |= {"id2label": dict(enumerate(LABELS[self.task]))}
             given |= {"label2id": {label: index for index, label in enumerate(LABELS[self.task])}}
-        if shape is None:
-            config = tiny_config(self.architecture, **given)
-        else:
-            config = AutoConfig.for_model(self.architecture, **(given | dict(shape)))
-        if config.is_encoder_decoder:
-            config.decoder_start_token_id = tokenizer.pad_token_id
-        return config
+        return given
 
     def write(self, folder: Path, shape: Mapping[str, Any] | None = None) -> Path:
         """Write a checkpoint of this config with random weights, tiny ones without `shape`."""

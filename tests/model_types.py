@@ -36,7 +36,10 @@ def tiny_config(model_type: str, **changes: Any) -> Any:
 def _is_size(config: Any, name: str) -> bool:
     if isinstance(getattr(type(config), name, None), property):  # of other sizes
         return False
-    value = getattr(config, name, None)
+    try:
+        value = getattr(config, name, None)
+    except Exception:  # one that differs from layer to layer
+        return False
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -26,7 +26,7 @@ WIDTH, HEIGHT = 1180, 800
 COLORS = 96
 """Of a picture: twice as many make it half as large again, and nobody sees them."""
 WATCHED_S = 6.0
-TOP_WIDTH = 116
+TOP_WIDTH = 140
 
 
 @contextmanager

@@ -18,6 +18,7 @@ EXTRAS = {
     "cpu": ("cpu",),
     "gpu": ("gpu",),
     "gpu-proof": ("serve",),
+    "transformers5": ("transformers5",),
 }
 """The extras of pyproject.toml that each lock holds."""
 RUNTIMES = {"cpu": "onnxruntime", "gpu": "onnxruntime-gpu", "gpu-proof": "onnxruntime-gpu"}
@@ -98,9 +99,17 @@ def test_the_two_runtimes_have_one_version() -> None:
 
 
 def test_the_two_runtimes_are_known_to_exclude_each_other() -> None:
-    assert project()["tool"]["uv"]["conflicts"] == [[{"extra": "cpu"}, {"extra": "gpu"}]]
+    assert project()["tool"]["uv"]["conflicts"][0] == [{"extra": "cpu"}, {"extra": "gpu"}]
     for extra in project()["project"]["optional-dependencies"].keys() - {"cpu", "gpu"}:
         assert not {"onnxruntime", "onnxruntime-gpu"} & {requirement.name for requirement in asked(extra)}
+
+
+def test_the_two_generations_of_transformers_are_known_to_exclude_each_other() -> None:
+    exclusive = [{one["extra"] for one in group} for group in project()["tool"]["uv"]["conflicts"]]
+    assert {"export", "transformers5"} in exclusive
+    assert pins("export")["transformers"] == {"4.57.6"}
+    assert {version.partition(".")[0] for version in pins("transformers5")["transformers"]} == {"5"}
+    assert not {"optimum", "optimum-onnx"} & pins("transformers5").keys()
 
 
 def test_the_runtime_for_gpus_brings_the_libraries_of_cuda_and_cudnn() -> None:
@@ -159,7 +168,13 @@ def entries(lock: str) -> list[str]:
 
 def test_torch_is_pinned_once_for_all() -> None:
     (pinned,) = re.findall(r"^torch==(\S+)$", (ROOT / "requirements" / "torch.txt").read_text(), re.MULTILINE)
-    (wanted,) = [requirement for requirement in asked("export") if requirement.name == "torch"]
+    wanted, other = (
+        requirement
+        for extra in ("export", "transformers5")
+        for requirement in asked(extra)
+        if requirement.name == "torch"
+    )
+    assert wanted == other
     (described,) = [one for one in project()["tool"]["uv"]["dependency-metadata"] if one["name"] == "torch"]
     assert str(wanted.specifier) == f"=={pinned}"
     assert described["version"] == pinned

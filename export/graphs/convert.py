@@ -1,22 +1,42 @@
-"""Convert: a PyTorch model becomes fp32 ONNX graphs, with a KV cache in slots or by Optimum's exporter."""
+"""Convert: a PyTorch model becomes fp32 ONNX graphs, with a KV cache in slots or by a plain exporter.
+
+That is Optimum's beside transformers 4, and one of our own beside transformers 5.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from checkpoints.checkpoint import ResolvedCheckpoint, untrained
+from checkpoints.generations import OPTIMUM, exporter_here
 from checkpoints.heads import ENCODER_DECODER, auto_class, fits
-from export.graphs.alibi import rounded_alibi
-from export.graphs.graph import save
+from export.graphs.graph import Graphs, save
+from export.graphs.optimum_graphs import OptimumGraphs
+from export.graphs.own_graphs import OwnGraphs
 from export.graphs.seq2seq_slot_graph import convert_seq2seq_to_slots
 from export.graphs.slot_graph import convert_to_slots
-from export.graphs.trace import unlogged
 from pipelines.errors import CheckpointError
 from pipelines.tasks import TASKS
 
-Graphs = dict[str, Path]
-"""ONNX file by role: `model`, or `encoder` and `decoder`; of Optimum's two, `decoder` runs the first step and
-`decoder_with_past` the others."""
+
+class PlainExporter(Protocol):
+    """Graphs without KV cache slots; `name` for messages."""
+
+    name: str
+
+    def lacks(self, config: Any) -> str:
+        """The beginning of why a generator cannot be exported that it cannot export, and that cannot have slots."""
+
+    def can(self, task: str, config: Any) -> bool | None:
+        """Whether it knows the architecture with the head of a task; None where it does not know it at all."""
+
+    def write(self, model: Any, task: str, folder: Path) -> Graphs:
+        """Write the graphs into `folder`, fp32."""
+
+
+def plain_exporter() -> PlainExporter:
+    """The one that goes with the transformers of this process."""
+    return OptimumGraphs() if exporter_here() == OPTIMUM else OwnGraphs()
 
 
 def check_task(checkpoint: ResolvedCheckpoint, task: str, *, allow_untrained_head: bool = False) -> None:
@@ -30,7 +50,9 @@ def check_task(checkpoint: ResolvedCheckpoint, task: str, *, allow_untrained_hea
         if not possible and not any(_has_head(other, config) for other in TASKS):
             raise CheckpointError(f"{name} is a {config.model_type} checkpoint, which does none of the tasks here")
         if not possible:
-            raise CheckpointError(f"{name}: Optimum cannot export the architecture {config.model_type!r}")
+            raise CheckpointError(
+                f"{name}: {plain_exporter().name} cannot export the architecture {config.model_type!r}"
+            )
         does = " or ".join(possible)
         raise CheckpointError(f"{name} is a {config.model_type} checkpoint, which cannot do {task}; it does {does}")
     if (
@@ -46,11 +68,11 @@ def check_task(checkpoint: ResolvedCheckpoint, task: str, *, allow_untrained_hea
 
 
 def _may_do(task: str, config: Any) -> bool:
-    """Whether an export may succeed. A generator that Optimum does not know at all may have a slot graph."""
+    """Whether an export may succeed. A generator that the exporter does not know at all may have a slot graph."""
     if not fits(task, config) or not _has_head(task, config):
         return False
-    known = _known_to_optimum(config)
-    return TASKS[task].generates if known is None else _optimum_task(task, config) in known
+    known = plain_exporter().can(task, config)
+    return TASKS[task].generates if known is None else known
 
 
 def _has_head(task: str, config: Any) -> bool:
@@ -58,22 +80,6 @@ def _has_head(task: str, config: Any) -> bool:
     import transformers
 
     return type(config) in getattr(transformers, auto_class(task, config))._model_mapping
-
-
-def optimum_exports(config: Any, task: str) -> bool:
-    """Whether Optimum's exporter knows the architecture with the head of a task."""
-    return _optimum_task(task, config) in (_known_to_optimum(config) or ())
-
-
-def _known_to_optimum(config: Any) -> Any:
-    """The tasks, as Optimum names them, that its exporter knows for an architecture; None for one it does not know."""
-    import optimum.exporters.onnx.model_configs  # noqa: F401  (importing it registers the architectures)
-    from optimum.exporters.tasks import TasksManager
-
-    try:
-        return TasksManager.get_supported_tasks_for_model_type(config.model_type, "onnx", library_name="transformers")
-    except KeyError:
-        return None
 
 
 def convert(model: Any, task: str, folder: Path, cache: str = "plain") -> Graphs:
@@ -88,48 +94,15 @@ def convert(model: Any, task: str, folder: Path, cache: str = "plain") -> Graphs
     if cache == "slots":
         convert_to_slots(model, folder / "model.onnx")
         return {"model": folder / "model.onnx"}
-    from optimum.exporters.onnx import onnx_export_from_model
-
-    with unlogged(), rounded_alibi(model):
-        onnx_export_from_model(
-            model,
-            folder,
-            task=_optimum_task(task, model.config),
-            custom_onnx_configs=_one_segment(model, task) if getattr(model.config, "type_vocab_size", 0) == 1 else None,
-            preprocessors=[],
-            do_validation=False,
-            no_post_process=True,  # merging decoders and tying weights would hinder quantization: both come after it
-            device="cpu",
-        )
-    if model.config.is_encoder_decoder and TASKS[task].generates:
-        model.get_encoder().config.use_cache = False  # the exporter sets it for every part; T5's encoder then fails
-        roles = ("encoder", "decoder", "decoder_with_past")
-        return {role: folder / f"{role}_model.onnx" for role in roles}
-    return {"model": folder / "model.onnx"}
-
-
-def _one_segment(model: Any, task: str) -> dict[str, Any]:
-    """Example inputs with token_type_ids of 0 alone: Optimum's have two segments, this model knows one."""
-    from optimum.exporters.tasks import TasksManager
-    from optimum.utils import DummyTextInputGenerator
-
-    class OneSegment(DummyTextInputGenerator):  # type: ignore[misc]
-        def generate(self, input_name: str, *arguments: Any, **options: Any) -> Any:
-            example = super().generate(input_name, *arguments, **options)
-            return example * 0 if input_name == "token_type_ids" else example
-
-    optimum_task = _optimum_task(task, model.config)
-    config = TasksManager.get_exporter_config_constructor("onnx", model=model, task=optimum_task)(model.config)
-    config.DUMMY_INPUT_GENERATOR_CLASSES = (OneSegment,)
-    return {"model": config}
+    return plain_exporter().write(model, task, folder)
 
 
 def merge(graphs: Graphs, folder: Path) -> Graphs:
     """One decoder out of two, which share their weights; graphs without a second one stay as they are."""
-    from optimum.onnx import merge_decoders
-
     if "decoder_with_past" not in graphs:
         return graphs
+    from optimum.onnx import merge_decoders
+
     merged = folder / "decoder_model_merged.onnx"
     merge_decoders(graphs["decoder"], graphs["decoder_with_past"], save_path=merged, strict=False)
     return {"encoder": graphs["encoder"], "decoder": merged}
@@ -159,11 +132,3 @@ def opset(graphs: Mapping[str, Path]) -> int:
 
     graph = onnx.load(next(iter(graphs.values())), load_external_data=False)
     return next(int(one.version) for one in graph.opset_import if one.domain in ("", "ai.onnx"))
-
-
-def _optimum_task(task: str, config: Any) -> str:
-    """Optimum's name of the graph: for a head without a decoder, the name of the first task here that has this head."""
-    if not TASKS[task].generates:
-        head = TASKS[task].head.auto_class
-        return next(name for name, other in TASKS.items() if other.head.auto_class == head)
-    return "text2text-generation-with-past" if config.is_encoder_decoder else "text-generation-with-past"

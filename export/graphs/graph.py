@@ -8,6 +8,9 @@ import numpy as np
 
 LARGEST_FILE_BYTES = 1_900_000_000  # a protobuf holds no more than 2 GiB
 _SMALL_BYTES = 1024  # below it, a node costs more than the copy
+Graphs = dict[str, Path]
+"""ONNX file by role: `model`, or `encoder` and `decoder`; of Optimum's two, `decoder` runs the first step and
+`decoder_with_past` the others."""
 
 
 class Graph:

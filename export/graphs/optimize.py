@@ -4,19 +4,25 @@ O1 rewrites as ONNX Runtime does by default, O2 adds its extended fusions and th
 Gelu as well, and O4 is O3 in fp16 for CUDA.
 """
 
+from checkpoints.generations import EXPORTERS, OPTIMUM, exporter_here
 from export.args import DEVICES, LEVELS, PRECISIONS
-from export.graphs.convert import Graphs
-from export.graphs.graph import save, sort
+from export.graphs.graph import Graphs, save, sort
 from pipelines.errors import CheckpointError, ConfigurationError, first_line
 
 
-def check_options(precision: str, optimize: str | None, device: str) -> None:
+def check_options(precision: str, optimize: str | None, device: str, exporter: str = OPTIMUM) -> None:
     """Raises ConfigurationError, with the reason, for a value that does not exist and for pairs that do not work."""
     for name, value, allowed in (("precision", precision, PRECISIONS), ("device", device, DEVICES)):
         if value not in allowed:
             raise ConfigurationError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
     if optimize not in (None, *LEVELS):
         raise ConfigurationError(f"optimize is {optimize!r}; allowed: {', '.join(LEVELS)}")
+    if exporter not in EXPORTERS:
+        raise ConfigurationError(f"exporter is {exporter!r}; allowed: {', '.join(EXPORTERS)}")
+    if exporter != OPTIMUM and optimize is not None:
+        raise ConfigurationError(
+            f"optimize {optimize} is a level of Optimum's, which exporter {exporter} is without; leave --optimize out"
+        )
     if precision == "int8" and device != "cpu":
         raise ConfigurationError(
             "precision int8 is for the CPU: CUDA has no kernels for dynamically quantized matrices, "
@@ -86,7 +92,9 @@ def optimize(graphs: Graphs, level: str, architecture: str, device: str) -> None
 
 
 def supports(architecture: str) -> bool:
-    """Whether ORTOptimizer knows the architecture."""
+    """Whether ORTOptimizer is here, and knows the architecture."""
+    if exporter_here() != OPTIMUM:
+        return False
     from optimum.onnxruntime.utils import ORTConfigManager
 
     return architecture in ORTConfigManager._conf

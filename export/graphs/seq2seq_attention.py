@@ -83,6 +83,8 @@ class Seq2SeqAttention:
 
 def describe_seq2seq(model: Any) -> Seq2SeqAttention:
     """The attention of an encoder-decoder; raises ObstacleError."""
+    import torch
+
     check_experts(model.config)
     encoder, decoder = model.get_encoder(), model.get_decoder()
     attending = (_layers(encoder, _OWN), _layers(decoder, _OWN), _layers(decoder, _CROSS))
@@ -96,12 +98,14 @@ def describe_seq2seq(model: Any) -> Seq2SeqAttention:
     ((_, width),) = shapes
     if width % WIDTH_OF_A_HEAD:
         raise ObstacleError(f"heads of width {width} are not a multiple of {WIDTH_OF_A_HEAD}")
-    own, cross = _with_outputs(decoder, attending[1]), _with_outputs(decoder, attending[2])
+    source = torch.zeros(1, 1, attending[1][0].output.weight.shape[0])
+    of_encoder = _with_outputs(encoder, attending[0])
+    own, cross = (_with_outputs(decoder, one, encoder_hidden_states=source, use_cache=False) for one in attending[1:])
     biases = _biases(own, bidirectional=False)
     positions = _positions(model, decoder)
     if positions is None and biases[0] is None:
         raise ObstacleError("its positions are not known")
-    return Seq2SeqAttention(attending[0], own, cross, _biases(attending[0], bidirectional=True), biases, positions)
+    return Seq2SeqAttention(of_encoder, own, cross, _biases(attending[0], bidirectional=True), biases, positions)
 
 
 def _layers(stack: Any, names: Sequence[str]) -> tuple[Layer, ...]:
@@ -110,8 +114,8 @@ def _layers(stack: Any, names: Sequence[str]) -> tuple[Layer, ...]:
     return tuple(Layer.of(module) for module in found)
 
 
-def _with_outputs(decoder: Any, layers: Sequence[Layer]) -> tuple[Layer, ...]:
-    """The layers of a decoder with how many values each returns, seen in a run of one token."""
+def _with_outputs(stack: Any, layers: Sequence[Layer], **given: Any) -> tuple[Layer, ...]:
+    """The layers of a stack with how many values each returns, seen in a run of one token."""
     import torch
 
     seen: dict[Any, int] = {}
@@ -119,12 +123,13 @@ def _with_outputs(decoder: Any, layers: Sequence[Layer]) -> tuple[Layer, ...]:
         layer.module.register_forward_hook(lambda module, _inputs, output: seen.update({module: len(output)}))
         for layer in layers
     ]
-    source = torch.zeros(1, 1, layers[0].output.weight.shape[0])
     try:
         with torch.no_grad():
-            decoder(input_ids=torch.ones(1, 1, dtype=torch.int64), encoder_hidden_states=source, use_cache=False)
+            stack(input_ids=torch.ones(1, 1, dtype=torch.int64), **given)
     except Exception as error:  # the model's own code, called in a way that it may not know
-        raise ObstacleError(f"its decoder does not run alone ({first_line(error)})") from error
+        raise ObstacleError(
+            f"its {'decoder' if given else 'encoder'} does not run alone ({first_line(error)})"
+        ) from error
     finally:
         for hook in hooks:
             hook.remove()

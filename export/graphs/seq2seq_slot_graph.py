@@ -167,7 +167,7 @@ def _encoder(model: Any, attention: Seq2SeqAttention) -> Any:
         def attending(self, number: int) -> Callable[..., Any]:
             layer = attention.encoder[number]
 
-            def attend(hidden_states: Any, *_: Any, **_options: Any) -> tuple[Any, None]:
+            def attend(hidden_states: Any, *_: Any, **_options: Any) -> tuple[Any, ...]:
                 query, key, value = self.inputs[number](hidden_states).chunk(3, dim=-1)
                 (attended,) = contrib(
                     "MultiHeadAttention",
@@ -176,7 +176,7 @@ def _encoder(model: Any, attention: Seq2SeqAttention) -> Any:
                     num_heads=layer.heads,
                     scale=layer.scale,
                 )
-                return layer.output(attended), None
+                return layer.output(attended), *[None] * (layer.outputs - 1)
 
             return attend
 

@@ -21,9 +21,17 @@ from typing import Any
 
 from checkpoints.frameworks import exclusive
 from pipelines.errors import first_line
+from pipelines.runtime.artifact import rotations
 
 NAME = "sextet_slots"
-_FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn", "longrope")  # within the positions of a graph
+_FIXED_ROTATIONS = (
+    "default",
+    "linear",
+    "llama3",
+    "yarn",
+    "longrope",
+    "proportional",
+)  # within the positions of a graph
 WIDTH_OF_A_HEAD = 8
 """GroupQueryAttention takes heads of a multiple of this width."""
 _ROTATED_WIDTH = 16  # and rotates a multiple of this width, of heads of such a multiple
@@ -145,12 +153,16 @@ def check_experts(config: Any) -> None:
 def _check_config(config: Any) -> None:
     """Raise ObstacleError for what a run of two tokens does not show."""
     check_experts(config)
+    kinds = getattr(config, "layer_types", None) or ()
+    if other := next((one for one in kinds if "attention" not in one or one.startswith("linear")), None):
+        raise ObstacleError(f"not all of its layers attend to tokens ({other})")
     if getattr(config, "alibi", False):
         raise ObstacleError("its attention adds a bias by distance (ALiBi)")
-    rope: dict[str, Any] = getattr(config, "rope_scaling", None) or {}
-    rotation = rope.get("rope_type", rope.get("type", "default"))
-    if rotation not in _FIXED_ROTATIONS:
-        raise ObstacleError(f"rope_type {rotation} depends on the length of the text")
+    given = {name: getattr(config, name, None) for name in ("rope_scaling", "rope_parameters")}
+    for rope in rotations(given):
+        rotation = rope.get("rope_type", rope.get("type", "default"))
+        if rotation not in _FIXED_ROTATIONS:
+            raise ObstacleError(f"rope_type {rotation} depends on the length of the text")
     if getattr(config, "scale_attn_by_inverse_layer_idx", False) or not getattr(config, "scale_attn_weights", True):
         raise ObstacleError("its attention is scaled in a way of its own")
 
@@ -265,8 +277,12 @@ class Rotations:
     def noted(self) -> Iterator[None]:
         """Take notes of every rotation."""
 
-        def rotate(query: Any, key: Any, cos: Any, sin: Any, *arguments: Any, **options: Any) -> tuple[Any, Any]:
-            rotated: tuple[Any, Any] = self._rotate(query, key, cos, sin, *arguments, **options)
+        def rotate(*given: Any, **options: Any) -> Any:
+            rotated = self._rotate(*given, **options)
+            if not isinstance(rotated, tuple) or len(given) < 4:  # queries and keys each by themselves (Gemma 4)
+                self._unknown = True
+                return rotated
+            query, _key, cos, sin = given[:4]
             self._newest = (rotated[0], self._kind(query, cos, sin, rotated[0]))
             return rotated
 

@@ -29,7 +29,6 @@ def trace(
             output_names=list(outputs),
             dynamic_axes={name: axes for name, axes in {**inputs, **outputs}.items() if axes},
             opset_version=OPSET,
-            custom_opsets={"com.microsoft": 1},
             dynamo=False,
         )
 

@@ -51,14 +51,13 @@ def torch_answer(model: Any, ids: Sequence[int], steps: int, forced: int | None 
     }
     config = GenerationConfig(max_new_tokens=steps, do_sample=False, num_beams=1, forced_bos_token_id=forced, **special)
     row = torch.tensor([list(ids)])
-    found = model.generate(
-        row,
-        attention_mask=torch.ones_like(row),
-        generation_config=config,
-        use_model_defaults=False,  # penalties and the like change which token is chosen, not how likely each one is
-        output_logits=True,
-        return_dict_in_generate=True,
-    )
+    model.generation_config = config  # its penalties and the like change which token is chosen, not how likely it is
+    try:
+        found = model.generate(
+            row, attention_mask=torch.ones_like(row), output_logits=True, return_dict_in_generate=True
+        )
+    finally:
+        model.generation_config = own
     logits = torch.cat(found.logits).numpy()
     return Answer(found.sequences[0, -len(logits) :].numpy(), logits)
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from export.graphs.convert import Graphs
-from export.graphs.graph import name_weights_directly, reads, save
+from export.graphs.graph import Graphs, name_weights_directly, reads, save
 from export.graphs.slot_graph import is_slot_graph
 from export.quantization.activations import OneScale, TokenScales
 from export.quantization.outliers import digest

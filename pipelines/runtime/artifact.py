@@ -24,6 +24,8 @@ MANIFEST_NAME = "artifact.json"
 Precision = Literal["fp32", "fp16", "int8", "int4"]
 Optimization = Literal["O1", "O2", "O3", "O4"]
 """The levels of Optimum's ORTOptimizer."""
+Exporter = Literal["optimum", "transformers5"]
+"""What makes artifacts: Optimum beside transformers 4, or Sextet alone beside transformers 5."""
 SCHEMA_VERSION = 2
 READABLE = (1, 2)
 """Schema 1 has no `chat_template`: its text-generation models answer no chats."""
@@ -334,11 +336,20 @@ def positions(config: Mapping[str, Any], names: Sequence[str]) -> int | None:
     first one on, and a graph holds one way.
     """
     found = next((int(config[name]) for name in names if config.get(name)), None)
-    scaling = config.get("rope_scaling") or {}
-    first = config.get("original_max_position_embeddings")
-    if found is None or not first or scaling.get("rope_type", scaling.get("type")) != "longrope":
-        return found
-    return min(found, int(first))
+    for scaling in rotations(config):
+        first = config.get("original_max_position_embeddings") or scaling.get("original_max_position_embeddings")
+        if found is not None and first and scaling.get("rope_type", scaling.get("type")) == "longrope":
+            found = min(found, int(first))
+    return found
+
+
+def rotations(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """How a model rotates positions: `rope_scaling` of its config, which transformers 5 calls `rope_parameters` and may
+    hold one for each kind of layer.
+    """
+    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    of_layers = [one for one in given.values() if isinstance(one, Mapping)]
+    return of_layers or [given]
 
 
 def _plain(value: Any) -> Any:

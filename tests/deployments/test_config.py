@@ -55,6 +55,7 @@ def test_a_source_becomes_the_arguments_of_its_export(tmp_path: Path) -> None:
             "revision": None,
             "precision": "int8",
             "optimize": None,
+            "exporter": "optimum",
             "allow_pickle": False,
         }
     ]

@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 
 from checkpoints.frameworks import exclusive
+from checkpoints.generations import OPTIMUM, exporter_here
 from export.graphs.encoders.distances import disentangled_bias, outside_of_window
 from export.graphs.trace import contrib
 
@@ -84,7 +85,7 @@ def traced_attention(model: Any) -> Iterator[TracedAttention]:
 
 def has_traced_attention(model: Any) -> bool:
     """Whether the attention of a model can be traced as operators."""
-    if model.config.is_encoder_decoder or model.config.is_decoder:
+    if model.config.is_encoder_decoder or getattr(model.config, "is_decoder", False):
         return False
     return any(type(one).__name__ in _REPLACED for one in model.modules())
 
@@ -92,20 +93,34 @@ def has_traced_attention(model: Any) -> bool:
 def _modernbert(
     traced: TracedAttention, module: Any, hidden: Any, *_given: Any, position_ids: Any, **_options: Any
 ) -> tuple[Any]:
+    """Of transformers 4, whose layers make their own angles."""
+    rotary = module.rotary_emb
+    tables = traced.once(tuple(rotary.inv_freq.tolist()), lambda: _halves(rotary(hidden, position_ids)))
+    return (_attended(traced, module, hidden, tables, module.local_attention[0]),)
+
+
+def _modernbert5(
+    traced: TracedAttention, module: Any, hidden: Any, position_embeddings: Any, **_options: Any
+) -> tuple[Any, None]:
+    """Of transformers 5, whose model makes the angles of each kind of layer; a window counts the token itself."""
+    tables = traced.once(module.sliding_window, lambda: _halves(position_embeddings))
+    return _attended(traced, module, hidden, tables, (module.sliding_window or 0) - 1), None
+
+
+def _halves(angles: Any) -> tuple[Any, ...]:
+    """Cosines and sines, each value once: (tokens, width / 2), of (1, tokens, width)."""
+    return tuple(one[0, :, : one.shape[-1] // 2] for one in angles)
+
+
+def _attended(traced: TracedAttention, module: Any, hidden: Any, tables: Any, window: int) -> Any:
     query, key, value = module.Wqkv(hidden).chunk(3, dim=-1)
-
-    def angles() -> tuple[Any, Any]:
-        cos, sin = module.rotary_emb(hidden, position_ids)
-        return cos[0, :, : module.head_dim // 2], sin[0, :, : module.head_dim // 2]
-
-    tables = traced.once(tuple(module.rotary_emb.inv_freq.tolist()), angles)
     query, key = (traced.rotate(one, *tables) for one in (query, key))
-    window, bias = module.local_attention[0], None
+    bias = None
     if window > 0:
         traced.window = window
         bias = traced.once("outside of the window", lambda: outside_of_window(hidden.shape[1], window))
-    attended = traced.attend(module.num_heads, query, key, value, bias)
-    return (module.out_drop(module.Wo(attended)),)
+    attended = traced.attend(module.config.num_attention_heads, query, key, value, bias)
+    return module.out_drop(module.Wo(attended))
 
 
 def _deberta(
@@ -115,7 +130,7 @@ def _deberta(
 
 
 _REPLACED: Mapping[str, Mapping[str, Callable[..., Any]]] = {
-    "ModernBertAttention": {"forward": _modernbert},
+    "ModernBertAttention": {"forward": _modernbert if exporter_here() == OPTIMUM else _modernbert5},
     "DisentangledSelfAttention": {"disentangled_att_bias": _deberta, "disentangled_attention_bias": _deberta},
 }
 """By the name of a module's class: the methods that are replaced while it is traced, and by what."""

@@ -189,3 +189,6 @@ def test_nothing_is_wider_than_a_phone(tab: Page, served: Cluster, route: str) -
     opened(tab, served, route)
 
     assert tab.run(WIDTH) == 0
+    tab.wait_for("document.querySelector('#models a') !== null")
+    places = "['about', 'models'].map((one) => document.getElementById(one).getBoundingClientRect())"
+    assert tab.run(f"(([above, below]) => above.bottom <= below.top)({places})")  # nothing lies on anything else

@@ -21,6 +21,8 @@ FAMILIES = (
     "cohere", "falcon", "gemma2", "glm4", "gpt2", "gpt_bigcode", "gpt_neox", "granite", "llama", "olmo2", "opt", "phi",
     "phi3", "qwen3", "stablelm", "starcoder2",
 )  # fmt: skip
+ROUNDED = ("starcoder2",)
+"""Without adapters, ONNX Runtime sums bias and residual in one operator with the norm behind them."""
 PROMPTS = np.random.default_rng(1).integers(5, 300, (3, 9))
 
 
@@ -59,7 +61,10 @@ def test_rows_of_adapters_and_of_the_base_are_pefts(architecture: str, tmp_path:
 
     np.testing.assert_allclose(ours / scale, np.stack([changed[0], base[1], changed[2]]) / scale, atol=1e-3)
     plain = logits(None, graph, [0, 0, 0])
-    assert np.array_equal(ours[1], plain[1])
+    if architecture in ROUNDED:
+        np.testing.assert_allclose(ours[1] / scale, plain[1] / scale, atol=1e-5)
+    else:
+        assert np.array_equal(ours[1], plain[1])
     exact = graph.read_bytes()
     for quantize, alike in ((to_int8, 0.98), (to_int4, 0.7)):
         graph.write_bytes(exact)

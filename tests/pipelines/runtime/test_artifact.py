@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipelines.errors import ArtifactError
-from pipelines.runtime.artifact import MANIFEST_NAME, ModelArtifact
+from pipelines.runtime.artifact import MANIFEST_NAME, ModelArtifact, positions
 from tests.artifacts import MANIFEST, write_artifact
 
 NOBODY = 65534
@@ -125,3 +126,26 @@ def test_a_manifest_of_another_shape_is_refused_in_one_line(tmp_path: Path, chan
     with pytest.raises(ArtifactError, match="cannot be read.*export it again") as caught:
         ModelArtifact.open(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"rope_scaling": {"rope_type": "longrope"}, "original_max_position_embeddings": 64},
+        {"rope_scaling": {"type": "longrope"}, "original_max_position_embeddings": 64},
+        {"rope_parameters": {"rope_type": "longrope", "original_max_position_embeddings": 64}},
+        {
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default"},
+                "full_attention": {"rope_type": "longrope", "original_max_position_embeddings": 64},
+            }
+        },
+    ],
+)
+def test_longrope_bounds_the_positions_as_either_generation_of_transformers_writes_it(config: dict[str, Any]) -> None:
+    assert positions(config | {"max_position_embeddings": 2048}, ["max_position_embeddings"]) == 64
+
+
+def test_another_rotation_bounds_no_positions() -> None:
+    config = {"rope_parameters": {"rope_type": "yarn", "original_max_position_embeddings": 64}}
+    assert positions(config | {"max_position_embeddings": 2048}, ["max_position_embeddings"]) == 2048
