@@ -186,6 +186,10 @@ def application_of(task: str, model: str | None) -> str:
     return task if model is None else f"{task}{SEPARATOR}{model}"
 
 
+def route_of(application: str) -> str:
+    return f"/{application.replace(SEPARATOR, '/')}"
+
+
 def task_of(application: str) -> str:
     return application.partition(SEPARATOR)[0]
 

@@ -32,7 +32,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from deployments.cluster.catalog import Catalog
-from deployments.config import SEPARATOR, model_of, task_of
+from deployments.config import model_of, route_of, task_of
 from deployments.console.live import LiveView
 from deployments.console.models import model_page
 from deployments.console.page import page
@@ -131,9 +131,9 @@ class Gateway:
             return path
         if route.path.startswith("/v2/models/"):
             name = route.path.removeprefix("/v2/models/").partition("/")[0]
-            models = {model_of(one) or one: _route(one) for one in await self._catalog.readiness()}
+            models = {model_of(one) or one: route_of(one) for one in await self._catalog.readiness()}
             if name not in models:
-                models |= {name: f"{_route(base)}/{name}" for base, name in await self._adapters()}
+                models |= {name: f"{route_of(base)}/{name}" for base, name in await self._adapters()}
             if name in models:
                 return f"{models[name]}{route.path}"
             raise RouteNotFoundError(f"there is no model {shown(name)}; allowed: {', '.join(models)}")
@@ -144,8 +144,8 @@ class Gateway:
     async def _model_path(self, path: str) -> str:
         """The path of the task that serves the model whose id `path` begins with; ids may contain slashes."""
         # A model that serves several tasks answers for the last of them: the one that generates text.
-        tasks = {model["id"]: _route(name) for name, model in (await self._catalog.models()).items() if model}
-        tasks |= {name: f"{_route(base)}/{name}" for base, name in await self._adapters()}
+        tasks = {model["id"]: route_of(name) for name, model in (await self._catalog.models()).items() if model}
+        tasks |= {name: f"{route_of(base)}/{name}" for base, name in await self._adapters()}
         for name in sorted(tasks, key=len, reverse=True):
             if path == name or path.startswith(f"{name}/"):
                 return f"{tasks[name]}{path[len(name) :]}"
@@ -190,7 +190,7 @@ class Gateway:
         def entry(name: str) -> dict[str, Any]:
             one = replicas[name]
             counted = {"ready": one.is_ready, "asleep": one.asleep, "replicas": one.replicas}
-            return {"route": _route(name), **counted, "model": models.get(name)}
+            return {"route": route_of(name), **counted, "model": models.get(name)}
 
         tasks = []
         for task in [name for name in replicas if model_of(name) is None]:
@@ -228,13 +228,13 @@ class Gateway:
     async def _model(self, route: str) -> Response:
         """The page of the model, or of the adapter, that clients ask at `route`."""
         standings = await self._catalog.standings()
-        applications = {_route(one): one for one in standings}
+        applications = {route_of(one): one for one in standings}
         base, _, name = route.rpartition("/")
         application = applications.get(route) or applications.get(base)
         said = await self._catalog.details(application) if application else None
         adapters = {one["name"]: one for one in (said or {}).get("adapters", ())}
         if application is None or (route not in applications and name not in adapters):
-            routes = [*applications, *(f"{_route(one)}/{adapter}" for one, adapter in await self._adapters())]
+            routes = [*applications, *(f"{route_of(one)}/{adapter}" for one, adapter in await self._adapters())]
             allowed = ", ".join(one[1:] for one in routes) or "none"
             raise RouteNotFoundError(f"there is no model {shown(route[1:])}; allowed: {allowed}")
         task = task_of(application)
@@ -255,10 +255,6 @@ def _adapter_entries(entry: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for one in model.get("adapters", ()):
         route = f"{entry['route']}/{one['name']}"
         yield {**entry, "name": one["name"], "route": route, "model": with_adapter(model, one)}
-
-
-def _route(application: str) -> str:
-    return f"/{application.replace(SEPARATOR, '/')}"
 
 
 def _redirect(request: Request, path: str) -> Response:

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
-from deployments.config import SEPARATOR
+from deployments.config import route_of
 from deployments.http.errors import UnavailableError
 from deployments.http.event_stream import EventStream
 from deployments.observability.statistics import live
@@ -62,7 +62,7 @@ class LiveView:
                 return
             now, at = await self._numbers(), loop.time()
             models = [
-                {"route": f"/{name.replace(SEPARATOR, '/')}", **live(before.get(name, {}), numbers, at - asked_at)}
+                {"route": route_of(name), **live(before.get(name, {}), numbers, at - asked_at)}
                 for name, numbers in now.items()
             ]
             before, asked_at = now, at

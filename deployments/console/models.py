@@ -16,7 +16,7 @@ import msgspec
 from markdown_it import MarkdownIt
 
 from deployments.cluster.catalog import Standing
-from deployments.config import SEPARATOR, model_of, task_of
+from deployments.config import model_of, route_of, task_of
 from deployments.ingress.model_rules.traffic import PARTS, Split
 from deployments.served import with_adapter
 from pipelines.runtime.artifact import Parity
@@ -98,7 +98,7 @@ def model_page(
     return ModelPage(
         task=task_of(application),
         name=name,
-        route=f"/{application.replace(SEPARATOR, '/')}" + (f"/{name}" if adapter is not None else ""),
+        route=route_of(application) + (f"/{name}" if adapter is not None else ""),
         ready=standing.is_ready,
         asleep=standing.asleep,
         replicas=standing.replicas,

@@ -1,6 +1,5 @@
 """A node of a Ray cluster as an operator starts it: `ray start`, with what `sextet environment` prints."""
 
-import contextlib
 import os
 import secrets
 import signal
@@ -12,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from deployments.cluster.ray_environment import DRAIN_VARIABLE, spare_port
-from tests.cluster.serving import clean_environment
+from tests.cluster.serving import clean_environment, replicas_of
 
 TOOLS = Path(sys.executable).parent
 ADDRESS, OTHER_ADDRESS = "127.0.0.1", "127.0.0.2"
@@ -59,12 +58,7 @@ class RayNode:
 
     def replicas(self, task: str) -> list[psutil.Process]:
         """The replicas of a task that run on this node."""
-        found = []
-        for one in self.tree():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if " ".join(one.cmdline()).startswith(f"ray::ServeReplica:{task}:"):
-                    found.append(one)
-        return found
+        return replicas_of(task, self.tree())
 
     def kill(self) -> None:
         """As when a machine loses its power."""

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,11 @@ class Serving:
         parent = psutil.Process(self.process.pid)
         return [parent, *parent.children(recursive=True)]
 
+    def replicas(self, task: str) -> list[psutil.Process]:
+        return replicas_of(task, self.tree())
+
     def replica(self, task: str) -> psutil.Process:
-        (found,) = [one for one in self.tree() if " ".join(one.cmdline()).startswith(f"ray::ServeReplica:{task}:")]
+        (found,) = self.replicas(task)
         return found
 
     def stop(self, number: int = signal.SIGTERM) -> int:
@@ -129,6 +133,16 @@ def is_listening(url: str) -> bool:
     host, port = url.removeprefix("http://").split(":")
     with socket.socket() as probe:
         return probe.connect_ex((host, int(port))) == 0
+
+
+def replicas_of(task: str, processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those among some processes that are replicas of a task."""
+    found = []
+    for one in processes:
+        with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            if " ".join(one.cmdline()).startswith(f"ray::ServeReplica:{task}:"):
+                found.append(one)
+    return found
 
 
 def left_over(tree: list[psutil.Process]) -> list[str]:

@@ -5,12 +5,11 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 import tritonclient.grpc as triton
 import yaml
@@ -62,15 +61,6 @@ def serving(models: dict[str, Path], grpc_port: int, tmp_path_factory: pytest.Te
         serving.process.kill()
 
 
-def replicas(serving: Serving, task: str) -> list[psutil.Process]:
-    found = []
-    for one in serving.tree():
-        with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
-            if " ".join(one.cmdline()).startswith(f"ray::ServeReplica:{task}:"):
-                found.append(one)
-    return found
-
-
 def entry(serving: Serving, task: str) -> dict[str, Any]:
     (found,) = [one for one in httpx.get(serving.url, timeout=10).json()["tasks"] if one["task"] == task]
     return dict(found)
@@ -78,7 +68,7 @@ def entry(serving: Serving, task: str) -> dict[str, Any]:
 
 def wait_until_asleep(serving: Serving) -> None:
     give_up_at = time.monotonic() + PATIENCE_S
-    while replicas(serving, RARE) or not entry(serving, RARE)["asleep"]:
+    while serving.replicas(RARE) or not entry(serving, RARE)["asleep"]:
         assert time.monotonic() < give_up_at, entry(serving, RARE)
         time.sleep(0.2)
 
@@ -90,7 +80,7 @@ async def ask_at_once(url: str, n: int) -> list[httpx.Response]:
 
 
 def test_it_starts_without_a_replica_and_is_ready(serving: Serving) -> None:
-    assert replicas(serving, RARE) == []
+    assert serving.replicas(RARE) == []
     assert f"{RARE}" in serving.lines
     assert "  asleep: its first request starts it" in serving.lines
     ready = httpx.get(f"{serving.url}/ready")
@@ -122,7 +112,7 @@ def test_its_cold_start_is_measured_by_parts(serving: Serving) -> None:
 
 def test_its_memory_is_given_back_once_nobody_asks_and_the_next_one_is_answered(serving: Serving) -> None:
     asyncio.run(ask_at_once(serving.url, 1))
-    (held, *_) = replicas(serving, RARE)
+    (held, *_) = serving.replicas(RARE)
     assert held.memory_info().rss > 0
 
     wait_until_asleep(serving)
@@ -140,7 +130,7 @@ def test_a_call_of_grpc_wakes_it_too(serving: Serving, grpc_port: int) -> None:
     wait_until_asleep(serving)
     with triton.InferenceServerClient(f"127.0.0.1:{grpc_port}") as client:
         assert client.is_model_ready(RARE)
-        assert replicas(serving, RARE) == [], "asking whether it is ready does not wake it"
+        assert serving.replicas(RARE) == [], "asking whether it is ready does not wake it"
         answer = client.infer(RARE, [tensor(["what a film"])], client_timeout=PATIENCE_S)
     assert json.loads(answer.as_numpy("output").reshape(-1)[0])
 

@@ -60,10 +60,6 @@ def processes(serving: Serving, name: str) -> list[psutil.Process]:
     return found
 
 
-def replicas(serving: Serving, task: str) -> list[psutil.Process]:
-    return processes(serving, f"ray::ServeReplica:{task}:")
-
-
 class Asking:
     """Clients that ask one after the other on connections that they keep, while a block runs; `seen` is what came."""
 
@@ -146,18 +142,18 @@ def test_what_dies_comes_back_and_what_has_begun_goes_on(
     assert set(asking.seen) <= {200, "ConnectError", "RemoteProtocolError", "ReadError"}, "no route is ever missing"
 
     with Asking(serving.url, "POST", f"/{CLASSIFY}", classify) as asking, Asking(serving.url, "GET", "/ready") as ready:
-        replicas(serving, CLASSIFY)[0].kill()
-        (gateway,) = replicas(serving, "gateway")
+        serving.replicas(CLASSIFY)[0].kill()
+        (gateway,) = serving.replicas("gateway")
         gateway.kill()
-        until(lambda: replicas(serving, "gateway") not in ([], [gateway]))
-        until(lambda: len(replicas(serving, CLASSIFY)) == 2)
+        until(lambda: serving.replicas("gateway") not in ([], [gateway]))
+        until(lambda: len(serving.replicas(CLASSIFY)) == 2)
         serving.process.send_signal(signal.SIGUSR1)
         serving.wait_for(f"applied {path}")  # once replicas that still start have made the task healthy again
         until(lambda: httpx.get(serving.url, timeout=60).status_code == 200)
     assert set(asking.seen) == {200}, "the other replica answers"
     assert set(ready.seen) == {200}, "nobody needs the gateway for that"
 
-    (generator,) = replicas(serving, GENERATE)
+    (generator,) = serving.replicas(GENERATE)
     inside = Inside(serving)
     (own_url,) = [
         f"http://127.0.0.1:{one.laddr.port}"
@@ -171,7 +167,7 @@ def test_what_dies_comes_back_and_what_has_begun_goes_on(
     ):
         change(path, threads=2)  # another session: as another model
         serving.process.send_signal(signal.SIGUSR1)
-        until(lambda: len(replicas(serving, GENERATE)) == 2)
+        until(lambda: len(serving.replicas(GENERATE)) == 2)
         with Asking(serving.url, "POST", f"/{GENERATE}", {"inputs": "a", "parameters": {"max_new_tokens": 2}}) as new:
             until(lambda: len(new.seen) > 5)
         assert generator.is_running()
@@ -181,17 +177,17 @@ def test_what_dies_comes_back_and_what_has_begun_goes_on(
     assert 503 not in health.seen, "HAProxy keeps the old replica until it knows the new one"
 
     once = {"inputs": "a", "parameters": {"max_new_tokens": 1}}
-    before = replicas(serving, GENERATE)
+    before = serving.replicas(GENERATE)
     with Asking(serving.url, "GET", "/ready") as ready, Asking(serving.url, "POST", f"/{GENERATE}", once) as asking:
         change(path, limits={"max_inputs": 1})
         serving.process.send_signal(signal.SIGUSR1)
         serving.wait_for(f"applied {path}", times=3)
         several = {**once, "inputs": ["a", "a"]}
         assert httpx.post(f"{serving.url}/{GENERATE}", json=several, timeout=60).status_code == 413
-    assert replicas(serving, GENERATE) == before, "it is changed in place"
+    assert serving.replicas(GENERATE) == before, "it is changed in place"
     assert set(ready.seen) == set(asking.seen) == {200}
 
-    (generator,) = replicas(serving, GENERATE)
+    (generator,) = serving.replicas(GENERATE)
     generator.kill()
     until(lambda: httpx.get(f"{serving.url}/ready", timeout=60).status_code == 503)
     missing = httpx.get(f"{serving.url}/ready", timeout=60)
@@ -271,13 +267,13 @@ def test_a_full_disk_stops_no_answers_and_once_there_is_space_all_is_as_before(
 
     full = fill(Path(f"/proc/{serving.process.pid}/root/tmp"))
     with Asking(serving.url, "POST", f"/{CLASSIFY}", {"inputs": "good"}) as asking:
-        replicas(serving, CLASSIFY)[0].kill()
+        serving.replicas(CLASSIFY)[0].kill()
         until(lambda: len(asking.seen) > 3000)
     assert set(asking.seen) == {200}
     generated = httpx.post(f"{serving.url}/{GENERATE}", json={"inputs": "a", "parameters": {"max_new_tokens": 2}})
     assert generated.status_code == 200
     full.unlink()
-    until(lambda: len(replicas(serving, CLASSIFY)) == 2)
+    until(lambda: len(serving.replicas(CLASSIFY)) == 2)
     until(lambda: httpx.get(f"{serving.url}/ready", timeout=60).status_code == 200)
     assert serving.stop() == 0, "\n".join(serving.lines)
     assert left_over(tree) == []

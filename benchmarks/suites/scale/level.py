@@ -34,7 +34,7 @@ from benchmarks.suites.generation import artifact_of
 from benchmarks.suites.scale.fleet import Fleet
 from benchmarks.suites.scale.slow import cached_in
 from benchmarks.suites.suite import Findings
-from deployments.config import SEPARATOR
+from deployments.config import SEPARATOR, route_of
 from deployments.scaling.options import AUTOSCALER, DEFAULTS
 from pipelines.errors import SextetError
 from pipelines.runtime.artifact import ModelArtifact
@@ -129,7 +129,7 @@ def cluster(artifact: Path) -> dict[str, Any]:
 
 def load(port: int, name: str, texts: Sequence[str], curve: Sequence[float], day_s: float) -> Load:
     """The day's requests to one of them."""
-    path = f"/{name.replace(SEPARATOR, '/')}"
+    path = route_of(name)
     calls = [Call(request_bytes("127.0.0.1", path, json.dumps({"inputs": text}).encode())) for text in texts]
     return Load("127.0.0.1", port, calls, day_s, warm_up_s=0.0, curve=curve, slo_s=LEVEL_MS / 1000)
 
