@@ -100,8 +100,11 @@ def test_the_gateway_describes_every_route_and_parameter(http: httpx.Client) -> 
     assert document["openapi"].startswith("3.1")
     assert {f"/{task}" for task in TASKS} | {"/", "/health", "/ready", "/openapi.json"} <= set(document["paths"])
     for path, operations in document["paths"].items():  # what is written down is there
+        if "{model}" in path:  # a second model of a task: none has one here, tests/deployments/console does
+            continue
         method = "POST" if "post" in operations else "GET"
-        assert http.request(method, path.replace("{task}", next(iter(TASKS))), json={}).status_code != 404, path
+        with http.stream(method, path.replace("{task}", next(iter(TASKS))), json={}) as answer:  # /live has no end
+            assert answer.status_code != 404, path
     body = document["paths"]["/question-answering"]["post"]["requestBody"]["content"]["application/json"]
     schemas = document["components"]["schemas"]
     parameters, null = schemas[body["schema"]["$ref"].rpartition("/")[2]]["properties"]["parameters"]["anyOf"]

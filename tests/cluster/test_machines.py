@@ -31,7 +31,8 @@ pytestmark = [
 
 TASK = "text-classification"
 BODY = {"inputs": ["good", "bad"]}
-SOON = {DRAIN_VARIABLE: "60"}
+DRAIN_S = 60.0
+ENDED_S = 60.0  # what Ray takes to end a node that has drained, or whose time is up
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def machines(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
         with (
             Network(3) as network,
             redis(network.address, network.folder) as state,
-            ray_cluster(network, content, state, SOON) as made,
+            ray_cluster(network, content, state, {DRAIN_VARIABLE: str(DRAIN_S)}) as made,
         ):
             yield made
     except NetworkError as error:
@@ -117,7 +118,7 @@ def test_a_node_that_is_told_to_end_loses_no_request_behind_the_balancer(machine
         traffic.strike()
         leaving = machines.ray_start(machines.workers[0])
         leaving.send_signal(signal.SIGTERM)
-        leaving.wait(60)
+        leaving.wait(DRAIN_S + ENDED_S)
         sleep(1.0)
     outcomes = {entry.outcome for entry in traffic.ledger.entries}
 
