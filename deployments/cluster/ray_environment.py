@@ -100,8 +100,10 @@ def node_exports(folder: Path, haproxy: Path | None, ingress: IngressConfig) -> 
 
 
 def _ending(drain_s: float) -> dict[str, str]:
-    """An HAProxy process that a reload has replaced lives as long as replicas that end."""
-    return {"RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(math.ceil(drain_s + DRAINED_S))}
+    """An HAProxy process that a reload has replaced outlives the replica of each of its requests: those have `drain_s`
+    from the reload, the replica `drain_s` from when it is told to end, which may be as late as that.
+    """
+    return {"RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(math.ceil(2 * drain_s + DRAINED_S))}
 
 
 def lacks_token() -> bool:

@@ -59,6 +59,11 @@ def test_a_node_that_is_told_to_end_waits_as_long_as_requests_may_take_unless_it
     assert exported(tmp_path, **{DRAIN_VARIABLE: "0"})[DRAIN_VARIABLE] == "0"
 
 
+def test_an_old_haproxy_lives_until_a_replica_that_is_told_to_end_later_has_told_its_streams_so(tmp_path: Path) -> None:
+    """One that ended 15 s after the drain closed streams without an error event: their replica had begun later."""
+    assert float(exported(tmp_path)["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"]) > 2 * DRAIN_S + CUT_S
+
+
 @pytest.mark.parametrize(
     ("given", "lacks"),
     [
