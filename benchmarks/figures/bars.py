@@ -325,6 +325,9 @@ SCALE_FIGURES = {
     "plan_replicas": Figure("replicas at once of a simulated day, within five minutes", at_least(2000)),
     "batch_over_raw": Figure("rows/s of `sextet batch` over the bare runtime's best, MiniLM, mixed", at_least(0.9)),
     "batch_resume_lost": Figure("rows lost or twice after three kills of `sextet batch`", exactly(0)),
+    "nodes_lost": Figure(
+        "short requests without an answer behind the balancer, of four nodes one killed, one silent", exactly(0)
+    ),
 }
 FIGURES = (
     FOOTPRINT_FIGURES

@@ -13,6 +13,7 @@ from benchmarks import Say
 from benchmarks.figures.bars import SCALE_FIGURES
 from benchmarks.suites.scale.batch import measure_batch
 from benchmarks.suites.scale.level import measure_level
+from benchmarks.suites.scale.nodes import measure_nodes
 from benchmarks.suites.scale.plan import measure_error, measure_replicas
 from benchmarks.suites.scale.zero import measure_zero
 from benchmarks.suites.suite import Findings, Options, main
@@ -23,6 +24,7 @@ PARTS: Mapping[str, Callable[[Findings, bool, Say], None]] = {
     "plan_error": measure_error,
     "plan_replicas": measure_replicas,
     "batch": measure_batch,
+    "nodes": measure_nodes,
 }
 """By name; each takes the findings, whether to be quick, and whom to tell of its progress. Raises SextetError."""
 
