@@ -38,7 +38,8 @@ MAX_THREADS = 1024
 SEPARATOR = "."
 """Between task and model in the name of an application."""
 MODEL_NAME = "[a-z0-9][a-z0-9-]{0,62}"
-RESERVED = ("v1", "v2", "predict", "rerank", "invocations", "ping", "health", "default")
+DEFAULT = "default"  # of a task with several models, in a path
+RESERVED = ("v1", "v2", "predict", "rerank", "invocations", "ping", "health", DEFAULT)
 """What lies, or may lie one day, below a task's own path."""
 MAX_INPUTS = 65_536  # what `max_inputs` may be at most: longer lists are refused while they are decoded
 DRAIN_S = 300.0  # as long as a request may take where its replica, its model or the cluster ends

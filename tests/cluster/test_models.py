@@ -101,6 +101,7 @@ def test_path_header_and_other_protocols_choose(serving: Serving, http: httpx.Cl
 def test_a_share_moves_while_requests_run_and_metrics_and_logs_say_who_answered(
     serving: Serving, http: httpx.Client, folder: Path
 ) -> None:
+    client = OpenAI(base_url=f"{serving.url}/v1", api_key="none", max_retries=0)
     default = answered(http)
 
     def asked(n: int) -> Counter[str]:
@@ -112,6 +113,9 @@ def test_a_share_moves_while_requests_run_and_metrics_and_logs_say_who_answered(
         give_up_at = time.monotonic() + 30
         while abs((found := asked(20))[LARGE] - percent / 5) > 1:
             assert time.monotonic() < give_up_at, found
+        assert client.completions.create(model=default, **PROMPT).model == default
+        with pytest.raises(NotFoundError, match="there is no model 'nobody'; allowed: .*large"):
+            client.completions.create(model="nobody", **PROMPT)
     answered(http, headers={"x-request-id": "who-answered-this", "x-model": LARGE})
     (url,) = [line.removeprefix("metrics ") for line in serving.lines if line.startswith("metrics ")]
     families = {one.name: one.samples for one in text_string_to_metric_families(httpx.get(url, timeout=30).text)}

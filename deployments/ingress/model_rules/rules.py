@@ -3,17 +3,21 @@
     /text-generation                        the application text-generation, the default; it gives away shares of its
                                             requests where there is a file of them (traffic.py)
     /text-generation/large                  the application text-generation.large
-    x-model: large                          the same, at the task's own path
+    /text-generation/default/...            the default at /text-generation/..., whatever the shares
+    x-model: large                          the model `large`, at the task's own path
     {"model": "large", ...}                 the same, in bodies at /text-generation/v1/... that HAProxy's buffer holds
     /v2/models/large, /models/large         the same, by the names of models of other protocols
 
 No Python is asked, and a task with one model has none of these rules. Which names the default has besides its task's,
-only its replicas know. They get the others' with each request, and answer 404 or a redirect (protocols/openai).
+those of adapters among them, only its replicas know. They get the others' with each request, and answer 404 or a
+redirect (protocols/openai). A model that answers a share is told so, and redirects a body that names what it does not
+know, the default's id or an adapter, to the default's path.
 """
 
 import json
 
-from deployments.http.request import MODEL_HEADER, OTHERS_HEADER
+from deployments.config import DEFAULT, RESERVED
+from deployments.http.request import DRAWN_HEADER, MODEL_HEADER, OTHERS_HEADER
 from deployments.ingress.lines import MODEL, MODEL_PREFIX, MODELS, PREFIX, TASK, Lines
 from deployments.ingress.model_rules.traffic import PARTS
 from deployments.ingress.node import TRAFFIC
@@ -27,6 +31,9 @@ _KEY = "txn.sextet_client"  # its name, where the ingress knows keys: access.py
 STEP = 6181
 """The golden section of PARTS, and prime to it."""
 _ASKS = f"{{ var({ASKED_TASK}) -m str {TASK} }}"
+_DEFAULT = f"{PREFIX}/{DEFAULT}"
+_SHARED = f"{{ path_reg ^{PREFIX}/?(/({'|'.join(RESERVED)})(/.*)?)?$ }}"
+"""The task's own; any other may be that of an adapter."""
 _OPEN = f"{{ var({ASKED_TASK}) -m str {TASK} }} !{{ var({CHOSEN}) -m found }}"
 _DRAWS = f"{_ASKS} {{ var({SPLIT}) -m found }}"
 
@@ -42,11 +49,13 @@ def models(body_timeout_s: int, traffic: bool) -> Lines:
             f"http-request set-var({ASKED_TASK}) str({TASK}) if {{ path {PREFIX} }} || {{ path_beg {PREFIX}/ }}",
             f"http-request unset-var({ASKED_TASK}) if {{ path {MODEL_PREFIX} }} || {{ path_beg {MODEL_PREFIX}/ }}",
             f"http-request set-var({CHOSEN}) req.hdr({HEADER}) if {_ASKS} {{ req.hdr({HEADER}) -m found }}",
+            f"http-request set-var({CHOSEN}) str({TASK}) if {_ASKS} {{ path_reg ^{_DEFAULT}(/|$) }}",
             *(f"{refuse} '{body}' if {unknown} {shape}".rstrip() for shape, body in shapes.items()),
+            f"http-request replace-path ^{_DEFAULT}(/.*)?$ {PREFIX}\\1 if {_ASKS}",
             # The gateway lists all of them.
             f"http-request replace-path ^{PREFIX}/v1/models(/.*)?$ /catalog/{TASK}/v1/models\\1 if {_OPEN} METH_GET",
             f"http-request wait-for-body time {body_timeout_s}s if {_OPEN} METH_POST {{ path_beg {PREFIX}/v1/ }}",
-            f"http-request set-var({SPLIT}) bool(true) if {_OPEN}",
+            f"http-request set-var({SPLIT}) bool(true) if {_OPEN} {_SHARED}",
             f"http-request set-var({CHOSEN}) req.body,json_query('$.model') if {_OPEN} METH_POST "
             f"{{ path_beg {PREFIX}/v1/ }}",
             f"http-request unset-var({SPLIT}) if {_ASKS} {{ var({CHOSEN}) -m str {MODELS} }}",
@@ -73,6 +82,7 @@ def shares() -> tuple[str, ...]:
         f"{{ str({TASK}),map_str_int({TRAFFIC},0) eq 1 }}",
         f"http-request set-var({_BOUND}) str({TASK}.{MODEL}),map_str_int({TRAFFIC},0) if {_DRAWS}",
         f"http-request set-var({CHOSEN}) str({MODEL}) if {_DRAWS} {{ var({_DRAW}),sub({_BOUND}) lt 0 }}",
+        f"http-request set-header {DRAWN_HEADER} {TASK} if {_DRAWS} {{ var({CHOSEN}) -m str {MODEL} }}",
         f"http-request unset-var({SPLIT}) if {_DRAWS} {{ var({CHOSEN}) -m str {MODEL} }}",
     )
 

@@ -14,8 +14,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
+from deployments.config import DEFAULT
 from deployments.http.errors import Failure, MovedError, RouteNotFoundError
-from deployments.http.request import OTHERS_HEADER
+from deployments.http.request import DRAWN_HEADER, OTHERS_HEADER
 from deployments.protocols.openai.errors import failure_body
 from deployments.protocols.openai.response_format import ResponseFormat
 from deployments.protocols.protocol import Protocol, Reply, TaskRequest, json_reply
@@ -111,15 +112,17 @@ class OpenAi(Protocol):
         """Raise RouteNotFoundError for a model that the task does not have, where it has adapters, or the ingress says
         that it has others.
 
-        It has sent a request for one of those there, unless the body is larger than what it looks at: MovedError.
+        MovedError for one that is elsewhere: the ingress has sent a request there, unless the body is larger than what
+        it looks at. Where it drew this model for a share, only the default knows whether there is one of that name.
         """
         listed = headers.get(OTHERS_HEADER)
         named = (self.model, self.pipeline.task, *self.adapted)
         if (listed is None and not self.adapted) or name is None or name in named:
             return
         others = [] if listed is None else listed.split()
-        if name in others:
-            raise MovedError(f"the model {name} is elsewhere", f"/{self.pipeline.task}/{name}{self.path}")
+        if name in others or DRAWN_HEADER in headers:
+            where = name if name in others else DEFAULT
+            raise MovedError(f"the model {shown(name)} is elsewhere", f"/{self.pipeline.task}/{where}{self.path}")
         allowed = ", ".join((*named, *others))
         raise RouteNotFoundError(f"there is no model {shown(name)}; allowed: {allowed}")
 

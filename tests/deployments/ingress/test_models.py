@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from deployments.http.request import OTHERS_HEADER
+from deployments.http.request import DRAWN_HEADER, OTHERS_HEADER
 from deployments.ingress.config import Address, IngressConfig
 from deployments.ingress.haproxy import command as ask_admin
 from deployments.ingress.keys import Key, add, new_key
@@ -54,6 +54,8 @@ def asked(response: httpx.Response) -> tuple[str, str]:
         (f"/{TASK}/large", LARGE, f"/{TASK}/large"),
         (f"/{TASK}/large/v1/completions?a=1", LARGE, f"/{TASK}/large/v1/completions?a=1"),
         (f"/{TASK}/larger", TASK, f"/{TASK}/larger"),
+        (f"/{TASK}/default", TASK, f"/{TASK}"),
+        (f"/{TASK}/default/v1/completions?a=1", TASK, f"/{TASK}/v1/completions?a=1"),
         ("/v2/models/large/infer", LARGE, f"/{TASK}/large/v2/models/large/infer"),
         ("/models/small", SMALL, f"/{TASK}/small"),
         (f"/v2/models/{TASK}/infer", TASK, f"/{TASK}/v2/models/{TASK}/infer"),
@@ -179,6 +181,21 @@ def test_a_share_of_the_requests_goes_to_another_model(shared: Shared) -> None:
     assert shared.ask(20, f"/{TASK}/small") == {SMALL: 20}
     assert shared.ask(20, "/v1/completions", json={"model": "large"}) == {LARGE: 20}
     assert len(shared.ask(100, "/v1/completions", json={"model": "assistant"})) == 3
+    for path in ("/default", "/default/v1/completions", "/pirate", "/pirate/v1/completions"):
+        assert shared.ask(20, f"/{TASK}{path}") == {TASK: 20}, "a path that may be an adapter's is the default's"
+    for path in ("/", "/v1/completions", f"/v2/models/{TASK}/infer"):
+        assert len(shared.ask(100, f"/{TASK}{path}")) == 3
+
+
+def test_who_answers_a_share_knows_that_it_does(shared: Shared) -> None:
+    shared.set(f"{TASK} large 100\n", f"{LARGE} 10000\n")
+    with shared.ingress.client() as client:
+        drawn, named = (
+            client.post(path, json={}, headers={DRAWN_HEADER: "forged"}).json()["headers"]
+            for path in ("/v1/completions", f"/{TASK}/large/v1/completions")
+        )
+    assert drawn[DRAWN_HEADER] == TASK
+    assert DRAWN_HEADER not in named
 
 
 def test_a_client_stays_where_it_was(shared: Shared) -> None:

@@ -487,10 +487,10 @@ def test_a_task_with_several_models_refuses_a_name_that_none_has_and_sends_large
     """The ingress names the others (deployments/ingress/model_rules)."""
     name = server._now.pipeline.artifact.name
 
-    def asked(model: Any, path: str = "/v1/completions") -> Any:
+    def asked(model: Any, path: str = "/v1/completions", **headers: str) -> Any:
         body = {"model": model, "max_tokens": 2, "temperature": 0}
         body |= {"prompt": "a"} if path == "/v1/completions" else {"messages": MESSAGES}
-        return post(server, body, path, x_sextet_models="large small")
+        return post(server, body, path, x_sextet_models="large small", **headers)
 
     for path in ("/v1/completions", CHAT):
         assert [asked(known, path).status_code for known in (name, TASK, None)] == [200, 200, 200]
@@ -501,6 +501,9 @@ def test_a_task_with_several_models_refuses_a_name_that_none_has_and_sends_large
         )
         moved = asked("large", path)
         assert (moved.status_code, moved.headers["location"]) == (308, f"/text-generation/large{path}")
+        assert asked(name, path, x_sextet_drawn=TASK).status_code == 200, "drawn for a share, and called by its name"
+        moved = asked("pirate", path, x_sextet_drawn=TASK)  # perhaps an adapter of the default
+        assert (moved.status_code, moved.headers["location"]) == (308, f"/text-generation/default{path}")
 
 
 def test_a_model_with_a_name_of_its_own_is_called_by_it(exported: Callable[..., Path]) -> None:
