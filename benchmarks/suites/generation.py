@@ -241,7 +241,7 @@ def _measure_model(
                     _keep(rates, workload, {contestant.name: rate}, say)
                 in_turn = contestant.name not in ONCE and repetition < pace.goodputs
                 if model.name == SMOLLM2 and in_turn and isinstance(seat, HttpSeat):
-                    _measure_goodput(rates, pace, contestant.name, seat, prompts[LONG], repetition, say)
+                    measure_goodput(rates, pace, contestant.name, seat, prompts[LONG], repetition, say)
         except PeerError as error:
             if contestant.name == SEXTET:
                 raise
@@ -261,15 +261,26 @@ def _check(name: str, seat: Seat, prompts: Sequence[Prompt], ours_first: Sequenc
         raise PeerError(f"another model: {share:.0%} of its answers begin as ours")
 
 
-def _measure_goodput(
+def measure_goodput(
     rates: Rates, pace: Pace, name: str, seat: HttpSeat, texts: Sequence[Prompt], seed: int, say: Say
 ) -> None:
+    """A server that does not answer all of its clients keeps the level at no rate, as one that is too slow for it.
+
+    What it did in other loads stands. Raises PeerError where that server is ours.
+    """
     tokens = [token for text in texts for token in text]
-    points = curve(seat, lambda part: Mixture.drawn(tokens, MIXED, MIXTURES * seed + part), pace.open_s, pace.warm_up_s)
+    try:
+        points = curve(
+            seat, lambda part: Mixture.drawn(tokens, MIXED, MIXTURES * seed + part), pace.open_s, pace.warm_up_s
+        )
+    except PeerError as error:
+        if name == SEXTET:
+            raise
+        say(f"{name} keeps the service level at no rate: {error}")
+        rates.raw.append({"measurement": GOODPUT, "server": name, "repetition": seed, "failed": str(error)})
+        points = []
     rates.raw += [{"measurement": GOODPUT, "server": name, "repetition": seed, **one.figures()} for one in points]
-    if not (rate := goodput(points)):
-        raise PeerError("keeps the service level at no rate")
-    _keep(rates, GOODPUT, {name: rate}, say)
+    _keep(rates, GOODPUT, {name: goodput(points)}, say)
 
 
 def _measure_plain(rates: Rates, pace: Pace, say: Say) -> None:

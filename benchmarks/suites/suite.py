@@ -119,12 +119,14 @@ class Rates(Findings):
     def over_best(self, workload: str, peers: Sequence[str]) -> list[float]:
         """Our rate over that of the best of `peers`, by its median, repetition by repetition.
 
-        None where one of them has no rate: what is missing may be the best.
+        None where one of them has no rate: what is missing may be the best. None either where the best has the rate 0.
         """
         rates = [self.per_s.get((workload, peer), []) for peer in peers if (workload, peer) not in self.missing]
         if len(rates) < len(peers) or not all(rates):
             return []
         best = max(rates, key=median)
+        if not all(best):
+            return []
         return [one / other for one, other in zip(self.per_s.get((workload, SEXTET), []), best, strict=False)]
 
     def compare(self, name: str, values: list[float]) -> None:

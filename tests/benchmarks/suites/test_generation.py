@@ -2,27 +2,30 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
 from benchmarks.figures.bars import GENERATION_FIGURES
+from benchmarks.load.generator import Call
 from benchmarks.load.texts import passages, sentences
 from benchmarks.peers.entrants import Entrants
 from benchmarks.peers.peer import PeerError
 from benchmarks.peers.servers import WRITER_SERVERS, WriterServer
 from benchmarks.peers.writers import WRITERS, Writer, WriterModel, writing
 from benchmarks.suites.engines import structured
-from benchmarks.suites.engines.contestants import other
+from benchmarks.suites.engines.contestants import HttpSeat, other
 from benchmarks.suites.engines.goodput import Mixture, Point, goodput
 from benchmarks.suites.engines.local_engine import LocalEngine
 from benchmarks.suites.engines.plain import slots_over_plain
-from benchmarks.suites.generation import SLOTS
+from benchmarks.suites.generation import GOODPUT, SLOTS, Pace, measure_goodput
 from benchmarks.suites.shapes import ensure_without_slots
 from benchmarks.suites.soak_generation import questions
 from benchmarks.suites.suite import Rates
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.runtime.artifact import ModelArtifact
+from tests.local_server import LocalServer
 
 
 @pytest.mark.parametrize("writer", WRITERS, ids=lambda writer: writer.name)
@@ -133,6 +136,29 @@ def test_goodput_is_interpolated_between_the_last_rate_that_keeps_the_level_and_
     assert goodput([point(2, 1.0), point(6, 0.4), point(4, 0.95)]) == pytest.approx(4 + 2 * (0.05 / 0.55))
     assert goodput([point(2, 1.0), point(4, 0.9)]) == 4
     assert goodput([point(2, 0.8), point(4, 0.5)]) == 0
+
+
+def test_a_server_that_drops_clients_keeps_the_level_at_no_rate_and_its_other_rates_stand() -> None:
+    class Dropping(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.close_connection = True
+
+    pace, said = Pace(open_s=0.2, warm_up_s=0.0), list[str]()
+    with LocalServer(Dropping) as server:
+        port = int(server.url.rpartition(":")[2])
+        request = b"POST / HTTP/1.1\r\nhost: local\r\ncontent-length: 0\r\n\r\n"
+        seat = HttpSeat(port, lambda prompt, new_tokens, stream: Call(request), first=lambda prompt: 0, streams=True)
+        rates = Rates({}, per_s={("one stream", "peer"): [9.0], (GOODPUT, "Sextet"): [6.0], (GOODPUT, "other"): [8.0]})
+        measure_goodput(rates, pace, "peer", seat, [list(range(20_000))], 0, said.append)
+        with pytest.raises(PeerError, match="failed"):
+            measure_goodput(rates, pace, "Sextet", seat, [list(range(20_000))], 0, said.append)
+
+    assert rates.per_s["one stream", "peer"] == [9.0]
+    assert rates.per_s[GOODPUT, "peer"] == [0.0]
+    assert not rates.missing
+    assert "peer keeps the service level at no rate: of " in said[0]
+    assert rates.over_best(GOODPUT, ("peer", "other")) == [0.75]
+    assert rates.over_best(GOODPUT, ("peer",)) == []
 
 
 def test_lengths_of_an_open_loop_are_mixed_and_come_again_with_the_seed() -> None:
