@@ -277,7 +277,7 @@ def measure_goodput(
         if name == SEXTET:
             raise
         say(f"{name} keeps the service level at no rate: {error}")
-        rates.raw.append({"measurement": GOODPUT, "server": name, "repetition": seed, "failed": str(error)})
+        rates.raw.append({"measurement": "no service level", "server": name, "repetition": seed, "error": str(error)})
         points = []
     rates.raw += [{"measurement": GOODPUT, "server": name, "repetition": seed, **one.figures()} for one in points]
     _keep(rates, GOODPUT, {name: goodput(points)}, say)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.figures.bars import GENERATION_FIGURES
+from benchmarks.figures.front import OPEN_LOOP
 from benchmarks.load.generator import Call
 from benchmarks.load.texts import passages, sentences
 from benchmarks.peers.entrants import Entrants
@@ -156,6 +157,7 @@ def test_a_server_that_drops_clients_keeps_the_level_at_no_rate_and_its_other_ra
     assert rates.per_s["one stream", "peer"] == [9.0]
     assert rates.per_s[GOODPUT, "peer"] == [0.0]
     assert not rates.missing
+    assert not [one for one in rates.raw if OPEN_LOOP in one["measurement"]], "no point of the plot"
     assert "peer keeps the service level at no rate: of " in said[0]
     assert rates.over_best(GOODPUT, ("peer", "other")) == [0.75]
     assert rates.over_best(GOODPUT, ("peer",)) == []
