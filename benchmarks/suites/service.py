@@ -41,6 +41,7 @@ from benchmarks.suites.cluster import CLASSIFY, TRANSLATE, WRITE, Running, measu
 from benchmarks.suites.generation import artifact_of
 from benchmarks.suites.suite import Findings, Options, Repeated, main
 from deployments.cluster.ray_environment import spare_port
+from deployments.config import route_of
 from deployments.ingress.config import GATEWAY
 from pipelines.errors import SextetError
 
@@ -129,7 +130,7 @@ def configuration(model: Path, grpc_port: int) -> dict[str, Any]:
 def _named(application: str, answer: str) -> dict[str, Any]:
     return {
         "name": application,
-        "route_prefix": f"/{application.replace('.', '/')}",
+        "route_prefix": route_of(application),
         "import_path": "benchmarks.noop:named",
         "args": {"answer": answer},
         "deployments": [

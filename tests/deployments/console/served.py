@@ -17,7 +17,7 @@ import uvicorn
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from deployments.config import model_of, task_of
+from deployments.config import model_of, route_of, task_of
 from deployments.console import live as live_view
 from deployments.gateway import Gateway
 from deployments.ingress.haproxy import SETTINGS
@@ -101,7 +101,7 @@ class Cluster:
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        prefixes = {f"/{name.replace('.', '/')}": one for name, one in self.servers.items()}
+        prefixes = {route_of(name): one for name, one in self.servers.items()}
         path = f"{scope['path']}/"
         found = max((one for one in prefixes if path.startswith(f"{one}/")), key=len, default=None)
         if found is not None:

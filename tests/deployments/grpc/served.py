@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from deployments.cluster.ray_environment import spare_port
-from deployments.config import model_of, task_of
+from deployments.config import model_of, route_of, task_of
 from deployments.http.guard import FromIngress
 from deployments.http.listening import Server
 from deployments.http.middleware import RenameDeadline
@@ -128,7 +128,7 @@ def served(
 
         return make
 
-    prefixes = {name: f"/{name.replace('.', '/')}" for name in models}
+    prefixes = {name: route_of(name) for name in models}
     replicas = {name: Replica(prefixes[name], made(name, model)) for name, model in models.items()}
     ports = {name: one.port for name, one in replicas.items()}
     ingress = Running(folder, config, host, spare_port(), ports, prefixes)
