@@ -49,6 +49,7 @@ HAPROXY = {
 ALONE = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # in effect: this node's address is 127.0.0.1
     "AUTOSCALER_UPDATE_INTERVAL_S": "3600",  # no node is ever added; it logs each time
+    "RAY_event_log_reporter_enabled": "0",  # to a dashboard that does not run: a traceback for each event
 }
 PYTHON_PROXY = {
     "RAY_SERVE_ENABLE_HA_PROXY": "0",

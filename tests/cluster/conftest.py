@@ -18,8 +18,9 @@ def models(exported: Callable[..., Path]) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def cluster(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    """The cluster; when the session ends it stops cleanly and leaves nothing behind."""
-    serving = Serving.start(write_cluster(tmp_path_factory.mktemp("cluster"), models))
+    """The cluster, whose Ray takes the disk for full; when the session ends it stops cleanly and leaves nothing behind."""
+    full_disk = {"RAY_local_fs_capacity_threshold": "0.01"}
+    serving = Serving.start(write_cluster(tmp_path_factory.mktemp("cluster"), models), **full_disk)
     try:
         yield serving.wait_until_ready()
         tree = serving.tree()

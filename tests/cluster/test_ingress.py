@@ -20,7 +20,7 @@ from tests.cluster.serving import LOOPBACK, READY_S, Serving, listeners
 
 pytestmark = pytest.mark.cluster
 TEXT = "Where does the river flow?"
-DAY_S, MOST_A_DAY = 86_400, 5_000_000
+DAY_S, MOST_A_DAY = 86_400, 10_000_000
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +213,9 @@ def test_everything_listens_on_loopback(cluster: Serving) -> None:
 
 
 def test_an_idle_cluster_writes_next_to_nothing(cluster: Serving) -> None:
-    """Nor does a process of it compute for ever: Ray's GCS once logged its state without a pause."""
+    """On a full disk too, of which Ray warns every 10 s. Ray's GCS once logged its state without a pause, and an agent
+    logged a traceback for each warning.
+    """
     (logs,) = [Path(line.removeprefix("logs ")).resolve() for line in cluster.lines if line.startswith("logs ")]
 
     def sizes() -> dict[int, int]:
@@ -224,7 +226,7 @@ def test_an_idle_cluster_writes_next_to_nothing(cluster: Serving) -> None:
     give_up_at = time.monotonic() + READY_S
     while True:  # what other tests began may still end
         before, began_at = sizes(), time.monotonic()
-        time.sleep(15)
+        time.sleep(20)
         grown = sum(max(0, size - before.get(inode, 0)) for inode, size in sizes().items())
         if grown / (time.monotonic() - began_at) * DAY_S < MOST_A_DAY:
             break
