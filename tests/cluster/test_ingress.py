@@ -20,7 +20,7 @@ from tests.cluster.serving import LOOPBACK, READY_S, Serving, listeners
 
 pytestmark = pytest.mark.cluster
 TEXT = "Where does the river flow?"
-DAY_S, MOST_A_DAY = 86_400, 10_000_000
+DAY_S, MOST_A_DAY = 86_400, 5_000_000
 
 
 @pytest.fixture(scope="module")
