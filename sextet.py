@@ -241,9 +241,9 @@ def environment(
 ) -> None:
     """Print what `ray start` needs on every node of a cluster: eval "$(sextet environment)"."""
     from deployments.cluster.ray_environment import lacks_token, node_exports
-    from deployments.config import read_yaml
+    from deployments.config import adapters_of, read_yaml
     from deployments.ingress.config import IngressConfig
-    from deployments.ingress.haproxy import find_binary, set_sleeping
+    from deployments.ingress.haproxy import find_binary, set_adapters, set_sleeping
     from deployments.scaling.options import may_sleep
 
     if cluster is None and Path("cluster.yaml").is_file():
@@ -259,6 +259,7 @@ def environment(
         folder.mkdir(parents=True, exist_ok=True)
         exports = node_exports(folder, binary, ingress)
         set_sleeping(folder, [] if content is None else may_sleep(content))
+        set_adapters(folder, {} if content is None else adapters_of(content))
     except OSError as error:
         raise ConfigurationError(f"cannot write {error.filename} ({error.strerror}); name another --folder") from None
     print("\n".join(exports))

@@ -18,6 +18,7 @@ from deployments.cluster.ray_environment import ADDRESS_VARIABLE
 from deployments.cluster.signals import Signals, StopRequested
 from deployments.config import (
     TaskConfig,
+    adapters_of,
     deployment_of,
     located,
     model_of,
@@ -28,7 +29,7 @@ from deployments.config import (
 )
 from deployments.ingress import haproxy
 from deployments.ingress.config import EVERY_NAME, Address, IngressConfig
-from deployments.ingress.haproxy import set_sleeping
+from deployments.ingress.haproxy import set_adapters, set_sleeping
 from deployments.scaling.options import may_sleep, set_scaling, start_asleep
 from pipelines.errors import ArtifactError, ConfigurationError, SextetError
 from pipelines.generation.open import open_stack
@@ -135,6 +136,7 @@ def _serve_here(launch: Launch, signals: Signals) -> None:
 
         config, reach = validated(_behind(content)), Reach(address.url(ingress), folder)
         set_sleeping(folder, may_sleep(content))
+        set_adapters(folder, adapters_of(content))
         with started(folder, signals, launch.say) as ray:
             try:
                 _roll_out(config, reach, launch.say, ray.raise_if_dead)
@@ -187,6 +189,7 @@ def _reload(launch: Launch, ingress: IngressConfig, reach: "Reach", raise_if_dea
             raise ConfigurationError("the ingress's settings have changed, which takes a restart of `sextet serve`")
         if reach.folder is not None:
             set_sleeping(reach.folder, may_sleep(content))
+            set_adapters(reach.folder, adapters_of(content))
         _roll_out(validated(_behind(content)), reach, launch.say, raise_if_dead)
     except SextetError as error:
         launch.say(f"not applied: {error}")

@@ -8,10 +8,11 @@ import shlex
 import shutil
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import deployments
 from deployments.ingress.lines import Settings
@@ -79,9 +80,18 @@ def write_wrapper(binary: Path, folder: Path, settings: Settings) -> Path:
 
 def set_sleeping(folder: Path, applications: Sequence[str]) -> None:
     """Say which applications may have no replica, for the script in `folder`; HAProxy knows from its next reload on."""
+    _change(folder, sleeping=tuple(applications))
+
+
+def set_adapters(folder: Path, adapters: Mapping[str, str]) -> None:
+    """Likewise the application of the base of each adapter, by the adapter's name."""
+    _change(folder, adapters=dict(adapters))
+
+
+def _change(folder: Path, **settings: Any) -> None:
     file = folder / SETTINGS
     if file.exists():
-        replace(Settings.read(file), sleeping=tuple(applications)).write(file)
+        replace(Settings.read(file), **settings).write(file)
 
 
 def command(admin_socket: Path, command: str) -> str:

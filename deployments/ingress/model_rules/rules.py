@@ -9,10 +9,10 @@
                                             HAProxy's buffer holds
     /v2/models/large, /models/large         the same, by the names of models of other protocols
 
-No Python is asked, and a task with one model has none of these rules. Which names the default has besides its task's,
-those of adapters among them, only its replicas know. They get the others' with each request, and answer 404 or a
-redirect (protocols/openai). A model that answers a share is told so, and redirects a body that names what it does not
-know, the default's id or an adapter, to the default's path.
+No Python is asked, and a task with one model has none of these rules. Names that the default has besides its task's,
+its id and those of its adapters, are not looked for here: its replicas get the others' names with each request, and
+answer 404 or a redirect (protocols/model_name.py). A model that answers a share is told so, and redirects a body that
+names what it does not know, the default's id or an adapter, to the default's path.
 """
 
 import json
