@@ -76,7 +76,7 @@ def test_one_stream_asks_the_base_and_its_adapters_and_no_other_model(
     with streaming(cluster) as stream:
         for name in (NAME, OTHER, TASK, "large"):
             stream.ask(name, [TEXT], parameters=GREEDY, request_id=name)
-        texts, errors = {}, list[str]()
+        texts, errors = dict[str, str](), list[str]()
         while len(texts) + len(errors) < 4:
             result, error = stream.next()
             if error is not None:
