@@ -8,7 +8,7 @@ import shlex
 import shutil
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -77,11 +77,19 @@ def write_wrapper(binary: Path, folder: Path, settings: Settings) -> Path:
     return wrapper
 
 
-def set_sleeping(folder: Path, applications: Sequence[str]) -> None:
-    """Say which applications may have no replica, for the script in `folder`; HAProxy knows from its next reload on."""
+def tell(folder: Path, sleeping: Sequence[str], configured: Mapping[str, str], hard_stop_s: int) -> bool:
+    """Change these of the Settings of the script in `folder`: what cluster.yaml says of applications and their ends.
+
+    Whether they are other ones now. HAProxy knows from its next reload on.
+    """
     file = folder / SETTINGS
-    if file.exists():
-        replace(Settings.read(file), sleeping=tuple(applications)).write(file)
+    if not file.exists():  # Ray Serve's Python proxy serves
+        return False
+    before = Settings.read(file)
+    told = replace(before, sleeping=tuple(sleeping), configured=dict(configured), hard_stop_s=hard_stop_s)
+    if told != before:
+        told.write(file)
+    return told != before
 
 
 def command(admin_socket: Path, command: str) -> str:
