@@ -277,6 +277,17 @@ def test_what_nobody_serves_is_a_404_of_one_line(serve: Serve, path: str, messag
     assert response.json()["error"].startswith(message)
 
 
+@pytest.mark.parametrize("path", ["/text-generation", "/text-generation/", "/text-generation/v1/models"])
+def test_a_model_that_haproxy_does_not_know_yet_is_a_503_that_says_to_come_back(serve: Serve, path: str) -> None:
+    """Else its requests do not come here."""
+    responses = asyncio.run(Client().many(path, 20))
+
+    assert {(one.status_code, one.headers["retry-after"]) for one in responses} == {(503, "1")}
+    assert serve.status_calls == 1
+    assert asyncio.run(Client().many("/text-generations", 1))[0].status_code == 404
+    assert asyncio.run(Client().many("/translation", 1))[0].status_code == 404, "it is not deployed"
+
+
 def test_an_error_below_v1_has_the_shape_that_openais_clients_read(serve: Serve) -> None:
     del serve.replicas["text-generation"]
 
