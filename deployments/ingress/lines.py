@@ -5,7 +5,6 @@ standard library alone, as in all that runs at a reload.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -87,7 +86,7 @@ class GrpcLines:
     several: tuple[str, ...] = ()
     """Then, once for each task with several models, as in Lines."""
     application: tuple[str, ...] = ()
-    """Then, once for each application of a task and each adapter of one; MODEL is the name that requests ask for."""
+    """Then, once for each application of a task; MODEL is the name by which requests ask for it."""
     rest: tuple[str, ...] = ()
     """At last; MODELS are all of these names."""
     backend: tuple[str, ...] = ()
@@ -116,8 +115,12 @@ class Settings:
     """Applications whose lines come first, in this order."""
     sleeping: tuple[str, ...] = ()
     """Applications that may have no replica: Ray Serve's fallback proxy holds requests until there is one."""
-    adapters: Mapping[str, str] = field(default_factory=dict)
-    """The application of the base of each adapter, by the adapter's name, where the node was told."""
+    configured: dict[str, str] = field(default_factory=dict)
+    """The path prefix of each application of cluster.yaml, by its name: what is not there yet is no 404."""
+    adapters: dict[str, str] = field(default_factory=dict)
+    """The application of the base of each adapter of cluster.yaml, by the adapter's name."""
+    hard_stop_s: int = 0
+    """How long a process may live that a reload has replaced; 0 for what Ray wrote."""
     grpc: GrpcLines = GrpcLines()
 
     def write(self, file: Path) -> None:
