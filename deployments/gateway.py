@@ -37,12 +37,12 @@ from deployments.console.live import LiveView
 from deployments.console.models import model_page
 from deployments.console.page import page
 from deployments.http.errors import Failure, RouteNotFoundError
-from deployments.http.request import Route, Timings
+from deployments.http.request import Route, Timings, may_ask
 from deployments.ingress.config import IngressConfig
 from deployments.ingress.model_rules.aliases import of_path
 from deployments.ingress.model_rules.shares import split_of
 from deployments.protocols.open_inference import index_entry, server_metadata
-from deployments.protocols.open_inference_grpc.server import PREFIX, ServerCalls, application_of
+from deployments.protocols.open_inference_grpc.server import PREFIX, ServerCalls, statistics
 from deployments.protocols.openai.errors import failure_body
 from deployments.protocols.openai.protocol import model_card
 from deployments.served import with_adapter
@@ -99,7 +99,8 @@ class Gateway:
             return await self._calls.answer(route.path.removeprefix(PREFIX), request)
         if found := re.fullmatch(r"/v2(?:/repository)?/models(?:/([^/]+)(?:/versions/([^/]+))?)?/stats", route.path):
             route.require_method(METHODS)
-            return await self._statistics(found[1], found[2])
+            content = await statistics(self._catalog, found[1] or "", found[2] or "", partial(may_ask, request.headers))
+            return _json({"model_stats": content})
         if (target := await self._task_path(route)) is not None:
             return _redirect(request, target)
         if (console := page(route.path.removeprefix("/console/"))) is not None and route.path.startswith("/console/"):
@@ -169,7 +170,7 @@ class Gateway:
         return _json(server_metadata(version("sextet")))
 
     async def _watch(self, request: Request) -> Response:
-        return self._view.stream()
+        return self._view.stream(partial(may_ask, request.headers))
 
     async def _health(self, request: Request) -> Response:
         return _json({"status": "ok"})
@@ -205,12 +206,6 @@ class Gateway:
         entries = [index_entry(model_of(name) or name, is_ready) for name, is_ready in ready.items()]
         entries += [index_entry(name, ready.get(base, False)) for base, name in await self._adapters()]
         return _json(entries)
-
-    async def _statistics(self, name: str | None, version: str | None) -> Response:
-        """As Triton has them, of one model or of all."""
-        ready = await self._catalog.readiness()
-        names = list(ready) if name is None else [application_of(name, version or "", ready)]
-        return _json({"model_stats": await self._catalog.statistics(names)})
 
     async def _models_of(self, task: str, name: str | None) -> Response:
         """As OpenAI lists models: the default by its own name and by its task's, the others by theirs."""

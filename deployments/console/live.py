@@ -7,11 +7,11 @@ The replicas are asked once for everybody who watches (Catalog).
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
-from deployments.config import route_of
+from deployments.config import route_of, task_of
 from deployments.http.errors import UnavailableError
 from deployments.http.event_stream import EventStream
 from deployments.observability.statistics import live
@@ -37,12 +37,12 @@ class LiveView:
         self._models, self._ending = models, asyncio.Event()
         self._watchers = 0
 
-    def stream(self) -> EventStream:
-        """Raises UnavailableError where too many watch."""
+    def stream(self, may: Callable[[str], bool] = lambda task: True) -> EventStream:
+        """Of the tasks that one may ask; raises UnavailableError where too many watch."""
         if self._watchers >= MAX_WATCHERS:
             raise UnavailableError(f"{self._watchers} watch already; allowed: {MAX_WATCHERS}", retry_after_s=10.0)
         self._watchers += 1
-        stream = EventStream(self._events())
+        stream = EventStream(self._events(may))
         stream.ended = lambda failure: self._left()
         return stream
 
@@ -53,7 +53,7 @@ class LiveView:
     def _left(self) -> None:
         self._watchers -= 1
 
-    async def _events(self) -> AsyncGenerator[Any, None]:
+    async def _events(self, may: Callable[[str], bool]) -> AsyncGenerator[Any, None]:
         loop = asyncio.get_running_loop()
         before, asked_at = await self._numbers(), loop.time()
         while True:
@@ -64,6 +64,7 @@ class LiveView:
             models = [
                 {"route": route_of(name), **live(before.get(name, {}), numbers, at - asked_at)}
                 for name, numbers in now.items()
+                if may(task_of(name))
             ]
             before, asked_at = now, at
             yield {"models": models}

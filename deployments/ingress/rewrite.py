@@ -75,15 +75,16 @@ def rewrite(text: str, settings: Settings, node: str, secret: str = "none") -> s
         for header in PUBLIC:
             if header in sections:
                 sections[header] = [line for line in sections[header] if not is_of("log", line)]
-    rules = [*lines.frontend, *_alias_rules(prefixes, (*settings.aliases, *_model_aliases(prefixes)))]
+    ordered = sorted(prefixes, key=lambda name: [*settings.order, *prefixes].index(name))
+    rules = _of_models(lines.frontend, {name: prefixes[name] for name in ordered if task_of(name) in settings.order})
+    rules += _alias_rules(prefixes, (*settings.aliases, *_model_aliases(prefixes)))
     rules += of_several(lines.several, prefixes)
-    for name in sorted(prefixes, key=lambda name: [*settings.order, *prefixes].index(name)):
+    for name in ordered:
         if prefixes[name] != "/":
             replicas = _replicas(sections[f"backend http-{name}"], and_backup=name in settings.sleeping)
             of_application = [line.replace(SERVER, one) for one in replicas for line in lines.replica]
             of_application += lines.application
-            task = name.partition(SEPARATOR)[0]
-            of_application = [line.replace(APPLICATION, name).replace(TASK, task) for line in of_application]
+            of_application = [line.replace(APPLICATION, name).replace(TASK, task_of(name)) for line in of_application]
             rules += [line.replace(PREFIX, prefixes[name]) for line in of_application]
     rules += lines.gateway if prefixes.get(GATEWAY) == "/" else ()
     sections[PUBLIC[0]] = _frontend(sections[PUBLIC[0]], settings, indented(rules))
@@ -170,6 +171,19 @@ def _alias_rules(prefixes: dict[str, str], aliases: tuple[Alias, ...]) -> list[s
             pattern, path = f"^{alias.root}(/.*)?$", f"{prefix}{alias.below}\\1"
             rules.append(f"http-request replace-path {pattern} {path} if {{ path_beg {alias.root} }}")
     return rules
+
+
+def task_of(application: str) -> str:
+    return application.partition(SEPARATOR)[0]
+
+
+def _of_models(ours: Sequence[str], prefixes: dict[str, str]) -> list[str]:
+    """Those that name a MODEL once for each of `prefixes`, by application."""
+    return [
+        line.replace(MODEL, name.rpartition(SEPARATOR)[2]).replace(PREFIX, prefix.rstrip("/"))
+        for line in ours
+        for name, prefix in (prefixes.items() if MODEL in line else {"": ""}.items())
+    ]
 
 
 def models_of(prefixes: dict[str, str]) -> dict[str, list[str]]:

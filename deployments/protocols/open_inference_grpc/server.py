@@ -1,6 +1,7 @@
 """The calls that belong to no model's replica: the gateway answers them, at /grpc/<call>."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 from typing import Protocol as Interface
 
@@ -8,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from deployments.config import model_of, task_of
-from deployments.http.errors import MethodNotAllowedError, RouteNotFoundError
-from deployments.http.request import read_body
+from deployments.http.errors import ForbiddenError, MethodNotAllowedError, RouteNotFoundError
+from deployments.http.request import may_ask, read_body
 from deployments.protocols.open_inference import VERSION, index_entry, model_metadata, server_metadata
 from deployments.protocols.open_inference_grpc.frames import MEDIA_TYPES, GrpcResponse, only
 from deployments.protocols.open_inference_grpc.messages import decoded, message
@@ -30,12 +31,16 @@ class Models(Interface):
         """Entries of Triton's `model_stats`."""
 
 
+MayAsk = Callable[[str], bool]
+"""Whether who asks has a key for a task."""
+
+
 class ServerCalls:
     """Answers from `models`."""
 
     def __init__(self, models: Models, version: str) -> None:
         self._models, self._version = models, version
-        self._calls: dict[str, Callable[[Any], Awaitable[dict[str, Any]]]] = {
+        self._calls: dict[str, Callable[[Any, MayAsk], Awaitable[dict[str, Any]]]] = {
             "ServerLive": self._live,
             "ServerReady": self._ready,
             "ServerMetadata": self._metadata,
@@ -51,32 +56,34 @@ class ServerCalls:
             names = ", ".join([*self._calls, "ModelInfer", "ModelStreamInfer"])
             raise MethodNotAllowedError(f"{shown(call)} is not served; allowed: {names}", names)
         body = await read_body(request, MAX_BYTES, MEDIA_TYPES)
-        asked = decoded(f"{call}Request", only(body))
-        return GrpcResponse(message(f"{call}Response")(**await self._calls[call](asked)).SerializeToString())
+        asked, may = decoded(f"{call}Request", only(body)), partial(may_ask, request.headers)
+        return GrpcResponse(message(f"{call}Response")(**await self._calls[call](asked, may)).SerializeToString())
 
-    async def _live(self, asked: Any) -> dict[str, Any]:
+    async def _live(self, asked: Any, may: MayAsk) -> dict[str, Any]:
         return {"live": True}
 
-    async def _ready(self, asked: Any) -> dict[str, Any]:
+    async def _ready(self, asked: Any, may: MayAsk) -> dict[str, Any]:
         ready = await self._models.readiness()
         return {"ready": bool(ready) and all(ready.values())}
 
-    async def _metadata(self, asked: Any) -> dict[str, Any]:
+    async def _metadata(self, asked: Any, may: MayAsk) -> dict[str, Any]:
         return server_metadata(self._version)
 
-    async def _model_ready(self, asked: Any) -> dict[str, Any]:
-        application, ready = await self._found(asked)
+    async def _model_ready(self, asked: Any, may: MayAsk) -> dict[str, Any]:
+        try:
+            application, ready = await self._found(asked)
+        except RouteNotFoundError:  # a probe needs no key, and is not told which models there are
+            raise RouteNotFoundError(f"there is no model {shown(asked.name)} of this version") from None
         return {"ready": ready[application]}
 
-    async def _model_metadata(self, asked: Any) -> dict[str, Any]:
+    async def _model_metadata(self, asked: Any, may: MayAsk) -> dict[str, Any]:
         application, _ = await self._found(asked)
         return model_metadata(TASKS[task_of(application)], asked.name)
 
-    async def _statistics(self, asked: Any) -> dict[str, Any]:
-        names = [(await self._found(asked))[0]] if asked.name else list(await self._models.readiness())
-        return {"model_stats": await self._models.statistics(names)}
+    async def _statistics(self, asked: Any, may: MayAsk) -> dict[str, Any]:
+        return {"model_stats": await statistics(self._models, asked.name, asked.version, may)}
 
-    async def _index(self, asked: Any) -> dict[str, Any]:
+    async def _index(self, asked: Any, may: MayAsk) -> dict[str, Any]:
         ready = await self._models.readiness()
         listed = [one for one in ready.items() if one[1] or not asked.ready]
         return {"models": [index_entry(model_of(name) or name, is_ready) for name, is_ready in listed]}
@@ -84,6 +91,17 @@ class ServerCalls:
     async def _found(self, asked: Any) -> tuple[str, Mapping[str, bool]]:
         """The application of the model that a message names, and the readiness of all."""
         return application_of(asked.name, asked.version, ready := await self._models.readiness()), ready
+
+
+async def statistics(models: Models, name: str, version: str, may: MayAsk) -> list[dict[str, Any]]:
+    """Of one model, or of all that a key is for where `name` is empty. Raises RouteNotFoundError, ForbiddenError."""
+    ready = await models.readiness()
+    if not name:
+        return await models.statistics([one for one in ready if may(task_of(one))])
+    application = application_of(name, version, ready)
+    if not may(task_of(application)):
+        raise ForbiddenError("this key may not ask this task")
+    return await models.statistics([application])
 
 
 def application_of(name: str, version: str, ready: Mapping[str, bool]) -> str:
