@@ -249,7 +249,7 @@ class TaskServer:
         protocol = endpoint.protocol
         if protocol is None:
             return endpoint.reply(request, self, serving.config.limits)
-        deadline, timings.protocol, timings.model = deadline_of(request), protocol, endpoint.model
+        deadline, timings.protocol, timings.adapter = deadline_of(request), protocol, endpoint.adapter
         visit, is_streaming = serving.enter(), False
         try:
             async with asyncio.timeout_at(deadline):
@@ -309,7 +309,8 @@ class TaskServer:
         self, limits: LimitsConfig, protocol: Protocol, request: TaskRequest, timings: Timings, salt: str
     ) -> Prepared:
         if request.model is not None and request.model in protocol.adapted:
-            protocol, timings.model = protocol.adapted[request.model], request.model
+            protocol = protocol.adapted[request.model]
+            timings.adapter = protocol.pipeline.artifact.adapter
         inputs, parameters = protocol.parse(request)
         started_at = time.perf_counter()
         rows: list[list[Any]] = protocol.rows(inputs, parameters, limits)

@@ -252,7 +252,7 @@ class GeneratorPipeline(Pipeline[InputT, ParametersT, DecodeRequestT, Answer]):
     """A task whose `forward` decodes with a generator."""
 
     def __init__(self, artifact: ModelArtifact, generator: Generator) -> None:
-        super().__init__(artifact)
+        super().__init__(replace(artifact, adapters=tuple(generator.adapters)))
         self.generator, self.adapter = generator, 0
 
     @property
@@ -262,9 +262,10 @@ class GeneratorPipeline(Pipeline[InputT, ParametersT, DecodeRequestT, Answer]):
     def adapted(self) -> dict[str, Self]:
         """They share everything with this one; a pipeline of an adapter has none."""
         found: dict[str, Self] = {}
-        for number, described in enumerate(() if self.adapter else self.generator.adapters, start=1):
+        for number, described in enumerate(self.artifact.adapters, start=1):
             found[described.name] = one = copy(self)
-            one.adapter, one.artifact = number, replace(self.artifact, served_as=described.name, adapter=described)
+            one.adapter = number
+            one.artifact = replace(self.artifact, served_as=described.name, adapter=described, adapters=())
         return found
 
     def forward(self, rows: Sequence[DecodeRequestT]) -> list[Answer]:

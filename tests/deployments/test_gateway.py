@@ -56,7 +56,8 @@ class Serve:
         async def results(return_exceptions: bool) -> list[Any]:
             one = {"answered": 3.0, "failed": 1.0, "total_s": 2.0, "queue_s": 0.5, "tokenization_s": 0.25}
             one |= {"inference_s": 1.0, "batches": 2.0, "rows": 5.0, "last_at": 7.0}
-            return [one, one | {"last_at": 9.0}, RayActorError()]
+            of_adapter = {"pirate/answered": 1.0, "pirate/rows": 1.0, "pirate/last_at": 5.0} if self.adapters else {}
+            return [one | of_adapter, one | {"last_at": 9.0} | of_adapter, RayActorError()]
 
         assert method == "statistics"
         return SimpleNamespace(results_async=results)
@@ -373,6 +374,14 @@ def test_statistics_of_all_models_and_of_none(serve: Serve) -> None:
     assert "there is no model 'nobody'; allowed: text-classification, text-generation" in nothing.json()["error"]
 
 
+def call(name: str, expected: int = 200, /, **fields: Any) -> Any:
+    """What the gateway answers to a call of gRPC."""
+    body = framed(message(f"{name}Request")(**fields).SerializeToString())
+    response = asyncio.run(Client().post(f"/grpc/{name}", body, content_type="application/grpc"))
+    assert response.status_code == expected, response.text
+    return message(f"{name}Response").FromString(only(response.content)) if expected == 200 else response.json()
+
+
 def test_a_key_for_some_tasks_reads_their_statistics_alone(serve: Serve) -> None:
     """The ingress says which those are."""
     serve.replicas["text-classification.large"] = 1
@@ -411,12 +420,6 @@ def test_the_probe_of_a_model_that_is_not_there_names_no_other(serve: Serve) -> 
 def test_the_calls_of_grpc_that_belong_to_no_replica(serve: Serve) -> None:
     serve.replicas["text-generation"] = 0
 
-    def call(name: str, expected: int = 200, /, **fields: Any) -> Any:
-        body = framed(message(f"{name}Request")(**fields).SerializeToString())
-        response = asyncio.run(Client().post(f"/grpc/{name}", body, content_type="application/grpc"))
-        assert response.status_code == expected, response.text
-        return message(f"{name}Response").FromString(only(response.content)) if expected == 200 else response.json()
-
     assert call("ServerLive").live
     assert not call("ServerReady").ready
     assert call("ServerMetadata").name == "sextet"
@@ -439,6 +442,7 @@ def test_the_calls_of_grpc_that_belong_to_no_replica(serve: Serve) -> None:
 
 def test_an_adapter_is_listed_and_found_by_its_name_wherever_models_are(serve: Serve) -> None:
     pirate = {"name": "pirate", "base": "b", "version": "0123456789ab", "rank": 16, "memory_bytes": 2**20}
+    pirate["digest"] = "0123456789abcdef"
     serve.adapters = {"text-generation": [pirate]}
     client = Client()
 
@@ -450,7 +454,7 @@ def test_an_adapter_is_listed_and_found_by_its_name_wherever_models_are(serve: S
     catalog, cards, index, inference, completion, nobody = asyncio.run(scenario())
     (entry,) = catalog.json()["tasks"][1]["others"]
     assert (entry["name"], entry["route"], entry["replicas"]) == ("pirate", "/text-generation/pirate", 1)
-    own = {"id": "pirate", "version": "0123456789ab", "memory_bytes": 2**20, "rank": 16}
+    own = {"id": "pirate", "version": "0123456789ab", "digest": "0123456789abcdef", "memory_bytes": 2**20, "rank": 16}
     assert entry["model"] == {**own, "adapter_of": "someone/text-generation", "adapters": []}
     assert [card["id"] for card in cards.json()["data"]] == ["someone/text-generation", "text-generation", "pirate"]
     assert {one["name"]: one["state"] for one in index.json()}["pirate"] == "READY"
@@ -460,3 +464,47 @@ def test_an_adapter_is_listed_and_found_by_its_name_wherever_models_are(serve: S
     ):
         assert str(response.url.join(response.headers["location"])) == f"http://gateway{location}"
     assert "allowed: text-classification, text-generation, pirate" in nobody.json()["error"]
+
+
+def test_an_adapter_has_statistics_of_its_own_over_http_and_grpc(serve: Serve) -> None:
+    serve.adapters = {"text-generation": [{"name": "pirate", "version": "0123456789ab"}]}
+
+    async def scenario() -> list[httpx.Response]:
+        client = Client()
+        return [await client.get(f"/v2/models{path}/stats") for path in ("/pirate", "/text-generation", "", "/nobody")]
+
+    own, base, everything, nobody = asyncio.run(scenario())
+    (one,), (other,) = own.json()["model_stats"], base.json()["model_stats"]
+    assert (one["name"], one["version"], one["inference_count"], one["last_inference"]) == ("pirate", "1", 2, 5000)
+    assert (one["inference_stats"]["success"]["count"], other["inference_stats"]["success"]["count"]) == (2, 6)
+    names = [*READY, "pirate"]
+    assert [one["name"] for one in everything.json()["model_stats"]] == names
+    assert nobody.json()["error"] == f"there is no model 'nobody'; allowed: {', '.join(names)}"
+    assert [one.name for one in call("RepositoryIndex").models] == names
+    assert [one.name for one in call("ModelStatistics").model_stats] == names
+    (counted,) = call("ModelStatistics", name="pirate").model_stats
+    assert (counted.name, counted.inference_count) == ("pirate", 2)
+    assert call("ModelReady", name="pirate").ready
+    assert call("ModelMetadata", name="pirate").name == "pirate"
+    assert "pirate has no version '2'" in call("ModelReady", 404, name="pirate", version="2")["error"]
+
+
+def test_the_repository_index_leaves_out_what_is_not_ready_where_a_client_asks_for_that(several: Serve) -> None:
+    client = Client()
+
+    async def scenario() -> list[httpx.Response]:
+        bodies = (b'{"ready": true}', b'{"ready": false}', b'{"ready": 3}', b'{"read": true}')
+        headers = {"content_type": "application/json"}
+        return [await client.post("/v2/repository/index", body, **headers) for body in bodies]
+
+    ready, everything, wrong, unknown = asyncio.run(scenario())
+    assert [one["name"] for one in ready.json()] == [*READY, "large"]
+    assert [one["name"] for one in everything.json()] == [*READY, "large", "small"]
+    assert (wrong.status_code, unknown.status_code) == (400, 400)
+    assert "ready is 3" in wrong.json()["error"]
+
+
+def test_the_server_says_which_of_tritons_extensions_it_has(serve: Serve) -> None:
+    extensions = asyncio.run(Client().get("/v2")).json()["extensions"]
+    assert extensions == ["binary_tensor_data", "model_repository", "statistics"]
+    assert list(call("ServerMetadata").extensions) == extensions
