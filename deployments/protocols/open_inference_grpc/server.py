@@ -78,8 +78,8 @@ class ServerCalls:
     async def _model_ready(self, asked: Any, may: MayAsk) -> dict[str, Any]:
         try:
             application, _ = await self._models.found(asked.name, asked.version)
-        except RouteNotFoundError:  # a probe needs no key, and is not told which models there are
-            raise RouteNotFoundError(f"there is no model {shown(asked.name)} of this version") from None
+        except RouteNotFoundError as error:  # a probe needs no key, and is not told which models there are
+            raise RouteNotFoundError(str(error).partition("; allowed: ")[0]) from None
         return {"ready": (await self._models.readiness()).get(application, False)}
 
     async def _model_metadata(self, asked: Any, may: MayAsk) -> dict[str, Any]:
