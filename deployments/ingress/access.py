@@ -70,10 +70,12 @@ def access(config: IngressConfig) -> Lines:
         ),
         *_host_rules(config),
         *_origin_rules(config.origins),
-        *((*_readiness_rules(), *key_rules(_refusal, _is_open())) if config.keys is not None else ()),
-        # Else a server that leaves it as it is could find a task in what `_task_rules` cannot read.
-        *_refusal(InvalidInputError("the path has a % without two digits of a byte"), "!{ path,url_dec -m found }"),
     ]
+    if config.keys is not None:
+        rules += [*_readiness_rules(), *key_rules(_refusal, _is_open())]
+        # Else a server that leaves it as it is could find a task in what `_task_rules` cannot read.
+        wrong = InvalidInputError("the path has a % without two digits of a byte")
+        rules += _refusal(wrong, "!{ path,url_dec -m found }")
     if is_closed(config):
         is_probe = f"{{ path {' '.join(OPEN_PATHS)} }}"
         rules += _refusal(CLOSED, f"{FROM_ELSEWHERE} !{{ so_name {OWN_SOCKET} }} !{is_probe}")
