@@ -31,12 +31,12 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.responses import Response
 
-from deployments.cluster.catalog import Catalog
+from deployments.cluster.catalog import RETRY_AFTER_S, Catalog
 from deployments.config import model_of, route_of, task_of
 from deployments.console.live import LiveView
 from deployments.console.models import model_page
 from deployments.console.page import page
-from deployments.http.errors import Failure, RouteNotFoundError
+from deployments.http.errors import Failure, RouteNotFoundError, UnavailableError
 from deployments.http.request import Route, Timings, may_ask, read_body
 from deployments.ingress.config import IngressConfig
 from deployments.ingress.model_rules.aliases import of_path
@@ -113,9 +113,17 @@ class Gateway:
             route.require_method(METHODS)
             return await self._model(found[1])
         if route.path not in self._pages:
+            await self._raise_if_not_there_yet(route)
             raise RouteNotFoundError(f"{route.url_path} does not exist; routes: {', '.join(self._listed())}")
         route.require_method(f"{METHODS}, POST" if route.path == INDEX else METHODS)
         return await self._pages[route.path](request)
+
+    async def _raise_if_not_there_yet(self, route: Route) -> None:
+        """Requests for a model come here as long as HAProxy does not know its replicas."""
+        if route.path.split("/")[1] in TASKS:
+            for name in await self._catalog.readiness():
+                if f"{route.path}/".startswith(f"{route_of(name)}/"):
+                    raise UnavailableError(f"no replica of {name} is known to the ingress yet", RETRY_AFTER_S)
 
     def _listed(self) -> Iterator[str]:
         yield from (f"POST /{task}" for task in TASKS)

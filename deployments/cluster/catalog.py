@@ -6,6 +6,7 @@ Each question is therefore asked by one call at a time, whose answer goes to eve
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -54,7 +55,10 @@ class Standing:
 
 
 class SingleFlight(Generic[T]):
-    """One call of `ask` at a time, for everybody who waits for its answer."""
+    """One call of `ask` at a time, for everybody who waits for its answer.
+
+    It belongs to no request: where a client leaves, Ray Serve cancels the calls that its request has made.
+    """
 
     def __init__(self, ask: Callable[[], Awaitable[T]]) -> None:
         self._ask = ask
@@ -71,11 +75,14 @@ class SingleFlight(Generic[T]):
         async with asyncio.timeout(timeout_s):
             while self._call is None or self._began_at < oldest:
                 if self._call is None or self._call.done():
-                    self._began_at, self._call = loop.time(), asyncio.ensure_future(self._ask())
+                    self._began_at, self._call = loop.time(), loop.create_task(self._asked(), context=Context())
                     self._call.add_done_callback(_retrieve)
                 else:
                     await asyncio.wait([self._call])
             return await asyncio.shield(self._call)
+
+    async def _asked(self) -> T:
+        return await self._ask()
 
 
 class Catalog:

@@ -3,9 +3,10 @@
 `GeneratorPipeline` is the base of the tasks that it serves.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -270,6 +271,11 @@ class GeneratorPipeline(Pipeline[InputT, ParametersT, DecodeRequestT, Answer]):
 
     def forward(self, rows: Sequence[DecodeRequestT]) -> list[Answer]:
         return self.generator.run(rows)
+
+    def _answers(self, inputs: Sequence[InputT], parameters: ParametersT) -> Iterator[Any]:
+        """The rows of all inputs decode together, as far as there are slots."""
+        rows = self.preprocess(inputs, parameters)
+        return self.postprocess_all(inputs, rows, self.forward(list(chain.from_iterable(rows))), parameters)
 
     def scheduler(
         self,

@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,7 @@ from deployments.protocols.open_inference_grpc.frames import framed, only
 from deployments.protocols.open_inference_grpc.messages import message
 
 READY = {"text-classification": 1, "text-generation": 1}
+REQUEST: ContextVar[str | None] = ContextVar("REQUEST", default=None)
 
 
 class Serve:
@@ -123,6 +125,42 @@ def test_sixty_probes_at_once_all_get_the_answer_of_one_call(
     assert {response.status_code for response in responses} == {200}
     assert serve.status_calls == 1
     assert serve.describe_calls == (len(READY) if path == "/" else 0)
+
+
+def test_a_question_belongs_to_no_request_for_where_a_client_leaves_serve_cancels_the_calls_of_its_request(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(asked: "asyncio.Future[Any]") -> None:
+        if not asked.done():
+            asked.set_result({"id": "a"})
+
+    def describe(task: str) -> Any:
+        """As a handle of Ray Serve does: a call belongs to the request in whose context it is made."""
+        asked = asyncio.get_running_loop().create_future()
+        if (request := REQUEST.get()) is not None:
+            calls.setdefault(request, []).append(asked)
+        asyncio.get_running_loop().call_later(0.1, answer, asked)
+        return asked
+
+    async def scenario() -> list[httpx.Response]:
+        async def get(request: str) -> httpx.Response:
+            REQUEST.set(request)
+            return await client.get("/v2/models/nobody")
+
+        client = Client()
+        leaving = asyncio.create_task(get("first"))
+        await asyncio.sleep(0.05)
+        others = [asyncio.create_task(get(name)) for name in ("second", "third")]
+        await asyncio.sleep(0.02)
+        leaving.cancel()
+        for call in calls.get("first", ()):
+            call.cancel()
+        return await asyncio.gather(*others)
+
+    calls: dict[str, list[asyncio.Future[Any]]] = {}
+    monkeypatch.setattr(serve, "_describe", describe)
+
+    assert [response.status_code for response in asyncio.run(scenario())] == [404, 404]
 
 
 def test_steady_probes_ask_at_most_about_twice_a_second_and_see_a_replica_go(serve: Serve) -> None:
@@ -237,6 +275,17 @@ def test_what_nobody_serves_is_a_404_of_one_line(serve: Serve, path: str, messag
 
     assert (response.status_code, response.json()["error_type"]) == (404, "not_found")
     assert response.json()["error"].startswith(message)
+
+
+@pytest.mark.parametrize("path", ["/text-generation", "/text-generation/", "/text-generation/v1/models"])
+def test_a_model_that_haproxy_does_not_know_yet_is_a_503_that_says_to_come_back(serve: Serve, path: str) -> None:
+    """Else its requests do not come here."""
+    responses = asyncio.run(Client().many(path, 20))
+
+    assert {(one.status_code, one.headers["retry-after"]) for one in responses} == {(503, "1")}
+    assert serve.status_calls == 1
+    assert asyncio.run(Client().many("/text-generations", 1))[0].status_code == 404
+    assert asyncio.run(Client().many("/translation", 1))[0].status_code == 404, "it is not deployed"
 
 
 def test_an_error_below_v1_has_the_shape_that_openais_clients_read(serve: Serve) -> None:

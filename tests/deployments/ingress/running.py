@@ -115,6 +115,8 @@ class Running:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of Ray's own configuration."""
     processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+    configured: Mapping[str, str] = field(default_factory=dict)
+    """The applications of cluster.yaml and their prefixes."""
 
     @property
     def url(self) -> str:
@@ -134,6 +136,7 @@ class Running:
         own = {**spare, **timeouts, **self.options}
         file = ray_file(self.folder, self.applications, ports=self.ports, http_options=loopback, **own)
         run = command(self.folder, file, self.config, Address(self.host, self.port).text())
+        haproxy.tell(self.folder, (), self.configured, 0)
         self.processes.append(subprocess.Popen([*run, *options]))
         give_up_at = time.monotonic() + START_S
         while f"Pid: {self.processes[-1].pid}\n" not in ask_admin(self.admin, "show info"):
