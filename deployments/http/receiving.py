@@ -5,6 +5,10 @@ What HAProxy's buffer holds comes as a whole (deployments/ingress/limits.py) and
 
 import asyncio
 
+MOST_BYTES, MOST_BODIES = 128 * 2**20, 8
+"""What a process holds at most of bodies that are not complete: so many bytes, or the largest body so many times."""
+STALLED = "bodies that are not complete hold too much memory, and this one has not grown for longest"
+
 
 class Arriving:
     """One body that is not complete; `timeout` ends its reading."""
@@ -28,12 +32,14 @@ class Receiving:
         self.n_bytes = 0
         self._bodies: dict[Arriving, int] = {}
 
-    def grown(self, body: Arriving, n_bytes: int, most: int) -> None:
-        """`body` holds `n_bytes` now; all together may hold `most`."""
+    def grown(self, body: Arriving, n_bytes: int, max_bytes: int) -> None:
+        """`body` holds `n_bytes` now; it may have `max_bytes`."""
         self.left(body)
+        if not n_bytes:
+            return
         self._bodies[body] = n_bytes
         self.n_bytes += n_bytes
-        while self.n_bytes > most:
+        while self.n_bytes > max(MOST_BYTES, MOST_BODIES * max_bytes):
             stalled = next(iter(self._bodies))
             self.left(stalled)
             stalled.refuse()

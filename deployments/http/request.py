@@ -37,7 +37,7 @@ from deployments.http.errors import (
     MethodNotAllowedError,
     UnsupportedMediaTypeError,
 )
-from deployments.http.receiving import RECEIVING, Arriving
+from deployments.http.receiving import RECEIVING, STALLED, Arriving
 from pipelines.errors import DeadlineExceededError, InvalidInputError, OverloadedError
 from pipelines.runtime.artifact import AdapterFacts
 from pipelines.scheduling.scheduler import BatchReport, Completed, Scheduler
@@ -70,8 +70,6 @@ _BROWSERS = frozenset((b"origin", b"sec-fetch-site"))  # headers that a browser 
 BODY_S = 60.0
 """How long a client may take to send its body, unless the ingress says otherwise in the header BODY_HEADER."""
 BODY_HEADER = "x-sextet-body-timeout-seconds"
-RECEIVING_BYTES, RECEIVING_BODIES = 128 * 2**20, 8
-"""What a process holds at most of bodies that are not complete: so many bytes, or the largest body so many times."""
 HEAD_START_S = 0.02
 """Where Ray Serve sees the deadline header, it answers in plain text at the deadline. The task answers earlier."""
 DISCARDED_BODIES = 16
@@ -284,11 +282,7 @@ async def read_body(request: Request, max_bytes: int, media_types: Sequence[str]
                 return await _read_rest(request, arriving, body, max_bytes)
     except TimeoutError:
         if arriving is not None and arriving.is_refused:
-            raise OverloadedError(
-                f"bodies that are not complete have {RECEIVING.n_bytes} bytes, and this one has not grown for longest",
-                retry_after_s=5.0,
-                reason="large_bodies",
-            ) from None
+            raise OverloadedError(STALLED, retry_after_s=5.0, reason="large_bodies") from None
         n_bytes = 0 if arriving is None else arriving.n_received
         raise DeadlineExceededError(f"the body was not complete after {limit_s:.0f} s; {n_bytes} bytes came") from None
     if len(body) > max_bytes:
@@ -298,11 +292,10 @@ async def read_body(request: Request, max_bytes: int, media_types: Sequence[str]
 
 async def _read_rest(request: Request, arriving: Arriving, begun: bytes, max_bytes: int) -> bytes:
     """All of a body that began so."""
-    body, has_more, most = bytearray(begun), True, max(RECEIVING_BYTES, RECEIVING_BODIES * max_bytes)
-    arriving.n_received = len(begun)
+    body, has_more, arriving.n_received = bytearray(begun), True, len(begun)
     try:
         while has_more and arriving.n_received <= DISCARDED_BODIES * max_bytes:
-            RECEIVING.grown(arriving, len(body), most)
+            RECEIVING.grown(arriving, len(body), max_bytes)
             chunk, has_more = await _receive(request)
             arriving.n_received += len(chunk)
             if arriving.n_received <= max_bytes:

@@ -21,16 +21,17 @@ import socket, sys
 import uvicorn, uvloop
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from deployments.http import request as reading
+from deployments.http import receiving
 from deployments.http.errors import Failure
 from deployments.http.listening import Server
+from deployments.http.request import read_body
 from pipelines.errors import SextetError
 
-reading.RECEIVING_BYTES, reading.RECEIVING_BODIES = int(sys.argv[2]), 1
+receiving.MOST_BYTES, receiving.MOST_BODIES = int(sys.argv[2]), 1
 
 async def app(scope, receive, send):
     try:
-        response = JSONResponse(len(await reading.read_body(Request(scope, receive), 4 * 2**20)))
+        response = JSONResponse(len(await read_body(Request(scope, receive), 4 * 2**20)))
     except SextetError as error:
         response = Failure.of(error).response()
     await response(scope, receive, send)
