@@ -114,6 +114,8 @@ class Running:
     applications: Mapping[str, str] = field(default_factory=lambda: APPLICATIONS)
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of Ray's own configuration."""
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """The application of each adapter."""
     processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
     configured: Mapping[str, str] = field(default_factory=dict)
     """The applications of cluster.yaml and their prefixes."""
@@ -136,7 +138,7 @@ class Running:
         own = {**spare, **timeouts, **self.options}
         file = ray_file(self.folder, self.applications, ports=self.ports, http_options=loopback, **own)
         run = command(self.folder, file, self.config, Address(self.host, self.port).text())
-        haproxy.tell(self.folder, (), self.configured, 0)
+        haproxy.tell(self.folder, (), self.configured, 0, self.adapters)
         self.processes.append(subprocess.Popen([*run, *options]))
         give_up_at = time.monotonic() + START_S
         while f"Pid: {self.processes[-1].pid}\n" not in ask_admin(self.admin, "show info"):
@@ -171,14 +173,16 @@ def running(
     host: str = "127.0.0.1",
     applications: Mapping[str, str] = APPLICATIONS,
     elsewhere: Mapping[str, int] | None = None,
+    adapters: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Iterator[Running]:
     """HAProxy in front of a replica of each application, which are given with their prefixes; `elsewhere` are ports of
-    some that run, or do not, outside. `options` are of Ray's own configuration.
+    some that run, or do not, outside, `adapters` those with their base. `options` are of Ray's own configuration.
     """
     replicas = {name: Replica(name) for name in applications}
     ports = {name: replica.server_address[1] for name, replica in replicas.items()} | dict(elsewhere or {})
     ingress = Running(folder, config or IngressConfig(), host, spare_port(), ports, applications, options)
+    ingress.adapters = adapters or {}
     try:
         ingress.start()
         yield ingress

@@ -30,11 +30,13 @@ from tests.deployments.ingress.running import APPLICATIONS, Running, running
 TASK, FOREIGN = "text-classification", "text-generation"
 LARGE = f"{FOREIGN}.large"
 SEVERAL = APPLICATIONS | {LARGE: f"/{FOREIGN}/large"}
-NAMES = {one: one.rpartition(".")[2] for one in SEVERAL if one != "gateway"}
+ADAPTER = "pirate"
+NAMED = [(one, one.rpartition(".")[2], SEVERAL[one]) for one in SEVERAL if one != "gateway"]
+NAMED += [(FOREIGN, ADAPTER, f"/{FOREIGN}/{ADAPTER}")]
 PROBES = ("/health", "/ready", "/v2/health/live", "/v2/health/ready")
 READINESS = [
-    (name, f"{SEVERAL[name]}/v2/models/{model}{version}/ready")
-    for name, model in NAMES.items()
+    (name, f"{prefix}/v2/models/{model}{version}/ready")
+    for name, model, prefix in NAMED
     for version in ("", "/versions/1")
 ]
 OPEN = (
@@ -49,7 +51,8 @@ OPEN = (
 LED = (
     *(prefix for prefix in SEVERAL.values() if prefix != "/"),
     *(alias.root for alias in aliases()),
-    *(f"{root}/{model}" for root in ("/v2/models", "/models") for model in (*NAMES.values(), "x")),
+    *(f"{root}/{model}" for root in ("/v2/models", "/models") for _, model, _ in (*NAMED, ("", "x", ""))),
+    f"/{FOREIGN}/{ADAPTER}",
     *Gateway()._pages,
     "/v2/models/stats",
     f"/v2/models/{FOREIGN}/stats",
@@ -72,7 +75,8 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 @pytest.fixture(scope="module")
 def ingress(keys: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("ingress")
-    with running(folder, IngressConfig(keys=str(keys[0])), applications=SEVERAL) as started:
+    config = IngressConfig(keys=str(keys[0]))
+    with running(folder, config, applications=SEVERAL, adapters={ADAPTER: FOREIGN}) as started:
         yield started
 
 
@@ -92,8 +96,9 @@ def without_gateway(keys: tuple[Path, str], tmp_path_factory: pytest.TempPathFac
     opened = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, args=([opened],), daemon=True)
     thread.start()
-    folder, elsewhere = tmp_path_factory.mktemp("ingress"), {"gateway": 9, "proxy": opened.getsockname()[1]}
-    with running(folder, IngressConfig(keys=str(keys[0])), applications=SEVERAL, elsewhere=elsewhere) as started:
+    folder, config = tmp_path_factory.mktemp("ingress"), IngressConfig(keys=str(keys[0]))
+    elsewhere = {"gateway": 9, "proxy": opened.getsockname()[1]}
+    with running(folder, config, applications=SEVERAL, elsewhere=elsewhere, adapters={ADAPTER: FOREIGN}) as started:
         give_up_at = time.monotonic() + 30
         while ask(started, "GET", "/nowhere", keys[1])[1].get("name") != "gateway":
             assert time.monotonic() < give_up_at
@@ -149,7 +154,8 @@ def is_open(path: str, answer: Any) -> bool:
     name, seen = answer["name"], answer["path"]
     if name == "gateway":
         return seen == "/" or re.fullmatch(r"/console/[a-z]+[.][a-z]+", seen) is not None
-    return (name, seen) in READINESS or seen in (f"{SEVERAL[name]}/v2/health/{one}" for one in ("live", "ready"))
+    health = [f"{prefix}/v2/health/{one}" for of, _, prefix in NAMED if of == name for one in ("live", "ready")]
+    return (name, seen) in READINESS or seen in health
 
 
 @pytest.mark.parametrize("served", ["ingress", "without_gateway"])
@@ -191,12 +197,12 @@ def test_health_and_readiness_need_no_key(ingress: Running, path: str) -> None:
     assert ask(ingress, "HEAD", path)[0] != 401
 
 
-@pytest.mark.parametrize(("name", "model"), NAMES.items())
+@pytest.mark.parametrize(("name", "model", "prefix"), NAMED)
 def test_a_models_own_probe_reaches_it_and_a_header_leads_it_to_no_other(
-    ingress: Running, name: str, model: str
+    ingress: Running, name: str, model: str, prefix: str
 ) -> None:
     status, answer = ask(ingress, "GET", f"/v2/models/{model}/ready")
 
-    assert (status, answer["name"], answer["path"]) == (200, name, f"{SEVERAL[name]}/v2/models/{model}/ready")
+    assert (status, answer["name"], answer["path"]) == (200, name, f"{prefix}/v2/models/{model}/ready")
     assert ask(ingress, "GET", f"/v2/models/{model}/ready", x_model="x")[0] == 401
     assert ask(ingress, "GET", "/v2/models/unknown/ready")[0] == 401
