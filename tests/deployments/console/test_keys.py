@@ -8,8 +8,8 @@ import pytest
 
 from deployments.config import route_of
 from deployments.ingress.config import IngressConfig
+from deployments.ingress.haproxy import WRAPPER_VARIABLE
 from deployments.ingress.keys import Key, add, new_key
-from deployments.ingress.model_rules.shares import WRAPPER_VARIABLE
 from tests.browser import Page
 from tests.deployments.console.conftest import LARGE, TASK
 from tests.deployments.console.served import Cluster
