@@ -3,6 +3,12 @@
     python -m benchmarks.suites.service                  what `make bench-service` does, within fifteen minutes
     python -m benchmarks.suites.service --quick          one repetition with short windows: whether it works
 
+In this process, before anything else runs:
+
+    observed_request_us   CPU microseconds of the observers of a replica for one request of an encoder
+    observed_stream_us    the same for a stream of 64 tokens
+    sampled_request_us    the same for a request, with a log of 1% and traces of 1% to a collector
+
 One cluster; what is compared is measured in turns on it, the first of the two last in every other repetition:
 
     observed_over_bare    requests/s of the sentiment model, one text each, with metrics, a request log of 1% and traces
@@ -17,6 +23,7 @@ One cluster; what is compared is measured in turns on it, the first of the two l
 Writes benchmarks/results/service.json and docs/performance.md, and prints one line of JSON last.
 """
 
+import asyncio
 import json
 import os
 import tempfile
@@ -37,6 +44,7 @@ from benchmarks.load.asker import Asker
 from benchmarks.load.client import request_bytes
 from benchmarks.load.generator import Call, Load, measure
 from benchmarks.load.texts import sentences
+from benchmarks.observing import observing_us
 from benchmarks.suites.cluster import CLASSIFY, TRANSLATE, WRITE, Running, measured_cluster, running
 from benchmarks.suites.generation import artifact_of
 from benchmarks.suites.suite import Findings, Options, Repeated, main
@@ -79,6 +87,8 @@ def run(options: Options, say: Say) -> Findings:
         folder = Path(name)
         shares = folder / "shares"
         shares.write_text("", encoding="ascii")
+        for _ in range(pace.repetitions):
+            findings.note(**asyncio.run(observing_us(model, TRACED_SHARE)))
         with running(configuration(model, grpc_port), folder) as cluster:
             for repetition in range(pace.repetitions):
                 say(f"repetition {repetition + 1} of {pace.repetitions}")

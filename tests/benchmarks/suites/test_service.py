@@ -50,6 +50,7 @@ def test_every_figure_has_words_and_those_of_the_issue_have_bars() -> None:
 
     assert bars == {
         "observed_over_bare": ">= 0.97",
+        "observed_request_us": "<= 10",
         "root_over_direct": ">= 0.95",
         "grpc_over_http": ">= 1",
         "canary_lost": "= 0",
