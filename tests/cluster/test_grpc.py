@@ -135,7 +135,7 @@ def test_the_server_and_its_models_are_described(client: triton.InferenceServerC
     assert client.get_model_metadata(GENERATOR).inputs[0].name == "array_inputs"
     index = client.get_model_repository_index()
     assert {(one.name, one.state) for one in index.models} == {(name, "READY") for name in (ENCODER, GENERATOR, RARE)}
-    with pytest.raises(InferenceServerException, match="there is no model 'x'; allowed: text-classification"):
+    with pytest.raises(InferenceServerException, match="there is no model 'x'$"):  # probes need no key
         client.is_model_ready("x")
     with pytest.raises(InferenceServerException, match=r"UNIMPLEMENTED.*'ModelConfig' is not served"):
         client.get_model_config(ENCODER)
@@ -236,8 +236,7 @@ def test_kserves_own_client_asks_what_there_is_and_is_answered(
     expected = approximately(pipelines.load(models[ENCODER])(TEXTS, top_k=None))
     answer = {"id": "7", "model": ENCODER, "output": ["output", "BYTES", [2, 1]], "documents": expected}
     assert found == [True, True, True, answer] * 2
-    assert unknown["code"] == "NOT_FOUND"
-    assert unknown["error"].startswith("there is no model 'x'; allowed: text-classification")
+    assert unknown == {"code": "NOT_FOUND", "error": "there is no model 'x'"}
     assert is_ready is False  # what its client makes of a 404
     assert described == ["sextet", ENCODER, ["args"]]
 
