@@ -121,9 +121,7 @@ def _proxy(folder: Path, haproxy: Path | None, ingress: IngressConfig, address: 
         return PYTHON_PROXY
     from deployments.ingress.settings import settings  # imports starlette
 
-    return HAPROXY | {
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(write_wrapper(haproxy, folder, settings(ingress, folder, address)))
-    }
+    return HAPROXY | {"RAY_SERVE_HAPROXY_BINARY_PATH": str(write_wrapper(haproxy, folder, settings(ingress, address)))}
 
 
 def _haproxy_files(folder: Path) -> dict[str, str]:

@@ -30,6 +30,7 @@ from deployments.ingress.lines import (
     Alias,
     Settings,
 )
+from deployments.ingress.refusals import Counts, with_counters
 
 MARK = "# rewritten by sextet\n"
 OWN_GRPC = "frontend sextet_grpc"
@@ -55,8 +56,11 @@ class RewriteError(Exception):
     """The file is not what the pinned version of Ray writes."""
 
 
-def rewrite(text: str, settings: Settings, node: str, secret: str = "none") -> str:
-    """`text` as Ray Serve wrote it, with `settings`; unchanged where it is rewritten already. Raises RewriteError."""
+def rewrite(text: str, settings: Settings, node: str, secret: str = "none", earlier: Counts | None = None) -> str:
+    """`text` as Ray Serve wrote it, with `settings`; unchanged where it is rewritten already. Raises RewriteError.
+
+    Refusals are counted on from `earlier`, or from 0.
+    """
     if text.startswith(MARK):
         return text
     sections = sections_of(text)
@@ -102,6 +106,7 @@ def rewrite(text: str, settings: Settings, node: str, secret: str = "none") -> s
         sections[f"backend {LARGE}{name}"] = _without_reuse(sections[f"backend http-{name}"], name)
     written = "".join(line for header, lines in sections.items() for line in (f"{header}\n", *lines))
     written += "".join(f"{section}\n" for section in lines.sections)
+    written = with_counters(written, earlier or Counts.new())
     return MARK + written.replace(NODE, node).replace(CLOCK, _clock()).replace(SECRET, secret)
 
 
@@ -146,6 +151,7 @@ def _replaced(lines: list[str], ours: Sequence[str]) -> list[str]:
     """Ours take the place of lines of the same keyword; `no KEYWORD` also of those that it negates."""
     keywords = {" ".join(line.split()[: 1 + (line.split()[0] in TWO_WORDS)]) for line in ours}
     keywords |= {line.split()[1] for line in ours if is_of("no", line)}
+    keywords |= {f"errorfile {line.split()[2]}" for line in ours if is_of("http-error status", line)}
     kept = [line for line in lines if not any(is_of(one, line) for one in keywords)]
     return [*indented(ours), *kept]
 

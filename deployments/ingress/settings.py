@@ -1,7 +1,6 @@
 """Settings: what each concern adds to Ray's configuration, put together. A concern is a function that returns Lines."""
 
 import os
-from pathlib import Path
 
 from deployments.ingress.access import access
 from deployments.ingress.config import IngressConfig, TlsConfig
@@ -23,14 +22,14 @@ would keep it.
 """
 
 
-def settings(config: IngressConfig, folder: Path, address: str = "") -> Settings:
-    """What the rewriting of this node's configuration needs; pages are put into `folder`.
+def settings(config: IngressConfig, address: str = "") -> Settings:
+    """What the rewriting of this node's configuration needs.
 
     `address` is where the ingress listens, HOST:PORT; empty for where Ray Serve would let it listen.
     """
     # Who is refused for overload sends no body, so that comes before `limits`, which wait for it.
-    lines = connections(config.limits) + overload() + limits(config.limits, folder) + access(config)
-    lines += models(config.limits.body_timeout_s, config.traffic is not None) + draining(folder) + probes()
+    lines = connections(config.limits) + overload() + limits(config.limits) + access(config)
+    lines += models(config.limits.body_timeout_s, config.traffic is not None) + draining() + probes()
     lines += of_the_gateway()
     if LOG_TARGET not in os.environ:
         lines += UNLOGGED
@@ -44,7 +43,7 @@ def settings(config: IngressConfig, folder: Path, address: str = "") -> Settings
         certificate,
         traffic=config.traffic or "",
         order=tuple(TASKS),
-        grpc=grpc(config, folder, _bind_options(config.tls, "h2")),
+        grpc=grpc(config, _bind_options(config.tls, "h2")),
     )
 
 
