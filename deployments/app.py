@@ -22,6 +22,7 @@ from stores.filesystem import cache_folder
 ARGS = ("task", "model", "platform")
 LIFE = {
     "health_check_period_s": 0.5,  # Ray Serve notices a dead process when it checks next
+    "health_check_timeout_s": 10.0,  # and replaces one that hangs after three in a row: half a minute
     "max_surge_percent": 100,  # a replaced replica answers until the new one is warm
     "graceful_shutdown_timeout_s": DRAIN_S + CUT_S,
     "graceful_shutdown_wait_loop_s": 0.5,

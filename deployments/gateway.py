@@ -31,23 +31,23 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.responses import Response
 
-from deployments.cluster.catalog import Catalog
+from deployments.cluster.catalog import RETRY_AFTER_S, Catalog
 from deployments.config import model_of, route_of, task_of
 from deployments.console.live import LiveView
 from deployments.console.models import model_page
 from deployments.console.page import page
-from deployments.http.errors import Failure, RouteNotFoundError
-from deployments.http.request import Route, Timings
+from deployments.http.errors import Failure, RouteNotFoundError, UnavailableError
+from deployments.http.request import Route, Timings, read_body
 from deployments.ingress.config import IngressConfig
 from deployments.ingress.model_rules.aliases import of_path
 from deployments.ingress.model_rules.shares import split_of
-from deployments.protocols.open_inference import index_entry, server_metadata
-from deployments.protocols.open_inference_grpc.server import PREFIX, ServerCalls, application_of
+from deployments.protocols.open_inference import READY, IndexBody, server_metadata
+from deployments.protocols.open_inference_grpc.server import MAX_BYTES, PREFIX, ServerCalls
 from deployments.protocols.openai.errors import failure_body
 from deployments.protocols.openai.protocol import model_card
 from deployments.served import with_adapter
 from pipelines.misfit import shown
-from pipelines.schema import encode
+from pipelines.schema import decode, encode
 from pipelines.tasks import TASKS
 
 METHODS = "GET, HEAD"
@@ -99,7 +99,7 @@ class Gateway:
             return await self._calls.answer(route.path.removeprefix(PREFIX), request)
         if found := re.fullmatch(r"/v2(?:/repository)?/models(?:/([^/]+)(?:/versions/([^/]+))?)?/stats", route.path):
             route.require_method(METHODS)
-            return await self._statistics(found[1], found[2])
+            return _json({"model_stats": await self._catalog.statistics(found[1], found[2] or "")})
         if (target := await self._task_path(route)) is not None:
             return _redirect(request, target)
         if (console := page(route.path.removeprefix("/console/"))) is not None and route.path.startswith("/console/"):
@@ -112,9 +112,17 @@ class Gateway:
             route.require_method(METHODS)
             return await self._model(found[1])
         if route.path not in self._pages:
+            await self._raise_if_not_there_yet(route)
             raise RouteNotFoundError(f"{route.url_path} does not exist; routes: {', '.join(self._listed())}")
         route.require_method(f"{METHODS}, POST" if route.path == INDEX else METHODS)
         return await self._pages[route.path](request)
+
+    async def _raise_if_not_there_yet(self, route: Route) -> None:
+        """Requests for a model come here as long as HAProxy does not know its replicas."""
+        if route.path.split("/")[1] in TASKS:
+            for name in await self._catalog.readiness():
+                if f"{route.path}/".startswith(f"{route_of(name)}/"):
+                    raise UnavailableError(f"no replica of {name} is known to the ingress yet", RETRY_AFTER_S)
 
     def _listed(self) -> Iterator[str]:
         yield from (f"POST /{task}" for task in TASKS)
@@ -131,12 +139,8 @@ class Gateway:
             return path
         if route.path.startswith("/v2/models/"):
             name = route.path.removeprefix("/v2/models/").partition("/")[0]
-            models = {model_of(one) or one: route_of(one) for one in await self._catalog.readiness()}
-            if name not in models:
-                models |= {name: f"{route_of(base)}/{name}" for base, name in await self._adapters()}
-            if name in models:
-                return f"{models[name]}{route.path}"
-            raise RouteNotFoundError(f"there is no model {shown(name)}; allowed: {', '.join(models)}")
+            application, adapter = await self._catalog.found(name)
+            return f"{route_of(application)}{f'/{adapter}' if adapter else ''}{route.path}"
         if route.path.startswith("/models/"):
             return await self._model_path(route.path.removeprefix("/models/"))
         return None
@@ -145,18 +149,11 @@ class Gateway:
         """The path of the task that serves the model whose id `path` begins with; ids may contain slashes."""
         # A model that serves several tasks answers for the last of them: the one that generates text.
         tasks = {model["id"]: route_of(name) for name, model in (await self._catalog.models()).items() if model}
-        tasks |= {name: f"{route_of(base)}/{name}" for base, name in await self._adapters()}
+        tasks |= {name: f"{route_of(base)}/{name}" for base, name in await self._catalog.adapters()}
         for name in sorted(tasks, key=len, reverse=True):
             if path == name or path.startswith(f"{name}/"):
                 return f"{tasks[name]}{path[len(name) :]}"
         raise RouteNotFoundError(f"there is no model {shown(path)}; allowed: {', '.join([*TASKS, *tasks])}")
-
-    async def _adapters(self) -> list[tuple[str, str]]:
-        """Each adapter with the application of its base, as far as replicas say."""
-        models = (await self._catalog.models()).items()
-        return [
-            (application, one["name"]) for application, model in models for one in (model or {}).get("adapters", ())
-        ]
 
     async def _live(self, request: Request) -> Response:
         return _json({"live": True})
@@ -201,16 +198,10 @@ class Gateway:
         return _json({"name": "sextet", "version": version("sextet"), "tasks": tasks})
 
     async def _index(self, request: Request) -> Response:
-        ready = await self._catalog.readiness()
-        entries = [index_entry(model_of(name) or name, is_ready) for name, is_ready in ready.items()]
-        entries += [index_entry(name, ready.get(base, False)) for base, name in await self._adapters()]
-        return _json(entries)
-
-    async def _statistics(self, name: str | None, version: str | None) -> Response:
-        """As Triton has them, of one model or of all."""
-        ready = await self._catalog.readiness()
-        names = list(ready) if name is None else [application_of(name, version or "", ready)]
-        return _json({"model_stats": await self._catalog.statistics(names)})
+        asked = IndexBody()
+        if request.method == "POST" and (body := await read_body(request, MAX_BYTES)):
+            asked = decode(body, IndexBody)
+        return _json([one for one in await self._catalog.index() if one["state"] == READY or not asked.ready])
 
     async def _models_of(self, task: str, name: str | None) -> Response:
         """As OpenAI lists models: the default by its own name and by its task's, the others by theirs."""
@@ -234,7 +225,7 @@ class Gateway:
         said = await self._catalog.details(application) if application else None
         adapters = {one["name"]: one for one in (said or {}).get("adapters", ())}
         if application is None or (route not in applications and name not in adapters):
-            routes = [*applications, *(f"{route_of(one)}/{adapter}" for one, adapter in await self._adapters())]
+            routes = [*applications, *(f"{route_of(one)}/{adapter}" for one, adapter in await self._catalog.adapters())]
             allowed = ", ".join(one[1:] for one in routes) or "none"
             raise RouteNotFoundError(f"there is no model {shown(route[1:])}; allowed: {allowed}")
         task = task_of(application)

@@ -9,7 +9,7 @@ from deployments.cluster.processes import resident_bytes
 from pipelines.runtime.artifact import FileDigest, ModelArtifact
 from pipelines.tasks.pipeline import Pipeline
 
-COLUMNS = ("route", "model", "version", "precision", "parity", "memory", "replicas")
+COLUMNS = ("route", "model", "version", "precision", "parity", "memory", "replicas", "digest")
 MIB = 2**20
 CARD = "README.md"
 MAX_CARD_BYTES = 65_536
@@ -18,10 +18,11 @@ MAX_CARD_BYTES = 65_536
 def description(pipeline: Pipeline[Any, Any, Any, Any], device: str) -> dict[str, Any]:
     """The model of this process, and its adapters."""
     artifact, manifest = pipeline.artifact, pipeline.artifact.manifest
-    adapters = [asdict(facts) for one in pipeline.adapted().values() if (facts := one.artifact.adapter) is not None]
+    adapters = [asdict(one) | {"version": one.version} for one in artifact.adapters]
     return {
         "id": artifact.name,
         "version": artifact.version,
+        "digest": artifact.digest,
         "memory_bytes": resident_bytes(),
         "checkpoint": manifest.source.checkpoint,
         "revision": manifest.source.revision,
@@ -37,13 +38,12 @@ def description(pipeline: Pipeline[Any, Any, Any, Any], device: str) -> dict[str
 
 
 def details(pipeline: Pipeline[Any, Any, Any, Any], device: str) -> dict[str, Any]:
-    """The description with the whole digest, all of the parity, what was measured, and the card: at most
-    MAX_CARD_BYTES of it, which has `card_bytes` in all. Without a card it is empty.
+    """The description with all of the parity, what was measured, and the card: at most MAX_CARD_BYTES of it, which has
+    `card_bytes` in all. Without a card it is empty.
     """
     artifact, manifest = pipeline.artifact, pipeline.artifact.manifest
     card, card_bytes = _card(artifact)
     return description(pipeline, device) | {
-        "digest": artifact.digest,
         "base": manifest.source.base,
         "parity": asdict(manifest.parity),
         "metrics": dict(manifest.metrics),
@@ -67,8 +67,9 @@ def _card(artifact: ModelArtifact) -> tuple[str, int]:
 
 def with_adapter(model: Mapping[str, Any], adapter: Mapping[str, Any]) -> dict[str, Any]:
     """What is said of one of a model's adapters; parity is the base's."""
-    own = {"id": adapter["name"], "version": adapter["version"], "memory_bytes": adapter["memory_bytes"]}
-    return {**model, **own, "adapter_of": model["id"], "rank": adapter["rank"], "adapters": []}
+    own = {"id": adapter["name"], **{name: adapter[name] for name in ("version", "memory_bytes", "rank")}}
+    digest = adapter.get("digest", adapter["version"])  # a replica of another release says none
+    return {**model, **own, "digest": digest, "adapter_of": model["id"], "adapters": []}
 
 
 def served(url: str, key: str | None = None) -> list[dict[str, Any]]:
@@ -86,7 +87,9 @@ def table(models: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _row(one: Mapping[str, Any]) -> tuple[str, ...]:
-    return (one["route"], *_cells(one["model"]), str(one["replicas"]))
+    model = one["model"]
+    digest = "-" if model is None else model.get("digest", "-")  # a replica of another release says none
+    return (one["route"], *_cells(model), str(one["replicas"]), digest)
 
 
 def _cells(model: Mapping[str, Any] | None) -> Iterator[str]:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +249,7 @@ class TaskServer:
         protocol = endpoint.protocol
         if protocol is None:
             return endpoint.reply(request, self, serving.config.limits)
-        deadline, timings.protocol, timings.model = deadline_of(request), protocol, endpoint.model
+        deadline, timings.protocol, timings.adapter = deadline_of(request), protocol, endpoint.adapter
         visit, is_streaming = serving.enter(), False
         try:
             async with asyncio.timeout_at(deadline):
@@ -309,7 +309,8 @@ class TaskServer:
         self, limits: LimitsConfig, protocol: Protocol, request: TaskRequest, timings: Timings, salt: str
     ) -> Prepared:
         if request.model is not None and request.model in protocol.adapted:
-            protocol, timings.model = protocol.adapted[request.model], request.model
+            protocol = protocol.adapted[request.model]
+            timings.adapter = protocol.pipeline.artifact.adapter
         inputs, parameters = protocol.parse(request)
         started_at = time.perf_counter()
         rows: list[list[Any]] = protocol.rows(inputs, parameters, limits)
@@ -320,11 +321,8 @@ class TaskServer:
         return Prepared(protocol, request, inputs, parameters, rows)
 
     def _finish(self, prepared: Prepared, outputs: Sequence[Any]) -> Reply:
-        remaining = iter(outputs)
-        answers = [
-            prepared.protocol.pipeline.postprocess(given, rows, list(islice(remaining, len(rows))), prepared.parameters)
-            for given, rows in zip(prepared.inputs, prepared.rows, strict=True)
-        ]
+        finish = prepared.protocol.pipeline.postprocess_all
+        answers = list(finish(prepared.inputs, prepared.rows, outputs, prepared.parameters))
         return prepared.protocol.write(prepared.request, answers)
 
     async def _events(

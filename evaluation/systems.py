@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -132,7 +131,7 @@ class ArtifactSystem(System):
 
         manifest = ModelArtifact.open(path, task=task).manifest
         device: Any = manifest.device if manifest.rows == "packed" else "cpu"
-        self._pipeline = pipelines.load(path, task=task, device=device, threads=_cores())
+        self._pipeline = pipelines.load(path, task=task, device=device)
         self.name = f"{manifest.precision} artifact"
         self.labels, self.problem_type = manifest.labels, manifest.problem_type
         self.artifact = self._pipeline.artifact
@@ -161,10 +160,6 @@ class ServedSystem(System):
         if not all(isinstance(one, dict) and key in one for one in found):
             raise ConfigurationError(f"{self._url} answered {json.dumps(answers)[:80]}; is {task} served there?")
         return found
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def task_of(url: str) -> str:

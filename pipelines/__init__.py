@@ -26,7 +26,7 @@ def load(
     *,
     task: str | None = None,
     device: "Device" = "cpu",
-    threads: int = 1,
+    threads: int | None = None,
     concurrency: int = 1,
     gpu_mem_limit_bytes: int | None = None,
     cuda_graphs: bool = True,
@@ -38,19 +38,20 @@ def load(
 ) -> Any:
     """The pipeline of an artifact: a `pipelines.tasks.pipeline.Pipeline` for the task it was exported for.
 
-    `threads` are intra-op threads of each session, which up to `concurrency` forwards of an encoder share when they
-    run at once; `slots` is for models that write text. On a GPU `gpu_mem_limit_bytes` bounds the memory of all sessions
-    together, `cuda_graphs` lets them replay captured runs, and `max_batch_size` is the most rows that an encoder's
-    TensorRT engine is built for. `compiler` makes the grammar compiler of a task
-    that is guided. `adapters` are folders of LoRA adapters by name, beside a decoder-only model with KV cache slots:
-    `adapted()` of the pipeline has one for each. `task` refuses an artifact of another task. Raises ArtifactError for a
-    folder that must not be served, ConfigurationError for a device that this machine does not have.
+    `threads` are intra-op threads of each session, by default one for each core that the process may use; up to
+    `concurrency` forwards of an encoder share them when they run at once. `slots` is for models that write text. On a
+    GPU `gpu_mem_limit_bytes` bounds the memory of all sessions together, `cuda_graphs` lets them replay captured runs,
+    and `max_batch_size` is the most rows that an encoder's TensorRT engine is built for. `compiler` makes the grammar
+    compiler of a task that is guided. `adapters` are folders of LoRA adapters by name, beside a decoder-only model with
+    KV cache slots: `adapted()` of the pipeline has one for each. `task` refuses an artifact of another task. Raises
+    ArtifactError for a folder that must not be served, ConfigurationError for a device that this machine does not have.
     """
-    from pipelines.runtime.session_config import SessionConfig
+    from pipelines.runtime.session_config import SessionConfig, usable_cores
     from pipelines.tasks import TASKS
 
     artifact = ModelArtifact.open(path, task=task, allow_unverified=allow_unverified)
     artifact.check_device(device)
+    threads = usable_cores() if threads is None else threads
     config = SessionConfig(device, threads, concurrency, gpu_mem_limit_bytes, cuda_graphs=cuda_graphs)
     if max_batch_size is not None:
         config = replace(config, max_rows=max_batch_size)

@@ -15,6 +15,8 @@ import yaml
 import sextet
 from deployments.config import LimitsConfig, TaskConfig
 from deployments.ingress.config import GATEWAY, IngressConfig
+from deployments.observability.metrics import NO_PROTOCOL
+from deployments.protocols.protocol import modules
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.scheduling.scheduler import BatchingConfig, QueueConfig
 from pipelines.tasks import TASKS
@@ -198,6 +200,13 @@ def test_operations_name_the_metrics_that_replicas_report() -> None:
     }
     named = re.findall(r"`(sextet_\w+)`", (ROOT / "docs" / "operations.md").read_text(encoding="utf-8"))
     assert set(named) == reported
+
+
+def test_operations_name_the_protocols_of_metrics() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    (listed,) = re.findall(r"`protocol` is (.+?)\. ", " ".join(page.split()))
+    names = {module.__name__.rpartition(".")[2] for module in modules()}
+    assert set(re.findall(r"`(\w+)`", listed)) == {*names, NO_PROTOCOL}
 
 
 def test_the_glossary_has_the_same_entries_in_both_languages() -> None:

@@ -32,17 +32,11 @@ class Readiness:
         self._is_over.set()
         self._thread.join()
 
-    def false_s(self, ledger: Ledger) -> float:
-        """Seconds after the fault in which `/ready` said 200 though nothing was answered, or the reverse.
+    def wrong(self, ledger: Ledger) -> list[tuple[float, float, str]]:
+        """From when until when, in seconds after the fault, `/ready` said 200 though nothing was answered, or the
+        reverse, and what it said, which holds until it is asked again.
 
         A 429 is an answer: who probes readiness takes an instance away that answers nothing, not one that is busy.
-        """
-        return sum(until - since for since, until, _ in self.wrong(ledger))
-
-    def wrong(self, ledger: Ledger) -> list[tuple[float, float, str]]:
-        """From when until when, in seconds after the fault, `/ready` was wrong, and what it said.
-
-        What it said holds until it is asked again.
         """
         gaps = ledger.gaps(UNNOTICED_S, READY)
         wrong: list[tuple[float, float, str]] = []

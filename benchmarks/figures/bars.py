@@ -291,7 +291,7 @@ FAULT_FIGURES = {
     "gap_new_model_s": Figure("the same while a new model takes over", at_most(0.3)),
     "gap_haproxy_killed_s": Figure("the same after HAProxy was killed", at_most(2)),
     "gap_controller_killed_s": Figure("the same after Ray Serve's controller was killed", at_most(0.3)),
-    "ready_false_s": Figure("how long `/ready` was wrong, fault by fault", at_most(1)),
+    "ready_false_s": Figure("the longest time at once that `/ready` was wrong, of all faults", at_most(1)),
     "overload5_goodput": Figure(
         "answers within the deadline of 2 s over capacity, in an open loop at five times the capacity", at_least(0.9)
     ),

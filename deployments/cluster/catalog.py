@@ -6,6 +6,7 @@ Each question is therefore asked by one call at a time, whose answer goes to eve
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -15,9 +16,10 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from deployments.config import model_of, task_of
-from deployments.http.errors import UnavailableError
-from deployments.observability.statistics import added, model_statistics
-from deployments.protocols.open_inference import VERSION
+from deployments.http.errors import RouteNotFoundError, UnavailableError
+from deployments.observability.statistics import added, by_model, model_statistics
+from deployments.protocols.open_inference import VERSION, index_entry
+from pipelines.misfit import shown
 from pipelines.tasks import TASKS
 
 T = TypeVar("T")
@@ -53,7 +55,10 @@ class Standing:
 
 
 class SingleFlight(Generic[T]):
-    """One call of `ask` at a time, for everybody who waits for its answer."""
+    """One call of `ask` at a time, for everybody who waits for its answer.
+
+    It belongs to no request: where a client leaves, Ray Serve cancels the calls that its request has made.
+    """
 
     def __init__(self, ask: Callable[[], Awaitable[T]]) -> None:
         self._ask = ask
@@ -70,11 +75,14 @@ class SingleFlight(Generic[T]):
         async with asyncio.timeout(timeout_s):
             while self._call is None or self._began_at < oldest:
                 if self._call is None or self._call.done():
-                    self._began_at, self._call = loop.time(), asyncio.ensure_future(self._ask())
+                    self._began_at, self._call = loop.time(), loop.create_task(self._asked(), context=Context())
                     self._call.add_done_callback(_retrieve)
                 else:
                     await asyncio.wait([self._call])
             return await asyncio.shield(self._call)
+
+    async def _asked(self) -> T:
+        return await self._ask()
 
 
 class Catalog:
@@ -120,10 +128,51 @@ class Catalog:
         standing = (await self.standings())[application]
         return await self._says(application, "details", standing.asleep) if standing.is_ready else None
 
-    async def statistics(self, applications: Sequence[str]) -> list[dict[str, Any]]:
-        """What the replicas of these have done, as Triton's `model_stats`."""
-        numbers = await self.numbers(applications)
-        return [model_statistics(model_of(name) or name, VERSION, numbers[name]) for name in applications]
+    async def adapters(self) -> list[tuple[str, str]]:
+        """Each adapter with the application of its base, as far as replicas say."""
+        models = (await self.models()).items()
+        return [
+            (application, one["name"]) for application, model in models for one in (model or {}).get("adapters", ())
+        ]
+
+    async def found(self, name: str, version: str = "") -> tuple[str, str]:
+        """The application of the model of that name, and its adapter of that name, "" where it is none.
+
+        Raises RouteNotFoundError with the names that there are.
+        """
+        names = {model_of(one) or one: (one, "") for one in await self.standings()}
+        if name not in names:  # only then a replica is asked
+            names |= {adapter: (base, adapter) for base, adapter in await self.adapters()}
+        if name not in names:
+            raise RouteNotFoundError(f"there is no model {shown(name)}; allowed: {', '.join(names) or 'none'}")
+        if version not in ("", VERSION):
+            raise RouteNotFoundError(f"{name} has no version {shown(version)}; allowed: {VERSION}")
+        return names[name]
+
+    async def index(self) -> list[dict[str, Any]]:
+        """All models and adapters, as Triton's repository index lists them."""
+        ready = await self.readiness()
+        entries = [index_entry(model_of(name) or name, is_ready) for name, is_ready in ready.items()]
+        return entries + [index_entry(name, ready.get(base, False)) for base, name in await self.adapters()]
+
+    async def statistics(self, name: str | None = None, version: str = "") -> list[dict[str, Any]]:
+        """What the replicas of a model or of an adapter have done, of all without a name, as Triton's `model_stats`.
+
+        Raises RouteNotFoundError for a name or a version that there is not.
+        """
+        if name is not None:
+            asked = [await self.found(name, version)]
+        else:
+            asked = [(one, "") for one in await self.standings()] + await self.adapters()
+        numbers = await self.numbers(sorted({application for application, _ in asked}))
+        return [
+            model_statistics(
+                adapter or model_of(application) or application,
+                VERSION,
+                added([by_model(numbers[application]).get(adapter, {})]),
+            )
+            for application, adapter in asked
+        ]
 
     async def numbers(self, applications: Sequence[str]) -> dict[str, dict[str, float]]:
         """What the replicas of each have counted together: observability/statistics.py. Zeros where they are silent."""

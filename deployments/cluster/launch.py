@@ -14,7 +14,7 @@ from deployments.cluster.local_ray import connected, environment, ray_metrics_ur
 from deployments.cluster.platform import Platform
 from deployments.cluster.ports import check_port
 from deployments.cluster.progress import Say, step
-from deployments.cluster.ray_environment import ADDRESS_VARIABLE
+from deployments.cluster.ray_environment import ADDRESS_VARIABLE, tell_ingress
 from deployments.cluster.signals import Signals, StopRequested
 from deployments.config import (
     TaskConfig,
@@ -28,8 +28,8 @@ from deployments.config import (
 )
 from deployments.ingress import haproxy
 from deployments.ingress.config import EVERY_NAME, Address, IngressConfig
-from deployments.ingress.haproxy import set_sleeping
-from deployments.scaling.options import may_sleep, set_scaling, start_asleep
+from deployments.observability.ended_logs import remove_ended
+from deployments.scaling.options import set_scaling, start_asleep
 from pipelines.errors import ArtifactError, ConfigurationError, SextetError
 from pipelines.generation.open import open_stack
 from pipelines.runtime.artifact import ModelArtifact
@@ -40,6 +40,7 @@ from pipelines.tasks import TASKS
 from stores.fetch import fetch
 
 HEARTBEAT_S = 0.2  # some hundred milliseconds later Ray aborts a process whose raylet has died
+LOGS, LOGS_EVERY_S = "ray/session_latest/logs", 60.0
 REACHABLE_S = 30.0  # how long HAProxy may take to learn of replicas that run
 
 
@@ -135,19 +136,23 @@ def _serve_here(launch: Launch, signals: Signals) -> None:
         from deployments.cluster.rollout import validated  # imports ray, which reads the environment
 
         config, reach = validated(_behind(content)), Reach(address.url(ingress), folder)
-        set_sleeping(folder, may_sleep(content))
+        tell_ingress(folder, content, drain_s)
         with started(folder, signals, launch.say) as ray:
             try:
                 _roll_out(config, reach, launch.say, ray.raise_if_dead)
                 ray.drain_s = drain_s
-                launch.say(f"logs {folder}/ray/session_latest/logs")
+                launch.say(f"logs {folder / LOGS}")
                 launch.say(f"metrics http://{os.environ[ADDRESS_VARIABLE]}/metrics")
                 launch.say(f"Ray's own metrics {ray_metrics_url()}")
                 if ingress.grpc_port is not None:
                     launch.say(f"gRPC {replace(address, port=ingress.grpc_port).text()}")
                 _introduce(config, reach)
+                logs, look_at = folder / LOGS, time.monotonic()
                 while True:
                     ray.raise_if_dead()
+                    if time.monotonic() >= look_at:
+                        remove_ended(logs)
+                        look_at += LOGS_EVERY_S
                     if signals.reload_was_requested():
                         ray.drain_s = max(ray.drain_s, _reload(launch, ingress, reach, ray.raise_if_dead))
                     time.sleep(HEARTBEAT_S)
@@ -175,7 +180,7 @@ def _reload(launch: Launch, ingress: IngressConfig, reach: "Reach", raise_if_dea
 
     Returns as long as requests may take under it at the end.
     """
-    from deployments.cluster.rollout import validated
+    from deployments.cluster.rollout import reload_ingress, validated
 
     launch.say(f"reading {launch.cluster} again")
     try:
@@ -186,9 +191,10 @@ def _reload(launch: Launch, ingress: IngressConfig, reach: "Reach", raise_if_dea
         _tell_models_apart(content)
         if launch.ingress(content) != ingress:
             raise ConfigurationError("the ingress's settings have changed, which takes a restart of `sextet serve`")
-        if reach.folder is not None:
-            set_sleeping(reach.folder, may_sleep(content))
-        _roll_out(validated(_behind(content)), reach, launch.say, raise_if_dead)
+        config = validated(_behind(content))
+        if reach.folder is not None and tell_ingress(reach.folder, content, drain_s):
+            reload_ingress()  # the processes that the rollout replaces are to know how long they may take
+        _roll_out(config, reach, launch.say, raise_if_dead)
     except SextetError as error:
         launch.say(f"not applied: {error}")
         return 0.0

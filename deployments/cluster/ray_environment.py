@@ -11,11 +11,13 @@ import shlex
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from deployments.config import DRAIN_S
 from deployments.ingress.config import Address, IngressConfig
-from deployments.ingress.haproxy import write_wrapper
+from deployments.ingress.haproxy import tell, write_wrapper
 from deployments.observability.gone import DETECTOR
+from deployments.scaling.options import may_sleep
 
 TUNED = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
@@ -88,23 +90,38 @@ def _set(variables: Mapping[str, str]) -> None:
     os.environ.update({name: value for name, value in wanted.items() if name not in os.environ})
 
 
-def node_exports(folder: Path, haproxy: Path | None, ingress: IngressConfig) -> list[str]:
+def node_exports(folder: Path, haproxy: Path | None, ingress: IngressConfig, drain_s: float = DRAIN_S) -> list[str]:
     """Shell commands that export what `ray start` has to find on each node. `folder` is the node's own and must stay.
+    A replica that ends has `drain_s` at most.
 
     Ray's servers ask for a token, which the operator gives to every node: `ray start` refuses to run without one.
     After SIGTERM, `ray start --block` lets replicas move and requests end. Both stay as they are where they are set.
     """
-    variables = TUNED | _ending(DRAIN_S) | _proxy(folder, haproxy, ingress)
+    variables = TUNED | _ending(drain_s) | _proxy(folder, haproxy, ingress)
     exports = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
-    kept = {"RAY_AUTH_MODE": "token", DRAIN_VARIABLE: str(math.ceil(DRAIN_S + DRAINED_S))}
+    kept = {"RAY_AUTH_MODE": "token", DRAIN_VARIABLE: str(math.ceil(drain_s + DRAINED_S))}
     return [*exports, *(f'export {name}="${{{name}:-{value}}}"' for name, value in kept.items())]
 
 
-def _ending(drain_s: float) -> dict[str, str]:
+def tell_ingress(folder: Path, content: Mapping[str, Any], drain_s: float) -> bool:
+    """Tell the script of HAProxy in `folder` what the content of a cluster.yaml means for it.
+
+    Whether that is something else than before; HAProxy knows from its next reload on.
+    """
+    given = [one for one in content["applications"] if isinstance(one, dict)]
+    configured = {str(one.get("name", "default")): str(one.get("route_prefix", "/")) for one in given}
+    return tell(folder, may_sleep(content), configured, _hard_stop_s(drain_s))
+
+
+def _hard_stop_s(drain_s: float) -> int:
     """An HAProxy process that a reload has replaced outlives the replica of each of its requests: those have `drain_s`
     from the reload, the replica `drain_s` from when it is told to end, which may be as late as that.
     """
-    return {"RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(math.ceil(2 * drain_s + DRAINED_S))}
+    return math.ceil(2 * drain_s + DRAINED_S)
+
+
+def _ending(drain_s: float) -> dict[str, str]:
+    return {"RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(_hard_stop_s(drain_s))}
 
 
 def lacks_token() -> bool:

@@ -5,6 +5,7 @@ seconds, and find no route for one more. Here HAProxy is back with the configura
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 RETRY_S = 0.2
@@ -14,23 +15,29 @@ def keep_haproxy_running() -> None:
     """Call it in the process of Ray Serve's HAProxyManager before it starts HAProxy."""
     from ray.serve._private.haproxy import HAProxyApi  # Ray Serve has no setting for this
 
-    start, stop, reload = HAProxyApi._start_and_wait_for_haproxy, HAProxyApi.stop, HAProxyApi._graceful_reload
+    start, stop = HAProxyApi._start_and_wait_for_haproxy, HAProxyApi.stop
 
     async def start_watched(api: Any, *arguments: str, **options: Any) -> Any:
         process = await start(api, *arguments, **options)
         _life(api).watch(process)
         return process
 
-    async def reload_alone(api: Any) -> None:
-        async with _life(api).changing:
-            await reload(api)
+    def alone(change: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
+        """A change writes Ray's file, which no process may read before it is rewritten, and starts one."""
+
+        async def changed(api: Any) -> None:
+            async with _life(api).changing:
+                await change(api)
+
+        return changed
 
     async def stop_for_good(api: Any) -> None:
         _life(api).is_over = True
         await stop(api)
 
     HAProxyApi._start_and_wait_for_haproxy = start_watched
-    HAProxyApi._graceful_reload = reload_alone
+    for name in ("reload", "disable", "enable"):
+        setattr(HAProxyApi, name, alone(getattr(HAProxyApi, name)))
     HAProxyApi.stop = stop_for_good
 
 
@@ -41,7 +48,7 @@ class _Life:
         self._api = api
         self._watching: set[asyncio.Task[None]] = set()
         self.changing = asyncio.Lock()
-        """Held while a reload replaces the process, whose end is then no accident."""
+        """Held while the file is written and a reload replaces the process, whose end is then no accident."""
         self.is_over = False
 
     def watch(self, process: Any) -> None:

@@ -7,8 +7,10 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, get_args
 
+import ray
 from pydantic import BaseModel, ValidationError
 from ray import serve
 from ray._common.utils import import_module_and_attr
@@ -16,6 +18,7 @@ from ray.exceptions import RayError
 
 # serve.start() takes no config of the form of cluster.yaml, and cannot deploy one: that is what `serve deploy` calls.
 from ray.serve._private.api import serve_start
+from ray.serve._private.constants import SERVE_NAMESPACE, SERVE_PROXY_NAME
 from ray.serve.config import AutoscalingConfig
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ServeDeploySchema
@@ -27,6 +30,7 @@ from pipelines.errors import ConfigurationError, SextetError, first_line
 from pipelines.misfit import shown
 
 POLL_S = 0.5
+RELOAD_S = 30.0  # how long HAProxy may take to be replaced by another process
 RECOVERY_S = 60.0  # how long Ray Serve may take to replace replicas that died, before or while it deploys
 MOST = 1_000_000
 """Replicas of a deployment, and CPUs or GPUs of one of them: Serve's schema takes infinity, and no sum holds that."""
@@ -74,6 +78,15 @@ def deploy(config: ServeDeploySchema) -> None:
         client.deploy_apps(config)
     except (RayError, RayServeException, TimeoutError) as error:
         raise RolloutError(f"Ray Serve did not start: {reason([str(error)])}") from error
+
+
+def reload_ingress() -> None:
+    """Have each HAProxy read its settings (deployments/ingress) anew, as where replicas change; return when it has."""
+    names = [one["name"] for one in ray.util.list_named_actors(all_namespaces=True)]
+    for name in names:
+        if name.startswith(SERVE_PROXY_NAME):
+            with suppress(RayError, ValueError):  # it has ended: the next one reads them
+                ray.get(ray.get_actor(name, namespace=SERVE_NAMESPACE)._reload_haproxy.remote(), timeout=RELOAD_S)
 
 
 def wait(config: ServeDeploySchema, say: Say, raise_if_dead: Callable[[], None]) -> None:

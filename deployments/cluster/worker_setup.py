@@ -13,6 +13,9 @@ HAProxy: the process that runs it starts it again when it dies.
 Changes in place: while a replica applies another `user_config`, Ray Serve's controller takes it out of HAProxy's
 servers, and its requests go through the fallback proxy. Here it stays: a TaskServer answers meanwhile.
 
+Ports: that of a replica which has ended is given to no other one while an HAProxy process may live that knows it there.
+A change of cluster.yaml changes how long that is.
+
 Starts: the controller looks more often while replicas start (scaling/pace.py).
 """
 
@@ -20,9 +23,11 @@ import sys
 from typing import Any
 
 from deployments.cluster.restart import keep_haproxy_running
+from deployments.ingress.haproxy import told
 from deployments.scaling.pace import hurry_starts
 
 UNNEEDED = ("pandas", "pyarrow")
+RELOADED_S = 30  # from when a replica has ended until no HAProxy process begins that knows it: Ray Serve's own margin
 
 
 def set_up() -> None:
@@ -31,6 +36,7 @@ def set_up() -> None:
     _import_serve_alone()
     keep_haproxy_running()
     _keep_what_is_updated()
+    keep_ports_as_long_as_haproxy()
     hurry_starts()
 
 
@@ -59,6 +65,21 @@ def _import_serve_alone() -> None:
     finally:
         for name in absent:
             del sys.modules[name]
+
+
+def keep_ports_as_long_as_haproxy() -> None:
+    from ray.serve._private import node_port_manager  # Ray Serve has no setting for this that can change
+
+    ports, usual_s = node_port_manager.PortAllocator, node_port_manager.RAY_SERVE_PORT_QUARANTINE_S
+    release = ports.release
+
+    def release_later(allocator: Any, *given: Any, **options: Any) -> None:
+        settings = told()
+        longest_s = settings.hard_stop_s + RELOADED_S if settings is not None else 0
+        node_port_manager.RAY_SERVE_PORT_QUARANTINE_S = max(usual_s, longest_s)
+        release(allocator, *given, **options)
+
+    ports.release = release_later
 
 
 def _keep_what_is_updated() -> None:

@@ -3,7 +3,8 @@
     GET /live      every two seconds: {"models": [{"route", "requests_per_s", "failed", "p50_ms", "p99_ms", "replicas",
                                                    "waiting", "slots", "taken_slots"}, ...]}
 
-The replicas are asked once for everybody who watches (Catalog).
+An adapter has a row of its own: its requests, and the replicas, queue and slots of its base. The replicas are asked
+once for everybody who watches (Catalog).
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 from deployments.config import route_of
 from deployments.http.errors import UnavailableError
 from deployments.http.event_stream import EventStream
-from deployments.observability.statistics import live
+from deployments.observability.statistics import by_model, live
 
 EVERY_S = 2.0
 MAX_WATCHERS = 64
@@ -27,7 +28,7 @@ class Models(Protocol):
         """The models, by application."""
 
     async def numbers(self, applications: Sequence[str]) -> Mapping[str, Mapping[str, float]]:
-        """What the replicas of each have counted."""
+        """What the replicas of each, and of its adapters, have counted."""
 
 
 class LiveView:
@@ -62,11 +63,17 @@ class LiveView:
                 return
             now, at = await self._numbers(), loop.time()
             models = [
-                {"route": route_of(name), **live(before.get(name, {}), numbers, at - asked_at)}
-                for name, numbers in now.items()
+                {"route": route, **live(before.get(route, {}), numbers, at - asked_at)}
+                for route, numbers in now.items()
             ]
             before, asked_at = now, at
             yield {"models": models}
 
-    async def _numbers(self) -> Mapping[str, Mapping[str, float]]:
-        return await self._models.numbers(list(await self._models.readiness()))
+    async def _numbers(self) -> dict[str, dict[str, float]]:
+        """Those of each model and each adapter, by its route."""
+        counted = await self._models.numbers(list(await self._models.readiness()))
+        return {
+            f"{route_of(name)}/{adapter}".rstrip("/"): numbers
+            for name, of_all in counted.items()
+            for adapter, numbers in by_model(of_all).items()
+        }

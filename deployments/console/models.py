@@ -33,7 +33,7 @@ _METADATA = re.compile(r"\A---\r?\n.*?^---\r?$\n?", re.DOTALL | re.MULTILINE)
 class ServedModel(msgspec.Struct):
     """What a replica says of its model. `digest` is the sha256 of the manifest, `memory_bytes` is of one replica,
     `metrics` what `sextet evaluate` measured. `card` is Markdown, at most 64 KiB of `card_bytes`. An adapter has the
-    id of its base as `adapter_of`, and as digest its version; parity, metrics and card are the base's.
+    id of its base as `adapter_of`, and as digest that of its weights; parity, metrics and card are the base's.
     """
 
     id: str
@@ -87,7 +87,7 @@ def model_page(
     With `adapter`, what the replica says of one of its adapters: the page of that.
     """
     if said is not None and adapter is not None:
-        said = with_adapter(said, adapter) | {"digest": adapter["version"]}
+        said = with_adapter(said, adapter)
     try:
         model = None if said is None else msgspec.convert(said, ServedModel)
     except msgspec.ValidationError:  # a replica of another release

@@ -38,6 +38,7 @@ from deployments.http.errors import (
     UnsupportedMediaTypeError,
 )
 from pipelines.errors import DeadlineExceededError, InvalidInputError
+from pipelines.runtime.artifact import AdapterFacts
 from pipelines.scheduling.scheduler import BatchReport, Completed, Scheduler
 
 JSON = ("application/json",)
@@ -111,7 +112,7 @@ class Route:
 class Timings:
     """Where the time of one request went, which tokens the model read and wrote, without padding, and what came of it.
 
-    `protocol` is that of its path, `failure` None for an answer, `model` the adapter that answers, "" for none.
+    `protocol` is that of its path, `failure` None for an answer, `adapter` the one that answers, None for none.
     `batches` are the numbers of those that its rows were in, `trace` is what traces keep of it. Of a stream,
     `first_token_s` is the time to its first token, and `gaps_s` those between two tokens of one row.
     """
@@ -126,7 +127,7 @@ class Timings:
     first_token_s: float | None = None
     gaps_s: list[float] = field(default_factory=list)
     protocol: object = None
-    model: str = ""
+    adapter: AdapterFacts | None = None
     failure: Failure | None = None
     batches: tuple[int, ...] = ()
     trace: Any = None

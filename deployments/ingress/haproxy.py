@@ -8,7 +8,7 @@ import shlex
 import shutil
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 import deployments
 from deployments.ingress.lines import Settings
 
-SETTINGS = "settings.json"
+SETTINGS, WRAPPER_VARIABLE = "settings.json", "RAY_SERVE_HAPROXY_BINARY_PATH"
 WRAPPER = """\
 #!/bin/sh
 # Ray Serve starts this as HAProxy: -db -f CONFIG ...
@@ -44,7 +44,7 @@ def find_binary() -> Path | None:
     """The executable that Ray Serve would use; None where there is none, or RAY_SERVE_ENABLE_HA_PROXY=0 forbids it."""
     if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "0":
         return None
-    named = os.environ.get("RAY_SERVE_HAPROXY_BINARY_PATH")
+    named = os.environ.get(WRAPPER_VARIABLE)
     if named is not None:
         return Path(named) if os.access(named, os.X_OK) else None
     try:
@@ -77,11 +77,27 @@ def write_wrapper(binary: Path, folder: Path, settings: Settings) -> Path:
     return wrapper
 
 
-def set_sleeping(folder: Path, applications: Sequence[str]) -> None:
-    """Say which applications may have no replica, for the script in `folder`; HAProxy knows from its next reload on."""
+def told() -> Settings | None:
+    """Those of this node's script, in a process of Ray Serve; None where there is no HAProxy that we have started."""
+    try:
+        return Settings.read(Path(os.environ.get(WRAPPER_VARIABLE, "")).with_name(SETTINGS))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def tell(folder: Path, sleeping: Sequence[str], configured: Mapping[str, str], hard_stop_s: int) -> bool:
+    """Change these of the Settings of the script in `folder`: what cluster.yaml says of applications and their ends.
+
+    Whether they are other ones now. HAProxy knows from its next reload on.
+    """
     file = folder / SETTINGS
-    if file.exists():
-        replace(Settings.read(file), sleeping=tuple(applications)).write(file)
+    if not file.exists():  # Ray Serve's Python proxy serves
+        return False
+    before = Settings.read(file)
+    after = replace(before, sleeping=tuple(sleeping), configured=dict(configured), hard_stop_s=hard_stop_s)
+    if after != before:
+        after.write(file)
+    return after != before
 
 
 def command(admin_socket: Path, command: str) -> str:

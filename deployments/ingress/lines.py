@@ -5,7 +5,7 @@ standard library alone, as in all that runs at a reload.
 """
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,10 @@ class Settings:
     """Applications whose lines come first, in this order."""
     sleeping: tuple[str, ...] = ()
     """Applications that may have no replica: Ray Serve's fallback proxy holds requests until there is one."""
+    configured: dict[str, str] = field(default_factory=dict)
+    """The path prefix of each application of cluster.yaml, by its name: what is not there yet is no 404."""
+    hard_stop_s: int = 0
+    """How long a process may live that a reload has replaced; 0 for what Ray wrote."""
     grpc: GrpcLines = GrpcLines()
 
     def write(self, file: Path) -> None:

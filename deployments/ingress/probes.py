@@ -5,13 +5,18 @@ GET /ready, /v2/health/ready       every application but the gateway has a repli
                                    may have none, and then a proxy that starts one for the first request
 
 The gateway answers the same where Ray Serve's Python proxy serves. HAProxy checks each replica twice a second
-(ray_environment.py), so the answer is true within a second, however many ask and whatever else of Ray has died.
+(ray_environment.py), so the answer is true within a second of the end of a process, however many ask and whatever else
+of Ray has died.
 """
 
 from deployments.ingress.lines import APPLICATION, SERVER, Lines
 
-STALLED_S = 5
-"""How long a replica may take to answer a health check: its event loop is busy. A process that has ended refuses it."""
+FALL = 2
+"""A replica is taken out after so many health checks in a row that it failed: Ray Serve's default."""
+STALLED_S = 5.0
+"""How long the event loop of a replica may be busy, as while others load their models on the same cores: so long it
+answers no check. A process that has ended refuses the first one. A server that is new to HAProxy has half of it.
+"""
 
 _TIMES = ("x-queue-time", "x-tokenization-time", "x-inference-time", "x-total-time")
 _HEADERS = (
@@ -23,7 +28,7 @@ _HEADERS = (
 def probes() -> Lines:
     """The rules, and the limit of health checks."""
     return Lines(
-        defaults=(f"timeout check {STALLED_S}s",),
+        defaults=(f"timeout check {STALLED_S / FALL * 1000:.0f}ms",),
         frontend=(
             "acl is_ready path /ready /ready/ /v2/health/ready /v2/health/ready/",
             "acl is_health path /health /health/",

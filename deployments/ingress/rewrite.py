@@ -6,7 +6,7 @@ of Ray writes: a node that comes up without these lines would be open to the net
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -73,13 +73,15 @@ def rewrite(text: str, settings: Settings, node: str, secret: str = "none", earl
         elif header not in PUBLIC and any(is_of("bind", line) for line in sections[header]):
             raise RewriteError(f"section '{header}' listens on an address; known: {', '.join(PUBLIC + INTERNAL)}")
     lines, prefixes = settings.lines, prefixes_of(sections[PUBLIC[0]])
-    sections["global"] = _replaced(_for_its_owner(sections["global"]), lines.process)
+    hard_stop = (f"hard-stop-after {settings.hard_stop_s}s",) if settings.hard_stop_s else ()
+    sections["global"] = _replaced(_for_its_owner(sections["global"]), (*lines.process, *hard_stop))
     sections["defaults"] = _replaced(sections["defaults"], lines.defaults)
     if NO_LOG in lines.defaults:
         for header in PUBLIC:
             if header in sections:
                 sections[header] = [line for line in sections[header] if not is_of("log", line)]
     rules = [*lines.frontend, *_alias_rules(prefixes, (*settings.aliases, *_model_aliases(prefixes)))]
+    rules += _not_there_yet(prefixes, settings)
     rules += of_several(lines.several, prefixes)
     for name in sorted(prefixes, key=lambda name: [*settings.order, *prefixes].index(name)):
         if prefixes[name] != "/":
@@ -97,7 +99,8 @@ def rewrite(text: str, settings: Settings, node: str, secret: str = "none", earl
             raise RewriteError(f"section '{PUBLIC[1]}' has no 'mode http'")
         sections[PUBLIC[1]][at + 1 : at + 1] = indented(lines.grpc)
     sections[NOWHERE] = indented(lines.nowhere) or sections[NOWHERE]
-    if not prefixes:  # HAProxy has just started and knows no application yet: nothing is known to be missing
+    if not prefixes or ("/" in settings.configured.values() and "/" not in prefixes.values()):
+        # HAProxy has just started and does not know them all: nothing is known to be missing.
         sections[NOWHERE] = ["    http-request deny deny_status 503\n"]
     for number, header in enumerate(f"backend http-{name}" for name in prefixes):
         sections[header] = [*indented(of_backend(lines.backend, header, number, sections[header])), *sections[header]]
@@ -176,6 +179,20 @@ def _alias_rules(prefixes: dict[str, str], aliases: tuple[Alias, ...]) -> list[s
             pattern, path = f"^{alias.root}(/.*)?$", f"{prefix}{alias.below}\\1"
             rules.append(f"http-request replace-path {pattern} {path} if {{ path_beg {alias.root} }}")
     return rules
+
+
+def _not_there_yet(prefixes: dict[str, str], settings: Settings) -> Iterator[str]:
+    """503 where a path, or an alias, is that of an application that is configured and has no backend yet.
+
+    The gateway, or a task at a prefix of the path, would say that there is no such path.
+    """
+    missing = {name: path for name, path in settings.configured.items() if name not in prefixes and path != "/"}
+    for root in (*missing.values(), *(alias.root for alias in settings.aliases if alias.task in missing)):
+        if re.fullmatch(r"[\w./~-]+", root):
+            below = [one for one in prefixes.values() if one.startswith(f"{root}/")]
+            others = " ".join(f"!{{ path {one} }} !{{ path_beg {one}/ }}" for one in below)
+            for path in (f"{{ path {root} }}", f"{{ path_beg {root}/ }}"):
+                yield f"http-request deny deny_status 503 if {path} {others}".rstrip()
 
 
 def models_of(prefixes: dict[str, str]) -> dict[str, list[str]]:

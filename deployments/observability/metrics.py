@@ -1,6 +1,7 @@
 """Metrics: what models, batches and requests of this process did, for Prometheus. exposition.py hands them out.
 
-Every series has the labels `task`, `model`, `version` (of the artifact) and `replica`. No label has what a client sent.
+Every series has the labels `task`, `model`, `version` (of the artifact, or of the adapter) and `replica`. No label has
+what a client sent.
 
 Counting a request takes two microseconds. What schedulers know by themselves, such as queues and slots, is read when
 Prometheus asks.
@@ -19,7 +20,7 @@ from starlette.requests import Request
 from deployments.cluster.processes import resident_bytes
 from deployments.http.request import Observer, Timings
 from deployments.observability.series import Counter, Distribution, Gauge, Histogram, Value
-from deployments.observability.statistics import BUCKET, NOW, NUMBERS, TIMES
+from deployments.observability.statistics import BUCKET, NOW, NUMBERS, OK, TIMES, of_adapter, outcome_of
 from pipelines.runtime.artifact import ModelArtifact
 from pipelines.scheduling.scheduler import BatchReport, Scheduler
 
@@ -27,7 +28,6 @@ LABELS = ("task", "model", "version", "replica")
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 BOUNDS = (*SECONDS, "inf")
-OK = "200"
 NO_PROTOCOL = "none"
 
 
@@ -59,7 +59,10 @@ class Metrics:
         self.start_s = Gauge(registry, "sextet_start_seconds", "What a start took, by part.", (*LABELS, "part"))
         info = (*LABELS, "architecture", "precision", "parity")
         self.artifact = Gauge(registry, "sextet_artifact_info", "1 for the artifact that is loaded.", info)
+        beside = (*LABELS, "base", "rank")
+        self.adapter = Gauge(registry, "sextet_adapter_info", "1 for an adapter that is loaded beside it.", beside)
         self.live: dict[tuple[str, ...], Scheduler[Any, Any]] = {}
+        self.beside: dict[tuple[str, ...], Observer] = {}
         registry.register(Queues(self.live))
 
     def observer(self, artifact: ModelArtifact) -> Observer:
@@ -68,28 +71,28 @@ class Metrics:
 
 
 class ModelMetrics(Observer):
-    """Counts what one model does."""
+    """Counts what one model does. What is asked of one of its adapters, and a row of it, is that adapter's."""
 
     def __init__(self, metrics: Metrics, artifact: ModelArtifact) -> None:
         manifest = artifact.manifest
         self._metrics = metrics
         self._labels = (manifest.task, artifact.name, artifact.version, metrics.replica)
         self._info = (manifest.architecture, manifest.precision, "passed" if manifest.parity.passed else "failed")
-        self._rows = metrics.batch_rows.at(*self._labels)
-        self._batch_queue_s = metrics.batch_queue_s.at(*self._labels)
-        self._batch_inference_s = metrics.batch_inference_s.at(*self._labels)
-        self._tokens = metrics.tokens.at(*self._labels)
-        self._padded_tokens = metrics.padded_tokens.at(*self._labels)
-        self._generated_tokens = metrics.generated_tokens.at(*self._labels)
+        self._adapters = {
+            (manifest.task, one.name, one.version, metrics.replica): (artifact.name, str(one.rank))
+            for one in artifact.adapters
+        }
+        self._counts = [Counts(metrics, labels) for labels in (self._labels, *self._adapters)]  # by an adapter's number
+        self._by_name = dict(zip(["", *(one.name for one in artifact.adapters)], self._counts, strict=True))
         self._scheduler: Scheduler[Any, Any] | None = None
-        self._last_at = 0.0
-        self._counters: dict[tuple[str, str, str, str], Value] = {}
-        self._histograms: dict[tuple[str, str], tuple[Distribution, ...]] = {}  # by adapter and protocol
 
     def started(self, scheduler: Scheduler[Any, Any], seconds: Mapping[str, float]) -> None:
         for part, took_s in seconds.items():
             self._metrics.start_s.at(*self._labels, part).value = took_s
         self._metrics.artifact.at(*self._labels, *self._info).value = 1
+        for labels, info in self._adapters.items():
+            self._metrics.beside[labels] = self
+            self._metrics.adapter.at(*labels, *info).value = 1
         self._scheduler = self._metrics.live[self._labels] = scheduler
 
     def ended(self) -> None:
@@ -97,6 +100,47 @@ class ModelMetrics(Observer):
         if live.get(self._labels) is self._scheduler:  # else the same artifact was loaded anew
             del live[self._labels]
             self._metrics.artifact.remove(*self._labels, *self._info)
+        for labels, info in self._adapters.items():
+            if self._metrics.beside.get(labels) is self:
+                del self._metrics.beside[labels]
+                self._metrics.adapter.remove(*labels, *info)
+
+    def batch(self, report: BatchReport) -> None:
+        self._counts[report.adapter].batch(report)
+
+    def request(self, request: Request, timings: Timings) -> None:
+        adapter = timings.adapter
+        self._by_name["" if adapter is None else adapter.name].request(timings)
+
+    def statistics(self) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for adapter, counts in self._by_name.items():
+            found |= of_adapter(adapter, counts.numbers() | self._now())
+        return found
+
+    def _now(self) -> dict[str, float]:
+        """What is so at this moment; of the adapters, too, as they share it."""
+        if (scheduler := self._scheduler) is None:
+            return {}
+        cache = scheduler.cache
+        slots, taken = (0, 0) if cache is None else (cache.slots, cache.taken_slots)
+        return dict(zip(NOW, (1.0, float(scheduler.waiting_requests), float(slots), float(taken)), strict=True))
+
+
+class Counts:
+    """What one model, or one adapter, has done: the series with some `labels`."""
+
+    def __init__(self, metrics: Metrics, labels: tuple[str, ...]) -> None:
+        self._metrics, self._labels = metrics, labels
+        self._rows = metrics.batch_rows.at(*labels)
+        self._batch_queue_s = metrics.batch_queue_s.at(*labels)
+        self._batch_inference_s = metrics.batch_inference_s.at(*labels)
+        self._tokens = metrics.tokens.at(*labels)
+        self._padded_tokens = metrics.padded_tokens.at(*labels)
+        self._generated_tokens = metrics.generated_tokens.at(*labels)
+        self._last_at = 0.0
+        self._counters: dict[tuple[str, str, str], Value] = {}
+        self._histograms: dict[str, tuple[Distribution, ...]] = {}  # by protocol
 
     def batch(self, report: BatchReport) -> None:
         self._last_at = time.time()
@@ -107,36 +151,17 @@ class ModelMetrics(Observer):
         self._padded_tokens.value += report.padded_tokens
         self._generated_tokens.value += report.written_tokens
 
-    def statistics(self) -> dict[str, float]:
-        found = dict.fromkeys(NUMBERS, 0.0)
-        for (_, protocol, status, _), count in list(self._counters.items()):
-            if protocol != NO_PROTOCOL:
-                found["answered" if status == OK else "failed"] += count.value
-        for families in list(self._histograms.values()):
-            for name, family in zip(TIMES, families, strict=False):
-                found[name] += family.sum
-        found["batches"], found["rows"] = float(sum(self._rows.counts)), self._rows.sum
-        totals = [families[0].counts for families in list(self._histograms.values())]
-        found |= {f"{BUCKET}{bound}": float(sum(counts)) for bound, *counts in zip(BOUNDS, *totals, strict=True)}
-        if (scheduler := self._scheduler) is not None:
-            cache = scheduler.cache
-            slots, taken = (0, 0) if cache is None else (cache.slots, cache.taken_slots)
-            found |= dict(zip(NOW, (1.0, float(scheduler.waiting_requests), float(slots), float(taken)), strict=True))
-        return found | {"last_at": self._last_at}
-
-    def request(self, request: Request, timings: Timings) -> None:
+    def request(self, timings: Timings) -> None:
         protocol, failure = protocol_name(type(timings.protocol).__module__), timings.failure
-        status, reason = (OK, "") if failure is None else (str(failure.status), failure.reason)
-        outcome = timings.model, protocol, status, reason
+        outcome = (protocol, OK, "") if failure is None else (protocol, str(failure.status), failure.reason)
         if outcome not in self._counters:
-            self._counters[outcome] = self._metrics.requests.at(*self._labels_of(timings.model), *outcome[1:])
+            self._counters[outcome] = self._metrics.requests.at(*self._labels, *outcome)
         self._counters[outcome].value += 1
         if failure is not None or timings.protocol is None:
             return
-        key = timings.model, protocol
-        if key not in self._histograms:
-            self._histograms[key] = self._of_protocol(*key)
-        total, queue, tokenization, inference, first_token, inter_token = self._histograms[key]
+        if protocol not in self._histograms:
+            self._histograms[protocol] = self._of_protocol(protocol)
+        total, queue, tokenization, inference, first_token, inter_token = self._histograms[protocol]
         total.observe(timings.total_s())
         queue.observe(timings.queue_s)
         tokenization.observe(timings.tokenization_s)
@@ -146,17 +171,26 @@ class ModelMetrics(Observer):
         for gap_s in timings.gaps_s:
             inter_token.observe(gap_s)
 
-    def _of_protocol(self, adapter: str, protocol: str) -> tuple[Distribution, ...]:
-        metrics, labels = self._metrics, self._labels_of(adapter)
+    def numbers(self) -> dict[str, float]:
+        """For those who ask the replica: observability/statistics.py."""
+        found = dict.fromkeys(NUMBERS, 0.0)
+        for (protocol, status, _), count in list(self._counters.items()):
+            if protocol != NO_PROTOCOL:
+                found[outcome_of(status)] += count.value
+        for families in list(self._histograms.values()):
+            for name, family in zip(TIMES, families, strict=False):
+                found[name] += family.sum
+        found["batches"], found["rows"] = float(sum(self._rows.counts)), self._rows.sum
+        totals = [families[0].counts for families in list(self._histograms.values())]
+        found |= {f"{BUCKET}{bound}": float(sum(counts)) for bound, *counts in zip(BOUNDS, *totals, strict=True)}
+        return found | {"last_at": self._last_at}
+
+    def _of_protocol(self, protocol: str) -> tuple[Distribution, ...]:
+        metrics = self._metrics
         families = (metrics.request_s, metrics.queue_s, metrics.tokenization_s, metrics.inference_s)
         return tuple(
-            family.at(*labels, protocol) for family in (*families, metrics.first_token_s, metrics.inter_token_s)
+            family.at(*self._labels, protocol) for family in (*families, metrics.first_token_s, metrics.inter_token_s)
         )
-
-    def _labels_of(self, adapter: str) -> tuple[str, ...]:
-        """A request to an adapter is one of the model of its name."""
-        task, model, *others = self._labels
-        return task, adapter or model, *others
 
 
 class Queues:

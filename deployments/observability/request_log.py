@@ -57,12 +57,12 @@ class RequestLog(Observer):
             self._write(self._line(request, timings, total_s))
 
     def _line(self, request: Request, timings: Timings, total_s: float) -> str:
-        failure, first_token_s = timings.failure, timings.first_token_s
+        failure, adapter, first_token_s = timings.failure, timings.adapter, timings.first_token_s
         line: dict[str, Any] = {
             "time": datetime.now(UTC).isoformat(),
             "id": request.headers.get(ID_HEADER, "")[:MAX_ID_CHARACTERS],
             **self._model,
-            **({"model": timings.model} if timings.model else {}),
+            **({} if adapter is None else {"model": adapter.name, "version": adapter.version}),
             "protocol": protocol_name(type(timings.protocol).__module__),
             "client": request.headers.get(CLIENT_HEADER, ""),
             "status": OK if failure is None else failure.status,

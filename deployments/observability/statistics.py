@@ -1,7 +1,11 @@
 """Statistics: what the replicas of a model do and have done, for Triton's clients and for the console's live view.
 
 Each replica counts for itself (metrics.py); the gateway asks all of them and adds up. A replica that has ended takes
-its numbers with it, as a model that is loaded anew does in Triton.
+its numbers with it, as a model that is loaded anew does in Triton. The numbers of a model's adapters stand beside its
+own, named ADAPTER/NUMBER.
+
+A request has failed where the service is at fault: 5xx. What a client did wrong, what was refused for lack of room or
+time, and a client that left are no failures. Console, `sextet top`, Triton's `fail` and the alerts count alike.
 """
 
 import math
@@ -12,13 +16,33 @@ from typing import Any
 
 TIMES = ("total_s", "queue_s", "tokenization_s", "inference_s")
 """Sums over answered requests."""
-NUMBERS = ("answered", "failed", *TIMES, "batches", "rows", "last_at")
-"""What is counted."""
+NUMBERS = ("answered", "refused", "failed", *TIMES, "batches", "rows", "last_at")
+"""What is counted. Of requests: see `outcome_of`."""
 NOW = ("replicas", "waiting", "slots", "taken_slots")
 """What is so at the time of asking: replicas, requests that wait, KV cache slots."""
 BUCKET = "at_most_"
 """How counts of answered requests are named: so many seconds at most, and more than the next lower name says."""
+OK, SERVER_ERROR = "200", "500"
 NS = 1_000_000_000
+
+
+def outcome_of(status: str) -> str:
+    """Which of NUMBERS counts a request that has ended with a status of HTTP."""
+    return "answered" if status == OK else "failed" if status >= SERVER_ERROR else "refused"
+
+
+def of_adapter(adapter: str, numbers: Mapping[str, float]) -> dict[str, float]:
+    """The numbers of a model's adapter, to stand beside its own; those of the model itself for ""."""
+    return {f"{adapter}/{name}" if adapter else name: value for name, value in numbers.items()}
+
+
+def by_model(numbers: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """The numbers of a model itself, under "", and those of each of its adapters, by name."""
+    found: dict[str, dict[str, float]] = {"": {}}
+    for name, value in numbers.items():
+        adapter, _, own = name.rpartition("/")
+        found.setdefault(adapter, {})[own] = value
+    return found
 
 
 def added(replicas: Iterable[Mapping[str, float]]) -> dict[str, float]:
@@ -27,7 +51,7 @@ def added(replicas: Iterable[Mapping[str, float]]) -> dict[str, float]:
     for one in replicas:
         for name, value in one.items():
             before = found.get(name, 0.0)
-            found[name] = max(before, value) if name == "last_at" else before + value
+            found[name] = max(before, value) if name.endswith("last_at") else before + value
     return found
 
 
@@ -74,7 +98,7 @@ def live(before: Mapping[str, float], after: Mapping[str, float], elapsed_s: flo
     counts = [
         (bound, count) for (bound, _), count in zip(names, accumulate(grew(name) for _, name in names), strict=True)
     ]
-    requests = grew("answered") + grew("failed")
+    requests = grew("answered") + grew("refused") + grew("failed")
     p50_s, p99_s = quantile(counts, 0.5), quantile(counts, 0.99)
     return {
         "requests_per_s": requests / elapsed_s,

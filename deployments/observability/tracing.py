@@ -114,11 +114,11 @@ class Tracing(Observer):
         def ns(at: float) -> int:
             return ended_ns - int((ended_at - at) * NS)
 
-        failure, span = timings.failure, self._span(request, timings)
+        failure, adapter, span = timings.failure, timings.adapter, self._span(request, timings)
         if span.is_recording():
             span.set_attributes(
                 self._model
-                | ({"sextet.model": timings.model} if timings.model else {})
+                | ({} if adapter is None else {"sextet.model": adapter.name, "sextet.version": adapter.version})
                 | {
                     "sextet.protocol": protocol_name(type(timings.protocol).__module__),
                     "sextet.request_id": request.headers.get("x-request-id", ""),

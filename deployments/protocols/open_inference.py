@@ -27,6 +27,9 @@ from pipelines.tasks.task import Task
 
 VERSION = "1"
 OUTPUT = "output"
+READY = "READY"
+EXTENSIONS = ("binary_tensor_data", "model_repository", "statistics")
+"""Triton's names of what is served beyond the protocol. Of `model_repository` there is the index alone."""
 NAMES = ("args", "array_inputs", "text", "text_input", "inputs", "input-0")
 HEADER = "inference-header-content-length"
 MAX_TENSORS = 16
@@ -101,15 +104,21 @@ def model_metadata(task: Task, name: str | None = None) -> dict[str, Any]:
     }
 
 
+class IndexBody(Body, frozen=True):
+    """A body of `/v2/repository/index`: whether models that are not ready are left out."""
+
+    ready: bool = False
+
+
 def index_entry(name: str, is_ready: bool) -> dict[str, Any]:
     """A model, as Triton's repository index lists it."""
-    state, reason = ("READY", "") if is_ready else ("UNAVAILABLE", "no replica takes requests")
+    state, reason = (READY, "") if is_ready else ("UNAVAILABLE", "no replica takes requests")
     return {"name": name, "version": VERSION, "state": state, "reason": reason}
 
 
 def server_metadata(version: str) -> dict[str, Any]:
     """What `/v2` says."""
-    return {"name": "sextet", "version": version, "extensions": ["binary_tensor_data"]}
+    return {"name": "sextet", "version": version, "extensions": list(EXTENSIONS)}
 
 
 class OpenInference(Protocol):

@@ -42,6 +42,7 @@ from deployments.http.errors import BodyTooLargeError, Failure, RouteNotFoundErr
 from deployments.http.request import MODEL_HEADER, Route
 from pipelines.errors import InputTooLongError, InvalidInputError, Path
 from pipelines.misfit import shown
+from pipelines.runtime.artifact import AdapterFacts
 from pipelines.schema import encode
 from pipelines.tasks.pipeline import Pipeline
 from pipelines.tasks.task import Task
@@ -248,8 +249,8 @@ class Endpoint:
     errors: Protocol
     others: Sequence[str]
     conversation: Conversation | None
-    model: str = ""
-    """The adapter that answers."""
+    adapter: AdapterFacts | None = None
+    """That which answers."""
     unknown: str = ""
     """What is wrong with the name of a model in a header."""
 
@@ -272,7 +273,7 @@ class Routes:
     """The routes of one pipeline; those of its adapters begin with their names, or a header has the name."""
 
     def __init__(self, pipeline: Pipeline[Any, Any, Any, Any], platform: Platform | None = None) -> None:
-        artifact = pipeline.artifact
+        artifact, self.adapter = pipeline.artifact, pipeline.artifact.adapter
         self._names = (artifact.name, pipeline.task)
         self._adapters = {name: Routes(one) for name, one in pipeline.adapted().items()}
         self._mounted: list[Mounted] = [module.mount(pipeline, platform) for module in modules()]
@@ -303,7 +304,7 @@ class Routes:
             allowed = ", ".join((*self._names, *self._adapters))
             return replace(self._at(route), unknown=f"there is no model {shown(name)}; allowed: {allowed}")
         routes = self._adapters.get(name)
-        return self._at(route) if routes is None else replace(routes._at(route), model=name)
+        return self._at(route) if routes is None else replace(routes._at(route), adapter=routes.adapter)
 
     def _at(self, route: Route) -> Endpoint:
         protocol = self.protocols.get(route.path)

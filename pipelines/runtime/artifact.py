@@ -229,15 +229,20 @@ class Manifest:
 class AdapterFacts:
     """What is said of an adapter that is loaded beside a model.
 
-    `base` is what it calls its base; `version` is twelve digits of the sha256 of its weights, `rank` the largest of its
-    layers, `memory_bytes` what its weights take.
+    `base` is what it calls its base; `digest` is the sha256 of its weights, `rank` the largest of its layers,
+    `memory_bytes` what its weights take.
     """
 
     name: str
     base: str
-    version: str
+    digest: str
     rank: int
     memory_bytes: int
+
+    @property
+    def version(self) -> str:
+        """Twelve digits of the digest."""
+        return self.digest[:VERSION_DIGITS]
 
 
 @dataclass(frozen=True)
@@ -250,6 +255,8 @@ class ModelArtifact:
     """The name that it is served by beside others of its task."""
     adapter: AdapterFacts | None = None
     """The adapter that changes its answers."""
+    adapters: tuple[AdapterFacts, ...] = ()
+    """Those that are loaded beside it, in the order of their numbers: a row's `adapter` is one of them from 1 on."""
 
     @property
     def name(self) -> str:

@@ -1,5 +1,6 @@
 """SessionConfig: where a graph runs, what of a GPU's memory it may take, and what that means to each provider."""
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -51,6 +52,11 @@ class SessionConfig:
     cuda_graphs: bool = True
     max_rows: int = 32
     engine: Engine | None = None
+
+
+def usable_cores() -> int:
+    """The cores on which this process may run."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def parts(config: SessionConfig, graphs: Sequence[Path], cache_bytes: int = 0) -> list[SessionConfig]:

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from pipelines.runtime.artifact import ModelArtifact
+from pipelines.runtime.session_config import usable_cores
 from pipelines.scheduling.batching import Measurement
 from pipelines.scheduling.cost_measurement import shapes_within
 from pipelines.scheduling.scheduler import BatchingConfig
@@ -28,8 +29,7 @@ class KeptCosts:
 
     def __init__(self, folder: Path, *decides: Any) -> None:
         """`decides` is of JSON: the model, how it runs, the versions. The processor and its cores are added to it."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        digest = hashlib.sha256(msgspec.json.encode((decides, _processor(), cores))).hexdigest()
+        digest = hashlib.sha256(msgspec.json.encode((decides, _processor(), usable_cores()))).hexdigest()
         self.file = folder / f"{digest[:32]}.json"
 
     @classmethod

@@ -109,6 +109,7 @@ class BatchReport:
 
     `read_tokens` and `written_tokens` are real, `padded_tokens` is rows x longest. `queue_s` is the wait of the first
     row, `inference_s` the time from its start to the end. `number` tells a batch from others; None: a request in slots.
+    `adapter` is the number of the adapter that changed the answer, 0 for none; rows of a batch have none.
     """
 
     rows: int
@@ -118,6 +119,7 @@ class BatchReport:
     queue_s: float
     inference_s: float
     number: int | None = None
+    adapter: int = 0
 
 
 OnBatch = Callable[[BatchReport], None]

@@ -298,7 +298,8 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
         queue_s = call.started_at - call.submitted_at
         read = row.request.n_tokens
         if not math.isnan(queue_s):
-            self._on_batch(BatchReport(1, read, written, read, queue_s, self.now() - call.started_at))
+            inference_s, adapter = self.now() - call.started_at, row.request.adapter
+            self._on_batch(BatchReport(1, read, written, read, queue_s, inference_s, adapter=adapter))
         row.ended = True
         call.outputs[row.index] = answer
         call.unanswered -= 1

@@ -3,9 +3,10 @@
 `GeneratorPipeline` is the base of the tasks that it serves.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -252,7 +253,7 @@ class GeneratorPipeline(Pipeline[InputT, ParametersT, DecodeRequestT, Answer]):
     """A task whose `forward` decodes with a generator."""
 
     def __init__(self, artifact: ModelArtifact, generator: Generator) -> None:
-        super().__init__(artifact)
+        super().__init__(replace(artifact, adapters=tuple(generator.adapters)))
         self.generator, self.adapter = generator, 0
 
     @property
@@ -262,13 +263,19 @@ class GeneratorPipeline(Pipeline[InputT, ParametersT, DecodeRequestT, Answer]):
     def adapted(self) -> dict[str, Self]:
         """They share everything with this one; a pipeline of an adapter has none."""
         found: dict[str, Self] = {}
-        for number, described in enumerate(() if self.adapter else self.generator.adapters, start=1):
+        for number, described in enumerate(self.artifact.adapters, start=1):
             found[described.name] = one = copy(self)
-            one.adapter, one.artifact = number, replace(self.artifact, served_as=described.name, adapter=described)
+            one.adapter = number
+            one.artifact = replace(self.artifact, served_as=described.name, adapter=described, adapters=())
         return found
 
     def forward(self, rows: Sequence[DecodeRequestT]) -> list[Answer]:
         return self.generator.run(rows)
+
+    def _answers(self, inputs: Sequence[InputT], parameters: ParametersT) -> Iterator[Any]:
+        """The rows of all inputs decode together, as far as there are slots."""
+        rows = self.preprocess(inputs, parameters)
+        return self.postprocess_all(inputs, rows, self.forward(list(chain.from_iterable(rows))), parameters)
 
     def scheduler(
         self,

@@ -18,9 +18,9 @@ def models(exported: Callable[..., Path]) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def cluster(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    """The cluster, whose Ray takes the disk for full; when the session ends it stops cleanly and leaves nothing behind."""
-    full_disk = {"RAY_local_fs_capacity_threshold": "0.01"}
-    serving = Serving.start(write_cluster(tmp_path_factory.mktemp("cluster"), models), **full_disk)
+    """The cluster, on a disk that Ray takes for full; it stops cleanly at the end and leaves nothing behind."""
+    configuration = write_cluster(tmp_path_factory.mktemp("cluster"), models)
+    serving = Serving.start(configuration, RAY_local_fs_capacity_threshold="0.01")
     try:
         yield serving.wait_until_ready()
         tree = serving.tree()

@@ -1,6 +1,7 @@
 """A bad day of a cluster: what dies, what clients see of it, and that what they began goes on."""
 
 import json
+import re
 import shlex
 import shutil
 import signal
@@ -20,6 +21,7 @@ import pytest
 import yaml
 
 from tests.cluster.serving import READY_S, STOP_S, Serving, left_over, write_cluster
+from tests.deploy.unit import is_started_again
 
 pytestmark = pytest.mark.cluster
 CLASSIFY, GENERATE = "text-classification", "text-generation"
@@ -153,6 +155,14 @@ def test_what_dies_comes_back_and_what_has_begun_goes_on(
     assert set(asking.seen) == {200}, "the other replica answers"
     assert set(ready.seen) == {200}, "nobody needs the gateway for that"
 
+    with Asking(serving.url, "POST", f"/{CLASSIFY}", classify) as asking:
+        hung = serving.replicas(CLASSIFY)[0]
+        hung.suspend()
+        until(lambda: len(asking.seen) > 500)
+        until(lambda: hung not in serving.replicas(CLASSIFY))
+        until(lambda: len(serving.replicas(CLASSIFY)) == 2)
+    assert set(asking.seen) == {200}, "the other replica answers, at last what was inside this one, too"
+
     (generator,) = serving.replicas(GENERATE)
     inside = Inside(serving)
     (own_url,) = [
@@ -179,12 +189,15 @@ def test_what_dies_comes_back_and_what_has_begun_goes_on(
     once = {"inputs": "a", "parameters": {"max_new_tokens": 1}}
     before = serving.replicas(GENERATE)
     with Asking(serving.url, "GET", "/ready") as ready, Asking(serving.url, "POST", f"/{GENERATE}", once) as asking:
-        change(path, limits={"max_inputs": 1})
+        change(path, limits={"max_inputs": 1}, drain_timeout_s=900)
         serving.process.send_signal(signal.SIGUSR1)
         serving.wait_for(f"applied {path}", times=3)
         several = {**once, "inputs": ["a", "a"]}
         assert httpx.post(f"{serving.url}/{GENERATE}", json=several, timeout=60).status_code == 413
     assert serving.replicas(GENERATE) == before, "it is changed in place"
+    (folder,) = Path("/tmp").glob(f"sextet-{serving.process.pid}-*")
+    (hard_stop_s,) = re.findall(r"hard-stop-after (\d+)s", (folder / "haproxy.cfg").read_text(encoding="utf-8"))
+    assert int(hard_stop_s) > 2 * 900, "HAProxy knows of it"
     assert set(ready.seen) == set(asking.seen) == {200}
 
     (generator,) = serving.replicas(GENERATE)
@@ -289,7 +302,9 @@ def test_where_ray_dies_all_ends_with_one_line_and_a_status_to_start_again(
 
     next(one for one in tree if one.name() == daemon).kill()
 
-    assert serving.wait(STOP_S) == 75, "\n".join(serving.lines)
+    status = serving.wait(STOP_S)
+    assert status == 75, "\n".join(serving.lines)
+    assert is_started_again(status)
     assert serving.lines[-1].startswith(f"sextet: Ray's {daemon} died (killed by signal 9); its log is in ")
     assert Path(serving.lines[-1].rpartition(" ")[2]).is_dir()
     assert left_over(tree) == []

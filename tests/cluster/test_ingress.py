@@ -1,12 +1,14 @@
 """What holds for every task: headers, limits, deadlines, unknown paths, the gateway, and what the processes are."""
 
 import json
+import os
 import re
 import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from deployments.ask import AskError, ask
+from deployments.observability.ended_logs import remove_ended
 from pipelines.tasks import TASKS
 from tests.cluster.serving import LOOPBACK, READY_S, Serving, listeners
 
@@ -250,6 +253,26 @@ def test_an_idle_cluster_writes_next_to_nothing(cluster: Serving) -> None:
         if grown / (time.monotonic() - began_at) * DAY_S < MOST_A_DAY:
             break
         assert time.monotonic() < give_up_at, grown
+
+
+def test_no_log_of_a_process_that_runs_is_taken_for_one_that_has_ended(cluster: Serving) -> None:
+    (logs,) = [Path(line.removeprefix("logs ")).resolve() for line in cluster.lines if line.startswith("logs ")]
+
+    def opened() -> set[str]:
+        found = set()
+        for process in cluster.tree():
+            for one in Path(f"/proc/{process.pid}/fd").iterdir():
+                with suppress(OSError):  # closed meanwhile
+                    if (path := os.readlink(one)).startswith(f"{logs}/"):
+                        found.add(path)
+        return found
+
+    assert any("/serve/replica_" in path for path in opened())
+    assert any("/worker-" in path for path in opened())
+    remove_ended(logs, max_files=0)
+
+    assert [path for path in opened() if path.endswith(" (deleted)")] == []
+    assert len(list(logs.glob("python-core-*"))) < 2 * len(cluster.tree())
 
 
 @pytest.mark.parametrize("task", TASKS)

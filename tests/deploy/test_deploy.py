@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -13,9 +12,6 @@ from typing import Any
 import pytest
 import yaml
 
-from deployments.cluster.local_ray import END_S, RayError
-from deployments.config import CUT_S, DRAIN_S
-from deployments.ingress.drain import GRACE_S
 from tests.cluster.ray_node import printed_environment
 from tests.cluster.serving import clean_environment
 
@@ -112,44 +108,3 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     assert said.stderr.splitlines()[-1] == (
         f"sextet: cannot write {tmp_path}/file/haproxy (Not a directory); name another --folder"
     )
-
-
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
-def test_systemd_takes_the_unit(tmp_path: Path) -> None:
-    unit = (DEPLOY / "sextet.service").read_text(encoding="utf-8")
-    command, user = "/opt/sextet/.venv/bin/sextet serve", "User=sextet"
-    assert command in unit
-    assert user in unit
-    here = tmp_path / "sextet.service"
-    here.write_text(unit.replace(command, f"{sys.executable} -m sextet serve").replace(user, "User=root"))
-
-    said = subprocess.run(["systemd-analyze", "verify", str(here)], capture_output=True, text=True)
-
-    assert (said.returncode, [line for line in said.stderr.splitlines() if "sextet.service" in line]) == (0, [])
-
-
-def test_a_supervisor_starts_again_after_ray_died_and_waits_as_long_as_requests_may_take() -> None:
-    unit = (DEPLOY / "sextet.service").read_text(encoding="utf-8")
-    (service,) = loaded("compose.yaml")["services"].values()
-    waits_s = [int(found[1]) for found in re.finditer(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)]
-    waits_s.append(int(service["stop_grace_period"].removesuffix("s")))
-
-    assert f"\nRestartForceExitStatus={RayError.exit_status}\n" in unit
-    assert service["restart"] == "unless-stopped"
-    assert all(wait_s > DRAIN_S + CUT_S + GRACE_S + END_S for wait_s in waits_s)
-    assert len(waits_s) == 2
-
-
-def test_both_ports_of_the_ingress_leave_the_container_on_loopback_alone() -> None:
-    published = loaded("compose.yaml")["services"]["sextet"]["ports"]
-    exposed = re.findall(r"^EXPOSE (.*)$", (DEPLOY / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
-
-    assert published == ["127.0.0.1:8000:8000", "127.0.0.1:8001:8001"]
-    assert exposed == ["8000 8001"]
-
-
-def test_compose_takes_its_file() -> None:
-    compose = subprocess.run(["docker", "compose", "version"], capture_output=True) if shutil.which("docker") else None
-    if compose is None or compose.returncode:
-        pytest.skip("docker compose is not installed")
-    subprocess.run(["docker", "compose", "-f", str(DEPLOY / "compose.yaml"), "config", "--quiet"], check=True)

@@ -15,9 +15,12 @@ from deployments.config import read_tasks
 from deployments.observability.metrics import Metrics
 from deployments.observability.replica import Observers
 from deployments.observability.request_log import RequestLog
+from deployments.observability.statistics import by_model
+from deployments.observability.top import COLUMNS, Snapshot, rows
 from deployments.task_server import TaskServer
 from pipelines.errors import ConfigurationError
 from tests.deployments.asking import asking, post
+from tests.deployments.observability.observed import values
 from tests.deployments.test_config import written
 from tests.lora import save_adapter
 
@@ -108,15 +111,57 @@ def test_metrics_logs_and_the_catalog_name_the_adapter(config: dict[str, Any]) -
     post(server, BODY)
     post(server, BODY, f"/{NAME}")
     post(server, ASKED | {"model": OTHER}, "/v1/completions")
-    base = server.describe()["id"]
+    described = server.describe()
+    base, versions = described["id"], {one["name"]: one["version"] for one in described["adapters"]}
+    versions[base] = described["version"]
+    assert len(set(versions.values())) == 3
     assert [json.loads(line)["model"] for line in lines] == [base, NAME, OTHER]
+    assert [json.loads(line)["version"] for line in lines] == [versions[name] for name in (base, NAME, OTHER)]
     exposed = generate_latest(metrics.registry).decode().splitlines()
     counted = [line for line in exposed if line.startswith("sextet_requests_total{")]
     assert all(
-        any(f'model="{name}"' in line and line.endswith(" 1.0") for line in counted) for name in (base, NAME, OTHER)
+        any(f'model="{name}",' in line and f'version="{version}"' in line and line.endswith(" 1.0") for line in counted)
+        for name, version in versions.items()
     )
-    listed = server.describe()["adapters"]
+    listed = described["adapters"]
     assert [(one["name"], one["rank"], len(one["version"])) for one in listed] == [(NAME, 4, 12), (OTHER, 4, 12)]
+    assert all(one["digest"].startswith(one["version"]) and len(one["digest"]) == 64 for one in listed)
+
+
+def test_each_adapter_has_its_own_numbers_beside_those_of_its_base(config: dict[str, Any]) -> None:
+    metrics = Metrics("r")
+    server = TaskServer(TASK, metrics.observer)
+    asyncio.run(server.reconfigure(config))
+    before = Snapshot.of(generate_latest(metrics.registry).decode(), 0.0)
+    for body, path in ((BODY, ""), (BODY, f"/{NAME}"), (BODY, f"/{NAME}"), ({"inputs": 3}, f"/{NAME}")):
+        post(server, body, path)
+
+    counted = by_model(asyncio.run(server.statistics()))
+    assert list(counted) == ["", NAME, OTHER]
+    assert [one["answered"] for one in counted.values()] == [one["rows"] for one in counted.values()] == [1, 2, 0]
+    assert [one["refused"] for one in counted.values()] == [0, 1, 0]
+    assert {(one["replicas"], one["slots"]) for one in counted.values()} == {(1, 3)}
+    after = Snapshot.of(generate_latest(metrics.registry).decode(), 1.0)
+    lines = {line[1]: dict(zip(COLUMNS, line, strict=True)) for line in rows(before, after)}
+    base = server.describe()["id"]
+    assert list(lines) == [base, NAME, OTHER]
+    assert [line["requests/s"] for line in lines.values()] == ["1.0", "3.0", "0.0"]
+    assert {(line["replicas"], line["slots"]) for line in lines.values()} == {("1", "0/3")}
+    assert lines[NAME]["tokens/s"] != "0" == lines[OTHER]["tokens/s"]
+
+
+def test_an_adapter_that_is_gone_is_loaded_no_more(config: dict[str, Any], adapters: dict[str, str]) -> None:
+    metrics = Metrics("r")
+    server = TaskServer(TASK, metrics.observer)
+    asyncio.run(server.reconfigure(config))
+
+    async def ask(client: httpx.AsyncClient) -> None:
+        await server.reconfigure(config | {"adapters": {NAME: adapters[NAME]}})
+        await asyncio.gather(*server._retiring)
+
+    asking(server, ask)
+    assert values(metrics, "sextet_adapter_info", model=NAME, base=server.describe()["id"], rank="4") == [1]
+    assert values(metrics, "sextet_adapter_info") == values(metrics, "sextet_artifact_info") == [1]
 
 
 def test_an_adapter_is_added_while_a_stream_goes_on(config: dict[str, Any], adapters: dict[str, str]) -> None:

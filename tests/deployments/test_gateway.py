@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,7 @@ from deployments.protocols.open_inference_grpc.frames import framed, only
 from deployments.protocols.open_inference_grpc.messages import message
 
 READY = {"text-classification": 1, "text-generation": 1}
+REQUEST: ContextVar[str | None] = ContextVar("REQUEST", default=None)
 
 
 class Serve:
@@ -56,7 +58,8 @@ class Serve:
         async def results(return_exceptions: bool) -> list[Any]:
             one = {"answered": 3.0, "failed": 1.0, "total_s": 2.0, "queue_s": 0.5, "tokenization_s": 0.25}
             one |= {"inference_s": 1.0, "batches": 2.0, "rows": 5.0, "last_at": 7.0}
-            return [one, one | {"last_at": 9.0}, RayActorError()]
+            of_adapter = {"pirate/answered": 1.0, "pirate/rows": 1.0, "pirate/last_at": 5.0} if self.adapters else {}
+            return [one | of_adapter, one | {"last_at": 9.0} | of_adapter, RayActorError()]
 
         assert method == "statistics"
         return SimpleNamespace(results_async=results)
@@ -122,6 +125,42 @@ def test_sixty_probes_at_once_all_get_the_answer_of_one_call(
     assert {response.status_code for response in responses} == {200}
     assert serve.status_calls == 1
     assert serve.describe_calls == (len(READY) if path == "/" else 0)
+
+
+def test_a_question_belongs_to_no_request_for_where_a_client_leaves_serve_cancels_the_calls_of_its_request(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(asked: "asyncio.Future[Any]") -> None:
+        if not asked.done():
+            asked.set_result({"id": "a"})
+
+    def describe(task: str) -> Any:
+        """As a handle of Ray Serve does: a call belongs to the request in whose context it is made."""
+        asked = asyncio.get_running_loop().create_future()
+        if (request := REQUEST.get()) is not None:
+            calls.setdefault(request, []).append(asked)
+        asyncio.get_running_loop().call_later(0.1, answer, asked)
+        return asked
+
+    async def scenario() -> list[httpx.Response]:
+        async def get(request: str) -> httpx.Response:
+            REQUEST.set(request)
+            return await client.get("/v2/models/nobody")
+
+        client = Client()
+        leaving = asyncio.create_task(get("first"))
+        await asyncio.sleep(0.05)
+        others = [asyncio.create_task(get(name)) for name in ("second", "third")]
+        await asyncio.sleep(0.02)
+        leaving.cancel()
+        for call in calls.get("first", ()):
+            call.cancel()
+        return await asyncio.gather(*others)
+
+    calls: dict[str, list[asyncio.Future[Any]]] = {}
+    monkeypatch.setattr(serve, "_describe", describe)
+
+    assert [response.status_code for response in asyncio.run(scenario())] == [404, 404]
 
 
 def test_steady_probes_ask_at_most_about_twice_a_second_and_see_a_replica_go(serve: Serve) -> None:
@@ -236,6 +275,17 @@ def test_what_nobody_serves_is_a_404_of_one_line(serve: Serve, path: str, messag
 
     assert (response.status_code, response.json()["error_type"]) == (404, "not_found")
     assert response.json()["error"].startswith(message)
+
+
+@pytest.mark.parametrize("path", ["/text-generation", "/text-generation/", "/text-generation/v1/models"])
+def test_a_model_that_haproxy_does_not_know_yet_is_a_503_that_says_to_come_back(serve: Serve, path: str) -> None:
+    """Else its requests do not come here."""
+    responses = asyncio.run(Client().many(path, 20))
+
+    assert {(one.status_code, one.headers["retry-after"]) for one in responses} == {(503, "1")}
+    assert serve.status_calls == 1
+    assert asyncio.run(Client().many("/text-generations", 1))[0].status_code == 404
+    assert asyncio.run(Client().many("/translation", 1))[0].status_code == 404, "it is not deployed"
 
 
 def test_an_error_below_v1_has_the_shape_that_openais_clients_read(serve: Serve) -> None:
@@ -373,14 +423,16 @@ def test_statistics_of_all_models_and_of_none(serve: Serve) -> None:
     assert "there is no model 'nobody'; allowed: text-classification, text-generation" in nothing.json()["error"]
 
 
+def call(name: str, expected: int = 200, /, **fields: Any) -> Any:
+    """What the gateway answers to a call of gRPC."""
+    body = framed(message(f"{name}Request")(**fields).SerializeToString())
+    response = asyncio.run(Client().post(f"/grpc/{name}", body, content_type="application/grpc"))
+    assert response.status_code == expected, response.text
+    return message(f"{name}Response").FromString(only(response.content)) if expected == 200 else response.json()
+
+
 def test_the_calls_of_grpc_that_belong_to_no_replica(serve: Serve) -> None:
     serve.replicas["text-generation"] = 0
-
-    def call(name: str, expected: int = 200, /, **fields: Any) -> Any:
-        body = framed(message(f"{name}Request")(**fields).SerializeToString())
-        response = asyncio.run(Client().post(f"/grpc/{name}", body, content_type="application/grpc"))
-        assert response.status_code == expected, response.text
-        return message(f"{name}Response").FromString(only(response.content)) if expected == 200 else response.json()
 
     assert call("ServerLive").live
     assert not call("ServerReady").ready
@@ -404,6 +456,7 @@ def test_the_calls_of_grpc_that_belong_to_no_replica(serve: Serve) -> None:
 
 def test_an_adapter_is_listed_and_found_by_its_name_wherever_models_are(serve: Serve) -> None:
     pirate = {"name": "pirate", "base": "b", "version": "0123456789ab", "rank": 16, "memory_bytes": 2**20}
+    pirate["digest"] = "0123456789abcdef"
     serve.adapters = {"text-generation": [pirate]}
     client = Client()
 
@@ -415,7 +468,7 @@ def test_an_adapter_is_listed_and_found_by_its_name_wherever_models_are(serve: S
     catalog, cards, index, inference, completion, nobody = asyncio.run(scenario())
     (entry,) = catalog.json()["tasks"][1]["others"]
     assert (entry["name"], entry["route"], entry["replicas"]) == ("pirate", "/text-generation/pirate", 1)
-    own = {"id": "pirate", "version": "0123456789ab", "memory_bytes": 2**20, "rank": 16}
+    own = {"id": "pirate", "version": "0123456789ab", "digest": "0123456789abcdef", "memory_bytes": 2**20, "rank": 16}
     assert entry["model"] == {**own, "adapter_of": "someone/text-generation", "adapters": []}
     assert [card["id"] for card in cards.json()["data"]] == ["someone/text-generation", "text-generation", "pirate"]
     assert {one["name"]: one["state"] for one in index.json()}["pirate"] == "READY"
@@ -425,3 +478,47 @@ def test_an_adapter_is_listed_and_found_by_its_name_wherever_models_are(serve: S
     ):
         assert str(response.url.join(response.headers["location"])) == f"http://gateway{location}"
     assert "allowed: text-classification, text-generation, pirate" in nobody.json()["error"]
+
+
+def test_an_adapter_has_statistics_of_its_own_over_http_and_grpc(serve: Serve) -> None:
+    serve.adapters = {"text-generation": [{"name": "pirate", "version": "0123456789ab"}]}
+
+    async def scenario() -> list[httpx.Response]:
+        client = Client()
+        return [await client.get(f"/v2/models{path}/stats") for path in ("/pirate", "/text-generation", "", "/nobody")]
+
+    own, base, everything, nobody = asyncio.run(scenario())
+    (one,), (other,) = own.json()["model_stats"], base.json()["model_stats"]
+    assert (one["name"], one["version"], one["inference_count"], one["last_inference"]) == ("pirate", "1", 2, 5000)
+    assert (one["inference_stats"]["success"]["count"], other["inference_stats"]["success"]["count"]) == (2, 6)
+    names = [*READY, "pirate"]
+    assert [one["name"] for one in everything.json()["model_stats"]] == names
+    assert nobody.json()["error"] == f"there is no model 'nobody'; allowed: {', '.join(names)}"
+    assert [one.name for one in call("RepositoryIndex").models] == names
+    assert [one.name for one in call("ModelStatistics").model_stats] == names
+    (counted,) = call("ModelStatistics", name="pirate").model_stats
+    assert (counted.name, counted.inference_count) == ("pirate", 2)
+    assert call("ModelReady", name="pirate").ready
+    assert call("ModelMetadata", name="pirate").name == "pirate"
+    assert "pirate has no version '2'" in call("ModelReady", 404, name="pirate", version="2")["error"]
+
+
+def test_the_repository_index_leaves_out_what_is_not_ready_where_a_client_asks_for_that(several: Serve) -> None:
+    client = Client()
+
+    async def scenario() -> list[httpx.Response]:
+        bodies = (b'{"ready": true}', b'{"ready": false}', b'{"ready": 3}', b'{"read": true}')
+        headers = {"content_type": "application/json"}
+        return [await client.post("/v2/repository/index", body, **headers) for body in bodies]
+
+    ready, everything, wrong, unknown = asyncio.run(scenario())
+    assert [one["name"] for one in ready.json()] == [*READY, "large"]
+    assert [one["name"] for one in everything.json()] == [*READY, "large", "small"]
+    assert (wrong.status_code, unknown.status_code) == (400, 400)
+    assert "ready is 3" in wrong.json()["error"]
+
+
+def test_the_server_says_which_of_tritons_extensions_it_has(serve: Serve) -> None:
+    extensions = asyncio.run(Client().get("/v2")).json()["extensions"]
+    assert extensions == ["binary_tensor_data", "model_repository", "statistics"]
+    assert list(call("ServerMetadata").extensions) == extensions

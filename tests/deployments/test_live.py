@@ -23,6 +23,7 @@ from deployments.console import live as live_view
 from deployments.console.live import MAX_WATCHERS, LiveView
 from deployments.console.page import page
 from deployments.http.errors import Failure, UnavailableError
+from deployments.observability.statistics import of_adapter
 
 APPLICATION, ROUTE = "text-generation.large", "/text-generation/large"
 
@@ -66,6 +67,28 @@ def test_an_event_says_what_each_model_does(monkeypatch: pytest.MonkeyPatch) -> 
     assert (model["route"], model["replicas"], model["taken_slots"], model["slots"]) == (ROUTE, 2, 5, 16)
     assert 0 < model["requests_per_s"] <= 110
     assert 50 < model["p50_ms"] <= model["p99_ms"] <= 100
+
+
+class WithAdapter(Counting):
+    """The same, of whose requests another third is an adapter's."""
+
+    async def numbers(self, applications: Sequence[str]) -> Mapping[str, Mapping[str, float]]:
+        counted = await super().numbers(applications)
+        return {
+            name: {**own, **of_adapter("pirate", own), "pirate/answered": own["answered"] / 2}
+            for name, own in counted.items()
+        }
+
+
+def test_an_adapter_has_a_row_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_view, "EVERY_S", 0.1)
+
+    event = asyncio.run(first_event(LiveView(WithAdapter())))
+
+    base, adapter = event["models"]
+    assert (base["route"], adapter["route"]) == (ROUTE, f"{ROUTE}/pirate")
+    assert adapter["requests_per_s"] == pytest.approx(base["requests_per_s"] / 2)
+    assert (adapter["replicas"], adapter["slots"]) == (2, 16)
 
 
 def test_watchers_are_bounded_and_one_that_left_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,11 @@ from deployments.ask import AskError
 from deployments.served import served, table
 from tests.local_server import LocalServer
 
+DIGEST = "0123456789ab" + "c" * 52
 MODEL = {
     "id": "starter:sentiment",
     "version": "0123456789ab",
+    "digest": DIGEST,
     "precision": "int8",
     "parity": {"passed": True, "agreement": 0.995},
     "memory_bytes": 300 * 2**20,
@@ -25,7 +27,13 @@ CATALOG = {
             "model": MODEL,
             "others": [{"name": "large", "route": "/text-classification/large", "replicas": 0, "model": None}],
         },
-        {"task": "translation", "route": "/translation", "replicas": 1, "model": MODEL, "others": []},
+        {
+            "task": "translation",
+            "route": "/translation",
+            "replicas": 1,
+            "model": {name: value for name, value in MODEL.items() if name != "digest"},
+            "others": [],
+        },
     ]
 }
 
@@ -43,15 +51,27 @@ class Gateway(BaseHTTPRequestHandler):
         pass
 
 
-def test_each_model_is_a_line_with_its_version_parity_memory_and_replicas() -> None:
+def test_each_model_is_a_line_with_its_version_parity_memory_replicas_and_digest() -> None:
+    """The last one's replica is of a release that says no digest."""
     with LocalServer(Gateway) as gateway:
         lines = table(served(gateway.url, "k")).splitlines()
         with pytest.raises(AskError, match="answered 401: no key"):
             served(gateway.url)
 
     assert [line.split() for line in lines] == [
-        ["route", "model", "version", "precision", "parity", "memory", "replicas"],
-        ["/text-classification", "starter:sentiment", "0123456789ab", "int8", "passed", "(99.5%)", "300", "MiB", "2"],
-        ["/text-classification/large", "-", "-", "-", "-", "-", "0"],
-        ["/translation", "starter:sentiment", "0123456789ab", "int8", "passed", "(99.5%)", "300", "MiB", "1"],
+        ["route", "model", "version", "precision", "parity", "memory", "replicas", "digest"],
+        [
+            "/text-classification",
+            "starter:sentiment",
+            "0123456789ab",
+            "int8",
+            "passed",
+            "(99.5%)",
+            "300",
+            "MiB",
+            "2",
+            DIGEST,
+        ],
+        ["/text-classification/large", "-", "-", "-", "-", "-", "0", "-"],
+        ["/translation", "starter:sentiment", "0123456789ab", "int8", "passed", "(99.5%)", "300", "MiB", "1", "-"],
     ]

@@ -1,16 +1,16 @@
 """The calls that belong to no model's replica: the gateway answers them, at /grpc/<call>."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from typing import Protocol as Interface
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from deployments.config import model_of, task_of
-from deployments.http.errors import MethodNotAllowedError, RouteNotFoundError
+from deployments.config import task_of
+from deployments.http.errors import MethodNotAllowedError
 from deployments.http.request import read_body
-from deployments.protocols.open_inference import VERSION, index_entry, model_metadata, server_metadata
+from deployments.protocols.open_inference import READY, model_metadata, server_metadata
 from deployments.protocols.open_inference_grpc.frames import MEDIA_TYPES, GrpcResponse, only
 from deployments.protocols.open_inference_grpc.messages import decoded, message
 from pipelines.misfit import shown
@@ -26,8 +26,14 @@ class Models(Interface):
     async def readiness(self) -> Mapping[str, bool]:
         """Whether each model has a replica that takes requests, by application."""
 
-    async def statistics(self, applications: Sequence[str]) -> list[dict[str, Any]]:
-        """Entries of Triton's `model_stats`."""
+    async def found(self, name: str, version: str = "") -> tuple[str, str]:
+        """The application of a model, or of the base of an adapter; raises RouteNotFoundError."""
+
+    async def index(self) -> list[dict[str, Any]]:
+        """Entries of Triton's repository index."""
+
+    async def statistics(self, name: str | None = None, version: str = "") -> list[dict[str, Any]]:
+        """Entries of Triton's `model_stats`; raises RouteNotFoundError."""
 
 
 class ServerCalls:
@@ -65,32 +71,15 @@ class ServerCalls:
         return server_metadata(self._version)
 
     async def _model_ready(self, asked: Any) -> dict[str, Any]:
-        application, ready = await self._found(asked)
-        return {"ready": ready[application]}
+        application, _ = await self._models.found(asked.name, asked.version)
+        return {"ready": (await self._models.readiness()).get(application, False)}
 
     async def _model_metadata(self, asked: Any) -> dict[str, Any]:
-        application, _ = await self._found(asked)
+        application, _ = await self._models.found(asked.name, asked.version)
         return model_metadata(TASKS[task_of(application)], asked.name)
 
     async def _statistics(self, asked: Any) -> dict[str, Any]:
-        names = [(await self._found(asked))[0]] if asked.name else list(await self._models.readiness())
-        return {"model_stats": await self._models.statistics(names)}
+        return {"model_stats": await self._models.statistics(asked.name or None, asked.version)}
 
     async def _index(self, asked: Any) -> dict[str, Any]:
-        ready = await self._models.readiness()
-        listed = [one for one in ready.items() if one[1] or not asked.ready]
-        return {"models": [index_entry(model_of(name) or name, is_ready) for name, is_ready in listed]}
-
-    async def _found(self, asked: Any) -> tuple[str, Mapping[str, bool]]:
-        """The application of the model that a message names, and the readiness of all."""
-        return application_of(asked.name, asked.version, ready := await self._models.readiness()), ready
-
-
-def application_of(name: str, version: str, ready: Mapping[str, bool]) -> str:
-    """The application of a model by its name; raises RouteNotFoundError."""
-    applications = {model_of(one) or one: one for one in ready}
-    if name not in applications:
-        raise RouteNotFoundError(f"there is no model {shown(name)}; allowed: {', '.join(applications) or 'none'}")
-    if version not in ("", VERSION):
-        raise RouteNotFoundError(f"{name} has no version {shown(version)}; allowed: {VERSION}")
-    return applications[name]
+        return {"models": [one for one in await self._models.index() if one["state"] == READY or not asked.ready]}

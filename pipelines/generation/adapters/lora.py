@@ -18,7 +18,7 @@ import numpy as np
 
 from pipelines.errors import ConfigurationError, InvalidInputError
 from pipelines.misfit import shown
-from pipelines.runtime.artifact import VERSION_DIGITS, FileDigest
+from pipelines.runtime.artifact import FileDigest
 from pipelines.schema import read_json
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -46,12 +46,12 @@ _MERGED = "export it merged into its base: sextet export ADAPTER"
 class Lora:
     """`layers` has, by the name of a layer in transformers, float32 (rank, in) and (out, rank); the second is scaled.
 
-    `base` is what its config calls its base. `version` is twelve digits of the sha256 of the weights.
+    `base` is what its config calls its base. `digest` is the sha256 of the weights.
     """
 
     name: str
     base: str
-    version: str
+    digest: str
     layers: Mapping[str, tuple[np.ndarray, np.ndarray]]
 
     @classmethod
@@ -70,7 +70,7 @@ class Lora:
                 if found is None or values.ndim != 2:
                     raise ConfigurationError(f"{what} has the tensor {key}, which is not LoRA's; {_MERGED}")
                 layers.setdefault(found["layer"], {})[found["side"]] = values
-            version = FileDigest.of(file).sha256[:VERSION_DIGITS]
+            digest = FileDigest.of(file).sha256
         except OSError as error:
             raise ConfigurationError(f"{what} cannot be read: {WEIGHTS}: {error.strerror}") from None
         except ValueError as error:
@@ -78,7 +78,7 @@ class Lora:
         if not layers:
             raise ConfigurationError(f"{what} has no weights")
         scaled = {layer: _scaled(what, layer, sides, config) for layer, sides in layers.items()}
-        return cls(name, str(config.get("base_model_name_or_path")), version, scaled)
+        return cls(name, str(config.get("base_model_name_or_path")), digest, scaled)
 
     @property
     def rank(self) -> int:

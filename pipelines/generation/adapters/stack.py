@@ -53,7 +53,7 @@ class AdapterStack:
                 self._stacked.append(_Stacked(Adapted(point, len(self._stacked), kind), blocks, ordered))
         self._kinds = {one.adapted.kind: one for one in self._stacked}  # one point of each
         self.adapters = tuple(
-            AdapterFacts(one.name, one.base, one.version, one.rank, sum(at.bytes_of(place) for at in self._stacked))
+            AdapterFacts(one.name, one.base, one.digest, one.rank, sum(at.bytes_of(place) for at in self._stacked))
             for one, place in zip(adapters, self._places[1:] - 1, strict=True)
         )
         self._bound: dict[int, _Bound] = {}

@@ -5,6 +5,7 @@ import pytest
 from benchmarks.faults.ledger import WRONG_ANSWER, Entry, Ledger
 from benchmarks.faults.readiness import Readiness
 from benchmarks.load.client import CLOSED, REFUSED, Exchange
+from benchmarks.suites.faults import longest_s
 
 
 def entry(outcome: str, ended_at: float, sent_at: float | None = None) -> Entry:
@@ -61,8 +62,10 @@ def test_readiness_is_wrong_where_it_says_otherwise_than_the_answers() -> None:
     said = [(9.0, "200"), (13.0, "503"), (17.0, "200"), (20.0, "200")]
     readiness.samples = [(at, at, one) for at, one in said]
 
-    assert readiness.false_s(ledger) == pytest.approx(2.0, abs=0.2)  # from 12 to 13, and from 16 to 17
-    assert [one for *_, one in readiness.wrong(ledger)] == ["200", "503"]
+    (since, until, one), (since_again, until_again, other) = readiness.wrong(ledger)
+    assert [since, until, since_again, until_again] == pytest.approx([2.0, 3.0, 6.0, 7.0], abs=0.2)
+    assert (one, other) == ("200", "503")
+    assert longest_s(readiness.wrong(ledger)) == pytest.approx(1.0, abs=0.2)
 
 
 def test_a_service_that_refuses_for_overload_is_ready() -> None:
@@ -75,4 +78,4 @@ def test_a_service_that_refuses_for_overload_is_ready() -> None:
     assert readiness.wrong(ledger) == []
 
     readiness.samples = [(at, at, "503") for at in (9.0, 15.0, 20.0)]
-    assert readiness.false_s(ledger) == pytest.approx(10.0)
+    assert longest_s(readiness.wrong(ledger)) == pytest.approx(10.0)

@@ -2,17 +2,23 @@
 
 import math
 import os
+import re
 import socket
 import subprocess
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import yaml
+from typer.testing import CliRunner
 
 from deployments.cluster.ray_environment import DRAIN_VARIABLE, SPARE_PORTS, lacks_token, node_exports, prepare
-from deployments.config import CUT_S, DRAIN_S
+from deployments.config import CUT_S, DRAIN_S, user_configs
 from deployments.ingress.config import Address, IngressConfig
-from deployments.ingress.haproxy import find_binary
+from deployments.ingress.haproxy import SETTINGS, find_binary
+from deployments.ingress.lines import Settings
+from sextet import app
+from tests.cluster.serving import SHIPPED
 
 
 @pytest.mark.cluster  # it takes a port of Ray Serve's
@@ -62,6 +68,24 @@ def test_a_node_that_is_told_to_end_waits_as_long_as_requests_may_take_unless_it
 def test_an_old_haproxy_lives_until_a_replica_that_is_told_to_end_later_has_told_its_streams_so(tmp_path: Path) -> None:
     """One that ended 15 s after the drain closed streams without an error event: their replica had begun later."""
     assert float(exported(tmp_path)["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"]) > 2 * DRAIN_S + CUT_S
+
+
+def test_every_node_knows_how_long_requests_may_take_from_the_file_that_it_is_given(tmp_path: Path) -> None:
+    """`sextet environment --cluster`: what ends a node, and what an old HAProxy waits for."""
+    content = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
+    for user_config in user_configs(content).values():
+        user_config["drain_timeout_s"] = 1000
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+
+    said = CliRunner().invoke(
+        app, ["environment", "--folder", str(tmp_path / "node"), "--cluster", str(tmp_path / "cluster.yaml")]
+    )
+
+    (drain,) = re.findall(rf"^export {DRAIN_VARIABLE}=.*:-(\d+)", said.stdout, re.MULTILINE)
+    assert int(drain) > 1000 + CUT_S
+    told = Settings.read(tmp_path / "node" / SETTINGS)
+    assert told.hard_stop_s > 2 * 1000 + CUT_S
+    assert told.configured["translation"] == "/translation"
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,8 @@ from starlette.types import Receive, Scope, Send
 from deployments.config import model_of, route_of, task_of
 from deployments.console import live as live_view
 from deployments.gateway import Gateway
-from deployments.ingress.haproxy import SETTINGS
+from deployments.ingress.haproxy import SETTINGS, WRAPPER_VARIABLE
 from deployments.ingress.lines import Settings
-from deployments.ingress.model_rules.shares import WRAPPER_VARIABLE
 from deployments.observability.metrics import Metrics
 from deployments.task_server import TaskServer
 from pipelines.runtime.artifact import MANIFEST_NAME, FileDigest, Manifest

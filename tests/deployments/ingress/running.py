@@ -110,6 +110,8 @@ class Running:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of Ray's own configuration."""
     processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+    configured: Mapping[str, str] = field(default_factory=dict)
+    """The applications of cluster.yaml and their prefixes."""
 
     @property
     def url(self) -> str:
@@ -128,7 +130,9 @@ class Running:
         timeouts: dict[str, Any] = {"timeout_connect_s": 5, "timeout_client_s": 60, "timeout_server_s": 60}
         own = {**spare, **timeouts, **self.options}
         file = ray_file(self.folder, self.applications, ports=self.ports, http_options=loopback, **own)
-        return command(self.folder, file, self.config, f"{self.host}:{self.port}")
+        run = command(self.folder, file, self.config, f"{self.host}:{self.port}")
+        haproxy.tell(self.folder, (), self.configured, 0)
+        return run
 
     def start(self, *options: str) -> None:
         """One more HAProxy, on the file that Ray has written anew; it has the admin socket when this returns."""

@@ -31,8 +31,7 @@ async def manage():
     api = HAProxyApi(config, {}, config_file_path=f"{folder}/haproxy.cfg")
     await api.start()
     for _ in range(reloads):
-        api._generate_config_file_internal()
-        await api._graceful_reload()
+        await api.reload()
     for _ in range(reloads):
         killed = api._proc
         killed.kill()

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import httpx
@@ -16,7 +16,8 @@ from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig,
 from ray.serve.config import HTTPOptions
 
 from deployments.cluster.ray_environment import spare_port
-from deployments.ingress.haproxy import set_sleeping
+from deployments.ingress.haproxy import tell
+from deployments.ingress.probes import STALLED_S
 from tests.deployments.ingress.running import command
 
 TASKS = ("token-classification", "question-answering")
@@ -25,6 +26,7 @@ TASKS = ("token-classification", "question-answering")
 
 class Healthy(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
+        self.server.going_on.wait()  # type: ignore[attr-defined]
         self.send_response(200)
         self.send_header("content-length", "0")
         self.end_headers()
@@ -33,15 +35,31 @@ class Healthy(BaseHTTPRequestHandler):
         pass
 
 
+class Replica(ThreadingHTTPServer):
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Healthy)
+        self.going_on = Event()
+        self.going_on.set()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A health check that was not answered in time has closed its connection."""
+
+
 @dataclass
 class Ingress:
     url: str
-    replicas: dict[str, ThreadingHTTPServer]
+    replicas: dict[str, Replica]
 
     def end(self, task: str) -> None:
         """The process of the task's only replica ends."""
         self.replicas[task].shutdown()
         self.replicas[task].server_close()
+
+    def hang(self, task: str) -> Event:
+        """The task's only replica answers nothing any more until the event is set."""
+        going_on = self.replicas[task].going_on
+        going_on.clear()
+        return going_on
 
     def probe(self, path: str, method: str = "GET") -> httpx.Response:
         return httpx.request(method, f"{self.url}{path}")
@@ -70,7 +88,7 @@ def sleeping() -> tuple[str, ...]:
 @pytest.fixture
 def ingress(tmp_path: Path, without: tuple[str, ...], sleeping: tuple[str, ...]) -> Iterator[Ingress]:
     """Two tasks with a replica each, and a gateway whose only replica is dead; a proxy takes their requests instead."""
-    replicas = {task: ThreadingHTTPServer(("127.0.0.1", 0), Healthy) for task in (*TASKS, "fallback")}
+    replicas = {task: Replica() for task in (*TASKS, "fallback")}
     for one in replicas.values():
         Thread(target=one.serve_forever, daemon=True).start()
     ports = {task: one.server_address[1] for task, one in replicas.items()} | {"gateway": spare_port()}
@@ -103,7 +121,7 @@ def ingress(tmp_path: Path, without: tuple[str, ...], sleeping: tuple[str, ...])
     )
     HAProxyApi(config, backends, config_file_path=f"{tmp_path}/haproxy.cfg")._generate_config_file_internal()
     run = command(tmp_path, tmp_path / "haproxy.cfg")
-    set_sleeping(tmp_path, sleeping)
+    tell(tmp_path, sleeping, {}, 0)
     process = subprocess.Popen(run)
     started = Ingress(f"http://127.0.0.1:{public}", replicas)
     started.wait_for("/health", 200)
@@ -144,6 +162,27 @@ def test_a_task_whose_replica_has_ended_is_named_though_a_proxy_takes_its_reques
     )
     assert ingress.probe("/question-answering").status_code == 200, "the proxy"
     assert ingress.probe("/health").status_code == 200
+
+
+def test_a_replica_that_hangs_is_missing_until_it_goes_on(ingress: Ingress) -> None:
+    """The kernel takes its connections, as those of a process that was stopped; `make faults` has the time."""
+    going_on = ingress.hang("question-answering")
+
+    assert ingress.wait_for("/ready", 503).json()["not_ready"] == ["question-answering"]
+    going_on.set()
+    assert ingress.wait_for("/ready", 200)
+
+
+def test_an_event_loop_that_is_busy_for_as_long_as_loading_may_take_is_not_missing(ingress: Ingress) -> None:
+    time.sleep(0.5)  # it has answered some checks: of a new one HAProxy takes the first for the last
+    going_on = ingress.hang("question-answering")
+    statuses, give_up_at = set(), time.monotonic() + 0.9 * STALLED_S
+    while time.monotonic() < give_up_at:
+        statuses.add(ingress.probe("/ready").status_code)
+        time.sleep(0.05)
+    going_on.set()
+
+    assert statuses == {200}
 
 
 @pytest.mark.parametrize("without", [("question-answering",), TASKS])

@@ -241,6 +241,57 @@ def test_haproxy_sends_an_alias_to_the_replica_of_its_task_and_everything_else_a
     assert told(httpx.get(f"{url}/v1/models")) == "text-generation GET /text-generation/v1/models 0"
 
 
+CONFIGURED = {**APPLICATIONS, "translation": "/translation", "text-classification.large": "/text-classification/large"}
+
+
+def test_a_route_that_is_configured_and_not_there_yet_says_to_come_back(tmp_path: Path) -> None:
+    """The gateway, or the task above it, would say that there is no such path."""
+    with running(tmp_path) as ingress:
+        assert told(httpx.get(f"{ingress.url}/translation")) == "gateway GET /translation 0"
+
+        ingress.configured = CONFIGURED
+        ingress.reload()
+
+        for path in ("/translation", "/translation/x", "/models/translation", "/v2/models/translation/infer"):
+            missing = httpx.post(f"{ingress.url}{path}")
+            assert (missing.status_code, missing.json()["error_type"]) == (503, "overloaded"), path
+            assert int(missing.headers["retry-after"]) > 0
+        assert httpx.post(f"{ingress.url}/text-classification/large").status_code == 503
+        assert told(httpx.get(f"{ingress.url}/translations")) == "gateway GET /translations 0"
+        assert told(httpx.get(f"{ingress.url}/text-classification/x")).startswith("text-classification GET ")
+
+
+def test_a_task_that_is_there_keeps_its_path_below_one_that_is_not(written: Written, tmp_path: Path) -> None:
+    large, gateway = {"text-classification.large": "/text-classification/large"}, {"gateway": "/"}
+    with running(tmp_path, applications=large | gateway) as ingress:
+        ingress.configured = large | gateway | {"text-classification": "/text-classification"}
+        ingress.reload()
+
+        assert httpx.get(f"{ingress.url}/text-classification/x").status_code == 503
+        assert told(httpx.get(f"{ingress.url}/text-classification/large")).startswith("text-classification.large ")
+
+
+def test_no_path_is_known_to_be_missing_before_the_gateway_is_there(tmp_path: Path) -> None:
+    task = {"text-generation": "/text-generation"}
+    with running(tmp_path, applications=task) as ingress:
+        assert httpx.get(f"{ingress.url}/nowhere").status_code == 404
+
+        ingress.configured = APPLICATIONS
+        ingress.reload()
+
+        assert httpx.get(f"{ingress.url}/nowhere").status_code == 503
+
+
+def test_a_process_that_is_replaced_may_live_as_long_as_the_settings_say(written: Written) -> None:
+    """Those of the last change of cluster.yaml: Ray's own file has what held at the start."""
+    before = text_of(written(hard_stop_after_s=615))
+    after = rewrite(before, Settings(hard_stop_s=1215), NODE)
+
+    assert re.findall("hard-stop-after .*", before) == ["hard-stop-after 615s"]
+    assert re.findall("hard-stop-after .*", after) == ["hard-stop-after 1215s"]
+    assert re.findall("hard-stop-after .*", rewrite(before, Settings(), NODE)) == ["hard-stop-after 615s"]
+
+
 def told(response: httpx.Response) -> str:
     """Which replica was asked for what."""
     asked = response.json()

@@ -11,6 +11,12 @@ from hypothesis import strategies as st
 
 import pipelines
 from pipelines.errors import ArtifactError, InputTooLongError, InvalidInputError, UnusedParametersError
+from pipelines.generation.slots.causal import CausalSlots
+from pipelines.generation.slots.engine import SlotEngine
+from pipelines.runtime.session import InferenceSession
+from pipelines.runtime.session_config import SessionConfig
+from tests.pipelines.generation.models import SLOTS
+from tests.pipelines.generation.slots.recording import RecordingDecoder
 from tests.pipelines.texts import texts
 from tests.tiny_checkpoints import DECODERS
 
@@ -63,6 +69,20 @@ def test_a_list_of_prompts_has_a_list_of_answers_per_prompt(generator: Any, orac
     prompts = ["The film", "서울은", ""]
     theirs = oracle("gpt2", "text-generation")(prompts, do_sample=False, max_new_tokens=5)
     assert generator(prompts, do_sample=False, max_new_tokens=5) == theirs
+
+
+def test_the_prompts_of_a_list_decode_together(exported: Callable[..., Path], oracle: Load) -> None:
+    generate = pipelines.load(exported("llama", "text-generation"))
+    session = InferenceSession(generate.artifact.graph("model"), SessionConfig())
+    decoder = RecordingDecoder(CausalSlots(session, SLOTS, WINDOW))
+    generate.generator._engine = SlotEngine(decoder, 8)
+    prompts, chosen = (
+        ["The film", "서울은", "Who wrote the"],
+        {"do_sample": False, "min_new_tokens": 5, "max_new_tokens": 5},
+    )
+
+    assert generate(prompts, **chosen) == oracle("llama", "text-generation")(prompts, **chosen)
+    assert (len(prompts), 1) in decoder.reads
 
 
 @given(place=st.integers(1, 40), length=st.integers(1, 6), text=st.sampled_from(["The film was", "Who wrote the"]))
