@@ -5,7 +5,7 @@ import resource
 from deployments.http.errors import BodyTooLargeError, Failure, ForbiddenError, MethodNotAllowedError, UnavailableError
 from deployments.ingress.access import LOOPBACK
 from deployments.ingress.config import ConnectionLimits
-from deployments.ingress.lines import BACKEND, Lines
+from deployments.ingress.lines import APPLICATION, BACKEND, Lines
 from deployments.ingress.refusals import ANY, NO_STATUS, TRACK, counted, counter
 from pipelines.errors import DeadlineExceededError, GenerationError, InvalidInputError, OverloadedError
 
@@ -66,6 +66,7 @@ def limits(config: ConnectionLimits) -> Lines:
             "srvtcpka-intvl 5s",
             "srvtcpka-cnt 3",
         ),
+        absent=(f"http-request return status 503 {page(503, *PAGES[503], APPLICATION)}",),
         backend=(
             *(f"http-error status {status} {page(status, *pages[status], BACKEND)}" for status in OF_REPLICAS),
             *(f"http-after-response set-status {told} if {{ status {status} }}" for status, told in TOLD.items()),

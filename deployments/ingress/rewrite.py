@@ -187,12 +187,13 @@ def _not_there_yet(prefixes: dict[str, str], settings: Settings) -> Iterator[str
     The gateway, or a task at a prefix of the path, would say that there is no such path.
     """
     missing = {name: path for name, path in settings.configured.items() if name not in prefixes and path != "/"}
-    for root in (*missing.values(), *(alias.root for alias in settings.aliases if alias.task in missing)):
+    aliases = [(alias.task, alias.root) for alias in settings.aliases if alias.task in missing]
+    for name, root in (*missing.items(), *aliases):
         if re.fullmatch(r"[\w./~-]+", root):
             below = [one for one in prefixes.values() if one.startswith(f"{root}/")]
             others = " ".join(f"!{{ path {one} }} !{{ path_beg {one}/ }}" for one in below)
             for path in (f"{{ path {root} }}", f"{{ path_beg {root}/ }}"):
-                yield f"http-request deny deny_status 503 if {path} {others}".rstrip()
+                yield from (f"{one.replace(APPLICATION, name)} if {path} {others}" for one in settings.lines.absent)
 
 
 def models_of(prefixes: dict[str, str]) -> dict[str, list[str]]:

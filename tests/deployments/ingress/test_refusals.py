@@ -141,6 +141,17 @@ def test_an_outage_is_counted_whoever_says_so(tmp_path: Path) -> None:
         assert counts(ingress) == {(CLASSIFY, "503", "no_replica"): 2, (GENERATE, "503", "no_replica"): 1}
 
 
+def test_a_task_that_is_configured_and_not_there_yet_is_counted(ingress: Running) -> None:
+    ingress.configured = APPLICATIONS | {"translation": "/translation"}
+    ingress.reload()
+    with ingress.client() as client:
+        for path in ("/translation", "/models/translation", "/translation/v2"):
+            refused = client.post(path, json={})
+            assert (refused.status_code, refused.json()["error_type"]) == (503, "overloaded")
+
+    assert counts(ingress) == {("translation", "503", "no_replica"): 3}
+
+
 def test_a_body_that_does_not_come_is_counted(tmp_path: Path) -> None:
     with running(tmp_path, IngressConfig(limits=ConnectionLimits(body_timeout_s=1))) as ingress:
         head = b"POST /text-classification HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n{"
