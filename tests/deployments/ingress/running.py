@@ -109,6 +109,8 @@ class Running:
     applications: Mapping[str, str] = field(default_factory=lambda: APPLICATIONS)
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of Ray's own configuration."""
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """The application of each adapter."""
     processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
     configured: Mapping[str, str] = field(default_factory=dict)
     """The applications of cluster.yaml and their prefixes."""
@@ -131,7 +133,7 @@ class Running:
         own = {**spare, **timeouts, **self.options}
         file = ray_file(self.folder, self.applications, ports=self.ports, http_options=loopback, **own)
         run = command(self.folder, file, self.config, f"{self.host}:{self.port}")
-        haproxy.tell(self.folder, (), self.configured, 0)
+        haproxy.tell(self.folder, (), self.configured, 0, self.adapters)
         return run
 
     def start(self, *options: str) -> None:
