@@ -3,6 +3,7 @@
 import resource
 
 from deployments.http.errors import BodyTooLargeError, Failure, ForbiddenError, MethodNotAllowedError, UnavailableError
+from deployments.http.request import BODY_HEADER, BODY_S
 from deployments.ingress.access import LOOPBACK
 from deployments.ingress.config import ConnectionLimits
 from deployments.ingress.lines import APPLICATION, BACKEND, Lines
@@ -39,7 +40,8 @@ def connections(config: ConnectionLimits) -> Lines:
     return Lines(
         frontend=(
             TRACK,
-            f"tcp-request connection track-sc1 src table {TABLE} if {{ src -m found }}",
+            # Whoever has one address of IPv6 has the 2^64 of its network.
+            f"tcp-request connection track-sc1 src,ipmask(32,64) table {TABLE} if {{ src -m found }}",
             f"tcp-request connection set-var(sess.sextet_counted) {counter(NO_STATUS, 'connections')} if {too_many}",
             f"tcp-request connection reject if {too_many}",
         ),
@@ -60,6 +62,8 @@ def limits(config: ConnectionLimits) -> Lines:
             f"timeout http-request {config.head_timeout_s}s",
             f"timeout http-keep-alive {config.idle_timeout_s}s",
             *(f"http-error status {status} {page(status, *one)}" for status, one in pages.items()),
+            # A browser connects ahead of its next request, and would take a 408 that nobody asked for as its answer.
+            "option http-ignore-probes",
             # A machine that loses power closes no connection. After 25 s without a sign of life, another one is asked.
             "option srvtcpka",
             "srvtcpka-idle 10s",
@@ -74,8 +78,15 @@ def limits(config: ConnectionLimits) -> Lines:
             # its buffer goes, before it asks a replica, and repeats it where that replica dies. It does so here, behind
             # the rules of the frontend: who is refused there sends no body.
             f"http-request wait-for-body time {config.body_timeout_s}s",
+            *body_timeout(config),
         ),
     )
+
+
+def body_timeout(config: ConnectionLimits) -> tuple[str, ...]:
+    """What a replica is told, which reads what the buffer does not hold, unless it knows."""
+    is_known = config.body_timeout_s == BODY_S
+    return () if is_known else (f"http-request set-header {BODY_HEADER} {config.body_timeout_s}",)
 
 
 def max_connections(config: ConnectionLimits) -> int:

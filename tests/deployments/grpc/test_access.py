@@ -1,13 +1,13 @@
 """Who is answered at the port for gRPC: keys, their tasks and rates, TLS, interfaces; overload and ends as on HTTP."""
 
 import queue
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 import tritonclient.grpc as triton
@@ -23,6 +23,7 @@ from deployments.ingress.refusals import Kind, read_counts
 from pipelines.errors import ConfigurationError
 from tests.certificates import Authority
 from tests.deployments.grpc.served import Served, served, tensor
+from tests.deployments.ingress.running import own_address
 from tests.deployments.ingress.running import running as running_alone
 
 TASK, OTHER = "text-classification", "text-generation"
@@ -96,6 +97,30 @@ def test_a_key_comes_as_authorization_or_as_x_api_key(guarded: Served, keys: tup
         assert ask(guarded, headers=refused).startswith("UNAUTHENTICATED the request has no key that is known here")
 
 
+def test_only_probes_need_no_key_whatever_stands_before_or_behind_their_path(guarded: Served) -> None:
+    service = "/inference.GRPCInferenceService"
+    probes = ("ServerLive", "ServerReady", "ModelReady")
+    others = ("ServerMetadata", "ModelMetadata", "ModelStatistics", "RepositoryIndex", "ModelInfer", "ModelStreamInfer")
+    disguised = [f"{service}/{probe}{end}" for probe in probes for end in ("/", "%20", f"/../{TASK}", ";ModelInfer")]
+    disguised += [
+        "/",
+        f"/{TASK}/grpc/ModelInfer",
+        f"{service}/../grpc/ModelInfer",
+        f"{service}/ServerLive{service}/ModelInfer",
+    ]
+
+    def code(path: str) -> str:
+        with grpc.insecure_channel(guarded.address) as channel:
+            with pytest.raises(grpc.RpcError) as refused:
+                channel.unary_unary(path)(b"", timeout=60)
+            return str(refused.value.code().name)
+
+    # There is no gateway in this test.
+    assert {code(f"{service}/{one}") for one in probes} == {"UNAVAILABLE"}
+    assert {code(f"{service}/{one}") for one in others} == {"UNAUTHENTICATED"}
+    assert {code(path) for path in disguised} <= {"UNAUTHENTICATED", "UNIMPLEMENTED"}
+
+
 def test_a_key_is_for_its_tasks_and_has_a_rate(guarded: Served, keys: tuple[Path, dict[str, str]]) -> None:
     _, key = keys
 
@@ -167,6 +192,28 @@ def test_over_tls_the_certificate_of_http_holds(
     with served(tmp_path, model, IngressConfig(tls=tls, grpc_port=spare_port()), threads=1) as running:
         assert ask(running, secure={"ssl": True, "root_certificates": str(folder / "ca.pem")}) == "OK"
         assert ask(running).startswith("UNAVAILABLE")
+
+
+@pytest.mark.parametrize(("option", "without"), [("required", "UNAVAILABLE"), ("optional", "OK")])
+def test_over_tls_clients_may_need_a_certificate_as_on_http(
+    model: dict[str, Path], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, option: Any, without: str
+) -> None:
+    own, foreign = (Authority.make(tmp_path_factory.mktemp("authority")) for _ in range(2))
+    own.issue("site", "localhost")
+    own.issue("client", "client")
+    foreign.issue("client", "client")
+    ca = str(own.folder / "ca.pem")
+    tls = TlsConfig(str(own.folder / "site.pem"), str(own.folder / "site.key"), ca, option)
+
+    def certified(by: Authority) -> dict[str, Any]:
+        client = by.folder / "client"
+        return {"private_key": str(client.with_suffix(".key")), "certificate_chain": str(client.with_suffix(".pem"))}
+
+    with served(tmp_path, model, IngressConfig(tls=tls, grpc_port=spare_port()), threads=1) as running:
+        trusted: dict[str, Any] = {"ssl": True, "root_certificates": ca}
+        assert ask(running, secure=trusted | certified(own)) == "OK"
+        assert ask(running, secure=trusted).startswith(without)
+        assert ask(running, secure=trusted | certified(foreign)).startswith("UNAVAILABLE")
 
 
 def test_without_keys_nobody_from_elsewhere_is_answered(model: dict[str, Path], tmp_path: Path) -> None:
@@ -243,10 +290,3 @@ def test_a_port_of_both_is_refused() -> None:
         IngressConfig(grpc_port=8000).check(Address("127.0.0.1", 8000))
     with pytest.raises(ConfigurationError, match="grpc_port is 0"):
         IngressConfig.from_user_config({"ingress": {"grpc_port": 0}})
-
-
-def own_address() -> str:
-    """This machine's address beyond loopback."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))
-        return str(probe.getsockname()[0])
