@@ -13,7 +13,7 @@ from benchmarks.figures.result import RESULTS, ROOT
 
 
 def test_every_figure_of_the_faults_measures_a_promise() -> None:
-    assert Counter(name for one in PROMISES for name in one.figures) == Counter(FAULT_FIGURES)
+    assert Counter(name for one in PROMISES for name in one.figures) == Counter(list(FAULT_FIGURES))
 
 
 def test_the_page_has_the_figures_of_the_result_file() -> None:

@@ -58,7 +58,7 @@ def test_the_pages_can_be_read_and_change_nothing(ingress: Running) -> None:
 
     def states(shown: str) -> list[list[str]]:
         """Backend, server and what an operator has said of it."""
-        return [[line.split()[column] for column in (1, 3, 6)] for line in shown.splitlines()[2:]]
+        return [[line.split()[column] for column in (1, 3, 6)] for line in shown.strip().splitlines()[2:]]
 
     assert len(states(before)) > 3
     assert states(command(ingress.admin, "show servers state")) == states(before)
