@@ -182,6 +182,11 @@ def task_configs(content: Mapping[str, Any]) -> dict[str, TaskConfig]:
     return configs
 
 
+def adapters_of(content: Mapping[str, Any]) -> dict[str, str]:
+    """The application of the base of each adapter of a cluster.yaml's content, by the adapter's name."""
+    return {adapter: name for name, config in task_configs(content).items() for adapter in config.adapters}
+
+
 def application_of(task: str, model: str | None) -> str:
     """The application of a task's default model, or of one by name."""
     return task if model is None else f"{task}{SEPARATOR}{model}"

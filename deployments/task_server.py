@@ -245,7 +245,7 @@ class TaskServer:
     async def _answer(self, request: Request, timings: Timings) -> Response:
         serving = self._now
         endpoint = serving.routes.find(request)
-        endpoint.require()
+        endpoint.require(request.headers)
         protocol = endpoint.protocol
         if protocol is None:
             return endpoint.reply(request, self, serving.config.limits)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deployments.config import DRAIN_S
+from deployments.config import DRAIN_S, adapters_of
 from deployments.ingress.config import Address, IngressConfig
 from deployments.ingress.haproxy import tell, write_wrapper
 from deployments.observability.gone import DETECTOR
@@ -112,7 +112,7 @@ def tell_ingress(folder: Path, content: Mapping[str, Any], drain_s: float) -> bo
     """
     given = [one for one in content["applications"] if isinstance(one, dict)]
     configured = {str(one.get("name", "default")): str(one.get("route_prefix", "/")) for one in given}
-    return tell(folder, may_sleep(content), configured, _hard_stop_s(drain_s))
+    return tell(folder, may_sleep(content), configured, _hard_stop_s(drain_s), adapters_of(content))
 
 
 def _hard_stop_s(drain_s: float) -> int:

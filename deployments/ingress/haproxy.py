@@ -85,8 +85,15 @@ def told() -> Settings | None:
         return None
 
 
-def tell(folder: Path, sleeping: Sequence[str], configured: Mapping[str, str], hard_stop_s: int) -> bool:
-    """Change these of the Settings of the script in `folder`: what cluster.yaml says of applications and their ends.
+def tell(
+    folder: Path,
+    sleeping: Sequence[str],
+    configured: Mapping[str, str],
+    hard_stop_s: int,
+    adapters: Mapping[str, str] | None = None,
+) -> bool:
+    """Change these of the Settings of the script in `folder`: what cluster.yaml says of applications, their ends, and
+    adapters.
 
     Whether they are other ones now. HAProxy knows from its next reload on.
     """
@@ -94,7 +101,13 @@ def tell(folder: Path, sleeping: Sequence[str], configured: Mapping[str, str], h
     if not file.exists():  # Ray Serve's Python proxy serves
         return False
     before = Settings.read(file)
-    after = replace(before, sleeping=tuple(sleeping), configured=dict(configured), hard_stop_s=hard_stop_s)
+    after = replace(
+        before,
+        sleeping=tuple(sleeping),
+        configured=dict(configured),
+        adapters=dict(adapters or {}),
+        hard_stop_s=hard_stop_s,
+    )
     if after != before:
         after.write(file)
     return after != before

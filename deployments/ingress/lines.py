@@ -117,6 +117,8 @@ class Settings:
     """Applications that may have no replica: Ray Serve's fallback proxy holds requests until there is one."""
     configured: dict[str, str] = field(default_factory=dict)
     """The path prefix of each application of cluster.yaml, by its name: what is not there yet is no 404."""
+    adapters: dict[str, str] = field(default_factory=dict)
+    """The application of the base of each adapter of cluster.yaml, by the adapter's name."""
     hard_stop_s: int = 0
     """How long a process may live that a reload has replaced; 0 for what Ray wrote."""
     grpc: GrpcLines = GrpcLines()

@@ -76,7 +76,7 @@ def rewrite(text: str, settings: Settings, node: str, secret: str = "none") -> s
         for header in PUBLIC:
             if header in sections:
                 sections[header] = [line for line in sections[header] if not is_of("log", line)]
-    rules = [*lines.frontend, *_alias_rules(prefixes, (*settings.aliases, *_model_aliases(prefixes)))]
+    rules = [*lines.frontend, *_alias_rules(prefixes, _all_aliases(settings, prefixes))]
     rules += _not_there_yet(prefixes, settings)
     rules += of_several(lines.several, prefixes)
     for name in sorted(prefixes, key=lambda name: [*settings.order, *prefixes].index(name)):
@@ -199,8 +199,17 @@ def models_of(prefixes: dict[str, str]) -> dict[str, list[str]]:
     return found
 
 
+def _all_aliases(settings: Settings, prefixes: dict[str, str]) -> tuple[Alias, ...]:
+    """Those of the settings, and the paths by which other protocols name a model or an adapter."""
+    adapters = [
+        Alias(f"{root}/{name}", application, f"/{name}{root}/{name}" if root == "/v2/models" else f"/{name}")
+        for name, application in settings.adapters.items()
+        for root in ("/v2/models", "/models")
+    ]
+    return (*settings.aliases, *_model_aliases(prefixes), *adapters)
+
+
 def _model_aliases(prefixes: dict[str, str]) -> list[Alias]:
-    """The paths by which other protocols name a model."""
     return [
         Alias(f"{root}/{model}", f"{task}{SEPARATOR}{model}", f"{root}/{model}" if root == "/v2/models" else "")
         for task, models in models_of(prefixes).items()

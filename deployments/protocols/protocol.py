@@ -39,7 +39,7 @@ from deployments import protocols
 from deployments.cluster.platform import Platform
 from deployments.config import LimitsConfig
 from deployments.http.errors import BodyTooLargeError, Failure, RouteNotFoundError
-from deployments.http.request import MODEL_HEADER, Route
+from deployments.http.request import MODEL_HEADER, OTHERS_HEADER, Route
 from pipelines.errors import InputTooLongError, InvalidInputError, Path
 from pipelines.misfit import shown
 from pipelines.runtime.artifact import AdapterFacts
@@ -253,13 +253,20 @@ class Endpoint:
     """That which answers."""
     unknown: str = ""
     """What is wrong with the name of a model in a header."""
+    adapters: Sequence[str] = ()
+    """The names of those beside the model."""
 
-    def require(self) -> None:
+    def require(self, headers: Mapping[str, str]) -> None:
         """Raise RouteNotFoundError where there is nothing, MethodNotAllowedError for a method that has no answer."""
         if self.unknown:
             raise RouteNotFoundError(self.unknown)
         if self.protocol is None and self.page is None and self.conversation is None:
-            raise RouteNotFoundError(f"{self.route.url_path} does not exist; allowed: {', '.join(self.others)}")
+            models = [
+                *headers.get(OTHERS_HEADER, "").split(),
+                *self.adapters,
+            ]  # the path may name another
+            listed = f"models: {', '.join((self.errors.pipeline.task, *models))}; " if models else ""
+            raise RouteNotFoundError(f"{self.route.url_path} does not exist; {listed}allowed: {', '.join(self.others)}")
         self.route.require_method("POST" if self.page is None else READING)
 
     def reply(self, request: Request, server: Server, limits: LimitsConfig) -> Response:
@@ -310,7 +317,7 @@ class Routes:
         protocol = self.protocols.get(route.path)
         errors = protocol or self._errors_at(route.path)
         page, conversation = self.pages.get(route.path), self._conversations.get(route.path)
-        return Endpoint(route, protocol, page, errors, self._listed, conversation)
+        return Endpoint(route, protocol, page, errors, self._listed, conversation, adapters=tuple(self._adapters))
 
     def _errors_at(self, path: str) -> Protocol:
         for mounted in self._mounted:

@@ -141,7 +141,7 @@ TASK = Task(
     labelled=True,
     wraps_answer=True,
     protocols=("text-embeddings-inference",),
-    root_paths=("/predict", "/rerank", "/v1/rerank"),  # clients of text-embeddings-inference, and Cohere's
+    root_paths=("/predict", "/rerank", "/v1/rerank", "/v2/rerank"),  # TEI's clients, and Cohere's
     client="text_classification",
     form=("top_k", "function_to_apply"),
 )

@@ -77,6 +77,9 @@ def test_adapters_are_models_of_their_own_and_one_more_comes_without_cutting_a_s
                 one.join(60)
         assert set(ends) == {"data: [DONE]"}
         assert written(model=OTHER)[0] == OTHER
+        assert http.post(f"/models/{OTHER}/v1/completions", json=PROMPT).status_code == 200, "no redirect"
+        (one,) = http.get(f"/v2/models/{NAME}/stats").json()["model_stats"]
+        assert (one["name"], one["inference_stats"]["success"]["count"] > 0) == (NAME, True)
         assert written(model=NAME) == (NAME, changed)
         assert serving.stop() == 0, "\n".join(serving.lines)
 

@@ -76,6 +76,15 @@ def test_each_is_asked_at_its_path_by_its_name_or_by_a_header(server: TaskServer
         assert (answer["model_name"], json.loads(answer["outputs"][0]["data"][0])[0]["generated_text"]) == (NAME, one)
 
 
+def test_a_path_that_does_not_exist_names_the_models_of_the_task(server: TaskServer) -> None:
+    """The name in it may be one that no model has; the ingress says which others there are."""
+    alone = post(server, ASKED, "/nobody/v1/completions").json()["error"]
+    beside = post(server, ASKED, "/nobody", x_sextet_models="large small").json()["error"]
+    allowed = f"allowed: POST /{TASK}, POST /{TASK}/"
+    assert alone.startswith(f"/{TASK}/nobody/v1/completions does not exist; models: {TASK}, {NAME}, {OTHER}; {allowed}")
+    assert beside.startswith(f"/{TASK}/nobody does not exist; models: {TASK}, large, small, {NAME}, {OTHER}; {allowed}")
+
+
 def test_openais_client_lists_them_and_is_told_of_names_that_none_has(server: TaskServer) -> None:
     async def ask(http: Any) -> tuple[list[str], list[str], str, str]:
         client = AsyncOpenAI(base_url=f"http://sextet/{TASK}/v1", api_key="none", http_client=http, max_retries=0)

@@ -40,7 +40,9 @@ def with_grpc(text: str, settings: Settings) -> str:
     found = prefixes_of(sections[PUBLIC[0]])
     listed = sorted(found, key=lambda name: [*settings.order, *found].index(name))
     prefixes = {name: found[name] for name in listed if _is_ours(name, found[name])}
-    added = {OWN_GRPC: _frontend(grpc, prefixes, _host(settings, sections[PUBLIC[0]]))}
+    names = [(name, name.rpartition(SEPARATOR)[2]) for name in prefixes if name != GATEWAY]
+    names += [(base, adapter) for adapter, base in settings.adapters.items() if base in prefixes]
+    added = {OWN_GRPC: _frontend(grpc, prefixes, names, _host(settings, sections[PUBLIC[0]]))}
     added[f"backend {NOWHERE}"] = indented(grpc.nowhere)
     for number, name in enumerate(found):
         if name in prefixes:
@@ -65,15 +67,15 @@ def _host(settings: Settings, lines: list[str]) -> str:
     return host
 
 
-def _frontend(grpc: GrpcLines, prefixes: dict[str, str], host: str) -> list[str]:
+def _frontend(grpc: GrpcLines, prefixes: dict[str, str], names: list[tuple[str, str]], host: str) -> list[str]:
+    """`names` are the applications with the names that clients ask for: that of a model, and those of its adapters."""
     rules = [*grpc.frontend, *of_several(grpc.several, prefixes)]
-    names = {name: name.rpartition(SEPARATOR)[2] for name in prefixes if name != GATEWAY}
-    for name, model in names.items():
+    for name, model in names:
         marks = {APPLICATION: name, TASK: name.partition(SEPARATOR)[0], MODEL: model, PREFIX: prefixes[name]}
         for line in grpc.application:
             for mark, value in marks.items():
                 line = line.replace(mark, value)
             rules.append(line)
-    rules += [line.replace(MODELS, ", ".join(names.values()) or "none") for line in grpc.rest]
+    rules += [line.replace(MODELS, ", ".join(model for _, model in names) or "none") for line in grpc.rest]
     chosen = [f"use_backend {BACKEND}{one} if {{ var({APPLICATION_VARIABLE}) -m str {one} }}" for one in prefixes]
     return indented([f"bind {host}:{grpc.port} {grpc.bind_options}", *rules, *chosen, f"default_backend {NOWHERE}"])

@@ -5,13 +5,14 @@
     /text-generation/large                  the application text-generation.large
     /text-generation/default/...            the default at /text-generation/..., whatever the shares
     x-model: large                          the model `large`, at the task's own path
-    {"model": "large", ...}                 the same, in bodies at /text-generation/v1/... that HAProxy's buffer holds
+    {"model": "large", ...}                 the same, in bodies at /text-generation/v1/... (Cohere's: /v2/rerank) that
+                                            HAProxy's buffer holds
     /v2/models/large, /models/large         the same, by the names of models of other protocols
 
-No Python is asked, and a task with one model has none of these rules. Which names the default has besides its task's,
-those of adapters among them, only its replicas know. They get the others' with each request, and answer 404 or a
-redirect (protocols/openai). A model that answers a share is told so, and redirects a body that names what it does not
-know, the default's id or an adapter, to the default's path.
+No Python is asked, and a task with one model has none of these rules. Names that the default has besides its task's,
+its id and those of its adapters, are not looked for here: its replicas get the others' names with each request, and
+answer 404 or a redirect (protocols/model_name.py). A model that answers a share is told so, and redirects a body that
+names what it does not know, the default's id or an adapter, to the default's path.
 """
 
 import json
@@ -35,6 +36,8 @@ _DEFAULT = f"{PREFIX}/{DEFAULT}"
 _SHARED = f"{{ path_reg ^{PREFIX}/?(/({'|'.join(RESERVED)})(/.*)?)?$ }}"
 """The task's own; any other may be that of an adapter."""
 _OPEN = f"{{ var({ASKED_TASK}) -m str {TASK} }} !{{ var({CHOSEN}) -m found }}"
+_NAMES = f"METH_POST {{ path_beg {PREFIX}/v1/ {PREFIX}/v2/rerank }}"
+"""Whose bodies have the name of a model: clients of OpenAI and Cohere."""
 _DRAWS = f"{_ASKS} {{ var({SPLIT}) -m found }}"
 
 
@@ -54,10 +57,9 @@ def models(body_timeout_s: int, traffic: bool) -> Lines:
             f"http-request replace-path ^{_DEFAULT}(/.*)?$ {PREFIX}\\1 if {_ASKS}",
             # The gateway lists all of them.
             f"http-request replace-path ^{PREFIX}/v1/models(/.*)?$ /catalog/{TASK}/v1/models\\1 if {_OPEN} METH_GET",
-            f"http-request wait-for-body time {body_timeout_s}s if {_OPEN} METH_POST {{ path_beg {PREFIX}/v1/ }}",
+            f"http-request wait-for-body time {body_timeout_s}s if {_OPEN} {_NAMES}",
             f"http-request set-var({SPLIT}) bool(true) if {_OPEN} {_SHARED}",
-            f"http-request set-var({CHOSEN}) req.body,json_query('$.model') if {_OPEN} METH_POST "
-            f"{{ path_beg {PREFIX}/v1/ }}",
+            f"http-request set-var({CHOSEN}) req.body,json_query('$.model') if {_OPEN} {_NAMES}",
             f"http-request unset-var({SPLIT}) if {_ASKS} {{ var({CHOSEN}) -m str {MODELS} }}",
             *(shares() if traffic else ()),
             f"http-request set-header {OTHERS_HEADER} '{MODELS}' if {_ASKS}",

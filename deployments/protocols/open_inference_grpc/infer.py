@@ -25,7 +25,7 @@ from deployments.protocols.open_inference_grpc.frames import MEDIA_TYPES, GrpcRe
 from deployments.protocols.open_inference_grpc.messages import decoded, message
 from deployments.protocols.protocol import Reply
 from pipelines.errors import InvalidInputError, Path
-from pipelines.misfit import require
+from pipelines.misfit import require, shown
 from pipelines.schema import convert, encode, read_json
 from pipelines.tasks import TASKS
 
@@ -55,16 +55,19 @@ class Infer(OpenInference):
 
     def _request(self, given: Any, named: Mapping[str, Any]) -> InferRequest:
         task = TASKS[self.pipeline.task]
+        if given.model_name not in (names := dict.fromkeys((task.name, self.name, *self.adapted))):
+            raise RouteNotFoundError(f"there is no model {shown(given.model_name)} here; allowed: {', '.join(names)}")
         if given.model_version not in ("", VERSION):
             raise RouteNotFoundError(f"{given.model_name} has no version {given.model_version!r}; allowed: {VERSION}")
         _check_outputs(given.outputs)
         columns = _columns(given)
-        names = [tensor.name for tensor in given.inputs]
+        tensors = [tensor.name for tensor in given.inputs]
         return InferRequest(
-            inputs_of(task, names, columns),
+            inputs_of(task, tensors, columns),
             convert(named, parameters_type(task), ("parameters",)),
             is_list=True,
-            input_path=(names[0],),
+            input_path=(tensors[0],),
+            model=given.model_name,
             id=given.id or None,
             binary=bool(given.raw_input_contents),
             fields=task.text_fields if len(task.text_fields) > 1 else (),

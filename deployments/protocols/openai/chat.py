@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
+from deployments.protocols.model_name import require_model
 from deployments.protocols.openai.call_format import CallFormat
 from deployments.protocols.openai.call_parser import Arguments, Begun, CallParser, Content
 from deployments.protocols.openai.chat_template import ChatTemplate
@@ -180,7 +181,7 @@ class ChatCompletions(OpenAi):
 
     def read(self, body: bytes, headers: Mapping[str, str]) -> CompletionRequest:
         given: ChatBody = decode(body, ChatBody)
-        self.check_model(given.model, headers)
+        require_model(self, self.path, given.model, headers)
         if self._template is None:
             only = "is set; allowed: /v1/completions only, as the model has no chat template"
             raise InvalidInputError(only, ("messages",))

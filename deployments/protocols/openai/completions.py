@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
+from deployments.protocols.model_name import require_model
 from deployments.protocols.openai.protocol import CompletionRequest, OpenAi, OpenAiBody, prompt_logprobs
 from pipelines.errors import Path
 from pipelines.misfit import require
@@ -56,7 +57,7 @@ class Completions(OpenAi):
 
     def read(self, body: bytes, headers: Mapping[str, str]) -> CompletionRequest:
         given: CompletionBody = decode(body, CompletionBody)
-        self.check_model(given.model, headers)
+        require_model(self, self.path, given.model, headers)
         scored = given.logprobs is not None
         parameters = given.sampling(echo=given.echo, logprobs=scored, top_logprobs=given.logprobs or 0)
         inputs, is_list = given.prompts()

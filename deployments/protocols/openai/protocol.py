@@ -1,35 +1,32 @@
 """OpenAI's API for text: what chat (chat.py) and completions (completions.py) share.
 
 A parameter that cannot be honoured has the type of the values that change nothing, so that all others are refused by
-name. The model's name is checked where the task has several: clients that know no names send "dummy".
+name. Where the task has several models, the model's name is checked (model_name.py).
 """
 
 import secrets
 import time
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
-from deployments.config import DEFAULT
-from deployments.http.errors import Failure, MovedError, RouteNotFoundError
-from deployments.http.request import DRAWN_HEADER, OTHERS_HEADER
+from deployments.http.errors import Failure
+from deployments.protocols.model_name import MAX_CHARACTERS
 from deployments.protocols.openai.errors import failure_body
 from deployments.protocols.openai.response_format import ResponseFormat
 from deployments.protocols.protocol import Protocol, Reply, TaskRequest, json_reply
 from pipelines.errors import InvalidInputError, Path
 from pipelines.generation.decoding.guide import Constraint
-from pipelines.misfit import require, shown, unknown_key
+from pipelines.misfit import require, unknown_key
 from pipelines.schema import Body
 from pipelines.tasks.completion import ChoiceDelta, CompletionParameters, CompletionPipeline, PromptToken, Sampling
 
 DONE = b"[DONE]"
-MAX_LABEL_CHARACTERS = 1024
-
-Label = Annotated[str, Meta(max_length=MAX_LABEL_CHARACTERS)]
+Label = Annotated[str, Meta(max_length=MAX_CHARACTERS)]
 # Values that change nothing, of parameters that are not supported.
 EmptyList = Annotated[list[Any], Meta(max_length=0)]
 EmptyObject = Annotated[dict[str, Any], Meta(max_length=0)]
@@ -50,7 +47,7 @@ class OpenAiBody(Sampling, frozen=True, kw_only=True):
     them. What OpenAI does not have is vLLM's, which clients send in `extra_body`.
     """
 
-    model: Annotated[str, Meta(min_length=1, max_length=MAX_LABEL_CHARACTERS)] | None = None
+    model: Annotated[str, Meta(min_length=1, max_length=MAX_CHARACTERS)] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     user: Label | None = None
@@ -107,24 +104,6 @@ class OpenAi(Protocol):
     def __init__(self, pipeline: CompletionPipeline) -> None:
         super().__init__(pipeline)
         self.model = pipeline.artifact.name
-
-    def check_model(self, name: str | None, headers: Mapping[str, str]) -> None:
-        """Raise RouteNotFoundError for a model that the task does not have, where it has adapters, or the ingress says
-        that it has others.
-
-        MovedError for one that is elsewhere: the ingress has sent a request there, unless the body is larger than what
-        it looks at. Where it drew this model for a share, only the default knows whether there is one of that name.
-        """
-        listed = headers.get(OTHERS_HEADER)
-        named = (self.model, self.pipeline.task, *self.adapted)
-        if (listed is None and not self.adapted) or name is None or name in named:
-            return
-        others = [] if listed is None else listed.split()
-        if name in others or DRAWN_HEADER in headers:
-            where = name if name in others else DEFAULT
-            raise MovedError(f"the model {shown(name)} is elsewhere", f"/{self.pipeline.task}/{where}{self.path}")
-        allowed = ", ".join((*named, *others))
-        raise RouteNotFoundError(f"there is no model {shown(name)}; allowed: {allowed}")
 
     def request(
         self, body: OpenAiBody, inputs: Sequence[Any], parameters: CompletionParameters, *, is_list: bool = False

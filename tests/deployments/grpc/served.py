@@ -115,15 +115,19 @@ def served(
     models: Mapping[str, Path],
     config: IngressConfig | None = None,
     host: str = "127.0.0.1",
+    adapters: Mapping[str, str] | None = None,
     **user_config: Any,
 ) -> Iterator[Served]:
-    """An application for each of `models`; those of the gateway are not answered."""
+    """An application for each of `models`; those of the gateway are not answered. Of the first one `adapters` are
+    folders of adapters by name.
+    """
     config = config or IngressConfig(grpc_port=spare_port())
 
     def made(application: str, model: Path) -> Callable[[], Any]:
         async def make() -> TaskServer:
             server = TaskServer(task_of(application), model=model_of(application))
-            await server.reconfigure({"model": str(model), **user_config})
+            own = {"adapters": adapters} if adapters and application == next(iter(models)) else {}
+            await server.reconfigure({"model": str(model), **user_config, **own})
             return server
 
         return make
@@ -131,7 +135,8 @@ def served(
     prefixes = {name: route_of(name) for name in models}
     replicas = {name: Replica(prefixes[name], made(name, model)) for name, model in models.items()}
     ports = {name: one.port for name, one in replicas.items()}
-    ingress = Running(folder, config, host, spare_port(), ports, prefixes)
+    bases = dict.fromkeys(adapters or (), next(iter(models)))
+    ingress = Running(folder, config, host, spare_port(), ports, prefixes, adapters=bases)
     try:
         ingress.start()
         yield Served(ingress, replicas)

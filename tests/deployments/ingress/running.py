@@ -101,6 +101,8 @@ class Running:
     applications: Mapping[str, str] = field(default_factory=lambda: APPLICATIONS)
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of Ray's own configuration."""
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """The application of each adapter."""
     processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
     configured: Mapping[str, str] = field(default_factory=dict)
     """The applications of cluster.yaml and their prefixes."""
@@ -123,7 +125,7 @@ class Running:
         own = {**spare, **timeouts, **self.options}
         file = ray_file(self.folder, self.applications, ports=self.ports, http_options=loopback, **own)
         run = command(self.folder, file, self.config, f"{self.host}:{self.port}")
-        haproxy.tell(self.folder, (), self.configured, 0)
+        haproxy.tell(self.folder, (), self.configured, 0, self.adapters)
         self.processes.append(subprocess.Popen([*run, *options]))
         give_up_at = time.monotonic() + START_S
         while f"Pid: {self.processes[-1].pid}\n" not in ask_admin(self.admin, "show info"):

@@ -108,6 +108,14 @@ def test_a_body_chooses_where_openai_names_the_model(client: httpx.Client, base:
     assert asked(client.post(f"{base}/completions", content=b'{"model": "lar'))[0] == TASK
 
 
+def test_a_body_chooses_where_coheres_clients_name_the_model(client: httpx.Client) -> None:
+    for path in ("v1/rerank", "v2/rerank"):
+        for name, application in (("large", LARGE), ("nobody", TASK)):
+            prefix = "/large" if application == LARGE else ""
+            found = asked(client.post(f"/{TASK}/{path}", json={"model": name}))
+            assert found == (application, f"/{TASK}{prefix}/{path}")
+
+
 def test_the_default_is_told_the_names_of_the_others_and_clients_cannot_say_them(client: httpx.Client) -> None:
     def headers(path: str, body: Any) -> Any:
         return client.post(path, json=body, headers={OTHERS_HEADER: "forged"}).json()["headers"]

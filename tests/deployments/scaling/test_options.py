@@ -98,3 +98,11 @@ def test_sextet_environment_tells_the_nodes_which_models_may_be_asleep(tmp_path:
     (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(content))
     sextet.environment(tmp_path / "haproxy", tmp_path / "cluster.yaml")
     assert Settings.read(tmp_path / "haproxy" / "settings.json").sleeping == (TASK,)
+
+
+def test_sextet_environment_tells_the_nodes_the_names_of_adapters(tmp_path: Path) -> None:
+    content = cluster()
+    deployment_of(TASK, content)["user_config"]["adapters"] = {"pirate": "adapters/pirate"}
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(content))
+    sextet.environment(tmp_path / "haproxy", tmp_path / "cluster.yaml")
+    assert Settings.read(tmp_path / "haproxy" / "settings.json").adapters == {"pirate": TASK}
