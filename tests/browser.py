@@ -24,6 +24,10 @@ class Page:
         self._socket, self._sent = socket, 0
         self.faults: list[str] = []
         """What the page's scripts failed with, and what its console called an error."""
+        self.prompted, self.given = 0, list[str]()
+        """How often the page has asked a person for a text, and what that person types, one after the other; then it is
+        declined.
+        """
 
     def call(self, method: str, **parameters: Any) -> Any:
         """A method of the protocol; raises AssertionError where it fails."""
@@ -34,6 +38,11 @@ class Page:
             if message.get("id") == self._sent:
                 assert "error" not in message, message["error"]
                 return message["result"]
+            if message.get("method") == "Page.javascriptDialogOpening":
+                self.prompted += 1
+                given = {"accept": True, "promptText": self.given.pop(0)} if self.given else {"accept": False}
+                answer = {"id": 0, "method": "Page.handleJavaScriptDialog", "params": given}
+                self._socket.send(json.dumps(answer))
             if message.get("method") == "Runtime.exceptionThrown":
                 self.faults.append(json.dumps(message["params"]["exceptionDetails"])[:500])
             if message.get("method") == "Log.entryAdded" and message["params"]["entry"]["level"] == "error":

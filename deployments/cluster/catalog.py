@@ -16,7 +16,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from deployments.config import model_of, task_of
-from deployments.http.errors import RouteNotFoundError, UnavailableError
+from deployments.http.errors import ForbiddenError, RouteNotFoundError, UnavailableError
 from deployments.observability.statistics import added, by_model, model_statistics
 from deployments.protocols.open_inference import VERSION, index_entry
 from pipelines.misfit import shown
@@ -155,15 +155,21 @@ class Catalog:
         entries = [index_entry(model_of(name) or name, is_ready) for name, is_ready in ready.items()]
         return entries + [index_entry(name, ready.get(base, False)) for base, name in await self.adapters()]
 
-    async def statistics(self, name: str | None = None, version: str = "") -> list[dict[str, Any]]:
+    async def statistics(
+        self, name: str | None = None, version: str = "", may: Callable[[str], bool] = lambda task: True
+    ) -> list[dict[str, Any]]:
         """What the replicas of a model or of an adapter have done, of all without a name, as Triton's `model_stats`.
 
-        Raises RouteNotFoundError for a name or a version that there is not.
+        `may` says of which tasks one may know. Raises RouteNotFoundError for a name or a version that there is not,
+        ForbiddenError for that of another task.
         """
         if name is not None:
             asked = [await self.found(name, version)]
+            if not may(task_of(asked[0][0])):
+                raise ForbiddenError("this key may not ask this task")
         else:
             asked = [(one, "") for one in await self.standings()] + await self.adapters()
+            asked = [one for one in asked if may(task_of(one[0]))]
         numbers = await self.numbers(sorted({application for application, _ in asked}))
         return [
             model_statistics(

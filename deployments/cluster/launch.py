@@ -27,7 +27,7 @@ from deployments.config import (
     user_configs,
 )
 from deployments.ingress import haproxy
-from deployments.ingress.config import EVERY_NAME, Address, IngressConfig
+from deployments.ingress.config import EVERY_NAME, Address, IngressConfig, http_options
 from deployments.observability.ended_logs import remove_ended
 from deployments.scaling.options import set_scaling, start_asleep
 from pipelines.errors import ArtifactError, ConfigurationError, SextetError
@@ -73,14 +73,12 @@ class Launch:
         """The file as it is now, its paths absolute; raises ConfigurationError."""
         content = located(self.cluster)
         set_scaling(content, self.cluster.resolve().parent)
-        given = content.get("http_options") or {}
-        if not isinstance(given, dict):
-            raise ConfigurationError(f"http_options is {given!r}; allowed: a mapping")
+        given = http_options(content)
         if self.platform is not None:
             content = self.platform.cut(content, self.task)
             given = content["http_options"]
         chosen = {key: value for key, value in (("host", self.host), ("port", self.port)) if value is not None}
-        return content | {"http_options": {"host": "127.0.0.1", "port": 8000} | given | chosen}
+        return content | {"http_options": given | chosen}
 
 
 def serve(
@@ -131,6 +129,8 @@ def _serve_here(launch: Launch, signals: Signals) -> None:
     ingress, address = launch.ingress(content), Address.of(content["http_options"])
     if ingress.grpc_port is not None:
         check_port(address.host, ingress.grpc_port, "grpc_port of the ingress")
+    if haproxy.find_binary() is None:  # Ray Serve's Python proxy listens for gRPC on every interface
+        ingress.check_grpc_options(content)
     with environment(ingress, address, launch.say, drain_s) as folder:
         from deployments.cluster.rollout import validated  # imports ray, which reads the environment
 
@@ -167,6 +167,7 @@ def _deploy_there(launch: Launch, address: str) -> None:
     set_drains(content)
     _tell_models_apart(content)
     config, ingress = validated(content), launch.ingress(content)
+    ingress.check_grpc_options(content)
     with connected(address):
         reach = Reach(Address.of(content["http_options"]).url(ingress), key=os.environ.get("SEXTET_KEY"))
         _roll_out(config, reach, launch.say, raise_if_dead=lambda: None)

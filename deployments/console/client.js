@@ -4,13 +4,14 @@
 export function client(word) {
   let declined = false;
 
-  async function send(url, options = {}, asks = true) {
+  async function send(url, options = {}, asks = () => true) {
     for (;;) {
       const key = sessionStorage.getItem("key");
       const response = await fetch(url, { ...options, headers: { ...options.headers, ...(key ? { authorization: `Bearer ${key}` } : {}) } });
       if (response.status !== 401) return response;
+      if (sessionStorage.getItem("key") !== key) continue; // another request has asked for one meanwhile
       sessionStorage.removeItem("key");
-      const given = asks ? prompt(word("key"))?.trim() : null;
+      const given = asks() ? prompt(word("key"))?.trim() : null;
       if (!given) {
         declined = true;
         return response;
@@ -19,7 +20,7 @@ export function client(word) {
     }
   }
 
-  return { send, ask: (url, options) => send(url, options, !declined) };
+  return { send, ask: (url, options) => send(url, options, () => !declined) };
 }
 
 /** Why a response is none that was hoped for, in one line. */

@@ -42,6 +42,7 @@ const copyOf = (example) => structuredClone({ texts: example.texts, parameters: 
 async function loadCatalog() {
   try {
     const response = await ask(`${origin}/`, { headers: { accept: "application/json" } });
+    if (!response.ok) throw new Error(response.statusText);
     const catalog = await response.json();
     state.catalog = catalog.tasks;
     $("version").textContent = catalog.version;

@@ -8,11 +8,11 @@ once for everybody who watches (Catalog).
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
-from deployments.config import route_of
+from deployments.config import route_of, task_of
 from deployments.http.errors import UnavailableError
 from deployments.http.event_stream import EventStream
 from deployments.observability.statistics import by_model, live
@@ -38,12 +38,12 @@ class LiveView:
         self._models, self._ending = models, asyncio.Event()
         self._watchers = 0
 
-    def stream(self) -> EventStream:
-        """Raises UnavailableError where too many watch."""
+    def stream(self, may: Callable[[str], bool] = lambda task: True) -> EventStream:
+        """Of the tasks that one may ask; raises UnavailableError where too many watch."""
         if self._watchers >= MAX_WATCHERS:
             raise UnavailableError(f"{self._watchers} watch already; allowed: {MAX_WATCHERS}", retry_after_s=10.0)
         self._watchers += 1
-        stream = EventStream(self._events())
+        stream = EventStream(self._events(may))
         stream.ended = lambda failure: self._left()
         return stream
 
@@ -54,14 +54,14 @@ class LiveView:
     def _left(self) -> None:
         self._watchers -= 1
 
-    async def _events(self) -> AsyncGenerator[Any, None]:
+    async def _events(self, may: Callable[[str], bool]) -> AsyncGenerator[Any, None]:
         loop = asyncio.get_running_loop()
-        before, asked_at = await self._numbers(), loop.time()
+        before, asked_at = await self._numbers(may), loop.time()
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), EVERY_S)
                 return
-            now, at = await self._numbers(), loop.time()
+            now, at = await self._numbers(may), loop.time()
             models = [
                 {"route": route, **live(before.get(route, {}), numbers, at - asked_at)}
                 for route, numbers in now.items()
@@ -69,9 +69,9 @@ class LiveView:
             before, asked_at = now, at
             yield {"models": models}
 
-    async def _numbers(self) -> dict[str, dict[str, float]]:
+    async def _numbers(self, may: Callable[[str], bool]) -> dict[str, dict[str, float]]:
         """Those of each model and each adapter, by its route."""
-        counted = await self._models.numbers(list(await self._models.readiness()))
+        counted = await self._models.numbers([one for one in await self._models.readiness() if may(task_of(one))])
         return {
             f"{route_of(name)}/{adapter}".rstrip("/"): numbers
             for name, of_all in counted.items()

@@ -27,7 +27,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.types import Scope
 
 from deployments.config import TaskConfig
@@ -37,7 +37,8 @@ from deployments.http.errors import (
     MethodNotAllowedError,
     UnsupportedMediaTypeError,
 )
-from pipelines.errors import DeadlineExceededError, InvalidInputError
+from deployments.http.receiving import RECEIVING, STALLED, Arriving
+from pipelines.errors import DeadlineExceededError, InvalidInputError, OverloadedError
 from pipelines.runtime.artifact import AdapterFacts
 from pipelines.scheduling.scheduler import BatchReport, Completed, Scheduler
 
@@ -51,6 +52,8 @@ CLIENT_HEADER = "x-sextet-client"
 """The name of the key that the request came with."""
 CLASS_HEADER = "x-sextet-class"
 """The key's class: interactive or bulk."""
+TASKS_HEADER = "x-sextet-tasks"
+"""The tasks of a key that is not for all: |translation|summarization|."""
 BULK = "bulk"
 BACKGROUND = "u=7"
 """The lowest urgency of the header `priority` (RFC 9218): a client gives way of its own accord."""
@@ -65,7 +68,8 @@ SECRET_HEADER = "x-sextet-ingress"
 _PUBLIC, _HIDDEN = DEADLINE_HEADER.encode(), HIDDEN_DEADLINE_HEADER.encode()
 _BROWSERS = frozenset((b"origin", b"sec-fetch-site"))  # headers that a browser adds to a body that a page sends
 BODY_S = 60.0
-"""How long a client may take to send its body."""
+"""How long a client may take to send its body, unless the ingress says otherwise in the header BODY_HEADER."""
+BODY_HEADER = "x-sextet-body-timeout-seconds"
 HEAD_START_S = 0.02
 """Where Ray Serve sees the deadline header, it answers in plain text at the deadline. The task answers earlier."""
 DISCARDED_BODIES = 16
@@ -82,6 +86,12 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 def is_bulk(headers: Mapping[str, str]) -> bool:
     """Whether a request runs when no others wait: its key says so, or it does itself."""
     return headers.get(CLASS_HEADER) == BULK or BACKGROUND in headers.get("priority", "").replace(" ", "").split(",")
+
+
+def may_ask(headers: Mapping[str, str], task: str) -> bool:
+    """Whether the key of a request is for `task`: the gateway has all of them. Before a task the ingress asks."""
+    tasks = headers.get(TASKS_HEADER)
+    return tasks is None or f"|{task}|" in tasks
 
 
 @dataclass(frozen=True)
@@ -256,33 +266,71 @@ def deadline_of(request: Request) -> float | None:
 async def read_body(request: Request, max_bytes: int, media_types: Sequence[str] = JSON) -> bytes:
     """The body's bytes, declared as one of `media_types`, or as a kind of JSON.
 
-    Raises UnsupportedMediaTypeError, BodyTooLargeError, and DeadlineExceededError after BODY_S.
+    Raises UnsupportedMediaTypeError, BodyTooLargeError, DeadlineExceededError after BODY_S, and OverloadedError where
+    bodies that are not complete hold too much memory.
     """
-    _require_declared(request, media_types)
-    body, received = bytearray(), 0
+    headers = dict(request.scope["headers"])
+    _require_declared(headers, media_types)
+    limit_s, arriving = BODY_S, None
     try:
-        async with asyncio.timeout(BODY_S):
-            async for chunk in request.stream():
-                received += len(chunk)
-                if received <= max_bytes:
-                    body += chunk
-                elif received > DISCARDED_BODIES * max_bytes:
-                    break
-    except ClientDisconnect:
-        raise asyncio.CancelledError from None
+        async with asyncio.timeout(limit_s) as timeout:
+            body, has_more = await _receive(request)
+            if has_more:  # what came with its head costs nothing of this
+                limit_s = _limit_s(headers)
+                timeout.reschedule(asyncio.get_running_loop().time() + limit_s - waited_s(request.scope, limit_s))
+                arriving = Arriving(timeout)
+                return await _read_rest(request, arriving, body, max_bytes)
     except TimeoutError:
-        raise DeadlineExceededError(f"the body was not complete after {BODY_S:.0f} s; {received} bytes came") from None
-    if received > max_bytes:
-        raise BodyTooLargeError(f"the body has more than {max_bytes} bytes; allowed: at most {max_bytes} bytes")
+        if arriving is not None and arriving.is_refused:
+            raise OverloadedError(STALLED, retry_after_s=5.0, reason="large_bodies") from None
+        n_bytes = 0 if arriving is None else arriving.n_received
+        raise DeadlineExceededError(f"the body was not complete after {limit_s:.0f} s; {n_bytes} bytes came") from None
+    if len(body) > max_bytes:
+        raise _too_large(max_bytes)
+    return body
+
+
+async def _read_rest(request: Request, arriving: Arriving, begun: bytes, max_bytes: int) -> bytes:
+    """All of a body that began so."""
+    body, has_more, arriving.n_received = bytearray(begun), True, len(begun)
+    try:
+        while has_more and arriving.n_received <= DISCARDED_BODIES * max_bytes:
+            RECEIVING.grown(arriving, len(body), max_bytes)
+            chunk, has_more = await _receive(request)
+            arriving.n_received += len(chunk)
+            if arriving.n_received <= max_bytes:
+                body += chunk
+            else:
+                body.clear()
+    finally:
+        RECEIVING.left(arriving)
+    if arriving.n_received > max_bytes:
+        raise _too_large(max_bytes)
     return bytes(body)
 
 
-def _require_declared(request: Request, media_types: Sequence[str]) -> None:
+def _limit_s(headers: Mapping[bytes, bytes]) -> float:
+    given = headers.get(BODY_HEADER.encode(), b"")
+    return float(given) if given.isdigit() and len(given) < 6 else BODY_S
+
+
+async def _receive(request: Request) -> tuple[bytes, bool]:
+    """What has come of the body, and whether there is more of it."""
+    message = await request.receive()
+    if message["type"] == "http.disconnect":
+        raise asyncio.CancelledError
+    return message.get("body", b""), message.get("more_body", False)
+
+
+def _too_large(max_bytes: int) -> BodyTooLargeError:
+    return BodyTooLargeError(f"the body has more than {max_bytes} bytes; allowed: at most {max_bytes} bytes")
+
+
+def _require_declared(headers: Mapping[bytes, bytes], media_types: Sequence[str]) -> None:
     """A page in a browser can send a body of no declared type, or of a form's, to any server, without asking first.
 
     Programs may declare none: Triton's client does so. A browser says with such a body whose page sends it.
     """
-    headers = dict(request.scope["headers"])
     declared = headers.get(b"content-type", b"").decode("latin-1")
     media_type = declared.split(";")[0].strip().lower()
     undeclared = b"content-type" not in headers and not _BROWSERS.intersection(headers)

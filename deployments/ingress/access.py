@@ -14,17 +14,25 @@ from deployments.http.errors import (
     RouteNotFoundError,
     UnauthorizedError,
 )
-from deployments.http.request import CLASS_HEADER, CLIENT_HEADER, OWN_HEADERS, SECRET_HEADER
+from deployments.http.request import (
+    CLASS_HEADER,
+    CLIENT_HEADER,
+    MODEL_HEADER,
+    OWN_HEADERS,
+    SECRET_HEADER,
+    TASKS_HEADER,
+)
 from deployments.ingress.config import EVERY_NAME, IngressConfig
-from deployments.ingress.lines import NODE, OWN_SOCKET, PREFIX, SECRET, SEPARATOR, TASK, Lines
+from deployments.ingress.lines import MODEL, NODE, OWN_SOCKET, PREFIX, SECRET, SEPARATOR, TASK, Lines
 from deployments.ingress.node import KEYS, PEER, PEERS, TEACHER
 from deployments.protocols.openai.errors import failure_body
 from pipelines.errors import InvalidInputError, OverloadedError, SextetError
 from pipelines.tasks import TASKS
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-OPEN_PATHS = ("/health", "/ready", "/-/healthz", "/v2/health/live", "/v2/health/ready")
-"""What load balancers and probes ask: it needs no key."""
+PROBES = ("/health", "/ready", "/v2/health/live", "/v2/health/ready")
+OPEN_PATHS = ("/-/healthz", *PROBES, *(f"{path}/" for path in PROBES))
+"""What load balancers and probes ask: it needs no key. Neither do `_readiness_rules`, and no path besides."""
 OPEN_VARIABLE = "SEXTET_OPEN_TO_EVERYBODY"
 """Where 1, of HAProxy's environment, waives keys as `open_to_everybody` does: for images, whose file is built in."""
 LOOPBACK = "127.0.0.0/8 ::1"
@@ -33,10 +41,12 @@ ADDRESS = r"^([0-9.]+|\[[0-9a-f:.]+\])$"
 """A page can make its own name lead to this machine (DNS rebinding), but it cannot make an address its name."""
 TABLE = "sextet_keys"
 TEMPORARY = "txn.sextet_"
+WINDOW_MS, MASK = 60_000, 0xFFFF_FFFF
+"""Of a key's rate; and of the 32 bits that a table keeps of a time."""
 FROM_ELSEWHERE = f"!{{ dst {LOOPBACK} }} !{{ env({OPEN_VARIABLE}) -m str 1 }}"
 """A condition: what is closed is closed to such requests."""
-MAY_NOT = f"{{ var({TEMPORARY}tasks) -m found }} !{{ var({TEMPORARY}tasks) -m str * }} "
-MAY_NOT += f"!{{ var({TEMPORARY}tasks) -m sub |{TASK}| }}"
+_HAS_TASKS = f"{{ var({TEMPORARY}tasks) -m found }} !{{ var({TEMPORARY}tasks) -m str * }}"
+MAY_NOT = f"{_HAS_TASKS} !{{ var({TEMPORARY}tasks) -m sub |{TASK}| }}"
 """A condition: the key of the request is not for the task."""
 Refuse = Callable[..., list[str]]
 """Makes the lines that refuse, with an error, requests for which a condition holds."""
@@ -60,8 +70,12 @@ def access(config: IngressConfig) -> Lines:
         ),
         *_host_rules(config),
         *_origin_rules(config.origins),
-        *(key_rules(_refusal, _is_open()) if config.keys is not None else ()),
     ]
+    if config.keys is not None:
+        rules += [*_readiness_rules(), *key_rules(_refusal, _is_open())]
+        # Else a server that leaves it as it is could find a task in what `_task_rules` cannot read.
+        wrong = InvalidInputError("the path has a % without two digits of a byte")
+        rules += _refusal(wrong, "!{ path,url_dec -m found }")
     if is_closed(config):
         is_probe = f"{{ path {' '.join(OPEN_PATHS)} }}"
         rules += _refusal(CLOSED, f"{FROM_ELSEWHERE} !{{ so_name {OWN_SOCKET} }} !{is_probe}")
@@ -88,7 +102,7 @@ _TABLE_SECTION = f"""peers {PEER}
     server {PEER}
     server {TEACHER} unix@{NODE}/{TEACHER}.sock
 backend {TABLE}
-    stick-table type string len 64 size 10k expire 2m store gpc0,gpc0_rate(60s) peers {PEER}"""
+    stick-table type string len 64 size 10k expire 2m store gpt(2),gpc0,gpc0_rate({WINDOW_MS}) peers {PEER}"""
 
 
 def is_closed(config: IngressConfig) -> bool:
@@ -145,9 +159,23 @@ def _origin_rules(origins: Sequence[str]) -> Iterator[str]:
         yield f"http-request return status 204 {preflight} if {_found(allowed)} {asks}"
 
 
-def _is_open() -> tuple[str, str]:
-    page = "{ path_beg /console/ } || { path / } { req.hdr(accept) -m sub text/html }"  # it asks for a key
-    return f"{{ path {' '.join(OPEN_PATHS)} }} || {page}", f"{{ so_name {OWN_SOCKET} }}"
+def _is_open() -> tuple[str, ...]:
+    return (
+        f"METH_GET {{ path {' '.join(OPEN_PATHS)} }}",
+        # The console, which asks for a key.
+        "METH_GET { path_reg ^/console/[a-z]+[.](js|css|html|json)$ }",
+        "METH_GET { path / } { req.hdr(accept) -m sub text/html }",
+        f"{{ so_name {OWN_SOCKET} }}",
+    )
+
+
+def _readiness_rules() -> Iterator[str]:
+    """A model's own probes. With the name of another one they would lead to a list of models."""
+    models = [f"/v2/models/{MODEL}", f"/v2/models/{MODEL}/versions/1"]
+    paths = [f"{prefix}{model}/ready" for prefix in ("", PREFIX) for model in models]
+    paths += [f"{PREFIX}/v2/health/live", f"{PREFIX}/v2/health/ready"]
+    named = f"{{ req.hdr({MODEL_HEADER}) -m found }}"
+    yield f"http-request set-var({TEMPORARY}open) bool(true) if METH_GET {{ path {' '.join(paths)} }} !{named}"
 
 
 def key_rules(refuse: Refuse, open_to_all: Sequence[str]) -> Iterator[str]:
@@ -163,13 +191,48 @@ def key_rules(refuse: Refuse, open_to_all: Sequence[str]) -> Iterator[str]:
     yield f"http-request set-var({per_minute}) var({key}),field(2,:)"
     yield f"http-request set-var({TEMPORARY}tasks) var({key}),field(4,:)"
     yield f"http-request track-sc0 var({client}) table {TABLE} if {_found(client)}"
-    exceeded = f"{{ var({per_minute}) -m int gt 0 }} {{ sc_gpc0_rate(0,{TABLE}),sub({per_minute}) ge 0 }}"
-    used_up = OverloadedError("this key has used up its requests of this minute", retry_after_s=1.0)
-    wait = f"%[int(60),div({per_minute}),add(1)]"
-    yield from refuse(used_up, f"{_found(client)} {exceeded}", retry_after=wait)
+    yield from _rate_rules(refuse, f"{_found(client)} {{ var({per_minute}) -m int gt 0 }}", per_minute)
     yield f"http-request sc-inc-gpc0(0) if {_found(client)}"
     yield f"http-request set-header {CLIENT_HEADER} %[var({client})] if {_found(client)}"
     yield f"http-request set-header {CLASS_HEADER} %[var({key}),field(3,:)] if {_found(client)}"
+    yield f"http-request set-header {TASKS_HEADER} %[var({TEMPORARY}tasks)] if {_HAS_TASKS}"
+
+
+def _rate_rules(refuse: Refuse, is_limited: str, per_minute: str) -> Iterator[str]:
+    """Who has used up the requests of a minute is told when the next one is let through.
+
+    HAProxy counts in windows of a minute, and the one before counts for the part of it that the last 60 s reach into:
+
+        rate = counted + before * left / 60 s    of which HAProxy tells the rate; `left` is what is left of this window
+
+    It tells neither `left` nor `counted`. The table therefore keeps when the window began (gpt 0) and the count of all
+    requests at that time (gpt 1). `before` decays, so that rate < per_minute after
+
+        wait = left * (rate + 1 - per_minute) / (rate + 1 - counted)    (+ 1: HAProxy rounds the rate down)
+    """
+    now, began, left, rate, old, wait = (
+        f"{TEMPORARY}{name}" for name in ("now", "began", "left", "rate", "old", "wait")
+    )
+    exceeded = f"{is_limited} {{ sc_gpc0_rate(0,{TABLE}),sub({per_minute}) ge 0 }}"
+    yield f"http-request set-var({now}) date(0,ms),and({MASK}) if {is_limited}"
+    yield f"http-request set-var({began}) sc_get_gpt(0,0,{TABLE}) if {is_limited}"
+    yield f"http-request set-var({left}) var({began}),sub({now}),add({WINDOW_MS}),and({MASK}) if {is_limited}"
+    is_over = f"{is_limited} {{ var({left}) -m int gt {WINDOW_MS} }}"  # below zero, in 32 bits
+    yield f"http-request set-var({rate}) sc_gpc0_rate(0,{TABLE}),add(1) if {exceeded}"
+    yield f"http-request set-var({left}) int(1) if {_found(rate)} {is_over}"
+    yield f"http-request set-var({old}) sc_get_gpt(1,0,{TABLE}) if {_found(rate)}"
+    yield f"http-request set-var({old}) var({old}),add({rate}) if {_found(rate)}"
+    yield f"http-request set-var({wait}) sc_get_gpc0(0,{TABLE}) if {_found(rate)}"
+    yield f"http-request set-var({old}) var({old}),sub({wait}) if {_found(rate)}"
+    yield f"http-request set-var({wait}) var({rate}),sub({per_minute}),mul({left}),div({old}) if {_found(rate)}"
+    yield f"http-request set-var({wait}) var({wait}),add(999),div(1000) if {_found(rate)}"
+    used_up = OverloadedError("this key has used up its requests of this minute", retry_after_s=1.0)
+    yield from refuse(used_up, _found(rate), retry_after=f"%[var({wait})]")
+    # As HAProxy does: the next window begins where the last one ended, unless a whole one has passed since.
+    is_next = f"{{ var({left}) -m int gt {MASK - WINDOW_MS} }}"
+    yield f"http-request sc-set-gpt(1,0) sc_get_gpc0(0,{TABLE}) if {is_over}"
+    yield f"http-request sc-set-gpt(0,0) var({began}),add({WINDOW_MS}),and({MASK}) if {is_over} {is_next}"
+    yield f"http-request sc-set-gpt(0,0) var({now}) if {is_over} !{is_next}"
 
 
 def _grpc_rules(config: IngressConfig) -> Iterator[str]:
@@ -201,7 +264,8 @@ def _grpc_rules(config: IngressConfig) -> Iterator[str]:
 
 
 def _task_rules() -> Iterator[str]:
-    for path in (f"{{ path {PREFIX} }}", f"{{ path_beg {PREFIX}/ }}"):
+    """By the path that a server sees: Ray Serve's fallback proxy finds the task in it, where the gateway is away."""
+    for path in (f"{{ path,url_dec -m str {PREFIX} }}", f"{{ path,url_dec -m beg {PREFIX}/ }}"):
         yield from _refusal(NOT_ITS_TASK, f"{MAY_NOT} {path}")
 
 

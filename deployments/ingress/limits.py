@@ -5,6 +5,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 from deployments.http.errors import BodyTooLargeError, Failure, ForbiddenError, MethodNotAllowedError, UnavailableError
+from deployments.http.request import BODY_HEADER, BODY_S
 from deployments.ingress.access import LOOPBACK
 from deployments.ingress.config import ConnectionLimits
 from deployments.ingress.lines import Lines
@@ -32,7 +33,8 @@ def connections(config: ConnectionLimits) -> Lines:
     elsewhere = "" if config.max_connections_per_client else f" !{{ dst {LOOPBACK} }}"
     return Lines(
         frontend=(
-            f"tcp-request connection track-sc1 src table {TABLE} if {{ src -m found }}",
+            # Whoever has one address of IPv6 has the 2^64 of its network.
+            f"tcp-request connection track-sc1 src,ipmask(32,64) table {TABLE} if {{ src -m found }}",
             f"tcp-request connection reject if {{ sc1_conn_cur({TABLE}) gt {of_one_client} }}{elsewhere}",
         ),
         sections=(f"backend {TABLE}\n    stick-table type ipv6 size 100k expire 60s store conn_cur",),
@@ -52,6 +54,8 @@ def limits(config: ConnectionLimits, folder: Path) -> Lines:
             f"timeout http-keep-alive {config.idle_timeout_s}s",
             *(f'errorfile {status} "{page(folder, str(status), error)}"' for status, error in PAGES.items()),
             f'errorfile 408 "{page(folder, "408", late)}"',
+            # A browser connects ahead of its next request, and would take a 408 that nobody asked for as its answer.
+            "option http-ignore-probes",
             # A machine that loses power closes no connection. After 25 s without a sign of life, another one is asked.
             "option srvtcpka",
             "srvtcpka-idle 10s",
@@ -63,8 +67,15 @@ def limits(config: ConnectionLimits, folder: Path) -> Lines:
             # its buffer goes, before it asks a replica, and repeats it where that replica dies. It does so here, behind
             # the rules of the frontend: who is refused there sends no body.
             f"http-request wait-for-body time {config.body_timeout_s}s",
+            *body_timeout(config),
         ),
     )
+
+
+def body_timeout(config: ConnectionLimits) -> tuple[str, ...]:
+    """What a replica is told, which reads what the buffer does not hold, unless it knows."""
+    is_known = config.body_timeout_s == BODY_S
+    return () if is_known else (f"http-request set-header {BODY_HEADER} {config.body_timeout_s}",)
 
 
 def max_connections(config: ConnectionLimits) -> int:

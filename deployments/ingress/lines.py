@@ -17,7 +17,7 @@ NODE, APPLICATION, PREFIX = "<node>", "<application>", "<prefix>"
 """In a line: the folder of the file, which is this node's own; an application's name and path prefix."""
 TASK, MODELS, MODEL, MODEL_PREFIX = "<task>", "<models>", "<model>", "<model prefix>"
 """In a line of an application: its task. In one of a task with several models: the names of those beside the default;
-one of them, and its prefix.
+one of them, and its prefix. In one of the frontend: the name by which other protocols ask for an application.
 """
 SEPARATOR = "."
 """Between the task and the name in the name of an application of another model than the default (config.py)."""
@@ -53,7 +53,9 @@ class Lines:
     defaults: tuple[str, ...] = ()
     """Of the section `defaults`: what holds for every frontend and every backend."""
     frontend: tuple[str, ...] = ()
-    """Before Ray's rules of the HTTP frontend: paths are as clients sent them."""
+    """Before Ray's rules of the HTTP frontend: paths are as clients sent them. A line that names a MODEL is repeated
+    for each application of a task.
+    """
     grpc: tuple[str, ...] = ()
     """Before Ray's rules of the gRPC frontend, where there is one."""
     application: tuple[str, ...] = ()
@@ -109,6 +111,8 @@ class Settings:
     """The operator's file of keys."""
     certificate: tuple[str, ...] = ()
     """The operator's files of the certificate and its key."""
+    client_ca: str = ""
+    """The operator's file of the authority of clients."""
     traffic: str = ""
     """The operator's file of shares (traffic.py)."""
     order: tuple[str, ...] = ()

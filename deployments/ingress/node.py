@@ -25,7 +25,7 @@ from deployments.ingress.rewrite import RewriteError, rewrite
 from deployments.ingress.secret import shared_secret, write_private
 
 KEYS = f"{NODE}/keys.map"
-CERTIFICATE = f"{NODE}/site.pem"
+CERTIFICATE, CLIENT_CA = f"{NODE}/site.pem", f"{NODE}/clients.pem"
 TRAFFIC = f"{NODE}/traffic.map"
 PEERS = f"{NODE}/peers.sock"
 PEER, TEACHER = "sextet", "teacher"  # names of peers: HAProxy's own, and this script's
@@ -63,24 +63,26 @@ class Copy:
         return True
 
 
-def copies(settings: Settings, folder: Path) -> tuple[Copy | None, Copy | None, Copy | None]:
-    """Those of keys, certificate and shares, where there are such."""
+def copies(settings: Settings, folder: Path) -> tuple[Copy | None, Copy | None, Copy | None, Copy | None]:
+    """Those of keys, certificate, the authority of clients and shares, where there are such."""
     keys = Copy((settings.keys,), _in(folder, KEYS), _keys) if settings.keys else None
     pair = Copy(settings.certificate, _in(folder, CERTIFICATE), _certificate) if settings.certificate else None
+    authority = Copy((settings.client_ca,), _in(folder, CLIENT_CA), _authority) if settings.client_ca else None
     traffic = Copy((settings.traffic,), _in(folder, TRAFFIC), _traffic) if settings.traffic else None
-    return keys, pair, traffic
+    return keys, pair, authority, traffic
 
 
 def prepare(settings_file: str, config: str) -> None:
     """Make CONFIG and the copies; ends the process with a line where CONFIG is not what Ray should have written."""
     file, settings = Path(config), Settings.read(Path(settings_file))
-    keys, certificate, traffic = copies(settings, file.parent)
+    keys, certificate, authority, traffic = copies(settings, file.parent)
     if traffic is not None and not traffic.update() and not traffic.target.exists():
         write_private(traffic.target, b"")
     if keys is not None and not keys.update() and not keys.target.exists():
         write_private(keys.target, b"")  # nobody is let in, rather than everybody
-    if certificate is not None:
-        certificate.update()
+    for one in (certificate, authority):
+        if one is not None:
+            one.update()
     written = file.read_text(encoding="utf-8")
     try:
         text = rewrite(with_grpc(written, settings), settings, str(file.parent), shared_secret() or "none")
@@ -99,17 +101,18 @@ def watch(settings_file: str, config: str, haproxy: str, replaces: str = "") -> 
     found = re.search(r"^\s*stats socket (\S+) ", file.read_text(encoding="utf-8"), re.MULTILINE)
     assert found is not None
     admin = Path(found[1])
-    keys, certificate, traffic = copies(settings, file.parent)
+    keys, certificate, authority, traffic = copies(settings, file.parent)
     told, is_taught = "", keys is None or bool(replaces)
     while os.getppid() == int(haproxy):
         is_taught = is_taught or _teach(_in(file.parent, PEERS))
-        changed = [one.update() for one in (keys, certificate, traffic) if one is not None]
+        changed = [one.update() for one in (keys, certificate, authority, traffic) if one is not None]
         answering = _pid(admin)
         if answering and (any(changed) or answering != told):
             # A process may have read the copies just before they changed.
             done = (
                 (keys is None or _tell_map(admin, keys.target))
-                and (certificate is None or _tell_certificate(admin, certificate.target))
+                and (certificate is None or _tell_pem(admin, "cert", certificate.target))
+                and (authority is None or _tell_pem(admin, "ca-file", authority.target))
                 and (traffic is None or _tell_map(admin, traffic.target))
             )
             told = answering if done else ""
@@ -153,12 +156,12 @@ def _tell_map(admin: Path, copy: Path) -> bool:
     return False
 
 
-def _tell_certificate(admin: Path, copy: Path) -> bool:
-    """Replace HAProxy's certificate, its key and its chain by the copy, in one step."""
-    command(admin, f"set ssl cert {copy} <<\n{copy.read_text(encoding='ascii').strip()}\n")
-    if "Success" in command(admin, f"commit ssl cert {copy}"):
+def _tell_pem(admin: Path, kind: str, copy: Path) -> bool:
+    """Replace HAProxy's certificate, its key and its chain (`cert`), or its authorities (`ca-file`), in one step."""
+    command(admin, f"set ssl {kind} {copy} <<\n{copy.read_text(encoding='ascii').strip()}\n")
+    if "Success" in command(admin, f"commit ssl {kind} {copy}"):
         return True
-    command(admin, f"abort ssl cert {copy}")
+    command(admin, f"abort ssl {kind} {copy}")
     return False
 
 
@@ -176,8 +179,23 @@ def _certificate(certificate: Path, key: Path) -> bytes:
     import ssl  # which takes longer to import than everything else here
 
     ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
-    # Without empty lines, which would end the command on the admin socket.
-    lines = [*certificate.read_text(encoding="ascii").splitlines(), *key.read_text(encoding="ascii").splitlines()]
+    return _pem(certificate, key)
+
+
+def _authority(file: Path) -> bytes:
+    """The certificates of a file; raises OSError or ValueError where there is none, or half of one."""
+    import ssl
+
+    content = _pem(file)
+    if content.count(b"-----BEGIN ") != content.count(b"-----END "):
+        raise ValueError(f"{file} ends inside a certificate")
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=content.decode("ascii"))
+    return content
+
+
+def _pem(*files: Path) -> bytes:
+    """All in one, without empty lines, which would end a command on the admin socket."""
+    lines = [line for file in files for line in file.read_text(encoding="ascii").splitlines()]
     return "".join(f"{line}\n" for line in lines if line.strip()).encode()
 
 

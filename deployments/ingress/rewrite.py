@@ -76,16 +76,20 @@ def rewrite(text: str, settings: Settings, node: str, secret: str = "none") -> s
         for header in PUBLIC:
             if header in sections:
                 sections[header] = [line for line in sections[header] if not is_of("log", line)]
-    rules = [*lines.frontend, *_alias_rules(prefixes, _all_aliases(settings, prefixes))]
+    ordered = sorted(prefixes, key=lambda name: [*settings.order, *prefixes].index(name))
+    of_tasks = {name: prefixes[name] for name in ordered if task_of(name) in settings.order}
+    named = [(name.rpartition(SEPARATOR)[2], prefix.rstrip("/")) for name, prefix in of_tasks.items()]
+    named += [(name, f"{of_tasks[base]}/{name}") for name, base in settings.adapters.items() if base in of_tasks]
+    rules = _of_models(lines.frontend, named)
+    rules += _alias_rules(prefixes, _all_aliases(settings, prefixes))
     rules += _not_there_yet(prefixes, settings)
     rules += of_several(lines.several, prefixes)
-    for name in sorted(prefixes, key=lambda name: [*settings.order, *prefixes].index(name)):
+    for name in ordered:
         if prefixes[name] != "/":
             replicas = _replicas(sections[f"backend http-{name}"], and_backup=name in settings.sleeping)
             of_application = [line.replace(SERVER, one) for one in replicas for line in lines.replica]
             of_application += lines.application
-            task = name.partition(SEPARATOR)[0]
-            of_application = [line.replace(APPLICATION, name).replace(TASK, task) for line in of_application]
+            of_application = [line.replace(APPLICATION, name).replace(TASK, task_of(name)) for line in of_application]
             rules += [line.replace(PREFIX, prefixes[name]) for line in of_application]
     rules += lines.gateway if prefixes.get(GATEWAY) == "/" else ()
     sections[PUBLIC[0]] = _frontend(sections[PUBLIC[0]], settings, indented(rules))
@@ -173,6 +177,19 @@ def _alias_rules(prefixes: dict[str, str], aliases: tuple[Alias, ...]) -> list[s
             pattern, path = f"^{alias.root}(/.*)?$", f"{prefix}{alias.below}\\1"
             rules.append(f"http-request replace-path {pattern} {path} if {{ path_beg {alias.root} }}")
     return rules
+
+
+def task_of(application: str) -> str:
+    return application.partition(SEPARATOR)[0]
+
+
+def _of_models(ours: Sequence[str], named: Sequence[tuple[str, str]]) -> list[str]:
+    """Those that name a MODEL once for each of `named`: models and adapters with their prefixes."""
+    return [
+        line.replace(MODEL, name).replace(PREFIX, prefix)
+        for line in ours
+        for name, prefix in (named if MODEL in line else (("", ""),))
+    ]
 
 
 def _not_there_yet(prefixes: dict[str, str], settings: Settings) -> Iterator[str]:

@@ -11,7 +11,7 @@ from deployments.ingress.limits import connections, limits
 from deployments.ingress.lines import NO_LOG, Lines, Settings
 from deployments.ingress.model_rules.aliases import aliases, of_the_gateway
 from deployments.ingress.model_rules.rules import models
-from deployments.ingress.node import CERTIFICATE
+from deployments.ingress.node import CERTIFICATE, CLIENT_CA
 from deployments.ingress.overload import overload
 from deployments.ingress.probes import probes
 from pipelines.tasks import TASKS
@@ -29,9 +29,10 @@ def settings(config: IngressConfig, folder: Path, address: str = "") -> Settings
     `address` is where the ingress listens, HOST:PORT; empty for where Ray Serve would let it listen.
     """
     # Who is refused for overload sends no body, so that comes before `limits`, which wait for it.
-    lines = connections(config.limits) + overload() + limits(config.limits, folder) + access(config)
+    lines = connections(config.limits) + overload() + limits(config.limits, folder)
+    # What it rewrites, `access` judges by the path that the gateway sees.
+    lines += of_the_gateway() + access(config)
     lines += models(config.limits.body_timeout_s, config.traffic is not None) + draining(folder) + probes()
-    lines += of_the_gateway()
     if LOG_TARGET not in os.environ:
         lines += UNLOGGED
     certificate = (config.tls.certificate, config.tls.key) if config.tls is not None else ()
@@ -42,6 +43,7 @@ def settings(config: IngressConfig, folder: Path, address: str = "") -> Settings
         _bind_options(config.tls),
         config.keys or "",
         certificate,
+        client_ca=config.tls.client_ca or "" if config.tls is not None else "",
         traffic=config.traffic or "",
         order=tuple(TASKS),
         grpc=grpc(config, folder, _bind_options(config.tls, "h2")),
@@ -51,11 +53,11 @@ def settings(config: IngressConfig, folder: Path, address: str = "") -> Settings
 def _bind_options(config: TlsConfig | None, protocols: str = "h2,http/1.1") -> str:
     """How a frontend encrypts, and whom it asks for a certificate; empty where it does not.
 
-    The certificate is node.py's copy.
+    The certificates are node.py's copies.
     """
     if config is None:
         return ""
     options = f"ssl crt {CERTIFICATE} alpn {protocols} ssl-min-ver TLSv1.2"
     if config.client_ca is not None:
-        options += f' ca-file "{config.client_ca}" verify {config.client_certificates}'
+        options += f" ca-file {CLIENT_CA} verify {config.client_certificates}"
     return options

@@ -152,7 +152,7 @@ def look(urls: Sequence[str]) -> tuple[Snapshot, list[str]]:
 
 def _node(url: str) -> Node | AskError:
     try:
-        return Node.of(text_at(url))
+        return Node.of(text_at(url, option="--metrics"))
     except AskError as error:
         return error
     except ValueError as error:

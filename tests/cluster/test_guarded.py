@@ -95,6 +95,21 @@ def test_a_key_comes_and_goes_within_a_second_while_the_cluster_runs(guarded: Se
         assert http.get("/", headers={"accept": "text/html"}).status_code == 200
 
 
+def test_a_models_readiness_needs_no_key_and_its_statistics_one_for_its_task(guarded: Serving, folder: Path) -> None:
+    of_model, of_task = f"/v2/models/{TASK}", f"/{TASK}/v2/models/{TASK}"
+    for key in (keys(folder, "add", "own", "--task", TASK), keys(folder, "add", "other", "--task", "translation")):
+        with client(guarded, folder, key) as http:
+            until(lambda: http.get("/").status_code == 200)
+            names = [one["name"] for one in http.get("/v2/models/stats").json()["model_stats"]]
+            stats = [http.get(f"{prefix}/stats").status_code for prefix in (of_model, of_task)]
+        assert (names, stats) in (([TASK], [200, 200]), ([], [403, 403]))
+    with client(guarded, folder, None) as http:
+        for path in (f"{of_model}/ready", f"{of_task}/ready", f"/{TASK}/v2/health/ready", "/ready/"):
+            assert http.get(path).status_code == 200
+        for path in (of_model, f"{of_model}/stats", "/console/v2/models/stats", "/console/v2/repository/index"):
+            assert http.get(path).status_code == 401
+
+
 def test_no_key_and_no_text_is_in_a_file_of_the_cluster(guarded: Serving, folder: Path) -> None:
     key, text = keys(folder, "add", "bob"), "a-sentence-that-nobody-else-writes"
     with client(guarded, folder, key) as http:

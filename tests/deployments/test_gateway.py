@@ -434,6 +434,41 @@ def call(name: str, expected: int = 200, /, **fields: Any) -> Any:
     return message(f"{name}Response").FromString(only(response.content)) if expected == 200 else response.json()
 
 
+def test_a_key_for_some_tasks_reads_their_statistics_alone(serve: Serve) -> None:
+    """The ingress says which those are."""
+    serve.replicas["text-classification.large"] = 1
+    classification = {"x-sextet-tasks": "|summarization|text-classification|"}
+
+    def named(path: str) -> tuple[int, Any]:
+        answer = asyncio.run(Client().get(path, **classification))
+        return answer.status_code, [one["name"] for one in answer.json().get("model_stats", ())]
+
+    def called(name: str) -> tuple[int, list[str]]:
+        body = framed(message("ModelStatisticsRequest")(name=name).SerializeToString())
+        sent = Client().post("/grpc/ModelStatistics", body, content_type="application/grpc", **classification)
+        answer = asyncio.run(sent)
+        if answer.status_code != 200:
+            return answer.status_code, []
+        found = message("ModelStatisticsResponse").FromString(only(answer.content)).model_stats
+        return 200, [one.name for one in found]
+
+    for ask, all_of_them in ((named, "/v2/repository/models/stats"), (called, "")):
+        path = "/v2/repository/models/{}/stats" if all_of_them else "{}"
+        assert ask(all_of_them) == (200, ["text-classification", "large"])
+        assert ask(path.format("large")) == (200, ["large"])
+        assert ask(path.format("text-generation")) == (403, [])
+
+
+def test_the_probe_of_a_model_that_is_not_there_names_no_other(serve: Serve) -> None:
+    """It needs no key."""
+    for fields in ({"name": "x"}, {"name": "text-generation", "version": "2"}):
+        body = framed(message("ModelReadyRequest")(**fields).SerializeToString())
+        answer = asyncio.run(Client().post("/grpc/ModelReady", body, content_type="application/grpc"))
+
+        assert answer.status_code == 404
+        assert "text-classification" not in answer.text
+
+
 def test_the_calls_of_grpc_that_belong_to_no_replica(serve: Serve) -> None:
     serve.replicas["text-generation"] = 0
 

@@ -32,7 +32,7 @@ from deployments.ingress.access import (
 from deployments.ingress.config import IngressConfig
 from deployments.ingress.drain import REFUSING
 from deployments.ingress.grpc.sections import APPLICATION_VARIABLE
-from deployments.ingress.limits import PAGES, UNAVAILABLE, connections
+from deployments.ingress.limits import PAGES, UNAVAILABLE, body_timeout, connections
 from deployments.ingress.lines import APPLICATION, MODEL, MODELS, PREFIX, SECRET, TASK, GrpcLines
 from deployments.ingress.model_rules.rules import ASKED_TASK, CHOSEN, HEADER, SPLIT, shares
 from deployments.ingress.overload import IF_LATE, OVERLOADED, overload
@@ -52,7 +52,7 @@ _REFUSED = "http-request return status 200 hdr grpc-status"
 _NAME = "txn.sextet_name"
 _IS_INFER = f"{{ path {SERVICE}ModelInfer {SERVICE}ModelStreamInfer }}"
 _IS_STREAM = f"{{ path {SERVICE}ModelStreamInfer }}"
-_IS_OPEN = f"{{ path {SERVICE}ServerLive {SERVICE}ServerReady }}"
+_IS_OPEN = f"{{ path {SERVICE}ServerLive {SERVICE}ServerReady {SERVICE}ModelReady }}"
 _IS_APPLICATION = f"{{ var({APPLICATION_VARIABLE}) -m str {APPLICATION} }}"
 _ASKS = f"{{ var({ASKED_TASK}) -m str {TASK} }}"
 
@@ -84,7 +84,7 @@ def grpc(config: IngressConfig, folder: Path, bind_options: str) -> GrpcLines:
             rf"http-request replace-path ^{SERVICE}(.*)$ /grpc/\1 if {{ path_beg {SERVICE} }}",
             f"http-request set-var({APPLICATION_VARIABLE}) str(gateway) if !{{ var({APPLICATION_VARIABLE}) -m found }}",
         ),
-        backend=(*pages, *refusing.backend, *_translation()),
+        backend=(*pages, *refusing.backend, *body_timeout(config.limits), *_translation()),
         nowhere=tuple(refusal(UNAVAILABLE, "TRUE")),
     )
 

@@ -59,6 +59,7 @@ def models(body_timeout_s: int, traffic: bool) -> Lines:
             f"http-request replace-path ^{PREFIX}/v1/models(/.*)?$ /catalog/{TASK}/v1/models\\1 if {_OPEN} METH_GET",
             f"http-request wait-for-body time {body_timeout_s}s if {_OPEN} {_NAMES}",
             f"http-request set-var({SPLIT}) bool(true) if {_OPEN} {_SHARED}",
+            f"http-request unset-var({SPLIT}) if {_OPEN} METH_GET {{ path_beg {PREFIX}/v2/models/ }}",  # it is named
             f"http-request set-var({CHOSEN}) req.body,json_query('$.model') if {_OPEN} {_NAMES}",
             f"http-request unset-var({SPLIT}) if {_ASKS} {{ var({CHOSEN}) -m str {MODELS} }}",
             *(shares() if traffic else ()),

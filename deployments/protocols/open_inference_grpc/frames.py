@@ -19,7 +19,7 @@ from pipelines.errors import InvalidInputError
 
 MEDIA_TYPE = "application/grpc"
 MEDIA_TYPES = (MEDIA_TYPE, f"{MEDIA_TYPE}+proto")
-OK, INVALID_ARGUMENT, UNAVAILABLE = 0, 3, 14
+OK, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE = 0, 3, 8, 14
 _HEAD = struct.Struct(">BI")
 
 

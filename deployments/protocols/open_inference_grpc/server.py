@@ -1,6 +1,7 @@
 """The calls that belong to no model's replica: the gateway answers them, at /grpc/<call>."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 from typing import Protocol as Interface
 
@@ -8,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from deployments.config import task_of
-from deployments.http.errors import MethodNotAllowedError
-from deployments.http.request import read_body
+from deployments.http.errors import MethodNotAllowedError, RouteNotFoundError
+from deployments.http.request import may_ask, read_body
 from deployments.protocols.open_inference import READY, model_metadata, server_metadata
 from deployments.protocols.open_inference_grpc.frames import MEDIA_TYPES, GrpcResponse, only
 from deployments.protocols.open_inference_grpc.messages import decoded, message
@@ -32,8 +33,12 @@ class Models(Interface):
     async def index(self) -> list[dict[str, Any]]:
         """Entries of Triton's repository index."""
 
-    async def statistics(self, name: str | None = None, version: str = "") -> list[dict[str, Any]]:
-        """Entries of Triton's `model_stats`; raises RouteNotFoundError."""
+    async def statistics(self, name: str | None, version: str, may: "MayAsk") -> list[dict[str, Any]]:
+        """Entries of Triton's `model_stats`; raises RouteNotFoundError, ForbiddenError."""
+
+
+MayAsk = Callable[[str], bool]
+"""Whether who asks has a key for a task."""
 
 
 class ServerCalls:
@@ -41,7 +46,7 @@ class ServerCalls:
 
     def __init__(self, models: Models, version: str) -> None:
         self._models, self._version = models, version
-        self._calls: dict[str, Callable[[Any], Awaitable[dict[str, Any]]]] = {
+        self._calls: dict[str, Callable[[Any, MayAsk], Awaitable[dict[str, Any]]]] = {
             "ServerLive": self._live,
             "ServerReady": self._ready,
             "ServerMetadata": self._metadata,
@@ -57,29 +62,32 @@ class ServerCalls:
             names = ", ".join([*self._calls, "ModelInfer", "ModelStreamInfer"])
             raise MethodNotAllowedError(f"{shown(call)} is not served; allowed: {names}", names)
         body = await read_body(request, MAX_BYTES, MEDIA_TYPES)
-        asked = decoded(f"{call}Request", only(body))
-        return GrpcResponse(message(f"{call}Response")(**await self._calls[call](asked)).SerializeToString())
+        asked, may = decoded(f"{call}Request", only(body)), partial(may_ask, request.headers)
+        return GrpcResponse(message(f"{call}Response")(**await self._calls[call](asked, may)).SerializeToString())
 
-    async def _live(self, asked: Any) -> dict[str, Any]:
+    async def _live(self, asked: Any, may: MayAsk) -> dict[str, Any]:
         return {"live": True}
 
-    async def _ready(self, asked: Any) -> dict[str, Any]:
+    async def _ready(self, asked: Any, may: MayAsk) -> dict[str, Any]:
         ready = await self._models.readiness()
         return {"ready": bool(ready) and all(ready.values())}
 
-    async def _metadata(self, asked: Any) -> dict[str, Any]:
+    async def _metadata(self, asked: Any, may: MayAsk) -> dict[str, Any]:
         return server_metadata(self._version)
 
-    async def _model_ready(self, asked: Any) -> dict[str, Any]:
-        application, _ = await self._models.found(asked.name, asked.version)
+    async def _model_ready(self, asked: Any, may: MayAsk) -> dict[str, Any]:
+        try:
+            application, _ = await self._models.found(asked.name, asked.version)
+        except RouteNotFoundError as error:  # a probe needs no key, and is not told which models there are
+            raise RouteNotFoundError(str(error).partition("; allowed: ")[0]) from None
         return {"ready": (await self._models.readiness()).get(application, False)}
 
-    async def _model_metadata(self, asked: Any) -> dict[str, Any]:
+    async def _model_metadata(self, asked: Any, may: MayAsk) -> dict[str, Any]:
         application, _ = await self._models.found(asked.name, asked.version)
         return model_metadata(TASKS[task_of(application)], asked.name)
 
-    async def _statistics(self, asked: Any) -> dict[str, Any]:
-        return {"model_stats": await self._models.statistics(asked.name or None, asked.version)}
+    async def _statistics(self, asked: Any, may: MayAsk) -> dict[str, Any]:
+        return {"model_stats": await self._models.statistics(asked.name or None, asked.version, may)}
 
-    async def _index(self, asked: Any) -> dict[str, Any]:
+    async def _index(self, asked: Any, may: MayAsk) -> dict[str, Any]:
         return {"models": [one for one in await self._models.index() if one["state"] == READY or not asked.ready]}

@@ -18,10 +18,12 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from deployments.config import LimitsConfig
+from deployments.http.receiving import RECEIVING, STALLED, Arriving
 from deployments.protocols.open_inference_grpc.frames import (
     INVALID_ARGUMENT,
     MEDIA_TYPE,
     OK,
+    RESOURCE_EXHAUSTED,
     UNAVAILABLE,
     first,
     framed,
@@ -78,8 +80,20 @@ class Stream(Response):
 
     async def _read(self, receive: Receive) -> tuple[int, str] | None:
         """Begin with each message as it comes; returns how the stream is to end, None where the client has left."""
+        try:
+            async with asyncio.timeout(None) as timeout:
+                arriving = Arriving(timeout)
+                try:
+                    return await self._read_messages(receive, arriving)
+                finally:
+                    RECEIVING.left(arriving)
+        except TimeoutError:
+            return RESOURCE_EXHAUSTED, STALLED
+
+    async def _read_messages(self, receive: Receive, arriving: Arriving) -> tuple[int, str] | None:
         buffer, more = bytearray(), True
         while more:
+            RECEIVING.grown(arriving, len(buffer), self._max_bytes)
             received = await receive()
             if received["type"] == "http.disconnect":
                 return None

@@ -11,6 +11,8 @@ import pytest
 
 from deployments.cluster import local_ray
 from deployments.cluster.local_ray import remove_stale
+from deployments.ingress.config import Address, IngressConfig
+from pipelines.errors import ConfigurationError
 
 LAUNCHER = """
 import sys, time
@@ -74,5 +76,26 @@ def test_a_launcher_that_ends_takes_its_folder_along(folders: Path) -> None:
     with launched(folders) as (process, folder):
         assert folder.name.startswith(f"sextet-{process.pid}-")
         process.communicate("", timeout=30)
+
+    assert list(folders.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("ingress", "host", "message"),
+    [
+        (IngressConfig(keys="keys"), "127.0.0.1", "ingress has keys, which Ray Serve's Python proxy does not know"),
+        (IngressConfig(hosts=("a.example",), grpc_port=9), "127.0.0.1", "ingress has hosts, grpc_port, which"),
+        (IngressConfig(), "0.0.0.0", "Python proxy would listen on 0.0.0.0, and knows no keys"),
+    ],
+)
+def test_without_haproxy_what_would_guard_the_ingress_is_refused(
+    ingress: IngressConfig, host: str, message: str, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "0")
+    with (
+        pytest.raises(ConfigurationError, match=message),
+        local_ray.environment(ingress, Address(host, 8000), lambda line: None, 1.0),
+    ):
+        pass
 
     assert list(folders.iterdir()) == []

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import uvicorn
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from deployments.config import model_of, route_of, task_of
@@ -99,6 +100,9 @@ class Cluster:
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
+            return
+        if scope["path"] == "/-/healthz":  # of Ray Serve
+            await Response()(scope, receive, send)
             return
         prefixes = {route_of(name): one for name, one in self.servers.items()}
         path = f"{scope['path']}/"

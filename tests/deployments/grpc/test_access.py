@@ -1,12 +1,12 @@
 """Who is answered at the port for gRPC: keys, their tasks and rates, TLS, interfaces; overload and ends as on HTTP."""
 
 import queue
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 import tritonclient.grpc as triton
@@ -21,6 +21,7 @@ from deployments.ingress.overload import OVERLOADED
 from pipelines.errors import ConfigurationError
 from tests.certificates import Authority
 from tests.deployments.grpc.served import Served, served, tensor
+from tests.deployments.ingress.running import own_address
 from tests.deployments.ingress.running import running as running_alone
 
 TASK, OTHER = "text-classification", "text-generation"
@@ -85,6 +86,30 @@ def test_a_key_comes_as_authorization_or_as_x_api_key(guarded: Served, keys: tup
         assert ask(guarded, headers=headers) == "OK"
     for refused in ({}, {"x-api-key": "x"}, {"authorization": key["all"]}):
         assert ask(guarded, headers=refused).startswith("UNAUTHENTICATED the request has no key that is known here")
+
+
+def test_only_probes_need_no_key_whatever_stands_before_or_behind_their_path(guarded: Served) -> None:
+    service = "/inference.GRPCInferenceService"
+    probes = ("ServerLive", "ServerReady", "ModelReady")
+    others = ("ServerMetadata", "ModelMetadata", "ModelStatistics", "RepositoryIndex", "ModelInfer", "ModelStreamInfer")
+    disguised = [f"{service}/{probe}{end}" for probe in probes for end in ("/", "%20", f"/../{TASK}", ";ModelInfer")]
+    disguised += [
+        "/",
+        f"/{TASK}/grpc/ModelInfer",
+        f"{service}/../grpc/ModelInfer",
+        f"{service}/ServerLive{service}/ModelInfer",
+    ]
+
+    def code(path: str) -> str:
+        with grpc.insecure_channel(guarded.address) as channel:
+            with pytest.raises(grpc.RpcError) as refused:
+                channel.unary_unary(path)(b"", timeout=60)
+            return str(refused.value.code().name)
+
+    # There is no gateway in this test.
+    assert {code(f"{service}/{one}") for one in probes} == {"UNAVAILABLE"}
+    assert {code(f"{service}/{one}") for one in others} == {"UNAUTHENTICATED"}
+    assert {code(path) for path in disguised} <= {"UNAUTHENTICATED", "UNIMPLEMENTED"}
 
 
 def test_a_key_is_for_its_tasks_and_has_a_rate(guarded: Served, keys: tuple[Path, dict[str, str]]) -> None:
@@ -227,10 +252,3 @@ def test_a_port_of_both_is_refused() -> None:
         IngressConfig(grpc_port=8000).check(Address("127.0.0.1", 8000))
     with pytest.raises(ConfigurationError, match="grpc_port is 0"):
         IngressConfig.from_user_config({"ingress": {"grpc_port": 0}})
-
-
-def own_address() -> str:
-    """This machine's address beyond loopback."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))
-        return str(probe.getsockname()[0])

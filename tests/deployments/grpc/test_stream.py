@@ -1,8 +1,11 @@
 """ModelStreamInfer through HAProxy: several requests on one stream of tritonclient.grpc, answered as they are ready."""
 
 import queue
+import select
+import socket
+import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,12 @@ import tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 import pipelines
+from deployments.http import receiving
 from tests.deployments.grpc.served import Served, served, tensor
 from tests.deployments.grpc.test_infer import TEXTS, approximately, documents, wait_until
 
 TASK, ENCODER = "text-generation", "text-classification"
+MIB = 2**20
 GREEDY: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False}
 
 
@@ -224,3 +229,28 @@ def message(request_id: str, model: str = TASK, texts: list[str] | None = None, 
         else:
             request.parameters[name].int64_param = value
     return request
+
+
+def test_streams_whose_messages_stall_are_ended_before_they_fill_the_memory(
+    cluster: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked at the replica: each has sent a megabyte of two, and what comes is still answered."""
+    monkeypatch.setattr(receiving, "MOST_BYTES", 3 * MIB)
+    monkeypatch.setattr(receiving, "MOST_BODIES", 0)
+    part = struct.pack(">BI", 0, 2 * MIB) + bytes(MIB)
+    head = f"POST /{ENCODER}/grpc/ModelStreamInfer HTTP/1.1\r\nhost: a\r\ncontent-type: application/grpc\r\n"
+    head += "transfer-encoding: chunked\r\nx-request-disconnect-disabled: ?1\r\n\r\n"
+    with ExitStack() as stack, streaming(cluster) as stream:
+        stalled = []
+        for _ in range(6):
+            opened = socket.create_connection(("127.0.0.1", cluster.replicas[ENCODER].port), timeout=60)
+            stalled.append(stack.enter_context(opened))
+            opened.sendall(head.encode() + b"%x\r\n%b\r\n" % (len(part), part))
+        ended = [b""] * len(stalled)
+        while sum(b"grpc-status: 8" in one for one in ended) < 4:
+            readable = select.select(stalled, [], [], 60)[0]
+            assert readable
+            for one in readable:
+                ended[stalled.index(one)] += one.recv(65536)
+        stream.ask(ENCODER, ["a film"])
+        assert len(stream.whole()) == 1

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
 from ray.serve.config import HTTPOptions
 
 from deployments.cluster.ray_environment import TUNED, spare_port
 from deployments.ingress import haproxy
-from deployments.ingress.config import IngressConfig
+from deployments.ingress.config import Address, IngressConfig
 from deployments.ingress.haproxy import command as ask_admin
 from deployments.ingress.settings import settings
 
@@ -30,11 +31,13 @@ START_S = 30.0
 def ray_file(
     folder: Path, prefixes: Mapping[str, str] = APPLICATIONS, ports: Mapping[str, int] | None = None, **options: Any
 ) -> Path:
-    """Ray's own file for applications at some prefixes, each with one replica at some port."""
+    """Ray's own file for applications at some prefixes, each with one replica at some port; that of the fallback proxy
+    is `ports["proxy"]`.
+    """
     backends = {}
     for name, prefix in prefixes.items():
         replica = ServerConfig(name=f"replica-{name}", host="127.0.0.1", port=(ports or {}).get(name, 9))
-        fallback = ServerConfig(name="proxy", host="127.0.0.1", port=9)
+        fallback = ServerConfig(name="proxy", host="127.0.0.1", port=(ports or {}).get("proxy", 9))
         backends[f"http-{name}"] = BackendConfig(
             name=f"http-{name}", path_prefix=prefix, app_name=name, servers=[replica], fallback_server=fallback
         )
@@ -51,6 +54,16 @@ def ray_file(
     api = HAProxyApi(config, backends, config_file_path=f"{folder}/haproxy.cfg")
     api._generate_config_file_internal()
     return folder / "haproxy.cfg"
+
+
+def own_address() -> str:
+    """An address of this machine that is not loopback; nothing is sent to find it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("this machine has loopback alone")
+        return str(probe.getsockname()[0])
 
 
 def command(folder: Path, file: Path, config: IngressConfig | None = None, address: str = "") -> list[str]:
@@ -109,7 +122,7 @@ class Running:
 
     @property
     def url(self) -> str:
-        return f"{'https' if self.config.tls else 'http'}://{self.host}:{self.port}"
+        return Address(self.host, self.port).url(self.config)
 
     @property
     def admin(self) -> Path:
@@ -124,7 +137,7 @@ class Running:
         timeouts: dict[str, Any] = {"timeout_connect_s": 5, "timeout_client_s": 60, "timeout_server_s": 60}
         own = {**spare, **timeouts, **self.options}
         file = ray_file(self.folder, self.applications, ports=self.ports, http_options=loopback, **own)
-        run = command(self.folder, file, self.config, f"{self.host}:{self.port}")
+        run = command(self.folder, file, self.config, Address(self.host, self.port).text())
         haproxy.tell(self.folder, (), self.configured, 0, self.adapters)
         self.processes.append(subprocess.Popen([*run, *options]))
         give_up_at = time.monotonic() + START_S
@@ -159,14 +172,17 @@ def running(
     config: IngressConfig | None = None,
     host: str = "127.0.0.1",
     applications: Mapping[str, str] = APPLICATIONS,
+    elsewhere: Mapping[str, int] | None = None,
+    adapters: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Iterator[Running]:
-    """HAProxy in front of a replica of each application, which are given with their prefixes; `options` are of Ray's
-    own configuration.
+    """HAProxy in front of a replica of each application, which are given with their prefixes; `elsewhere` are ports of
+    some that run, or do not, outside, `adapters` those with their base. `options` are of Ray's own configuration.
     """
     replicas = {name: Replica(name) for name in applications}
-    ports = {name: replica.server_address[1] for name, replica in replicas.items()}
+    ports = {name: replica.server_address[1] for name, replica in replicas.items()} | dict(elsewhere or {})
     ingress = Running(folder, config or IngressConfig(), host, spare_port(), ports, applications, options)
+    ingress.adapters = adapters or {}
     try:
         ingress.start()
         yield ingress

@@ -2,14 +2,14 @@
 
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from deployments.ingress.config import ConnectionLimits, IngressConfig
+from deployments.ingress.config import IngressConfig
 from pipelines.errors import ConfigurationError
-from tests.deployments.ingress.running import Running, running
+from tests.deployments.ingress.running import Running, own_address, running
 
 TASK = "/text-classification"
 CHAT = "/v1/chat/completions"
@@ -194,65 +194,6 @@ def test_a_waiver_in_words_answers_everybody(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("SEXTET_OPEN_TO_EVERYBODY", "1")
     with running(tmp_path, host=own_address()) as ingress, ingress.client() as client:
         assert client.get(TASK).status_code == 200
-
-
-def test_connections_of_one_client_have_a_bound_and_those_of_others_stay(tmp_path: Path) -> None:
-    config = IngressConfig(limits=ConnectionLimits(max_connections_per_client=5))
-    with running(tmp_path, config) as ingress, ExitStack() as stack:
-
-        def connect(address: str) -> socket.socket:
-            source = (address, 0)
-            return stack.enter_context(
-                socket.create_connection((ingress.host, ingress.port), timeout=30, source_address=source)
-            )
-
-        first = [connect("127.0.0.1") for _ in range(5)]
-        for one in first:
-            assert answers(one)
-        assert ingress.raw(b"GET /ready HTTP/1.0\r\n\r\n") == b""  # a sixth is closed without a word
-        assert answers(connect("127.0.0.2"))
-        assert all(answers(one) for one in first)
-
-
-def answers(connection: socket.socket) -> bool:
-    """Whether a request on a connection that is kept gets its answer."""
-    connection.sendall(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
-    answer = b""
-    while not answer.endswith(b"}}"):
-        answer += (some := connection.recv(65536))
-        if not some:
-            return False
-    return answer.startswith(b"HTTP/1.1 200 ")
-
-
-def test_idle_connections_and_slow_heads_block_nobody(ingress: Running) -> None:
-    """4,200 of them, of which each used to take one of 4,096 places for a minute."""
-    with ExitStack() as stack:
-        for number in range(4_200):
-            idle = stack.enter_context(socket.create_connection((ingress.host, ingress.port), timeout=30))
-            if number % 3 == 1:
-                idle.sendall(b"POST /text-classification HTTP/1.1\r\nhost: localhost\r\nx-slow")
-            elif number % 3 == 2:
-                idle.sendall(b"POST /text-classification HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n{")
-        with ingress.client() as client:
-            assert [client.get(path).status_code for path in ("/ready", TASK)] == [200, 200]
-
-
-def test_a_head_that_does_not_come_ends_the_connection(tmp_path: Path) -> None:
-    with running(tmp_path, IngressConfig(limits=ConnectionLimits(head_timeout_s=1))) as ingress:
-        answer = ingress.raw(b"POST /text-classification HTTP/1.1\r\nhost: localhost\r\nx-slow")
-
-    assert answer.startswith(b"HTTP/1.1 408 ")
-
-
-def own_address() -> str:
-    """An address of this machine that is not loopback; nothing is sent to find it."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-        except OSError:
-            pytest.skip("this machine has loopback alone")
-        return str(probe.getsockname()[0])
 
 
 @pytest.mark.parametrize("is_wanted", [False, True])

@@ -123,7 +123,7 @@ def test_probes_and_the_console_need_no_key_and_the_catalog_does(ingress: Runnin
         assert client.get("/", headers={"accept": "text/html,*/*"}).status_code == 200
         assert client.get("/").status_code == 401
         assert client.get("/openapi.json").status_code == 401
-        for path in ("/console", "/ready/", "/ready/x", "//ready", "/console/../text-classification", "/-/routes"):
+        for path in ("/console", "/ready/x", "//ready", "/console/../text-classification", "/-/routes"):
             refused = client.build_request("GET", "/")
             refused.url = httpx.URL(ingress.url).copy_with(raw_path=path.encode())
             answer = client.send(refused)
@@ -198,6 +198,57 @@ def test_a_key_has_a_rate_of_its_own(ingress: Running, file: Path) -> None:
     assert 1 <= int(answers[-1].headers["retry-after"]) <= 60
     assert (chat.status_code, chat.json()["error"]["type"]) == (429, "rate_limit_error")
     assert status(ingress, many) == 200
+
+
+def test_after_a_burst_a_key_is_told_when_its_minute_ends_on_both_sides_of_a_reload(
+    ingress: Running, file: Path
+) -> None:
+    few, many = added(file, "few", per_minute=3), added(file, "many", per_minute=600)
+
+    def shown(what: str) -> str:
+        return ask_admin(ingress.admin, f"show {what}")
+
+    until(lambda: " many:600:" in shown(f"map {ingress.folder}/keys.map"), "the keys became valid")
+    until(lambda: bool(int(shown("peers").split("flags=")[1].split()[0], 16) & TAUGHT), "the first process was taught")
+
+    began_at: dict[str, float] = {}
+
+    def is_told_its_end(key: str) -> bool:
+        """In its first minute nothing of a window decays: whoever asks earlier is refused again."""
+        with ingress.client(key) as client:
+            began_at.setdefault(key, time.monotonic())
+            while (answer := client.get(TASK)).status_code == 200:
+                pass
+        left_s = 60 - (time.monotonic() - began_at[key])
+        return answer.status_code == 429 and left_s <= int(answer.headers["retry-after"]) <= 60
+
+    assert is_told_its_end(few)
+    assert is_told_its_end(many)
+    ingress.reload()
+    until(lambda: " gpc0=600 " in shown("table sextet_keys"), "the new process learned")
+    assert is_told_its_end(few)
+
+
+@pytest.mark.parametrize(
+    ("before", "counted", "left_s", "wait_s"),
+    # In the middle of a window, of the one before half counts: of 120, 60 + 0; a sixtieth of a minute frees one more.
+    [(120, 0, 30, range(1, 2)), (60, 30, 30, range(1, 2)), (10, 55, 30, range(5, 7)), (0, 60, 30, range(29, 31))],
+)
+def test_in_later_minutes_a_key_waits_for_what_decays_of_the_one_before(
+    ingress: Running, file: Path, before: int, counted: int, left_s: int, wait_s: range
+) -> None:
+    """The table as HAProxy would have it then."""
+    key = added(file, "steady", per_minute=60)
+    until(lambda: status(ingress, key) == 200, "the key became valid")
+    began = int(1000 * (time.time() - 60 + left_s)) & 0xFFFFFFFF
+    rate = before * left_s // 60 + counted
+    entry = f"data.gpt {began} data.gpc0 {counted} data.gpc0_rate {rate}"
+    assert not ask_admin(ingress.admin, f"set table sextet_keys key steady {entry}").strip()
+
+    with ingress.client(key) as client:
+        answer = client.get(TASK)
+
+    assert (answer.status_code, int(answer.headers["retry-after"]) in wait_s) == (429, True), answer.headers
 
 
 def test_a_reload_gives_a_key_no_new_minute(ingress: Running, file: Path) -> None:

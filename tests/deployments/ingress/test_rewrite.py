@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from deployments.ingress.lines import Alias, Lines, Settings
 from deployments.ingress.model_rules.aliases import aliases
 from deployments.ingress.rewrite import RewriteError, rewrite
 from deployments.ingress.settings import settings
-from tests.deployments.ingress.running import APPLICATIONS, command, ray_file, running
+from tests.deployments.ingress.running import APPLICATIONS, command, own_address, ray_file, running
 
 ALIASED = Settings(aliases=(Alias("/v1", "text-generation", "/v1"),))
 NODE = "/node"
@@ -162,6 +163,16 @@ def test_haproxy_takes_the_rewritten_file_whatever_ray_was_told(
     for header in (CLIENT_HEADER, CLASS_HEADER):
         assert text_of(file).count(f"http-request set-header {header} ") == frontends
     assert text_of(file).count("timeout http-request") == 1
+
+
+def test_rays_own_grpc_stays_on_loopback_whatever_the_ingress_listens_on(tmp_path: Path) -> None:
+    port, host = spare_port(), own_address()
+    options = gRPCOptions(port=port, grpc_servicer_functions=["a.b"])
+    with running(tmp_path, IngressConfig(open_to_everybody=True), host, grpc_options=options) as ingress:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((host, port), timeout=30)
+        socket.create_connection(("127.0.0.1", port), timeout=30).close()
+        socket.create_connection((host, ingress.port), timeout=30).close()
 
 
 @pytest.mark.parametrize(

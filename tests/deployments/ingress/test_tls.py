@@ -154,6 +154,50 @@ def test_clients_may_need_a_certificate(
         assert status(ingress, authority, "stranger") == b""
 
 
+def test_another_authority_of_clients_holds_without_a_restart_and_half_of_one_changes_nothing(
+    authority: Authority, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder, foreign, ca = tmp_path / "node", tmp_path / "foreign", tmp_path / "clients.pem"
+    folder.mkdir()
+    foreign.mkdir()
+    own = (authority.folder / "ca.pem").read_bytes()
+    other = Authority.make(foreign)
+    other.issue("stranger", "stranger")
+    for end in ("pem", "key"):
+        (authority.folder / f"stranger.{end}").write_bytes((foreign / f"stranger.{end}").read_bytes())
+    ca.write_bytes(own)
+    config = IngressConfig(tls=TlsConfig(str(pair[0]), str(pair[1]), str(ca)))
+
+    def until_answered(ingress: Running, client: str) -> None:
+        give_up_at = time.monotonic() + PATIENCE_S
+        while status(ingress, authority, client) != b"200":
+            assert time.monotonic() < give_up_at
+            time.sleep(0.1)
+
+    with running(folder, config) as ingress:
+        processes = [one.pid for one in ingress.processes]
+        ca.write_bytes((foreign / "ca.pem").read_bytes())
+        until_answered(ingress, "stranger")
+        assert status(ingress, authority, "client") == b""
+        for damaged in (own[: len(own) // 2], b"", (foreign / "ca.pem").read_bytes() + own[:200]):
+            ca.write_bytes(damaged)
+            time.sleep(1)
+            assert (status(ingress, authority, "stranger"), status(ingress, authority, "client")) == (b"200", b"")
+        assert [one.pid for one in ingress.processes] == processes
+        ingress.reload()
+        assert (status(ingress, authority, "stranger"), status(ingress, authority, "client")) == (b"200", b"")
+        ca.write_bytes(own)
+        until_answered(ingress, "client")
+
+
+def test_an_authority_that_is_none_is_said_before_anything_starts(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("-----BEGIN CERTIFICATE-----\nAA", encoding="ascii")
+    config = IngressConfig(tls=TlsConfig(str(pair[0]), str(pair[1]), str(tmp_path / "ca.pem")))
+
+    with pytest.raises(ConfigurationError, match="ca.pem has no certificates of an authority in PEM"):
+        config.check(Address("127.0.0.1", 8000))
+
+
 def test_a_file_that_is_missing_is_said_before_anything_starts(pair: tuple[Path, Path]) -> None:
     address = Address("127.0.0.1", 8000)
 

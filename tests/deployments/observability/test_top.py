@@ -148,11 +148,11 @@ class NodeOf(LocalServer):
         return "".join(f"{line}\n" for line in lines)
 
 
-def printed(*urls: str, every: str = "0.5") -> "subprocess.CompletedProcess[str]":
+def printed(*urls: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     """`sextet top --once` of some nodes."""
     options = [option for url in urls for option in ("--metrics", url)]
-    command = [sys.executable, "-m", "sextet", "top", "--once", "--every", every, *options]
-    wide = os.environ | {"COLUMNS": "200"}
+    command = [sys.executable, "-m", "sextet", "top", "--once", "--every", "0.5", *options]
+    wide = os.environ | {"COLUMNS": "200"} | environment
     return subprocess.run(command, capture_output=True, text=True, env=wide, timeout=60)
 
 
@@ -160,6 +160,7 @@ def test_the_command_adds_up_the_nodes_that_it_is_given() -> None:
     with NodeOf("a", 100, waiting=3) as one, NodeOf("b", 200, waiting=4) as two:
         found = printed(one.url, two.url)
         alone = printed(one.url)
+        named = printed(SEXTET_METRICS=f"{one.url} {two.url}")
 
     assert found.returncode == 0, found.stderr
     head, *lines = (line.split() for line in found.stdout.splitlines() if line.strip())
@@ -168,7 +169,7 @@ def test_the_command_adds_up_the_nodes_that_it_is_given() -> None:
     assert line[:3] == [TASK, "m", "2"]
     assert 0 < float(line[3]) <= 600
     assert (line[4], line[5:7], line[9]) == ("0.0%", ["75", "ms"], "7")
-    assert [one.split()[2] for one in alone.stdout.splitlines()[1:2]] == ["1"]
+    assert [run.stdout.splitlines()[1].split()[2] for run in (alone, named)] == ["1", "2"]
 
 
 def test_a_node_that_is_lost_is_named_and_the_others_are_shown_with_their_own_rates() -> None:
@@ -212,3 +213,5 @@ def test_an_address_that_hands_out_something_else_is_told_in_one_line() -> None:
         found = printed(one.url)
     (line,) = found.stderr.splitlines()
     assert line.startswith(f"sextet: {one.url} hands out no metrics (")
+    (line,) = printed("nowhere").stderr.splitlines()
+    assert line.startswith("sextet: --metrics: unknown url type: 'nowhere'; allowed: ")
