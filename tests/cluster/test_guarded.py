@@ -178,7 +178,7 @@ def test_replicas_take_calls_of_grpc_from_holders_of_the_token_alone(guarded: Se
             try:
                 channel.unary_unary("/ray.serve.ASGIService/HandleRequest")(b"", metadata=metadata, timeout=10)
             except grpc.RpcError as error:
-                return error.code()  # type: ignore[no-any-return, attr-defined]
+                return error.code()
         return grpc.StatusCode.OK
 
     ports = [port for _, _, port in listeners(replicas)]
