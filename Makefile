@@ -36,7 +36,7 @@ models: $(VENV)/serve-$(RUNTIME).installed
 	@$(BIN)/sextet export --all cluster.yaml
 
 # What starts a Ray cluster measures time, and Ray has ports of its own: it goes after the rest, one test after another.
-test: check $(VENV)/transformers5.installed
+test: check $(VENV)/transformers5.installed $(VENV)/kserve.installed
 	$(BIN)/python -m pytest -m "not cluster"
 	$(BIN)/python -m pytest -m cluster
 
@@ -92,17 +92,18 @@ $(VENV)/dev.installed: $(VENV)/serve-$(RUNTIME).installed requirements/dev.lock
 	@$(PIP) install --progress-bar on --no-compile --no-deps --require-hashes -r requirements/dev.lock
 	@touch $@
 
-# An environment inside the other one, whose packages it takes where the lock names no other version: torch is there once.
 transformers5: $(VENV)/transformers5.installed
 
-$(VENV)/transformers5.installed: $(VENV)/serve-$(RUNTIME).installed requirements/transformers5.lock
-	@echo "installing transformers 5 into $(VENV)/transformers5"
-	@rm -rf $(VENV)/transformers5
-	@$(BIN)/python -m venv --without-pip $(VENV)/transformers5
+# Environments inside the other one, whose packages they take where their lock names no other version: torch is there once.
+$(VENV)/transformers5.installed $(VENV)/kserve.installed: $(VENV)/%.installed: $(VENV)/serve-$(RUNTIME).installed \
+		requirements/%.lock
+	@echo "installing $* into $(VENV)/$*"
+	@rm -rf $(VENV)/$*
+	@$(BIN)/python -m venv --without-pip $(VENV)/$*
 	@$(BIN)/python -c "import sysconfig; print(f'import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})')" \
-		> $$($(VENV)/transformers5/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/outer.pth
-	@$(PIP) --python $(VENV)/transformers5/bin/python install --progress-bar on --no-compile --no-deps --require-hashes \
-		-r requirements/transformers5.lock
+		> $$($(VENV)/$*/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/outer.pth
+	@$(PIP) --python $(VENV)/$*/bin/python install --progress-bar on --no-compile --no-deps --require-hashes \
+		-r requirements/$*.lock
 	@touch $@
 
 # Versions stay where pyproject.toml allows them; `make lock UPGRADE=--upgrade` takes the newest. dev.lock is the largest,
@@ -120,6 +121,7 @@ lock: $(VENV)/dev.installed
 	$(LOCK) $(UPGRADE) --extra gpu -c requirements/dev.lock -o requirements/gpu.lock
 	$(LOCK) $(UPGRADE) --extra transformers5 -o requirements/transformers5.lock
 	$(RESOLVE) $(UNIVERSAL) requirements/sbom.in -c requirements/dev.lock -o requirements/sbom.lock
+	$(RESOLVE) $(UNIVERSAL) $(UPGRADE) requirements/kserve.in -o requirements/kserve.lock
 	$(COMPILE) --python-version 3.12 --python-platform x86_64-manylinux_2_28 --extra serve requirements/gpu-proof.in \
 		-c requirements/dev.lock -c requirements/gpu.lock -c requirements/torch.txt -o requirements/gpu-proof.lock
 

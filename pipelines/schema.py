@@ -15,6 +15,7 @@ words the reason.
 list.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -227,6 +228,9 @@ def _amended(value: Any, info: Any, path: Path, texts: bool) -> Any:
         return _amended(value, info.type, path, texts)
     if isinstance(info, inspect.UnionType):
         member = member_for(value, info)
+        if member is None and texts and isinstance(value, str):
+            read = (_amended(value, one, path, texts) for one in info.types)
+            return next((one for one in read if one is not value), value)
         return value if member is None else _amended(value, member, path, texts)
     if isinstance(info, OBJECTS) and isinstance(value, Mapping):
         fields = {field.encode_name: field.type for field in info.fields}
@@ -250,7 +254,8 @@ def _amended(value: Any, info: Any, path: Path, texts: bool) -> Any:
         return {name: _amended(one, info.value_type, (*path, str(name)), texts) for name, one in value.items()}
     if texts and isinstance(value, str) and type(info) in _READ_FROM_TEXTS:
         with suppress(msgspec.ValidationError):
-            return msgspec.convert(value, _READ_FROM_TEXTS[type(info)], strict=False)
+            number: Any = msgspec.convert(value, _READ_FROM_TEXTS[type(info)], strict=False)
+            return value if number in (math.inf, -math.inf) or number != number else number
     return value
 
 

@@ -134,6 +134,13 @@ def test_the_bill_of_materials_is_made_by_the_versions_of_the_tests() -> None:
     assert {name: pins("dev").get(name) for name in pins("sbom")} == pins("sbom")
 
 
+def test_kserves_client_is_pinned_in_the_version_that_pages_name() -> None:
+    (wanted,) = (Requirement(line) for line in lines_of("kserve.in"))
+    assert fits(wanted, pins("kserve").get(wanted.name))
+    (version,) = pins("kserve")["kserve"]
+    assert f"kserve {version})" in (ROOT / "docs" / "http_api.md").read_text(encoding="utf-8")
+
+
 def test_pages_name_the_runtime_for_gpus_in_the_version_that_is_pinned() -> None:
     pages = [page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md")]
     named = {version for page in pages for version in re.findall(r"onnxruntime-gpu==([\d.]*\d)", page)}
@@ -154,7 +161,7 @@ def test_the_proof_on_a_gpu_takes_torch_and_cuda_from_the_machine() -> None:
     assert not {name for name in pins("gpu-proof") if name.startswith(("nvidia-", "triton", "torch"))}
 
 
-@pytest.mark.parametrize("lock", EXTRAS)
+@pytest.mark.parametrize("lock", [*EXTRAS, "sbom", "kserve"])
 def test_every_package_has_hashes_and_none_has_a_place(lock: str) -> None:
     assert len(entries(lock)) == sum(len(versions) for versions in pins(lock).values())
     assert all("--hash=sha256:" in entry for entry in entries(lock))

@@ -5,7 +5,6 @@ They are written and asked in the environment of the exporter transformers5, by 
 python -m tests.transformers5 < requests.json > answers.json
 """
 
-import fcntl
 import json
 import shutil
 import subprocess
@@ -15,10 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.inside import ROOT, installed, python_of
 from tests.known_models import ANSWER, CLASSIFY, GENERATE, TAG, KnownModel
 
-ROOT = Path(__file__).parents[1]
-PYTHON = Path(sys.prefix) / "transformers5" / "bin" / "python"
+PYTHON = python_of("transformers5")
 _LONG = {"max_position_embeddings": 512}
 _LLAMA4 = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 16.0, "original_max_position_embeddings": 32}
 _LLAMA4 |= {"llama_4_scaling_beta": 0.1, "mscale": 1.0, "mscale_all_dim": 1.0}
@@ -72,33 +71,12 @@ class Request:
         return cls(known.architecture, known.task, str(place), str(folder), known.settings(tokenizer), **asked)
 
 
-def install() -> None:
-    """Install the environment where `make test` has not. Skips where the package registry lacks it."""
-    import pytest
-
-    if PYTHON.is_file():
-        return
-    venv = Path(sys.prefix)
-    with (venv / "transformers5.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if PYTHON.is_file():
-            return
-        outer = f"{venv}/serve-cpu.installed"  # which is there: this process runs in it
-        command = ["make", f"VENV={venv}", "-o", outer, f"{venv}/transformers5.installed"]
-        made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if "No matching distribution" in made.stderr:
-        shutil.rmtree(venv / "transformers5")
-        pytest.skip(f"the package registry lacks what requirements/transformers5.lock names: {made.stderr[-300:]}")
-    assert made.returncode == 0, made.stderr[-3000:]
-
-
 def answered(requests: Sequence[Request]) -> list[Any]:
     """Write the checkpoints, and return what transformers 5 answers to each text: logits by name, the ids that a
     decoder-only model writes, or the text that an encoder-decoder does.
     """
-    install()
     process = subprocess.run(
-        [str(PYTHON), "-m", "tests.transformers5"],
+        [str(installed("transformers5")), "-m", "tests.transformers5"],
         input=json.dumps([asdict(one) for one in requests]),
         capture_output=True,
         text=True,

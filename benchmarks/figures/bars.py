@@ -216,6 +216,11 @@ SERVICE_FIGURES = {
         "over the same in a replica that nobody observes",
         at_least(0.97),
     ),
+    "observed_request_us": Figure(
+        "CPU microseconds of a replica's observers for one request of an encoder and its batch: metrics, a log that is "
+        "off, signals for autoscaling",
+        at_most(10),
+    ),
     "root_over_direct": Figure(
         "a replica that does nothing: requests/s of /v1/completions over those of the task's own path", at_least(0.95)
     ),
@@ -225,6 +230,8 @@ SERVICE_FIGURES = {
     ),
     "canary_lost": Figure("requests without an answer while the split changes 100 times under load", exactly(0)),
     "canary_share_error": Figure("10,000 requests with a share of 5%: by how many points it was wrong", at_most(0.5)),
+    "observed_stream_us": Figure("the same for a stream of 64 tokens"),
+    "sampled_request_us": Figure("the same as for one request, with a log of 1% and traces of 1% to a collector"),
     "observed_per_s": Figure("requests/s of the observed replica"),
     "bare_per_s": Figure("requests/s of the other one"),
     "direct_per_s": Figure("requests/s at the task's own path"),

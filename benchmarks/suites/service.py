@@ -2,6 +2,13 @@
 
     python -m benchmarks.suites.service                  what `make bench-service` does, within fifteen minutes
     python -m benchmarks.suites.service --quick          one repetition with short windows: whether it works
+    python -m benchmarks.suites.service --only observers    of the two parts, what needs no cluster; or --only cluster
+
+In this process, before anything else runs:
+
+    observed_request_us   CPU microseconds of the observers of a replica for one request of an encoder
+    observed_stream_us    the same for a stream of 64 tokens
+    sampled_request_us    the same for a request, with a log of 1% and traces of 1% to a collector
 
 One cluster; what is compared is measured in turns on it, the first of the two last in every other repetition:
 
@@ -17,6 +24,7 @@ One cluster; what is compared is measured in turns on it, the first of the two l
 Writes benchmarks/results/service.json and docs/performance.md, and prints one line of JSON last.
 """
 
+import asyncio
 import json
 import os
 import tempfile
@@ -37,6 +45,7 @@ from benchmarks.load.asker import Asker
 from benchmarks.load.client import request_bytes
 from benchmarks.load.generator import Call, Load, measure
 from benchmarks.load.texts import sentences
+from benchmarks.observing import observing_us
 from benchmarks.suites.cluster import CLASSIFY, TRANSLATE, WRITE, Running, measured_cluster, running
 from benchmarks.suites.generation import artifact_of
 from benchmarks.suites.suite import Findings, Options, Repeated, main
@@ -45,6 +54,7 @@ from deployments.config import route_of
 from deployments.ingress.config import GATEWAY
 from pipelines.errors import SextetError
 
+PARTS = OBSERVERS, CLUSTER = "observers", "cluster"
 OBSERVED, BARE, OTHER = "observed", "bare", "other"
 CLIENTS, LIST_CLIENTS, LIST_INPUTS = 32, 4, 32
 LIST_WINDOWS = 3  # a list takes tens of milliseconds: a window has to hold many of them
@@ -74,8 +84,25 @@ QUICK = Pace(repetitions=1, window_s=2.0, changes=8, split_requests=1000)
 def run(options: Options, say: Say) -> Findings:
     """All figures; raises SextetError."""
     pace, findings = options.pace(Pace(), QUICK), Findings()
-    model, grpc_port = artifact_of(CLASSIFY, say), spare_port()
-    with tempfile.TemporaryDirectory(prefix="sextet-bench-") as name, collector() as traces:
+    model, parts = artifact_of(CLASSIFY, say), options.chosen(PARTS)
+    with collector() as traces:
+        if OBSERVERS in parts:
+            for _ in range(pace.repetitions):
+                findings.note(**asyncio.run(observing_us(model, TRACED_SHARE)))
+        if CLUSTER in parts:
+            _measure_cluster(findings, pace, model, say)
+    findings.load = {
+        "clients": CLIENTS,
+        "lists": f"{LIST_CLIENTS} clients, {LIST_INPUTS} texts each",
+        "spans_received": traces["requests"],
+        "pace": vars(pace),
+    }
+    return findings
+
+
+def _measure_cluster(findings: Findings, pace: Pace, model: Path, say: Say) -> None:
+    grpc_port = spare_port()
+    with tempfile.TemporaryDirectory(prefix="sextet-bench-") as name:
         folder = Path(name)
         shares = folder / "shares"
         shares.write_text("", encoding="ascii")
@@ -87,13 +114,6 @@ def run(options: Options, say: Say) -> Findings:
                 _measure_grpc(findings, pace, cluster, grpc_port, repetition)
             _measure_shares(findings, pace, cluster, shares)
             _measure_changes(findings, pace, cluster, shares)
-    findings.load = {
-        "clients": CLIENTS,
-        "lists": f"{LIST_CLIENTS} clients, {LIST_INPUTS} texts each",
-        "spans_received": traces["requests"],
-        "pace": vars(pace),
-    }
-    return findings
 
 
 def configuration(model: Path, grpc_port: int) -> dict[str, Any]:
@@ -298,4 +318,4 @@ def _share(shares: Path, percent: int) -> None:
 
 
 if __name__ == "__main__":
-    main("service", "What metrics, aliases, gRPC and shares of the traffic cost.", run, SERVICE_FIGURES)
+    main("service", "What metrics, aliases, gRPC and shares of the traffic cost.", run, SERVICE_FIGURES, parts=PARTS)

@@ -120,6 +120,9 @@ def html(card: str) -> str:
     """A card as HTML, without its metadata."""
     cards = _Cards("commonmark", {"html": False, "maxNesting": MAX_NESTING}).enable("table").disable("image")
     tokens = cards.parse(_METADATA.sub("", card))
+    for opened, inside, closed in zip(tokens, tokens[1:], tokens[2:], strict=False):
+        if opened.type == "th_open" and not inside.content:  # a screen reader would announce a header without a name
+            opened.tag = closed.tag = "td"
     for token in tokens:
         if token.type in ("heading_open", "heading_close"):
             token.tag = f"h{min(6, int(token.tag[1]) + CARD_LEVEL)}"

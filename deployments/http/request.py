@@ -123,8 +123,9 @@ class Timings:
     """Where the time of one request went, which tokens the model read and wrote, without padding, and what came of it.
 
     `protocol` is that of its path, `failure` None for an answer, `adapter` the one that answers, None for none.
-    `batches` are the numbers of those that its rows were in, `trace` is what traces keep of it. Of a stream,
-    `first_token_s` is the time to its first token, and `gaps_s` those between two tokens of one row.
+    `batches` are the numbers of those that its rows were in, `trace` is what traces keep of it. Of a generator,
+    `first_token_s` is the time to the first token, streamed or not, and of a stream `gaps_s` are the times between two
+    tokens of one row.
     """
 
     started_at: float = field(default_factory=time.perf_counter)
@@ -143,6 +144,11 @@ class Timings:
     trace: Any = None
     _token_at: dict[int, float] = field(default_factory=dict)
 
+    @property
+    def is_stream(self) -> bool:
+        """Whether tokens of a stream have come."""
+        return bool(self._token_at)
+
     def token(self, row: int) -> None:
         """A token of a stream has come."""
         now = time.perf_counter()
@@ -157,6 +163,8 @@ class Timings:
         self.queue_s, self.inference_s = completed.queue_s, completed.inference_s
         self.read_tokens, self.written_tokens = completed.read_tokens, completed.written_tokens
         self.batches = completed.batches
+        if completed.first_token_at is not None:
+            self.first_token_s = completed.first_token_at - self.started_at
 
     def total_s(self) -> float:
         """Seconds until now."""

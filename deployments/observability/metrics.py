@@ -3,8 +3,8 @@
 Every series has the labels `task`, `model`, `version` (of the artifact, or of the adapter) and `replica`. No label has
 what a client sent.
 
-Counting a request takes two microseconds. What schedulers know by themselves, such as queues and slots, is read when
-Prometheus asks.
+Counting a request takes two microseconds (benchmarks/observing.py). What schedulers know by themselves, such as queues
+and slots, is read when Prometheus asks.
 """
 
 import time
@@ -48,7 +48,7 @@ class Metrics:
         self.queue_s = seconds("sextet_request_queue_seconds", "Of that, waiting for the model.")
         self.tokenization_s = seconds("sextet_request_tokenization_seconds", "Of that, tokenizing.")
         self.inference_s = seconds("sextet_request_inference_seconds", "Of that, in the model.")
-        self.first_token_s = seconds("sextet_first_token_seconds", "Streams: time to the first token.")
+        self.first_token_s = seconds("sextet_first_token_seconds", "Generators: time to the first token.")
         self.inter_token_s = seconds("sextet_inter_token_seconds", "Streams: time between two tokens of a row.")
         self.batch_rows = Histogram(registry, "sextet_batch_rows", "Rows of a batch.", LABELS, ROWS)
         self.batch_queue_s = seconds("sextet_batch_queue_seconds", "How long its first row had waited.", LABELS)

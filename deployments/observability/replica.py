@@ -4,7 +4,7 @@ Imports ray. What it starts belongs to the process: it is made when it is needed
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,13 @@ class Observers(Observer):
 def observe(artifact: ModelArtifact) -> Observer:
     """What is told of a model that this replica has loaded."""
     metrics = _metrics()
-    log = RequestLog(artifact, metrics.replica, _log_file().write)
-    return Observers((metrics.observer(artifact), log, Recorder(), *_tracing(artifact, metrics.replica)))
+    return observers(artifact, metrics, _log_file().write, *_tracing(artifact, metrics.replica))
+
+
+def observers(artifact: ModelArtifact, metrics: Metrics, write: Callable[[str], None], *more: Observer) -> Observers:
+    """What counts, logs and tells autoscaling what a model does, and `more`; `write` takes the lines of the log."""
+    log = RequestLog(artifact, metrics.replica, write)
+    return Observers((metrics.observer(artifact), log, Recorder(), *more))
 
 
 def watch_replicas() -> None:

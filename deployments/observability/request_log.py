@@ -5,8 +5,8 @@
      "read_tokens": 12, "written_tokens": 30, "queue_s": 0.001, "tokenization_s": 0.0002, "inference_s": 0.9,
      "first_token_s": 0.1, "total_s": 0.91}
 
-`id` is the x-request-id of the answer, `client` the name of the key. The loop that serves only puts lines into a queue;
-a thread writes them to a file that is cut off before it fills the disk.
+`id` is the x-request-id of the answer, `client` the name of the key; `first_token_s` is null of an encoder. The loop
+that serves only puts lines into a queue; a thread writes them to a file that is cut off before it fills the disk.
 """
 
 import logging

@@ -3,7 +3,9 @@
     POST /translation            the caller's `traceparent` is its parent
       tokenization
       queue                      from the scheduler to the first row's start
-      inference                  of a stream: prefill, to the first token, and decode
+      inference                  of an encoder
+      prefill                    of a generator: to the first token, of a beam search to its first step
+      decode                     of a generator: to the last token, of a stream to its end
       answer                     postprocessing and JSON; of a stream, nothing
     batch                        of an encoder: in the trace of the first traced request that was in it, with links to
                                  those of all; their `inference` has a link to it
@@ -20,6 +22,7 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import cache
 
+from opentelemetry.context import Context
 from opentelemetry.trace import (
     Link,
     Span,
@@ -42,6 +45,7 @@ from pipelines.runtime.artifact import ModelArtifact
 from pipelines.scheduling.scheduler import BatchReport
 
 VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+CALLER = ("traceparent", "tracestate")  # headers of W3C Trace Context
 NS = 1_000_000_000
 SERVER_ERRORS = 500
 KEPT_BATCHES = 1024
@@ -98,10 +102,10 @@ class Tracing(Observer):
     def _span(self, request: Request, timings: Timings) -> Span:
         """The request's, begun when it came."""
         if timings.trace is None:
-            caller = {name: request.headers.get(name, "") for name in ("traceparent", "tracestate")}
+            caller = {name: value for name in CALLER if (value := request.headers.get(name))}
             timings.trace = self._tracer.start_span(
                 f"{request.method} /{self._model['sextet.task']}",
-                _propagator.extract(caller),
+                _propagator.extract(caller) if caller else Context(),
                 SpanKind.SERVER,
                 start_time=time.time_ns() - int(timings.total_s() * NS),
             )
@@ -196,11 +200,12 @@ def parts(timings: Timings, ended_at: float) -> Iterator[tuple[str, float, float
     yield "queue", tokenized_at, begun_at
     if not timings.inference_s:
         return
-    if timings.first_token_s is not None:
-        first_at = min(max(begun_at, timings.started_at + timings.first_token_s), ended_at)
+    inferred_at = ended_at if timings.is_stream else min(begun_at + timings.inference_s, ended_at)
+    if timings.first_token_s is None:
+        yield "inference", begun_at, inferred_at
+    else:
+        first_at = min(max(begun_at, timings.started_at + timings.first_token_s), inferred_at)
         yield "prefill", begun_at, first_at
-        yield "decode", first_at, ended_at
-        return
-    inferred_at = min(begun_at + timings.inference_s, ended_at)
-    yield "inference", begun_at, inferred_at
-    yield "answer", inferred_at, ended_at
+        yield "decode", first_at, inferred_at
+    if not timings.is_stream:
+        yield "answer", inferred_at, ended_at

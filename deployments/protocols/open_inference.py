@@ -1,6 +1,7 @@
 """The Open Inference Protocol v2, as KServe, Triton and MLServer clients speak it; JSON and the binary extension.
 
-    POST /v2/models/{task}/infer   {"id"?, "parameters"?: the task's own, "inputs": [BYTES tensors], "outputs"?}
+    POST /v2/models/{task}/infer   {"id"?, "parameters"?: the task's own, "inputs": [BYTES tensors], "outputs"?,
+                                    "model_name"?: as in the path, from KServe's client}
     {"model_name", "model_version", "id"?, "outputs": [{"name": "output", "datatype": "BYTES", "shape": [n, 1], ...}]}
 
 Inputs have the names of MLServer's Hugging Face runtime. Each element of the output is one JSON document: the Hugging
@@ -19,7 +20,7 @@ from deployments.cluster.platform import Platform
 from deployments.protocols.byte_tensors import ByteTensor, Name, packed, split
 from deployments.protocols.protocol import JSON, Mounted, Operation, Protocol, Reply, TaskRequest, class_name
 from pipelines.errors import InvalidInputError, Path
-from pipelines.misfit import shown
+from pipelines.misfit import require, shown
 from pipelines.schema import Body, convert, decode, encode
 from pipelines.tasks import TASKS
 from pipelines.tasks.pipeline import Pipeline
@@ -56,6 +57,7 @@ class InferBody(Body, frozen=True):
     inputs: Annotated[list[ByteTensor], Meta(min_length=1, max_length=MAX_TENSORS)]
     id: Name | None = None
     outputs: Annotated[list[Output], Meta(max_length=1)] | None = None
+    model_name: Name | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,10 @@ class OpenInference(Protocol):
         task = TASKS[self.pipeline.task]
         head, binary = split(body, headers.get(HEADER), HEADER)
         given: Any = decode(head, body_type(task))
+        if given.model_name is not None:  # of a share of the traffic, the path that the client asked names the task
+            allowed = dict.fromkeys((self.name, task.name))
+            words = f"{' or '.join(allowed)}, as in the path"
+            require(given.model_name in allowed, ("model_name",), given.model_name, words)
         columns: dict[str, list[str]] = {}
         names = [tensor.name for tensor in given.inputs]
         for index, tensor in enumerate(given.inputs):

@@ -1,6 +1,7 @@
 """Recorder: what the signals of a replica are made of, noted as requests and batches end. No Ray.
 
-Noting a request takes a microsecond; quantiles are taken when somebody asks, once a second or less often.
+Noting a request takes two microseconds (benchmarks/observing.py); quantiles are taken when somebody asks, once a second
+or less often.
 """
 
 import time
@@ -62,7 +63,8 @@ class Recorder(Observer):
             return
         if timings.protocol is None:
             return
-        first_s, starts_s = timings.first_token_s, timings.total_s() - timings.inference_s
+        first_s = timings.first_token_s if timings.is_stream else None
+        starts_s = timings.total_s() - timings.inference_s
         if first_s is not None:
             response_s, own_s = first_s, max(0.0, first_s - timings.queue_s)
         elif timings.written_tokens:  # how long an answer becomes is its client's choice

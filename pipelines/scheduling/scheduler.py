@@ -91,7 +91,8 @@ class Completed(Generic[OutputT]):
     """One output per submitted row, in order, and their times and real tokens, without padding.
 
     `queue_s` ends when the first row starts; `inference_s` is the rest. `batch_sizes` has one entry for each row: the
-    rows of the batch that carried it. `batches` are the numbers of these batches.
+    rows of the batch that carried it. `batches` are the numbers of these batches. `first_token_at` is the time of
+    `time.perf_counter` at which a generator had written its first token; None of an encoder.
     """
 
     outputs: list[OutputT]
@@ -101,6 +102,7 @@ class Completed(Generic[OutputT]):
     written_tokens: int = 0
     batch_sizes: tuple[int, ...] = ()
     batches: tuple[int, ...] = ()
+    first_token_at: float | None = None
 
 
 @dataclass(frozen=True)

@@ -153,12 +153,15 @@ class SlotScheduler(Scheduler[DecodeRequest, Answer]):
             self._leave(call)
         ended_at = self.now()
         started_at = ended_at if math.isnan(call.started_at) else call.started_at
+        outputs = [output for output in call.outputs if output is not None]
+        first = [output.first_token_at for output in outputs if output.first_token_at is not None]
         return Completed(
-            outputs=[output for output in call.outputs if output is not None],
+            outputs=outputs,
             queue_s=started_at - call.submitted_at,
             inference_s=ended_at - started_at,
             read_tokens=sum(row.request.n_tokens for row in call.rows),
             written_tokens=call.written_tokens,
+            first_token_at=min(first, default=None),
         )
 
     def stream(

@@ -61,6 +61,7 @@ class SizedPrompt:
     beams: int = 1
     first_token_at: float = math.nan
     grammar = None
+    adapter = 0
     config = _One
 
 

@@ -52,6 +52,7 @@ class _Timed:
 
     __slots__ = ("_total_s", "inference_s", "queue_s", "written_tokens")
     failure = first_token_s = None
+    is_stream = False
     protocol = "simulated"
     gaps_s = ()
 

@@ -21,6 +21,8 @@ from deployments.config import deployment_of
 from deployments.scaling.options import AUTOSCALER
 from tests.cluster.serving import Serving, left_over, set_ingress, write_cluster
 from tests.cluster.test_tasks import approximately
+from tests.kserve_client import GRPC, REST, Call, outcomes
+from tests.otlp import Receiver, receiver
 
 pytestmark = pytest.mark.cluster
 ENCODER, GENERATOR, RARE = "text-classification", "text-generation", "token-classification"
@@ -34,8 +36,18 @@ def port() -> int:
 
 
 @pytest.fixture(scope="module")
-def serving(models: dict[str, Path], port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    """Three tasks, one of them asleep, and a port for gRPC; it ends cleanly while a stream is open that nobody uses."""
+def collector() -> Iterator[Receiver]:
+    with receiver() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def serving(
+    models: dict[str, Path], port: int, collector: Receiver, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Serving]:
+    """Three tasks, one of them asleep, a port for gRPC, and traces of those who ask for them; it ends cleanly while a
+    stream is open that nobody uses.
+    """
     served = {name: models[name] for name in (ENCODER, GENERATOR, RARE)}
     file = write_cluster(tmp_path_factory.mktemp("grpc"), served)
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -43,7 +55,12 @@ def serving(models: dict[str, Path], port: int, tmp_path_factory: pytest.TempPat
     deployment_of(RARE, content)["autoscaling_config"] = {"min_replicas": 0, "max_replicas": 1, "policy": policy}
     set_ingress(content, grpc_port=port)
     file.write_text(yaml.safe_dump(content), encoding="utf-8")
-    serving = Serving.start(file)
+    serving = Serving.start(
+        file,
+        OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
+        OTEL_BSP_SCHEDULE_DELAY="200",
+        OTEL_TRACES_SAMPLER="parentbased_always_off",
+    )
     try:
         yield serving.wait_until_ready()
         with triton.InferenceServerClient(f"127.0.0.1:{port}") as client:
@@ -155,6 +172,76 @@ def test_statistics_count_what_was_asked_over_grpc_and_over_http(
     assert after.inference_count - before.inference_count == 4
     assert after.inference_stats.success.count - before.inference_stats.success.count == 3
     assert after.inference_stats.compute_infer.ns > before.inference_stats.compute_infer.ns
+
+
+def test_a_trace_that_a_client_began_goes_on_in_the_replicas(
+    serving: Serving, client: triton.InferenceServerClient, collector: Receiver
+) -> None:
+    """Through HAProxy, over HTTP, over gRPC and in a stream of it, sampled as the client says."""
+    told: list[str] = []
+    written: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False}
+
+    def over_http(task: str, **headers: str) -> None:
+        answer = httpx.post(f"{serving.url}/{task}", json={"inputs": TEXTS}, headers=headers, timeout=60)
+        told.append(answer.headers["traceresponse"])
+
+    def over_grpc(task: str, **headers: str) -> None:
+        client.infer(task, [tensor(TEXTS)], headers=headers)
+
+    def in_a_stream(task: str, **headers: str) -> None:
+        answers: queue.Queue[Any] = queue.Queue()
+        client.start_stream(lambda result, error: answers.put(error), headers=headers)
+        client.async_stream_infer(task, [tensor(TEXTS[:1])], parameters=written)
+        assert [answers.get(timeout=60) for _ in range(4)] == [None] * 4
+        client.stop_stream()
+
+    begin, parent = ["tokenization", "queue"], "b7ad6b7169203331"
+    encoded, generated = [*begin, "inference", "answer", "batch"], [*begin, "prefill", "decode"]
+    for number, (ask, task, parts) in enumerate(
+        (
+            (over_http, ENCODER, encoded),
+            (over_grpc, ENCODER, encoded),
+            (over_http, GENERATOR, [*generated, "answer"]),
+            (in_a_stream, GENERATOR, generated),
+        ),
+        start=1,
+    ):
+        trace = f"{number:032x}"
+        ask(task, traceparent=f"00-{trace}-{parent}-01")
+        ask(task, traceparent=f"00-{number:031x}f-{parent}-00")  # which is not sampled
+        spans = {one.name: one for one in collector.wait_for(trace, 1 + len(parts))}
+        (root,) = [one for one in spans.values() if one.parent_span_id.hex() == parent]
+        assert root.name.endswith(f"/{task}")
+        assert spans.keys() - {root.name} == set(parts)
+        assert {one.parent_span_id for one in spans.values()} == {bytes.fromhex(parent), root.span_id}
+        attributes = {one.key: one.value.string_value for one in root.attributes}
+        assert attributes["sextet.task"] == task
+        assert attributes["sextet.protocol"] == ("huggingface" if ask is over_http else "open_inference_grpc")
+        if ask is over_http:
+            assert f"00-{trace}-{root.span_id.hex()}-01" in told
+    assert {one.trace_id.hex() for one in collector.spans()} == {f"{number:032x}" for number in range(1, 5)}
+
+
+def test_kserves_own_client_asks_what_there_is_and_is_answered(
+    serving: Serving, port: int, models: dict[str, Path]
+) -> None:
+    address = f"127.0.0.1:{port}"
+    asked = [
+        Call(over, url, method, ENCODER, TEXTS, id="7")
+        for over, url in ((GRPC, address), (REST, serving.url))
+        for method in ("is_server_live", "is_server_ready", "is_model_ready", "infer")
+    ]
+    asked += [Call(over, url, "is_model_ready", "x") for over, url in ((GRPC, address), (REST, serving.url))]
+
+    *found, unknown, is_ready, described = outcomes([*asked, Call(GRPC, address, "metadata", ENCODER)])
+
+    expected = approximately(pipelines.load(models[ENCODER])(TEXTS, top_k=None))
+    answer = {"id": "7", "model": ENCODER, "output": ["output", "BYTES", [2, 1]], "documents": expected}
+    assert found == [True, True, True, answer] * 2
+    assert unknown["code"] == "NOT_FOUND"
+    assert unknown["error"].startswith("there is no model 'x'; allowed: text-classification")
+    assert is_ready is False  # what its client makes of a 404
+    assert described == ["sextet", ENCODER, ["args"]]
 
 
 def test_the_console_is_told_what_the_replicas_do(serving: Serving, client: triton.InferenceServerClient) -> None:

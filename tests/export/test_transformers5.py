@@ -24,6 +24,7 @@ from pipelines.runtime.session import InferenceSession
 from pipelines.runtime.session_config import SessionConfig
 from pipelines.runtime.tokenizer import Tokenizer
 from tests import kept, transformers5
+from tests.inside import ROOT, installed
 from tests.known_models import CLASSIFY, TRANSLATE, KnownModel
 from tests.transformers5 import KNOWN_MODELS, PYTHON, Request, answered
 
@@ -42,9 +43,9 @@ REFUSED = tuple(known for known in KNOWN_MODELS if known.refused)
 @pytest.fixture(scope="module")
 def made() -> Path:
     """Checkpoints (`X`), their artifacts (`X-artifact`) and what transformers 5 answers (answers.json)."""
-    transformers5.install()
+    installed("transformers5")
     files = [Path(one) for one in (transformers5.__file__, __file__)]
-    lock = transformers5.ROOT / "requirements" / "transformers5.lock"
+    lock = ROOT / "requirements" / "transformers5.lock"
     made_from = f"transformers5-{kept.digest(kept.of_artifacts(), *(file.read_text() for file in [*files, lock]))}"
     kept.tidy(made_from)
 
@@ -135,7 +136,7 @@ def test_the_default_exporter_says_what_a_newer_architecture_needs(made: Path, t
 
 
 def test_each_generation_knows_the_architectures_that_it_alone_has() -> None:
-    transformers5.install()
+    installed("transformers5")
     code = (
         "import json\nfrom transformers.models.auto import configuration_auto as c, modeling_auto as m\n"
         "print(json.dumps([list(c.CONFIG_MAPPING_NAMES), sorted({t for n in dir(m) if n in "
@@ -218,9 +219,9 @@ def test_a_process_that_ends_by_itself_is_one_line(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_environment_refuses_the_exporter_optimum(tmp_path: Path) -> None:
-    transformers5.install()
+    installed("transformers5")
     command = [str(PYTHON), "-m", "sextet", "export", "nothing", "--task", CLASSIFY, "--output", str(tmp_path / "out")]
-    ended = subprocess.run(command, cwd=transformers5.ROOT, capture_output=True, text=True, check=False)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert ended.stderr.startswith("sextet: exporter optimum needs transformers 4 and Optimum")
     assert ended.stderr.count("\n") == 1
@@ -251,7 +252,7 @@ def test_one_command_makes_the_artifacts_of_both_and_keeps_them(
 
 def test_a_request_to_the_hub_that_stalls_ends_there_too(tmp_path: Path) -> None:
     """The client of the Hub in that environment is another one."""
-    transformers5.install()
+    installed("transformers5")
     code = """
 import os, socket, sys
 silent = socket.create_server(("127.0.0.1", 0))
@@ -273,7 +274,7 @@ assert _http._GLOBAL_CLIENT_FACTORY is before
     environment |= {"HF_HUB_CACHE": str(tmp_path)}
     ended = subprocess.run(
         [str(PYTHON), "-c", code],
-        cwd=transformers5.ROOT,
+        cwd=ROOT,
         env=environment,
         capture_output=True,
         text=True,

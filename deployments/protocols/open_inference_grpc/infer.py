@@ -1,6 +1,7 @@
 """ModelInfer, and the messages of ModelStreamInfer: requests and answers in protobuf, otherwise as over HTTP.
 
-A parameter that is a list or an object comes as JSON in `string_param`: messages have no other place for it.
+A parameter that is a list or an object comes as JSON in `string_param`: messages have no other place for it. So may a
+number: KServe's messages have no place for one with a fraction.
 """
 
 import math
@@ -64,7 +65,7 @@ class Infer(OpenInference):
         tensors = [tensor.name for tensor in given.inputs]
         return InferRequest(
             inputs_of(task, tensors, columns),
-            convert(named, parameters_type(task), ("parameters",)),
+            convert(named, parameters_type(task), ("parameters",), texts=True),
             is_list=True,
             input_path=(tensors[0],),
             model=given.model_name,

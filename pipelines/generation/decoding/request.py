@@ -112,12 +112,14 @@ class Ranked:
 class Answer:
     """The sequences of a request, best first, and the logprob of each prompt token after the first.
 
-    `prompt_ranks` are of the same tokens, where the request has `prompt_top`.
+    `prompt_ranks` are of the same tokens, where the request has `prompt_top`. `first_token_at` is the time of
+    `time.perf_counter` at which the first token of any sequence, or the first step of a beam search, was there.
     """
 
     generations: tuple[Generation, ...]
     prompt_logprobs: tuple[float, ...] = ()
     prompt_ranks: tuple[Ranked, ...] = ()
+    first_token_at: float | None = field(default=None, compare=False)
 
 
 @dataclass

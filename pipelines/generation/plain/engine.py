@@ -30,10 +30,16 @@ class _Run:
     job: Job
     number: int = 0
     forwards: Forwards | None = None
+    first_token_at: float | None = None
 
     @property
     def share(self) -> Share:
         return self.job.share
+
+    def wrote(self) -> None:
+        """One of its sequences has its first token."""
+        if self.first_token_at is None:
+            self.first_token_at = time.perf_counter()
 
 
 class PlainEngine(DecodeEngine[_Run]):
@@ -78,7 +84,7 @@ class PlainEngine(DecodeEngine[_Run]):
         """One forward of a request."""
         if run.forwards is None:
             run.job.put(Scheduled())
-            run.forwards = self._decode(run.job)
+            run.forwards = self._decode(run)
         began = time.perf_counter()
         try:
             work, steps = next(run.forwards)
@@ -101,8 +107,8 @@ class PlainEngine(DecodeEngine[_Run]):
         run.job.put(outcome)
         self._sequence_ended(run.share)
 
-    def _decode(self, job: Job) -> Forwards:
-        request, scores = job.request, PromptScores()
+    def _decode(self, run: _Run) -> Forwards:
+        job, request, scores = run.job, run.job.request, PromptScores()
 
         def collect(start: int, logits: np.ndarray) -> None:
             score_prompt(scores, request, start, logits)
@@ -111,22 +117,23 @@ class PlainEngine(DecodeEngine[_Run]):
         logits, cache = self._decoder.prefill(request.prompt, request.source, job.cancelled, on_logits)
         yield max(1.0, PROMPT_TOKEN * (len(request.prompt) + len(request.source))), ()
         if request.config.num_beams > 1:
-            generations = yield from self._search(job, logits, cache)
+            generations = yield from self._search(run, logits, cache)
         else:
             # All samples continue from one prefilled cache: a step makes new arrays and does not write to its input.
             generations = ()
             for sequence in range(request.config.num_return_sequences):
-                steps = yield from self._sample(job, logits.copy(), cache, sequence)
+                steps = yield from self._sample(run, logits.copy(), cache, sequence)
                 generations += (Generation(steps),)
-        return Answer(generations, tuple(scores.logprobs), tuple(scores.ranks))
+        return Answer(generations, tuple(scores.logprobs), tuple(scores.ranks), run.first_token_at)
 
     def _sample(
-        self, job: Job, logits: np.ndarray, cache: KvCache, sequence: int
+        self, run: _Run, logits: np.ndarray, cache: KvCache, sequence: int
     ) -> Generator[tuple[float, tuple[Step, ...]], None, tuple[Step, ...]]:
         """Greedy or sampled steps from a prefilled cache of one row."""
-        state, steps = SequenceState(job.request, sequence), []  # type: tuple[SequenceState, list[Step]]
-        while not job.cancelled():
+        state, steps = SequenceState(run.job.request, sequence), []  # type: tuple[SequenceState, list[Step]]
+        while not run.job.cancelled():
             step = state.advance(logits)
+            run.wrote()
             steps.append(step)
             yield 1.0, (step,) if sequence == 0 else ()
             if step.finish_reason is not None:
@@ -136,15 +143,16 @@ class PlainEngine(DecodeEngine[_Run]):
         return tuple(steps)
 
     def _search(
-        self, job: Job, logits: np.ndarray, cache: KvCache
+        self, run: _Run, logits: np.ndarray, cache: KvCache
     ) -> Generator[tuple[float, tuple[Step, ...]], None, tuple[Generation, ...]]:
-        search = BeamSearch(job.request)
-        beams = job.request.config.num_beams
+        search = BeamSearch(run.job.request)
+        beams = run.job.request.config.num_beams
         logits = np.repeat(logits, beams, axis=0)
         cache = cache.select(np.zeros(beams, np.int64))
         while True:
             came_from, over = search.advance(logits)
-            if over or job.cancelled():
+            run.wrote()
+            if over or run.job.cancelled():
                 return search.generations()
             if (came_from != np.arange(len(came_from))).any():
                 cache = cache.select(came_from)

@@ -1,5 +1,6 @@
 """Decodings: a sample, which takes one KV cache slot, and a beam search, which takes one for each beam."""
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,7 @@ class SharedPrompt:
     """Samples that wait for the prefill."""
     generations: dict[int, tuple[Generation, ...]] = field(default_factory=dict)
     outstanding: int = 0
+    first_token_at: float | None = None
     has_started: bool = False
     has_failed: bool = False
 
@@ -51,6 +53,11 @@ class SharedPrompt:
             self.has_started = True
             self.job.put(Scheduled())
 
+    def wrote(self) -> None:
+        """One of the decodings has its first token."""
+        if self.first_token_at is None:
+            self.first_token_at = time.perf_counter()
+
     def end(self, number: int, generations: tuple[Generation, ...], error: Exception | None) -> None:
         """End one decoding: the last one completes the answer, the first error is reported at once."""
         self.outstanding -= 1
@@ -63,7 +70,8 @@ class SharedPrompt:
         self.generations[number] = generations
         if not self.outstanding:
             found = (one for place in sorted(self.generations) for one in self.generations[place])
-            self.job.put(Answer(tuple(found), tuple(self.scores.logprobs), tuple(self.scores.ranks)))
+            logprobs, ranks = tuple(self.scores.logprobs), tuple(self.scores.ranks)
+            self.job.put(Answer(tuple(found), logprobs, ranks, self.first_token_at))
 
 
 class Decoding(ABC):
@@ -130,8 +138,10 @@ class Sample(Decoding):
 
     def take(self, step: Step) -> None:
         """Append the next step, and stream it where the client streams."""
-        if not self._steps and self.cached_tokens:
-            step = replace(step, cached_tokens=self.cached_tokens)
+        if not self._steps:
+            self.prompt.wrote()
+            if self.cached_tokens:
+                step = replace(step, cached_tokens=self.cached_tokens)
         self._steps.append(step)
         if self.prompt.job.streams and self._sequence == 0:
             self.prompt.job.put(Steps((step,)))

@@ -363,6 +363,7 @@ class SlotEngine(DecodeEngine[Decoding]):
             if isinstance(outcome, Exception):
                 self._end(beams, outcome)
                 continue
+            beams.prompt.wrote()
             came_from, over = outcome
             if over:
                 self._end(beams)
@@ -376,8 +377,7 @@ class SlotEngine(DecodeEngine[Decoding]):
 
     def _copy(self, sources: Sequence[int], targets: Sequence[int], tokens: int) -> None:
         """Copy the first `tokens` tokens of some slots to others, without those that the targets hold already."""
-        pairs = zip(sources, targets, strict=True)
-        start = min(self._table.alike(source, target, tokens) for source, target in pairs)
+        start = min(self._table.alike(source, target, tokens) for source, target in zip(sources, targets, strict=True))
         if start < tokens or tokens == 0:  # without tokens, a source may still have to be copied
             with self._in_model():
                 self._model.copy(sources, targets, tokens, start)

@@ -1,12 +1,17 @@
 """The parts of `make bench-service` that need no cluster."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from urllib.request import Request, urlopen
 
+import pytest
+
 from benchmarks.figures.bars import SERVICE_FIGURES
+from benchmarks.suites import service
 from benchmarks.suites.cluster import CLASSIFY, TRANSLATE, WRITE
-from benchmarks.suites.service import BARE, OBSERVED, OTHER, SHARES, _share, collector, configuration
+from benchmarks.suites.service import BARE, OBSERVED, OBSERVERS, OTHER, SHARES, _share, collector, configuration
+from benchmarks.suites.suite import Options
 from deployments.config import task_configs
 from deployments.ingress.config import IngressConfig
 from deployments.ingress.model_rules.traffic import STICKY, read_traffic
@@ -36,6 +41,17 @@ def test_a_change_of_the_split_is_what_the_ingress_reads(tmp_path: Path) -> None
     assert STICKY not in file.read_text()
 
 
+def test_what_observers_cost_is_measured_without_a_cluster(
+    exported: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "artifact_of", lambda task, say: exported("bert", task.name))
+    monkeypatch.setattr(service, "running", None)  # what starts a cluster
+    findings = service.run(Options(quick=True, peers=True, repetitions=1, only=(OBSERVERS,)), lambda line: None)
+
+    assert findings.figures.keys() == {"observed_request_us", "observed_stream_us", "sampled_request_us"}
+    assert findings.load["spans_received"] > 0
+
+
 def test_the_collector_takes_traces_while_it_is_there() -> None:
     name = "OTEL_EXPORTER_OTLP_ENDPOINT"
     with collector() as received:
@@ -50,6 +66,7 @@ def test_every_figure_has_words_and_those_of_the_issue_have_bars() -> None:
 
     assert bars == {
         "observed_over_bare": ">= 0.97",
+        "observed_request_us": "<= 10",
         "root_over_direct": ">= 0.95",
         "grpc_over_http": ">= 1",
         "canary_lost": "= 0",

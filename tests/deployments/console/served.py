@@ -58,11 +58,11 @@ class Cluster:
         assert self.loop is not None
         return asyncio.run_coroutine_threadsafe(work(), self.loop).result(120)
 
-    async def deploy(self, application: str, model: Path) -> None:
+    async def deploy(self, application: str, model: Path, **user_config: Any) -> None:
         if application not in self.servers:
             metrics = Metrics("r1")
             self.servers[application] = TaskServer(task_of(application), metrics.observer, model=model_of(application))
-        await self.servers[application].reconfigure({"model": str(model), "threads": 1})
+        await self.servers[application].reconfigure({"model": str(model), "threads": 1, **user_config})
 
     # What Ray Serve says of them.
 
@@ -112,11 +112,11 @@ class Cluster:
         response = await (self._gateway if found is None else prefixes[found])(Request(scope, receive, send))
         await response(scope, receive, send)
 
-    async def run(self, models: Mapping[str, Path], ready: threading.Event) -> None:
+    async def run(self, models: Mapping[str, Path], ready: threading.Event, **user_config: Any) -> None:
         self.loop = asyncio.get_running_loop()
         self._gateway = Gateway(on_ending=self._begins.append)
         for application, model in models.items():
-            await self.deploy(application, model)
+            await self.deploy(application, model, **user_config)
         self._server = uvicorn.Server(uvicorn.Config(self.app, log_level="error", lifespan="off", interface="asgi3"))
         opened = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{opened.getsockname()[1]}"
@@ -130,8 +130,8 @@ class Cluster:
 
 
 @contextmanager
-def cluster(folder: Path, models: Mapping[str, Path], traffic: str = "") -> Iterator[Cluster]:
-    """`models` are artifacts by application; `traffic` is the ingress's file of shares."""
+def cluster(folder: Path, models: Mapping[str, Path], traffic: str = "", **user_config: Any) -> Iterator[Cluster]:
+    """`models` are artifacts by application, each with `user_config`; `traffic` is the ingress's file of shares."""
     found, ready = Cluster(), threading.Event()
     (folder / "traffic").write_text(traffic, encoding="ascii")
     Settings(traffic=str(folder / "traffic")).write(folder / SETTINGS)
@@ -140,7 +140,7 @@ def cluster(folder: Path, models: Mapping[str, Path], traffic: str = "") -> Iter
         patched.setattr("ray.serve.get_app_handle", found.get_app_handle)
         patched.setattr(live_view, "EVERY_S", EVERY_S)
         patched.setenv(WRAPPER_VARIABLE, str(folder / "haproxy"))
-        thread = threading.Thread(target=lambda: asyncio.run(found.run(models, ready)), daemon=True)
+        thread = threading.Thread(target=lambda: asyncio.run(found.run(models, ready, **user_config)), daemon=True)
         thread.start()
         give_up_at = time.monotonic() + 120
         while not ready.wait(0.05):

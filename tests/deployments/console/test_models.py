@@ -195,6 +195,14 @@ def test_a_card_is_shown_below_the_headings_of_the_page_and_without_its_metadata
     assert html("| a |\n|---|\n| b |\n").startswith("<table>")
 
 
+def test_a_cell_of_a_heads_row_without_words_is_no_header() -> None:
+    """Screen readers announce headers; parity's table has a first column without one."""
+    written = html("| | PyTorch |\n|---|---:|\n| | a |\n")
+
+    assert [tag for tag, _ in Tags(written).found if tag in ("th", "td")] == ["td", "th", "td", "td"]
+    assert (written.count("<th"), written.count("</th>")) == (2, 1)  # one of them is thead
+
+
 @pytest.mark.parametrize("unit", ["![[", "> ", "- ", "**a_", "[a](b", "| a ", "<a ", "`", "[]: b\n"])
 def test_a_card_of_the_largest_size_becomes_html_of_a_bounded_size(unit: str) -> None:
     card = unit * (MAX_CARD_BYTES // len(unit))

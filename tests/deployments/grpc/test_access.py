@@ -181,6 +181,28 @@ def test_over_tls_the_certificate_of_http_holds(
         assert ask(running).startswith("UNAVAILABLE")
 
 
+@pytest.mark.parametrize(("option", "without"), [("required", "UNAVAILABLE"), ("optional", "OK")])
+def test_over_tls_clients_may_need_a_certificate_as_on_http(
+    model: dict[str, Path], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, option: Any, without: str
+) -> None:
+    own, foreign = (Authority.make(tmp_path_factory.mktemp("authority")) for _ in range(2))
+    own.issue("site", "localhost")
+    own.issue("client", "client")
+    foreign.issue("client", "client")
+    ca = str(own.folder / "ca.pem")
+    tls = TlsConfig(str(own.folder / "site.pem"), str(own.folder / "site.key"), ca, option)
+
+    def certified(by: Authority) -> dict[str, Any]:
+        client = by.folder / "client"
+        return {"private_key": str(client.with_suffix(".key")), "certificate_chain": str(client.with_suffix(".pem"))}
+
+    with served(tmp_path, model, IngressConfig(tls=tls, grpc_port=spare_port()), threads=1) as running:
+        trusted: dict[str, Any] = {"ssl": True, "root_certificates": ca}
+        assert ask(running, secure=trusted | certified(own)) == "OK"
+        assert ask(running, secure=trusted).startswith(without)
+        assert ask(running, secure=trusted | certified(foreign)).startswith("UNAVAILABLE")
+
+
 def test_without_keys_nobody_from_elsewhere_is_answered(model: dict[str, Path], tmp_path: Path) -> None:
     host = own_address()
     config = IngressConfig(grpc_port=spare_port())

@@ -109,6 +109,16 @@ def test_a_list_as_parameter_comes_as_json(cluster: Served, exported: Callable[.
     assert documents(result) == [[]]
 
 
+def test_a_number_as_parameter_may_come_as_text(client: Client, models: dict[str, Path]) -> None:
+    """Not every client's messages have a place for each kind of number."""
+    found = documents(client.infer(TASK, [tensor(TEXTS)], parameters={"top_k": "1"}))
+
+    assert found == approximately(pipelines.load(models[TASK])(TEXTS, top_k=1))
+    for wrong in ("1.5", "nan", "x", "1e400", ""):
+        with pytest.raises(InferenceServerException, match=f"parameters.top_k is '{wrong}'"):
+            client.infer(TASK, [tensor(TEXTS)], parameters={"top_k": wrong})
+
+
 def test_another_model_of_a_task_is_chosen_by_its_name_or_by_metadata(client: Client) -> None:
     for name, headers in (("large", {}), (TASK, {"x-model": "large"})):
         result = client.infer(name, [tensor(TEXTS)], headers=headers)

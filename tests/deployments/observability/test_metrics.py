@@ -121,6 +121,17 @@ def test_a_stream_counts_its_first_token_the_gaps_and_what_it_wrote(generator: S
     assert values(metrics, "sextet_requests_total", protocol="openai", status="200") == [1]
 
 
+def test_an_answer_that_is_not_streamed_counts_its_first_token_too(generator: Served) -> None:
+    server, metrics = generator
+    assert post(server, CHAT, "/v1/completions").status_code == 200
+
+    (first_s,) = values(metrics, "sextet_first_token_seconds_sum", protocol="openai")
+    (total_s,) = values(metrics, "sextet_request_seconds_sum", protocol="openai")
+    assert values(metrics, "sextet_first_token_seconds_count", protocol="openai") == [1]
+    assert values(metrics, "sextet_inter_token_seconds_count", protocol="openai") == [0]
+    assert 0 < first_s < total_s
+
+
 def test_slots_and_the_prefix_cache_are_counted(generator: Served) -> None:
     server, metrics = generator
     for _ in range(2):

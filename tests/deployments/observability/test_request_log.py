@@ -95,6 +95,18 @@ def test_a_stream_is_logged_once_at_its_end(serve: Callable[..., TaskServer], li
     assert 0 < line["first_token_s"] <= line["total_s"]
 
 
+def test_a_generation_that_does_not_stream_says_when_its_first_token_was_there(
+    serve: Callable[..., TaskServer], lines: list[str]
+) -> None:
+    server = serve(GENERATION, "gpt2", request_log={"sample": 1})
+    post(server, {"inputs": TEXT, "parameters": {"max_new_tokens": 20, "do_sample": False}})
+    post(serve(TASK, "bert", request_log={"sample": 1}), {"inputs": TEXT})
+
+    generated, encoded = map(json.loads, lines)
+    assert generated["queue_s"] < generated["first_token_s"] < generated["total_s"]
+    assert encoded["first_token_s"] is None
+
+
 def test_lines_reach_the_file_and_old_ones_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(request_log, "FILE_BYTES", 1000)
     log = LogFile(tmp_path / "requests.jsonl")

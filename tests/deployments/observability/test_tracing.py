@@ -1,15 +1,11 @@
 """Traces of real requests, as the SDK of OpenTelemetry receives them."""
 
 import asyncio
-import gzip
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -22,6 +18,7 @@ from pipelines.runtime.artifact import ModelArtifact
 from tests.deployments.asking import asking, post
 from tests.deployments.observability.observed import observed
 from tests.deployments.test_task_server import started
+from tests.otlp import receiver
 
 TASK, GENERATION = "text-classification", "text-generation"
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -103,6 +100,29 @@ def test_a_stream_has_prefill_and_decode(exported: Callable[..., Path]) -> None:
     assert spans["decode"].end_time == root.end_time
 
 
+@pytest.mark.parametrize(
+    ("task", "architecture", "parameters"),
+    [
+        (GENERATION, "gpt2", {"max_new_tokens": 20, "do_sample": False}),
+        (GENERATION, "gpt2", {"max_new_tokens": 20, "do_sample": True, "best_of": 2}),
+        ("translation", "marian", {"generate_parameters": {"num_beams": 2, "min_new_tokens": 20}}),
+    ],
+)
+def test_a_generation_that_does_not_stream_has_prefill_and_decode(
+    exported: Callable[..., Path], task: str, architecture: str, parameters: dict[str, Any]
+) -> None:
+    traced = Traced(task, exported(architecture, task))
+    spans = traced.spans({"inputs": ["The river", "A film"], "parameters": parameters})
+
+    root = spans.pop(f"POST /{task}")
+    assert list(spans) == ["tokenization", "queue", "prefill", "decode", "answer"]
+    times = [(span.start_time or 0, span.end_time or 0) for span in spans.values()]
+    assert times == sorted(times)
+    assert all((root.start_time or 0) <= begin <= end <= (root.end_time or 0) for begin, end in times)
+    assert spans["prefill"].end_time == spans["decode"].start_time
+    assert all((spans[name].end_time or 0) > (spans[name].start_time or 0) for name in ("prefill", "decode"))
+
+
 def test_a_batch_is_a_span_that_is_linked_with_the_requests_in_it(classifier: Traced) -> None:
     classifier.exporter.clear()
 
@@ -150,40 +170,20 @@ def test_without_traces_an_answer_names_none(exported: Callable[..., Path]) -> N
     assert "traceresponse" not in post(started(TASK, exported("bert", TASK)), {"inputs": "a"}).headers
 
 
-class Collector(BaseHTTPRequestHandler):
-    """A receiver of OTLP over HTTP: it decodes what comes with the protocol's own messages."""
-
-    received: ClassVar[list[Any]] = []
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        if self.headers.get("content-encoding") == "gzip":
-            body = gzip.decompress(body)
-        self.received.append((self.path, ExportTraceServiceRequest.FromString(body)))
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing."""
-
-
 def test_spans_reach_a_collector_by_the_exporter_that_is_served(
     exported: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
-    Collector.received.clear()
-    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv(tracing.VARIABLES[0], f"http://127.0.0.1:{server.server_address[1]}")
+    with receiver() as collector:
+        monkeypatch.setenv(tracing.VARIABLES[0], collector.url)
         tracing.provider.cache_clear()
         provider: Any = tracing.provider()
         made = observed(TASK, exported("bert", TASK), lambda one: Tracing(one, "r1", provider.get_tracer("sextet")))
         post(made, {"inputs": TEXT}, traceparent=f"00-{TRACE}-{PARENT}-01")
         provider.shutdown()
         tracing.provider.cache_clear()
-        server.shutdown()
 
-    ((path, request),) = Collector.received
+    ((path, request),) = collector.received
     (resource,) = request.resource_spans
     spans = {one.name: one for one in resource.scope_spans[0].spans}
     assert path == "/v1/traces"

@@ -78,6 +78,17 @@ def test_binary_data_goes_in_and_comes_out(server: TaskServer, expected: list[An
     assert [json.loads(text) for text in documents] == expected
 
 
+def test_the_name_that_kserves_client_repeats_is_that_of_the_path(server: TaskServer, expected: list[Any]) -> None:
+    """Captured from kserve 0.21.0, InferenceRESTClient; tests/deployments/grpc/test_kserve.py runs it."""
+    sent = {"id": "7", "model_name": TASK, "inputs": [tensor(TEXTS, parameters={})]}
+    answer = post(server, sent, INFER).json()
+    other = post(server, sent | {"model_name": "large"}, INFER)
+
+    assert [json.loads(document) for document in answer["outputs"][0]["data"]] == expected
+    assert other.status_code == 400
+    assert other.json()["error"] == f"model_name is 'large'; allowed: {TASK}, as in the path"
+
+
 def test_the_parameters_are_the_tasks_own(server: TaskServer) -> None:
     answer = post(server, {"inputs": [tensor(TEXTS)], "parameters": {"top_k": 1}}, INFER).json()
     refused = post(server, {"inputs": [tensor(TEXTS)], "parameters": {"x": 1}}, INFER)

@@ -118,6 +118,21 @@ def test_bulk_requests_ask_for_no_replicas_and_keep_the_one_they_are_in(model: P
     assert asyncio.run(said(server)).load == 0
 
 
+def test_of_an_answer_that_does_not_stream_a_level_bounds_the_wait_for_its_start(exported: Callable[..., Path]) -> None:
+    """How long it becomes is its client's choice, who does not see its first token."""
+    server = started(WRITE, exported("qwen2", WRITE), slots={"slots": 2, "max_tokens": 512})
+    body = {"inputs": "The river", "parameters": {"max_new_tokens": 100, "do_sample": False}}
+
+    async def ask(client: httpx.AsyncClient) -> tuple[ReplicaSignals, float]:
+        answer = await client.post(f"/{WRITE}", json=body)
+        return await said(server), float(answer.headers["x-inference-time"]) / 1000
+
+    signals, inference_s = asking(server, ask)
+
+    assert (signals.ended, signals.own_s, signals.inter_token_s) == (1, 0.0, {})
+    assert signals.response_s[0.5] < inference_s
+
+
 def test_streams_have_times_of_tokens_and_are_not_counted_once_they_ended(exported: Callable[..., Path]) -> None:
     server = started(WRITE, exported("qwen2", WRITE), slots={"slots": 2, "max_tokens": 512})
     body = {"inputs": "The river", "parameters": {"max_new_tokens": 200}, "stream": True}

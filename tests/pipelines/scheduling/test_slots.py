@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +70,22 @@ def test_requests_are_answered_as_each_alone_with_the_tokens_that_were_read_and_
         assert (done.read_tokens, done.written_tokens) == (len(row.prompt), len(answer.generations[0].steps))
         assert done.queue_s >= 0
         assert done.inference_s > 0
+
+
+@pytest.mark.parametrize("changes", [{}, {"do_sample": True, "num_return_sequences": 2}, {"num_beams": 2}])
+def test_a_request_says_when_its_first_token_was_there(generator: Any, changes: dict[str, Any]) -> None:
+    (row,) = rows(generator, "a", max_new_tokens=200)
+    asked = replace(row, config=replace(row.config, **changes))
+
+    async def scenario() -> tuple[float, Any, float]:
+        scheduler = generator.scheduler()
+        begins = time.perf_counter()
+        return begins, await scheduler.submit([asked]), time.perf_counter()
+
+    begins, completed, ends = run(scenario)
+    first = completed.first_token_at
+    assert begins + completed.queue_s <= first < ends
+    assert first - begins < ends - first  # one token of two hundred
 
 
 def test_a_list_is_answered_in_order_and_a_stream_token_by_token(generator: Any) -> None:
