@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.figures.bar import Figure, shown
 from benchmarks.figures.bars import FIGURES, GPU_FIGURES
+from benchmarks.figures.promises import write_promises
 from benchmarks.figures.result import RESULTS, ROOT
 
 PAGE = ROOT / "docs" / "performance.md"
@@ -36,7 +37,7 @@ token costs about 3.6 times as much as in BERT-base.
 
 
 def write_report() -> None:
-    """Rewrite docs/performance.md from every result file that is there."""
+    """Rewrite docs/performance.md from every result file that is there, and the figures of docs/reliability.md."""
     written = [INTRODUCTION]
     for name in SECTIONS:
         file = RESULTS / f"{name}.json"
@@ -48,6 +49,7 @@ def write_report() -> None:
         if name == GPU:
             written.append(PUBLISHED)
     PAGE.write_text("\n".join(written), encoding="utf-8")
+    write_promises()
 
 
 def unmeasured() -> str:

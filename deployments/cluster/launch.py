@@ -67,6 +67,7 @@ class Launch:
         if self.open_to_everybody:
             config = replace(config, open_to_everybody=True)
         config.check(Address.of(content["http_options"]))
+        config.check_shares([application["name"] for application in content["applications"]])
         return config
 
     def content(self) -> dict[str, Any]:

@@ -34,6 +34,8 @@ TUNED = {
     # A replica whose process has ended is noticed in 0.75 s though nobody asks it.
     "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "500ms",
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",  # only a request that fits in here can be repeated; the default is 16384
+    # One that hangs, or whose model does, ends none of its requests: they go on elsewhere once it is killed.
+    "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.http.middleware.middlewares",
     "RAY_prestart_worker_first_driver": "0",  # workers that start before they are needed delay the others
     "RAY_worker_niceness": "0",  # by default Ray runs its workers, which are the servers here, at niceness 15
@@ -138,9 +140,7 @@ def _proxy(folder: Path, haproxy: Path | None, ingress: IngressConfig, address: 
         return PYTHON_PROXY
     from deployments.ingress.settings import settings  # imports starlette
 
-    return HAPROXY | {
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(write_wrapper(haproxy, folder, settings(ingress, folder, address)))
-    }
+    return HAPROXY | {"RAY_SERVE_HAPROXY_BINARY_PATH": str(write_wrapper(haproxy, folder, settings(ingress, address)))}
 
 
 def _haproxy_files(folder: Path) -> dict[str, str]:

@@ -86,7 +86,9 @@ def reload_ingress() -> None:
     for name in names:
         if name.startswith(SERVE_PROXY_NAME):
             with suppress(RayError, ValueError):  # it has ended: the next one reads them
-                ray.get(ray.get_actor(name, namespace=SERVE_NAMESPACE)._reload_haproxy.remote(), timeout=RELOAD_S)
+                manager = ray.get_actor(name, namespace=SERVE_NAMESPACE)
+                if hasattr(manager, "_reload_haproxy"):  # else it is the fallback proxy
+                    ray.get(manager._reload_haproxy.remote(), timeout=RELOAD_S)
 
 
 def wait(config: ServeDeploySchema, say: Say, raise_if_dead: Callable[[], None]) -> None:

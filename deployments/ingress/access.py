@@ -25,6 +25,7 @@ from deployments.http.request import (
 from deployments.ingress.config import EVERY_NAME, IngressConfig
 from deployments.ingress.lines import MODEL, NODE, OWN_SOCKET, PREFIX, SECRET, SEPARATOR, TASK, Lines
 from deployments.ingress.node import KEYS, PEER, PEERS, TEACHER
+from deployments.ingress.refusals import ANY, TRACK, counted
 from deployments.protocols.openai.errors import failure_body
 from pipelines.errors import InvalidInputError, OverloadedError, SextetError
 from pipelines.tasks import TASKS
@@ -49,7 +50,7 @@ _HAS_TASKS = f"{{ var({TEMPORARY}tasks) -m found }} !{{ var({TEMPORARY}tasks) -m
 MAY_NOT = f"{_HAS_TASKS} !{{ var({TEMPORARY}tasks) -m sub |{TASK}| }}"
 """A condition: the key of the request is not for the task."""
 Refuse = Callable[..., list[str]]
-"""Makes the lines that refuse, with an error, requests for which a condition holds."""
+"""Makes the lines that refuse, for a reason and with an error, requests for which a condition holds."""
 
 
 def access(config: IngressConfig) -> Lines:
@@ -60,11 +61,13 @@ def access(config: IngressConfig) -> Lines:
         f"http-request del-header {OWN_HEADERS} -m beg",
         *request_id_rules(),
         *_refusal(
+            "method",
             MethodNotAllowedError("this method is not allowed anywhere", ", ".join(METHODS)),
             f"!{{ method {' '.join(METHODS)} }}",
         ),
-        *_refusal(InvalidInputError("the target of the request is not a path"), "!{ path_beg / }"),
+        *_refusal("target", InvalidInputError("the target of the request is not a path"), "!{ path_beg / }"),
         *_refusal(
+            "headers",
             HeadersTooLargeError(f"the headers have too many bytes; allowed: at most {header_bytes}"),
             f"{{ req.hdrs,length gt {header_bytes} }}",
         ),
@@ -75,10 +78,10 @@ def access(config: IngressConfig) -> Lines:
         rules += [*_readiness_rules(), *key_rules(_refusal, _is_open())]
         # Else a server that leaves it as it is could find a task in what `_task_rules` cannot read.
         wrong = InvalidInputError("the path has a % without two digits of a byte")
-        rules += _refusal(wrong, "!{ path,url_dec -m found }")
+        rules += _refusal("target", wrong, "!{ path,url_dec -m found }")
     if is_closed(config):
         is_probe = f"{{ path {' '.join(OPEN_PATHS)} }}"
-        rules += _refusal(CLOSED, f"{FROM_ELSEWHERE} !{{ so_name {OWN_SOCKET} }} !{is_probe}")
+        rules += _refusal("closed", CLOSED, f"{FROM_ELSEWHERE} !{{ so_name {OWN_SOCKET} }} !{is_probe}")
     rules += ["http-request del-header authorization", f"http-request set-header {SECRET_HEADER} {SECRET}"]
     return Lines(
         frontend=tuple(rules),
@@ -86,7 +89,7 @@ def access(config: IngressConfig) -> Lines:
         application=tuple(_task_rules()) if config.keys is not None else (),
         process=(f"localpeer {PEER}",) if config.keys is not None else (),
         sections=(_TABLE_SECTION,) if config.keys is not None else (),
-        nowhere=tuple(_refusal(RouteNotFoundError("this path does not exist; GET / lists the tasks"), "TRUE")),
+        nowhere=tuple(_refusal("path", RouteNotFoundError("this path does not exist; GET / lists the tasks"), "TRUE")),
     )
 
 
@@ -134,7 +137,7 @@ def _host_rules(config: IngressConfig) -> Iterator[str]:
     known += [f"!{{ {name} -m str {' '.join(exact)} }}"] if exact else []
     known += [f"!{{ {name} -m end {' '.join(ends)} }}"] if ends else []
     error = MisdirectedError("this name in the Host header is not answered; `hosts` of the ingress lists others")
-    yield from _refusal(error, f"{{ req.hdr(host) -m found }} {' '.join(known)}")
+    yield from _refusal("host", error, f"{{ req.hdr(host) -m found }} {' '.join(known)}")
 
 
 def _origin_rules(origins: Sequence[str]) -> Iterator[str]:
@@ -146,7 +149,7 @@ def _origin_rules(origins: Sequence[str]) -> Iterator[str]:
     error = ForbiddenError("pages of this origin may not ask; `origins` of the ingress lists those that may")
     same = f"{{ {origin},regsub(^https?://,),strcmp({own}) eq 0 }}"
     if EVERY_NAME not in origins:
-        yield from _refusal(error, f"{{ {origin} -m found }} {unlisted}!{same}")
+        yield from _refusal("origin", error, f"{{ {origin} -m found }} {unlisted}!{same}")
     if origins:
         allowed = f"{TEMPORARY}origin"
         preflight = "hdr access-control-allow-methods 'GET, POST' hdr access-control-max-age 600"
@@ -186,7 +189,7 @@ def key_rules(refuse: Refuse, open_to_all: Sequence[str]) -> Iterator[str]:
         yield f"http-request set-var({is_open}) bool(true) if {condition}"
     yield f"http-request set-var({key}) http_auth_bearer,sha2(256),hex,lower,map({KEYS})"
     error = UnauthorizedError("the request has no key that is known here; send one as `authorization: Bearer KEY`")
-    yield from refuse(error, f"!{_found(key)} !{_found(is_open)}", www_authenticate="Bearer")
+    yield from refuse("key", error, f"!{_found(key)} !{_found(is_open)}", www_authenticate="Bearer")
     yield f"http-request set-var({client}) var({key}),field(1,:)"
     yield f"http-request set-var({per_minute}) var({key}),field(2,:)"
     yield f"http-request set-var({TEMPORARY}tasks) var({key}),field(4,:)"
@@ -227,7 +230,7 @@ def _rate_rules(refuse: Refuse, is_limited: str, per_minute: str) -> Iterator[st
     yield f"http-request set-var({wait}) var({rate}),sub({per_minute}),mul({left}),div({old}) if {_found(rate)}"
     yield f"http-request set-var({wait}) var({wait}),add(999),div(1000) if {_found(rate)}"
     used_up = OverloadedError("this key has used up its requests of this minute", retry_after_s=1.0)
-    yield from refuse(used_up, _found(rate), retry_after=f"%[var({wait})]")
+    yield from refuse("rate_limit", used_up, _found(rate), retry_after=f"%[var({wait})]")
     # As HAProxy does: the next window begins where the last one ended, unless a whole one has passed since.
     is_next = f"{{ var({left}) -m int gt {MASK - WINDOW_MS} }}"
     yield f"http-request sc-set-gpt(1,0) sc_get_gpc0(0,{TABLE}) if {is_over}"
@@ -240,10 +243,12 @@ def _grpc_rules(config: IngressConfig) -> Iterator[str]:
     probe, refused = "{ path /ray.serve.RayServeAPIService/Healthz }", "http-request return status 200"
     refused += " hdr content-type application/grpc hdr grpc-status"
     key = f"{TEMPORARY}key"
+    no_key, not_its_task = counted(401, "key"), counted(403, "task")
+    yield TRACK
     yield f"http-request del-header {OWN_HEADERS} -m beg"
     if config.keys is not None:
         yield f"http-request set-var({key}) http_auth_bearer,sha2(256),hex,lower,map({KEYS})"
-        yield f"{refused} 16 hdr grpc-message 'no key that is known here' if !{_found(key)} !{probe}"
+        yield f"{refused} 16 hdr grpc-message 'no key that is known here' {no_key} if !{_found(key)} !{probe}"
         yield f"http-request set-var({TEMPORARY}tasks) var({key}),field(4,:)"
         tasks, asked = f"{TEMPORARY}tasks", f"{TEMPORARY}asked"
         yield f"http-request set-var-fmt({asked}) '=%[req.hdr(application)]'"
@@ -251,37 +256,40 @@ def _grpc_rules(config: IngressConfig) -> Iterator[str]:
             may_not = f"if {_found(tasks)} !{{ var({tasks}) -m str * }} !{{ var({tasks}) -m sub |{task}| }}"
             of_its_models = f"{may_not} {{ var({asked}) -m beg ={task}{SEPARATOR} }}"
             may_not += f" {{ var({asked}) -m str ={task} }}"
-            yield f"{refused} 7 hdr grpc-message 'this key may not ask this task' {may_not}"
-            yield f"{refused} 7 hdr grpc-message 'this key may not ask this task' {of_its_models}"
+            refusing = f"{refused} 7 hdr grpc-message 'this key may not ask this task' {not_its_task}"
+            yield f"{refusing} {may_not}"
+            yield f"{refusing} {of_its_models}"
         may_not = f"if {_found(tasks)} !{{ var({tasks}) -m str * }} {{ var({asked}) -m str = }}"
-        yield f"{refused} 7 hdr grpc-message 'this key needs the metadata application' {may_not}"
+        yield f"{refused} 7 hdr grpc-message 'this key needs the metadata application' {not_its_task} {may_not}"
         yield f"http-request set-header {CLIENT_HEADER} %[var({key}),field(1,:)] if {_found(key)}"
         yield f"http-request set-header {CLASS_HEADER} %[var({key}),field(3,:)] if {_found(key)}"
     elif not config.open_to_everybody:
         waived = f"{{ env({OPEN_VARIABLE}) -m str 1 }}"
-        yield f"{refused} 7 hdr grpc-message 'keys or a waiver first' if !{{ dst {LOOPBACK} }} !{probe} !{waived}"
+        refusing = f"{refused} 7 hdr grpc-message 'keys or a waiver first' {counted(403, 'closed')}"
+        yield f"{refusing} if !{{ dst {LOOPBACK} }} !{probe} !{waived}"
     yield "http-request del-header authorization"
 
 
 def _task_rules() -> Iterator[str]:
     """By the path that a server sees: Ray Serve's fallback proxy finds the task in it, where the gateway is away."""
     for path in (f"{{ path,url_dec -m str {PREFIX} }}", f"{{ path,url_dec -m beg {PREFIX}/ }}"):
-        yield from _refusal(NOT_ITS_TASK, f"{MAY_NOT} {path}")
+        yield from _refusal("task", NOT_ITS_TASK, f"{MAY_NOT} {path}", TASK)
 
 
 def _found(variable: str) -> str:
     return f"{{ var({variable}) -m found }}"
 
 
-def _refusal(error: SextetError, condition: str, **headers: str) -> list[str]:
+def _refusal(reason: str, error: SextetError, condition: str, application: str = ANY, **headers: str) -> list[str]:
     """The answer to requests for which `condition` holds: in OpenAI's shape below /v1, else in that of all others.
 
-    `headers` go on top of those of the failure.
+    It is counted (refusals.py) by `application` and `reason`. `headers` go on top of those of the failure.
     """
     failure = Failure.of(error)
     head = f"http-request return status {failure.status} content-type application/json"
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     for name, value in {"cache-control": "no-store", **failure.headers, **named}.items():
         head += f" hdr {name} '{value}'"
+    head += f" {counted(failure.status, reason, application)}"
     bodies = {"{ path_sub /v1/ } ": failure_body(failure), "": failure.body()}
     return [f"{head} string '{body.decode()}' if {shape}{condition}" for shape, body in bodies.items()]

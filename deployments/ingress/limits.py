@@ -1,28 +1,33 @@
 """Limits: what clients may hold before a request of theirs is read as a whole, and what they are told beyond it."""
 
 import resource
-from http import HTTPStatus
-from pathlib import Path
 
 from deployments.http.errors import BodyTooLargeError, Failure, ForbiddenError, MethodNotAllowedError, UnavailableError
 from deployments.http.request import BODY_HEADER, BODY_S
 from deployments.ingress.access import LOOPBACK
 from deployments.ingress.config import ConnectionLimits
-from deployments.ingress.lines import Lines
+from deployments.ingress.lines import APPLICATION, BACKEND, Lines
+from deployments.ingress.refusals import ANY, NO_STATUS, TRACK, counted, counter
 from pipelines.errors import DeadlineExceededError, GenerationError, InvalidInputError, OverloadedError
 
 SPARE_FILES = 2_048  # connections to replicas, health checks and HAProxy's own
 UNAVAILABLE = UnavailableError("no replica of this task answers now; it is being replaced", retry_after_s=5.0)
-PAGES: dict[int, Exception] = {
-    400: InvalidInputError("this is not HTTP, or its head has more bytes than fit"),
-    403: ForbiddenError("this request is not allowed"),
-    413: BodyTooLargeError("the body has more bytes than allowed"),
-    429: OverloadedError("too many requests", retry_after_s=1.0),
-    500: GenerationError("the ingress failed on this request"),
-    501: MethodNotAllowedError("this kind of request is not known here", "GET, HEAD, POST"),
-    **dict.fromkeys((502, 503, 504), UNAVAILABLE),
+PAGES: dict[int, tuple[str, Exception]] = {
+    400: ("http", InvalidInputError("this is not HTTP, or its head has more bytes than fit")),
+    403: ("forbidden", ForbiddenError("this request is not allowed")),
+    413: ("body", BodyTooLargeError("the body has more bytes than allowed")),
+    429: ("overloaded", OverloadedError("too many requests", retry_after_s=1.0)),
+    500: ("internal", GenerationError("the ingress failed on this request")),
+    501: ("method", MethodNotAllowedError("this kind of request is not known here", "GET, HEAD, POST")),
+    502: ("replica_lost", UNAVAILABLE),
+    503: ("no_replica", UNAVAILABLE),
+    504: ("replica_silent", UNAVAILABLE),
 }
-"""What HAProxy answers by itself, by the status that it would answer with."""
+"""What HAProxy answers by itself, and the reason, by the status that it answers with."""
+OF_REPLICAS = (400, 408, 500, 502, 503, 504)
+"""Of them, those that it may answer once it knows whom to ask."""
+TOLD = {502: 503, 504: 503}
+"""What clients are told instead: that the same request may succeed elsewhere, or later."""
 TABLE = "sextet_addresses"
 CLOSING = (400, 408, 413)  # the rest of such a request may still come
 
@@ -31,19 +36,23 @@ def connections(config: ConnectionLimits) -> Lines:
     """Those of one client, which are refused before they hold anything."""
     of_one_client = config.max_connections_per_client or max(1, config.max_connections // 10)
     elsewhere = "" if config.max_connections_per_client else f" !{{ dst {LOOPBACK} }}"
+    too_many = f"{{ sc1_conn_cur({TABLE}) gt {of_one_client} }}{elsewhere}"
     return Lines(
         frontend=(
+            TRACK,
             # Whoever has one address of IPv6 has the 2^64 of its network.
             f"tcp-request connection track-sc1 src,ipmask(32,64) table {TABLE} if {{ src -m found }}",
-            f"tcp-request connection reject if {{ sc1_conn_cur({TABLE}) gt {of_one_client} }}{elsewhere}",
+            f"tcp-request connection set-var(sess.sextet_counted) {counter(NO_STATUS, 'connections')} if {too_many}",
+            f"tcp-request connection reject if {too_many}",
         ),
         sections=(f"backend {TABLE}\n    stick-table type ipv6 size 100k expire 60s store conn_cur",),
     )
 
 
-def limits(config: ConnectionLimits, folder: Path) -> Lines:
-    """The lines of `config`. The pages that HAProxy answers with by itself are put into `folder`."""
+def limits(config: ConnectionLimits) -> Lines:
+    """The lines of `config`."""
     late = DeadlineExceededError(f"the request was not complete after {config.body_timeout_s} s")
+    pages = {**PAGES, 408: ("timeout", late)}
     return Lines(
         process=(
             f"maxconn {max_connections(config)}",
@@ -52,8 +61,7 @@ def limits(config: ConnectionLimits, folder: Path) -> Lines:
         defaults=(
             f"timeout http-request {config.head_timeout_s}s",
             f"timeout http-keep-alive {config.idle_timeout_s}s",
-            *(f'errorfile {status} "{page(folder, str(status), error)}"' for status, error in PAGES.items()),
-            f'errorfile 408 "{page(folder, "408", late)}"',
+            *(f"http-error status {status} {page(status, *one)}" for status, one in pages.items()),
             # A browser connects ahead of its next request, and would take a 408 that nobody asked for as its answer.
             "option http-ignore-probes",
             # A machine that loses power closes no connection. After 25 s without a sign of life, another one is asked.
@@ -62,7 +70,10 @@ def limits(config: ConnectionLimits, folder: Path) -> Lines:
             "srvtcpka-intvl 5s",
             "srvtcpka-cnt 3",
         ),
+        absent=(f"http-request return status 503 {page(503, *PAGES[503], APPLICATION)}",),
         backend=(
+            *(f"http-error status {status} {page(status, *pages[status], BACKEND)}" for status in OF_REPLICAS),
+            *(f"http-after-response set-status {told} if {{ status {status} }}" for status, told in TOLD.items()),
             # HAProxy can only repeat a request that it holds as a whole. It therefore waits for all of it, as far as
             # its buffer goes, before it asks a replica, and repeats it where that replica dies. It does so here, behind
             # the rules of the frontend: who is refused there sends no body.
@@ -86,18 +97,11 @@ def max_connections(config: ConnectionLimits) -> int:
     return max(1, min(config.max_connections, max(files - SPARE_FILES, files // 2)))
 
 
-def page(folder: Path, name: str, error: Exception) -> Path:
-    """A file in `folder` with the answer to a request that fails with `error`."""
+def page(status: int, reason: str, error: Exception, application: str = ANY) -> str:
+    """The answer with `status` to a request that fails with `error`, for `http-error` and `http-request return`."""
     failure = Failure.of(error)
-    body = failure.body()
-    headers = {
-        "content-type": "application/json",
-        "cache-control": "no-store",
-        "content-length": str(len(body)),
-        **failure.headers,
-        **({"connection": "close"} if failure.status in CLOSING else {}),
-    }
-    head = "".join(f"{key}: {value}\r\n" for key, value in headers.items())
-    file = folder / f"{name}.http"
-    file.write_bytes(f"HTTP/1.1 {failure.status} {HTTPStatus(failure.status).phrase}\r\n{head}\r\n".encode() + body)
-    return file
+    closing = {"connection": "close"} if status in CLOSING else {}
+    headers = {"cache-control": "no-store", **failure.headers, **closing}
+    arguments = " ".join(f"hdr {name} '{value}'" for name, value in headers.items())
+    answer = f"content-type application/json {arguments} string '{failure.body().decode()}'"
+    return f"{answer} {counted(TOLD.get(status, status), reason, application)}"

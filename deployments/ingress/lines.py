@@ -64,6 +64,8 @@ class Lines:
     """After the aliases, once for each task with several models; lines in a row that name one are repeated for each."""
     replica: tuple[str, ...] = ()
     """Before an application's lines, once for each of its replicas."""
+    absent: tuple[str, ...] = ()
+    """After the aliases, for each application that is configured and has no backend yet; the condition follows."""
     gateway: tuple[str, ...] = ()
     """After all of these, where the gateway is at `/`."""
     backend: tuple[str, ...] = ()

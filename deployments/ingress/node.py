@@ -21,6 +21,7 @@ from deployments.ingress.haproxy import command
 from deployments.ingress.keys import Key, KeysError, read_keys, text_of
 from deployments.ingress.lines import NODE, Settings
 from deployments.ingress.model_rules.traffic import TrafficError, map_of, read_traffic
+from deployments.ingress.refusals import read_counts
 from deployments.ingress.rewrite import RewriteError, rewrite
 from deployments.ingress.secret import shared_secret, write_private
 
@@ -84,8 +85,10 @@ def prepare(settings_file: str, config: str) -> None:
         if one is not None:
             one.update()
     written = file.read_text(encoding="utf-8")
+    earlier = read_counts(_admin_socket(written))  # of the process that is to be replaced
     try:
-        text = rewrite(with_grpc(written, settings), settings, str(file.parent), shared_secret() or "none")
+        node, secret = str(file.parent), shared_secret() or "none"
+        text = rewrite(with_grpc(written, settings), settings, node, secret, earlier)
     except RewriteError as error:
         sys.exit(f"{config}: {error}; this is not the configuration that the pinned version of Ray Serve writes")
     if text != written:  # else HAProxy starts again after its end: also where the disk is full
@@ -98,9 +101,7 @@ def watch(settings_file: str, config: str, haproxy: str, replaces: str = "") -> 
     Each HAProxy has its own: after a reload several write to the admin socket, which belongs to the newest.
     """
     file, settings = Path(config), Settings.read(Path(settings_file))
-    found = re.search(r"^\s*stats socket (\S+) ", file.read_text(encoding="utf-8"), re.MULTILINE)
-    assert found is not None
-    admin = Path(found[1])
+    admin = _admin_socket(file.read_text(encoding="utf-8"))
     keys, certificate, authority, traffic = copies(settings, file.parent)
     told, is_taught = "", keys is None or bool(replaces)
     while os.getppid() == int(haproxy):
@@ -211,6 +212,12 @@ def _stamp(file: Path) -> object:
     except OSError:
         return None
     return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _admin_socket(text: str) -> Path:
+    """That of a configuration; a path where nothing can be for one that has none."""
+    found = re.search(r"^\s*stats socket (\S+) ", text, re.MULTILINE)
+    return Path(found[1] if found else os.devnull)
 
 
 def _in(folder: Path, name: str) -> Path:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from deployments.http.request import DEADLINE_HEADER, LOAD_HEADER, START_HEADER
 from deployments.ingress.lines import BACKEND, BACKEND_NUMBER, CLOCK, SERVER, SERVER_NUMBER, Lines
+from deployments.ingress.refusals import counted, counter
 
 LONGEST_MS = 86_400_000
 SURE_PERCENT = 50
@@ -32,13 +33,19 @@ _MILLISECONDS = (
 )
 _REFUSAL = (
     "status 429 content-type application/json hdr retry-after %[var(txn.late),add(999),div(1000)] "
-    "hdr x-request-id %[var(txn.request_id)] lf-string"
+    f"hdr x-request-id %[var(txn.request_id)] {counted(429, 'overloaded', BACKEND)} lf-string"
 )
 _IF_KNOWN = f"if {{ var({_MAX_WAIT}) -m found }}"
 IF_LATE = f"if METH_POST {{ var(txn.late),add(0) gt 0 }} {{ var(txn.late),add(0) lt {LONGEST_MS} }}"
 _IF_UP = f"if {{ var(txn.late) -m found }} {{ srv_is_up({BACKEND}/{SERVER}) }}"
 _IF_SAID = f"if {{ var(txn.load) -m found }} {{ srv_name {SERVER} }}"
 OVERLOADED = "the deadline cannot be met, or the queue is full: the work of other requests goes before this one"
+
+
+UNHEARD = {408: "timeout", 429: "overloaded", 500: "internal", 503: "no_replica"}
+"""What Ray Serve answers where no replica of ours does: its proxy, which holds the requests of a task that has none,
+and its servers around replicas. Nobody else counts that.
+"""
 
 
 def overload(refusals: Sequence[str] | None = None) -> Lines:
@@ -78,6 +85,12 @@ def overload(refusals: Sequence[str] | None = None) -> Lines:
             f"http-response set-var({_MAX_WAIT}) var(txn.load),field(2,/),add(0) {_IF_SAID}",
             f"http-response set-var({_ROW_US}) var(txn.load),field(3,/),add(0) {_IF_SAID}",
             f"http-response del-header {LOAD_HEADER} if {{ var(txn.load) -m found }}",
+            "http-response allow if { status 200 }",
+            *(
+                f"http-response set-var(txn.sextet_counted) {counter(status, reason, BACKEND)} "
+                f"if {{ status {status} }} !{{ var(txn.load) -m found }}"
+                for status, reason in UNHEARD.items()
+            ),
         ),
     )
 

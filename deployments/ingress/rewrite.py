@@ -30,6 +30,7 @@ from deployments.ingress.lines import (
     Alias,
     Settings,
 )
+from deployments.ingress.refusals import Counts, with_counters
 
 MARK = "# rewritten by sextet\n"
 OWN_GRPC = "frontend sextet_grpc"
@@ -55,8 +56,11 @@ class RewriteError(Exception):
     """The file is not what the pinned version of Ray writes."""
 
 
-def rewrite(text: str, settings: Settings, node: str, secret: str = "none") -> str:
-    """`text` as Ray Serve wrote it, with `settings`; unchanged where it is rewritten already. Raises RewriteError."""
+def rewrite(text: str, settings: Settings, node: str, secret: str = "none", earlier: Counts | None = None) -> str:
+    """`text` as Ray Serve wrote it, with `settings`; unchanged where it is rewritten already. Raises RewriteError.
+
+    Refusals are counted on from `earlier`, or from 0.
+    """
     if text.startswith(MARK):
         return text
     sections = sections_of(text)
@@ -109,6 +113,7 @@ def rewrite(text: str, settings: Settings, node: str, secret: str = "none") -> s
         sections[f"backend {LARGE}{name}"] = _without_reuse(sections[f"backend http-{name}"], name)
     written = "".join(line for header, lines in sections.items() for line in (f"{header}\n", *lines))
     written += "".join(f"{section}\n" for section in lines.sections)
+    written = with_counters(written, earlier or Counts.new())
     return MARK + written.replace(NODE, node).replace(CLOCK, _clock()).replace(SECRET, secret)
 
 
@@ -153,6 +158,7 @@ def _replaced(lines: list[str], ours: Sequence[str]) -> list[str]:
     """Ours take the place of lines of the same keyword; `no KEYWORD` also of those that it negates."""
     keywords = {" ".join(line.split()[: 1 + (line.split()[0] in TWO_WORDS)]) for line in ours}
     keywords |= {line.split()[1] for line in ours if is_of("no", line)}
+    keywords |= {f"errorfile {line.split()[2]}" for line in ours if is_of("http-error status", line)}
     kept = [line for line in lines if not any(is_of(one, line) for one in keywords)]
     return [*indented(ours), *kept]
 
@@ -198,12 +204,13 @@ def _not_there_yet(prefixes: dict[str, str], settings: Settings) -> Iterator[str
     The gateway, or a task at a prefix of the path, would say that there is no such path.
     """
     missing = {name: path for name, path in settings.configured.items() if name not in prefixes and path != "/"}
-    for root in (*missing.values(), *(alias.root for alias in settings.aliases if alias.task in missing)):
+    aliases = [(alias.task, alias.root) for alias in settings.aliases if alias.task in missing]
+    for name, root in (*missing.items(), *aliases):
         if re.fullmatch(r"[\w./~-]+", root):
             below = [one for one in prefixes.values() if one.startswith(f"{root}/")]
             others = " ".join(f"!{{ path {one} }} !{{ path_beg {one}/ }}" for one in below)
             for path in (f"{{ path {root} }}", f"{{ path_beg {root}/ }}"):
-                yield f"http-request deny deny_status 503 if {path} {others}".rstrip()
+                yield from (f"{one.replace(APPLICATION, name)} if {path} {others}" for one in settings.lines.absent)
 
 
 def models_of(prefixes: dict[str, str]) -> dict[str, list[str]]:

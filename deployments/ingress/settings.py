@@ -1,7 +1,6 @@
 """Settings: what each concern adds to Ray's configuration, put together. A concern is a function that returns Lines."""
 
 import os
-from pathlib import Path
 
 from deployments.ingress.access import access
 from deployments.ingress.config import IngressConfig, TlsConfig
@@ -23,16 +22,16 @@ would keep it.
 """
 
 
-def settings(config: IngressConfig, folder: Path, address: str = "") -> Settings:
-    """What the rewriting of this node's configuration needs; pages are put into `folder`.
+def settings(config: IngressConfig, address: str = "") -> Settings:
+    """What the rewriting of this node's configuration needs.
 
     `address` is where the ingress listens, HOST:PORT; empty for where Ray Serve would let it listen.
     """
     # Who is refused for overload sends no body, so that comes before `limits`, which wait for it.
-    lines = connections(config.limits) + overload() + limits(config.limits, folder)
+    lines = connections(config.limits) + overload() + limits(config.limits)
     # What it rewrites, `access` judges by the path that the gateway sees.
     lines += of_the_gateway() + access(config)
-    lines += models(config.limits.body_timeout_s, config.traffic is not None) + draining(folder) + probes()
+    lines += models(config.limits.body_timeout_s, config.traffic is not None) + draining() + probes()
     if LOG_TARGET not in os.environ:
         lines += UNLOGGED
     certificate = (config.tls.certificate, config.tls.key) if config.tls is not None else ()
@@ -46,7 +45,7 @@ def settings(config: IngressConfig, folder: Path, address: str = "") -> Settings
         client_ca=config.tls.client_ca or "" if config.tls is not None else "",
         traffic=config.traffic or "",
         order=tuple(TASKS),
-        grpc=grpc(config, folder, _bind_options(config.tls, "h2")),
+        grpc=grpc(config, _bind_options(config.tls, "h2")),
     )
 
 

@@ -1,7 +1,7 @@
 """Exposition: one address of each node where Prometheus finds the series of all processes there.
 
     a process      a socket in the node's folder, NODE/<pid>.sock: whoever connects gets its series as text
-    one of them    http://ADDRESS/metrics: asks every socket, and puts the families together
+    one of them    http://ADDRESS/metrics: asks every socket, and puts the families together; it adds the node's own
 
 Whoever gets the address first has it, and another process takes it over within a second after that one has ended. A
 socket that nobody listens on is removed: the series of a process that has died go with it, at once.
@@ -27,7 +27,7 @@ ADDRESS = f"127.0.0.1:{METRICS_PORT}"
 OFF = "off"
 RETRY_S = 1.0
 PROCESS_S = 1.0  # for one process to hand out its series
-SCRAPE_S = 8.0  # for all of them: Prometheus waits for ten
+SCRAPE_S = 2.5  # for all of them, the last one's time and HAProxy's on top: Prometheus waits for five
 CLIENT_S = 5.0  # for a client to say what it wants
 
 _logger = logging.getLogger("ray.serve")
@@ -45,10 +45,15 @@ def address() -> tuple[str, int] | None:
 
 
 class Exposition:
-    """Hands out `render()`, the series of this process, in the text format of prometheus_client."""
+    """Hands out `render()`, the series of this process, in the text format of prometheus_client.
 
-    def __init__(self, render: Callable[[], bytes], folder: Path, at: tuple[str, int]) -> None:
-        self._render, self._folder, self._at = render, folder, at
+    `of_node()` are series that belong to no process of ours: they are handed out once for the node.
+    """
+
+    def __init__(
+        self, render: Callable[[], bytes], folder: Path, at: tuple[str, int], of_node: Callable[[], bytes] = bytes
+    ) -> None:
+        self._render, self._folder, self._at, self._of_node = render, folder, at, of_node
         self._file = folder / f"{os.getpid()}.sock"
         self._socket = socket.socket(socket.AF_UNIX)
         self._server: HTTPServer | None = None
@@ -97,7 +102,7 @@ class Exposition:
         """Serve the node's address once it is free."""
         while not self._closed.is_set():
             try:
-                server = _Server(self._at, self._folder)
+                server = _Server(self._at, self._folder, self._of_node)
             except OSError:
                 self._closed.wait(RETRY_S)
                 continue
@@ -112,8 +117,8 @@ class Exposition:
 class _Server(HTTPServer):
     """One request after the other: only Prometheus asks."""
 
-    def __init__(self, at: tuple[str, int], folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, at: tuple[str, int], folder: Path, of_node: Callable[[], bytes]) -> None:
+        self.folder, self.of_node = folder, of_node
         self.address_family = socket.AF_INET6 if ":" in at[0] else socket.AF_INET
         super().__init__(at, _Handler)
 
@@ -131,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         found = self.path.split("?")[0] == "/metrics"
-        body = merged(series(self.server.folder)) if found else b"GET /metrics\n"
+        body = merged([*series(self.server.folder), self.server.of_node()]) if found else b"GET /metrics\n"
         self.send_response(200 if found else 404)
         self.send_header("content-type", CONTENT_TYPE_LATEST if found else "text/plain")
         self.send_header("content-length", str(len(body)))

@@ -5,13 +5,14 @@ Imports ray. What it starts belongs to the process: it is made when it is needed
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import ray
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from ray import serve
+from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY, RAY_SERVE_HAPROXY_SOCKET_PATH
 from starlette.requests import Request
 
 from deployments.config import TaskConfig
@@ -19,6 +20,7 @@ from deployments.http.errors import logger
 from deployments.http.request import Observer, Timings
 from deployments.observability.exposition import Exposition, address
 from deployments.observability.metrics import Metrics
+from deployments.observability.refusals import Refusals
 from deployments.observability.replicas import Replicas
 from deployments.observability.request_log import LogFile, RequestLog
 from deployments.observability.tracing import Tracing, is_on, provider
@@ -89,10 +91,19 @@ def _metrics() -> Metrics:
     try:
         at = address()
         if at is not None:
-            Exposition(lambda: generate_latest(metrics.registry), _session() / "sextet", at).start()
+            Exposition(lambda: generate_latest(metrics.registry), _session() / "sextet", at, _of_node()).start()
     except (OSError, ConfigurationError) as error:  # a replica serves nevertheless
         logger.error("no metrics: %s", error)
     return metrics
+
+
+def _of_node() -> Callable[[], bytes]:
+    """What HAProxy counts on this node."""
+    registry = CollectorRegistry()
+    if RAY_SERVE_ENABLE_HA_PROXY:
+        named = Path(RAY_SERVE_HAPROXY_SOCKET_PATH)  # Ray Serve puts it into a folder of the node's
+        registry.register(Refusals(named.parent / ray.get_runtime_context().get_node_id() / named.name))
+    return partial(generate_latest, registry)
 
 
 def _tracing(artifact: ModelArtifact, replica: str) -> Iterator[Observer]:

@@ -196,7 +196,8 @@ def test_what_dies_comes_back_and_what_has_begun_goes_on(
         assert httpx.post(f"{serving.url}/{GENERATE}", json=several, timeout=60).status_code == 413
     assert serving.replicas(GENERATE) == before, "it is changed in place"
     (folder,) = Path("/tmp").glob(f"sextet-{serving.process.pid}-*")
-    (hard_stop_s,) = re.findall(r"hard-stop-after (\d+)s", (folder / "haproxy.cfg").read_text(encoding="utf-8"))
+    (written,) = folder.rglob("haproxy.cfg")
+    (hard_stop_s,) = re.findall(r"hard-stop-after (\d+)s", written.read_text(encoding="utf-8"))
     assert int(hard_stop_s) > 2 * 900, "HAProxy knows of it"
     assert set(ready.seen) == set(asking.seen) == {200}
 

@@ -135,7 +135,9 @@ def test_the_server_and_its_models_are_described(client: triton.InferenceServerC
     assert client.get_model_metadata(GENERATOR).inputs[0].name == "array_inputs"
     index = client.get_model_repository_index()
     assert {(one.name, one.state) for one in index.models} == {(name, "READY") for name in (ENCODER, GENERATOR, RARE)}
-    with pytest.raises(InferenceServerException, match="there is no model 'x'$"):  # probes need no key
+    with pytest.raises(InferenceServerException, match="there is no model 'x'; allowed: text-classification"):
+        client.get_model_metadata("x")
+    with pytest.raises(InferenceServerException, match="there is no model 'x'$"):  # a probe needs no key
         client.is_model_ready("x")
     with pytest.raises(InferenceServerException, match=r"UNIMPLEMENTED.*'ModelConfig' is not served"):
         client.get_model_config(ENCODER)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grpc
 import httpx
 import pytest
 import yaml
@@ -164,3 +165,32 @@ def test_only_the_ingress_listens_beyond_loopback(guarded: Serving) -> None:
     port = int(guarded.url.rpartition(":")[2])
 
     assert {one for one in listening if one[1] not in LOOPBACK} == {("haproxy", "0.0.0.0", port)}
+
+
+def test_replicas_take_calls_of_grpc_from_holders_of_the_token_alone(guarded: Serving) -> None:
+    """Whoever makes such a call has the replica unpickle what it sends."""
+    replicas = [one for one in guarded.tree() if one.name().startswith("ray::ServeReplica")]
+    (token,) = {one.environ()["RAY_AUTH_TOKEN"] for one in guarded.tree() if one.name() == "raylet"}
+
+    def code(port: int, token: str | None) -> grpc.StatusCode:
+        metadata = [("authorization", f"Bearer {token}")] if token else []
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            try:
+                channel.unary_unary("/ray.serve.ASGIService/HandleRequest")(b"", metadata=metadata, timeout=10)
+            except grpc.RpcError as error:
+                return error.code()
+        return grpc.StatusCode.OK
+
+    ports = [port for _, _, port in listeners(replicas)]
+    refusing = [port for port in ports if code(port, None) == grpc.StatusCode.UNAUTHENTICATED]
+    assert len(refusing) >= len(replicas) == 2
+    assert {code(port, "0" * len(token)) for port in refusing} == {grpc.StatusCode.UNAUTHENTICATED}
+    assert grpc.StatusCode.UNAUTHENTICATED not in {code(port, token) for port in refusing}
+    answered = {code(port, None) for port in ports if port not in refusing}
+    assert answered <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INTERNAL}
+
+
+def test_no_other_user_enters_the_folder_of_the_cluster(guarded: Serving) -> None:
+    (folder,) = Path("/tmp").glob(f"sextet-{guarded.process.pid}-*")
+
+    assert folder.stat().st_mode & 0o777 == 0o700

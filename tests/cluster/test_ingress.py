@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -68,6 +69,24 @@ def test_prometheus_finds_the_batches_of_each_task(cluster: Serving, http: httpx
     assert {sample.labels["task"] for sample in families["sextet_artifact_info"]} == set(TASKS)
     there = {(one.labels["application"], one.labels["state"]): one.value for one in families["sextet_replicas"]}
     assert all(there[task, state] >= 1 for task in TASKS for state in ("wanted", "there"))
+
+
+def test_prometheus_finds_what_the_ingress_refuses_by_itself(cluster: Serving, http: httpx.Client) -> None:
+    (url,) = [line.removeprefix("metrics ") for line in cluster.lines if line.startswith("metrics ")]
+
+    def refused() -> Counter[tuple[str, str, str]]:
+        families = text_string_to_metric_families(httpx.get(url, timeout=30).text)
+        (samples,) = [one.samples for one in families if one.name == "sextet_refusals"]
+        found = [(one.labels["task"], one.labels["status"], one.labels["reason"]) for one in samples]
+        assert len(set(found)) == len(found), "the node says it once"
+        assert {(task, "503", "no_replica") for task in TASKS} < set(found)
+        return Counter({kind: int(one.value) for kind, one in zip(found, samples, strict=True)})
+
+    before = refused()
+    for path in ("/", "/text-classification", "/v1/models"):
+        assert http.get(path, headers={"host": "evil.example"}).status_code == 421
+
+    assert refused() - before == {("none", "421", "host"): 3}
 
 
 def test_the_gateway_lists_the_tasks_and_their_models(http: httpx.Client) -> None:

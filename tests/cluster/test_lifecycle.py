@@ -13,6 +13,8 @@ import psutil
 import pytest
 
 from deployments.cluster.guardian import KILLED
+from deployments.cluster.local_ray import RAY_METRICS_PORT
+from deployments.cluster.ray_environment import METRICS_PORT, free_port
 from tests.artifacts import write_artifact
 from tests.cluster.serving import (
     READY_S,
@@ -20,12 +22,16 @@ from tests.cluster.serving import (
     Serving,
     is_listening,
     left_over,
+    listeners,
     write_cluster,
 )
+from tests.deploy.unit import is_started_again
 
 pytestmark = pytest.mark.cluster
 
 TASK = "text-classification"
+USUAL_PORTS = (8404, 9101, 8500, RAY_METRICS_PORT, METRICS_PORT)
+"""Statistics and metrics of HAProxy, Serve's fallback proxy, Ray's metrics and ours."""
 BODY = {"inputs": ["good", "bad"]}
 
 
@@ -87,6 +93,8 @@ def test_a_cluster_applies_changes_ends_without_a_trace_and_starts_again_at_once
     again = Serving.start(small, port=int(serving.url.rpartition(":")[2])).wait_until_ready()
     assert httpx.post(f"{again.url}/{TASK}", json={"inputs": "good"}, timeout=60).status_code == 200
     tree = again.tree()
+    usual = {port for _, _, port in listeners(tree)} & set(USUAL_PORTS)
+    assert usual, "those that nobody else on this machine has"
     (folder,) = Path("/tmp").glob(f"sextet-{again.process.pid}-*")
     again.stop(signal.SIGKILL)
     again.reader.join(STOP_S)
@@ -94,6 +102,7 @@ def test_a_cluster_applies_changes_ends_without_a_trace_and_starts_again_at_once
     assert left_over(tree) == []
     assert not is_listening(again.url)
     assert not folder.exists()
+    assert [port for port in usual if free_port(port) != str(port)] == [], "the next start has them again"
 
 
 def requests_inside(url: str, replica: psutil.Process, closing: ExitStack) -> list[Future[int]]:
@@ -158,7 +167,9 @@ def test_without_haproxy_the_python_proxy_serves_and_says_so(small: Path) -> Non
 def failed(cluster: Path, *options: str, port: int | None = None) -> list[str]:
     """What a `sextet serve` prints that has to fail."""
     serving = Serving.start(cluster, *options, port=port)
-    assert serving.wait(READY_S) == 1
+    status = serving.wait(READY_S)
+    assert status == 1
+    assert not is_started_again(status), "another start would fail the same way"
     return serving.lines
 
 

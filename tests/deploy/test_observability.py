@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 
+from deployments.observability.exposition import PROCESS_S, SCRAPE_S
 from deployments.observability.metrics import LABELS, Metrics
+from deployments.observability.refusals import Refusals
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "observability"
 RULES = yaml.safe_load((FOLDER / "rules.yaml").read_text(encoding="utf-8"))["groups"][0]["rules"]
@@ -28,7 +30,10 @@ def expressions() -> Iterator[str]:
 
 def handed_out() -> set[str]:
     """The names of all families, as Prometheus has them."""
-    heads = re.findall(r"^# TYPE (\w+) (\w+)$", generate_latest(Metrics().registry).decode(), re.MULTILINE)
+    of_node = CollectorRegistry()
+    of_node.register(Refusals(FOLDER / "no.sock"))
+    text = (generate_latest(Metrics().registry) + generate_latest(of_node)).decode()
+    heads = re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE)
     suffixes = ("_bucket", "_sum", "_count")
     return {f"{name}{suffix}" for name, kind in heads for suffix in (suffixes if kind == "histogram" else ("",))} | {
         REPLICAS
@@ -40,6 +45,14 @@ def test_every_metric_that_is_asked_for_is_handed_out() -> None:
 
     assert asked
     assert asked - handed_out() == set()
+
+
+def test_a_scrape_ends_before_prometheus_gives_up_though_processes_hang() -> None:
+    """It waits for ten seconds, or as long as its interval where that is shorter."""
+    interval = yaml.safe_load((FOLDER / "prometheus.yaml").read_text(encoding="utf-8"))["global"]["scrape_interval"]
+
+    assert interval.endswith("s")
+    assert int(interval[:-1]) > SCRAPE_S + 2 * PROCESS_S, "the last process asked, and HAProxy"
 
 
 def test_every_recorded_series_is_recorded_and_used() -> None:

@@ -8,7 +8,6 @@ Replicas answer them as POSTs over HTTP/1.1, at <prefix>/grpc/<call>, so that ke
 models and repetition are those of HTTP. A replica's error is JSON with a status; here it gets the code of gRPC.
 """
 
-from pathlib import Path
 from urllib.parse import quote
 
 from deployments.http.errors import (
@@ -32,10 +31,11 @@ from deployments.ingress.access import (
 from deployments.ingress.config import IngressConfig
 from deployments.ingress.drain import REFUSING
 from deployments.ingress.grpc.sections import APPLICATION_VARIABLE
-from deployments.ingress.limits import PAGES, UNAVAILABLE, body_timeout, connections
-from deployments.ingress.lines import APPLICATION, MODEL, MODELS, PREFIX, SECRET, TASK, GrpcLines
+from deployments.ingress.limits import OF_REPLICAS, PAGES, TOLD, UNAVAILABLE, body_timeout, connections
+from deployments.ingress.lines import APPLICATION, BACKEND, MODEL, MODELS, PREFIX, SECRET, TASK, GrpcLines
 from deployments.ingress.model_rules.rules import ASKED_TASK, CHOSEN, HEADER, SPLIT, shares
 from deployments.ingress.overload import IF_LATE, OVERLOADED, overload
+from deployments.ingress.refusals import ANY, counted
 from pipelines.errors import DeadlineExceededError, OverloadedError, SextetError
 
 SERVICE = "/inference.GRPCInferenceService/"
@@ -57,15 +57,15 @@ _IS_APPLICATION = f"{{ var({APPLICATION_VARIABLE}) -m str {APPLICATION} }}"
 _ASKS = f"{{ var({ASKED_TASK}) -m str {TASK} }}"
 
 
-def grpc(config: IngressConfig, folder: Path, bind_options: str) -> GrpcLines:
-    """The lines of `config`; none where it has no port for gRPC. Pages are put into `folder`."""
+def grpc(config: IngressConfig, bind_options: str) -> GrpcLines:
+    """The lines of `config`; none where it has no port for gRPC."""
     if config.grpc_port is None:
         return GrpcLines()
     late = f"{_REFUSED} 8 hdr grpc-message '{_encoded(OVERLOADED)}' hdr grpc-retry-pushback-ms %[var(txn.late)] "
-    refusing = overload((late + IF_LATE,))
-    pages = tuple(f'errorfile {status} "{_page(folder, status, error)}"' for status, error in PAGES.items())
-    timeout = DeadlineExceededError("the call was not complete in time")
-    pages = (*pages, f'errorfile 408 "{_page(folder, 408, timeout)}"')
+    refusing = overload((f"{late}{counted(429, 'overloaded', BACKEND)} {IF_LATE}",))
+    errors = {**PAGES, 408: ("timeout", DeadlineExceededError("the call was not complete in time"))}
+    pages = tuple(_page(status, *one) for status, one in errors.items())
+    of_replicas = tuple(_page(status, *errors[status], BACKEND) for status in OF_REPLICAS)
     return GrpcLines(
         port=config.grpc_port,
         bind_options=bind_options or "proto h2",
@@ -74,25 +74,26 @@ def grpc(config: IngressConfig, folder: Path, bind_options: str) -> GrpcLines:
         application=(
             f"http-request set-var({APPLICATION_VARIABLE}) str({APPLICATION}) if {_IS_INFER} "
             f"{{ var({_NAME}) -m str {MODEL} }}",
-            *(refusal(NOT_ITS_TASK, f"{MAY_NOT} {_IS_APPLICATION}") if config.keys is not None else ()),
+            *(refusal("task", NOT_ITS_TASK, f"{MAY_NOT} {_IS_APPLICATION}", TASK) if config.keys is not None else ()),
             rf"http-request replace-path ^{SERVICE}(.*)$ {PREFIX}/grpc/\1 if {_IS_APPLICATION}",
         ),
         rest=(
             f"{_REFUSED} {CODES[404]} hdr grpc-message "
             f"'there is no model %[var({_NAME}),bytes(0,60),url_enc]; allowed: {MODELS}' "
-            f"if {_IS_INFER}",  # whose path no rule has replaced
+            f"{counted(404, 'model')} if {_IS_INFER}",  # whose path no rule has replaced
             rf"http-request replace-path ^{SERVICE}(.*)$ /grpc/\1 if {{ path_beg {SERVICE} }}",
             f"http-request set-var({APPLICATION_VARIABLE}) str(gateway) if !{{ var({APPLICATION_VARIABLE}) -m found }}",
         ),
-        backend=(*pages, *refusing.backend, *body_timeout(config.limits), *_translation()),
-        nowhere=tuple(refusal(UNAVAILABLE, "TRUE")),
+        backend=(*of_replicas, *refusing.backend, *body_timeout(config.limits), *_translation()),
+        nowhere=tuple(refusal("no_replica", UNAVAILABLE, "TRUE")),
     )
 
 
-def refusal(error: SextetError, condition: str, **headers: str) -> list[str]:
-    """The answer to calls for which `condition` holds. gRPC has no place for the headers of HTTP."""
+def refusal(reason: str, error: SextetError, condition: str, application: str = ANY, **headers: str) -> list[str]:
+    """The answer to calls for which `condition` holds, counted as that of HTTP. gRPC has no place for its headers."""
     failure = Failure.of(error)
-    return [f"{_REFUSED} {CODES[failure.status]} hdr grpc-message '{_encoded(failure.error)}' if {condition}"]
+    told = f"{_REFUSED} {CODES[failure.status]} hdr grpc-message '{_encoded(failure.error)}'"
+    return [f"{told} {counted(failure.status, reason, application)} if {condition}"]
 
 
 def _access(config: IngressConfig) -> list[str]:
@@ -100,15 +101,18 @@ def _access(config: IngressConfig) -> list[str]:
     ending = UnavailableError("the cluster is shutting down", retry_after_s=5.0)
     compressed = UnsupportedMediaTypeError("the messages are compressed; allowed: grpc-encoding identity")
     unknown = f"!METH_POST || !{{ path_beg {SERVICE} }} || {{ path_len gt 64 }}"
+    is_compressed = "{ req.hdr(grpc-encoding) -m found } !{ req.hdr(grpc-encoding) -m str identity }"
     key = f"{{ req.hdr({KEY_HEADER}) -m found }} !{{ req.hdr(authorization) -m found }}"
     body_s, idle_s = config.limits.body_timeout_s, config.limits.idle_timeout_s
     return [
         f"http-request del-header {OWN_HEADERS} -m beg",
         *request_id_rules(),
         "http-after-response set-header content-type application/grpc",
-        *refusal(ending, f"{{ var({REFUSING}) -m bool }}"),
-        *refusal(MethodNotAllowedError("this is no call of inference.GRPCInferenceService", "POST"), unknown),
+        "http-after-response set-status 200 if !{ status 200 }",  # of a page
+        *refusal("shutting_down", ending, f"{{ var({REFUSING}) -m bool }}"),
+        *refusal("method", MethodNotAllowedError("this is no call of inference.GRPCInferenceService", "POST"), unknown),
         *refusal(
+            "headers",
             HeadersTooLargeError(f"the metadata has too many bytes; allowed: at most {most}"),
             f"{{ req.hdrs,length gt {most} }}",
         ),
@@ -120,11 +124,11 @@ def _access(config: IngressConfig) -> list[str]:
             if config.keys is not None
             else ()
         ),
-        *(refusal(CLOSED, f"{FROM_ELSEWHERE} !{_IS_OPEN}") if is_closed(config) else ()),
+        *(refusal("closed", CLOSED, f"{FROM_ELSEWHERE} !{_IS_OPEN}") if is_closed(config) else ()),
         "http-request del-header authorization",
         f"http-request del-header {KEY_HEADER}",
         f"http-request set-header {SECRET_HEADER} {SECRET}",
-        *refusal(compressed, "{ req.hdr(grpc-encoding) -m found } !{ req.hdr(grpc-encoding) -m str identity }"),
+        *refusal("compression", compressed, is_compressed),
         *_deadline(),
         # Ray Serve reads all that comes of a request at once, unless it is told that the client stays.
         "http-request del-header x-request-disconnect-disabled",
@@ -165,7 +169,7 @@ def _several(traffic: bool) -> tuple[str, ...]:
         f"http-request set-var({ASKED_TASK}) str({TASK}) if {{ var({_NAME}) -m str {TASK} }}",
         f"http-request set-var({SPLIT}) bool(true) if {_ASKS} !{{ req.hdr({HEADER}) -m found }}",
         f"http-request set-var({CHOSEN}) req.hdr({HEADER}) if {_ASKS} {{ req.hdr({HEADER}) -m found }}",
-        *refusal(error, unknown),
+        *refusal("model", error, unknown, TASK),
         *(shares() if traffic else ()),
         f"http-request set-var({_NAME}) str({MODEL}) if {_ASKS} {{ var({CHOSEN}) -m str {MODEL} }}",
     )
@@ -191,15 +195,12 @@ def _translation() -> tuple[str, ...]:
     )
 
 
-def _page(folder: Path, status: int, error: Exception) -> Path:
-    """A file in `folder` with what HAProxy answers by itself where it would answer with `status`."""
-    code, message = CODES.get(status, INTERNAL), quote(str(error), safe=" ")
-    wait = error.retry_after_s if isinstance(error, OverloadedError) else 0.0
-    pushback = f"grpc-retry-pushback-ms: {1000 * wait:.0f}\r\n" if wait else ""
-    head = f"content-type: application/grpc\r\ngrpc-status: {code}\r\ngrpc-message: {message}\r\n{pushback}"
-    file = folder / f"grpc-{status}.http"
-    file.write_bytes(f"HTTP/1.1 200 OK\r\n{head}content-length: 0\r\n\r\n".encode())
-    return file
+def _page(status: int, reason: str, error: Exception, application: str = ANY) -> str:
+    """What HAProxy answers by itself where it would answer with `status`, which becomes 200 (_access)."""
+    code, wait_s = CODES.get(status, INTERNAL), error.retry_after_s if isinstance(error, OverloadedError) else 0.0
+    pushback = f" hdr grpc-retry-pushback-ms {1000 * wait_s:.0f}" if wait_s else ""
+    told = f"hdr grpc-status {code} hdr grpc-message '{_encoded(str(error))}'{pushback}"
+    return f"http-error status {status} {told} {counted(TOLD.get(status, status), reason, application)}"
 
 
 def _encoded(message: str) -> str:

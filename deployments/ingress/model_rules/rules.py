@@ -22,10 +22,11 @@ from deployments.http.request import DRAWN_HEADER, MODEL_HEADER, OTHERS_HEADER
 from deployments.ingress.lines import MODEL, MODEL_PREFIX, MODELS, PREFIX, TASK, Lines
 from deployments.ingress.model_rules.traffic import PARTS
 from deployments.ingress.node import TRAFFIC
+from deployments.ingress.refusals import counted
 
 HEADER = MODEL_HEADER
-ASKED_TASK, CHOSEN, SPLIT, _DRAW, _BOUND, _CLIENT = (
-    f"txn.sextet_{name}" for name in ("several", "model", "split", "draw", "bound", "stays")
+ASKED_TASK, CHOSEN, SPLIT, _KNOWN, _DRAW, _BOUND, _CLIENT = (
+    f"txn.sextet_{name}" for name in ("several", "model", "split", "known", "draw", "bound", "stays")
 )
 _SEQUENCE = "proc.sextet_sequence"
 _KEY = "txn.sextet_client"  # its name, where the ingress knows keys: access.py
@@ -45,14 +46,17 @@ def models(body_timeout_s: int, traffic: bool) -> Lines:
     """Their rules; shares of requests where `traffic`."""
     error = f"there is no model %[req.hdr({HEADER}),bytes(0,60),json(utf8s)] of {TASK}; allowed: {TASK} {MODELS}"
     shapes = {"{ path_sub /v1/ }": _openai(error), "": json.dumps({"error": error, "error_type": "not_found"})}
-    unknown = f"{_ASKS} {{ req.hdr({HEADER}) -m found }} !{{ var({CHOSEN}) -m str {TASK} {MODELS} }}"
-    refuse = "http-request return status 404 content-type application/json hdr cache-control no-store lf-string"
+    unknown = f"{_ASKS} {{ req.hdr({HEADER}) -m found }} !{{ var({_KNOWN}) -m found }}"
+    refuse = "http-request return status 404 content-type application/json hdr cache-control no-store "
+    refuse += f"{counted(404, 'model', TASK)} lf-string"
     return Lines(
         several=(
             f"http-request set-var({ASKED_TASK}) str({TASK}) if {{ path {PREFIX} }} || {{ path_beg {PREFIX}/ }}",
             f"http-request unset-var({ASKED_TASK}) if {{ path {MODEL_PREFIX} }} || {{ path_beg {MODEL_PREFIX}/ }}",
             f"http-request set-var({CHOSEN}) req.hdr({HEADER}) if {_ASKS} {{ req.hdr({HEADER}) -m found }}",
             f"http-request set-var({CHOSEN}) str({TASK}) if {_ASKS} {{ path_reg ^{_DEFAULT}(/|$) }}",
+            # A rule of its own: HAProxy takes 64 words in a line.
+            f"http-request set-var({_KNOWN}) bool(true) if {_ASKS} {{ var({CHOSEN}) -m str {TASK} {MODELS} }}",
             *(f"{refuse} '{body}' if {unknown} {shape}".rstrip() for shape, body in shapes.items()),
             f"http-request replace-path ^{_DEFAULT}(/.*)?$ {PREFIX}\\1 if {_ASKS}",
             # The gateway lists all of them.

@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import yaml
 
+from deployments.cluster.launch import Launch
 from deployments.cluster.ports import check_port
 from deployments.cluster.ray_environment import spare_port
 from deployments.config import TaskConfig, cut_down, read_yaml, user_configs
@@ -21,7 +22,7 @@ from deployments.doctor.finding import Finding
 from deployments.doctor.machine import Capacity
 from deployments.doctor.memory import cache_bytes
 from deployments.gpu_memory import CONTEXT_BYTES
-from pipelines.errors import SextetError
+from pipelines.errors import ConfigurationError, SextetError
 from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.slots.memory import slot_bytes
 from pipelines.runtime.artifact import ModelArtifact
@@ -237,6 +238,26 @@ def test_an_ingress_that_nothing_guards_is_refused_as_serve_does(
     assert unguarded.level == "error"
     assert unguarded.text.startswith("the ingress would listen on 0.0.0.0 without keys; set")
     monkeypatch.setenv("SEXTET_OPEN_TO_EVERYBODY", "1")
+    assert found(path)["ingress"].level == "ok"
+
+
+def test_a_share_of_a_model_that_is_not_deployed_is_an_error_as_serve_says_it(tmp_path: Path) -> None:
+    write_artifact(tmp_path / "model")
+    (tmp_path / "traffic").write_text(f"{TASK} large 5\n", encoding="ascii")
+    cluster = read_yaml(write(tmp_path, {"model": "model"}))
+    cluster["applications"][-1]["deployments"][0]["user_config"] = {"ingress": {"traffic": "traffic"}}
+    path = tmp_path / "cluster.yaml"
+    path.write_text(yaml.safe_dump(cluster), encoding="utf-8")
+
+    refused = found(path)["ingress"]
+
+    assert refused.level == "error"
+    assert f"traffic has {TASK} large, which is not deployed; allowed: {TASK}" in refused.text
+    launch = Launch(path, None, None, lambda _line: None)
+    with pytest.raises(ConfigurationError) as told:
+        launch.ingress(launch.content())
+    assert str(told.value) == refused.text
+    (tmp_path / "traffic").write_text(f"{TASK} large 0\n", encoding="ascii")
     assert found(path)["ingress"].level == "ok"
 
 

@@ -2,6 +2,7 @@
 
 import queue
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from deployments.ingress.config import Address, IngressConfig, TlsConfig
 from deployments.ingress.drain import drain
 from deployments.ingress.keys import Key, add, new_key
 from deployments.ingress.overload import OVERLOADED
+from deployments.ingress.refusals import Kind, read_counts
 from pipelines.errors import ConfigurationError
 from tests.certificates import Authority
 from tests.deployments.grpc.served import Served, served, tensor
@@ -69,6 +71,13 @@ def ask(served: Served, **options: Any) -> str:
     return "OK"
 
 
+def refused(served: Served) -> Counter[Kind]:
+    """What the ingress has refused by itself."""
+    found = read_counts(served.ingress.admin)
+    assert found is not None
+    return +Counter(found.of)
+
+
 def ask_in_stream(served: Served, headers: dict[str, str]) -> str:
     """The same of a request on a stream."""
     answers: queue.Queue[Any] = queue.Queue()
@@ -115,9 +124,13 @@ def test_only_probes_need_no_key_whatever_stands_before_or_behind_their_path(gua
 def test_a_key_is_for_its_tasks_and_has_a_rate(guarded: Served, keys: tuple[Path, dict[str, str]]) -> None:
     _, key = keys
 
+    before = refused(guarded)
     assert ask(guarded, headers={"x-api-key": key["other"]}) == "PERMISSION_DENIED this key may not ask this task"
     answers = [ask(guarded, headers={"x-api-key": key["few"]}) for _ in range(3)]
     assert answers == ["OK", "OK", "RESOURCE_EXHAUSTED this key has used up its requests of this minute"]
+    assert ask(guarded).startswith("UNAUTHENTICATED")
+    of_http = {(TASK, "403", "task"): 1, ("none", "429", "rate_limit"): 1, ("none", "401", "key"): 1}
+    assert refused(guarded) - before == of_http, "statuses are those of HTTP"
 
 
 def test_a_replica_learns_the_keys_name_its_class_and_the_deadline_and_never_the_key(
@@ -222,6 +235,8 @@ def test_a_replica_that_is_gone_is_unavailable(model: dict[str, Path], tmp_path:
         while (answer := ask(running)) == "OK":
             assert time.monotonic() < give_up_at
         assert answer.startswith("UNAVAILABLE no replica of this task answers now")
+        assert ask(running) == answer
+        assert refused(running)[TASK, "503", "no_replica"] == 2
 
 
 def test_haproxy_refuses_what_cannot_be_answered_in_time(model: dict[str, Path], tmp_path: Path) -> None:
@@ -232,6 +247,7 @@ def test_haproxy_refuses_what_cannot_be_answered_in_time(model: dict[str, Path],
         scheduler.expected_s = lambda: 1000.0
         assert ask(running) == "OK"
         assert ask(running) == f"RESOURCE_EXHAUSTED {OVERLOADED}"
+        assert refused(running) == {(TASK, "429", "overloaded"): 1}
 
 
 def test_where_the_cluster_ends_calls_are_refused(model: dict[str, Path], tmp_path: Path) -> None:

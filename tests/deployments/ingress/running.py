@@ -19,6 +19,7 @@ from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig,
 from ray.serve.config import HTTPOptions
 
 from deployments.cluster.ray_environment import TUNED, spare_port
+from deployments.http.request import LOAD_HEADER
 from deployments.ingress import haproxy
 from deployments.ingress.config import Address, IngressConfig
 from deployments.ingress.haproxy import command as ask_admin
@@ -26,6 +27,8 @@ from deployments.ingress.settings import settings
 
 APPLICATIONS = {"text-generation": "/text-generation", "text-classification": "/text-classification", "gateway": "/"}
 START_S = 30.0
+STATUS, LOAD = "x-test-status", "x-test-load"
+"""Headers of requests: see Replica."""
 
 
 def ray_file(
@@ -70,12 +73,15 @@ def command(folder: Path, file: Path, config: IngressConfig | None = None, addre
     """What runs HAProxy on `file`, as Ray wrote it, with `config`; `folder` is the wrapper's."""
     binary = haproxy.find_binary()
     assert binary is not None
-    wrapper = haproxy.write_wrapper(binary, folder, settings(config or IngressConfig(), folder, address))
+    wrapper = haproxy.write_wrapper(binary, folder, settings(config or IngressConfig(), address))
     return [str(wrapper), "-db", "-f", str(file)]
 
 
 class Replica(ThreadingHTTPServer):
-    """Answers with its name, the method, the path, the headers it was asked with and the length of the body."""
+    """Answers with its name, the method, the path, the headers it was asked with and the length of the body.
+
+    A request may name the status of its answer, and the load that the replica says: STATUS and LOAD.
+    """
 
     def __init__(self, name: str) -> None:
         class Handler(BaseHTTPRequestHandler):
@@ -85,7 +91,9 @@ class Replica(ThreadingHTTPServer):
                 body = self.rfile.read(int(self.headers.get("content-length", "0")))
                 asked = {"name": name, "method": self.command, "path": self.path, "length": len(body)}
                 answer = json.dumps({**asked, "headers": {k.lower(): v for k, v in self.headers.items()}}).encode()
-                self.send_response(200)
+                self.send_response(int(self.headers.get(STATUS, "200")))
+                if load := self.headers.get(LOAD):
+                    self.send_header(LOAD_HEADER, load)
                 self.send_header("content-length", str(len(answer)))
                 self.end_headers()
                 self.wfile.write(answer)
@@ -128,8 +136,8 @@ class Running:
     def admin(self) -> Path:
         return self.folder / "admin.sock"
 
-    def start(self, *options: str) -> None:
-        """One more HAProxy, on the file that Ray has written anew; it has the admin socket when this returns."""
+    def write(self) -> list[str]:
+        """Ray writes its file anew; what runs HAProxy on it."""
         # Ray's own part of a single machine is on loopback; where the ingress listens is ours.
         loopback = HTTPOptions(host="127.0.0.1", port=self.port)
         bufsize = int(TUNED["RAY_SERVE_HAPROXY_TUNE_BUFSIZE"])
@@ -139,7 +147,15 @@ class Running:
         file = ray_file(self.folder, self.applications, ports=self.ports, http_options=loopback, **own)
         run = command(self.folder, file, self.config, Address(self.host, self.port).text())
         haproxy.tell(self.folder, (), self.configured, 0, self.adapters)
-        self.processes.append(subprocess.Popen([*run, *options]))
+        return run
+
+    def start(self, *options: str) -> None:
+        """One more HAProxy, on the file that Ray has written anew; it has the admin socket when this returns."""
+        self.run([*self.write(), *options])
+
+    def run(self, command: list[str]) -> None:
+        """The same on a file that is there."""
+        self.processes.append(subprocess.Popen(command))
         give_up_at = time.monotonic() + START_S
         while f"Pid: {self.processes[-1].pid}\n" not in ask_admin(self.admin, "show info"):
             assert self.processes[-1].poll() is None
@@ -147,7 +163,11 @@ class Running:
             time.sleep(0.02)
 
     def reload(self) -> None:
-        self.start("-x", str(self.admin), "-sf", *(str(one.pid) for one in self.processes))
+        self.start(*self.taking_over())
+
+    def taking_over(self) -> list[str]:
+        """The options of an HAProxy that replaces those that run."""
+        return ["-x", str(self.admin), "-sf", *(str(one.pid) for one in self.processes)]
 
     def client(self, key: str | None = None, **options: Any) -> httpx.Client:
         headers = {"authorization": f"Bearer {key}"} if key else {}

@@ -129,7 +129,7 @@ def test_the_default_is_told_the_names_of_the_others_and_clients_cannot_say_them
 
 
 def test_a_task_with_one_model_has_no_rules_of_this_kind(tmp_path: Path) -> None:
-    file, ours = ray_file(tmp_path).read_text(), settings(IngressConfig(), tmp_path)
+    file, ours = ray_file(tmp_path).read_text(), settings(IngressConfig())
     assert ours.lines.several
     assert HEADER not in rewrite(file, ours, str(tmp_path))
 
@@ -211,6 +211,45 @@ def test_a_client_stays_where_it_was(shared: Shared) -> None:
     assert len(shared.ask(40)) == 1
 
 
+def test_clients_spread_by_the_share_each_by_its_key_wherever_it_comes_from(tmp_path: Path) -> None:
+    keys, traffic, found = tmp_path / "keys", tmp_path / "traffic", dict[str, str]()
+    for number in range(100):
+        key, digest = new_key()
+        add(keys, Key(digest, f"client-{number}"))
+        found[f"client-{number}"] = key
+    traffic.write_text(f"{TASK} large 30\n{TASK} sticky\n")
+    config = IngressConfig(keys=str(keys), traffic=str(traffic))
+
+    (tmp_path / "node").mkdir()
+    with running(tmp_path / "node", config, applications=SEVERAL) as running_ingress:
+
+        def answering(key: str, address: str) -> str:
+            with running_ingress.client(key, transport=httpx.HTTPTransport(local_address=address)) as client:
+                return str(client.post(f"/{TASK}", json={}).json()["name"])
+
+        first = {name: answering(key, "127.0.0.1") for name, key in found.items()}
+        elsewhere = {name: answering(key, f"127.0.1.{number}") for number, (name, key) in enumerate(found.items(), 1)}
+        running_ingress.reload()
+        later = {name: answering(key, "127.0.0.1") for name, key in found.items()}
+
+    assert first == elsewhere == later, "a key goes before the address, whichever process answers"
+    assert set(first.values()) == {TASK, LARGE}
+    assert 17 <= Counter(first.values())[LARGE] <= 43, "30 of 100, by a hash of names: within three deviations"
+
+
+def test_clients_without_a_key_spread_by_their_address(shared: Shared) -> None:
+    shared.set(f"{TASK} large 50\n{TASK} sticky\n", f"{TASK} 1\n{LARGE} 5000\n")
+
+    def ask(address: str) -> Counter[str]:
+        with shared.ingress.client(transport=httpx.HTTPTransport(local_address=address)) as client:
+            return Counter(client.post(f"/{TASK}", json={}).json()["name"] for _ in range(5))
+
+    found = [ask(f"127.0.2.{number}") for number in range(1, 41)]
+
+    assert [len(one) for one in found] == [1] * 40, "each stays where it was"
+    assert 10 <= sum(LARGE in one for one in found) <= 30
+
+
 def test_a_change_applies_in_place_and_loses_nothing(shared: Shared) -> None:
     shared.set("", "")
     assert shared.ask(20) == {TASK: 20}
@@ -243,6 +282,39 @@ def test_a_file_that_is_wrong_changes_nothing(shared: Shared) -> None:
     assert shared.ask(200) == {LARGE: 200}
     shared.ingress.reload()
     assert shared.ask(20) == {LARGE: 20}
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (f"{TASK} lrage 5", f"{TASK} lrage"),
+        ("summarization small 5", "summarization"),
+        ("text-generatoin sticky", "text-generatoin"),
+        (f"{TASK} large 5\n{TASK} gone 1\n{TASK} sticky", f"{TASK} gone"),
+    ],
+)
+def test_a_share_of_a_model_that_is_not_deployed_is_refused(tmp_path: Path, text: str, name: str) -> None:
+    file = tmp_path / "traffic"
+    file.write_text(text)
+
+    with pytest.raises(ConfigurationError) as refused:
+        IngressConfig(traffic=str(file)).check_shares(list(SEVERAL))
+
+    told = str(refused.value)
+    assert told.startswith(f"ingress: {file} has {name}, which is not deployed")
+    assert told.endswith(f"; allowed: {TASK}, text-classification, {TASK} large, {TASK} small")
+    if name == f"{TASK} lrage":
+        assert f"(did you mean '{TASK} large'?)" in told
+
+
+@pytest.mark.parametrize(
+    "text", ["", f"{TASK} large 5\n{TASK} sticky", f"{TASK} gone 0", "summarization gone 0 # rolled back"]
+)
+def test_shares_of_what_is_deployed_and_shares_of_nothing_are_taken(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "traffic"
+    file.write_text(text)
+    IngressConfig(traffic=str(file)).check_shares(list(SEVERAL))
+    IngressConfig().check_shares([])
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,7 @@ def test_a_file_that_another_ray_would_write_is_refused(written: Written, old: s
 def test_haproxy_does_not_start_on_a_file_that_is_refused(written: Written, tmp_path: Path) -> None:
     file = written()
     file.write_text(text_of(file).replace("listen stats", "listen admin"), encoding="utf-8")
-    wrapper = haproxy.write_wrapper(Path("/bin/echo"), tmp_path, settings(IngressConfig(), tmp_path))
+    wrapper = haproxy.write_wrapper(Path("/bin/echo"), tmp_path, settings(IngressConfig()))
 
     started = subprocess.run([str(wrapper), "-db", "-f", str(file)], capture_output=True, text=True)
 
