@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -321,8 +321,11 @@ class TaskServer:
         return Prepared(protocol, request, inputs, parameters, rows)
 
     def _finish(self, prepared: Prepared, outputs: Sequence[Any]) -> Reply:
-        finish = prepared.protocol.pipeline.postprocess_all
-        answers = list(finish(prepared.inputs, prepared.rows, outputs, prepared.parameters))
+        remaining = iter(outputs)
+        answers = [
+            prepared.protocol.pipeline.postprocess(given, rows, list(islice(remaining, len(rows))), prepared.parameters)
+            for given, rows in zip(prepared.inputs, prepared.rows, strict=True)
+        ]
         return prepared.protocol.write(prepared.request, answers)
 
     async def _events(

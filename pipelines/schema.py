@@ -15,7 +15,6 @@ words the reason.
 list.
 """
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -254,8 +253,7 @@ def _amended(value: Any, info: Any, path: Path, texts: bool) -> Any:
         return {name: _amended(one, info.value_type, (*path, str(name)), texts) for name, one in value.items()}
     if texts and isinstance(value, str) and type(info) in _READ_FROM_TEXTS:
         with suppress(msgspec.ValidationError):
-            number: Any = msgspec.convert(value, _READ_FROM_TEXTS[type(info)], strict=False)
-            return value if number in (math.inf, -math.inf) or number != number else number
+            return msgspec.convert(value, _READ_FROM_TEXTS[type(info)], strict=False)
     return value
 
 

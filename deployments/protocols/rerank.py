@@ -31,6 +31,8 @@ from pipelines.tasks.pipeline import EncoderPipeline, Pipeline
 from pipelines.tasks.task import Task
 
 MAX_FIELDS = 64
+MAX_TOKENS = 1_000_000  # of a document
+MAX_PRIORITY = 999  # that Cohere has
 Texts = Annotated[list[Text], Meta(min_length=1, max_length=MAX_INPUTS)]
 TopN = Annotated[int, Meta(ge=1, le=MAX_INPUTS)]
 ModelName = Annotated[str, Meta(max_length=MAX_CHARACTERS)]
@@ -58,7 +60,7 @@ class CohereBody(Body, frozen=True):
     return_documents: bool = False
     model: ModelName | None = None
     rank_fields: Annotated[list[FieldName], Meta(min_length=1, max_length=MAX_FIELDS)] | None = None
-    max_chunks_per_doc: int | None = None
+    max_chunks_per_doc: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None
 
     def __post_init__(self) -> None:
         chunks = self.max_chunks_per_doc
@@ -83,8 +85,8 @@ class CohereBodyV2(Body, frozen=True):
     documents: Texts
     top_n: TopN | None = None
     model: ModelName | None = None
-    max_tokens_per_doc: Annotated[int, Meta(ge=1)] | None = None
-    priority: int | None = None
+    max_tokens_per_doc: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None
+    priority: Annotated[int, Meta(ge=0, le=MAX_PRIORITY)] | None = None
 
     def __post_init__(self) -> None:
         allowed = "0; the header `priority: u=7` has a request run when no others wait"

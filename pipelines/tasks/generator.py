@@ -6,7 +6,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -275,7 +275,9 @@ class GeneratorPipeline(Pipeline[InputT, ParametersT, DecodeRequestT, Answer]):
     def _answers(self, inputs: Sequence[InputT], parameters: ParametersT) -> Iterator[Any]:
         """The rows of all inputs decode together, as far as there are slots."""
         rows = self.preprocess(inputs, parameters)
-        return self.postprocess_all(inputs, rows, self.forward(list(chain.from_iterable(rows))), parameters)
+        outputs = iter(self.forward(list(chain.from_iterable(rows))))
+        for given, own in zip(inputs, rows, strict=True):
+            yield self.postprocess(given, own, list(islice(outputs, len(own))), parameters)
 
     def scheduler(
         self,

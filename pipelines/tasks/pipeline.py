@@ -5,8 +5,7 @@ requests with different parameters: all that depends on a request's parameters h
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -66,18 +65,6 @@ class Pipeline(ABC, Generic[InputT, ParametersT, RowT, OutputT]):
         self, given: InputT, rows: Sequence[RowT], outputs: Sequence[OutputT], parameters: ParametersT
     ) -> Any:
         """The answer to one input, as JSON-ready Python, from all of its rows."""
-
-    def postprocess_all(
-        self,
-        inputs: Sequence[InputT],
-        rows: Sequence[Sequence[RowT]],
-        outputs: Iterable[OutputT],
-        parameters: ParametersT,
-    ) -> Iterator[Any]:
-        """The answer to each input; `outputs` are those of all rows, in order."""
-        remaining = iter(outputs)
-        for given, own in zip(inputs, rows, strict=True):
-            yield self.postprocess(given, own, list(islice(remaining, len(own))), parameters)
 
     @abstractmethod
     def scheduler(
