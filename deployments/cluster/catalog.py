@@ -5,7 +5,7 @@ Each question is therefore asked by one call at a time, whose answer goes to eve
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
@@ -60,7 +60,7 @@ class SingleFlight(Generic[T]):
     It belongs to no request: where a client leaves, Ray Serve cancels the calls that its request has made.
     """
 
-    def __init__(self, ask: Callable[[], Awaitable[T]]) -> None:
+    def __init__(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> None:
         self._ask = ask
         self._call: asyncio.Future[T] | None = None
         self._began_at = 0.0
@@ -75,14 +75,11 @@ class SingleFlight(Generic[T]):
         async with asyncio.timeout(timeout_s):
             while self._call is None or self._began_at < oldest:
                 if self._call is None or self._call.done():
-                    self._began_at, self._call = loop.time(), loop.create_task(self._asked(), context=Context())
+                    self._began_at, self._call = loop.time(), loop.create_task(self._ask(), context=Context())
                     self._call.add_done_callback(_retrieve)
                 else:
                     await asyncio.wait([self._call])
             return await asyncio.shield(self._call)
-
-    async def _asked(self) -> T:
-        return await self._ask()
 
 
 class Catalog:
