@@ -1,6 +1,6 @@
 """Guard: replicas answer the ingresses of their own cluster alone, wherever they listen.
 
-HAProxy adds a secret to every request (deployments/ingress/secret.py). Ray Serve gives `http_options.host` to the
+HAProxy adds a secret to every request (deployments/ingress/keys.py). Ray Serve gives `http_options.host` to the
 servers of replicas, too: under `ray start` they may listen on every interface.
 """
 

@@ -19,7 +19,7 @@ from deployments.http.errors import Failure
 from deployments.http.guard import FromIngress
 from deployments.http.listening import listen_privately
 from deployments.http.request import DEADLINE_HEADER, HIDDEN_DEADLINE_HEADER, waited_s
-from deployments.ingress.secret import shared_secret
+from deployments.ingress.keys import shared_secret
 from pipelines.errors import DeadlineExceededError
 
 GRACE_S = 0.5  # a replica answers at the deadline, with timings; without a replica the answer comes this much later

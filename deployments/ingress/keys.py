@@ -3,19 +3,25 @@
     SHA256 NAME:PER_MINUTE:CLASS:TASKS
 
 HAProxy reads such a file as a map, and the fields of its values by their number (access.py). PER_MINUTE 0 is no limit,
-TASKS `*` all of them, else `|translation|summarization|`. The standard library alone: node.py runs without packages.
+TASKS `*` all of them, else `|translation|summarization|`.
+
+Replicas know an ingress of their own cluster by a secret. It follows from Ray's token, which every node of a cluster
+has and whose holders can run code there anyway: nothing more has to be given to nodes. A header costs a request less
+than mutual TLS, which Ray's servers cannot speak to HAProxy.
+
+The standard library alone: node.py runs without packages.
 """
 
 import fcntl
 import hashlib
+import hmac
+import os
 import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-from deployments.ingress.secret import write_private
 
 PREFIX = "sextet_"  # by which scanners of leaked secrets know a key
 CLASSES = ("interactive", "bulk")
@@ -107,3 +113,28 @@ def _changing(file: Path) -> Iterator[list[Key]]:
 def text_of(keys: list[Key]) -> str:
     """The file of these keys."""
     return HEAD + "".join(one.line() for one in keys)
+
+
+def shared_secret() -> str:
+    """Empty where Ray asks for no token, or no HAProxy runs: then replicas answer everybody who reaches them."""
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token" or os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1":
+        return ""
+    token = os.environ.get("RAY_AUTH_TOKEN", "")
+    if not token:
+        named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+        try:
+            token = (Path(named) if named else Path.home() / ".ray" / "auth_token").read_text(encoding="utf-8").strip()
+        except OSError:
+            return ""
+    return hmac.new(token.strip().encode(), b"sextet ingress", hashlib.sha256).hexdigest() if token else ""
+
+
+def write_private(file: Path, content: bytes) -> None:
+    """Write a file whole or not at all: somebody may be reading it, and the disk may be full."""
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as opened:
+            opened.write(content)
+        beside.replace(file)
+    finally:
+        beside.unlink(missing_ok=True)

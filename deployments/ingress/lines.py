@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from deployments.ingress.secret import write_private
+from deployments.ingress.keys import write_private
 
 NO_LOG = "no log"
 """Of `defaults`: the frontends log nothing, either. Backends log which servers come and go."""
@@ -24,7 +24,7 @@ SEPARATOR = "."
 BACKEND, BACKEND_NUMBER, SERVER, SERVER_NUMBER = "<backend>", "<backend number>", "<server>", "<server number>"
 """In a line of a backend: its name; a number for the name of a variable; the same of a server."""
 SECRET = "<secret>"
-"""In a line: what replicas know this ingress by (secret.py)."""
+"""In a line: what replicas know this ingress by (keys.py)."""
 CLOCK = "<clock>"
 """In a line: the boot id of this machine (deployments/http/request.py)."""
 OWN_SOCKET = "own"

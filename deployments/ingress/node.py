@@ -18,12 +18,11 @@ from pathlib import Path
 
 from deployments.ingress.grpc.sections import with_grpc
 from deployments.ingress.haproxy import command
-from deployments.ingress.keys import Key, KeysError, read_keys, text_of
+from deployments.ingress.keys import Key, KeysError, read_keys, shared_secret, text_of, write_private
 from deployments.ingress.lines import NODE, Settings
 from deployments.ingress.model_rules.traffic import TrafficError, map_of, read_traffic
 from deployments.ingress.refusals import read_counts
 from deployments.ingress.rewrite import RewriteError, rewrite
-from deployments.ingress.secret import shared_secret, write_private
 
 KEYS = f"{NODE}/keys.map"
 CERTIFICATE, CLIENT_CA = f"{NODE}/site.pem", f"{NODE}/clients.pem"

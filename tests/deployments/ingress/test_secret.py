@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from deployments.http.guard import FromIngress
-from deployments.ingress.secret import shared_secret
+from deployments.ingress.keys import shared_secret
 from tests.deployments.ingress.running import running
 
 TASK = "/text-classification"
