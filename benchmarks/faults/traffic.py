@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+from collections.abc import Mapping
 from time import perf_counter
 from types import TracebackType
 from typing import Self
@@ -24,13 +25,22 @@ DEADLINE = {"x-request-timeout-seconds": str(DEADLINE_S)}
 class Traffic:
     """Sends `rate_per_s` requests to `path` inside a `with` block, whether or not earlier ones were answered.
 
-    A request has its number as `x-request-id`, which the answer repeats. `timeout_s` after a request was sent, it
-    counts as one without an answer.
+    A request has its number as `x-request-id`, which the answer repeats, and `headers`. `timeout_s` after a request was
+    sent, it counts as one without an answer.
     """
 
-    def __init__(self, port: int, path: str, text: str, rate_per_s: float, timeout_s: float = END_S) -> None:
+    def __init__(
+        self,
+        port: int,
+        path: str,
+        text: str,
+        rate_per_s: float,
+        timeout_s: float = END_S,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self.ledger = Ledger()
         self._port, self._path, self._text = port, path, text
+        self._headers = DEADLINE | dict(headers or {})
         self._gap_s, self._timeout_s = 1 / rate_per_s, timeout_s
         self._is_over = threading.Event()
         self._sent = 0
@@ -72,7 +82,7 @@ class Traffic:
         while self._due_at <= perf_counter():
             number = str(self._sent)
             body = json.dumps({"inputs": f"{self._text} ({number})"}).encode()
-            request = request_bytes(HOST, self._path, body, {"x-request-id": number} | DEADLINE)
+            request = request_bytes(HOST, self._path, body, {"x-request-id": number} | self._headers)
 
             def record(exchange: Exchange, number: str = number) -> None:
                 self.ledger.entries.append(Entry.of(number, exchange))

@@ -1,7 +1,7 @@
 """RayCluster: a Ray cluster over several hosts, started as docs/nodes.md says: a head, and workers that serve.
 
-Every node has the token, and what `sextet environment` prints. The head has no replicas. With a Redis, the head may die
-and come back.
+Every node has the token, and what `sextet environment --cluster` prints of the file that is deployed. The head has no
+replicas. With a Redis, the head may die and come back.
 """
 
 import os
@@ -24,6 +24,7 @@ from benchmarks.machines.network import Host, Network
 from benchmarks.machines.redis import Redis
 from deployments.cluster.ray_environment import ADDRESS_VARIABLE, METRICS_PORT
 from deployments.ingress.access import OPEN_VARIABLE
+from deployments.ingress.config import IngressConfig
 from pipelines.errors import SextetError
 
 TOOLS = Path(sys.executable).parent
@@ -40,10 +41,17 @@ class RayClusterError(SextetError):
 
 
 class RayCluster:
-    """The nodes of a network's hosts; the first is the head. `environment` adds to that of every node."""
+    """The nodes of a network's hosts, which will serve `content`; the first is the head.
+
+    `environment` adds to that of every node.
+    """
 
     def __init__(
-        self, network: Network, redis: Redis | None = None, environment: Mapping[str, str] | None = None
+        self,
+        network: Network,
+        content: Mapping[str, Any],
+        redis: Redis | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.folder, self.head, self.workers = network.folder, network.hosts[0], network.hosts[1:]
         self._redis = redis
@@ -53,10 +61,13 @@ class RayCluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             ADDRESS_VARIABLE: f"0.0.0.0:{METRICS_PORT}",
-            OPEN_VARIABLE: "1",
             "SEXTET_CACHE": "/tmp/cache",
             **(environment or {}),
         }
+        if IngressConfig.of(content, self.folder).keys is None:
+            self.environment[OPEN_VARIABLE] = "1"
+        self.file = self.folder / "cluster.yaml"
+        self.file.write_text(yaml.safe_dump(dict(content)), encoding="utf-8")
 
     @property
     def ingresses(self) -> list[str]:
@@ -81,11 +92,10 @@ class RayCluster:
         environment = self.environment | {"RAY_gcs_rpc_server_reconnect_timeout_s": str(RECONNECT_S)}
         self._start(host, environment, [f"--address={self.head.address}:{GCS_PORT}", "--num-cpus=1"])
 
-    def deploy(self, content: Mapping[str, Any]) -> None:
+    def deploy(self) -> None:
         """`serve deploy`, and wait until every worker's ingress has every application."""
-        (self.folder / "cluster.yaml").write_text(yaml.safe_dump(dict(content)), encoding="utf-8")
         address = f"http://{self.head.address}:{DASHBOARD_PORT}"
-        command = [str(TOOLS / "serve"), "deploy", "cluster.yaml", "--address", address]
+        command = [str(TOOLS / "serve"), "deploy", self.file.name, "--address", address]
         done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
         if done.returncode != 0:
             raise RayClusterError(f"serve deploy: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
@@ -127,6 +137,7 @@ class RayCluster:
         ray = [str(TOOLS / "ray"), "start", "--block", f"--node-ip-address={host.address}", "--disable-usage-stats"]
         ray += [f"--object-store-memory={STORE_BYTES}", *own]
         printed = shlex.join([sys.executable, "-m", "sextet", "environment", "--folder", "/tmp/haproxy"])
+        printed += f" --cluster {shlex.quote(str(self.file))}"
         script = f'environment=$({printed}) || exit 1; eval "$environment"; exec {shlex.join(ray)}'
         with (self.folder / f"{host.name}.log").open("ab") as log:
             host.start(["bash", "-c", script], environment, self.folder, log)
@@ -150,11 +161,11 @@ def ray_cluster(
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[RayCluster]:
     """A cluster that serves `content` on every host but the first; its processes end with the network's block."""
-    made = RayCluster(network, redis, environment)
+    made = RayCluster(network, content, redis, environment)
     made.start_head()
     for host in made.workers:
         made.start_worker(host)
-    made.deploy(content)
+    made.deploy()
     yield made
 
 

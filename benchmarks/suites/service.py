@@ -71,7 +71,7 @@ class ServiceError(SextetError):
 class Pace(Repeated):
     """How long and how often."""
 
-    repetitions: int = 5
+    repetitions: int = 9
     window_s: float = 3.0
     changes: int = 100
     change_s: float = 0.4

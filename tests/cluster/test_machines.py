@@ -6,9 +6,10 @@ docs/nodes.md says what is lost with what.
 import shutil
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from time import sleep
 
 import httpx
 import psutil
@@ -22,7 +23,7 @@ from benchmarks.machines.network import Network, NetworkError
 from benchmarks.machines.ray_cluster import DASHBOARD_PORT, GCS_PORT, PORT, TOOLS, RayCluster, ray_cluster
 from benchmarks.machines.redis import redis
 from deployments.cluster.ray_environment import DRAIN_VARIABLE, METRICS_PORT
-from tests.cluster.serving import write_cluster
+from tests.cluster.serving import clean_environment, set_ingress, write_cluster
 
 pytestmark = [
     pytest.mark.cluster,
@@ -45,6 +46,7 @@ def machines(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
     deployment |= {"num_replicas": 2, "max_replicas_per_node": 1, "ray_actor_options": {"num_cpus": 0.5}}
     del deployment["user_config"]["source"]
     deployment["user_config"]["model"] = models[TASK].resolve().as_uri()
+    set_ingress(content, keys="keys")
     try:
         with (
             Network(3) as network,
@@ -56,14 +58,46 @@ def machines(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
         pytest.skip(str(error))
 
 
-def ask(machines: RayCluster, number: int) -> int:
-    """The status of a request to the ingress of a worker."""
-    url = f"http://{machines.ingresses[number]}/{TASK}"
-    return httpx.post(url, json=BODY, timeout=60).status_code
+def keys(machines: RayCluster, *arguments: str) -> str:
+    """What `sextet keys` prints, in the folder of cluster.yaml, which every node reads."""
+    command = [sys.executable, "-m", "sextet", "keys", *arguments]
+    done = subprocess.run(
+        command, cwd=machines.folder, env=clean_environment(), capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
 
 
-def test_every_node_answers_and_holds_the_artifact_once(machines: RayCluster) -> None:
-    assert [ask(machines, 0), ask(machines, 1)] == [200, 200]
+@pytest.fixture(scope="module")
+def key(machines: RayCluster) -> str:
+    """One that every node knows."""
+    made = keys(machines, "add", "all")
+    machines.wait(lambda: statuses(machines, made) == [200, 200], "the key is not known")
+    return made
+
+
+def statuses(machines: RayCluster, key: str) -> list[int]:
+    """Of a request to the ingress of each worker."""
+    headers = {"authorization": f"Bearer {key}"}
+    urls = [f"http://{ingress}/{TASK}" for ingress in machines.ingresses]
+    return [httpx.post(url, json=BODY, headers=headers, timeout=60).status_code for url in urls]
+
+
+def test_a_key_comes_and_goes_within_a_second_on_every_node(machines: RayCluster, key: str) -> None:
+    def settled_s(expected: int) -> float:
+        since = time.monotonic()
+        machines.wait(lambda: statuses(machines, made) == [expected] * 2, f"not {expected} everywhere")
+        return time.monotonic() - since
+
+    assert statuses(machines, "guessed") == [401, 401]
+    made = keys(machines, "add", "alice")
+    assert settled_s(200) < 1
+    keys(machines, "revoke", "alice")
+    assert settled_s(401) < 1
+    assert statuses(machines, key) == [200, 200]
+
+
+def test_every_node_answers_and_holds_the_artifact_once(machines: RayCluster, key: str) -> None:
+    assert statuses(machines, key) == [200, 200]
     for host in machines.workers:
         assert len(machines.replicas(host, TASK)) == 1
         assert len(list((host.tmp / "cache" / "artifacts").glob("[0-9a-f]*/artifact.json"))) == 1
@@ -95,10 +129,10 @@ def test_one_list_of_targets_scrapes_the_replicas_of_all_nodes(machines: RayClus
     assert len(seen) == len(replicas) == 2
 
 
-def test_the_head_dies_and_comes_back_with_its_state(machines: RayCluster) -> None:
+def test_the_head_dies_and_comes_back_with_its_state(machines: RayCluster, key: str) -> None:
     before = [machines.replicas(host, TASK)[0].pid for host in machines.workers]
     machines.head.kill()
-    assert [ask(machines, number) for number in (0, 1, 0, 1)] == [200] * 4
+    assert statuses(machines, key) + statuses(machines, key) == [200] * 4
     machines.start_head()
     assert [machines.replicas(host, TASK)[0].pid for host in machines.workers] == before
 
@@ -108,18 +142,22 @@ def test_the_head_dies_and_comes_back_with_its_state(machines: RayCluster) -> No
         lambda: [one.pid for one in machines.replicas(machines.workers[0], TASK)] not in ([], before[:1]), "none"
     )
     machines.wait_until_ready(machines.workers[0])
-    assert [ask(machines, 0), ask(machines, 1)] == [200, 200]
+    assert statuses(machines, key) == [200, 200]
 
 
-def test_a_node_that_is_told_to_end_loses_no_request_behind_the_balancer(machines: RayCluster) -> None:
+def test_a_node_that_is_told_to_end_loses_no_request_behind_the_balancer(machines: RayCluster, key: str) -> None:
     """As Kubernetes ends a pod: SIGTERM to `ray start --block`."""
-    with balanced(machines.ingresses, machines.folder) as port, Traffic(port, f"/{TASK}", "good", 20.0) as traffic:
-        sleep(3.0)
+    headers = {"authorization": f"Bearer {key}"}
+    with (
+        balanced(machines.ingresses, machines.folder) as port,
+        Traffic(port, f"/{TASK}", "good", 20.0, headers=headers) as traffic,
+    ):
+        time.sleep(3.0)
         traffic.strike()
         leaving = machines.ray_start(machines.workers[0])
         leaving.send_signal(signal.SIGTERM)
         leaving.wait(DRAIN_S + ENDED_S)
-        sleep(1.0)
+        time.sleep(1.0)
     outcomes = {entry.outcome for entry in traffic.ledger.entries}
 
     assert outcomes == {"200"}

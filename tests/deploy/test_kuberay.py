@@ -49,7 +49,12 @@ def kustomized(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rendered(kustomized: Path, size: str) -> dict[str, Object]:
-    """The objects of a size by their kind, with a cluster.yaml that is made as docs/nodes.md says."""
+    """The objects of a size by their kind, the last of each."""
+    return {one["kind"]: one for one in objects_of(kustomized, size)}
+
+
+def objects_of(kustomized: Path, size: str) -> list[Object]:
+    """Those of a size, with a cluster.yaml that is made as docs/nodes.md says."""
     made = subprocess.run(
         ["sed", "s/host: 127.0.0.1/host: 0.0.0.0/; s#../../models[a-z-]*#models#", FILES[size]], **SHELL
     )
@@ -57,8 +62,7 @@ def rendered(kustomized: Path, size: str) -> dict[str, Object]:
     command = ["kubectl", "kustomize", str(kustomized / "overlays" / size)]
     made = subprocess.run(command, capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
-    objects = list(yaml.safe_load_all(made.stdout))
-    return {one["kind"]: one for one in objects}
+    return list(yaml.safe_load_all(made.stdout))
 
 
 def cluster_of(objects: dict[str, Object]) -> Object:
@@ -78,14 +82,15 @@ def container_of(group: Object) -> Object:
 
 @every_size
 def test_every_object_is_one_that_kubernetes_takes(size: str, kustomized: Path) -> None:
-    objects = rendered(kustomized, size)
-    for kind, one in objects.items():
-        if kind not in DEFINITIONS:
+    objects = objects_of(kustomized, size)
+    for one in objects:
+        if one["kind"] not in DEFINITIONS:
             validate(one, KUBERNETES, strict=True)
-    for group in groups(objects):
+    for group in groups({one["kind"]: one for one in objects}):
         template = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "x"}, "template": group["template"]}
         validate(template, KUBERNETES, strict=True)
-    assert {"ConfigMap", "PodDisruptionBudget", "PodMonitor", "RayService", "Service", "StatefulSet"} == objects.keys()
+    kinds = "ConfigMap NetworkPolicy NetworkPolicy PodDisruptionBudget PodMonitor RayService Service StatefulSet"
+    assert sorted(one["kind"] for one in objects) == kinds.split()
 
 
 @pytest.mark.skipif(CRDS is None, reason="SEXTET_CRDS names no folder with the operators' definitions")
@@ -240,6 +245,52 @@ def test_every_pod_that_serves_is_counted_scraped_and_drained(size: str, kustomi
         assert told == f"0.0.0.0:{METRICS_PORT}"
         assert group["template"]["spec"]["terminationGracePeriodSeconds"] > DRAIN_S + CUT_S
         assert container["readinessProbe"]["httpGet"] == {"path": "/-/healthz", "port": "serve"}
+
+
+def selects(selector: Object, labels: dict[str, str]) -> bool:
+    """As Kubernetes reads a label selector of equalities and `NotIn`."""
+    assert {one["operator"] for one in selector.get("matchExpressions", ())} <= {"NotIn"}
+    return selector.get("matchLabels", {}).items() <= labels.items() and not any(
+        labels.get(one["key"]) in one["values"] for one in selector.get("matchExpressions", ())
+    )
+
+
+def reaches(policies: list[Object], source: dict[str, str] | None, target: dict[str, str], port: int) -> bool:
+    """Whether a pod of the same namespace, or an address outside the Kubernetes cluster (None), may connect."""
+    of_target = [one["spec"] for one in policies if selects(one["spec"]["podSelector"], target)]
+    return not of_target or any(
+        port in [one["port"] for one in rule.get("ports", [{"port": port}])]
+        and (
+            "from" not in rule
+            or (source is not None and any(selects(one.get("podSelector", {}), source) for one in rule["from"]))
+        )
+        for spec in of_target
+        for rule in spec["ingress"]
+    )
+
+
+@every_size
+def test_clients_reach_the_ingress_alone(size: str, kustomized: Path) -> None:
+    objects = objects_of(kustomized, size)
+    policies = [one for one in objects if one["kind"] == "NetworkPolicy"]
+    by_kind = {one["kind"]: one for one in objects}
+    head, *workers = (group["template"]["metadata"]["labels"] for group in groups(by_kind))
+    store = by_kind["StatefulSet"]["spec"]["template"]["metadata"]["labels"]
+    operator, stranger = {"app.kubernetes.io/component": "kuberay-operator"}, {"app": "another"}
+    ray, gcs, dashboard, clients, metrics = 10002, 6379, 8265, (8000, 8001), (8080, 9103)
+    every = {ray, gcs, dashboard, *clients, *metrics}
+
+    def open_to(source: dict[str, str] | None, target: dict[str, str]) -> set[int]:
+        return {port for port in every if reaches(policies, source, target, port)}
+
+    for node in (head, *workers):
+        assert open_to(None, node) == {*clients}
+        assert open_to(stranger, node) == {*clients, *metrics}
+        assert open_to(operator, node) == {*clients, *metrics, dashboard}
+        assert open_to(store, node) == {*clients, *metrics}
+        assert open_to(node, store) == {gcs}
+        assert all(open_to(other, node) == every for other in (head, *workers))
+    assert [open_to(source, store) for source in (None, stranger, operator)] == [set()] * 3
 
 
 def test_a_pod_for_gpus_has_one_and_starts_where_nodes_are_tainted_for_them(kustomized: Path) -> None:
