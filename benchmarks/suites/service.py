@@ -10,7 +10,8 @@ In this process, before anything else runs:
     observed_stream_us    the same for a stream of 64 tokens
     sampled_request_us    the same for a request, with a log of 1% and traces of 1% to a collector
 
-One cluster; what is compared is measured in turns on it, the first of the two last in every other repetition:
+One cluster; what is compared is measured in turns on it, in each repetition the one, twice the other, and the one again:
+a machine whose speed drifts favours neither.
 
     observed_over_bare    requests/s of the sentiment model, one text each, with metrics, a request log of 1% and traces
                           of 1% to a collector, over the same model in a replica that nobody observes
@@ -29,13 +30,14 @@ import json
 import os
 import tempfile
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from statistics import mean
 from time import perf_counter, sleep
 from typing import Any
 
@@ -57,7 +59,7 @@ from pipelines.errors import SextetError
 PARTS = OBSERVERS, CLUSTER = "observers", "cluster"
 OBSERVED, BARE, OTHER = "observed", "bare", "other"
 CLIENTS, LIST_CLIENTS, LIST_INPUTS = 32, 4, 32
-LIST_WINDOWS = 3  # a list takes tens of milliseconds: a window has to hold many of them
+LIST_WINDOWS = 2  # a list takes tens of milliseconds: a window has to hold many of them
 SHARE, SHARES = 5, (0, 10, 100, 0)
 TRACED_SHARE = 0.01
 IN_FORCE_S = 2.0  # twice as long as a node may take to see a file
@@ -71,8 +73,8 @@ class ServiceError(SextetError):
 class Pace(Repeated):
     """How long and how often."""
 
-    repetitions: int = 9
-    window_s: float = 3.0
+    repetitions: int = 7
+    window_s: float = 2.5
     changes: int = 100
     change_s: float = 0.4
     split_requests: int = 10_000
@@ -220,15 +222,21 @@ def _in_turns(
     findings: Findings, pace: Pace, cluster: Running, paths: Mapping[str, str], bodies: list[bytes], repetition: int
 ) -> dict[str, float]:
     """Requests a second of each path."""
-    per_s: dict[str, float] = {}
-    for name in list(paths)[:: 1 if repetition % 2 else -1]:
+    per_s: defaultdict[str, list[float]] = defaultdict(list)
+    for name in _there_and_back(paths, repetition):
         calls = [Call(request_bytes("127.0.0.1", paths[name], body)) for body in bodies]
         load = Load("127.0.0.1", cluster.port, calls, pace.window_s, concurrency=CLIENTS)
         tally = findings.keep_tally(measure(load), name)
         if set(tally.statuses) != {"200"}:
             raise ServiceError(f"{paths[name]}: {dict(tally.statuses)}")
-        per_s[name] = tally.per_s["requests"]
-    return per_s
+        per_s[name].append(tally.per_s["requests"])
+    return {name: mean(rates) for name, rates in per_s.items()}
+
+
+def _there_and_back(names: Iterable[str], repetition: int) -> list[str]:
+    """The order of two measurements: one, the other, the other, one."""
+    there = list(names)[:: 1 if repetition % 2 else -1]
+    return [*there, *reversed(there)]
 
 
 # --- lists over gRPC and HTTP ---
@@ -240,12 +248,13 @@ def _measure_grpc(findings: Findings, pace: Pace, cluster: Running, grpc_port: i
     import tritonclient.http as of_http
 
     ask = {"grpc": _asking(of_grpc, grpc_port), "http": _asking(of_http, cluster.port)}
-    per_s: dict[str, float] = {}
-    for name in list(ask)[:: 1 if repetition % 2 else -1]:
+    rates: defaultdict[str, list[float]] = defaultdict(list)
+    for name in _there_and_back(ask, repetition):
         ends_at = perf_counter() + LIST_WINDOWS * pace.window_s
         with ThreadPoolExecutor(LIST_CLIENTS) as pool:
-            per_s[name] = sum(pool.map(ask[name], [ends_at] * LIST_CLIENTS, range(LIST_CLIENTS)))
-        findings.raw.append({"measurement": f"lists over {name}", "inputs_per_s": per_s[name]})
+            rates[name].append(sum(pool.map(ask[name], [ends_at] * LIST_CLIENTS, range(LIST_CLIENTS))))
+        findings.raw.append({"measurement": f"lists over {name}", "inputs_per_s": rates[name][-1]})
+    per_s = {name: mean(each) for name, each in rates.items()}
     findings.note(
         grpc_over_http=per_s["grpc"] / per_s["http"],
         grpc_inputs_per_s=per_s["grpc"],
