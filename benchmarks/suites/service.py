@@ -10,8 +10,8 @@ In this process, before anything else runs:
     observed_stream_us    the same for a stream of 64 tokens
     sampled_request_us    the same for a request, with a log of 1% and traces of 1% to a collector
 
-One cluster; what is compared is measured in turns on it, in each repetition the one, twice the other, and the one again:
-a machine whose speed drifts favours neither.
+One cluster; what is compared is measured in turns on it, in each repetition the one, twice the other, and the one
+again: a machine whose speed drifts favours neither.
 
     observed_over_bare    requests/s of the sentiment model, one text each, with metrics, a request log of 1% and traces
                           of 1% to a collector, over the same model in a replica that nobody observes

@@ -27,7 +27,7 @@ TUNED = {
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # after the default of 5 a slow machine kills what is starting
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
     # HAProxy sends a request whose replica dies before its answer begins to another one: inference may be repeated.
-    # Three times at most, so that a request that kills replicas comes to an end.
+    # Three times at most, so that a request that kills replicas comes to an end (of one replica: ingress/rewrite.py).
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
     "RAY_SERVE_HAPROXY_RETRIES": "3",
     "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",  # one refused connection marks a replica as down

@@ -49,6 +49,10 @@ GATEWAY = "gateway"
 LARGE = "large-"
 """Of an application's second backend: for bodies that HAProxy cannot repeat, as its buffer (64 KiB) holds them not."""
 IS_LARGE = ("{ req.hdr_val(content-length) gt 32768 }", "{ req.fhdr(transfer-encoding) -m found }")
+RETRIES_OF_ONE = 12
+"""Of an application with one replica. When that is killed, each of its kept connections fails for itself, within
+milliseconds; HAProxy closes the client's without a word once as many retries have met one. There are no other replicas
+that a request could kill."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -258,7 +262,7 @@ def of_several(ours: Sequence[str], prefixes: dict[str, str]) -> list[str]:
 def of_backend(ours: Sequence[str], header: str, number: int, lines: list[str]) -> list[str]:
     """Our lines of a backend. Its fallback proxy is none of its servers."""
     servers = [line.split()[1] for line in lines if is_of("server", line) and "backup" not in line.split()]
-    written: list[str] = []
+    written = [f"retries {RETRIES_OF_ONE}"] if len(servers) == 1 else []
     for is_of_server, block in groupby(ours, lambda line: SERVER in line or SERVER_NUMBER in line):
         repeated = list(block)
         for index, server in enumerate(servers if is_of_server else [""]):

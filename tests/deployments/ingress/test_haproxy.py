@@ -1,12 +1,13 @@
 """The wrapper around HAProxy, run as Ray Serve runs it, with the bundled binary checking the result."""
 
 import os
+import select
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from deployments.cluster.ray_environment import TUNED
 from deployments.ingress import haproxy
 from deployments.ingress.config import ConnectionLimits, IngressConfig
 from deployments.ingress.drain import drain
+from deployments.ingress.rewrite import RETRIES_OF_ONE
 from tests.deployments.ingress.running import command
 
 CONFIG = """global
@@ -40,6 +42,9 @@ frontend http_frontend
     acl is_http-slow path_beg /translation/slow/
     acl is_http-slow path /translation/slow
     use_backend http-slow if is_http-slow
+    acl is_http-twins path_beg /translation/twins/
+    acl is_http-twins path /translation/twins
+    use_backend http-twins if is_http-twins
     acl is_http-gone path_beg /translation/
     acl is_http-gone path /translation
     use_backend http-gone if is_http-gone
@@ -47,10 +52,14 @@ frontend http_frontend
 backend default_backend
     http-request return status 404
 backend http-gone
-    server gone 127.0.0.1:9
+    server gone 127.0.0.1:9 check observe layer4 error-limit 1 on-error mark-down
 backend http-slow
     http-reuse always
     server slow 127.0.0.1:{replica}
+backend http-twins
+    http-reuse always
+    server one 127.0.0.1:{replica}
+    server two 127.0.0.1:{replica}
 listen stats
   bind *:{stats}
   stats enable
@@ -129,7 +138,7 @@ def body_s() -> int:
 
 @pytest.fixture
 def ingress(tmp_path: Path, body_s: int) -> Iterator[Ingress]:
-    """Two paths: one to a server that does not exist, one to a replica that the test plays."""
+    """Two paths: one to a server that does not exist, one to replicas that the test plays."""
     replica, *others = [Replica() for _ in range(4)]
     metrics, public, stats = [one.getsockname()[1] for one in others]
     for one in others:
@@ -338,9 +347,32 @@ def test_a_large_body_inside_a_replica_that_dies_is_answered_with_503_though_all
     assert b'"error_type":"overloaded"' in answer
 
 
+def test_a_request_finds_the_next_replica_though_all_kept_connections_of_the_only_one_die(ingress: Ingress) -> None:
+    """One by one, as the system closes them: each is another try."""
+    kept: list[socket.socket] = []
+    with ExitStack() as clients:
+        for _ in range(RETRIES_OF_ONE):  # each connection of the replica is busy while the next one is made
+            client = clients.enter_context(socket.create_connection(("127.0.0.1", ingress.port), timeout=30))
+            _send_in_parts(client)
+            kept.append(_request_inside(ingress.replica))
+        for inside in kept:
+            _answer_as_replica(inside)
+        assert client.recv(65536).endswith(b"ok")
+
+        _send_in_parts(client)
+        while kept:
+            (asked,), _, _ = select.select(kept, [], [], 30)
+            kept.remove(asked)
+            _receive(asked)
+            asked.close()
+        with _request_inside(ingress.replica) as inside:
+            _answer_as_replica(inside)
+        assert client.recv(65536).endswith(b"ok")
+
+
 def test_a_request_that_kills_its_replicas_is_given_up_after_so_many_of_them(ingress: Ingress) -> None:
     with socket.create_connection(("127.0.0.1", ingress.port), timeout=30) as client:
-        _send_in_parts(client)
+        _send_in_parts(client, "twins")
         for _ in range(1 + RETRIES):
             _request_inside(ingress.replica).close()
 
@@ -373,16 +405,15 @@ def test_a_request_that_does_not_arrive_in_time_is_told_so_in_json(ingress: Ingr
     assert answer.endswith(b'{"error":"the request was not complete after 1 s","error_type":"timeout"}')
 
 
-def _send_head(client: socket.socket) -> None:
+def _send_head(client: socket.socket, application: str = "slow") -> None:
     """Of a POST to the replica, up to its body; HAProxy has it then."""
-    client.sendall(
-        b"POST /translation/slow HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n"
-    )
+    headers = b"host: localhost\r\nexpect: 100-continue\r\ncontent-length: 4"
+    client.sendall(b"POST /translation/%s HTTP/1.1\r\n%s\r\n\r\n" % (application.encode(), headers))
     assert b" 100 Continue" in client.recv(65536)
 
 
-def _send_in_parts(client: socket.socket) -> None:
-    _send_head(client)
+def _send_in_parts(client: socket.socket, application: str = "slow") -> None:
+    _send_head(client, application)
     client.sendall(b"body")
 
 

@@ -92,7 +92,7 @@ def test_of_rays_file_these_lines_are_changed_and_no_others(written: Written, tm
         ),
         f"- {not_found}",
         "+ http-request return status 410",
-        *["+ http-request wait-for-body time 3s"] * len(APPLICATIONS),
+        *["+ retries 12", "+ http-request wait-for-body time 3s"] * len(APPLICATIONS),
         "- bind *:8404",
         "+ bind 127.0.0.1:8404",
     ]
