@@ -14,7 +14,7 @@ One cluster; what is compared is measured in turns on it, in each repetition the
 again: a machine whose speed drifts favours neither.
 
     observed_over_bare    requests/s of the sentiment model, one text each, with metrics, a request log of 1% and traces
-                          of 1% to a collector, over the same model in a replica that nobody observes
+                          of 1% to a collector, over those of the same replica while nothing is observed
     root_over_direct      requests/s of a replica that does nothing at /v1/completions, which HAProxy rewrites, over the
                           task's own path
     grpc_over_http        inputs/s of lists of 32 short texts by tritonclient.grpc over those by tritonclient.http, with
@@ -47,6 +47,7 @@ from benchmarks.load.asker import Asker
 from benchmarks.load.client import request_bytes
 from benchmarks.load.generator import Call, Load, measure
 from benchmarks.load.texts import sentences
+from benchmarks.noop import UNOBSERVED
 from benchmarks.observing import observing_us
 from benchmarks.suites.cluster import CLASSIFY, TRANSLATE, WRITE, Running, measured_cluster, running
 from benchmarks.suites.generation import artifact_of
@@ -58,6 +59,8 @@ from pipelines.errors import SextetError
 
 PARTS = OBSERVERS, CLUSTER = "observers", "cluster"
 OBSERVED, BARE, OTHER = "observed", "bare", "other"
+Ways = Mapping[str, tuple[str, Mapping[str, str]]]
+"""The path of requests and the headers that they have, by a name."""
 CLIENTS, LIST_CLIENTS, LIST_INPUTS = 32, 4, 32
 LIST_WINDOWS = 2  # a list takes tens of milliseconds: a window has to hold many of them
 SHARE, SHARES = 5, (0, 10, 100, 0)
@@ -119,26 +122,21 @@ def _measure_cluster(findings: Findings, pace: Pace, model: Path, say: Say) -> N
 
 
 def configuration(model: Path, grpc_port: int) -> dict[str, Any]:
-    """The sentiment model observed and not, and replicas that do nothing: alone at one task, two at another."""
+    """The sentiment model, observed at will, and replicas that do nothing: alone at one task, two at another."""
     cluster = measured_cluster({CLASSIFY.name: model}, gateway=True)
     default, gateway = cluster["applications"]
-    log = {"request_log": {"sample": TRACED_SHARE}}
     gateway["deployments"][0]["user_config"] = {"ingress": {"grpc_port": grpc_port, "traffic": "shares"}}
-    for name, builder, more in (
-        (OBSERVED, "deployments.app:build", log),
-        (BARE, "benchmarks.noop:unobserved", {}),
-    ):
-        (deployment,) = default["deployments"]
-        copy = deployment | {"user_config": deployment["user_config"] | more}
-        cluster["applications"].append(
-            {
-                "name": f"{CLASSIFY.name}.{name}",
-                "route_prefix": f"/{CLASSIFY.name}/{name}",
-                "import_path": builder,
-                "args": {"task": CLASSIFY.name, "model": name},
-                "deployments": [copy],
-            }
-        )
+    (deployment,) = default["deployments"]
+    log = {"request_log": {"sample": TRACED_SHARE}}
+    cluster["applications"].append(
+        {
+            "name": f"{CLASSIFY.name}.{OBSERVED}",
+            "route_prefix": f"/{CLASSIFY.name}/{OBSERVED}",
+            "import_path": "benchmarks.noop:switched",
+            "args": {"task": CLASSIFY.name, "model": OBSERVED},
+            "deployments": [deployment | {"user_config": deployment["user_config"] | log}],
+        }
+    )
     written, translated = '[{"generated_text": "noop"}]', '[{"translation_text": "%s"}]'
     cluster["applications"] += [
         _named(WRITE.name, written),
@@ -204,8 +202,9 @@ def collector() -> Iterator[Counter[str]]:
 
 def _measure_observed(findings: Findings, pace: Pace, cluster: Running, repetition: int) -> None:
     bodies = [json.dumps({"inputs": one}).encode() for one in sentences(256, repetition)]
-    paths = {name: f"/{CLASSIFY.name}/{name}" for name in (OBSERVED, BARE)}
-    per_s = _in_turns(findings, pace, cluster, paths, bodies, repetition)
+    path = f"/{CLASSIFY.name}/{OBSERVED}"
+    ways: Ways = {OBSERVED: (path, {}), BARE: (path, {UNOBSERVED: "1"})}
+    per_s = _in_turns(findings, pace, cluster, ways, bodies, repetition)
     findings.note(
         observed_over_bare=per_s[OBSERVED] / per_s[BARE], observed_per_s=per_s[OBSERVED], bare_per_s=per_s[BARE]
     )
@@ -213,22 +212,23 @@ def _measure_observed(findings: Findings, pace: Pace, cluster: Running, repetiti
 
 def _measure_root(findings: Findings, pace: Pace, cluster: Running, repetition: int) -> None:
     below = "/v1/completions"
-    paths = {"root": below, "direct": f"/{WRITE.name}{below}"}
-    per_s = _in_turns(findings, pace, cluster, paths, [b'{"prompt":"a"}'], repetition)
+    ways: Ways = {"root": (below, {}), "direct": (f"/{WRITE.name}{below}", {})}
+    per_s = _in_turns(findings, pace, cluster, ways, [b'{"prompt":"a"}'], repetition)
     findings.note(root_over_direct=per_s["root"] / per_s["direct"], direct_per_s=per_s["direct"])
 
 
 def _in_turns(
-    findings: Findings, pace: Pace, cluster: Running, paths: Mapping[str, str], bodies: list[bytes], repetition: int
+    findings: Findings, pace: Pace, cluster: Running, ways: Ways, bodies: list[bytes], repetition: int
 ) -> dict[str, float]:
-    """Requests a second of each path."""
+    """Requests a second of each way."""
     per_s: defaultdict[str, list[float]] = defaultdict(list)
-    for name in _there_and_back(paths, repetition):
-        calls = [Call(request_bytes("127.0.0.1", paths[name], body)) for body in bodies]
+    for name in _there_and_back(ways, repetition):
+        path, headers = ways[name]
+        calls = [Call(request_bytes("127.0.0.1", path, body, headers)) for body in bodies]
         load = Load("127.0.0.1", cluster.port, calls, pace.window_s, concurrency=CLIENTS)
         tally = findings.keep_tally(measure(load), name)
         if set(tally.statuses) != {"200"}:
-            raise ServiceError(f"{paths[name]}: {dict(tally.statuses)}")
+            raise ServiceError(f"{path}: {dict(tally.statuses)}")
         per_s[name].append(tally.per_s["requests"])
     return {name: mean(rates) for name, rates in per_s.items()}
 
