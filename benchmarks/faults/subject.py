@@ -66,10 +66,23 @@ class Subject:
 
     def kill(self, process_ids: list[int]) -> None:
         """As a crash or the kernel would. Raises SubjectError where there is nothing to kill."""
+        self._signal(process_ids, signal.SIGKILL)
+
+    def hang(self, process_ids: list[int]) -> None:
+        """Stop the processes, and return when Ray Serve has killed them; raises SubjectError."""
+        self._signal(process_ids, signal.SIGSTOP)
+        give_up_at = time.monotonic() + APPLIED_S
+        while any(map(psutil.pid_exists, process_ids)):
+            if time.monotonic() > give_up_at:
+                raise SubjectError(f"what hangs is there {APPLIED_S:.0f} s later")
+            time.sleep(POLL_S)
+
+    @staticmethod
+    def _signal(process_ids: list[int], number: int) -> None:
         if not process_ids:
-            raise SubjectError("the process that should be killed does not run")
+            raise SubjectError("the process that a signal is for does not run")
         for process_id in process_ids:
-            os.kill(process_id, signal.SIGKILL)
+            os.kill(process_id, number)
 
     def change(self, application: str, change: Callable[[dict[str, Any]], None]) -> None:
         """Let `change` edit the deployment of an application, and return when the cluster runs so."""

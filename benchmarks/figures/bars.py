@@ -287,6 +287,7 @@ GPU_FIGURES = {
 }
 FAULT_FIGURES = {
     "lost_replica_killed": Figure("short requests without an answer while replicas are killed", exactly(0)),
+    "lost_replica_hung": Figure("the same while one of two replicas hangs, until Ray Serve kills it", exactly(0)),
     "lost_haproxy_reload_20x": Figure("the same through 20 reloads of HAProxy", exactly(0)),
     "lost_rolling_update": Figure("the same while the replica is replaced", exactly(0)),
     "lost_scale_1_4_1_20x": Figure("the same through 20 changes from one replica to four and back", exactly(0)),
@@ -295,6 +296,7 @@ FAULT_FIGURES = {
     ),
     "gap_replica_killed_s": Figure("longest time without an answer after the only replica was killed", at_most(7)),
     "gap_replica_of_two_killed_s": Figure("the same after one of two was killed", at_most(0.3)),
+    "gap_replica_hung_s": Figure("the same after one of two hung"),
     "gap_new_model_s": Figure("the same while a new model takes over", at_most(0.3)),
     "gap_haproxy_killed_s": Figure("the same after HAProxy was killed", at_most(2)),
     "gap_controller_killed_s": Figure("the same after Ray Serve's controller was killed", at_most(0.3)),

@@ -31,6 +31,11 @@ PROMISES = (
         "streams that have begun in it break off; a body above 64 KiB inside it gets 503",
     ),
     Promise(
+        "a replica hangs: the other one answers, and takes what was inside it in the end",
+        ("lost_replica_hung", "gap_replica_hung_s"),
+        "for six seconds requests still go to it, and wait until their deadline",
+    ),
+    Promise(
         "HAProxy dies: back within two seconds with its routes",
         ("lost_haproxy_killed", "gap_haproxy_killed_s"),
         "requests inside it are lost, and connections refused while it is away",

@@ -163,6 +163,15 @@ def replica_killed(bench: Bench) -> None:
     )
 
 
+def replica_hung(bench: Bench) -> None:
+    """One of two stops and ends nothing that is inside it, until Ray Serve kills it."""
+    bench.subject.scale(CLASSIFY.name, 2)
+    with bench.loaded("one of two replicas hangs") as traffic:
+        bench.subject.hang(bench.subject.replicas(CLASSIFY.name)[:1])
+    bench.subject.scale(CLASSIFY.name, 1)
+    bench.findings.note(lost_replica_hung=len(traffic.ledger.lost), gap_replica_hung_s=traffic.ledger.gap_s)
+
+
 def overload(bench: Bench) -> None:
     """Five times what the cluster can answer, by clients that wait for two seconds.
 
@@ -240,6 +249,7 @@ def scale(bench: Bench) -> None:
 
 PARTS: dict[str, Callable[[Bench], None]] = {
     "replica_killed": replica_killed,
+    "replica_hung": replica_hung,
     "haproxy_reload": haproxy_reload,
     "haproxy_killed": haproxy_killed,
     "controller_killed": controller_killed,

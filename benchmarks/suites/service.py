@@ -62,7 +62,7 @@ OBSERVED, BARE, OTHER = "observed", "bare", "other"
 Ways = Mapping[str, tuple[str, Mapping[str, str]]]
 """The path of requests and the headers that they have, by a name."""
 CLIENTS, LIST_CLIENTS, LIST_INPUTS = 32, 4, 32
-LIST_WINDOWS = 2  # a list takes tens of milliseconds: a window has to hold many of them
+LIST_TURNS = 2  # a list takes tens of milliseconds: a window holds few of them
 SHARE, SHARES = 5, (0, 10, 100, 0)
 TRACED_SHARE = 0.01
 IN_FORCE_S = 2.0  # twice as long as a node may take to see a file
@@ -249,8 +249,8 @@ def _measure_grpc(findings: Findings, pace: Pace, cluster: Running, grpc_port: i
 
     ask = {"grpc": _asking(of_grpc, grpc_port), "http": _asking(of_http, cluster.port)}
     rates: defaultdict[str, list[float]] = defaultdict(list)
-    for name in _there_and_back(ask, repetition):
-        ends_at = perf_counter() + LIST_WINDOWS * pace.window_s
+    for name in LIST_TURNS * _there_and_back(ask, repetition):
+        ends_at = perf_counter() + pace.window_s
         with ThreadPoolExecutor(LIST_CLIENTS) as pool:
             rates[name].append(sum(pool.map(ask[name], [ends_at] * LIST_CLIENTS, range(LIST_CLIENTS))))
         findings.raw.append({"measurement": f"lists over {name}", "inputs_per_s": rates[name][-1]})
