@@ -213,7 +213,7 @@ FAIRNESS_FIGURES = {
 SERVICE_FIGURES = {
     "observed_over_bare": Figure(
         "the sentiment model, one text a request, 32 clients: requests/s with metrics, a log of 1% and traces of 1%, "
-        "over the same in a replica that nobody observes",
+        "over those of the same replica while nothing is observed",
         at_least(0.97),
     ),
     "observed_request_us": Figure(
@@ -232,8 +232,8 @@ SERVICE_FIGURES = {
     "canary_share_error": Figure("10,000 requests with a share of 5%: by how many points it was wrong", at_most(0.5)),
     "observed_stream_us": Figure("the same for a stream of 64 tokens"),
     "sampled_request_us": Figure("the same as for one request, with a log of 1% and traces of 1% to a collector"),
-    "observed_per_s": Figure("requests/s of the observed replica"),
-    "bare_per_s": Figure("requests/s of the other one"),
+    "observed_per_s": Figure("requests/s of it while it is observed"),
+    "bare_per_s": Figure("requests/s of it otherwise"),
     "direct_per_s": Figure("requests/s at the task's own path"),
     "grpc_inputs_per_s": Figure("inputs/s over gRPC"),
     "http_inputs_per_s": Figure("inputs/s over HTTP"),
