@@ -6,30 +6,66 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
+from starlette.requests import Request as HttpRequest
 
+from benchmarks import noop
 from benchmarks.figures.bars import SERVICE_FIGURES
+from benchmarks.noop import UNOBSERVED
 from benchmarks.suites import service
 from benchmarks.suites.cluster import CLASSIFY, TRANSLATE, WRITE
-from benchmarks.suites.service import BARE, OBSERVED, OBSERVERS, OTHER, SHARES, _share, collector, configuration
+from benchmarks.suites.service import OBSERVED, OBSERVERS, OTHER, SHARES, _share, collector, configuration
 from benchmarks.suites.suite import Options
 from deployments.config import task_configs
+from deployments.http.request import Observer, Timings
 from deployments.ingress.config import IngressConfig
 from deployments.ingress.model_rules.traffic import STICKY, read_traffic
+from deployments.observability import replica
+from pipelines.runtime.artifact import ModelArtifact
+from pipelines.scheduling.scheduler import BatchReport
 
 
-def test_the_observed_and_the_bare_model_differ_in_nothing_else(tmp_path: Path) -> None:
+def test_one_replica_is_measured_observed_and_not(tmp_path: Path) -> None:
     content = configuration(tmp_path / "model", 8001)
 
     models = task_configs(content)
-    observed, bare = (models[f"{CLASSIFY.name}.{name}"] for name in (OBSERVED, BARE))
-    assert observed.request_log.sample > bare.request_log.sample == 0
-    assert observed.of_model == bare.of_model
+    assert models[f"{CLASSIFY.name}.{OBSERVED}"].request_log.sample > 0
     applications = {one["name"]: one for one in content["applications"]}
     assert {WRITE.name, TRANSLATE.name, f"{TRANSLATE.name}.{OTHER}"} <= applications.keys()
-    deployments = [applications[f"{CLASSIFY.name}.{name}"]["deployments"][0] for name in (OBSERVED, BARE)]
-    assert len({repr({key: value for key, value in one.items() if key != "user_config"}) for one in deployments}) == 1
     ingress = IngressConfig.of(content, tmp_path)
     assert (ingress.grpc_port, ingress.traffic) == (8001, str(tmp_path / "shares"))
+
+
+def test_the_switched_observer_is_told_nothing_of_unobserved_requests(
+    exported: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    class Told(Observer):
+        def batch(self, report: BatchReport) -> None:
+            told.append("batch")
+
+        def request(self, request: HttpRequest, timings: Timings) -> None:
+            told.append("request")
+
+        def headers(self, request: HttpRequest, timings: Timings) -> list[tuple[bytes, bytes]]:
+            told.append("headers")
+            return [(b"a", b"b")]
+
+    monkeypatch.setattr(replica, "observe", lambda artifact: Told())
+    observer = noop.SwitchedObserver(ModelArtifact.open(exported("bert", CLASSIFY.name)))
+    report, timings = BatchReport(1, 12, 0, 12, 0.0001, 0.001, 1), Timings()
+
+    def happens(*headers: tuple[bytes, bytes]) -> tuple[list[tuple[bytes, bytes]], list[str]]:
+        told.clear()
+        request = HttpRequest({"type": "http", "method": "POST", "path": "/", "headers": list(headers)})
+        observer.request(request, timings)
+        added = observer.headers(request, timings)
+        observer.batch(report)
+        return added, told
+
+    assert happens() == ([(b"a", b"b")], ["request", "headers", "batch"])
+    assert happens((UNOBSERVED.encode(), b"1")) == ([], [])
+    assert happens() == ([(b"a", b"b")], ["request", "headers", "batch"])
 
 
 def test_a_change_of_the_split_is_what_the_ingress_reads(tmp_path: Path) -> None:
