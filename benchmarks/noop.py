@@ -1,4 +1,4 @@
-"""Replicas to compare with: some do nothing, which shows what the ingress and Ray Serve cost; one can be unobserved."""
+"""Replicas that do nothing: what the ingress and Ray Serve cost."""
 
 import asyncio
 from typing import Any
@@ -8,17 +8,8 @@ from ray.serve import Application
 from starlette.requests import Request
 from starlette.responses import Response
 
-from deployments.app import LIFE, costs, on_ending, reserved_gpus
-from deployments.http.request import Timings
-from deployments.observability import replica
-from deployments.observability.replica import Observers
-from deployments.task_server import TaskServer
-from pipelines.runtime.artifact import ModelArtifact
-from pipelines.scheduling.scheduler import BatchReport
-
 ANSWER = b'[[{"label":"noop","score":1.0}]]'
 WAIT_HEADER = "x-noop-wait-seconds"
-UNOBSERVED = "x-unobserved"
 
 
 class Noop:
@@ -50,33 +41,3 @@ app = serve.deployment(Noop, name="noop").bind()
 def named(args: dict[str, Any]) -> Application:
     """For `args: {answer: JSON}`."""
     return serve.deployment(Named, name="named").bind(args["answer"])
-
-
-def switched(args: dict[str, Any]) -> Application:
-    """A task's replica as deployments.app has it, which observes nothing of requests with the header UNOBSERVED:
-    `args: {task, model}`.
-    """
-    deployment = serve.deployment(TaskServer, name=args["task"], **LIFE)
-    return deployment.bind(args["task"], SwitchedObserver, None, reserved_gpus, on_ending, costs, args["model"])
-
-
-class SwitchedObserver(Observers):
-    """Tells the observers of a replica what happens, but for requests with the header UNOBSERVED and the batches that
-    follow them: both are measured in the same replica, whose batches cost the same.
-    """
-
-    def __init__(self, artifact: ModelArtifact) -> None:
-        super().__init__((replica.observe(artifact),))
-        self._is_on = True
-
-    def batch(self, report: BatchReport) -> None:
-        if self._is_on:
-            super().batch(report)
-
-    def request(self, request: Request, timings: Timings) -> None:
-        self._is_on = UNOBSERVED not in request.headers
-        if self._is_on:
-            super().request(request, timings)
-
-    def headers(self, request: Request, timings: Timings) -> list[tuple[bytes, bytes]]:
-        return super().headers(request, timings) if self._is_on else []

@@ -14,9 +14,11 @@ from ray.serve._private.constants import HEALTHY_MESSAGE
 
 from deployments.cluster.platform import Platform
 from deployments.config import CUT_S, DRAIN_S, check_model, check_task, unknown_key
+from deployments.http.request import Observer
 from deployments.observability import replica
 from deployments.task_server import TaskServer
 from pipelines.errors import ConfigurationError
+from pipelines.runtime.artifact import ModelArtifact
 from stores.filesystem import cache_folder
 
 ARGS = ("task", "model", "platform")
@@ -36,6 +38,11 @@ def build(args: dict[str, Any]) -> Application:
 
     `sextet serve --platform` adds `platform`, the fields of a Platform.
     """
+    return observed_by(replica.observe, args)
+
+
+def observed_by(observe: Callable[[ModelArtifact], Observer], args: dict[str, Any]) -> Application:
+    """The same, where `observe` makes what is told of all that the model does."""
     for key in args:
         if key not in ARGS:
             raise unknown_key(key, ARGS, "args")
@@ -46,7 +53,7 @@ def build(args: dict[str, Any]) -> Application:
         check_model(args["model"])
     platform = Platform(**args["platform"]) if args.get("platform") else None
     deployment = serve.deployment(TaskServer, name=args["task"], **LIFE)
-    given = (args["task"], replica.observe, platform, reserved_gpus, on_ending, costs, args.get("model"))
+    given = (args["task"], observe, platform, reserved_gpus, on_ending, costs, args.get("model"))
     return deployment.bind(*given)
 
 

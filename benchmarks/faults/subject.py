@@ -71,11 +71,7 @@ class Subject:
     def hang(self, process_ids: list[int]) -> None:
         """Stop the processes, and return when Ray Serve has killed them; raises SubjectError."""
         self._signal(process_ids, signal.SIGSTOP)
-        give_up_at = time.monotonic() + APPLIED_S
-        while any(map(psutil.pid_exists, process_ids)):
-            if time.monotonic() > give_up_at:
-                raise SubjectError(f"what hangs is there {APPLIED_S:.0f} s later")
-            time.sleep(POLL_S)
+        _wait_until(lambda: not any(map(psutil.pid_exists, process_ids)), "what hangs is not killed")
 
     @staticmethod
     def _signal(process_ids: list[int], number: int) -> None:
@@ -93,32 +89,24 @@ class Subject:
         said = len(self._cluster.said("applied "))
         self._file.write_text(yaml.safe_dump(self._configuration), encoding="utf-8")
         os.kill(self._cluster.process_id, signal.SIGUSR1)
-        give_up_at = time.monotonic() + APPLIED_S
-        while len(self._cluster.said("applied ")) == said:
+
+        def is_applied() -> bool:
             if refused := self._cluster.said("not applied"):
                 raise SubjectError(refused[-1])
-            if time.monotonic() > give_up_at:
-                raise SubjectError(f"{application}: the change was not applied after {APPLIED_S:.0f} s")
-            time.sleep(POLL_S)
+            return len(self._cluster.said("applied ")) != said
+
+        _wait_until(is_applied, f"{application}: the change was not applied")
 
     def scale(self, application: str, replicas: int) -> None:
         """Change the number of replicas, and return when so many processes run."""
         self.change(application, lambda deployment: deployment.update(num_replicas=replicas))
-        give_up_at = time.monotonic() + APPLIED_S
-        while len(self.replicas(application)) != replicas:
-            if time.monotonic() > give_up_at:
-                raise SubjectError(f"{application} has not {replicas} replicas after {APPLIED_S:.0f} s")
-            time.sleep(POLL_S)
+        _wait_until(lambda: len(self.replicas(application)) == replicas, f"{application} has not {replicas} replicas")
 
     def replace(self, application: str) -> None:
         """Change what only a new replica can take up, and return when it runs."""
         before = set(self.replicas(application))
         self.change(application, _reserve_more)
-        give_up_at = time.monotonic() + APPLIED_S
-        while not set(self.replicas(application)) - before:
-            if time.monotonic() > give_up_at:
-                raise SubjectError(f"{application} has no new replica after {APPLIED_S:.0f} s")
-            time.sleep(POLL_S)
+        _wait_until(lambda: bool(set(self.replicas(application)) - before), f"{application} has no new replica")
 
     def stop(self) -> None:
         """Tell the launcher to end; the `with` block waits for it."""
@@ -139,6 +127,14 @@ class Subject:
             else:
                 answered += 1
         asker.close()
+
+
+def _wait_until(happened: Callable[[], bool], otherwise: str) -> None:
+    give_up_at = time.monotonic() + APPLIED_S
+    while not happened():
+        if time.monotonic() > give_up_at:
+            raise SubjectError(f"{otherwise} after {APPLIED_S:.0f} s")
+        time.sleep(POLL_S)
 
 
 def _reserve_more(deployment: dict[str, Any]) -> None:

@@ -136,9 +136,17 @@ class RayCluster:
     def _start(self, host: Host, environment: Mapping[str, str], own: Sequence[str]) -> None:
         ray = [str(TOOLS / "ray"), "start", "--block", f"--node-ip-address={host.address}", "--disable-usage-stats"]
         ray += [f"--object-store-memory={STORE_BYTES}", *own]
-        printed = shlex.join([sys.executable, "-m", "sextet", "environment", "--folder", "/tmp/haproxy"])
-        printed += f" --cluster {shlex.quote(str(self.file))}"
-        script = f'environment=$({printed}) || exit 1; eval "$environment"; exec {shlex.join(ray)}'
+        prints = [
+            sys.executable,
+            "-m",
+            "sextet",
+            "environment",
+            "--folder",
+            "/tmp/haproxy",
+            "--cluster",
+            str(self.file),
+        ]
+        script = f'environment=$({shlex.join(prints)}) || exit 1; eval "$environment"; exec {shlex.join(ray)}'
         with (self.folder / f"{host.name}.log").open("ab") as log:
             host.start(["bash", "-c", script], environment, self.folder, log)
 

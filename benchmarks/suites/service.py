@@ -47,11 +47,11 @@ from benchmarks.load.asker import Asker
 from benchmarks.load.client import request_bytes
 from benchmarks.load.generator import Call, Load, measure
 from benchmarks.load.texts import sentences
-from benchmarks.noop import UNOBSERVED
 from benchmarks.observing import observing_us
 from benchmarks.suites.cluster import CLASSIFY, TRANSLATE, WRITE, Running, measured_cluster, running
 from benchmarks.suites.generation import artifact_of
 from benchmarks.suites.suite import Findings, Options, Repeated, main
+from benchmarks.switched import UNOBSERVED
 from deployments.cluster.ray_environment import spare_port
 from deployments.config import route_of
 from deployments.ingress.config import GATEWAY
@@ -132,7 +132,7 @@ def configuration(model: Path, grpc_port: int) -> dict[str, Any]:
         {
             "name": f"{CLASSIFY.name}.{OBSERVED}",
             "route_prefix": f"/{CLASSIFY.name}/{OBSERVED}",
-            "import_path": "benchmarks.noop:switched",
+            "import_path": "benchmarks.switched:build",
             "args": {"task": CLASSIFY.name, "model": OBSERVED},
             "deployments": [deployment | {"user_config": deployment["user_config"] | log}],
         }

@@ -45,6 +45,14 @@ def set_ingress(content: Mapping[str, Any], **settings: object) -> None:
     gateway["user_config"] = {"ingress": settings}
 
 
+def keys(folder: Path, *arguments: str) -> str:
+    """What `sextet keys` prints in `folder`."""
+    command = [sys.executable, "-m", "sextet", "keys", *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=clean_environment(), capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
 @dataclass
 class Serving:
     """A started `sextet serve`; `lines` is what it has printed so far, stdout and stderr together."""

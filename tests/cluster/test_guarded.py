@@ -1,8 +1,6 @@
 """A cluster that others can reach: keys, TLS, and what listens where, on the real thing."""
 
 import ssl
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,20 +12,12 @@ import pytest
 import yaml
 
 from tests.certificates import Authority
-from tests.cluster.serving import LOOPBACK, Serving, clean_environment, kinds, listeners, set_ingress, write_cluster
+from tests.cluster.serving import LOOPBACK, Serving, keys, kinds, listeners, set_ingress, write_cluster
 
 pytestmark = pytest.mark.cluster
 
 TASK = "text-classification"
 BODY = {"inputs": "good"}
-
-
-def keys(folder: Path, *arguments: str) -> str:
-    """What `sextet keys` prints in `folder`."""
-    command = [sys.executable, "-m", "sextet", "keys", *arguments]
-    return subprocess.run(
-        command, cwd=folder, env=clean_environment(), capture_output=True, text=True, check=True
-    ).stdout.strip()
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ docs/nodes.md says what is lost with what.
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ from benchmarks.machines.network import Network, NetworkError
 from benchmarks.machines.ray_cluster import DASHBOARD_PORT, GCS_PORT, PORT, TOOLS, RayCluster, ray_cluster
 from benchmarks.machines.redis import redis
 from deployments.cluster.ray_environment import DRAIN_VARIABLE, METRICS_PORT
-from tests.cluster.serving import clean_environment, set_ingress, write_cluster
+from tests.cluster.serving import keys, set_ingress, write_cluster
 
 pytestmark = [
     pytest.mark.cluster,
@@ -58,19 +57,10 @@ def machines(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
         pytest.skip(str(error))
 
 
-def keys(machines: RayCluster, *arguments: str) -> str:
-    """What `sextet keys` prints, in the folder of cluster.yaml, which every node reads."""
-    command = [sys.executable, "-m", "sextet", "keys", *arguments]
-    done = subprocess.run(
-        command, cwd=machines.folder, env=clean_environment(), capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
-
-
 @pytest.fixture(scope="module")
 def key(machines: RayCluster) -> str:
     """One that every node knows."""
-    made = keys(machines, "add", "all")
+    made = keys(machines.folder, "add", "all")
     machines.wait(lambda: statuses(machines, made) == [200, 200], "the key is not known")
     return made
 
@@ -89,9 +79,9 @@ def test_a_key_comes_and_goes_within_a_second_on_every_node(machines: RayCluster
         return time.monotonic() - since
 
     assert statuses(machines, "guessed") == [401, 401]
-    made = keys(machines, "add", "alice")
+    made = keys(machines.folder, "add", "alice")
     assert settled_s(200) < 1
-    keys(machines, "revoke", "alice")
+    keys(machines.folder, "revoke", "alice")
     assert settled_s(401) < 1
     assert statuses(machines, key) == [200, 200]
 

@@ -8,13 +8,12 @@ from urllib.request import Request, urlopen
 import pytest
 from starlette.requests import Request as HttpRequest
 
-from benchmarks import noop
 from benchmarks.figures.bars import SERVICE_FIGURES
-from benchmarks.noop import UNOBSERVED
 from benchmarks.suites import service
 from benchmarks.suites.cluster import CLASSIFY, TRANSLATE, WRITE
 from benchmarks.suites.service import OBSERVED, OBSERVERS, OTHER, SHARES, _share, collector, configuration
 from benchmarks.suites.suite import Options
+from benchmarks.switched import UNOBSERVED, SwitchedObserver
 from deployments.config import task_configs
 from deployments.http.request import Observer, Timings
 from deployments.ingress.config import IngressConfig
@@ -52,7 +51,7 @@ def test_the_switched_observer_is_told_nothing_of_unobserved_requests(
             return [(b"a", b"b")]
 
     monkeypatch.setattr(replica, "observe", lambda artifact: Told())
-    observer = noop.SwitchedObserver(ModelArtifact.open(exported("bert", CLASSIFY.name)))
+    observer = SwitchedObserver(ModelArtifact.open(exported("bert", CLASSIFY.name)))
     report, timings = BatchReport(1, 12, 0, 12, 0.0001, 0.001, 1), Timings()
 
     def happens(*headers: tuple[bytes, bytes]) -> tuple[list[tuple[bytes, bytes]], list[str]]:
