@@ -82,6 +82,7 @@ def check(value: Any, info: Any, path: Path) -> None:
     elif isinstance(info, inspect.DictType) and isinstance(value, Mapping):
         require_length(value, info, path)
         for name, one in value.items():
+            _check_key(name, info.key_type, path)
             check(one, info.value_type, (*path, str(name)))
     elif isinstance(info, inspect.StrType) and isinstance(value, str):
         require_length(value, info, path)
@@ -89,6 +90,13 @@ def check(value: Any, info: Any, path: Path) -> None:
         out_of_range = _is_number(value, info) and _is_bounded(info)
         allowed = _range(info, value=value) if out_of_range else _described(info)
         raise InvalidInputError(f"is {shown(value)}; allowed: {allowed}", path)
+
+
+def _check_key(name: Any, info: Any, path: Path) -> None:
+    try:
+        check(name, info, path)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"has a key that {error.problem}", path) from None
 
 
 def _check_object(value: Mapping[str, Any], info: Any, path: Path) -> None:

@@ -308,7 +308,8 @@ FAULT_FIGURES = {
     "overload_recovery_s": Figure("from the end of that until the next request is answered", at_most(2)),
     "fuzz_5xx": Figure("of 100,000 hostile requests over all protocols: answers above 499, and hangs", exactly(0)),
     "fuzz_memory_mib": Figure(
-        "memory of replicas and HAProxy at rest after them, above that at rest before", at_most(30)
+        "memory of replicas and HAProxy at rest after them, above that at rest before, with KV cache slots full",
+        at_most(30),
     ),
     "guard_cost": Figure("requests/s of a replica that does nothing, with keys over without", at_least(0.95)),
     "long_stream_cut": Figure(
@@ -317,7 +318,9 @@ FAULT_FIGURES = {
 }
 SCALE_FIGURES = {
     "slo_attainment": Figure(
-        "a day in ten minutes, a slow model on one to four replicas: requests within the level of 1 s", at_least(0.95)
+        "a day in ten minutes, a slow model on one to four replicas that knows the pattern of earlier days: requests "
+        "within the level of 1 s",
+        at_least(0.95),
     ),
     "replica_seconds_over_static_peak": Figure("replicas over that day, over four all day", at_most(0.74)),
     "slo_over_default_policy": Figure(

@@ -7,7 +7,7 @@ python -m benchmarks.suites.faults --only replica_killed   the parts of these na
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -41,10 +41,13 @@ from deployments.config import cut_down, located, user_configs
 from deployments.ingress.config import GATEWAY
 from deployments.ingress.keys import Key, add, new_key
 from deployments.rest import QUIET_S
+from pipelines.generation.slots.config import SlotsConfig
+from pipelines.runtime.artifact import ModelArtifact, positions
 
 KEYS = "keys"
 GUARD_TURNS = 3
 FUZZ_TOKENS = 256
+FILLED_S = 120.0  # until all KV cache slots are full
 REST_S = 3 * QUIET_S  # replicas then have given back what their peaks took
 SHARE = 0.7  # of the capacity that the load takes
 CAPACITY_CLIENTS = 32
@@ -335,7 +338,11 @@ def _run_fuzz(findings: Findings, pace: Pace, say: Say) -> None:
         if "slots" in user_config:  # else their KV caches would go on growing with the longest sequence so far
             user_config["slots"] = {**user_config["slots"], "max_tokens": FUZZ_TOKENS}
     with tempfile.TemporaryDirectory() as folder, Subject.serving(configuration, Path(folder)) as subject:
-        document = json.loads(Asker(subject.port).get("/openapi.json"))
+        asker = Asker(subject.port, FILLED_S)
+        for task, user_config in user_configs(configuration).items():
+            if "slots" in user_config:
+                asker.ask(f"/{task}", filling(user_config))
+        document = json.loads(asker.get("/openapi.json"))
         examples = bodies_of(document)
         fuzz(subject.port, mutated(document, examples, pace.fuzz_warm_up, seed=1), ())  # allocators and caches fill
         sleep(REST_S)
@@ -351,6 +358,17 @@ def _run_fuzz(findings: Findings, pace: Pace, say: Say) -> None:
     )
     findings.note(fuzz_5xx=fuzzed.n_faults, fuzz_memory_mib=grown_mib)
     say(f"fuzz: {sum(fuzzed.outcomes.values())} requests, {fuzzed.n_faults} 5xx or hangs, {grown_mib:.0f} MiB above")
+
+
+def filling(user_config: Mapping[str, Any]) -> bytes:
+    """A request that fills almost all of every KV cache slot, whose memory is resident from then on."""
+    artifact = ModelArtifact.open(Path(user_config["model"]))
+    tokens = min(FUZZ_TOKENS, positions(artifact.config(), ("max_position_embeddings",)) or FUZZ_TOKENS)
+    slots, repeated, new_tokens = user_config["slots"].get("slots", SlotsConfig().slots), 1, tokens * 3 // 4
+    if "decoder" in artifact.manifest.graphs:  # beside the answer a slot holds the source
+        repeated, new_tokens = tokens // 10, tokens - 1
+    lengths = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens}
+    return json.dumps({"inputs": [" ".join([TEXT] * repeated)] * slots, "parameters": lengths}).encode()
 
 
 def _run_guard(findings: Findings, pace: Pace, say: Say) -> None:

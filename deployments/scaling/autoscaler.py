@@ -62,7 +62,7 @@ class ServiceLevelAutoscaler:
         """What earlier days took, from this deployment's file in the folder `pattern`."""
         if level.pattern is None:
             return None
-        self._file = Path(level.pattern) / f"{name.replace('/', '_').replace(':', '_')}.json"
+        self._file = DailyPattern.file(Path(level.pattern), name)
         try:
             pattern = DailyPattern.of_text(self._file.read_bytes())
         except FileNotFoundError:

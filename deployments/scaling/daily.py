@@ -6,6 +6,7 @@ Times are seconds since 1970; days begin at midnight UTC.
 import math
 from collections import deque
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 from typing import Annotated
 
@@ -56,6 +57,11 @@ class DailyPattern:
         first, last = self._part_at(now_s), self._part_at(now_s + min(ahead_s, self.day_s))
         recorded = [self._peaks[part % PARTS] for part in range(first, last + 1)]
         return max((math.ceil(median(peaks)) for peaks in recorded if peaks), default=0)
+
+    @staticmethod
+    def file(folder: Path, deployment: str) -> Path:
+        """Where a deployment's pattern is kept; `deployment` is APPLICATION:DEPLOYMENT."""
+        return folder / f"{deployment.replace('/', '_').replace(':', '_')}.json"
 
     def text(self) -> bytes:
         """JSON, for `of_text`."""

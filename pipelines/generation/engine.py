@@ -142,11 +142,13 @@ class DecodeEngine(ABC, Generic[QueuedT]):
     """The queue and the decode thread, which starts with the first request and ends with the last.
 
     `prompt_token_s` and `new_token_s` are moving averages of the seconds per prefill token and per generated token; 0.0
-    before the first one. Any thread may call `cache`; it gives None for an engine without KV cache slots.
+    before the first one. Any thread may call `cache`, which gives None for an engine without KV cache slots, and
+    `release_memory`, which gives back to the system what the largest rounds took beside such a cache.
     """
 
     def __init__(self) -> None:
         self.cache: Callable[[], CacheState | None] = lambda: None
+        self.release_memory: Callable[[], None] = lambda: None
         self.rounds, self.round_s, self.model_s = 0, 0.0, 0.0
         self.prompt_token_s = self.new_token_s = 0.0
         self._lock = threading.Lock()  # guards all below, which callers write too

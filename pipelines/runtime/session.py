@@ -122,6 +122,15 @@ class InferenceSession:
         if self.config.device == "cpu":
             self._session.run(None, feeds, _run_options("memory.enable_memory_arena_shrinkage", "cpu:0"))
 
+    def blank_feeds(self, **given: int) -> dict[str, np.ndarray]:
+        """Zeros for each input, or what is `given` by name, with 1 in each dimension that is not fixed."""
+        return {
+            name: np.full(
+                [size if isinstance(size, int) else 1 for size in shape], given.get(name, 0), self.input_types[name]
+            )
+            for name, shape in self.input_shapes.items()
+        }
+
     def binding(self) -> "onnxruntime.IOBinding":
         """A new binding for `run_bound`: inputs and outputs in the caller's memory, on the device `memory`."""
         return self._session.io_binding()

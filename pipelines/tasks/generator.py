@@ -244,6 +244,10 @@ class Generator:
         """One answer per row."""
         return self._engine.generate_all(rows)
 
+    def release_memory(self) -> None:
+        """As Pipeline.release_memory. What the slots hold stays: the next prompt may begin with it."""
+        self._engine.release_memory()
+
     def scheduler(self, queue: QueueConfig | None, on_batch: OnBatch) -> SlotScheduler:
         """The scheduler of this model's engine."""
         return SlotScheduler(self._engine, queue, on_batch, self._turn_tokens)
@@ -259,6 +263,9 @@ class GeneratorPipeline(Pipeline[InputT, ParametersT, DecodeRequestT, Answer]):
     @property
     def tokenizer(self) -> Tokenizer:
         return self.generator.tokenizer
+
+    def release_memory(self) -> None:
+        self.generator.release_memory()
 
     def adapted(self) -> dict[str, Self]:
         """They share everything with this one; a pipeline of an adapter has none."""

@@ -7,9 +7,10 @@
     slo_over_tuned_policy              the same beside Ray's policy with the number that suits this day best
 
 Three applications serve the same slow model (slow.py) and get the same arrivals at the same time, so whatever disturbs
-one disturbs all. The first holds a level. `plain` has Ray's policy with Ray's own number of ongoing requests for each
-replica, `tuned` with half of it, which simulated days found to be the best; both have the delays of cluster.yaml on the
-scale of this day.
+one disturbs all. The first holds a level, and knows the pattern of three days before: it kept that in simulated days,
+whose arrivals follow the same curve by other chance. `plain` has Ray's policy with Ray's own number of ongoing requests
+for each replica, `tuned` with half of it, which simulated days found to be the best; both have the delays of
+cluster.yaml on the scale of this day.
 
 The day rises from a tenth of its peak to noon, falls, and has a second, lower peak in the evening. Its peak offers as
 many seconds of work per second as 3.2 replicas can do, and all three may have four.
@@ -17,7 +18,8 @@ many seconds of work per second as 3.2 replicas can do, and all three may have f
 
 import json
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from pathlib import Path
@@ -26,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import Say
+from benchmarks.load.arrivals import along
 from benchmarks.load.client import request_bytes
 from benchmarks.load.generator import Call, Load, measure
 from benchmarks.load.texts import Lengths, counter, synthetic
@@ -35,16 +38,29 @@ from benchmarks.suites.scale.fleet import Fleet
 from benchmarks.suites.scale.slow import cached_in
 from benchmarks.suites.suite import Findings
 from deployments.config import SEPARATOR, route_of
+from deployments.scaling.daily import DailyPattern
+from deployments.scaling.level import ServiceLevel
 from deployments.scaling.options import AUTOSCALER, DEFAULTS
 from pipelines.errors import SextetError
 from pipelines.runtime.artifact import ModelArtifact
+from pipelines.scheduling.batching import CostModel
+from pipelines.scheduling.scheduler import BatchingConfig
+from planning.deciding.level import level_rules
+from planning.simulated.fleet import Site
+from planning.simulated.model import EncoderModel
+from planning.simulated.simulation import Setting, play
+from planning.traces.trace import Sizes
 
-LEVEL_MS, QUANTILE = 1000.0, 0.95
+LEVEL_MS, QUANTILE = 1000.0, 0.9
 REPLICAS = 4
 COST = {"start_s": 0.02, "token_s": 0.005}
 TOKENS, LONGEST = "lognormal:32,96", 256
 PEAK_LOAD = 3.2  # replicas
-DOWN_S, TREND_S = 20.0, 10.0  # of a day in ten minutes these are 48 and 24 minutes
+DOWN_S, TREND_S = 10.0, 10.0  # of a day in ten minutes these are 24 minutes
+DAYS_BEFORE, START_S = 3, 8.0  # of which a pattern is known; of a replica on those
+UP_S = 120.0  # until the cluster is up, and the day begins
+RAY_DOWN_S = 20.0
+OVERHEAD_S = 0.003  # of a request beside queue and model
 ONGOING = {"plain": 2.0, "tuned": 1.0}
 TEXTS = 512
 DAY_S, QUICK_DAY_S = 600.0, 90.0
@@ -58,15 +74,18 @@ def measure_level(findings: Findings, quick: bool, say: Say) -> None:
     service_s = COST["start_s"] + COST["token_s"] * float(np.mean(tokens(texts)))
     curve = [one / service_s for one in day(PEAK_LOAD)]
     names = [CLASSIFY.name, *(f"{CLASSIFY.name}{SEPARATOR}{model}" for model in ONGOING)]
-    with (
-        tempfile.TemporaryDirectory(prefix="sextet-scale-") as name,
-        cached_in(Path(name) / "cache"),
-        running(cluster(artifact), Path(name)) as served,
-    ):
-        fleet = Fleet(served.process_id, names)
-        loads = [load(served.port, one, texts, curve, day_s) for one in names]
-        with fleet.watched(), ThreadPoolExecutor(len(loads)) as generators:
-            tallies = list(generators.map(measure, loads))
+    with tempfile.TemporaryDirectory(prefix="sextet-scale-") as name, cached_in(Path(name) / "cache"):
+        content, begins_at = cluster(artifact, day_s, Path(name)), time.time() + UP_S
+        pattern = days_before(content, curve, tokens(texts), day_s, begins_at % day_s)
+        DailyPattern.file(Path(name), f"{CLASSIFY.name}:{CLASSIFY.name}").write_bytes(pattern.text())
+        with running(content, Path(name)) as served:
+            fleet = Fleet(served.process_id, names)
+            loads = [load(served.port, one, texts, curve, day_s) for one in names]
+            if time.time() > begins_at:
+                raise SextetError(f"the cluster was not up within {UP_S:.0f} s, when its day begins")
+            time.sleep(begins_at - time.time())
+            with fleet.watched(), ThreadPoolExecutor(len(loads)) as generators:
+                tallies = list(generators.map(measure, loads))
     shares = [
         findings.keep_tally(tally, f"a day of {one}").good / tally.requests
         for one, tally in zip(names, tallies, strict=True)
@@ -102,7 +121,23 @@ def day(peak: float, steps: int = 97) -> list[float]:
     return [float(one) for one in peak * shape / shape.max()]
 
 
-def cluster(artifact: Path) -> dict[str, Any]:
+def days_before(
+    content: Mapping[str, Any], curve: Sequence[float], lengths: Sequence[int], day_s: float, begins_s: float
+) -> DailyPattern:
+    """What the policy of the first application keeps of simulated days that begin at the time of day `begins_s`."""
+    (deployment,) = content["applications"][0]["deployments"]
+    scaling, pattern = deployment["autoscaling_config"], DailyPattern(day_s)
+    level = ServiceLevel.from_policy_kwargs(scaling["policy"]["policy_kwargs"])
+    model = EncoderModel(CostModel(COST["start_s"], COST["token_s"]), BatchingConfig(max_batch_size=1))
+    sizes = Sizes(lambda count, seed: np.random.default_rng(seed).choice(lengths, count))
+    for seed in range(1, 1 + DAYS_BEFORE):
+        rules = level_rules(CLASSIFY.name, level, scaling, pattern)
+        setting = Setting(model, Site(START_S, REPLICAS), OVERHEAD_S, rules.metrics_interval_s, rules.look_back_s)
+        play(sizes.trace("a day before", day_s, along(curve, day_s, seed), seed, day_at_s=begins_s), rules, setting)
+    return pattern
+
+
+def cluster(artifact: Path, day_s: float, patterns: Path) -> dict[str, Any]:
     """The three applications; the task's default is the one that holds a level."""
     content = measured_cluster({CLASSIFY.name: artifact})
     (default,) = content["applications"]
@@ -118,10 +153,11 @@ def cluster(artifact: Path) -> dict[str, Any]:
         other |= {"name": f"{CLASSIFY.name}{SEPARATOR}{model}", "route_prefix": f"/{CLASSIFY.name}/{model}"}
         other["args"]["model"] = model
         bounds = {"min_replicas": 1, "max_replicas": REPLICAS, "target_ongoing_requests": ongoing}
-        delays = {"upscale_delay_s": 2, "downscale_delay_s": DOWN_S}  # as cluster.yaml has them, but for the day
+        delays = {"upscale_delay_s": 2, "downscale_delay_s": RAY_DOWN_S}  # as cluster.yaml has them, but for the day
         other["deployments"][0]["autoscaling_config"] = DEFAULTS | bounds | delays
         others.append(other)
-    level = {"slo_ms": LEVEL_MS, "quantile": QUANTILE, "down_after_s": DOWN_S, "trend_s": TREND_S}
+    level: dict[str, Any] = {"slo_ms": LEVEL_MS, "quantile": QUANTILE, "down_after_s": DOWN_S, "trend_s": TREND_S}
+    level |= {"pattern": str(patterns), "day_s": day_s}
     policy = {"policy_function": AUTOSCALER, "policy_kwargs": level}
     deployment["autoscaling_config"] = {"min_replicas": 1, "max_replicas": REPLICAS, "policy": policy, **DEFAULTS}
     return {**content, "applications": [default, *others]}

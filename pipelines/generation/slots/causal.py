@@ -125,6 +125,10 @@ class CausalSlots:
         """As SlotModel.open: nothing, as there is no encoder."""
         return {}
 
+    def release_memory(self) -> None:
+        """As SlotModel.release_memory: a read beside the slots, into a cache of its own."""
+        self._session.release_memory(self._session.blank_feeds(total_sequence_length=1))
+
     def _shape(self, name: str) -> tuple[int, ...]:
         _, heads, _, width = (int(size) if isinstance(size, int) else 0 for size in self._session.input_shapes[name])
         return self.slots, heads, self.max_tokens, width

@@ -45,7 +45,7 @@ class SlotEngine(DecodeEngine[Decoding]):
         self._prefix_cache = turns.prefix_cache
         self._turns = Turns(turns.turn_tokens, model.slots if turns.max_paused is None else turns.max_paused)
         self._table = SlotTable(model.slots, model.max_tokens, model.adapters)
-        self.cache = self._table.state
+        self.cache, self.release_memory = self._table.state, model.release_memory
         self._prefilling: deque[Decoding] = deque()
         self._decoding: list[Decoding] = []
         self._opening: dict[int, tuple[int, ...]] = {}  # slots taken in this round, with their sources

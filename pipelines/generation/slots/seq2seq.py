@@ -172,6 +172,12 @@ class Seq2SeqSlots:
             bound.binding.bind_output("logits", memory, 0, np.float32, (rows, self.vocab), place)
             self._decoder.run_bound(bound.binding)
 
+    def release_memory(self) -> None:
+        """As SlotModel.release_memory: runs beside the slots, with a source and a cache of their own."""
+        self._sessions.encoder.release_memory(encoder_feeds([[0]]))
+        lengths = {"total_sequence_length": 1, "source_total_sequence_length": 1}
+        self._decoder.release_memory(self._decoder.blank_feeds(**lengths))
+
     def copy(self, sources: Sequence[int], targets: Sequence[int], tokens: int, start: int = 0) -> None:
         """As SlotModel.copy; a source that the target holds already is not copied."""
         self._own.copy(sources, targets, tokens, start)

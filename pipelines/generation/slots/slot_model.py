@@ -65,6 +65,9 @@ class SlotModel(Protocol):
         does nothing.
         """
 
+    def release_memory(self) -> None:
+        """Give back to the system what the largest reads took beside the cache. Any thread may call it."""
+
     def copy(self, sources: Sequence[int], targets: Sequence[int], tokens: int, start: int = 0) -> None:
         """Copy the tokens from `start` up to `tokens` of each slot `sources[i]` to the slot `targets[i]`.
 

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.suites.cluster import CLASSIFY
 from benchmarks.suites.scale.fleet import Fleet
-from benchmarks.suites.scale.level import PEAK_LOAD, at_equal_cost, cluster, day
+from benchmarks.suites.scale.level import PEAK_LOAD, at_equal_cost, cluster, day, days_before
 from deployments.cluster.rollout import validated
 from deployments.config import task_configs
 from deployments.scaling.options import may_sleep, set_scaling
@@ -19,7 +19,7 @@ NAMES = [CLASSIFY.name, f"{CLASSIFY.name}.plain", f"{CLASSIFY.name}.tuned"]
 
 
 def test_three_applications_scale_between_the_same_bounds_by_three_rules(tmp_path: Path) -> None:
-    content = cluster(tmp_path / "model")
+    content = cluster(tmp_path / "model", 600.0, tmp_path)
     set_scaling(content, tmp_path)
     assert list(task_configs(content)) == NAMES
     scaling = [one.deployments[0].autoscaling_config for one in validated(content).applications]
@@ -34,6 +34,13 @@ def test_a_day_has_its_peak_at_noon_and_a_tenth_of_it_at_night() -> None:
     assert max(loads) == PEAK_LOAD
     assert 11 < 24 * loads.index(max(loads)) / (len(loads) - 1) < 12
     assert loads[0] == pytest.approx(PEAK_LOAD / 10, rel=0.1)
+
+
+def test_the_days_before_leave_a_pattern_at_their_time_of_day(tmp_path: Path) -> None:
+    curve = [one / 0.2 for one in day(PEAK_LOAD)]  # requests of 36 tokens take 0.2 s
+    found = days_before(cluster(tmp_path / "model", 60.0, tmp_path), curve, [36], 60.0, 30.0)
+    assert found.needs(30 + 12.0) == 1  # night
+    assert found.needs(30 + 30.0) == found.needs(30.0 + 30.0 + 60) > 2  # noon, of any day
 
 
 @pytest.mark.parametrize(("cost", "share"), [(50, 0.8), (100, 0.8), (150, 0.85), (300, 0.9)])

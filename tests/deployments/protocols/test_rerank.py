@@ -76,6 +76,13 @@ def test_coheres_form_has_the_first_of_the_same_order(server: TaskServer, logits
         ("/rerank", {"query": "a", "texts": ["b", "c " * 5000]}, 422, "texts[1] has"),
         ("/rerank", {"query": "a", "texts": ["b"] * 1025}, 413, "texts has 1025 elements; allowed: at most 1024"),
         ("/v1/rerank", {"query": "a", "documents": [{"title": "b"}]}, 400, "documents[0]"),
+        (
+            "/v1/rerank",
+            {"query": "a", "documents": ["b", {"": ""}]},
+            400,
+            "documents[1] has a key that is empty; allowed: a text",
+        ),
+        ("/v1/rerank", {"query": "a", "documents": [{"b" * 9999: ""}]}, 400, "documents[0] has a key that has 9999"),
         ("/v1/rerank", {"query": "a", "documents": ["b"], "top_n": 0}, 400, "top_n is 0"),
         (
             "/v1/rerank",

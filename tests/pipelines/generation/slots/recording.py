@@ -76,6 +76,9 @@ class RecordingDecoder:
         self.opened += [(len(self.reads), len(source)) for source in sources.values()]
         return self._decoder.open(sources)
 
+    def release_memory(self) -> None:
+        self._decoder.release_memory()
+
     def save(self, slot: int, tokens: int) -> Any:
         self.saved.append(tokens)
         return self._decoder.save(slot, tokens)

@@ -23,7 +23,8 @@ from tests.pipelines.generation.models import SLOTS, WINDOW, changes_of
 from tests.pipelines.generation.slots.recording import RecordingDecoder, broken_after, logits_of
 from tests.pipelines.generation.slots.test_rounds import wait_for
 from tests.pipelines.generation.slots.test_slot_engine import Engines, SlotEngines, assert_same, idle
-from tests.tiny_checkpoints import ENCODER_DECODERS
+from tests.pipelines.generation.slots.test_slot_engine import random_request as prompted
+from tests.tiny_checkpoints import DECODERS, ENCODER_DECODERS
 
 START, LONGEST = 2, 128
 LAST = np.zeros(1, np.int64)
@@ -71,6 +72,24 @@ def test_requests_that_come_and_go_together_are_answered_as_each_of_them_alone(
     for request, answer in answered_together(slot_engine(architecture), Random(architecture)):
         assert_same(answer, engine(architecture).generate(request))
     assert idle(slot_engine(architecture))
+
+
+@pytest.mark.parametrize("architecture", [*DECODERS, *ENCODER_DECODERS])
+def test_what_slots_hold_stays_where_memory_is_given_back(
+    architecture: str, engine: Engines, slot_engine: SlotEngines
+) -> None:
+    slots, random = slot_engine(architecture), Random(7)
+    request = random_request(random) if architecture in ENCODER_DECODERS else prompted(random)
+    slots.generate(request)
+    held = slots.cache()
+
+    slots.release_memory()
+
+    assert slots.cache() == held
+    with ThreadPoolExecutor(1) as callers:
+        answer = callers.submit(slots.generate, request)
+        slots.release_memory()  # beside a read
+    assert_same(answer.result(), engine(architecture).generate(request))
 
 
 @pytest.mark.parametrize("architecture", ["marian", "t5"])
