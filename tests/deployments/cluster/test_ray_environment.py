@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from deployments.config import CUT_S, DRAIN_S, user_configs
 from deployments.ingress.config import Address, IngressConfig
 from deployments.ingress.haproxy import SETTINGS, find_binary
 from deployments.ingress.lines import Settings
+from pipelines.runtime.session_config import usable_cores
 from sextet import app
 from tests.cluster.serving import SHIPPED
 
@@ -49,6 +51,33 @@ def exported(folder: Path, **environment: str) -> dict[str, str]:
 def test_the_gcs_does_not_log_its_state_without_a_pause(tmp_path: Path) -> None:
     """It takes -1, which Ray says to disable that, for "at once": a core of the machine, for ever."""
     assert int(exported(tmp_path)["RAY_event_stats_print_interval_ms"]) >= 0
+
+
+ARENAS = """
+import ctypes, sys, threading
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.fopen.restype = ctypes.c_void_p, ctypes.c_void_p
+together = threading.Barrier(12)
+def take():
+    together.wait()
+    libc.malloc(ctypes.c_size_t(1000))
+threads = [threading.Thread(target=take) for _ in range(12)]
+[one.start() for one in threads], [one.join() for one in threads]
+libc.malloc_info(0, ctypes.c_void_p(libc.fopen(b"/dev/stdout", b"w")))
+libc.fflush(None)
+"""
+
+
+def test_the_threads_of_a_replica_share_the_memory_that_they_free(tmp_path: Path) -> None:
+    """With an arena for each of a dozen threads, a replica kept ten times as much of what hostile requests took."""
+    environment = exported(tmp_path, PATH=os.environ["PATH"])
+    assert 2 <= int(environment["MALLOC_ARENA_MAX"]) < 12 or usable_cores() >= 48
+
+    printed = subprocess.run(
+        [sys.executable, "-c", ARENAS], env=environment, capture_output=True, text=True, check=True
+    )
+
+    assert 1 < printed.stdout.count("<heap nr=") <= int(environment["MALLOC_ARENA_MAX"])
 
 
 def test_the_nodes_of_a_cluster_ask_for_a_token_unless_their_operator_says_otherwise(tmp_path: Path) -> None:
