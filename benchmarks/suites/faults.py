@@ -344,12 +344,13 @@ def _run_fuzz(findings: Findings, pace: Pace, say: Say) -> None:
                 asker.ask(f"/{task}", filling(user_config))
         document = json.loads(asker.get("/openapi.json"))
         examples = bodies_of(document)
-        fuzz(subject.port, mutated(document, examples, pace.fuzz_warm_up, seed=1), ())  # allocators and caches fill
+        drawn = list(described(document, pace.fuzz_described))
+        below = [raw.replace(b"PATH", path.encode()) for path in examples for raw in RAW]
+        # Allocators and caches fill: some requests of each kind.
+        fuzz(subject.port, chain(drawn, mutated(document, examples, pace.fuzz_warm_up, seed=1)), below)
         sleep(REST_S)
         before_mib = subject.resident_mib()
-        drawn = list(described(document, pace.fuzz_described))
         requests = chain(drawn, mutated(document, examples, pace.fuzz_requests - len(drawn)))
-        below = [raw.replace(b"PATH", path.encode()) for path in examples for raw in RAW]
         fuzzed = fuzz(subject.port, requests, below)
         sleep(REST_S)
         grown_mib = subject.resident_mib() - before_mib
