@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 from urllib.parse import quote
@@ -17,6 +18,8 @@ from urllib.parse import quote
 import uvloop
 
 from benchmarks.load.client import TIMEOUT, Exchange, Pool, request_bytes
+from pipelines.generation.slots.config import SlotsConfig
+from pipelines.runtime.artifact import ModelArtifact, positions
 
 HOST = "127.0.0.1"
 CLIENTS = 32
@@ -132,6 +135,17 @@ def bodies_of(document: Mapping[str, Any]) -> dict[str, Any]:
             known = (body for ending, body in GOOD.items() if path.endswith(ending))
             bodies[path] = content.get("example") or next(known)
     return bodies
+
+
+def filling(user_config: Mapping[str, Any], text: str, most_tokens: int) -> bytes:
+    """A request that fills almost all of every KV cache slot, of `most_tokens`: its memory is resident from then on."""
+    artifact = ModelArtifact.open(Path(user_config["model"]))
+    tokens = min(most_tokens, positions(artifact.config(), ("max_position_embeddings",)) or most_tokens)
+    slots, repeated, new_tokens = user_config["slots"].get("slots", SlotsConfig().slots), 1, tokens * 3 // 4
+    if "decoder" in artifact.manifest.graphs:  # beside the answer a slot holds the source
+        repeated, new_tokens = tokens // 10, tokens - 1
+    lengths = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens}
+    return json.dumps({"inputs": [" ".join([text] * repeated)] * slots, "parameters": lengths}).encode()
 
 
 def mutated(document: Mapping[str, Any], examples: Mapping[str, Any], count: int, seed: int = 0) -> Iterator[bytes]:

@@ -7,7 +7,7 @@ python -m benchmarks.suites.faults --only replica_killed   the parts of these na
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -16,7 +16,7 @@ from time import sleep
 from typing import Any
 
 from benchmarks import Say
-from benchmarks.faults.fuzz import RAW, bodies_of, described, fuzz, mutated
+from benchmarks.faults.fuzz import RAW, bodies_of, described, filling, fuzz, mutated
 from benchmarks.faults.ledger import Ledger
 from benchmarks.faults.overload import Flood, percentile_ms
 from benchmarks.faults.readiness import Readiness
@@ -41,8 +41,6 @@ from deployments.config import cut_down, located, user_configs
 from deployments.ingress.config import GATEWAY
 from deployments.ingress.keys import Key, add, new_key
 from deployments.rest import QUIET_S
-from pipelines.generation.slots.config import SlotsConfig
-from pipelines.runtime.artifact import ModelArtifact, positions
 
 KEYS = "keys"
 GUARD_TURNS = 3
@@ -341,7 +339,7 @@ def _run_fuzz(findings: Findings, pace: Pace, say: Say) -> None:
         asker = Asker(subject.port, FILLED_S)
         for task, user_config in user_configs(configuration).items():
             if "slots" in user_config:
-                asker.ask(f"/{task}", filling(user_config))
+                asker.ask(f"/{task}", filling(user_config, TEXT, FUZZ_TOKENS))
         document = json.loads(asker.get("/openapi.json"))
         examples = bodies_of(document)
         drawn = list(described(document, pace.fuzz_described))
@@ -359,17 +357,6 @@ def _run_fuzz(findings: Findings, pace: Pace, say: Say) -> None:
     )
     findings.note(fuzz_5xx=fuzzed.n_faults, fuzz_memory_mib=grown_mib)
     say(f"fuzz: {sum(fuzzed.outcomes.values())} requests, {fuzzed.n_faults} 5xx or hangs, {grown_mib:.0f} MiB above")
-
-
-def filling(user_config: Mapping[str, Any]) -> bytes:
-    """A request that fills almost all of every KV cache slot, whose memory is resident from then on."""
-    artifact = ModelArtifact.open(Path(user_config["model"]))
-    tokens = min(FUZZ_TOKENS, positions(artifact.config(), ("max_position_embeddings",)) or FUZZ_TOKENS)
-    slots, repeated, new_tokens = user_config["slots"].get("slots", SlotsConfig().slots), 1, tokens * 3 // 4
-    if "decoder" in artifact.manifest.graphs:  # beside the answer a slot holds the source
-        repeated, new_tokens = tokens // 10, tokens - 1
-    lengths = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens}
-    return json.dumps({"inputs": [" ".join([TEXT] * repeated)] * slots, "parameters": lengths}).encode()
 
 
 def _run_guard(findings: Findings, pace: Pace, say: Say) -> None:

@@ -1,16 +1,21 @@
 """The clients of `make faults` against a server of a few lines: what they send, and what they make of the answers."""
 
 import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.faults.fuzz import RAW, bodies_of, fuzz, mutated
+import pipelines
+from benchmarks.faults.fuzz import RAW, bodies_of, filling, fuzz, mutated
 from benchmarks.faults.overload import Flood
 from benchmarks.faults.streams import Streams, tokens_within
 from benchmarks.faults.traffic import Traffic
 from benchmarks.load.client import CLOSED
 from deployments.openapi import document
+from pipelines.generation.slots.config import SlotsConfig
 from tests.benchmarks.local_server import LocalServer, at_once, chunked, one_at_a_time, response
 
 
@@ -124,3 +129,18 @@ def test_an_answer_above_499_is_a_fault_and_one_below_is_none() -> None:
     with LocalServer(at_once) as server:
         fuzzed = fuzz(server.port, iter(bodies), RAW[:1])
     assert (fuzzed.n_faults, fuzzed.outcomes["200"]) == (0, 3)
+
+
+@pytest.mark.parametrize(("architecture", "task"), [("llama", "text-generation"), ("marian", "translation")])
+def test_all_slots_are_filled_almost_to_their_end(architecture: str, task: str, exported: Callable[..., Path]) -> None:
+    model = exported(architecture, task)
+    body = json.loads(filling({"model": str(model), "slots": {"slots": 4}}, "good bad", 64))
+    pipeline = pipelines.load(model, task=task, slots=SlotsConfig(slots=4, max_tokens=64))
+    assert len(body["inputs"]) == 4
+
+    rows = pipeline.preprocess(body["inputs"], pipeline.parameters(body["parameters"]))
+
+    written = [
+        sum(len(one.steps) for one in answer.generations) for answer in pipeline.forward([row for (row,) in rows])
+    ]
+    assert [one >= 48 for one in written] == [True] * 4
