@@ -1,7 +1,7 @@
 """Rest: a replica that has had nothing to do for a while gives back to the system what its peaks have taken.
 
     largest batches         onnxruntime keeps the memory of the largest run so far, of each session
-    crowds, large bodies    glibc keeps freed memory, for each of a dozen threads
+    crowds, large bodies    glibc keeps freed memory, in each of its arenas (cluster/ray_environment.py)
 
 Both are fast because they keep it, so nothing is given back while requests come. What was given back costs page faults
 when it is needed again: a process that has hardly grown keeps it. For the same reason Python searches for garbage in
@@ -10,12 +10,14 @@ cycles seldom while requests come.
 
 import asyncio
 import gc
+import logging
 import threading
 from collections.abc import Callable
 
 from deployments.cluster.processes import resident_bytes
 from deployments.host import give_memory_back
 
+logger = logging.getLogger("ray.serve")
 COLLECTED_AFTER = (20_000, 10, 10)  # objects; collections of the youngest; of the young
 QUIET_S = 5.0
 GROWN_BYTES = 4 * 2**20
@@ -32,6 +34,7 @@ class Rest:
         self._release, self._visits = release, visits
         self._kept_bytes = resident_bytes()
         self._looked = visits()
+        self._giving: threading.Thread | None = None
         self._timer = asyncio.get_running_loop().call_later(QUIET_S, self._look)
 
     def end(self) -> None:
@@ -40,12 +43,17 @@ class Rest:
     def _look(self) -> None:
         before, self._looked = self._looked, self._visits()
         is_quiet = self._looked == before and not self._looked[1]
-        if is_quiet and resident_bytes() > self._kept_bytes + GROWN_BYTES:
-            threading.Thread(target=self._give_back, name="rest", daemon=True).start()
+        is_giving = self._giving is not None and self._giving.is_alive()
+        if is_quiet and not is_giving and resident_bytes() > self._kept_bytes + GROWN_BYTES:
+            self._giving = threading.Thread(target=self._give_back, name="rest", daemon=True)
+            self._giving.start()
         self._timer = asyncio.get_running_loop().call_later(QUIET_S, self._look)
 
     def _give_back(self) -> None:
-        self._release()
+        try:
+            self._release()
+        except Exception:  # the system may have no memory left for that
+            logger.exception("the model gives no memory back")
         give_memory_back()
         self._kept_bytes = resident_bytes()
 

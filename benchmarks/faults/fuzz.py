@@ -138,7 +138,7 @@ def bodies_of(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def filling(user_config: Mapping[str, Any], text: str, most_tokens: int) -> bytes:
-    """A request that fills almost all of every KV cache slot, of `most_tokens`: its memory is resident from then on."""
+    """A request that fills three quarters of every KV cache slot, or more. Their memory is resident from then on."""
     artifact = ModelArtifact.open(Path(user_config["model"]))
     tokens = min(most_tokens, positions(artifact.config(), ("max_position_embeddings",)) or most_tokens)
     slots, repeated, new_tokens = user_config["slots"].get("slots", SlotsConfig().slots), 1, tokens * 3 // 4

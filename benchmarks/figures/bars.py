@@ -308,7 +308,8 @@ FAULT_FIGURES = {
     "overload_recovery_s": Figure("from the end of that until the next request is answered", at_most(2)),
     "fuzz_5xx": Figure("of 100,000 hostile requests over all protocols: answers above 499, and hangs", exactly(0)),
     "fuzz_memory_mib": Figure(
-        "memory of replicas and HAProxy at rest after them, above that at rest before, with KV cache slots full",
+        "memory of replicas and HAProxy at rest after them, above that at rest after some of each kind, with KV cache "
+        "slots full",
         at_most(30),
     ),
     "guard_cost": Figure("requests/s of a replica that does nothing, with keys over without", at_least(0.95)),

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import threading
 from collections.abc import Callable
 from itertools import count
@@ -27,14 +28,21 @@ def quiet_soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def released(
-    monkeypatch: pytest.MonkeyPatch, *resident_mib: int, visits: Callable[[], tuple[int, int]] = lambda: (7, 0)
+    monkeypatch: pytest.MonkeyPatch,
+    *resident_mib: int,
+    visits: Callable[[], tuple[int, int]] = lambda: (7, 0),
+    release: Callable[[], None] = lambda: None,
 ) -> list[str]:
     """The threads in which a Rest released memory, of a process whose size is one of `resident_mib` after the other."""
     sizes, threads = list(resident_mib), list[str]()
     monkeypatch.setattr(rest, "resident_bytes", lambda: sizes.pop(0) * 2**20 if len(sizes) > 1 else sizes[0] * 2**20)
 
+    def noted() -> None:
+        threads.append(threading.current_thread().name)
+        release()
+
     async def scenario() -> None:
-        resting = Rest(lambda: threads.append(threading.current_thread().name), visits)
+        resting = Rest(noted, visits)
         await asyncio.sleep(8 * QUIET_S)
         resting.end()
 
@@ -44,6 +52,21 @@ def released(
 
 def test_a_replica_that_has_grown_gives_memory_back_once_it_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     assert released(monkeypatch, 100, 150, 110) == ["rest"]
+
+
+def test_a_model_that_gives_nothing_back_is_said_so_and_glibc_does_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    given: list[str] = []
+    monkeypatch.setattr(rest, "give_memory_back", lambda: given.append("glibc"))
+    monkeypatch.setattr(rest, "logger", logging.getLogger("rest"))  # Ray's hands nothing on
+
+    def fails() -> None:
+        raise MemoryError("none left")
+
+    assert released(monkeypatch, 100, 150, 110, release=fails) == ["rest"]
+    assert given == ["glibc"]
+    assert "the model gives no memory back" in caplog.text
 
 
 def test_one_that_has_hardly_grown_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:

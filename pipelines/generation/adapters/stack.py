@@ -70,6 +70,16 @@ class AdapterStack:
         """The base's graph with these adapters as inputs."""
         return adapted_graph(base, [one.adapted for one in self._stacked])
 
+    def blank_feeds(self) -> dict[str, np.ndarray]:
+        """What a read of one token of one row is fed that no adapter changes. Any thread may call it."""
+        feeds = {}
+        for one in self._stacked:
+            feeds[one.adapted.down] = np.empty((1, one.down.shape[1], 0), np.float32)
+            feeds[one.adapted.up] = one.up[:0]
+        for kind in self._kinds.values():
+            feeds[kind.adapted.mask], feeds[kind.adapted.shape] = kind.mask(np.zeros(1, np.int64), 1, 0, 0)
+        return feeds
+
     def bind(self, binding: "onnxruntime.IOBinding", rows: np.ndarray, tokens: int) -> None:
         """Bind what a read of `tokens` tokens of each of `rows`, (rows,) adapters, is fed. Bindings are kept by the
         caller, and run before the next call.

@@ -127,7 +127,8 @@ class CausalSlots:
 
     def release_memory(self) -> None:
         """As SlotModel.release_memory: a read beside the slots, into a cache of its own."""
-        self._session.release_memory(self._session.blank_feeds(total_sequence_length=1))
+        adapted = {} if self._stack is None else self._stack.blank_feeds()
+        self._session.release_memory(self._session.blank_feeds(total_sequence_length=1) | adapted)
 
     def _shape(self, name: str) -> tuple[int, ...]:
         _, heads, _, width = (int(size) if isinstance(size, int) else 0 for size in self._session.input_shapes[name])

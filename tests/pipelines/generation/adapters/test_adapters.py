@@ -87,7 +87,10 @@ def test_answers_are_the_same_alone_and_beside_rows_of_other_adapters(
     plain = engine_of(folder, threads=threads).generate_all([request(one) for one in PROMPTS])
     alone, beside = (engine_of(folder, folders, threads) for _ in range(2))
     mixed = [request(prompt, number) for prompt in PROMPTS for number in (3, 0, 1, 2)]
+    beside.release_memory()
     together = beside.generate_all(mixed)
+    beside.release_memory()
+    assert tokens(beside.generate(mixed[0])) == tokens(together[0])
     assert together == [alone.generate(one) for one in mixed]
     assert [one for one, asked in zip(together, mixed, strict=True) if not asked.adapter] == plain
     assert len({tuple(tokens(one)) for one in together[:4]}) == 4

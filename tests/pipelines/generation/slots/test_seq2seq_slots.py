@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import pipelines
 from pipelines.errors import InputTooLongError
 from pipelines.generation.decoding.config import GenerationConfig
 from pipelines.generation.decoding.request import Answer, DecodeRequest
@@ -18,8 +19,9 @@ from pipelines.generation.slots.config import SlotsConfig
 from pipelines.generation.slots.engine import SlotEngine
 from pipelines.generation.slots.seq2seq import Seq2SeqSessions, Seq2SeqSlots
 from pipelines.runtime.artifact import ModelArtifact
+from pipelines.runtime.session import InferenceSession
 from pipelines.runtime.session_config import SessionConfig
-from tests.pipelines.generation.models import SLOTS, WINDOW, changes_of
+from tests.pipelines.generation.models import SLOTS, WINDOW, changes_of, task_of
 from tests.pipelines.generation.slots.recording import RecordingDecoder, broken_after, logits_of
 from tests.pipelines.generation.slots.test_rounds import wait_for
 from tests.pipelines.generation.slots.test_slot_engine import Engines, SlotEngines, assert_same, idle
@@ -72,6 +74,24 @@ def test_requests_that_come_and_go_together_are_answered_as_each_of_them_alone(
     for request, answer in answered_together(slot_engine(architecture), Random(architecture)):
         assert_same(answer, engine(architecture).generate(request))
     assert idle(slot_engine(architecture))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "marian"])
+def test_each_session_of_a_generator_gives_memory_back(
+    architecture: str, exported: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, released = InferenceSession.release_memory, list[str]()
+
+    def noted(session: InferenceSession, feeds: dict[str, np.ndarray]) -> None:
+        released.append(session.name)
+        release(session, feeds)
+
+    monkeypatch.setattr(InferenceSession, "release_memory", noted)
+    artifact = ModelArtifact.open(exported(architecture, task_of(architecture), **changes_of(architecture)))
+
+    pipelines.load(artifact.path).release_memory()
+
+    assert sorted(released) == sorted(artifact.graph(role).name for role in artifact.manifest.graphs)
 
 
 @pytest.mark.parametrize("architecture", [*DECODERS, *ENCODER_DECODERS])
