@@ -47,6 +47,10 @@ def plan(
     least_replicas: Annotated[int | None, typer.Option(help="Instead of the file's min_replicas.")] = None,
     most_replicas: Annotated[int, typer.Option(help="Instead of the file's max_replicas.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of arrivals and sizes.")] = 0,
+    pattern: Annotated[
+        Path | None,
+        typer.Option(help="Keep in this folder what a configured policy with `pattern` remembers of the days."),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Write OUTPUT.png and OUTPUT.html.")] = None,
 ) -> None:
     """Replay a day in simulated time, with the real scheduler and scaling: replicas, machines, latency and cost.
@@ -78,6 +82,7 @@ def plan(
         least_replicas=least_replicas,
         most_replicas=most_replicas,
         seed=seed,
+        pattern=pattern,
     )
     plans = planned.plans(asked, _say)
     print(table(plans))

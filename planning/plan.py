@@ -51,6 +51,7 @@ class Asked:
     least_replicas: int | None = None
     most_replicas: int = 1000
     seed: int = 0
+    pattern: Path | None = None
 
     def __post_init__(self) -> None:
         """Raises ConfigurationError for a number out of its bounds and a policy that nobody knows."""
@@ -100,6 +101,10 @@ def plans(asked: Asked, say: Say) -> list[Plan]:
             f"--task is {name!r}{nearest(name, configs)}; allowed: {', '.join(configs)}, which {asked.cluster} has"
         )
     config, deployment = configs[name], deployment_of(name, content)
+    if asked.pattern is not None and not ("configured" in asked.policies and _remembers(deployment)):
+        raise ConfigurationError(
+            f"--pattern is set; allowed: with --policy configured, where {name} has `pattern` in its policy_kwargs"
+        )
     artifact = ModelArtifact.open(fetch(config.model, say).folder)
     model = model_of(name, config, artifact, asked.costs, say)
     trace = _trace(asked, name, artifact)
@@ -116,7 +121,15 @@ def plans(asked: Asked, say: Say) -> list[Plan]:
             played = play(trace, policy, timed)
             say(f"{policy.name} on {kind.name}: {played.within(asked.slo_ms / 1000):.2%} ({played.took_s:.1f} s)")
             found.append(Plan(kind, played, asked.level()))
+            if asked.pattern is not None and isinstance(policy, RayRules) and policy.pattern is not None:
+                kept = policy.pattern.write(asked.pattern, f"{name}:{deployment['name']}")
+                say(f"wrote {kept}")
     return found
+
+
+def _remembers(deployment: Mapping[str, Any]) -> bool:
+    policy = (deployment.get("autoscaling_config") or {}).get("policy") or {}
+    return bool((policy.get("policy_kwargs") or {}).get("pattern"))
 
 
 def _trace(asked: Asked, name: str, artifact: ModelArtifact) -> Trace:

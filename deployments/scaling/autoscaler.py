@@ -8,7 +8,6 @@ no replica at all, and nothing else: streams that have ended may stay in that co
 """
 
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -79,10 +78,7 @@ class ServiceLevelAutoscaler:
             return
         self._kept = pattern.recorded
         try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            staged = self._file.with_suffix(f".{os.getpid()}")
-            staged.write_bytes(pattern.text())
-            staged.replace(self._file)
+            pattern.write(self._file.parent, self._file.stem)
         except OSError as error:
             logger.warning("%s is not written: %s", self._file, error)
 

@@ -4,6 +4,7 @@ Times are seconds since 1970; days begin at midnight UTC.
 """
 
 import math
+import os
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,15 @@ class DailyPattern:
     def file(folder: Path, deployment: str) -> Path:
         """Where a deployment's pattern is kept; `deployment` is APPLICATION:DEPLOYMENT."""
         return folder / f"{deployment.replace('/', '_').replace(':', '_')}.json"
+
+    def write(self, folder: Path, deployment: str) -> Path:
+        """Keep it for `deployment`; returns the file. Raises OSError."""
+        file = self.file(folder, deployment)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        staged = file.with_suffix(f".{os.getpid()}")
+        staged.write_bytes(self.text())
+        staged.replace(file)
+        return file
 
     def text(self) -> bytes:
         """JSON, for `of_text`."""

@@ -13,15 +13,9 @@ from pipelines.misfit import shown
 from planning.deciding.policy import RayRules, View
 
 
-def level_rules(
-    name: str, level: ServiceLevel, autoscaling: Mapping[str, Any], pattern: DailyPattern | None = None
-) -> RayRules:
-    """The policy behind Ray Serve's rules, with the settings that Sextet gives such a deployment.
-
-    `pattern` is read and written in place; None: where the level has one, it is empty at first.
-    """
-    if pattern is None and level.pattern is not None:
-        pattern = DailyPattern(level.day_s)
+def level_rules(name: str, level: ServiceLevel, autoscaling: Mapping[str, Any]) -> RayRules:
+    """The policy behind Ray Serve's rules, with the settings that Sextet gives such a deployment."""
+    pattern = None if level.pattern is None else DailyPattern(level.day_s)
     policy = ServiceLevelPolicy(level, pattern)
 
     def wanted(view: View, least: int, most: int) -> float:
@@ -29,7 +23,9 @@ def level_rules(
         seen = Observation(view.now_s, view.running, view.target, least, most, view.signals(), waiting)
         return policy.decide(seen).replicas
 
-    return RayRules(name, {**DEFAULTS, **autoscaling}, wanted)
+    rules = RayRules(name, {**DEFAULTS, **autoscaling}, wanted)
+    rules.pattern = pattern
+    return rules
 
 
 def level_for(slo_ms: float, quantile: float, start_s: float) -> ServiceLevel:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from deployments.scaling.daily import DailyPattern
 from pipelines.errors import ConfigurationError, first_line
 from planning.bounds import MAX_REPLICAS, bounded
 
@@ -60,7 +61,9 @@ class FixedReplicas:
 class RayRules:
     """What Ray Serve does around a policy: cold start, factors, delays and bounds of `autoscaling_config`.
 
-    `wanted` is the policy; None for Ray Serve's default. Raises ConfigurationError for what Ray Serve would refuse.
+    `wanted` is the policy; None for Ray Serve's default. `pattern` is what it remembers of days, if it does.
+
+    Raises ConfigurationError for what Ray Serve would refuse.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class RayRules:
             raise ConfigurationError(f"autoscaling_config: {first_line(error)}") from None
         bounded("autoscaling_config.max_replicas", self._config.max_replicas, 1, MAX_REPLICAS)
         self.name, self._wanted = name, wanted
+        self.pattern: DailyPattern | None = None
         self.reads_signals = wanted is not None
         self._state: dict[str, Any] = {}
 

@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 import sextet
+from deployments.scaling.daily import DailyPattern
+from deployments.scaling.options import AUTOSCALER
 from pipelines.errors import ConfigurationError
 
 COSTS = [
@@ -118,6 +120,25 @@ def test_what_the_file_says_of_replicas_is_what_is_configured(
     scaled = configured(num_replicas="auto")
     assert (scaled["policy"], scaled["most_replicas"] > 2) == ("configured", True)
     assert configured(num_replicas=None, autoscaling_config={"max_replicas": 2})["most_replicas"] == 2
+
+
+def test_a_pattern_is_kept_where_a_running_cluster_reads_it(
+    cluster: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    name, kept = "text-classification", tmp_path / "new" / "days"
+    given = arguments(cluster, "--policy", "configured", "--pattern", str(kept))
+    with pytest.raises(SystemExit, match=f"--pattern is set; allowed: with --policy configured, where {name} has"):
+        sextet.main(given)
+    assert not kept.exists()
+
+    content = yaml.safe_load(cluster.read_text(encoding="utf-8"))
+    policy = {"policy_function": AUTOSCALER, "policy_kwargs": {"slo_ms": 1000, "pattern": "days", "day_s": 900}}
+    content["applications"][0]["deployments"][0]["autoscaling_config"] = {"max_replicas": 8, "policy": policy}
+    cluster.write_text(yaml.safe_dump(content), encoding="utf-8")
+    planned(capsys, *given, "--trace", "constant:8")
+
+    found = DailyPattern.of_text(DailyPattern.file(kept, f"{name}:{name}").read_bytes())
+    assert (found.day_s, found.needs(400.0) > 1) == (900, True)
 
 
 def test_a_file_of_arrivals_is_replayed(cluster: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,10 +7,10 @@
     slo_over_tuned_policy              the same beside Ray's policy with the number that suits this day best
 
 Three applications serve the same slow model (slow.py) and get the same arrivals at the same time, so whatever disturbs
-one disturbs all. The first holds a level, and knows the pattern of three days before: it kept that in simulated days,
-whose arrivals follow the same curve by other chance. `plain` has Ray's policy with Ray's own number of ongoing requests
-for each replica, `tuned` with half of it, which simulated days found to be the best. In all three a replica goes after
-it has not been wanted for ten seconds.
+one disturbs all. The first holds a level, and knows the pattern of three days before: `sextet plan --pattern` simulates
+them, whose arrivals follow the same curve by other chance. `plain` has Ray's policy with Ray's own number of ongoing
+requests for each replica, `tuned` with half of it, which simulated days found to be the best. In all three a replica
+goes after it has not been wanted for ten seconds.
 
 The day rises from a tenth of its peak to noon, falls, and has a second, lower peak in the evening. Its peak offers as
 many seconds of work per second as 3.2 replicas can do, and all three may have four.
@@ -22,34 +22,28 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from benchmarks import Say
 from benchmarks.load.arrivals import along
 from benchmarks.load.client import request_bytes
 from benchmarks.load.generator import Call, Load, measure
 from benchmarks.load.texts import Lengths, counter, synthetic
-from benchmarks.suites.cluster import CLASSIFY, measured_cluster, running
+from benchmarks.suites.cluster import CLASSIFY, CONFIGURATION, measured_cluster, running
 from benchmarks.suites.generation import artifact_of
 from benchmarks.suites.scale.fleet import Fleet
+from benchmarks.suites.scale.plan import planned
 from benchmarks.suites.scale.slow import cached_in
 from benchmarks.suites.suite import Findings
 from deployments.config import SEPARATOR, route_of
-from deployments.scaling.daily import DailyPattern
-from deployments.scaling.level import ServiceLevel
 from deployments.scaling.options import AUTOSCALER, DEFAULTS
 from pipelines.errors import SextetError
 from pipelines.runtime.artifact import ModelArtifact
-from pipelines.scheduling.batching import CostModel
-from pipelines.scheduling.scheduler import BatchingConfig
-from planning.deciding.level import level_rules
-from planning.simulated.fleet import Site
-from planning.simulated.model import EncoderModel
-from planning.simulated.simulation import Setting, play
-from planning.traces.trace import Sizes
 
 LEVEL_MS, QUANTILE = 1000.0, 0.9
 REPLICAS = 4
@@ -59,7 +53,14 @@ PEAK_LOAD = 3.2  # replicas
 DOWN_S, TREND_S = 10.0, 10.0  # of a day in ten minutes these are 24 minutes; the former holds for all three
 DAYS_BEFORE, START_S = 3, 8.0  # of which a pattern is known; of a replica on those
 UP_S = 120.0  # until the cluster is up, and the day begins
-OVERHEAD_S = 0.003  # of a request beside queue and model
+LOGGED = {
+    "task": CLASSIFY.name,
+    "status": 200,
+    "total_s": 0.003,
+    "queue_s": 0.0,
+    "inference_s": 0.0,
+    "written_tokens": 0,
+}
 ONGOING = {"plain": 2.0, "tuned": 1.0}
 TEXTS = 512
 DAY_S, QUICK_DAY_S = 600.0, 90.0
@@ -75,8 +76,7 @@ def measure_level(findings: Findings, quick: bool, say: Say) -> None:
     names = [CLASSIFY.name, *(f"{CLASSIFY.name}{SEPARATOR}{model}" for model in ONGOING)]
     with tempfile.TemporaryDirectory(prefix="sextet-scale-") as name, cached_in(Path(name) / "cache"):
         content, begins_at = cluster(artifact, day_s, Path(name)), time.time() + UP_S
-        pattern = days_before(content, curve, tokens(texts), day_s, begins_at % day_s)
-        DailyPattern.file(Path(name), f"{CLASSIFY.name}:{CLASSIFY.name}").write_bytes(pattern.text())
+        remember_days(Path(name), content, curve, tokens(texts), begins_at, say)
         with running(content, Path(name)) as served:
             fleet = Fleet(served.process_id, names)
             loads = [load(served.port, one, texts, curve, day_s) for one in names]
@@ -121,20 +121,26 @@ def day(peak: float, steps: int = 97) -> list[float]:
     return [float(one) for one in peak * shape / shape.max()]
 
 
-def days_before(
-    content: Mapping[str, Any], curve: Sequence[float], lengths: Sequence[int], day_s: float, begins_s: float
-) -> DailyPattern:
-    """What the policy of the first application keeps of simulated days that begin at the time of day `begins_s`."""
-    (deployment,) = content["applications"][0]["deployments"]
-    scaling, pattern = deployment["autoscaling_config"], DailyPattern(day_s)
-    level = ServiceLevel.from_policy_kwargs(scaling["policy"]["policy_kwargs"])
-    model = EncoderModel(CostModel(COST["start_s"], COST["token_s"]), BatchingConfig(max_batch_size=1))
-    sizes = Sizes(lambda count, seed: np.random.default_rng(seed).choice(lengths, count))
-    for seed in range(1, 1 + DAYS_BEFORE):
-        rules = level_rules(CLASSIFY.name, level, scaling, pattern)
-        setting = Setting(model, Site(START_S, REPLICAS), OVERHEAD_S, rules.metrics_interval_s, rules.look_back_s)
-        play(sizes.trace("a day before", day_s, along(curve, day_s, seed), seed, day_at_s=begins_s), rules, setting)
-    return pattern
+def remember_days(
+    folder: Path, content: Mapping[str, Any], curve: Sequence[float], lengths: Sequence[int], begins_at: float, say: Say
+) -> None:
+    """Keep in `folder` what the first application's policy remembers of the days before the one at `begins_at`."""
+    day_s: float = content["applications"][0]["deployments"][0]["autoscaling_config"]["policy"]["policy_kwargs"][
+        "day_s"
+    ]
+    lines = []
+    for number in range(1, 1 + DAYS_BEFORE):
+        arrivals = along(curve, day_s, seed=number)
+        drawn = np.random.default_rng(number).choice(lengths, len(arrivals))
+        for arrived_s, tokens in zip(arrivals, drawn, strict=True):
+            at = datetime.fromtimestamp(begins_at - number * day_s + float(arrived_s), UTC).isoformat()
+            lines.append(LOGGED | {"time": at, "read_tokens": int(tokens)})
+    (folder / "days.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    points = [{"rows": 1, "longest": n, "seconds": COST["start_s"] + n * COST["token_s"]} for n in (10, 100, LONGEST)]
+    (folder / "costs.json").write_text(json.dumps(points), encoding="utf-8")
+    (folder / CONFIGURATION).write_text(yaml.safe_dump(dict(content)), encoding="utf-8")
+    given = ["--policy", "configured", "--trace", str(folder / "days.jsonl"), "--costs", str(folder / "costs.json")]
+    planned(folder, [*given, "--start-s", str(START_S), "--pattern", str(folder)], say)
 
 
 def cluster(artifact: Path, day_s: float, patterns: Path) -> dict[str, Any]:

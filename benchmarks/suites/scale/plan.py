@@ -119,7 +119,7 @@ def measure_replicas(findings: Findings, quick: bool, say: Say) -> None:
         (folder / CONFIGURATION).write_text(yaml.safe_dump(cluster), encoding="utf-8")
         given = ["--costs", str(folder / "costs.json"), "--tokens", f"fixed:{tokens}", "--policy", "ray"]
         given += ["--most-replicas", "5000", "--slo-ms", str(3000 * seconds), "--trace", str(DAY["rate"])]
-        found = _planned(folder, [*given, "--scale", "0.05"] if quick else given, say)
+        found = planned(folder, [*given, "--scale", "0.05"] if quick else given, say)
     (plan,) = found["plans"]
     took_s = plan["simulated_in_s"]
     say(f"{plan['most_replicas']:,} replicas, {found['requests']:,} requests, a day in {took_s:.0f} s")
@@ -151,7 +151,7 @@ def _both(
         lasted_s = sum(one.lasts_s for one in case.phases)
         start_s = mean_start_s(found, first_served(requests), watch.began_at)
         given = ["--policy", "configured", "--trace", str(trace), "--start-s", f"{start_s:.2f}", "--slo-ms", "1000"]
-        (plan,) = _planned(folder, given, say)["plans"]
+        (plan,) = planned(folder, given, say)["plans"]
     real = {name: tally.latency.percentile_ms(quantile) for name, quantile in (("p50_ms", 50), ("p99_ms", 99))}
     real["replica_seconds"] = replica_seconds(found, watch.last_seen, watch.began_at, lasted_s)
     say(f"{label}: {sent} requests, {len(found)} replicas, a start took {start_s:.1f} s")
@@ -205,8 +205,8 @@ def _arrived_at(line: str) -> float:
     return float(datetime.fromisoformat(entry["time"]).timestamp() - entry["total_s"])
 
 
-def _planned(folder: Path, given: Sequence[str], say: Say) -> Mapping[str, Any]:
-    """The last line of `sextet plan`; raises PlanError."""
+def planned(folder: Path, given: Sequence[str], say: Say) -> Mapping[str, Any]:
+    """The last line of `sextet plan` of the cluster.yaml in `folder`; raises PlanError."""
     command = [sys.executable, "-m", "sextet", "plan", str(folder / CONFIGURATION), *given]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -10,9 +11,10 @@ import pytest
 
 from benchmarks.suites.cluster import CLASSIFY
 from benchmarks.suites.scale.fleet import Fleet
-from benchmarks.suites.scale.level import PEAK_LOAD, at_equal_cost, cluster, day, days_before
+from benchmarks.suites.scale.level import PEAK_LOAD, at_equal_cost, cluster, day, remember_days
 from deployments.cluster.rollout import validated
 from deployments.config import task_configs
+from deployments.scaling.daily import DailyPattern
 from deployments.scaling.options import may_sleep, set_scaling
 
 NAMES = [CLASSIFY.name, f"{CLASSIFY.name}.plain", f"{CLASSIFY.name}.tuned"]
@@ -36,11 +38,15 @@ def test_a_day_has_its_peak_at_noon_and_a_tenth_of_it_at_night() -> None:
     assert loads[0] == pytest.approx(PEAK_LOAD / 10, rel=0.1)
 
 
-def test_the_days_before_leave_a_pattern_at_their_time_of_day(tmp_path: Path) -> None:
+def test_the_days_before_leave_a_pattern_at_their_time_of_day(tmp_path: Path, exported: Callable[..., Path]) -> None:
     curve = [one / 0.2 for one in day(PEAK_LOAD)]  # requests of 36 tokens take 0.2 s
-    found = days_before(cluster(tmp_path / "model", 60.0, tmp_path), curve, [36], 60.0, 30.0)
-    assert found.needs(30 + 12.0) == 1  # night
-    assert found.needs(30 + 30.0) == found.needs(30.0 + 30.0 + 60) > 2  # noon, of any day
+    content, begins_at = cluster(exported("bert", CLASSIFY.name), 120.0, tmp_path), 1_000_030.0
+    remember_days(tmp_path, content, curve, [36], begins_at, print)
+
+    kept = DailyPattern.file(tmp_path, f"{CLASSIFY.name}:{CLASSIFY.name}")
+    found = DailyPattern.of_text(kept.read_bytes())
+    assert found.needs(begins_at + 24.0) == 1  # night
+    assert found.needs(begins_at + 60.0) == found.needs(begins_at + 60.0 + 120.0) > 2  # noon, of any day
 
 
 @pytest.mark.parametrize(("cost", "share"), [(50, 0.8), (100, 0.8), (150, 0.85), (300, 0.9)])
