@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.load.texts import Lengths
 from deployments.config import deployment_of, located, task_configs
 from deployments.doctor.demand import AUTO_REPLICAS
+from deployments.scaling.daily import DailyPattern
 from pipelines.errors import ConfigurationError
 from pipelines.misfit import nearest
 from pipelines.runtime.artifact import ModelArtifact
@@ -122,8 +123,9 @@ def plans(asked: Asked, say: Say) -> list[Plan]:
             say(f"{policy.name} on {kind.name}: {played.within(asked.slo_ms / 1000):.2%} ({played.took_s:.1f} s)")
             found.append(Plan(kind, played, asked.level()))
             if asked.pattern is not None and isinstance(policy, RayRules) and policy.pattern is not None:
-                kept = policy.pattern.write(asked.pattern, f"{name}:{deployment['name']}")
-                say(f"wrote {kept}")
+                file = DailyPattern.file(asked.pattern, f"{name}:{deployment['name']}")
+                policy.pattern.write(file)
+                say(f"wrote {file}")
     return found
 
 

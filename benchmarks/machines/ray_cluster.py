@@ -136,16 +136,8 @@ class RayCluster:
     def _start(self, host: Host, environment: Mapping[str, str], own: Sequence[str]) -> None:
         ray = [str(TOOLS / "ray"), "start", "--block", f"--node-ip-address={host.address}", "--disable-usage-stats"]
         ray += [f"--object-store-memory={STORE_BYTES}", *own]
-        prints = [
-            sys.executable,
-            "-m",
-            "sextet",
-            "environment",
-            "--folder",
-            "/tmp/haproxy",
-            "--cluster",
-            str(self.file),
-        ]
+        options = ["--folder", "/tmp/haproxy", "--cluster", str(self.file)]
+        prints = [sys.executable, "-m", "sextet", "environment", *options]
         script = f'environment=$({shlex.join(prints)}) || exit 1; eval "$environment"; exec {shlex.join(ray)}'
         with (self.folder / f"{host.name}.log").open("ab") as log:
             host.start(["bash", "-c", script], environment, self.folder, log)

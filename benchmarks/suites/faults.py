@@ -345,18 +345,19 @@ def _run_fuzz(findings: Findings, pace: Pace, say: Say) -> None:
         drawn = list(described(document, pace.fuzz_described))
         below = [raw.replace(b"PATH", path.encode()) for path in examples for raw in RAW]
         # Allocators and caches fill: some requests of each kind.
-        first = fuzz(subject.port, chain(drawn, mutated(document, examples, pace.fuzz_warm_up, seed=1)), below)
+        warm_up = fuzz(subject.port, chain(drawn, mutated(document, examples, pace.fuzz_warm_up, seed=1)), below)
         sleep(REST_S)
         before_mib = subject.resident_mib()
         requests = chain(drawn, mutated(document, examples, pace.fuzz_requests - len(drawn)))
         fuzzed = fuzz(subject.port, requests, below)
         sleep(REST_S)
         grown_mib = subject.resident_mib() - before_mib
+    n_faults, faults = warm_up.n_faults + fuzzed.n_faults, [*warm_up.faults, *fuzzed.faults]
     findings.raw.append(
-        {"measurement": "fuzz", "outcomes": dict(fuzzed.outcomes), "faults": fuzzed.faults, "grown_mib": grown_mib}
+        {"measurement": "fuzz", "outcomes": dict(fuzzed.outcomes), "faults": faults, "grown_mib": grown_mib}
     )
-    findings.note(fuzz_5xx=first.n_faults + fuzzed.n_faults, fuzz_memory_mib=grown_mib)
-    say(f"fuzz: {sum(fuzzed.outcomes.values())} requests, {fuzzed.n_faults} 5xx or hangs, {grown_mib:.0f} MiB above")
+    findings.note(fuzz_5xx=n_faults, fuzz_memory_mib=grown_mib)
+    say(f"fuzz: {sum(fuzzed.outcomes.values())} requests, {n_faults} 5xx or hangs, {grown_mib:.0f} MiB above")
 
 
 def _run_guard(findings: Findings, pace: Pace, say: Say) -> None:

@@ -78,7 +78,7 @@ class ServiceLevelAutoscaler:
             return
         self._kept = pattern.recorded
         try:
-            pattern.write(self._file.parent, self._file.stem)
+            pattern.write(self._file)
         except OSError as error:
             logger.warning("%s is not written: %s", self._file, error)
 

@@ -64,14 +64,12 @@ class DailyPattern:
         """Where a deployment's pattern is kept; `deployment` is APPLICATION:DEPLOYMENT."""
         return folder / f"{deployment.replace('/', '_').replace(':', '_')}.json"
 
-    def write(self, folder: Path, deployment: str) -> Path:
-        """Keep it for `deployment`; returns the file. Raises OSError."""
-        file = self.file(folder, deployment)
+    def write(self, file: Path) -> None:
+        """Keep it, at once or not at all; raises OSError."""
         file.parent.mkdir(parents=True, exist_ok=True)
         staged = file.with_suffix(f".{os.getpid()}")
         staged.write_bytes(self.text())
         staged.replace(file)
-        return file
 
     def text(self) -> bytes:
         """JSON, for `of_text`."""

@@ -23,9 +23,7 @@ def level_rules(name: str, level: ServiceLevel, autoscaling: Mapping[str, Any]) 
         seen = Observation(view.now_s, view.running, view.target, least, most, view.signals(), waiting)
         return policy.decide(seen).replicas
 
-    rules = RayRules(name, {**DEFAULTS, **autoscaling}, wanted)
-    rules.pattern = pattern
-    return rules
+    return RayRules(name, {**DEFAULTS, **autoscaling}, wanted, pattern)
 
 
 def level_for(slo_ms: float, quantile: float, start_s: float) -> ServiceLevel:

@@ -67,7 +67,11 @@ class RayRules:
     """
 
     def __init__(
-        self, name: str, autoscaling: Mapping[str, Any], wanted: Callable[[View, int, int], float] | None = None
+        self,
+        name: str,
+        autoscaling: Mapping[str, Any],
+        wanted: Callable[[View, int, int], float] | None = None,
+        pattern: DailyPattern | None = None,
     ) -> None:
         from ray.serve.config import AutoscalingConfig
 
@@ -77,8 +81,7 @@ class RayRules:
         except (ValueError, TypeError) as error:
             raise ConfigurationError(f"autoscaling_config: {first_line(error)}") from None
         bounded("autoscaling_config.max_replicas", self._config.max_replicas, 1, MAX_REPLICAS)
-        self.name, self._wanted = name, wanted
-        self.pattern: DailyPattern | None = None
+        self.name, self._wanted, self.pattern = name, wanted, pattern
         self.reads_signals = wanted is not None
         self._state: dict[str, Any] = {}
 

@@ -40,7 +40,7 @@ from benchmarks.suites.scale.fleet import Fleet
 from benchmarks.suites.scale.plan import planned
 from benchmarks.suites.scale.slow import cached_in
 from benchmarks.suites.suite import Findings
-from deployments.config import SEPARATOR, route_of
+from deployments.config import SEPARATOR, deployment_of, route_of
 from deployments.scaling.options import AUTOSCALER, DEFAULTS
 from pipelines.errors import SextetError
 from pipelines.runtime.artifact import ModelArtifact
@@ -125,9 +125,7 @@ def remember_days(
     folder: Path, content: Mapping[str, Any], curve: Sequence[float], lengths: Sequence[int], begins_at: float, say: Say
 ) -> None:
     """Keep in `folder` what the first application's policy remembers of the days before the one at `begins_at`."""
-    day_s: float = content["applications"][0]["deployments"][0]["autoscaling_config"]["policy"]["policy_kwargs"][
-        "day_s"
-    ]
+    day_s: float = deployment_of(CLASSIFY.name, content)["autoscaling_config"]["policy"]["policy_kwargs"]["day_s"]
     lines = []
     for number in range(1, 1 + DAYS_BEFORE):
         arrivals = along(curve, day_s, seed=number)

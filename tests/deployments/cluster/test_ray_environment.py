@@ -54,7 +54,7 @@ def test_the_gcs_does_not_log_its_state_without_a_pause(tmp_path: Path) -> None:
 
 
 ARENAS = """
-import ctypes, sys, threading
+import ctypes, threading
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.fopen.restype = ctypes.c_void_p, ctypes.c_void_p
 together = threading.Barrier(12)
