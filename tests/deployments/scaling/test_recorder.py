@@ -73,7 +73,7 @@ def test_what_waits_and_what_is_inside_is_said_while_it_is_so(model: Path) -> No
         while not waiting.done():
             now = await said(server)
             most = max(most, now, key=lambda one: one.queued_s)
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
         assert {one.status_code for one in await waiting} == {200}
         return most.queued_s, most.inside
 
@@ -108,7 +108,7 @@ def test_bulk_requests_ask_for_no_replicas_and_keep_the_one_they_are_in(model: P
         waiting, most = asyncio.ensure_future(asked), ReplicaSignals()
         while not waiting.done():
             most = max(most, await said(server), key=lambda one: one.inside)
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
         assert (await waiting).status_code == 200
         return most
 
