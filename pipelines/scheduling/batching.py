@@ -18,9 +18,11 @@ they say the last batches were.
 
 Sizes. On a CPU the fixed cost of a forward is soon negligible: a large batch of long texts saves nothing and delays the
 next batch, a batch of short ones saves several times. On a GPU it stays large. One rule (`cut`), over the cost model,
-serves both.
+serves both. Where others take the machine's cores a batch lasts several times as long as it should, and who waits for
+its end as well: `max_batch_s` bounds what batches take at their present pace.
 """
 
+import math
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,6 +37,8 @@ from pipelines.scheduling.scheduler import BatchingConfig
 
 SATURATED = 0.05
 """A batch is large enough once its fixed cost is at most this share of its whole cost: no more can be saved."""
+WORTHWHILE = 0.25
+"""A batch goes on growing, however long it takes, while its fixed cost is more than this share of its whole cost."""
 MEMORY = 256  # served batches that LearnedCost keeps
 RECENT = 8  # of them, those that count of shapes that are alike
 REFIT = 32  # served batches after which LearnedCost fits again
@@ -203,6 +207,10 @@ class Pace:
         """Real over predicted seconds; None where nobody knows."""
         return (1.0 if self._measured else None) if self._batches.value is None else self._batches.value
 
+    def predicted_s(self, real_s: float) -> float:
+        """What the cost model says of a batch that takes `real_s`; infinite where nobody knows."""
+        return real_s / self.drift if self.drift else math.inf
+
     def until_done_s(self, work_s: float, running_s: float) -> float:
         """Real seconds of one worker for `work_s` that waits, and for running batches of `running_s` in all, which
         count half: their mean remainder; 0.0 where nobody knows.
@@ -314,35 +322,48 @@ MeasuredT = TypeVar("MeasuredT", bound=Measured)
 
 
 def cut(
-    first: MeasuredT, others: Sequence[MeasuredT], waiting: int, config: BatchingConfig, cost: CostModel
+    first: MeasuredT,
+    others: Sequence[MeasuredT],
+    waiting: int,
+    config: BatchingConfig,
+    cost: CostModel,
+    limit_s: float = math.inf,
 ) -> list[MeasuredT]:
     """The batch of `first` and those of `others` with the nearest lengths that fit. `waiting` counts all waiting rows.
 
     A row joins where that costs less than a batch of its own, until the fixed cost is a small share of the batch, or
     one more row costs more than it saves: it delays every row of the batch by its own time, and saves every row behind
-    it the fixed cost of a batch. Short queues are so answered by small batches, long ones by large batches. A row
-    longer than `max_batch_tokens` is a batch of its own. A packed batch takes rows of any length, in their order.
+    it the fixed cost of a batch. Short queues are so answered by small batches, long ones by large batches. No row
+    makes a batch longer than `limit_s` by the cost model, unless the fixed cost is a large share of it. A row that is
+    longer than that alone, or longer than `max_batch_tokens`, is a batch of its own. A packed batch takes rows of any
+    length, in their order.
     """
+    limit_s = max(limit_s, cost.start_s / WORTHWHILE)
     if cost.packed:
-        return _cut_packed(first, others, waiting, config, cost)
+        return _cut_packed(first, others, waiting, config, cost, limit_s)
     rows, longest = [first], first.n_tokens
     for one in sorted(others, key=lambda one: abs(one.n_tokens - first.n_tokens)):
         saved_s = cost.start_s * (waiting - len(rows))
         if len(rows) == config.max_batch_size or cost.is_saturated(len(rows), longest):
             break
-        if saved_s < cost.row_s(longest) * len(rows):
+        if saved_s < cost.row_s(longest) * len(rows) or cost.batch_s(len(rows) + 1, longest) > limit_s:
             break
         padded = max(longest, one.n_tokens)
         together_s = cost.batch_s(len(rows) + 1, padded)
         apart_s = cost.batch_s(len(rows), longest) + cost.batch_s(1, one.n_tokens)
-        if padded * (len(rows) + 1) <= config.max_batch_tokens and together_s <= apart_s:
+        if padded * (len(rows) + 1) <= config.max_batch_tokens and together_s <= min(apart_s, limit_s):
             rows.append(one)
             longest = padded
     return rows
 
 
 def _cut_packed(
-    first: MeasuredT, others: Sequence[MeasuredT], waiting: int, config: BatchingConfig, cost: CostModel
+    first: MeasuredT,
+    others: Sequence[MeasuredT],
+    waiting: int,
+    config: BatchingConfig,
+    cost: CostModel,
+    limit_s: float,
 ) -> list[MeasuredT]:
     rows, n_tokens, rows_s = [first], first.n_tokens, cost.row_s(first.n_tokens)
     for one in others:
@@ -351,7 +372,8 @@ def _cut_packed(
             break
         if cost.start_s * (waiting - len(rows)) < one_s * len(rows):
             break
-        if n_tokens + one.n_tokens <= config.max_batch_tokens:
+        fits = cost.start_s + rows_s + one_s <= limit_s
+        if fits and n_tokens + one.n_tokens <= config.max_batch_tokens:
             rows.append(one)
             n_tokens, rows_s = n_tokens + one.n_tokens, rows_s + one_s
     return rows

@@ -276,7 +276,8 @@ class PaddedScheduler(Scheduler[RowT, OutputT]):
             ahead = () if len(self._waiting) == 1 else islice(self._waiting, span)
             backlog = first.request.backlog  # a bulk row that joined others would delay them
             others = [one for one in ahead if one is not first and one.request.backlog is backlog]
-            rows = cut(first, others, len(self._waiting), self.config, self.cost)
+            limit_s = self._pace.predicted_s(self.config.max_batch_s)
+            rows = cut(first, others, len(self._waiting), self.config, self.cost, limit_s)
             company_s = self._company_s(rows)
             if company_s > 0:
                 asyncio.get_running_loop().call_later(company_s, self._dispatch)

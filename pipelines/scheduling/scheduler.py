@@ -50,12 +50,14 @@ class BatchingConfig:
     """Bounds of a batch.
 
     `max_batch_tokens` bounds rows x longest row, or the tokens of a packed batch; a longer row is a batch of its own.
-    Within the bounds the cost model decides the size of a batch. `concurrency` batches run at once: as many as threads
-    keep a CPU busy. `batch_wait_timeout_s` is how long an idle worker waits for more rows; 0 starts a batch at once.
+    `max_batch_s` bounds how long it takes, by the cost model and the pace of recent batches, unless its fixed cost
+    alone takes a quarter of that. Within the bounds the cost model decides the size of a batch. `concurrency` batches
+    run at once: as many as threads keep a CPU busy. `batch_wait_timeout_s`: an idle worker waits so long for more rows.
     """
 
     max_batch_tokens: Positive = 4096
     max_batch_size: Positive = 32
+    max_batch_s: Annotated[float, Meta(gt=0, le=MAX_WAIT_S)] = 0.1
     batch_wait_timeout_s: Annotated[float, Meta(ge=0, le=MAX_WAIT_S)] = 0.0
     concurrency: Annotated[int, Meta(ge=1, le=MAX_CONCURRENCY)] = 1
 
@@ -65,8 +67,7 @@ class BatchingConfig:
 
 GPU_BATCHING = BatchingConfig(max_batch_tokens=2**15, max_batch_size=512, concurrency=2)
 """The defaults on a GPU. An encoder's batches are large before their fixed cost is a small share, and the copies of one
-batch overlap with the kernels of another.
-"""
+batch overlap with the kernels of another."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What the cost model makes of a queue of rows."""
 
+import math
 from dataclasses import dataclass, replace
 
 from pipelines.scheduling.batching import MEMORY, CostModel, LearnedCost, Measurement, cut
@@ -14,10 +15,12 @@ class Line:
     n_tokens: int
 
 
-def first_batch(cost: CostModel, *lengths: int, size: int = 64, tokens: int = 100_000) -> list[int]:
+def first_batch(
+    cost: CostModel, *lengths: int, size: int = 64, tokens: int = 100_000, limit_s: float = math.inf
+) -> list[int]:
     first, *others = map(Line, lengths)
     config = BatchingConfig(max_batch_tokens=tokens, max_batch_size=size)
-    return [one.n_tokens for one in cut(first, others, len(lengths), config, cost)]
+    return [one.n_tokens for one in cut(first, others, len(lengths), config, cost, limit_s)]
 
 
 def test_where_starting_costs_little_a_batch_of_long_rows_stays_small_and_one_of_short_rows_grows() -> None:
@@ -48,6 +51,20 @@ def test_a_packed_batch_ends_as_a_padded_one_does_where_more_rows_save_nothing()
     for cost in (CPU, GPU):
         for lengths in ([384] * 64, [16] * 64, [64] * 4):
             assert first_batch(replace(cost, packed=True), *lengths) == first_batch(cost, *lengths)
+
+
+def test_a_batch_takes_no_longer_than_its_limit_unless_one_row_does() -> None:
+    for cost in (CPU, replace(CPU, packed=True)):
+        rows = first_batch(cost, *[16] * 64, limit_s=0.1)
+        assert cost.batch_s(len(rows), 16) <= 0.1 < cost.batch_s(len(rows) + 1, 16)
+        assert first_batch(cost, *[384] * 64, limit_s=0.1) == [384]
+    assert first_batch(replace(CPU, packed=True), 16, 64, 16, 64, limit_s=0.032) == [16, 16]
+
+
+def test_where_starting_takes_most_of_a_batch_it_grows_beyond_its_limit() -> None:
+    slow = CostModel(start_s=0.5, token_s=0.001)
+    for cost in (slow, replace(slow, packed=True)):
+        assert first_batch(cost, *[100] * 64, limit_s=0.1) == [100] * 15
 
 
 def test_what_was_served_while_the_machine_was_busy_is_forgotten_though_its_shapes_are_rare() -> None:

@@ -152,6 +152,20 @@ def test_an_idle_scheduler_starts_at_once_and_one_with_a_wait_collects_company()
     assert run(lambda: sizes(BatchingConfig(batch_wait_timeout_s=10, max_batch_size=2))) == [[4, 5]]
 
 
+@pytest.mark.parametrize(("slower", "rows"), [(1, 15), (3, 4), (40, 3)])
+def test_where_others_take_the_cores_batches_become_smaller_and_so_take_no_longer(slower: int, rows: int) -> None:
+    model, cost = Model(), CostModel(0.006, 0.0002)
+
+    async def scenario() -> None:
+        scheduler = PaddedScheduler(model.forward, BatchingConfig(max_batch_size=64), cost)
+        for _ in range(1000):
+            scheduler._pace.note(slower * 0.1, 0.1, 0.1, is_full=True)
+        await scheduler.submit([Line(30)] * 60)
+
+    run(scenario)
+    assert len(model.batches[0]) == rows
+
+
 def test_a_completed_request_tells_its_queue_and_inference_time_and_batch_sizes() -> None:
     model = Model()
 
@@ -466,7 +480,8 @@ def test_a_batch_tells_the_pace_its_work_its_fixed_cost_and_whether_rows_were_le
         told.append((round(predicted_s, 3), round(work_s, 3), is_full))
 
     async def scenario() -> None:
-        scheduler = PaddedScheduler(model.forward, BatchingConfig(max_batch_size=2), CostModel(0.5, 0.001))
+        config = BatchingConfig(max_batch_size=2, max_batch_s=10)
+        scheduler = PaddedScheduler(model.forward, config, CostModel(0.5, 0.001))
         monkeypatch.setattr(scheduler._pace, "note", note)
         first = await held(model, scheduler)
         waiting = [asyncio.create_task(scheduler.submit([Line(1000)])) for _ in range(3)]
