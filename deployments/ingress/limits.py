@@ -10,6 +10,9 @@ from deployments.ingress.lines import APPLICATION, BACKEND, Lines
 from deployments.ingress.refusals import ANY, NO_STATUS, TRACK, counted, counter
 from pipelines.errors import DeadlineExceededError, GenerationError, InvalidInputError, OverloadedError
 
+QUEUE_S = 5
+"""How long a request waits in HAProxy for a place in Ray Serve's fallback proxy (rewrite.py), and is told to come back:
+HAProxy does not know a request's deadline while it waits."""
 SPARE_FILES = 2_048  # connections to replicas, health checks and HAProxy's own
 UNAVAILABLE = UnavailableError("no replica of this task answers now; it is being replaced", retry_after_s=5.0)
 PAGES: dict[int, tuple[str, Exception]] = {
@@ -61,6 +64,7 @@ def limits(config: ConnectionLimits) -> Lines:
         defaults=(
             f"timeout http-request {config.head_timeout_s}s",
             f"timeout http-keep-alive {config.idle_timeout_s}s",
+            f"timeout queue {QUEUE_S}s",
             *(f"http-error status {status} {page(status, *one)}" for status, one in pages.items()),
             # A browser connects ahead of its next request, and would take a 408 that nobody asked for as its answer.
             "option http-ignore-probes",

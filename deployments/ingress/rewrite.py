@@ -53,6 +53,12 @@ RETRIES_OF_ONE = 12
 """Of an application with one replica. When that is killed, each of its kept connections fails for itself, within
 milliseconds; HAProxy closes the client's without a word once as many retries have met one. There are no other replicas
 that a request could kill."""
+FALLBACK_MAXCONN = 16
+"""Requests that Ray Serve's fallback proxy holds at once of an application whose replicas are away. What comes after
+them waits in HAProxy (`timeout queue`, limits.py). The proxy hands all that it holds to the first replica that is
+there, and each costs both several times what one of HAProxy's costs: hundreds of them kept the replica from answering
+health checks, so that more went the same way. An application that sleeps has no bound: its requests are what wakes
+it."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -110,6 +116,9 @@ def rewrite(text: str, settings: Settings, node: str, secret: str = "none", earl
     if not prefixes or ("/" in settings.configured.values() and "/" not in prefixes.values()):
         # HAProxy has just started and does not know them all: nothing is known to be missing.
         sections[NOWHERE] = ["    http-request deny deny_status 503\n"]
+    for name in prefixes:
+        if name not in settings.sleeping:
+            sections[f"backend http-{name}"] = _bound_fallback(sections[f"backend http-{name}"])
     for number, header in enumerate(f"backend http-{name}" for name in prefixes):
         sections[header] = [*indented(of_backend(lines.backend, header, number, sections[header])), *sections[header]]
     for name in prefixes:
@@ -319,11 +328,17 @@ def same_servers(lines: list[str], name: str) -> list[str]:
     for line in lines:
         if is_of("server", line):
             server, address, *options = line.split()[1:]
-            state = [f"track http-{name}/{server}"] * ("check" in options) + ["backup"] * ("backup" in options)
+            state = [f"track http-{name}/{server}"] * ("check" in options)
+            state += options[options.index("backup") :] if "backup" in options else []
             same.append(f"    {' '.join(['server', server, address, *state])}\n")
         elif not any(is_of(one, line) for one in ("option httpchk", "http-check", "default-server")):
             same.append(line)
     return same
+
+
+def _bound_fallback(lines: list[str]) -> list[str]:
+    """The lines of a backend, with a bound for its fallback proxy, which is the last word of its line."""
+    return [re.sub(r"(^\s*server .* backup)$", rf"\1 maxconn {FALLBACK_MAXCONN}", line) for line in lines]
 
 
 def _replicas(lines: list[str], and_backup: bool = False) -> list[str]:

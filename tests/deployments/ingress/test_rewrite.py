@@ -92,7 +92,16 @@ def test_of_rays_file_these_lines_are_changed_and_no_others(written: Written, tm
         ),
         f"- {not_found}",
         "+ http-request return status 410",
-        *["+ retries 12", "+ http-request wait-for-body time 3s"] * len(APPLICATIONS),
+        *(
+            line
+            for _ in APPLICATIONS
+            for line in (
+                "+ retries 12",
+                "+ http-request wait-for-body time 3s",
+                "- server proxy 127.0.0.1:9 check backup",
+                "+ server proxy 127.0.0.1:9 check backup maxconn 16",
+            )
+        ),
         "- bind *:8404",
         "+ bind 127.0.0.1:8404",
     ]
@@ -104,7 +113,7 @@ def test_of_rays_file_these_lines_are_changed_and_no_others(written: Written, tm
         for name in longest_first
         for server in (
             f"replica-{name} 127.0.0.1:9 track http-{name}/replica-{name}",
-            f"proxy 127.0.0.1:9 track http-{name}/proxy backup",
+            f"proxy 127.0.0.1:9 track http-{name}/proxy backup maxconn 16",
         )
     ]
     assert not re.search("httpchk|http-check|default-server|reuse always", apart)
