@@ -57,7 +57,7 @@ class BatchingConfig:
 
     max_batch_tokens: Positive = 4096
     max_batch_size: Positive = 32
-    max_batch_s: Annotated[float, Meta(gt=0, le=MAX_WAIT_S)] = 0.1
+    max_batch_s: Annotated[float, Meta(gt=0, le=MAX_WAIT_S)] = 0.25
     batch_wait_timeout_s: Annotated[float, Meta(ge=0, le=MAX_WAIT_S)] = 0.0
     concurrency: Annotated[int, Meta(ge=1, le=MAX_CONCURRENCY)] = 1
 

@@ -157,7 +157,7 @@ def test_where_others_take_the_cores_batches_become_smaller_and_so_take_no_longe
     model, cost = Model(), CostModel(0.006, 0.0002)
 
     async def scenario() -> None:
-        scheduler = PaddedScheduler(model.forward, BatchingConfig(max_batch_size=64), cost)
+        scheduler = PaddedScheduler(model.forward, BatchingConfig(max_batch_size=64, max_batch_s=0.1), cost)
         for _ in range(1000):
             scheduler._pace.note(slower * 0.1, 0.1, 0.1, is_full=True)
         await scheduler.submit([Line(30)] * 60)
