@@ -179,7 +179,9 @@ def test_pages_state_the_defaults_of_the_code() -> None:
 
 
 def worded(value: float | bool) -> str:
-    return str(value).lower() if isinstance(value, bool) else f"{int(value):,}"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{int(value):,}" if value == int(value) else str(value)
 
 
 def stated(page: str, names: Iterable[str]) -> dict[str, str]:

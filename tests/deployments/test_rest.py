@@ -20,6 +20,7 @@ from tests.deployments.asking import asking
 
 TASK = "text-classification"
 QUIET_S = 0.05
+LOOKS = 8
 
 
 @pytest.fixture(autouse=True)
@@ -41,10 +42,20 @@ def released(
         threads.append(threading.current_thread().name)
         release()
 
+    looks: list[tuple[int, int]] = []
+
+    def looked() -> tuple[int, int]:
+        looks.append(visits())
+        return looks[-1]
+
     async def scenario() -> None:
-        resting = Rest(noted, visits)
-        await asyncio.sleep(8 * QUIET_S)
+        resting = Rest(noted, looked)
+        async with asyncio.timeout(60):
+            while len(looks) < LOOKS:  # noqa: ASYNC110
+                await asyncio.sleep(QUIET_S)
         resting.end()
+        if resting._giving is not None:
+            resting._giving.join()
 
     asyncio.run(scenario())
     return threads
