@@ -116,14 +116,15 @@ def rewrite(text: str, settings: Settings, node: str, secret: str = "none", earl
     if not prefixes or ("/" in settings.configured.values() and "/" not in prefixes.values()):
         # HAProxy has just started and does not know them all: nothing is known to be missing.
         sections[NOWHERE] = ["    http-request deny deny_status 503\n"]
-    for name in prefixes:
-        if name not in settings.sleeping:
-            sections[f"backend http-{name}"] = _bound_fallback(sections[f"backend http-{name}"])
     for number, header in enumerate(f"backend http-{name}" for name in prefixes):
         sections[header] = [*indented(of_backend(lines.backend, header, number, sections[header])), *sections[header]]
     for name in prefixes:
         sections[PUBLIC[0]] = _lead_large_bodies_apart(sections[PUBLIC[0]], name)
         sections[f"backend {LARGE}{name}"] = _without_reuse(sections[f"backend http-{name}"], name)
+    awake = prefixes.keys() - set(settings.sleeping)
+    for header in sections:  # http-NAME, large-NAME, and grpc-NAME of grpc/sections.py
+        if header.startswith("backend ") and header.partition("-")[2] in awake:
+            sections[header] = _bound_fallback(sections[header])
     written = "".join(line for header, lines in sections.items() for line in (f"{header}\n", *lines))
     written += "".join(f"{section}\n" for section in lines.sections)
     written = with_counters(written, earlier or Counts.new())
@@ -328,8 +329,7 @@ def same_servers(lines: list[str], name: str) -> list[str]:
     for line in lines:
         if is_of("server", line):
             server, address, *options = line.split()[1:]
-            state = [f"track http-{name}/{server}"] * ("check" in options)
-            state += options[options.index("backup") :] if "backup" in options else []
+            state = [f"track http-{name}/{server}"] * ("check" in options) + ["backup"] * ("backup" in options)
             same.append(f"    {' '.join(['server', server, address, *state])}\n")
         elif not any(is_of(one, line) for one in ("option httpchk", "http-check", "default-server")):
             same.append(line)

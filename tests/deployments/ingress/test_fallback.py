@@ -5,15 +5,18 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from deployments.cluster.ray_environment import spare_port
-from deployments.ingress.lines import Settings
-from deployments.ingress.rewrite import FALLBACK_MAXCONN, rewrite
-from tests.deployments.ingress.running import Running, ray_file, running
+from deployments.ingress.config import IngressConfig
+from deployments.ingress.grpc.sections import with_grpc
+from deployments.ingress.rewrite import FALLBACK_MAXCONN, rewrite, sections_of
+from deployments.ingress.settings import settings
+from tests.deployments.ingress.running import APPLICATIONS, Running, ray_file, running
 
 TASK = "text-classification"
 OTHERS = 8
@@ -84,8 +87,14 @@ def test_the_fallback_proxy_holds_so_many_and_the_others_are_told_to_come_back(t
         assert list(held) == [(200, None)] * FALLBACK_MAXCONN
 
 
-def test_what_wakes_an_application_that_sleeps_is_not_held_back(tmp_path: Path) -> None:
-    written = ray_file(tmp_path).read_text(encoding="utf-8")
-    bound = [line.split()[1:] for line in rewrite(written, Settings(sleeping=(TASK,)), str(tmp_path)).splitlines()]
-    fallback = [line for line in bound if line[:1] == ["proxy"]]
-    assert sum(line[-2:] == ["maxconn", str(FALLBACK_MAXCONN)] for line in fallback) == len(fallback) - 2
+@pytest.mark.parametrize("protocol", ["http", "large", "grpc"])
+def test_every_backend_of_an_application_has_the_bound_unless_it_sleeps(tmp_path: Path, protocol: str) -> None:
+    """What wakes an application that sleeps is not held back."""
+    ours = settings(IngressConfig(grpc_port=18002), "127.0.0.1:18001")
+    written = with_grpc(ray_file(tmp_path).read_text(encoding="utf-8"), ours)
+    for sleeping in ((), (TASK,)):
+        sections = sections_of(rewrite(written, replace(ours, sleeping=sleeping), str(tmp_path)))
+        for task in APPLICATIONS.keys() - {"gateway"}:
+            (fallback,) = [line.split() for line in sections[f"backend {protocol}-{task}"] if "server proxy" in line]
+            assert ("maxconn" in fallback) == (task not in sleeping)
+            assert task in sleeping or fallback[-3:] == ["backup", "maxconn", str(FALLBACK_MAXCONN)]

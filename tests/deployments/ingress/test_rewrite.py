@@ -92,16 +92,13 @@ def test_of_rays_file_these_lines_are_changed_and_no_others(written: Written, tm
         ),
         f"- {not_found}",
         "+ http-request return status 410",
-        *(
-            line
-            for _ in APPLICATIONS
-            for line in (
-                "+ retries 12",
-                "+ http-request wait-for-body time 3s",
-                "- server proxy 127.0.0.1:9 check backup",
-                "+ server proxy 127.0.0.1:9 check backup maxconn 16",
-            )
-        ),
+        *[
+            "+ retries 12",
+            "+ http-request wait-for-body time 3s",
+            "- server proxy 127.0.0.1:9 check backup",
+            "+ server proxy 127.0.0.1:9 check backup maxconn 16",
+        ]
+        * len(APPLICATIONS),
         "- bind *:8404",
         "+ bind 127.0.0.1:8404",
     ]
